@@ -1,0 +1,7 @@
+//! The audit service as a process of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chassis::process::main("audit", audit::install)
+}

@@ -1,0 +1,111 @@
+//! Every SQL statement about members.
+
+use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
+use sqlx::{query, query_as, query_scalar};
+use uuid::Uuid;
+
+use super::{Member, Refused};
+
+/// Stores a membership without an event: only for the owner of a new organization, whose event tells it.
+pub(crate) async fn insert_row(tx: &mut Tx, it: &Member) -> Result<()> {
+    query!(
+        "insert into member (id, org_id, user_id, role, invitation_id, created_at)
+         values ($1, $2, $3, $4, $5, $6)",
+        it.id,
+        it.org_id as _,
+        it.user_id as _,
+        it.role as _,
+        it.invitation_id,
+        it.created_at,
+    )
+    .execute(tx.conn())
+    .await
+    .on_constraint("member_pkey", Refused::AlreadyMember)?;
+    Ok(())
+}
+
+/// Stores a new membership and its event.
+pub(crate) async fn insert(tx: &mut Tx, joined: Changed<Member>) -> Result<Member> {
+    insert_row(tx, joined.state()).await?;
+    tx.emit(joined).await
+}
+
+/// A member, inside a transaction that holds the organization's lock.
+pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Option<Member>> {
+    let member = query_as!(
+        Member,
+        r#"select member.id, org_id, user_id, email as "email: String", display_name, role, invitation_id,
+                  member.created_at
+           from member join account on account.id = member.user_id
+           where org_id = $1 and user_id = $2"#,
+        org_id.0,
+        user_id.0
+    );
+    Ok(member.fetch_optional(tx.conn()).await?)
+}
+
+/// Stores a changed role and its event.
+pub(crate) async fn update_role(tx: &mut Tx, changed: Changed<Member>) -> Result<Member> {
+    let it = changed.state();
+    query!(
+        "update member set role = $3 where org_id = $1 and user_id = $2",
+        it.org_id as _,
+        it.user_id as _,
+        it.role as _,
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.emit(changed).await
+}
+
+/// Deletes a membership, whose grants are gone already, and stores the event.
+pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Member>) -> Result<Member> {
+    let it = removed.state();
+    query!("delete from member where org_id = $1 and user_id = $2", it.org_id as _, it.user_id as _)
+        .execute(tx.conn())
+        .await?;
+    tx.emit(removed).await
+}
+
+/// One member.
+pub(crate) async fn get(db: &Db, org_id: OrgId, user_id: UserId) -> Result<Member> {
+    let member = query_as!(
+        Member,
+        r#"select member.id, org_id, user_id, email as "email: String", display_name, role, invitation_id,
+                  member.created_at
+           from member join account on account.id = member.user_id
+           where org_id = $1 and user_id = $2"#,
+        org_id.0,
+        user_id.0
+    );
+    member.fetch_optional(db.pool()).await?.ok_or(Error::NotFound("member"))
+}
+
+/// Whether an address belongs to a member.
+pub(crate) async fn has_address(db: &Db, org_id: OrgId, canonical_email: &str) -> Result<bool> {
+    let found = query_scalar!(
+        r#"select exists (
+               select from member join account on account.id = member.user_id
+               where member.org_id = $1 and account.canonical_email = $2
+           ) as "found!""#,
+        org_id.0,
+        canonical_email
+    );
+    Ok(found.fetch_one(db.pool()).await?)
+}
+
+/// A page of members.
+pub(crate) async fn list(db: &Db, org_id: OrgId, page: &Page) -> Result<Vec<Member>> {
+    let members = query_as!(
+        Member,
+        r#"select member.id, org_id, user_id, email as "email: String", display_name, role, invitation_id,
+                  member.created_at
+           from member join account on account.id = member.user_id
+           where org_id = $1 and ($2::uuid is null or member.id > $2)
+           order by member.id limit $3"#,
+        org_id.0,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(members.fetch_all(db.pool()).await?)
+}

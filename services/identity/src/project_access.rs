@@ -1,0 +1,90 @@
+//! Grants: which member has which role on which project.
+
+pub(crate) mod rpc;
+pub(crate) mod store;
+mod wire;
+
+use api::identity as pb;
+use chassis::{About, Account, Changed, OrgId, ProjectId, Result, Tx, UserId};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{member::Admission, policy::ProjectRole};
+
+/// A role of a member on a project.
+#[derive(Clone, Debug)]
+pub(crate) struct ProjectGrant {
+    pub(crate) id: Uuid,
+    pub(crate) org_id: OrgId,
+    pub(crate) project_id: ProjectId,
+    pub(crate) user_id: UserId,
+    pub(crate) role: ProjectRole,
+    pub(crate) granted_by: UserId,
+    pub(crate) created_at: OffsetDateTime,
+}
+
+impl ProjectGrant {
+    /// A role that nobody had yet.
+    pub(crate) fn new(
+        (org_id, project_id): (OrgId, ProjectId),
+        user_id: UserId,
+        role: ProjectRole,
+        granted_by: UserId,
+        now: OffsetDateTime,
+    ) -> Self {
+        let id = chassis::id::new();
+        Self { id, org_id, project_id, user_id, role, granted_by, created_at: now }
+    }
+
+    /// The creator of a project works in it (ID-39).
+    pub(crate) fn register(self) -> Changed<Self> {
+        let event = pb::ProjectRegistered { after: Some((&self).into()) };
+        let about = About::object("project", self.project_id, "").of(self.org_id);
+        let about = about.in_project(self.project_id);
+        Changed::new(self, &event, about)
+    }
+
+    /// A member gets a role, or another one (ID-43). `None`: they have it already, and nothing happens.
+    pub(crate) fn set(self, before: Option<&Self>) -> Option<Changed<Self>> {
+        let (about, self_grant) = (self.about(), self.user_id == self.granted_by);
+        let after = Some((&self).into());
+        match before {
+            Some(before) if before.role == self.role => None,
+            Some(before) => {
+                let before = Some(before.into());
+                Some(Changed::new(self, &pb::ProjectAccessChanged { before, after, self_grant }, about))
+            }
+            None => Some(Changed::new(self, &pb::ProjectAccessGranted { after, self_grant }, about)),
+        }
+    }
+
+    /// A member loses a role.
+    pub(crate) fn revoke(self) -> Changed<Self> {
+        let event = pb::ProjectAccessRevoked { before: Some((&self).into()) };
+        let about = self.about();
+        Changed::new(self, &event, about)
+    }
+
+    fn about(&self) -> About {
+        About::object("project_access", self.user_id, "").of(self.org_id).in_project(self.project_id)
+    }
+}
+
+/// The grants that an invitation promises, for those of its projects that still exist (IN-15).
+pub(crate) async fn promised(
+    tx: &mut Tx,
+    org_id: OrgId,
+    guest: &Account,
+    admission: &Admission,
+) -> Result<Vec<ProjectGrant>> {
+    let existing = store::existing(tx, org_id).await?;
+    let mut grants: Vec<ProjectGrant> = vec![];
+    for (project_id, role) in &admission.project_access {
+        let listed = grants.iter().any(|it| it.project_id == *project_id);
+        if existing.contains(project_id) && !listed {
+            let place = (org_id, *project_id);
+            grants.push(ProjectGrant::new(place, guest.user_id, *role, admission.inviter_id, tx.now));
+        }
+    }
+    Ok(grants)
+}

@@ -1,0 +1,152 @@
+//! Every SQL statement about projects, as far as access needs them, and the grants on them.
+
+use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, Tx, UserId, page::Page};
+use sqlx::{query, query_as, query_scalar};
+use uuid::Uuid;
+
+use super::ProjectGrant;
+use crate::policy::ProjectRole;
+
+/// The projects of an organization.
+pub(crate) async fn existing(tx: &mut Tx, org_id: OrgId) -> Result<Vec<ProjectId>> {
+    let ids = query_scalar!("select id from project where org_id = $1", org_id.0);
+    Ok(ids.fetch_all(tx.conn()).await?)
+}
+
+/// Counts a project; `false` if it is counted already.
+pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<bool> {
+    let inserted = query!(
+        "insert into project (org_id, id) values ($1, $2) on conflict (org_id, id) do nothing",
+        org_id.0,
+        id.0
+    );
+    Ok(inserted.execute(tx.conn()).await?.rows_affected() == 1)
+}
+
+/// Forgets a project and every grant on it.
+pub(crate) async fn delete_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!("delete from project_grant where org_id = $1 and project_id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
+    query!("delete from project where org_id = $1 and id = $2", org_id.0, id.0).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// The grant of a member on a project, inside a transaction that holds the organization's lock.
+pub(crate) async fn find(
+    tx: &mut Tx,
+    org_id: OrgId,
+    project_id: ProjectId,
+    user_id: UserId,
+) -> Result<Option<ProjectGrant>> {
+    let grant = query_as!(
+        ProjectGrant,
+        "select id, org_id, project_id, user_id, role, granted_by, created_at
+         from project_grant where org_id = $1 and project_id = $2 and user_id = $3",
+        org_id.0,
+        project_id.0,
+        user_id.0
+    );
+    Ok(grant.fetch_optional(tx.conn()).await?)
+}
+
+/// Stores grants without events of their own: those that come with a membership are told by its event.
+pub(crate) async fn insert_rows(tx: &mut Tx, grants: &[ProjectGrant]) -> Result<()> {
+    for it in grants {
+        upsert(tx, it).await?;
+    }
+    Ok(())
+}
+
+/// Stores a grant and its event.
+pub(crate) async fn save(tx: &mut Tx, changed: Changed<ProjectGrant>) -> Result<ProjectGrant> {
+    upsert(tx, changed.state()).await?;
+    tx.emit(changed).await
+}
+
+async fn upsert(tx: &mut Tx, it: &ProjectGrant) -> Result<()> {
+    query!(
+        "insert into project_grant (id, org_id, project_id, user_id, role, granted_by, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         on conflict (org_id, project_id, user_id)
+         do update set role = excluded.role, granted_by = excluded.granted_by",
+        it.id,
+        it.org_id as _,
+        it.project_id as _,
+        it.user_id as _,
+        it.role as _,
+        it.granted_by as _,
+        it.created_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Deletes a grant and stores the event.
+pub(crate) async fn delete(tx: &mut Tx, revoked: Changed<ProjectGrant>) -> Result<ProjectGrant> {
+    let it = revoked.state();
+    query!("delete from project_grant where org_id = $1 and id = $2", it.org_id as _, it.id)
+        .execute(tx.conn())
+        .await?;
+    tx.emit(revoked).await
+}
+
+/// Deletes every grant of a member, which the event of their removal tells.
+pub(crate) async fn delete_all_of(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Vec<ProjectGrant>> {
+    let grants = query_as!(
+        ProjectGrant,
+        "delete from project_grant where org_id = $1 and user_id = $2
+         returning id, org_id, project_id, user_id, role, granted_by, created_at",
+        org_id.0,
+        user_id.0
+    );
+    Ok(grants.fetch_all(tx.conn()).await?)
+}
+
+/// A page of the grants on a project.
+pub(crate) async fn list(
+    db: &Db,
+    org_id: OrgId,
+    project_id: ProjectId,
+    page: &Page,
+) -> Result<Vec<ProjectGrant>> {
+    let grants = query_as!(
+        ProjectGrant,
+        "select id, org_id, project_id, user_id, role, granted_by, created_at
+         from project_grant
+         where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3)
+         order by id limit $4",
+        org_id.0,
+        project_id.0,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(grants.fetch_all(db.pool()).await?)
+}
+
+/// The projects on which a member has a role.
+pub(crate) async fn roles_of(
+    db: &Db,
+    org_id: OrgId,
+    user_id: UserId,
+) -> Result<Vec<(ProjectId, ProjectRole)>> {
+    let rows = query!(
+        "select project_id, role from project_grant where org_id = $1 and user_id = $2 order by project_id",
+        org_id.0,
+        user_id.0
+    );
+    Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.project_id, it.role)).collect())
+}
+
+/// Every project of an organization.
+pub(crate) async fn all(db: &Db, org_id: OrgId) -> Result<Vec<ProjectId>> {
+    let ids = query_scalar!("select id from project where org_id = $1 order by id", org_id.0);
+    Ok(ids.fetch_all(db.pool()).await?)
+}
+
+/// A project must be of the organization (ID-31).
+pub(crate) async fn require(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    let found = query!("select id from project where org_id = $1 and id = $2", org_id.0, id.0);
+    found.fetch_optional(tx.conn()).await?.map(|_| ()).ok_or(Error::NotFound(ProjectId::NOUN))
+}

@@ -1,0 +1,50 @@
+//! What this service does when something happened elsewhere.
+
+use api::identity as pb;
+use chassis::{OrgId, Result, Tx, UserId};
+
+use crate::invitation::{InvitationId, State, store};
+
+/// A use that identity granted, and whose counting then broke off here, is counted. Waits for an
+/// acceptance that is still going on.
+pub(crate) async fn member_joined(tx: &mut Tx, event: pb::MemberJoined) -> Result<()> {
+    let Some(member) = event.after.filter(|it| !it.invitation_id.is_empty()) else { return Ok(()) };
+    let (org_id, user_id) = (member.org_id.parse()?, member.user_id.parse()?);
+    let id: InvitationId = member.invitation_id.parse()?;
+    let it = store::lock(tx, org_id, id).await?;
+    if !store::accepted(tx, id, user_id).await? && it.use_count < it.max_uses {
+        store::accept(tx, it.accept(tx.now), user_id).await?;
+    }
+    Ok(())
+}
+
+/// Who may no longer invite takes their pending invitations with them.
+pub(crate) async fn member_role_changed(tx: &mut Tx, event: pb::MemberRoleChanged) -> Result<()> {
+    match event.after {
+        Some(it) if !event.may_invite => {
+            let cause = "the inviter may no longer invite";
+            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, cause).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Who is no longer there takes their pending invitations with them.
+pub(crate) async fn member_removed(tx: &mut Tx, event: pb::MemberRemoved) -> Result<()> {
+    match event.before {
+        Some(it) => {
+            let cause = "the inviter was removed";
+            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, cause).await
+        }
+        None => Ok(()),
+    }
+}
+
+async fn revoke_all(tx: &mut Tx, org_id: OrgId, inviter_id: UserId, cause: &str) -> Result<()> {
+    for it in store::lock_of_inviter(tx, org_id, inviter_id).await? {
+        if it.state(tx.now) == State::Pending {
+            store::update(tx, it.revoke(cause, tx.now)?).await?;
+        }
+    }
+    Ok(())
+}

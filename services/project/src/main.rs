@@ -1,0 +1,7 @@
+//! The project service as a process of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chassis::process::main("project", project::install)
+}

@@ -1,0 +1,82 @@
+//! How events get from an outbox to those who follow it: through NATS JetStream, or inside the process.
+
+mod jetstream;
+mod local;
+
+use std::{future::Future, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{db::Db, react::Subscriber};
+
+pub use jetstream::JetStream;
+
+/// How many events are read, published or recorded at a time.
+const BATCH: i64 = 200;
+
+/// How often an outbox is looked at when nothing wakes its reader.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The carrier of events. The only run-time variation in the house.
+pub enum Bus {
+    /// Each subscriber follows every outbox of this process itself.
+    Local,
+    /// A relay publishes each outbox; subscribers pull from durable consumers.
+    JetStream(JetStream),
+}
+
+impl Bus {
+    /// The tasks that carry events between these outboxes and subscribers until `stop`.
+    pub(crate) fn tasks(
+        self,
+        outboxes: Vec<Db>,
+        subscribers: Vec<Subscriber>,
+        stop: &CancellationToken,
+    ) -> Vec<futures::future::BoxFuture<'static, ()>> {
+        match self {
+            Self::Local => local::tasks(&outboxes, &subscribers, stop),
+            Self::JetStream(it) => it.tasks(outboxes, subscribers, stop),
+        }
+    }
+}
+
+/// Runs `step` until `stop`: again at once while there is work, else when woken or after a while. A
+/// failure is logged and retried with a growing pause.
+pub(crate) async fn follow<F>(
+    name: String,
+    stop: CancellationToken,
+    wake: Db,
+    mut step: impl FnMut() -> F,
+) where
+    F: Future<Output = anyhow::Result<bool>>,
+{
+    let mut failures = 0_u32;
+    while !stop.is_cancelled() {
+        let woken = wake.committed().notified();
+        let pause = match step().await {
+            Ok(true) => {
+                failures = 0;
+                continue;
+            }
+            Ok(false) => {
+                failures = 0;
+                POLL
+            }
+            Err(error) => {
+                tracing::warn!(name, failures, error = format!("{error:#}"), "events wait");
+                failures += 1;
+                back_off(failures)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = woken, if failures == 0 => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// 100 ms, 200 ms, … up to 5 s.
+fn back_off(failures: u32) -> Duration {
+    POLL.saturating_mul(1 << failures.min(6)).min(Duration::from_secs(5))
+}

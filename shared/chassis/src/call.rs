@@ -1,0 +1,154 @@
+//! One call: who makes it, by which rule, from where, and its message.
+
+use std::{sync::Arc, time::Instant};
+
+use api::{check::Check, event as pb};
+use secrecy::{ExposeSecret, SecretString};
+use tonic::{Request, Response, metadata::MetadataValue};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result, UserId,
+    error::Reply,
+    rule::{Audience, Rule},
+};
+
+/// A signed-in account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The account.
+    pub user_id: UserId,
+    /// Its address.
+    pub email: String,
+    /// Its name.
+    pub display_name: String,
+    /// Whether the address is confirmed.
+    pub email_verified: bool,
+    /// The session or key that proved it.
+    pub credential_id: Uuid,
+}
+
+/// Everything about a call but its message. The server makes it, once per call.
+#[derive(Debug)]
+pub struct Context {
+    /// The rule of the method.
+    pub rule: Arc<Rule>,
+    /// Who is asking, if they are signed in.
+    pub account: Option<Account>,
+    /// The service that makes the call, proven by its certificate or by living in this process.
+    pub service: Option<String>,
+    /// Where the call came from.
+    pub origin: pb::Origin,
+    /// When the answer is no longer wanted.
+    pub deadline: Instant,
+    /// The credential, to be passed on to the services that this call needs.
+    pub(crate) bearer: Option<SecretString>,
+}
+
+/// One call, with its message.
+#[derive(Debug)]
+pub struct Call<M> {
+    context: Arc<Context>,
+    /// What is asked for.
+    pub message: M,
+}
+
+impl<M> std::ops::Deref for Call<M> {
+    type Target = Context;
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl<M: Check> Call<M> {
+    /// Takes a request apart. If its rule is decided already, checks its fields, too; otherwise
+    /// [`crate::Access`] does so after it has decided: authorization comes before validation.
+    pub fn of(request: Request<M>) -> Result<Self> {
+        let (_, mut extensions, message) = request.into_parts();
+        let context = extensions.remove::<Arc<Context>>();
+        let context = context.ok_or_else(|| anyhow::anyhow!("the server stack was bypassed"))?;
+        let call = Self { context, message };
+        if !matches!(call.rule.audience, Audience::Permission(_)) {
+            call.check()?;
+        }
+        Ok(call)
+    }
+
+    /// Fails with every field that breaks its rule.
+    pub(crate) fn check(&self) -> Result<()> {
+        let violations = self.message.violations();
+        if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
+    }
+}
+
+impl Context {
+    /// The account, which every method but a public one has.
+    pub fn account(&self) -> Result<&Account> {
+        let missing = "send a credential as `authorization: Bearer <token>`";
+        let error = Error::Unauthenticated(api::error::Reason::MissingCredential, missing);
+        self.account.as_ref().ok_or(error)
+    }
+
+    /// A request to another service on behalf of the same person: with their credential, the rest of
+    /// their time, and the same request id and trace.
+    pub fn forward<M>(&self, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        let rest = self.deadline.saturating_duration_since(Instant::now());
+        request.set_timeout(rest.saturating_sub(std::time::Duration::from_millis(50)));
+        let metadata = request.metadata_mut();
+        let mut put = |name: &'static str, value: &str| {
+            if let Ok(value) = MetadataValue::try_from(value) {
+                metadata.insert(name, value);
+            }
+        };
+        if let Some(bearer) = &self.bearer {
+            put("authorization", &format!("Bearer {}", bearer.expose_secret()));
+        }
+        put("x-request-id", &self.origin.request_id);
+        put("traceparent", &self.origin.traceparent);
+        put("tenantry-origin-address", &self.origin.address);
+        put("tenantry-origin-agent", &self.origin.user_agent);
+        request
+    }
+
+    /// Who acts, as the audit log keeps it.
+    pub(crate) fn actor(&self) -> pb::Actor {
+        match (&self.account, &self.service) {
+            (Some(account), _) => user(account),
+            (None, Some(service)) => system(service),
+            (None, None) => pb::Actor { kind: pb::ActorKind::Anonymous.into(), ..Default::default() },
+        }
+    }
+
+    /// Whose idempotency keys this call uses.
+    pub(crate) fn idempotency_scope(&self) -> String {
+        match (&self.account, &self.service) {
+            (Some(it), _) => it.user_id.to_string(),
+            (None, Some(service)) => service.clone(),
+            // Anyone may send these methods, so the network address keeps strangers' keys apart.
+            (None, None) => format!("anonymous@{}", self.origin.address),
+        }
+    }
+}
+
+/// An account as an actor.
+pub(crate) fn user(it: &Account) -> pb::Actor {
+    pb::Actor {
+        kind: pb::ActorKind::User.into(),
+        id: it.user_id.to_string(),
+        name: it.display_name.clone(),
+        email: it.email.clone(),
+        credential_id: it.credential_id.to_string(),
+    }
+}
+
+/// The suite itself as an actor.
+pub(crate) fn system(service: &str) -> pb::Actor {
+    let (id, name) = (service.to_owned(), format!("the {service} service"));
+    pb::Actor { kind: pb::ActorKind::System.into(), id, name, ..Default::default() }
+}
+
+/// Answers a call.
+pub fn reply<M>(message: M) -> Reply<M> {
+    Ok(Response::new(message))
+}

@@ -1,0 +1,87 @@
+//! A state and the events that explain it; neither is stored without the other.
+
+use api::event as pb;
+use prost::{Message, Name};
+use prost_types::Any;
+
+use crate::{OrgId, ProjectId};
+
+/// What an event happened to.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    org_id: Option<OrgId>,
+    project_id: Option<ProjectId>,
+    resource: pb::Resource,
+}
+
+impl About {
+    /// An object: its kind, its id, and its name at this time.
+    pub fn object(kind: &str, id: impl ToString, name: impl Into<String>) -> Self {
+        let (kind, id) = (kind.to_owned(), id.to_string());
+        let resource = pb::Resource { kind, id, name: name.into() };
+        Self { org_id: None, project_id: None, resource }
+    }
+
+    /// The organization that the event belongs to.
+    #[must_use]
+    pub fn of(self, org_id: OrgId) -> Self {
+        Self { org_id: Some(org_id), ..self }
+    }
+
+    /// The project that the event belongs to.
+    #[must_use]
+    pub fn in_project(self, project_id: ProjectId) -> Self {
+        Self { project_id: Some(project_id), ..self }
+    }
+}
+
+/// A new state together with the fact that produced it. Only rules make one, only [`crate::Tx::emit`]
+/// takes it apart.
+#[must_use = "a change that is not stored did not happen"]
+#[derive(Debug)]
+pub struct Changed<T> {
+    state: T,
+    pub(crate) fact: Fact,
+}
+
+/// An encoded event, and what it happened to.
+#[derive(Debug)]
+pub(crate) struct Fact {
+    pub(crate) name: String,
+    pub(crate) event: Any,
+    pub(crate) about: About,
+}
+
+impl<T> Changed<T> {
+    /// Pairs a state with its event.
+    pub fn new<E: Message + Name>(state: T, event: &E, about: About) -> Self {
+        let event = Any { type_url: E::type_url(), value: event.encode_to_vec() };
+        Self { state, fact: Fact { name: E::full_name(), event, about } }
+    }
+
+    /// The new state, to be stored.
+    pub fn state(&self) -> &T {
+        &self.state
+    }
+
+    pub(crate) fn into_parts(self) -> (T, Fact) {
+        (self.state, self.fact)
+    }
+}
+
+impl Fact {
+    pub(crate) fn org_id(&self) -> Option<OrgId> {
+        self.about.org_id
+    }
+
+    /// The envelope in which the event leaves.
+    pub(crate) fn envelope(self, head: pb::Envelope) -> pb::Envelope {
+        pb::Envelope {
+            org_id: self.about.org_id.map(String::from).unwrap_or_default(),
+            project_id: self.about.project_id.map(String::from).unwrap_or_default(),
+            resource: Some(self.about.resource),
+            event: Some(self.event),
+            ..head
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Every setting: one flag, one environment variable, one help text. The README's table is made from it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use secrecy::SecretString;
+
+/// Settings of a process of the suite.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Address to serve on. Without TLS only a loopback address is accepted.
+    #[arg(long, env = "TENANTRY_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// Where the private PostgreSQL, keys and mail live. Default: /var/lib/tenantry for root, else
+    /// ~/.local/share/tenantry.
+    #[arg(long, env = "TENANTRY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// A PostgreSQL server, 15 or newer. Without it a private one is started in the data directory.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// The folder with the `postgres` and `initdb` of the private PostgreSQL. Default: what `pg_config`
+    /// says, then the usual folders.
+    #[arg(long, env = "TENANTRY_PG_BIN")]
+    pub pg_bin: Option<PathBuf>,
+    /// A NATS server with JetStream. Without it events stay inside the process, which only the all-in-one
+    /// can do.
+    #[arg(long, env = "NATS_URL")]
+    pub nats_url: Option<String>,
+    /// File with the deployment's secret key: 64 hexadecimal digits. Default: made in the data directory.
+    #[arg(long, env = "TENANTRY_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// What the links in mails begin with.
+    #[arg(long, env = "TENANTRY_BASE_URL", default_value = "http://localhost:3000")]
+    pub base_url: String,
+    /// SMTP server, for example `smtps://user:password@mail.example.com`. Without it each mail becomes an
+    /// .eml file in the data directory and a line on the console.
+    #[arg(long, env = "TENANTRY_SMTP_URL", hide_env_values = true)]
+    pub smtp_url: Option<SecretString>,
+    /// Sender of mails.
+    #[arg(long, env = "TENANTRY_MAIL_FROM", default_value = "Tenantry <tenantry@localhost>")]
+    pub mail_from: String,
+    /// Certificate of this service (PEM), which names it as `spiffe://tenantry/svc/<name>`.
+    #[arg(long, env = "TENANTRY_TLS_CERT", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM).
+    #[arg(long, env = "TENANTRY_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The authority that signed the services' certificates (PEM).
+    #[arg(long, env = "TENANTRY_TLS_CA", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+    /// Where the identity service is, if not in this process.
+    #[arg(long, env = "TENANTRY_IDENTITY_URL", default_value = "https://identity:50051")]
+    pub identity_url: String,
+    /// Where the project service is, if not in this process.
+    #[arg(long, env = "TENANTRY_PROJECT_URL", default_value = "https://project:50051")]
+    pub project_url: String,
+    /// Where the audit service is, if not in this process.
+    #[arg(long, env = "TENANTRY_AUDIT_URL", default_value = "https://audit:50051")]
+    pub audit_url: String,
+    /// Whether reflection is served, with which grpcurl lists and describes.
+    #[arg(long, env = "TENANTRY_REFLECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub reflection: bool,
+    /// Calls in flight; more are refused with UNAVAILABLE.
+    #[arg(long, env = "TENANTRY_IN_FLIGHT_MAX", default_value_t = 512)]
+    pub in_flight_max: usize,
+    /// Seconds that a call may take.
+    #[arg(long, env = "TENANTRY_DEADLINE_S_MAX", default_value_t = 30)]
+    pub deadline_s_max: u64,
+    /// Seconds that calls in flight get to end at shutdown.
+    #[arg(long, env = "TENANTRY_DRAIN_S_MAX", default_value_t = 10)]
+    pub drain_s_max: u64,
+    /// Organizations that one account may create (ID-32).
+    #[arg(long, env = "TENANTRY_CREATED_ORGS_MAX", default_value_t = 1)]
+    pub created_orgs_max: i64,
+    /// Whether a project's repository may be a path on the runner's machine. For trying out, not for
+    /// strangers: a path is read with the runner's rights.
+    #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub local_repositories: bool,
+    /// Name of the audit log in its checkpoints.
+    #[arg(long, env = "TENANTRY_AUDIT_ORIGIN", default_value = "tenantry.localhost/audit")]
+    pub audit_origin: String,
+    /// OTLP collector for traces and metrics. Without it none are sent.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// What is logged: a level, or levels by module.
+    #[arg(long, env = "RUST_LOG", default_value = "info,async_nats=warn,sqlx=warn")]
+    pub log: String,
+    /// Whether the log is JSON lines.
+    #[arg(long, env = "TENANTRY_LOG_JSON", default_value_t = false, action = clap::ArgAction::Set)]
+    pub log_json: bool,
+}

@@ -1,0 +1,63 @@
+//! Schemas and their upkeep.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use sqlx::{Connection, Executor, PgConnection, Row, migrate::Migrator, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    db::{Db, Tx},
+    idempotency,
+};
+
+static CHASSIS: Migrator = sqlx::migrate!();
+
+/// Checks the server's settings and brings every schema up to date.
+pub(super) async fn prepare(
+    options: &PgConnectOptions,
+    databases: &[(Db, &'static Migrator)],
+) -> anyhow::Result<()> {
+    let connection = PgConnection::connect_with(options).await;
+    let mut connection = connection.context("the database does not answer; check --database-url")?;
+    check_settings(&mut connection).await?;
+    for (db, migrations) in databases {
+        // A name of the code, never of a request.
+        let create = sqlx::AssertSqlSafe(format!("create schema if not exists {}", db.name()));
+        connection.execute(create).await?;
+        let (name, pool) = (db.name(), db.writes());
+        CHASSIS.run(pool).await.with_context(|| format!("the schema {name} cannot be brought up to date"))?;
+        migrations.run(pool).await.with_context(|| format!("the schema {name} cannot be brought up to date"))?;
+    }
+    Ok(())
+}
+
+async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let settings = connection
+        .fetch_one(
+            "select current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
+                    current_setting('synchronous_commit'), current_setting('fsync')",
+        )
+        .await?;
+    let (major, encoding): (i32, String) = (settings.try_get(0)?, settings.try_get(1)?);
+    ensure!(major >= 15, "PostgreSQL {major} is too old: 15 or newer is needed");
+    ensure!(encoding == "UTF8", "the database has the encoding {encoding}; create it with UTF8");
+    let (commit, fsync): (String, String) = (settings.try_get(2)?, settings.try_get(3)?);
+    if commit == "off" || fsync == "off" {
+        tracing::warn!("PostgreSQL runs without fsync or synchronous_commit: a power cut loses data");
+    }
+    Ok(())
+}
+
+/// Once an hour, forgets the answers of mutations that nobody repeats any more.
+pub(super) async fn forget_answers(db: Db, stop: CancellationToken) {
+    loop {
+        if let Err(error) = db.write_as_system("upkeep", async |tx: &mut Tx| idempotency::forget(tx).await).await {
+            tracing::warn!(%error, service = db.name(), "old answers were not forgotten");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(3600)) => {}
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The only source of identifiers, and their types.
+
+use uuid::Uuid;
+
+/// A new UUIDv7: unique, and sorted by the time of its making.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
+pub fn new() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// Declares an identifier: a UUID that cannot be mistaken for another.
+#[macro_export]
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $noun:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+        #[sqlx(transparent)]
+        pub struct $name(pub uuid::Uuid);
+
+        impl $name {
+            /// What the identifier names, for errors.
+            pub const NOUN: &'static str = $noun;
+
+            /// A new identifier.
+            #[allow(clippy::new_without_default, reason = "an identifier has no default")]
+            pub fn new() -> Self {
+                Self($crate::id::new())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::Error;
+            fn from_str(text: &str) -> Result<Self, $crate::Error> {
+                let id = uuid::Uuid::try_parse(text);
+                id.map(Self).map_err(|_| $crate::Error::invalid(concat!($noun, "_id"), "must be a UUID"))
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+
+id!(
+    /// Identifies an organization.
+    OrgId,
+    "org"
+);
+id!(
+    /// Identifies a project.
+    ProjectId,
+    "project"
+);
+id!(
+    /// Identifies an account.
+    UserId,
+    "user"
+);

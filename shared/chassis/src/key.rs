@@ -1,0 +1,94 @@
+//! The deployment's secret key, and the keys derived from it. There is no default key.
+
+use std::{io, path::Path, sync::Arc};
+
+use anyhow::{Context, bail};
+use aws_lc_rs::{hkdf, hmac, rand};
+
+/// A 256-bit secret.
+pub type Secret = [u8; 32];
+
+/// The deployment's secret key, from which every purpose derives its own.
+#[derive(Clone)]
+pub struct Key(Arc<Secret>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+impl Key {
+    /// Reads 32 bytes in hexadecimal from a file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the key file {}", path.display()))?;
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes());
+        match bytes.map(Secret::try_from) {
+            Ok(Ok(secret)) => Ok(Self(Arc::new(secret))),
+            _ => bail!(
+                "the key file {} must hold 64 hexadecimal digits; make one with `openssl rand -hex 32`",
+                path.display()
+            ),
+        }
+    }
+
+    /// Reads the key of a data directory, and makes it on the first start.
+    pub fn read_or_create(path: &Path) -> anyhow::Result<Self> {
+        if !path.exists() {
+            write_private(path, data_encoding::HEXLOWER.encode(&random()).as_bytes())
+                .with_context(|| format!("cannot write the key file {}", path.display()))?;
+        }
+        Self::read(path)
+    }
+
+    /// A key for one purpose.
+    pub fn derive(&self, purpose: &str) -> Secret {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tenantry").extract(&*self.0);
+        let info = [purpose.as_bytes()];
+        let mut secret = Secret::default();
+        prk.expand(&info, hkdf::HKDF_SHA256)
+            .and_then(|it| it.fill(&mut secret))
+            .expect("HKDF gives 32 bytes");
+        secret
+    }
+}
+
+/// HMAC-SHA256 of the parts, each with its length, under a derived key.
+pub fn mac(secret: &Secret, parts: &[&[u8]]) -> Secret {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    context.sign().as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
+/// SHA-256.
+pub fn hash(bytes: &[u8]) -> Secret {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
+/// Compares in constant time.
+pub fn equal(a: &[u8], b: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// 256 random bits of the operating system.
+pub fn random() -> Secret {
+    let mut secret = Secret::default();
+    rand::fill(&mut secret).expect("the operating system gives random bytes");
+    secret
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let part = path.with_extension("part");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&part, path)
+}

@@ -1,0 +1,37 @@
+//! What every service stands on: one file per promise.
+
+pub mod access;
+pub mod bus;
+pub mod call;
+pub mod changed;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod email;
+pub mod error;
+pub mod host;
+pub mod id;
+mod idempotency;
+pub mod key;
+pub mod link;
+pub mod mail;
+pub mod outbox;
+pub mod page;
+pub mod postgres;
+pub mod process;
+pub mod react;
+pub mod rule;
+mod server;
+pub mod telemetry;
+pub mod tls;
+pub mod token;
+
+pub use access::{Access, Grant, ProjectGrant};
+pub use call::{Account, Call, reply};
+pub use changed::{About, Changed};
+pub use clock::{Clock, timestamp};
+pub use config::Config;
+pub use db::{Db, Tx};
+pub use error::{Code, Error, OnConstraint, Refusal, Reply, Result};
+pub use host::Host;
+pub use id::{OrgId, ProjectId, UserId};

@@ -1,0 +1,124 @@
+//! Following an outbox: every event, in commit order for each row that was touched, at least once.
+//!
+//! A reader remembers a horizon (a transaction id below which nothing can appear any more) and, for the
+//! horizon itself, a position. Rows of transactions that may still be running are left for later. A row is
+//! also left for later if a lower position is: two transactions that touched one row took their positions
+//! while they held its lock, so position order is their commit order, and a later one must not overtake.
+
+use prost::Message;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{Db, Result};
+
+/// An event on its way to whoever follows.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The event's identity.
+    pub id: Uuid,
+    /// The service that wrote it.
+    pub source: String,
+    /// Full name of the event's message.
+    pub name: String,
+    /// The organization, for the subject.
+    pub org_id: Option<Uuid>,
+    /// The exact bytes that were written: an encoded [`api::event::Envelope`].
+    pub envelope: Vec<u8>,
+}
+
+impl Delivery {
+    /// Takes an envelope from elsewhere.
+    pub fn of(envelope: Vec<u8>) -> Result<Self, prost::DecodeError> {
+        let it = api::event::Envelope::decode(&*envelope)?;
+        let name = it.event.as_ref().map(|it| it.type_url.trim_start_matches('/').to_owned());
+        let id = Uuid::try_parse(&it.id).unwrap_or_default();
+        let org_id = Uuid::try_parse(&it.org_id).ok();
+        Ok(Self { id, source: it.source, name: name.unwrap_or_default(), org_id, envelope })
+    }
+}
+
+/// How far a reader has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// Rows of older transactions are all behind the reader.
+    horizon: i64,
+    /// Among the rows of the transaction `horizon`, those up to here are, too.
+    position: i64,
+}
+
+/// Events that the reader has not seen, oldest first, and where it stands after them.
+pub(crate) async fn read(db: &Db, from: Cursor, limit: i64) -> Result<(Vec<Delivery>, Cursor)> {
+    let rows = sqlx::query!(
+        r#"with horizon as (select pg_snapshot_xmin(pg_current_snapshot()) as oldest),
+                ready as (
+                    select position, id, type, org_id, envelope
+                    from outbox, horizon
+                    where (written_by, position) > ($1::bigint::text::xid8, $2::bigint)
+                      and written_by < oldest
+                      and not exists (
+                          select from outbox as early
+                          where early.written_by >= oldest and early.position < outbox.position)
+                    order by position limit $3
+                )
+           select ready.position as "position?", id as "id?", type as "type?", org_id,
+                  envelope as "envelope?",
+                  -- The oldest transaction that still has a row to read, else the snapshot's.
+                  coalesce((
+                      select min(written_by::text::bigint) from outbox
+                      where (written_by, position) > ($1::bigint::text::xid8, $2::bigint)
+                        and written_by < oldest
+                        and position > (select max(position) from ready)
+                  ), oldest::text::bigint) as "horizon!"
+           from horizon left join ready on true
+           order by ready.position"#,
+        from.horizon,
+        from.position,
+        limit,
+    )
+    .fetch_all(db.pool())
+    .await?;
+    let mut cursor = from;
+    let mut deliveries = vec![];
+    for row in rows {
+        let (Some(id), Some(name), Some(envelope)) = (row.id, row.r#type, row.envelope) else { break };
+        cursor = Cursor { horizon: row.horizon, position: row.position.unwrap_or_default() };
+        let source = db.name().to_owned();
+        deliveries.push(Delivery { id, source, name, org_id: row.org_id, envelope });
+    }
+    Ok((deliveries, cursor))
+}
+
+/// Where a reader stands in the outbox of `source`, kept in the reader's own schema.
+pub(crate) async fn load(conn: &mut PgConnection, reader: &str, source: &str) -> Result<Cursor> {
+    let row = sqlx::query!(
+        r#"select horizon::text::bigint as "horizon!", position from outbox_cursor
+           where reader = $1 and source = $2"#,
+        reader,
+        source
+    )
+    .fetch_optional(conn)
+    .await?;
+    let cursor = row.map(|it| Cursor { horizon: it.horizon, position: it.position });
+    Ok(cursor.unwrap_or_default())
+}
+
+/// Remembers where a reader stands.
+pub(crate) async fn save(
+    conn: &mut PgConnection,
+    reader: &str,
+    source: &str,
+    cursor: Cursor,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into outbox_cursor (reader, source, horizon, position)
+         values ($1, $2, $3::bigint::text::xid8, $4)
+         on conflict (reader, source) do update set horizon = excluded.horizon, position = excluded.position",
+        reader,
+        source,
+        cursor.horizon,
+        cursor.position,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

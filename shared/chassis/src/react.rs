@@ -1,0 +1,162 @@
+//! Reacting to what happened, here or in another service: at least once delivered, once acted on.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+
+use prost::{Message, Name};
+
+use crate::{
+    Result,
+    db::{Db, Tx},
+    outbox::Delivery,
+};
+
+type Boxed<'t> = Pin<Box<dyn Future<Output = Result<()>> + Send + 't>>;
+type React = Arc<dyn for<'t> Fn(&'t mut Tx, &[u8]) -> Boxed<'t> + Send + Sync>;
+type Record = Arc<dyn for<'t> Fn(&'t mut Tx, Vec<Delivery>) -> Boxed<'t> + Send + Sync>;
+
+/// An `async fn(&mut Tx, E) -> Result<()>`.
+pub trait Reaction<'t, E>: Send + Sync + 'static {
+    /// What it returns.
+    type Future: Future<Output = Result<()>> + Send + 't;
+    /// Calls it.
+    fn react(&self, tx: &'t mut Tx, event: E) -> Self::Future;
+}
+
+impl<'t, E, F, Fut> Reaction<'t, E> for F
+where
+    F: Fn(&'t mut Tx, E) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<()>> + Send + 't,
+{
+    type Future = Fut;
+    fn react(&self, tx: &'t mut Tx, event: E) -> Fut {
+        self(tx, event)
+    }
+}
+
+/// What one service does with events.
+#[derive(Clone)]
+pub struct Subscriber {
+    pub(crate) db: Db,
+    what: What,
+}
+
+#[derive(Clone)]
+enum What {
+    /// Reactions, by event.
+    React(BTreeMap<String, Vec<React>>),
+    /// Keeps every event, in batches.
+    Record(Record),
+}
+
+/// After so many failures a reaction gives an event up, so that it does not block the ones behind it.
+pub(crate) const ATTEMPTS_MAX: u32 = 8;
+
+impl Subscriber {
+    pub(crate) fn reacting(db: Db) -> Self {
+        Self { db, what: What::React(BTreeMap::new()) }
+    }
+
+    pub(crate) fn recording<R>(db: Db, record: R) -> Self
+    where
+        R: for<'t> Reaction<'t, Vec<Delivery>>,
+    {
+        let record = Arc::new(record);
+        let record: Record = Arc::new(move |tx, batch| Box::pin(record.react(tx, batch)));
+        Self { db, what: What::Record(record) }
+    }
+
+    pub(crate) fn on<E, R>(&mut self, reaction: R)
+    where
+        E: Message + Name + Default + 'static,
+        R: for<'t> Reaction<'t, E>,
+    {
+        let What::React(reactions) = &mut self.what else { return };
+        let reaction = Arc::new(reaction);
+        let react: React = Arc::new(move |tx, body| match E::decode(body) {
+            Ok(event) => Box::pin(reaction.react(tx, event)),
+            Err(error) => Box::pin(async { Err(anyhow::Error::from(error).into()) }),
+        });
+        reactions.entry(E::full_name()).or_default().push(react);
+    }
+
+    /// The events that it wants; `None` means all.
+    pub(crate) fn wants(&self) -> Option<Vec<&str>> {
+        match &self.what {
+            What::React(reactions) => Some(reactions.keys().map(String::as_str).collect()),
+            What::Record(_) => None,
+        }
+    }
+
+    /// Acts on a batch. Answers how many events it dealt with before one failed, and that failure.
+    pub(crate) async fn deliver(&self, batch: &[Delivery]) -> (usize, Option<crate::Error>) {
+        match &self.what {
+            What::Record(record) => {
+                let cause = batch.first().map(|it| it.id.to_string()).unwrap_or_default();
+                let work = async |tx: &mut Tx| record(tx, batch.to_vec()).await;
+                match self.db.write_as_system(&cause, work).await {
+                    Ok(()) => (batch.len(), None),
+                    Err(error) => (0, Some(error)),
+                }
+            }
+            What::React(reactions) => {
+                for (done, event) in batch.iter().enumerate() {
+                    let Some(reactions) = reactions.get(&event.name) else { continue };
+                    if let Err(error) = self.react(reactions, event).await {
+                        return (done, Some(error));
+                    }
+                }
+                (batch.len(), None)
+            }
+        }
+    }
+
+    async fn react(&self, reactions: &[React], event: &Delivery) -> Result<()> {
+        let envelope = api::event::Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
+        let body = envelope.event.map(|it| it.value).unwrap_or_default();
+        let work = async |tx: &mut Tx| {
+            if first_delivery(tx, event).await? {
+                for react in reactions {
+                    react(tx, &body).await?;
+                }
+            }
+            Ok(())
+        };
+        self.db.write_as_system(&event.id.to_string(), work).await
+    }
+
+    /// Gives an event up: sets it aside for an operator, so that the ones behind it go on.
+    pub(crate) async fn bury(&self, event: &Delivery, error: &crate::Error) -> Result<()> {
+        tracing::error!(event = %event.id, name = event.name, %error, "a reaction gave an event up");
+        let text = format!("{error:?}");
+        let work = async |tx: &mut Tx| {
+            let now = tx.now;
+            sqlx::query!(
+                "insert into dead_letter (event_id, type, envelope, error, died_at)
+                 values ($1, $2, $3, $4, $5) on conflict do nothing",
+                event.id,
+                event.name,
+                event.envelope,
+                text,
+                now,
+            )
+            .execute(tx.conn())
+            .await?;
+            first_delivery(tx, event).await?;
+            Ok(())
+        };
+        self.db.write_as_system(&event.id.to_string(), work).await
+    }
+}
+
+/// Whether an event is new here; it no longer is once the transaction commits.
+async fn first_delivery(tx: &mut Tx, event: &Delivery) -> Result<bool> {
+    let now = tx.now;
+    let inserted = sqlx::query!(
+        "insert into inbox (event_id, received_at) values ($1, $2) on conflict do nothing",
+        event.id,
+        now,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
