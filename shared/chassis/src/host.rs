@@ -44,7 +44,7 @@ use crate::{
     tls::Tls,
 };
 
-pub use folder::DataDir;
+pub use folder::{DataDir, default as default_data_dir};
 use front::{Front, Health};
 
 /// Installs one service into a host.

@@ -48,7 +48,7 @@ impl DataDir {
 
 /// Where data lives unless told otherwise.
 #[expect(clippy::disallowed_methods, reason = "the usual places are named by the environment")]
-pub(crate) fn default() -> anyhow::Result<PathBuf> {
+pub fn default() -> anyhow::Result<PathBuf> {
     if geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/tenantry"));
     }
