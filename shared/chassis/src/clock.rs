@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use prost_types::Timestamp;
-use time::{Duration, OffsetDateTime};
+pub use time::Duration;
+use time::OffsetDateTime;
 
 /// The wall clock, which a test can move.
 #[derive(Clone, Debug, Default)]

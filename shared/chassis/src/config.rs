@@ -35,6 +35,9 @@ pub struct Config {
     /// .eml file in the data directory and a line on the console.
     #[arg(long, env = "TENANTRY_SMTP_URL", hide_env_values = true)]
     pub smtp_url: Option<SecretString>,
+    /// Whether a mail that became a file is shown on the console, too, with its link.
+    #[arg(long, env = "TENANTRY_MAIL_CONSOLE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub mail_console: bool,
     /// Sender of mails.
     #[arg(long, env = "TENANTRY_MAIL_FROM", default_value = "Tenantry <tenantry@localhost>")]
     pub mail_from: String,

@@ -78,6 +78,12 @@ impl Db {
         &self.reads
     }
 
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.reads.close().await;
+        self.writes.close().await;
+    }
+
     /// For migrations and other work that is not a call.
     pub(crate) fn writes(&self) -> &PgPool {
         &self.writes

@@ -84,7 +84,7 @@ pub struct Host {
     tasks: Vec<Task>,
 }
 
-type Task = (&'static str, Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send>);
+type Task = (&'static str, Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>);
 
 impl Host {
     /// A host whose services live in the database at `options` and keep files in `folder`.
@@ -219,15 +219,14 @@ impl Host {
 
     /// Sends the mails of `db`, whose text `write` makes.
     pub fn mail(&mut self, db: &Db, templates: &[&'static str], write: Write) -> anyhow::Result<()> {
-        let (smtp, from) = (self.config.smtp_url.as_ref(), &self.config.mail_from);
-        let mailer = Mailer::new(smtp, from, self.folder.path().join("mail"))?;
+        let mailer = Mailer::new(&self.config, self.folder.path().join("mail"))?;
         let (db, templates) = (db.clone(), templates.to_vec());
         self.postmen.push(Postman { db, mailer: Arc::new(mailer), templates, write });
         Ok(())
     }
 
     /// Runs a background task until the process ends. If it fails, the process ends.
-    pub fn task<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F + Send + 'static)
+    pub fn task<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F + Send + Sync + 'static)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
@@ -237,6 +236,11 @@ impl Host {
     /// Brings every schema up to date.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         database::prepare(&self.options, &self.databases).await
+    }
+
+    /// The databases, for checks from outside.
+    pub fn databases(&self) -> impl Iterator<Item = &Db> {
+        self.databases.iter().map(|it| &it.0)
     }
 
     /// Serves until `stop`, then drains: no new calls, calls in flight end, events and mails pause.

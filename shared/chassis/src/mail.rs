@@ -6,11 +6,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use futures::future::BoxFuture;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor, message::Mailbox};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use crate::{
-    Result,
+    Config, Result,
     db::{Db, Tx},
     id,
 };
@@ -34,15 +34,23 @@ pub(crate) enum Mailer {
     /// To a mail server.
     Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>, Mailbox),
     /// Into .eml files, and a line on the console.
-    Folder(PathBuf, Mailbox),
+    Folder {
+        /// Where the files go.
+        folder: PathBuf,
+        /// Who sends.
+        from: Mailbox,
+        /// Whether there is a line, too.
+        console: bool,
+    },
 }
 
 impl Mailer {
-    pub(crate) fn new(smtp_url: Option<&SecretString>, from: &str, folder: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &Config, folder: PathBuf) -> anyhow::Result<Self> {
+        let from = &config.mail_from;
         let from = from.parse().with_context(|| format!("{from} is no sender of mails"))?;
-        let Some(url) = smtp_url else {
+        let Some(url) = &config.smtp_url else {
             std::fs::create_dir_all(&folder)?;
-            return Ok(Self::Folder(folder, from));
+            return Ok(Self::Folder { folder, from, console: config.mail_console });
         };
         let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret());
         let transport = transport.context("the SMTP address is not valid; for example smtps://host")?;
@@ -51,7 +59,7 @@ impl Mailer {
     }
 
     async fn send(&self, id: Uuid, letter: Letter) -> anyhow::Result<()> {
-        let (Self::Smtp(_, from) | Self::Folder(_, from)) = self;
+        let (Self::Smtp(_, from) | Self::Folder { from, .. }) = self;
         let message = Message::builder()
             .message_id(Some(format!("<{id}@{}>", from.email.domain())))
             .from(from.clone())
@@ -63,10 +71,12 @@ impl Mailer {
             Self::Smtp(transport, _) => {
                 transport.send(message).await?;
             }
-            Self::Folder(folder, _) => {
+            Self::Folder { folder, console, .. } => {
                 let path = folder.join(format!("{id}.eml"));
                 tokio::fs::write(&path, message.formatted()).await?;
-                announce(&letter);
+                if *console {
+                    announce(&letter);
+                }
             }
         }
         Ok(())

@@ -1,1 +1,38 @@
-//! x
+//! The suite inside a test: a real PostgreSQL with a database of its own for each test, real NATS where a
+//! test wants it, a clock that can be moved, and people who call.
+
+mod database;
+mod nats;
+mod person;
+mod process;
+mod slow;
+mod smtp;
+mod suite;
+
+pub use database::{Database, config};
+pub use nats::Nats;
+pub use person::{PASSWORD, Person};
+pub use process::{Process, binary};
+pub use smtp::Smtp;
+pub use suite::{Options, Suite, stop_deployments};
+
+use std::time::Duration;
+
+/// What is done in the background is waited for, this long at most.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again until there is an answer; panics with `what` if there never is.
+pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+    }
+}

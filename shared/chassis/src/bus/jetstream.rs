@@ -25,6 +25,9 @@ use crate::{
 
 const STREAM: &str = "TENANTRY";
 
+/// How long NATS may take to answer.
+const REQUEST_MAX: Duration = Duration::from_secs(2);
+
 /// The dedup window; the inbox holds longer.
 const DUPLICATES: Duration = Duration::from_secs(120);
 
@@ -44,7 +47,9 @@ impl JetStream {
             .connect(url)
             .await
             .with_context(|| format!("{url} is no address of a NATS server"))?;
-        Ok(Self { context: jetstream::new(client) })
+        let mut context = jetstream::new(client);
+        context.set_timeout(REQUEST_MAX);
+        Ok(Self { context })
     }
 
     async fn stream(&self) -> anyhow::Result<stream::Stream> {
@@ -172,7 +177,8 @@ impl Puller {
         while start < batch.len() {
             let (done, failure) = self.to.deliver(&batch[start..]).await;
             for message in &messages[start..start + done] {
-                message.double_ack().await.map_err(|error| anyhow::anyhow!(error))?;
+                // Not confirmed: what is delivered again acts once.
+                message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
             }
             start += done;
             if let Some(error) = failure {

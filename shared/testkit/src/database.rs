@@ -1,0 +1,114 @@
+//! One PostgreSQL for all tests, and a database for each, cloned from a migrated template.
+
+use std::{fs::File, path::PathBuf, sync::OnceLock};
+
+use chassis::{
+    Config, Host, OrgId,
+    host::DataDir,
+    postgres::{Durability, Postgres},
+};
+use clap::Parser;
+use rustix::fs::{FlockOperation, flock};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+
+/// A database of one test; it goes when the test ends well.
+pub struct Database {
+    /// How to connect.
+    pub options: PgConnectOptions,
+    name: String,
+}
+
+struct Server {
+    options: PgConnectOptions,
+    /// Held as long as the process lives: two test runs do not share the server.
+    _lock: File,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+
+/// The settings of the command line, for tests.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// The default settings.
+pub fn config() -> Config {
+    Arguments::parse_from(["test"]).config
+}
+
+impl Database {
+    /// A fresh database with every schema up to date.
+    pub async fn new() -> Self {
+        let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start)).await.expect("PostgreSQL starts");
+        let name = format!("t_{}", OrgId::new().0.simple());
+        let mut admin = admin(&server.options).await;
+        let create = format!("create database {name} template tenantry_template strategy file_copy");
+        admin.execute(AssertSqlSafe(create)).await.expect("the template is cloned");
+        Self { options: server.options.clone().database(&name), name }
+    }
+
+    /// As an address, for processes.
+    pub fn url(&self) -> String {
+        let socket = self.options.get_socket().map(|it| it.display().to_string()).unwrap_or_default();
+        format!("postgres://tenantry@localhost:5432/{}?host={socket}", self.name)
+    }
+
+    /// Deletes the database.
+    pub async fn drop(self) {
+        let mut admin = admin(&self.options.database("postgres")).await;
+        let drop = format!("drop database {} with (force)", self.name);
+        admin.execute(AssertSqlSafe(drop)).await.expect("the database goes");
+    }
+}
+
+async fn admin(options: &PgConnectOptions) -> PgConnection {
+    let options = options.clone().database("postgres");
+    PgConnection::connect_with(&options).await.expect("PostgreSQL answers")
+}
+
+/// Where the server of the tests lives: one for each checkout, reused by the next run.
+pub(crate) fn folder() -> PathBuf {
+    let checkout = env!("CARGO_MANIFEST_DIR").as_bytes();
+    let hash = data_encoding::HEXLOWER.encode(&chassis::key::hash(checkout)[..6]);
+    std::env::temp_dir().join(format!("tenantry-test-{hash}"))
+}
+
+/// Starts the server and migrates the template. Runs on a thread of its own, outside any runtime.
+fn start() -> Server {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let folder = folder();
+        std::fs::create_dir_all(&folder).expect("a folder for PostgreSQL");
+        let lock = File::create(folder.join("testkit.lock")).expect("a lock file");
+        flock(&lock, FlockOperation::LockExclusive).expect("the lock of the tests' PostgreSQL");
+        let server = Postgres::start(&folder, None, Durability::Fast).await.expect("PostgreSQL starts");
+        let options = server.options().disable_statement_logging();
+        std::mem::forget(server);
+        let mut admin = admin(&options).await;
+        let old = "select datname from pg_database where datname like 't\\_%' or datname = 'tenantry_template'";
+        let old: Vec<String> = sqlx::query_scalar(old).fetch_all(&mut admin).await.expect("old databases");
+        for name in old {
+            let drop = format!("drop database {name} with (force)");
+            admin.execute(AssertSqlSafe(drop)).await.expect("an old database goes");
+        }
+        admin.execute("create database tenantry_template").await.expect("a template");
+        migrate(options.clone().database("tenantry_template")).await;
+        Server { options, _lock: lock }
+    })
+}
+
+async fn migrate(options: PgConnectOptions) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = DataDir::open(Some(folder.path())).expect("a data directory");
+    let mut host = Host::new(config(), options, data).expect("a host");
+    for install in tenantry::INSTALLS {
+        install(&mut host).expect("a service installs");
+    }
+    host.migrate().await.expect("the template is migrated");
+    for db in host.databases() {
+        db.close().await;
+    }
+}

@@ -1,0 +1,76 @@
+//! A real nats-server with JetStream, on a port of its own.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A server; it ends with the test.
+pub struct Nats {
+    child: Child,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Nats {
+    /// Starts a server.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (child, port) = spawn(&folder, "-1");
+        Self { child, folder, port }
+    }
+
+    /// How to connect.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("the server ends");
+    }
+
+    /// Starts the server again, on the same port, with what its disk kept.
+    pub fn restart(&mut self) {
+        let (child, _) = spawn(&self.folder, &self.port.to_string());
+        self.child = child;
+    }
+
+    /// Forgets everything, as after a power cut with default settings. The server must be down.
+    pub fn wipe(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("jetstream")).expect("the store goes");
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &TempDir, port: &str) -> (Child, u16) {
+    let path = folder.path().to_string_lossy().into_owned();
+    let child = Command::new("nats-server")
+        .args(["-js", "-sd", &path, "-a", "127.0.0.1", "-p", port, "--ports_file_dir", &path])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nats-server is installed; `cargo xtask test` installs it");
+    let ports = folder.path().join(format!("nats-server_{}.ports", child.id()));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let text = std::fs::read_to_string(&ports).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let port = json["nats"][0].as_str().and_then(|it| it.rsplit(':').next()?.parse().ok());
+        if let Some(port) = port {
+            return (child, port);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nats-server did not tell its port");
+}

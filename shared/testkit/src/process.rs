@@ -1,0 +1,62 @@
+//! Real processes of the suite.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A program of this workspace. `cargo xtask test` builds them before it runs the tests.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test");
+    let folder = test.ancestors().nth(2).expect("the target folder");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built; run `cargo xtask test`", path.display());
+    path
+}
+
+/// A running process; it ends with the test.
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts a program of this workspace. What it says goes to a file.
+    pub fn start(name: &str, arguments: &[String], log: &std::path::Path) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let child = Command::new(binary(name))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .expect("the process starts");
+        Self { child }
+    }
+
+    /// Runs a program of this workspace to its end.
+    pub fn run(name: &str, arguments: &[&str]) -> Output {
+        Command::new(binary(name)).args(arguments).stdin(Stdio::null()).output().expect("the process runs")
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process ends");
+    }
+
+    /// Asks it to end and waits; answers whether it ended well.
+    pub fn stop(mut self) -> bool {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process number");
+        let _ = kill_process(pid, Signal::TERM);
+        self.child.wait().expect("the process ends").success()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

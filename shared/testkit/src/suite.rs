@@ -1,0 +1,192 @@
+//! The whole suite in a test, in process, on a port of its own.
+
+use std::{net::SocketAddr, path::Path};
+
+use chassis::{
+    Clock, Config, Host,
+    host::{DataDir, Guards},
+    telemetry::Telemetry,
+};
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tenantry::{
+    client::Client,
+    demo::{Mailbox, Services},
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Database, Person, database, eventually, slow};
+
+/// What is different from the defaults.
+#[derive(Default)]
+pub struct Options {
+    /// A NATS server; without it events stay in the process.
+    pub nats_url: Option<String>,
+    /// A mail server; without it mails become files.
+    pub smtp_url: Option<String>,
+    /// Safety devices, for tests that switch one off.
+    pub guards: Guards,
+    /// Whether the database is a network away.
+    pub distant_database: bool,
+    /// Calls in flight; 0 means the default.
+    pub in_flight_max: usize,
+}
+
+/// A running suite.
+pub struct Suite {
+    /// Calls without a credential.
+    pub client: Client,
+    /// What arrives by mail.
+    pub mailbox: Mailbox,
+    /// The clock of every service.
+    pub clock: Clock,
+    /// The database, to look at from outside.
+    pub pool: PgPool,
+    /// Where it serves.
+    pub address: SocketAddr,
+    database: Database,
+    folder: TempDir,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Suite {
+    /// The suite with its defaults.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// The suite with something different.
+    pub async fn start_with(options: Options) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        log();
+        let database = Database::new().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::default();
+        let mut reach = database.options.clone();
+        if options.distant_database {
+            let socket = reach.get_socket().expect("a socket").join(".s.PGSQL.5432");
+            let url = format!("postgres://tenantry@127.0.0.1:{}/x", slow::link(socket).await);
+            let distant: PgConnectOptions = url.parse().expect("an address");
+            reach = distant.database(reach.get_database().unwrap_or_default());
+        }
+        let host = host(&options, reach, folder.path()).with_clock(clock.clone()).with_guards(options.guards);
+        let host = install(host);
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let serving = host.run(listener, move || _ = ready.send(()), stopped);
+        let mut running = tokio::task::spawn(serving);
+        tokio::select! {
+            _ = is_ready => {}
+            ended = &mut running => panic!("the suite did not start: {ended:?}"),
+        }
+        let client = Client::connect(&format!("http://{address}"), None).await.expect("the suite answers");
+        let pool = PgPool::connect_with(database.options.clone()).await.expect("the database answers");
+        let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+        Self { client, mailbox, clock, pool, address, database, folder, stop, running }
+    }
+
+    /// All services at one place.
+    pub fn services(&self) -> Services {
+        Services::at_one(&self.client)
+    }
+
+    /// The data directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new person, who has signed in.
+    pub async fn person(&self, email: &str) -> Person {
+        Person::join(&self.client, &self.mailbox, email).await.expect("a person joins")
+    }
+
+    /// A number from the database.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a count")
+    }
+
+    /// Events that were written, and entries of the log.
+    pub async fn written_and_logged(&self) -> (i64, i64) {
+        let written = "select (select count(*) from identity.outbox) + (select count(*) from project.outbox)
+                            + (select count(*) from invitation.outbox)";
+        (self.count(written).await, self.count("select count(*) from audit.entry").await)
+    }
+
+    /// Waits until the log tells every event.
+    pub async fn logged(&self) {
+        eventually("the log of every event", async || {
+            let (written, logged) = self.written_and_logged().await;
+            (written == logged).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends the suite. Ending is a check: every event is in the log once, no reaction gave up, no
+    /// connection is left in a transaction, and the suite drains.
+    pub async fn finish(self) {
+        self.logged().await;
+        let dead = "select (select count(*) from identity.dead_letter) + (select count(*) from project.dead_letter)
+                         + (select count(*) from invitation.dead_letter)";
+        assert_eq!(self.count(dead).await, 0, "a reaction gave up");
+        let stuck = "select count(*) from pg_stat_activity
+                     where datname = current_database() and state = 'idle in transaction'
+                       and state_change < now() - interval '1 second'";
+        assert_eq!(self.count(stuck).await, 0, "a connection is left in a transaction");
+        self.stop.cancel();
+        self.running.await.expect("the suite does not panic").expect("the suite ends well");
+        stop_deployments(self.folder.path());
+        self.pool.close().await;
+        self.database.drop().await;
+    }
+}
+
+/// `RUST_LOG=info cargo test …` shows what the suite says.
+#[expect(clippy::disallowed_methods, reason = "the switch that shows logs")]
+fn log() {
+    if let Ok(log) = std::env::var("RUST_LOG") {
+        // The second suite of a process finds it started.
+        let _ = Telemetry::start("test", &Config { log, ..database::config() });
+    }
+}
+
+fn host(options: &Options, database: PgConnectOptions, folder: &Path) -> Host {
+    let defaults = database::config();
+    let config = Config {
+        nats_url: options.nats_url.clone(),
+        smtp_url: options.smtp_url.clone().map(Into::into),
+        local_repositories: true,
+        mail_console: false,
+        created_orgs_max: 1_000,
+        in_flight_max: if options.in_flight_max == 0 { defaults.in_flight_max } else { options.in_flight_max },
+        ..defaults
+    };
+    let data = DataDir::open(Some(folder)).expect("a data directory");
+    // Deployed code runs as another account, if the tests run as root.
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a folder");
+    Host::new(config, database, data).expect("a host")
+}
+
+fn install(mut host: Host) -> Host {
+    for install in tenantry::INSTALLS {
+        install(&mut host).expect("a service installs");
+    }
+    host
+}
+
+/// What was deployed outlives the suite; a test leaves nothing behind.
+pub fn stop_deployments(folder: &Path) {
+    let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
+    for environment in environments.flatten() {
+        let record = std::fs::read_to_string(environment.path().join("process")).unwrap_or_default();
+        let pid = record.split(' ').next().and_then(|it| it.parse().ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Rules that hold for every method of the contract, also for those that are written tomorrow.
+
+use chassis::rule::{Audience, Rules};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind};
+use testkit::Suite;
+use tonic::Code;
+
+use crate::raw::{self, reason};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_method_but_a_public_one_answers_an_anonymous_caller() {
+    let suite = Suite::start().await;
+    let channel = raw::connect(suite.address).await;
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    for method in raw::methods() {
+        let name = raw::name(&method);
+        let answer = raw::call(&channel, &name, None, vec![]).await;
+        let public = rules.get(&format!("/{name}")).unwrap().audience == Audience::Public;
+        match answer {
+            Err(status) if !public => {
+                assert_eq!(status.code(), Code::Unauthenticated, "{name}");
+                assert_eq!(reason(&status), "MISSING_CREDENTIAL", "{name}");
+            }
+            Ok(_) if !public => panic!("{name} answered"),
+            Err(status) => assert_ne!(status.code(), Code::Unauthenticated, "{name}"),
+            Ok(_) => {}
+        }
+    }
+    suite.finish().await;
+}
+
+#[test]
+fn every_method_has_an_example_that_its_request_accepts() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    for method in raw::methods() {
+        let name = raw::name(&method);
+        let example = &rules.get(&format!("/{name}")).unwrap().example;
+        let descriptor = pool.get_message_by_name(method.input().full_name()).unwrap();
+        let mut json = serde_json::Deserializer::from_str(example);
+        let parsed = DynamicMessage::deserialize(descriptor, &mut json);
+        assert!(parsed.is_ok(), "{name}: {example}: {parsed:?}");
+    }
+}
+
+#[test]
+fn every_method_is_a_read_or_says_which_events_it_writes() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    // What a runner says while it works, and what a service hands over, is no fact of its own.
+    let silent = ["tenantry.project.v1.RunnerService/ReportProgress", "tenantry.audit.v1.AuditService/Append"];
+    for rule in rules.iter() {
+        let silent = silent.contains(&rule.method.as_str());
+        assert_eq!(rule.read || silent, rule.emits.is_empty(), "{}", rule.method);
+        for event in &rule.emits {
+            assert!(pool.get_message_by_name(event).is_some(), "{}: {event}", rule.method);
+        }
+    }
+}
+
+/// Whether the rules of a text, or of the texts in a list, say which characters it may have.
+fn narrow(rules: &DynamicMessage, list: bool) -> bool {
+    if list {
+        let items = get(rules, "repeated").and_then(|it| get(&it, "items"));
+        return items.is_some_and(|it| narrow(&it, false));
+    }
+    let text = get(rules, "string");
+    text.is_some_and(|it| ["pattern", "uuid"].iter().any(|rule| it.has_field_by_name(rule)))
+}
+
+fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
+    message.get_field_by_name(field)?.as_message().cloned()
+}
+
+/// NUL, control and bidi characters are refused at the edge: a text without a rule would let them in.
+#[test]
+fn every_text_of_a_request_has_a_rule_about_its_characters() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let option = pool.get_extension_by_name("buf.validate.field").unwrap();
+    let mut messages: Vec<_> = raw::methods().iter().map(prost_reflect::MethodDescriptor::input).collect();
+    while let Some(message) = messages.pop() {
+        for field in message.fields() {
+            let options = field.options();
+            let rules = options.get_extension(&option);
+            let rules = rules.as_message().unwrap();
+            match field.kind() {
+                Kind::Message(inner) if inner.full_name().starts_with("tenantry.") => messages.push(inner),
+                Kind::String => assert!(narrow(rules, field.is_list()), "{}", field.full_name()),
+                _ => {}
+            }
+        }
+    }
+}

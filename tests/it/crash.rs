@@ -1,0 +1,152 @@
+//! kill -9 at any moment, start again: nothing acknowledged is lost, nothing happened twice, the log
+//! still verifies.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use api::{audit, identity as id};
+use tenantry::{
+    client::Client,
+    demo::Mailbox,
+    verify::{self, Proof},
+};
+use testkit::{Person, Process, eventually, stop_deployments};
+
+/// How often the process is killed.
+const ROUNDS: u64 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_suite_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+    let (mut suite, mut client) = start(folder.path(), port).await;
+    let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
+    let acknowledged = Arc::<Mutex<Vec<String>>>::default();
+
+    for round in 0..ROUNDS {
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = tokio::task::spawn(create_many(
+            client.with_token(&ann.token),
+            round,
+            acknowledged.clone(),
+            stop.clone(),
+        ));
+        // Somewhere in the middle of it, elsewhere in every round.
+        tokio::time::sleep(Duration::from_millis(150 + round * 137)).await;
+        suite.kill();
+        stop.store(true, Ordering::Relaxed);
+        let unanswered = work.await.unwrap();
+        (suite, client) = start(folder.path(), port).await;
+        // Who got no answer asks again, with the same request id.
+        let ann = client.with_token(&ann.token);
+        for slug in unanswered {
+            create(&ann, &slug).await.unwrap();
+            acknowledged.lock().unwrap().push(slug);
+        }
+    }
+    let ann = client.with_token(&ann.token);
+    let expected = {
+        let mut slugs = acknowledged.lock().unwrap().clone();
+        slugs.sort();
+        slugs
+    };
+    let organizations = organizations(&ann).await;
+    let mut there: Vec<_> = organizations.iter().map(|it| it.slug.clone()).collect();
+    there.sort();
+    assert_eq!(there, expected, "nothing is lost, nothing happened twice");
+    for it in organizations.iter().step_by(7) {
+        told_once_and_proven(&ann, &it.id).await;
+    }
+    assert!(suite.stop(), "it drains");
+    stop_deployments(folder.path());
+}
+
+async fn start(folder: &Path, port: u16) -> (Process, Client) {
+    let arguments = [
+        format!("--data-dir={}", folder.display()),
+        format!("--listen=127.0.0.1:{port}"),
+        "--created-orgs-max=100000".to_owned(),
+    ];
+    let process = Process::start("tenantry", &arguments, &folder.join("log"));
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let client = eventually("the suite", async || Client::connect(&endpoint, None).await.ok()).await;
+    (process, client)
+}
+
+async fn create(ann: &Client, slug: &str) -> Result<(), tenantry::client::Refusal> {
+    let hash = chassis::key::hash(slug.as_bytes());
+    let hex: String = hash[..16].iter().map(|it| format!("{it:02x}")).collect();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    let request = id::CreateOrganizationRequest {
+        name: "Acme".to_owned(),
+        slug: slug.to_owned(),
+        request_id: parts.join("-"),
+    };
+    let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
+    let _: id::CreateOrganizationResponse = ann.call(method, request).await?;
+    Ok(())
+}
+
+/// Creates until told to stop; answers the slugs whose creation was not answered.
+async fn create_many(
+    ann: Client,
+    round: u64,
+    acknowledged: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+) -> Vec<String> {
+    let mut unanswered = vec![];
+    for i in 0_u32.. {
+        let slug = format!("org-{round}-{i}");
+        match create(&ann, &slug).await {
+            Ok(()) => acknowledged.lock().unwrap().push(slug),
+            Err(_) => unanswered.push(slug),
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    unanswered
+}
+
+async fn organizations(ann: &Client) -> Vec<id::Organization> {
+    let (mut all, mut page_token) = (vec![], String::new());
+    loop {
+        let list = id::ListOrganizationsRequest { page_size: 100, page_token };
+        let method = "tenantry.identity.v1.OrganizationService/ListOrganizations";
+        let page: id::ListOrganizationsResponse = ann.call(method, list).await.unwrap();
+        all.extend(page.organizations);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return all;
+        }
+    }
+}
+
+async fn told_once_and_proven(ann: &Client, org_id: &str) {
+    let list = audit::ListEntriesRequest { org_id: org_id.to_owned(), ..Default::default() };
+    let method = "tenantry.audit.v1.AuditService/ListEntries";
+    let entries = eventually("the entry of a creation", async || {
+        let page: audit::ListEntriesResponse = ann.call(method, list.clone()).await.unwrap();
+        (!page.entries.is_empty()).then_some(page.entries)
+    })
+    .await;
+    assert_eq!(entries.len(), 1, "told once");
+    let event_id = entries[0].envelope.as_ref().unwrap().id.clone();
+    let get = audit::GetInclusionProofRequest { org_id: org_id.to_owned(), event_id };
+    let method = "tenantry.audit.v1.AuditService/GetInclusionProof";
+    let proof: audit::GetInclusionProofResponse =
+        eventually("a proof", async || ann.call(method, get.clone()).await.ok()).await;
+    let method = "tenantry.audit.v1.AuditService/GetVerifierKey";
+    let key: audit::GetVerifierKeyResponse =
+        ann.call(method, audit::GetVerifierKeyRequest {}).await.unwrap();
+    let proof = Proof::from_json(&ann.json(&proof).unwrap()).unwrap();
+    verify::verify(&proof, &key.verifier_key, Some(org_id)).unwrap();
+}

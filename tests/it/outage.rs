@@ -1,0 +1,55 @@
+//! The broker goes away, forgets, repeats: nothing is lost, nothing happens twice.
+
+use testkit::{Nats, Options, Suite};
+
+/// G-13: mutations go on without NATS, and the log catches up; a stream that was lost is published anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_goes_away_and_comes_back_with_an_empty_disk() {
+    let mut nats = Nats::start();
+    let suite = Suite::start_with(Options { nats_url: Some(nats.url()), ..Options::default() }).await;
+    let ann = suite.person("ann@example.com").await;
+    ann.create_organization("before").await.unwrap();
+    suite.logged().await;
+
+    nats.kill();
+    ann.create_organization("during").await.unwrap();
+    nats.wipe();
+    nats.restart();
+    ann.create_organization("after").await.unwrap();
+    suite.logged().await;
+    let (written, logged) = suite.written_and_logged().await;
+    assert_eq!(written, logged);
+    let twice = "select count(*) - count(distinct event_id) from audit.entry";
+    assert_eq!(suite.count(twice).await, 0);
+    suite.finish().await;
+}
+
+/// Readers start over from nothing: everything is delivered a second time, and nothing acts a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_delivered_twice_acts_once() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let org_id = ann.create_organization("acme").await.unwrap();
+    let bob = suite.person("bob@example.com").await;
+    let role = api::identity::OrgRole::Viewer;
+    crate::invitations::invite(&ann, &org_id, &bob.email, role, 1, vec![]).await.unwrap();
+    crate::invitations::accept(&suite, &bob).await.unwrap();
+    suite.logged().await;
+    let (written, _) = suite.written_and_logged().await;
+
+    for forget in [
+        "with gone as (delete from audit.outbox_cursor returning 1) select count(*) from gone",
+        "with gone as (delete from invitation.outbox_cursor returning 1) select count(*) from gone",
+        "with gone as (delete from project.outbox_cursor returning 1) select count(*) from gone",
+        "with gone as (delete from identity.outbox_cursor returning 1) select count(*) from gone",
+    ] {
+        assert!(suite.count(forget).await > 0, "a reader had a position");
+    }
+    // A new event shows that the readers are through.
+    ann.create_organization("later").await.unwrap();
+    suite.logged().await;
+    assert_eq!(suite.written_and_logged().await.0, written + 2);
+    assert_eq!(suite.count("select count(*) from invitation.acceptance").await, 1);
+    assert_eq!(suite.count("select max(use_count)::bigint from invitation.invitation").await, 1);
+    suite.finish().await;
+}
