@@ -70,6 +70,11 @@ impl Postgres {
             .disable_statement_logging()
     }
 
+    /// What the server says.
+    pub fn log(&self) -> PathBuf {
+        self.socket.join("postgres.log")
+    }
+
     /// Stops the server, at once but cleanly.
     pub fn stop(mut self) {
         if let Some(pid) = self.pid() {
@@ -119,6 +124,7 @@ impl Postgres {
         let mut command = Command::new(bin.join("postgres"));
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket);
         let mut settings = vec!["listen_addresses=", "max_connections=120", "shared_buffers=64MB"];
+        settings.push("log_line_prefix=%m [%p] %d ");
         if durability == Durability::Fast {
             settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
             settings.push("max_connections=500");

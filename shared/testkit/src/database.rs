@@ -20,6 +20,7 @@ pub struct Database {
 
 struct Server {
     options: PgConnectOptions,
+    log: PathBuf,
     /// Held as long as the process lives: two test runs do not share the server.
     _lock: File,
 }
@@ -55,6 +56,14 @@ impl Database {
         format!("postgres://tenantry@localhost:5432/{}?host={socket}", self.name)
     }
 
+    /// How often somebody began a transaction on a connection that was left inside another: the sign of a
+    /// handler that was dropped at the wrong moment.
+    pub fn nested_transactions(&self) -> usize {
+        let log = SERVER.get().map(|it| std::fs::read_to_string(&it.log).unwrap_or_default());
+        let sign = "there is already a transaction in progress";
+        log.unwrap_or_default().lines().filter(|it| it.contains(&self.name) && it.contains(sign)).count()
+    }
+
     /// Deletes the database.
     pub async fn drop(self) {
         let mut admin = admin(&self.options.database("postgres")).await;
@@ -85,6 +94,7 @@ fn start() -> Server {
         flock(&lock, FlockOperation::LockExclusive).expect("the lock of the tests' PostgreSQL");
         let server = Postgres::start(&folder, None, Durability::Fast).await.expect("PostgreSQL starts");
         let options = server.options().disable_statement_logging();
+        let log = server.log();
         std::mem::forget(server);
         let mut admin = admin(&options).await;
         let old = "select datname from pg_database where datname like 't\\_%' or datname = 'tenantry_template'";
@@ -95,7 +105,7 @@ fn start() -> Server {
         }
         admin.execute("create database tenantry_template").await.expect("a template");
         migrate(options.clone().database("tenantry_template")).await;
-        Server { options, _lock: lock }
+        Server { options, log, _lock: lock }
     })
 }
 

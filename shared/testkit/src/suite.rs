@@ -118,6 +118,11 @@ impl Suite {
         (self.count(written).await, self.count("select count(*) from audit.entry").await)
     }
 
+    /// How often somebody began a transaction inside another.
+    pub fn nested_transactions(&self) -> usize {
+        self.database.nested_transactions()
+    }
+
     /// Waits until the log tells every event.
     pub async fn logged(&self) {
         eventually("the log of every event", async || {
@@ -134,6 +139,7 @@ impl Suite {
         let dead = "select (select count(*) from identity.dead_letter) + (select count(*) from project.dead_letter)
                          + (select count(*) from invitation.dead_letter)";
         assert_eq!(self.count(dead).await, 0, "a reaction gave up");
+        assert_eq!(self.nested_transactions(), 0, "a connection was left in a transaction");
         let stuck = "select count(*) from pg_stat_activity
                      where datname = current_database() and state = 'idle in transaction'
                        and state_change < now() - interval '1 second'";

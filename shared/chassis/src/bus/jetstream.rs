@@ -13,7 +13,7 @@ use async_nats::{
     },
 };
 use futures::{StreamExt, future::BoxFuture};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{BATCH, back_off, follow};
@@ -156,10 +156,11 @@ impl Puller {
             Some(it) => it,
             None => self.consumer().await?,
         };
-        let pull = consumer.fetch().max_messages(BATCH as usize).messages();
         let (mut messages, mut batch) = (vec![], vec![]);
-        let mut pulled = pull.await?;
-        while let Some(message) = pulled.next().await {
+        let pull = consumer.fetch().max_messages(BATCH as usize).messages();
+        let mut pulled = timeout(REQUEST_MAX, pull).await??;
+        // A request that was under way when the server went is never answered.
+        while let Some(message) = timeout(REQUEST_MAX, pulled.next()).await? {
             let message = message.map_err(|error| anyhow::anyhow!(error))?;
             match Delivery::of(message.payload.to_vec()) {
                 Ok(event) => {
