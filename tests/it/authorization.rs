@@ -3,8 +3,8 @@
 
 use api::{identity as id, project as prj};
 use chassis::rule::{Audience, Rules};
-use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 use tenantry::client::Refusal;
 use testkit::{Person, Suite};
 use tonic::Code;
@@ -58,7 +58,7 @@ async fn who_may_do_what_is_as_written() {
         for (i, caller) in CALLERS.iter().enumerate() {
             let token = (i > 0).then(|| people[i - 1].token.as_str());
             let answer = raw::call(&channel, &name, token, body.clone()).await;
-            row += &format!(" {:<width$}", verdict(&answer.err()), width = caller.len());
+            row += &format!(" {:<width$}", verdict(answer.as_ref().err()), width = caller.len());
         }
         table += &format!("{}\n", row.trim_end());
     }
@@ -78,8 +78,8 @@ fn place(message: &str, org_id: &str, project_id: &str) -> Vec<u8> {
 }
 
 /// `yes`, `no` (may know, may not do), `404` (may not know), `401` (must sign in).
-fn verdict(error: &Option<tonic::Status>) -> &'static str {
-    match error.as_ref().map(tonic::Status::code) {
+fn verdict(error: Option<&tonic::Status>) -> &'static str {
+    match error.map(tonic::Status::code) {
         None | Some(Code::InvalidArgument | Code::FailedPrecondition) => "yes",
         Some(Code::PermissionDenied) => "no",
         Some(Code::NotFound) => "404",
@@ -88,7 +88,6 @@ fn verdict(error: &Option<tonic::Status>) -> &'static str {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the switch that writes golden files")]
 fn compare(table: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(GOLDEN, table).unwrap();
@@ -127,7 +126,8 @@ async fn an_admin_enters_a_project_only_by_a_grant_that_the_log_tells() {
         ..Default::default()
     };
     let method = "tenantry.project.v1.EnvironmentService/ListEnvironments";
-    let looked: Result<prj::ListEnvironmentsResponse, _> = admin.client.call(method, look.clone()).await;
+    let looked: Result<prj::ListEnvironmentsResponse, _> =
+        admin.client.call(method, look.clone()).await;
     assert_eq!(looked.unwrap_err().code, Code::NotFound);
     let get = prj::GetProjectRequest { org_id: org_id.clone(), project_id: project_id.clone() };
     let got: prj::GetProjectResponse =

@@ -81,7 +81,8 @@ async fn harass(guards: Guards) -> Damage {
 async fn settled(suite: &Suite) {
     let busy = "select count(*) from pg_stat_activity
                 where datname = current_database() and application_name = 'identity' and state = 'active'";
-    eventually("the end of every call", async || (suite.count(busy).await == 0).then_some(())).await;
+    eventually("the end of every call", async || (suite.count(busy).await == 0).then_some(()))
+        .await;
 }
 
 /// Creates an organization with a deadline of 1 to 60 ms, or resets the stream. Answers the slug if the
@@ -98,9 +99,17 @@ async fn go_away(ann: &Person, channel: Channel, number: usize) -> Option<String
 }
 
 /// Answers the slug if the server acknowledged it.
-async fn create(ann: &Person, channel: &Channel, slug: String, deadline: Option<Duration>) -> Option<String> {
-    let request =
-        id::CreateOrganizationRequest { name: "Acme".to_owned(), slug: slug.clone(), ..Default::default() };
+async fn create(
+    ann: &Person,
+    channel: &Channel,
+    slug: String,
+    deadline: Option<Duration>,
+) -> Option<String> {
+    let request = id::CreateOrganizationRequest {
+        name: "Acme".to_owned(),
+        slug: slug.clone(),
+        ..Default::default()
+    };
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
     let body = request.encode_to_vec();
     let answer = raw::call_within(channel, method, Some(&ann.token), body, deadline).await;

@@ -48,7 +48,10 @@ fn every_method_is_a_read_or_says_which_events_it_writes() {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let rules = Rules::load(api::DESCRIPTORS).unwrap();
     // What a runner says while it works, and what a service hands over, is no fact of its own.
-    let silent = ["tenantry.project.v1.RunnerService/ReportProgress", "tenantry.audit.v1.AuditService/Append"];
+    let silent = [
+        "tenantry.project.v1.RunnerService/ReportProgress",
+        "tenantry.audit.v1.AuditService/Append",
+    ];
     for rule in rules.iter() {
         let silent = silent.contains(&rule.method.as_str());
         assert_eq!(rule.read || silent, rule.emits.is_empty(), "{}", rule.method);
@@ -77,14 +80,17 @@ fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
 fn every_text_of_a_request_has_a_rule_about_its_characters() {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let option = pool.get_extension_by_name("buf.validate.field").unwrap();
-    let mut messages: Vec<_> = raw::methods().iter().map(prost_reflect::MethodDescriptor::input).collect();
+    let mut messages: Vec<_> =
+        raw::methods().iter().map(prost_reflect::MethodDescriptor::input).collect();
     while let Some(message) = messages.pop() {
         for field in message.fields() {
             let options = field.options();
             let rules = options.get_extension(&option);
             let rules = rules.as_message().unwrap();
             match field.kind() {
-                Kind::Message(inner) if inner.full_name().starts_with("tenantry.") => messages.push(inner),
+                Kind::Message(inner) if inner.full_name().starts_with("tenantry.") => {
+                    messages.push(inner);
+                }
                 Kind::String => assert!(narrow(rules, field.is_list()), "{}", field.full_name()),
                 _ => {}
             }

@@ -24,7 +24,8 @@ const ROUNDS: u64 = 4;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_suite_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
     let (mut suite, mut client) = start(folder.path(), port).await;
@@ -77,7 +78,8 @@ async fn start(folder: &Path, port: u16) -> (Process, Client) {
     ];
     let process = Process::start("tenantry", &arguments, &folder.join("log"));
     let endpoint = format!("http://127.0.0.1:{port}");
-    let client = eventually("the suite", async || Client::connect(&endpoint, None).await.ok()).await;
+    let client =
+        eventually("the suite", async || Client::connect(&endpoint, None).await.ok()).await;
     (process, client)
 }
 

@@ -16,7 +16,9 @@ pub(crate) async fn invite(
     max_uses: i32,
     access: Vec<(String, id::ProjectRole)>,
 ) -> Result<inv::Invitation, Refusal> {
-    let access = access.into_iter().map(|(project_id, role)| id::ProjectAccess { project_id, role: role.into() });
+    let access = access
+        .into_iter()
+        .map(|(project_id, role)| id::ProjectAccess { project_id, role: role.into() });
     let create = inv::CreateInvitationRequest {
         org_id: org_id.to_owned(),
         email: email.to_owned(),
@@ -62,7 +64,8 @@ async fn an_invitation_is_for_its_address_once_and_in_time() {
     let org_id = ann.create_organization("acme").await.unwrap();
     let (bob, eve) = (suite.person("bob@example.com").await, suite.person("eve@example.com").await);
 
-    let invitation = invite(&ann, &org_id, "BOB@example.com", id::OrgRole::Viewer, 1, vec![]).await.unwrap();
+    let invitation =
+        invite(&ann, &org_id, "BOB@example.com", id::OrgRole::Viewer, 1, vec![]).await.unwrap();
     let twice = invite(&ann, &org_id, "bob@example.com", id::OrgRole::Viewer, 1, vec![]).await;
     assert_eq!(twice.unwrap_err().reason, "INVITATION_PENDING");
     let link = inv::GetInvitationLinkRequest {
@@ -73,7 +76,10 @@ async fn an_invitation_is_for_its_address_once_and_in_time() {
         ann.client.call(&format!("{SERVICE}/GetInvitationLink"), link).await.unwrap();
     let token = link.link.rsplit('#').next().unwrap();
     let refused = accept_with(&eve, token).await.unwrap_err();
-    assert_eq!((refused.code, refused.reason.as_str()), (Code::PermissionDenied, "INVITATION_EMAIL_MISMATCH"));
+    assert_eq!(
+        (refused.code, refused.reason.as_str()),
+        (Code::PermissionDenied, "INVITATION_EMAIL_MISMATCH")
+    );
     accept_with(&bob, token).await.unwrap();
     assert_eq!(accept_with(&bob, token).await.unwrap_err().reason, "ALREADY_MEMBER");
     let used = get(&ann, &invitation).await;
@@ -83,7 +89,8 @@ async fn an_invitation_is_for_its_address_once_and_in_time() {
     let member = invite(&ann, &org_id, "bob@example.com", id::OrgRole::Viewer, 1, vec![]).await;
     assert_eq!(member.unwrap_err().reason, "ALREADY_MEMBER");
 
-    let late = invite(&ann, &org_id, "eve@example.com", id::OrgRole::Viewer, 1, vec![]).await.unwrap();
+    let late =
+        invite(&ann, &org_id, "eve@example.com", id::OrgRole::Viewer, 1, vec![]).await.unwrap();
     let late_token = suite.mailbox.token("eve@example.com", "tny_inv_").await.unwrap();
     suite.clock.advance(time_days(8));
     let late_answer = accept_with(&eve, &late_token).await.unwrap_err();
@@ -106,7 +113,8 @@ async fn invitations_of_someone_who_may_no_longer_invite_are_withdrawn() {
     invite(&ann, &org_id, &admin.email, id::OrgRole::Admin, 1, vec![]).await.unwrap();
     accept(&suite, &admin).await.unwrap();
     let guest = suite.person("guest@example.com").await;
-    let pending = invite(&admin, &org_id, &guest.email, id::OrgRole::Admin, 1, vec![]).await.unwrap();
+    let pending =
+        invite(&admin, &org_id, &guest.email, id::OrgRole::Admin, 1, vec![]).await.unwrap();
     let token = suite.mailbox.token(&guest.email, "tny_inv_").await.unwrap();
 
     let change = id::ChangeMemberRoleRequest {
@@ -140,7 +148,10 @@ async fn a_full_organization_invites_nobody_and_a_seat_that_is_freed_can_be_take
 
     accept(&suite, &bob).await.unwrap();
     let full = accept(&suite, &cem).await.unwrap_err();
-    assert_eq!((full.code, full.reason.as_str()), (Code::ResourceExhausted, "MEMBER_LIMIT_REACHED"));
+    assert_eq!(
+        (full.code, full.reason.as_str()),
+        (Code::ResourceExhausted, "MEMBER_LIMIT_REACHED")
+    );
     let refused = invite(&ann, &org_id, "dan@example.com", id::OrgRole::Viewer, 1, vec![]).await;
     assert_eq!(refused.unwrap_err().reason, "MEMBER_LIMIT_REACHED");
     let remove = id::RemoveMemberRequest {

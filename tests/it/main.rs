@@ -1,14 +1,17 @@
 //! The suite as its users see it.
 
-mod story;
+#![expect(clippy::disallowed_methods, reason = "a test has no host whose tasks are drained")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod authorization;
 mod bad_input;
 mod cancellation;
-mod crash;
 mod coverage;
+mod crash;
 mod invitations;
 mod outage;
 mod races;
 mod raw;
 mod start;
+mod story;
 mod tidy;

@@ -6,7 +6,8 @@ use testkit::{Nats, Options, Suite};
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_goes_away_and_comes_back_with_an_empty_disk() {
     let mut nats = Nats::start();
-    let suite = Suite::start_with(Options { nats_url: Some(nats.url()), ..Options::default() }).await;
+    let suite =
+        Suite::start_with(Options { nats_url: Some(nats.url()), ..Options::default() }).await;
     let ann = suite.person("ann@example.com").await;
     ann.create_organization("before").await.unwrap();
     suite.logged().await;

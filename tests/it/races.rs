@@ -23,7 +23,10 @@ async fn a_link_lets_in_as_many_as_it_says_and_a_plan_as_many_as_it_has_seats() 
     }
     invite(&ann, &org_id, "link@example.com", id::OrgRole::Viewer, 3, vec![]).await.unwrap();
     let token = suite.mailbox.token("link@example.com", "tny_inv_").await.unwrap();
-    assert_eq!(all_accept(&guests, &token).await, outcomes(&[("INVITATION_EXHAUSTED", 7), ("OK", 3)]));
+    assert_eq!(
+        all_accept(&guests, &token).await,
+        outcomes(&[("INVITATION_EXHAUSTED", 7), ("OK", 3)])
+    );
 
     // Four members on five seats.
     invite(&ann, &org_id, "more@example.com", id::OrgRole::Viewer, 10, vec![]).await.unwrap();
@@ -88,11 +91,13 @@ async fn two_deployments_at_once_are_one_task_and_the_same_request_is_the_same_t
     let mut tasks = tokio::task::JoinSet::new();
     let client = Arc::new(ann.client.clone());
     for i in 0..16 {
-        let request_id = if i % 2 == 0 { request_id.clone() } else { chassis::id::new().to_string() };
+        let request_id =
+            if i % 2 == 0 { request_id.clone() } else { chassis::id::new().to_string() };
         let (client, deploy) = (client.clone(), deploy(request_id.clone()));
         tasks.spawn(async move {
             let method = "tenantry.project.v1.EnvironmentService/DeployEnvironment";
-            let answer: Result<prj::DeployEnvironmentResponse, Refusal> = client.call(method, deploy).await;
+            let answer: Result<prj::DeployEnvironmentResponse, Refusal> =
+                client.call(method, deploy).await;
             answer.map(|it| it.task.unwrap().id).map_err(|it| it.reason)
         });
     }

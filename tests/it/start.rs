@@ -33,7 +33,10 @@ fn a_process_that_cannot_start_says_why_and_what_to_do() {
 
     assert!(refusal(&[&data, &listen]).contains("choose another address with --listen"));
     let none = refusal(&[&data, free, "--pg-bin=/nonexistent"]);
-    assert!(none.contains("holds no postgres") && none.contains("apt-get install postgresql"), "{none}");
+    assert!(
+        none.contains("holds no postgres") && none.contains("apt-get install postgresql"),
+        "{none}"
+    );
     let away = refusal(&[&data, free, "--database-url=postgres://nobody@127.0.0.1:1/x"]);
     assert!(away.contains("the database does not answer; check --database-url"), "{away}");
     let key = refusal(&[&data, free, "--key-file=/dev/null"]);
@@ -71,11 +74,12 @@ async fn other_machines_are_served_only_with_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_about_which_nobody_decided_is_not_served() {
     for method in raw::methods() {
-        let without = without_rule(&method.full_name().to_owned());
+        let without = without_rule(method.full_name());
         let refused = Rules::load(&without).unwrap_err().to_string();
         assert!(refused.contains(&raw::name(&method)), "{refused}");
     }
-    let without: &'static [u8] = without_rule("tenantry.identity.v1.MemberService.RemoveMember").leak();
+    let without: &'static [u8] =
+        without_rule("tenantry.identity.v1.MemberService.RemoveMember").leak();
     let (database, folder) = (Database::new().await, tempfile::tempdir().unwrap());
     let data = DataDir::open(Some(folder.path())).unwrap();
     let host = Host::new(testkit::config(), database.options.clone(), data).unwrap();
@@ -86,7 +90,11 @@ async fn a_method_about_which_nobody_decided_is_not_served() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ended = host.run(listener, || panic!("it serves"), std::future::pending()).await;
     let refused = ended.unwrap_err().to_string();
-    assert!(refused.contains("nobody decided who may call tenantry.identity.v1.MemberService/RemoveMember"));
+    assert!(
+        refused.contains(
+            "nobody decided who may call tenantry.identity.v1.MemberService/RemoveMember"
+        )
+    );
     database.drop().await;
 }
 
@@ -112,7 +120,9 @@ fn pool_of_descriptors() -> DescriptorPool {
 }
 
 fn strip(set: &mut DynamicMessage, package: &str, service: &str, method: &str) {
-    let each = |message: &mut DynamicMessage, field: &str, work: &mut dyn FnMut(&mut DynamicMessage)| {
+    let each = |message: &mut DynamicMessage,
+                field: &str,
+                work: &mut dyn FnMut(&mut DynamicMessage)| {
         let Some(list) = message.get_field_by_name_mut(field).and_then(Value::as_list_mut) else {
             return;
         };
@@ -121,7 +131,10 @@ fn strip(set: &mut DynamicMessage, package: &str, service: &str, method: &str) {
         }
     };
     let text = |message: &DynamicMessage, field: &str| {
-        message.get_field_by_name(field).and_then(|it| it.as_str().map(str::to_owned)).unwrap_or_default()
+        message
+            .get_field_by_name(field)
+            .and_then(|it| it.as_str().map(str::to_owned))
+            .unwrap_or_default()
     };
     each(set, "file", &mut |file| {
         if text(file, "package") == package {

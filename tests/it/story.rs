@@ -32,7 +32,8 @@ async fn the_story_in_four_processes_with_jetstream() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (nats, database) = (Nats::start(), Database::new().await);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
     let certificates = folder.path().join("certs");
     let made = Process::run("tenantry", &["certs", "--out", &certificates.to_string_lossy()]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -100,7 +101,8 @@ async fn the_story_in_four_processes_with_jetstream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invitation_leaves_by_smtp() {
     let smtp = Smtp::start().await;
-    let suite = Suite::start_with(Options { smtp_url: Some(smtp.url()), ..Options::default() }).await;
+    let suite =
+        Suite::start_with(Options { smtp_url: Some(smtp.url()), ..Options::default() }).await;
     let register = api::identity::RegisterRequest {
         email: "ann@example.com".to_owned(),
         password: testkit::PASSWORD.to_owned(),
@@ -118,7 +120,8 @@ async fn an_invitation_leaves_by_smtp() {
 fn explains_itself(played: &Played) {
     for entry in &played.entries {
         let envelope = entry.envelope.as_ref().unwrap();
-        let (actor, resource) = (envelope.actor.as_ref().unwrap(), envelope.resource.as_ref().unwrap());
+        let (actor, resource) =
+            (envelope.actor.as_ref().unwrap(), envelope.resource.as_ref().unwrap());
         assert!(!actor.id.is_empty() && !resource.id.is_empty(), "{envelope:?}");
         assert!(envelope.occur_time.is_some() && envelope.event.is_some(), "{envelope:?}");
         let origin = envelope.origin.as_ref().unwrap();
@@ -143,6 +146,8 @@ fn free_port() -> u16 {
 
 fn logs(folder: &Path) -> String {
     let names = ["identity", "project", "invitation", "audit", "runner"];
-    let log = |name: &&str| std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap_or_default();
+    let log = |name: &&str| {
+        std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap_or_default()
+    };
     names.iter().map(|it| format!("== {it}\n{}", log(it))).collect()
 }

@@ -52,13 +52,19 @@ impl Processes {
         // The id is a UUID of the project service, so it is one step of a path.
         let home = self.folder.join(&lease.environment_id);
         let checkout = home.join(&lease.task_id);
-        say(&report, 10, "checkout", format!("fetching {} of {}", lease.branch, lease.repository_url)).await;
+        say(
+            &report,
+            10,
+            "checkout",
+            format!("fetching {} of {}", lease.branch, lease.repository_url),
+        )
+        .await;
         self.prepare(&home, &checkout).await?;
         let commit = self.fetch(lease, &checkout).await?;
         say(&report, 40, "start", format!("commit {commit}")).await;
         let command = web_command(&checkout).await?;
         let address = free_address()?;
-        let mut child = self.start(&checkout, &command, address).await?;
+        let mut child = self.start(&checkout, &command, address)?;
         say(&report, 60, "health", format!("started `{command}` on {address}")).await;
         if let Err(error) = healthy(&mut child, address).await {
             let pid = child.id();
@@ -87,7 +93,15 @@ impl Processes {
 
     async fn fetch(&self, lease: &Lease, checkout: &Path) -> Result<String> {
         let mut clone = self.command("git", checkout);
-        clone.args(["clone", "--quiet", "--depth=1", "--single-branch", "--branch", &lease.branch, "--"]);
+        clone.args([
+            "clone",
+            "--quiet",
+            "--depth=1",
+            "--single-branch",
+            "--branch",
+            &lease.branch,
+            "--",
+        ]);
         clone.args([&lease.repository_url, "."]);
         output(clone).await.context("git could not fetch the branch")?;
         let mut head = self.command("git", checkout);
@@ -95,7 +109,7 @@ impl Processes {
         Ok(output(head).await.context("git could not name the commit")?.trim().to_owned())
     }
 
-    async fn start(&self, checkout: &Path, command: &str, address: SocketAddr) -> Result<Child> {
+    fn start(&self, checkout: &Path, command: &str, address: SocketAddr) -> Result<Child> {
         let log = checkout.parent().unwrap_or(checkout).join("log");
         let log = std::fs::File::create(log).context("the log cannot be written")?;
         let mut shell = self.command("sh", checkout);
@@ -107,7 +121,10 @@ impl Processes {
 
     /// From here on the new process is the environment; the old one ends.
     async fn replace(&self, home: &Path, checkout: &Path, child: &Child) -> Result<()> {
-        let new = child.id().and_then(Process::of).context("the process ended while it was put in place")?;
+        let new = child
+            .id()
+            .and_then(Process::of)
+            .context("the process ended while it was put in place")?;
         let record = home.join("process");
         let old = fs::read_to_string(&record).await.ok().and_then(|it| it.parse::<Process>().ok());
         fs::write(&record, new.to_string()).await?;
@@ -153,7 +170,9 @@ async fn output(mut command: Command) -> Result<String> {
 /// The command that serves: `web: <command>` in the Procfile.
 async fn web_command(checkout: &Path) -> Result<String> {
     let text = fs::read_to_string(checkout.join("Procfile")).await;
-    let text = text.context("the branch has no Procfile; add one with a line `web: <command that serves on $PORT>`")?;
+    let text = text.context(
+        "the branch has no Procfile; add one with a line `web: <command that serves on $PORT>`",
+    )?;
     let command = text.lines().find_map(|it| it.strip_prefix("web:"));
     Ok(command.context("the Procfile has no line that begins with `web:`")?.trim().to_owned())
 }
@@ -186,5 +205,9 @@ async fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).await.unwrap_or_default();
     let lines: Vec<_> = text.lines().rev().take(5).collect();
     let lines: Vec<_> = lines.into_iter().rev().collect();
-    if lines.is_empty() { "the command said nothing".to_owned() } else { format!("it said: {}", lines.join(" | ")) }
+    if lines.is_empty() {
+        "the command said nothing".to_owned()
+    } else {
+        format!("it said: {}", lines.join(" | "))
+    }
 }

@@ -27,7 +27,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
 }
 
 /// Takes tasks, one at a time, until `stop`. What is deployed goes on running without the runner.
-pub async fn run<C>(client: RunnerServiceClient<C>, folder: PathBuf, stop: CancellationToken) -> anyhow::Result<()>
+pub async fn run<C>(
+    client: RunnerServiceClient<C>,
+    folder: PathBuf,
+    stop: CancellationToken,
+) -> anyhow::Result<()>
 where
     C: GrpcService<Body> + Clone + Send + Sync + 'static,
     C::Future: Send,
@@ -45,7 +49,9 @@ where
                     continue;
                 }
             }
-            Err(status) => tracing::warn!(code = ?status.code(), message = status.message(), "no work"),
+            Err(status) => {
+                tracing::warn!(code = ?status.code(), message = status.message(), "no work");
+            }
         }
         tokio::select! {
             () = stop.cancelled() => {}

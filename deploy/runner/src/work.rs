@@ -56,12 +56,20 @@ pub(crate) async fn work<C>(
     match outcome {
         Ok(it) => (finish.commit, finish.url) = (it.commit, it.url),
         Err(error) => {
-            tracing::info!(task = lease.task_id, error = format!("{error:#}"), "a deployment failed");
+            tracing::info!(
+                task = lease.task_id,
+                error = format!("{error:#}"),
+                "a deployment failed"
+            );
             finish.error_message = printable(&format!("{error:#}"), 2_000);
         }
     }
     if let Err(status) = client.finish_task(finish).await {
-        tracing::warn!(task = lease.task_id, message = status.message(), "the end was not reported");
+        tracing::warn!(
+            task = lease.task_id,
+            message = status.message(),
+            "the end was not reported"
+        );
     }
 }
 

@@ -49,11 +49,13 @@ impl Client {
     pub async fn connect(endpoint: &str, authority: Option<&str>) -> Result<Self> {
         let mut to = Endpoint::from_shared(endpoint.to_owned())?.tcp_nodelay(true);
         if let Some(pem) = authority {
-            to = to.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))?;
+            to =
+                to.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))?;
         }
         let channel = to.connect().await;
-        let channel = channel
-            .with_context(|| format!("nobody answers at {endpoint}; start the suite with `cargo xtask run`"))?;
+        let channel = channel.with_context(|| {
+            format!("nobody answers at {endpoint}; start the suite with `cargo xtask run`")
+        })?;
         let pool = DescriptorPool::decode(api::DESCRIPTORS)?;
         Ok(Self { channel, pool, token: None })
     }
@@ -73,7 +75,8 @@ impl Client {
         let mut request = Request::new(question);
         if let Some(token) = &self.token {
             let value = format!("Bearer {token}").parse();
-            let value = value.map_err(|_| Status::invalid_argument("the token holds strange characters"))?;
+            let value = value
+                .map_err(|_| Status::invalid_argument("the token holds strange characters"))?;
             request.metadata_mut().insert("authorization", value);
         }
         request.set_timeout(std::time::Duration::from_secs(20));
@@ -87,7 +90,8 @@ impl Client {
 
     /// A message as JSON, as grpcurl would show it.
     pub fn json<M: Message + Name>(&self, message: &M) -> Result<serde_json::Value> {
-        let descriptor = self.pool.get_message_by_name(&M::full_name()).context("an unknown message")?;
+        let descriptor =
+            self.pool.get_message_by_name(&M::full_name()).context("an unknown message")?;
         let dynamic = DynamicMessage::decode(descriptor, &*message.encode_to_vec())?;
         Ok(serde_json::to_value(&dynamic)?)
     }

@@ -75,8 +75,10 @@ pub fn settings() -> String {
         let flag = it.get_long().unwrap_or_default();
         let variable = it.get_env().and_then(|it| it.to_str()).unwrap_or_default();
         let default: Vec<_> = it.get_default_values().iter().filter_map(|it| it.to_str()).collect();
-        let default = if default.is_empty() { String::new() } else { format!("`{}`", default.join(",")) };
-        let help = it.get_long_help().or(it.get_help()).map(ToString::to_string).unwrap_or_default();
+        let default =
+            if default.is_empty() { String::new() } else { format!("`{}`", default.join(",")) };
+        let help =
+            it.get_long_help().or(it.get_help()).map(ToString::to_string).unwrap_or_default();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         table += &format!("| `--{flag}` | `{variable}` | {default} | {help} |\n");
     }

@@ -14,7 +14,9 @@ use chassis::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::serve::INSTALLS;
 
@@ -59,14 +61,16 @@ pub(crate) async fn healthcheck(it: Healthcheck) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut endpoint = Endpoint::from_shared(it.endpoint.clone())?;
     if let Some(path) = &it.tls_ca {
-        let authority = Certificate::from_pem(std::fs::read(path).context("cannot read the authority")?);
+        let authority =
+            Certificate::from_pem(std::fs::read(path).context("cannot read the authority")?);
         endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(authority))?;
     }
     let channel = endpoint.connect().await;
     let channel = channel.with_context(|| format!("nobody answers at {}", it.endpoint))?;
     let request = HealthCheckRequest { service: it.service };
     let answer = HealthClient::new(channel).check(request).await;
-    let status = answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner().status();
+    let status =
+        answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner().status();
     ensure!(status == ServingStatus::Serving, "the server says {}", status.as_str_name());
     print("SERVING\n")
 }

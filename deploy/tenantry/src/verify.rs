@@ -16,7 +16,7 @@ use serde_json::Value;
 /// A proof and the key to check it with.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The answer of GetInclusionProof, as grpcurl prints it.
+    /// The answer of `GetInclusionProof`, as grpcurl prints it.
     pub proof: PathBuf,
     /// The log's verifier key, from its operator and not from the log: `<name>+<id>+<key>`.
     #[arg(long)]
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 impl Proof {
-    /// Reads the answer of GetInclusionProof. An index of 0 is left out of JSON.
+    /// Reads the answer of `GetInclusionProof`. An index of 0 is left out of JSON.
     pub fn from_json(json: &Value) -> Result<Self> {
         let bytes = |it: &Value| -> Result<Vec<u8>> {
             Ok(BASE64.decode(it.as_str().context("bytes are base64 text")?.as_bytes())?)
@@ -85,7 +85,10 @@ impl Proof {
             index,
             leaf: bytes(&json["leaf"]).context("the proof has no leaf")?,
             hashes: hashes.iter().map(bytes).collect::<Result<_>>()?,
-            checkpoint: json["checkpoint"].as_str().context("the proof has no checkpoint")?.to_owned(),
+            checkpoint: json["checkpoint"]
+                .as_str()
+                .context("the proof has no checkpoint")?
+                .to_owned(),
         })
     }
 }
@@ -95,7 +98,9 @@ pub fn verify(proof: &Proof, verifier_key: &str, org: Option<&str>) -> Result<Pr
     let (name, key) = parse_key(verifier_key)?;
     let text = signed_text(&proof.checkpoint, &name, &key)?;
     let lines: Vec<&str> = text.lines().collect();
-    let [origin, size, root] = lines.as_slice() else { bail!("the checkpoint must have three lines") };
+    let [origin, size, root] = lines.as_slice() else {
+        bail!("the checkpoint must have three lines")
+    };
     let of_log = origin.strip_prefix(&name).and_then(|it| it.strip_prefix('/'));
     let of_log = of_log.with_context(|| format!("the checkpoint is of {origin}, not of {name}"))?;
     ensure!(org.is_none_or(|it| it == of_log), "the checkpoint is of the organization {of_log}");
@@ -103,7 +108,10 @@ pub fn verify(proof: &Proof, verifier_key: &str, org: Option<&str>) -> Result<Pr
     let size = canonical.context("the size is no number")?;
     let root = BASE64.decode(root.as_bytes()).context("the root is not base64")?;
     let computed = root_of(proof, size)?;
-    ensure!(computed == root, "the entry is not under this head: it was changed, or the proof is of another");
+    ensure!(
+        computed == root,
+        "the entry is not under this head: it was changed, or the proof is of another"
+    );
     Ok(Proven { origin: (*origin).to_owned(), size })
 }
 
@@ -115,7 +123,10 @@ fn parse_key(text: &str) -> Result<(String, Vec<u8>)> {
     };
     let key = BASE64.decode(key.as_bytes()).context("the verifier key is not base64")?;
     ensure!(key.len() == 33 && key[0] == 1, "the verifier key is not of type Ed25519");
-    ensure!(id == HEXLOWER.encode(&key_id(name, &key)), "the verifier key and its id do not belong together");
+    ensure!(
+        id == HEXLOWER.encode(&key_id(name, &key)),
+        "the verifier key and its id do not belong together"
+    );
     Ok((name.to_owned(), key))
 }
 
@@ -129,14 +140,19 @@ fn signed_text<'a>(note: &'a str, name: &str, key: &[u8]) -> Result<&'a str> {
     let (text, signatures) = note.rsplit_once("\n\n").context("the checkpoint has no signature")?;
     let text = &note[..=text.len()];
     for line in signatures.lines() {
-        let Some((signer, signature)) = line.strip_prefix("\u{2014} ").and_then(|it| it.split_once(' ')) else {
+        let Some((signer, signature)) =
+            line.strip_prefix("\u{2014} ").and_then(|it| it.split_once(' '))
+        else {
             bail!("a signature line of the checkpoint is malformed");
         };
         let signature = BASE64.decode(signature.as_bytes()).context("a signature is not base64")?;
         if signer == name && signature.starts_with(&key_id(name, key)) {
             let public = UnparsedPublicKey::new(&ED25519, &key[1..]);
             let verified = public.verify(text.as_bytes(), &signature[4..]);
-            ensure!(verified.is_ok(), "the signature of the checkpoint is wrong: it is not from this log");
+            ensure!(
+                verified.is_ok(),
+                "the signature of the checkpoint is wrong: it is not from this log"
+            );
             return Ok(text);
         }
     }

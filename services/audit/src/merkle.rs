@@ -112,12 +112,11 @@ mod tests {
 
     /// RFC 6962 word for word, without any of the functions above but the two hashes.
     fn reference_root(leaves: &[Hash]) -> Hash {
-        match leaves {
-            [one] => *one,
-            _ => {
-                let k = leaves.len().next_power_of_two() / 2;
-                node_hash(&reference_root(&leaves[..k]), &reference_root(&leaves[k..]))
-            }
+        if let [one] = leaves {
+            *one
+        } else {
+            let k = leaves.len().next_power_of_two() / 2;
+            node_hash(&reference_root(&leaves[..k]), &reference_root(&leaves[k..]))
         }
     }
 
@@ -144,13 +143,15 @@ mod tests {
         for (i, leaf) in leaves.iter().enumerate() {
             nodes.extend(edge.append(*leaf));
             let size = i + 1;
-            let get = |it: &Vec<Node>| fold(&it.iter().map(|it| nodes[it]).collect::<Vec<_>>()).unwrap();
+            let get =
+                |it: &Vec<Node>| fold(&it.iter().map(|it| nodes[it]).collect::<Vec<_>>()).unwrap();
             assert_eq!(get(&cover(0, size as u64)), reference_root(&leaves[..size]), "size {size}");
             for index in 0..size {
                 let path: Vec<_> = path(index as u64, size as u64).iter().map(get).collect();
                 assert_eq!(path, reference_path(index, &leaves[..size]), "{index} of {size}");
             }
-            let again = Edge::new(size as u64, cover(0, size as u64).iter().map(|it| nodes[it]).collect());
+            let again =
+                Edge::new(size as u64, cover(0, size as u64).iter().map(|it| nodes[it]).collect());
             assert_eq!(again.peaks, edge.peaks);
         }
     }

@@ -55,7 +55,8 @@ impl Decider {
 #[tonic::async_trait]
 impl Authority for Decider {
     async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account> {
-        let token = Token::parse(Kind::Session, bearer.expose_secret()).ok_or_else(Error::bad_credential)?;
+        let token = Token::parse(Kind::Session, bearer.expose_secret())
+            .ok_or_else(Error::bad_credential)?;
         let proof = self.proof(token.id, fresh).await?.ok_or_else(Error::bad_credential)?;
         if !token.matches(&proof.secret_hash) || proof.expires_at <= self.db.now() {
             return Err(Error::bad_credential());
@@ -73,7 +74,8 @@ impl Authority for Decider {
         let user_id = context.account()?.user_id;
         let (facts, token) = facts(&self.db, org_id, user_id, project_id).await?;
         let verdict = facts.verdict(permission);
-        let verdict = verdict.ok_or_else(|| anyhow::anyhow!("there is no permission {permission}"))?;
+        let verdict =
+            verdict.ok_or_else(|| anyhow::anyhow!("there is no permission {permission}"))?;
         Ok(Decision { allowed: verdict.allowed, visible: verdict.visible, token })
     }
 }

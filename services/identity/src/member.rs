@@ -119,7 +119,8 @@ impl Member {
             return Err(Refused::InviterNotAllowed.into());
         }
         organization.seat()?;
-        let it = Self::new(organization.id, guest, admission.role, Some(admission.invitation_id), now);
+        let it =
+            Self::new(organization.id, guest, admission.role, Some(admission.invitation_id), now);
         let grants = grants.iter().map(Into::into).collect();
         let event = pb::MemberJoined { after: Some((&it).into()), grants };
         let about = it.about();
@@ -155,7 +156,11 @@ impl Member {
     }
 
     /// ID-18, ID-19: a member goes together with their grants.
-    pub(crate) fn remove(self, grant: &Grant, lost: &[ProjectGrant]) -> Result<Changed<Self>, Refused> {
+    pub(crate) fn remove(
+        self,
+        grant: &Grant,
+        lost: &[ProjectGrant],
+    ) -> Result<Changed<Self>, Refused> {
         if self.role == OrgRole::Owner {
             return Err(Refused::OwnerRemoval);
         }
@@ -193,7 +198,8 @@ mod tests {
     fn roles_change_below_the_changer_and_never_the_owners() {
         use OrgRole::{Admin, Developer, Owner, Viewer};
         let admin = member(Admin);
-        let to = |from: OrgRole, role| member(from).change_role(&admin, role).map(|it| it.is_some());
+        let to =
+            |from: OrgRole, role| member(from).change_role(&admin, role).map(|it| it.is_some());
 
         assert_eq!(to(Developer, Viewer), Ok(true));
         assert_eq!(to(Viewer, Admin), Ok(true));

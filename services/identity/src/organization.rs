@@ -65,7 +65,9 @@ impl Refusal for Refused {
             Self::EmailNotVerified => Code::FailedPrecondition,
             Self::SlugTaken(_) => Code::AlreadyExists,
             Self::Stale => Code::Aborted,
-            Self::OrgLimit(_) | Self::MemberLimit(_) | Self::ProjectLimit(_) => Code::ResourceExhausted,
+            Self::OrgLimit(_) | Self::MemberLimit(_) | Self::ProjectLimit(_) => {
+                Code::ResourceExhausted
+            }
         }
     }
 

@@ -7,9 +7,20 @@ pub(crate) use pool::Passwords;
 
 /// Passwords that everybody tries first. Longer than the shortest allowed one, so length does not help.
 const COMMON: &[&str] = &[
-    "123456789012", "1234567890123", "password1234", "passwordpassword", "qwertyuiop12", "qwertyuiop123",
-    "administrator", "letmeinletmein", "iloveyou1234", "welcome12345", "changeme1234", "aaaaaaaaaaaa",
-    "000000000000", "111111111111",
+    "123456789012",
+    "1234567890123",
+    "password1234",
+    "passwordpassword",
+    "qwertyuiop12",
+    "qwertyuiop123",
+    "administrator",
+    "letmeinletmein",
+    "iloveyou1234",
+    "welcome12345",
+    "changeme1234",
+    "aaaaaaaaaaaa",
+    "000000000000",
+    "111111111111",
 ];
 
 /// Why a password is too weak; `None` if it is not. Its length is declared in the contract.

@@ -52,9 +52,15 @@ impl ProjectGrant {
             Some(before) if before.role == self.role => None,
             Some(before) => {
                 let before = Some(before.into());
-                Some(Changed::new(self, &pb::ProjectAccessChanged { before, after, self_grant }, about))
+                Some(Changed::new(
+                    self,
+                    &pb::ProjectAccessChanged { before, after, self_grant },
+                    about,
+                ))
             }
-            None => Some(Changed::new(self, &pb::ProjectAccessGranted { after, self_grant }, about)),
+            None => {
+                Some(Changed::new(self, &pb::ProjectAccessGranted { after, self_grant }, about))
+            }
         }
     }
 
@@ -66,7 +72,9 @@ impl ProjectGrant {
     }
 
     fn about(&self) -> About {
-        About::object("project_access", self.user_id, "").of(self.org_id).in_project(self.project_id)
+        About::object("project_access", self.user_id, "")
+            .of(self.org_id)
+            .in_project(self.project_id)
     }
 }
 
@@ -83,7 +91,13 @@ pub(crate) async fn promised(
         let listed = grants.iter().any(|it| it.project_id == *project_id);
         if existing.contains(project_id) && !listed {
             let place = (org_id, *project_id);
-            grants.push(ProjectGrant::new(place, guest.user_id, *role, admission.inviter_id, tx.now));
+            grants.push(ProjectGrant::new(
+                place,
+                guest.user_id,
+                *role,
+                admission.inviter_id,
+                tx.now,
+            ));
         }
     }
     Ok(grants)

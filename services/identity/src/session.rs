@@ -38,7 +38,8 @@ impl Refusal for InvalidLogin {
 impl Session {
     /// A person has shown their password.
     pub(crate) fn open(user_id: UserId, now: OffsetDateTime) -> Changed<Self> {
-        let it = Self { id: chassis::id::new(), user_id, created_at: now, expires_at: now + LIFETIME };
+        let it =
+            Self { id: chassis::id::new(), user_id, created_at: now, expires_at: now + LIFETIME };
         let event = pb::UserLoggedIn { after: Some((&it).into()) };
         let about = it.about();
         Changed::new(it, &event, about)
@@ -52,7 +53,7 @@ impl Session {
     }
 
     fn about(&self) -> About {
-        About::object("session", self.id, "")
+        About::object("session", self.id.to_string(), "")
     }
 }
 

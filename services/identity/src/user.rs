@@ -82,7 +82,13 @@ impl User {
     pub(crate) fn register(draft: Draft, now: OffsetDateTime) -> Changed<Self> {
         let Draft { address, display_name } = draft;
         let id = UserId::new();
-        let it = Self { id, email: address.typed, display_name, email_verified_at: None, created_at: now };
+        let it = Self {
+            id,
+            email: address.typed,
+            display_name,
+            email_verified_at: None,
+            created_at: now,
+        };
         let event = pb::UserRegistered { after: Some((&it).into()) };
         let about = it.about();
         Changed::new(it, &event, about)
@@ -95,7 +101,8 @@ impl User {
         token: &Token,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        let good = link.used_at.is_none() && link.expires_at > now && token.matches(&link.secret_hash);
+        let good =
+            link.used_at.is_none() && link.expires_at > now && token.matches(&link.secret_hash);
         if !good || link.user_id != self.id {
             return Err(Refused::VerificationInvalid);
         }
@@ -127,7 +134,12 @@ impl User {
 
 impl Verification {
     /// A new link for an address.
-    pub(crate) fn new(links: &Links, user_id: UserId, canonical_email: &str, now: OffsetDateTime) -> Self {
+    pub(crate) fn new(
+        links: &Links,
+        user_id: UserId,
+        canonical_email: &str,
+        now: OffsetDateTime,
+    ) -> Self {
         let id = chassis::id::new();
         Self {
             id,

@@ -216,7 +216,11 @@ impl Invitation {
     }
 
     /// Withdraws it. Who joined through it stays (IN-22).
-    pub(crate) fn revoke(mut self, cause: &str, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
+    pub(crate) fn revoke(
+        mut self,
+        cause: &str,
+        now: OffsetDateTime,
+    ) -> Result<Changed<Self>, Refused> {
         self.require_pending(now)?;
         let before = Some(self.message_at(now));
         self.revoked_at = Some(now);
@@ -300,7 +304,10 @@ mod tests {
         assert_eq!(check(&invitation(1, 1), &bob, now), Err(Refused::Exhausted));
         assert_eq!(one.check_guest(&bob, true, now), Err(Refused::AlreadyAccepted));
         let eve = guest("eve@example.com");
-        assert_eq!(check(&one, &eve, now), Err(Refused::EmailMismatch("b…@example.com".to_owned())));
+        assert_eq!(
+            check(&one, &eve, now),
+            Err(Refused::EmailMismatch("b…@example.com".to_owned()))
+        );
         assert_eq!(check(&invitation(3, 2), &eve, now), Ok(()));
         let unknown = Account { email_verified: false, ..bob };
         assert_eq!(check(&one, &unknown, now), Err(Refused::EmailNotVerified));
@@ -313,7 +320,10 @@ mod tests {
         let revoked = invitation(1, 0).revoke("asked", now).unwrap();
         let revoked = revoked.state().clone();
         assert_eq!(revoked.state(now), State::Revoked);
-        assert_eq!(revoked.clone().revoke("asked", now).unwrap_err(), Refused::NotPending(State::Revoked));
+        assert_eq!(
+            revoked.clone().revoke("asked", now).unwrap_err(),
+            Refused::NotPending(State::Revoked)
+        );
         assert_eq!(revoked.copy_link(now).unwrap_err(), Refused::NotPending(State::Revoked));
         let used = invitation(1, 1).revoke("asked", now);
         assert_eq!(used.unwrap_err(), Refused::NotPending(State::UsedUp));

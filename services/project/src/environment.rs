@@ -168,6 +168,8 @@ impl Environment {
     }
 
     pub(crate) fn about(&self) -> About {
-        About::object("environment", self.id, &self.name).of(self.org_id).in_project(self.project_id)
+        About::object("environment", self.id, &self.name)
+            .of(self.org_id)
+            .in_project(self.project_id)
     }
 }

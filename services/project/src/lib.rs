@@ -14,8 +14,9 @@ mod repository;
 mod task;
 
 use api::project::{
-    environment_service_server::EnvironmentServiceServer, project_service_server::ProjectServiceServer,
-    runner_service_server::RunnerServiceServer, task_service_server::TaskServiceServer,
+    environment_service_server::EnvironmentServiceServer,
+    project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
+    task_service_server::TaskServiceServer,
 };
 use chassis::Host;
 

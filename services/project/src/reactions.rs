@@ -7,7 +7,10 @@ use crate::project::store;
 
 /// A project that identity registered, and whose creation then broke off here, is given back. Waits for a
 /// creation that is still going on.
-pub(crate) async fn project_registered(tx: &mut Tx, event: identity::ProjectRegistered) -> Result<()> {
+pub(crate) async fn project_registered(
+    tx: &mut Tx,
+    event: identity::ProjectRegistered,
+) -> Result<()> {
     let Some(it) = event.after else { return Ok(()) };
     let (org_id, id) = (it.org_id.parse()?, it.project_id.parse()?);
     store::lock_id(tx, id).await?;

@@ -8,12 +8,15 @@ pub(crate) fn wrong_url(url: &str, local_allowed: bool) -> Option<&'static str> 
     });
     let remote = ["https://", "ssh://"].iter().any(|it| {
         let rest = url.strip_prefix(it).unwrap_or_default();
-        rest.split('/').next().is_some_and(|host| !host.is_empty()) && !rest.contains(char::is_whitespace)
+        rest.split('/').next().is_some_and(|host| !host.is_empty())
+            && !rest.contains(char::is_whitespace)
     });
     match () {
         () if scp_like || remote => None,
         () if url.starts_with('/') && local_allowed => None,
-        () if url.starts_with('/') => Some("may not be a path on this server; start it with --local-repositories true"),
+        () if url.starts_with('/') => {
+            Some("may not be a path on this server; start it with --local-repositories true")
+        }
         () => Some("must begin with https://, ssh:// or git@host:"),
     }
 }
@@ -25,11 +28,15 @@ pub(crate) fn wrong_branch(branch: &str) -> Option<&'static str> {
     let commit = matches!(branch.len(), 40 | 64) && branch.bytes().all(|it| it.is_ascii_hexdigit());
     match () {
         () if branch.is_empty() || branch.len() > 255 => Some("must have 1 to 255 characters"),
-        () if branch.contains(forbidden) => Some("must not contain blanks or any of ~ ^ : ? * [ \\"),
+        () if branch.contains(forbidden) => {
+            Some("must not contain blanks or any of ~ ^ : ? * [ \\")
+        }
         () if branch.contains("..") || branch.starts_with(['/', '-']) => {
             Some("must not contain .. or begin with / or -")
         }
-        () if refs.iter().any(|it| branch.starts_with(it)) || commit => Some("must be a branch, no other ref"),
+        () if refs.iter().any(|it| branch.starts_with(it)) || commit => {
+            Some("must be a branch, no other ref")
+        }
         () => None,
     }
 }
@@ -40,10 +47,22 @@ mod tests {
 
     #[test]
     fn only_fetchable_addresses_are_repositories() {
-        for good in ["https://git.example.com/a/b.git", "ssh://git@example.com/a", "git@example.com:a/b.git"] {
+        for good in [
+            "https://git.example.com/a/b.git",
+            "ssh://git@example.com/a",
+            "git@example.com:a/b.git",
+        ] {
             assert_eq!(wrong_url(good, false), None, "{good}");
         }
-        for bad in ["", "http://example.com/a", "file:///etc", "--upload-pack=x", "git@:x", "https://", "/srv/a"] {
+        for bad in [
+            "",
+            "http://example.com/a",
+            "file:///etc",
+            "--upload-pack=x",
+            "git@:x",
+            "https://",
+            "/srv/a",
+        ] {
             assert!(wrong_url(bad, false).is_some(), "{bad}");
         }
         assert_eq!(wrong_url("/srv/a", true), None);
@@ -55,7 +74,9 @@ mod tests {
             assert_eq!(wrong_branch(good), None, "{good}");
         }
         let hash = "a".repeat(40);
-        for bad in ["", "a b", "a..b", "-x", "/x", "refs/heads/x", "pull/1", "a:b", &hash, "a\u{7}b"] {
+        for bad in
+            ["", "a b", "a..b", "-x", "/x", "refs/heads/x", "pull/1", "a:b", &hash, "a\u{7}b"]
+        {
             assert!(wrong_branch(bad).is_some(), "{bad}");
         }
     }

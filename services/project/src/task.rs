@@ -89,7 +89,11 @@ pub(crate) enum Leased {
 }
 
 impl Task {
-    pub(crate) fn queue(environment: &Environment, triggered_by: UserId, now: OffsetDateTime) -> Self {
+    pub(crate) fn queue(
+        environment: &Environment,
+        triggered_by: UserId,
+        now: OffsetDateTime,
+    ) -> Self {
         Self {
             id: TaskId::new(),
             org_id: environment.org_id,
@@ -169,7 +173,9 @@ impl Task {
         self.completed_at = Some(now);
         (self.lease_id, self.lease_ends_at) = (None, None);
         match outcome {
-            Outcome::Completed { .. } => (self.state, self.progress_percent) = (State::Completed, 100),
+            Outcome::Completed { .. } => {
+                (self.state, self.progress_percent) = (State::Completed, 100);
+            }
             Outcome::Failed { error } => {
                 (self.state, self.error_message) = (State::Failed, error.clone());
             }

@@ -65,8 +65,12 @@ fn field_check(
         if let Some(repeated) = &repeated {
             for (rule, value) in fields(repeated) {
                 match rule.as_str() {
-                    "min_items" => write!(body, "at.min_items(self.{name}.len(), {value}, violations);")?,
-                    "max_items" => write!(body, "at.max_items(self.{name}.len(), {value}, violations);")?,
+                    "min_items" => {
+                        write!(body, "at.min_items(self.{name}.len(), {value}, violations);")?
+                    }
+                    "max_items" => {
+                        write!(body, "at.max_items(self.{name}.len(), {value}, violations);")?
+                    }
                     "items" => {}
                     other => return Err(format!("rule {other} is not supported").into()),
                 }
@@ -78,24 +82,31 @@ fn field_check(
             None => value_check(field, rule, patterns)?,
         };
         if !each.is_empty() {
-            write!(body, "for (i, it) in self.{name}.iter().enumerate() {{ let at = at.item(i); {each} }}")?;
+            write!(
+                body,
+                "for (i, it) in self.{name}.iter().enumerate() {{ let at = at.item(i); {each} }}"
+            )?;
         }
         body
     } else {
         let one = value_check(field, rule, patterns)?;
         let required = set_bool(rule, "required");
-        let skip_zero = matches!(rule.get_field_by_name("ignore").as_deref(), Some(Value::EnumNumber(1)));
+        let skip_zero =
+            matches!(rule.get_field_by_name("ignore").as_deref(), Some(Value::EnumNumber(1)));
         match (&field.kind(), one.is_empty()) {
             _ if field.containing_oneof().is_some_and(|it| !it.is_synthetic()) => String::new(),
             (Kind::Message(_), _) if required => {
-                format!("match &self.{name} {{ Some(it) => {{ {one} }} None => at.required(violations) }}")
+                format!(
+                    "match &self.{name} {{ Some(it) => {{ {one} }} None => at.required(violations) }}"
+                )
             }
             (_, true) => String::new(),
             (Kind::Message(_), _) => format!("if let Some(it) = &self.{name} {{ {one} }}"),
             _ if field.supports_presence() => format!("if let Some(it) = &self.{name} {{ {one} }}"),
             _ if skip_zero => {
-                let zero = if field.kind() == Kind::String { "it.is_empty()" } else { "*it == 0" };
-                format!("let it = &self.{name}; if !({zero}) {{ {one} }}")
+                let given =
+                    if field.kind() == Kind::String { "!it.is_empty()" } else { "*it != 0" };
+                format!("let it = &self.{name}; if {given} {{ {one} }}")
             }
             _ => format!("let it = &self.{name}; {one}"),
         }
@@ -133,13 +144,21 @@ fn value_check(
                 write!(code, "at.text_pattern(it, &P{number}, violations);")?;
             }
             ("uuid", _) => write!(code, "at.text_uuid(it, violations);")?,
-            ("min_len" | "max_len", _) => write!(code, "at.{prefix}_{rule}(it, {value}, violations);")?,
+            ("min_len" | "max_len", _) => {
+                write!(code, "at.{prefix}_{rule}(it, {value}, violations);")?
+            }
             ("gte" | "lte", _) => write!(code, "at.{prefix}_{rule}(*it, {value}, violations);")?,
             ("in" | "not_in", Kind::Enum(it)) => {
-                write!(code, "at.enum_{rule}::<crate::{}>(*it, &{value}, violations);", path(it.full_name()))?;
+                let names = it.values().filter(|it| value.lists(it.number()));
+                let names: Vec<_> = names.map(|it| it.name().to_owned()).collect();
+                write!(code, "at.enum_{rule}(*it, &{value}, {:?}, violations);", names.join(", "))?;
             }
             ("defined_only", Kind::Enum(it)) => {
-                write!(code, "at.enum_defined::<crate::{}>(*it, violations);", path(it.full_name()))?;
+                write!(
+                    code,
+                    "at.enum_defined::<crate::{}>(*it, violations);",
+                    path(it.full_name())
+                )?;
             }
             (other, _) => return Err(format!("rule {other} is not supported").into()),
         }
@@ -170,6 +189,11 @@ fn set_bool(rule: &DynamicMessage, name: &str) -> bool {
 struct Source(Value);
 
 impl Source {
+    fn lists(&self, number: i32) -> bool {
+        let list = self.0.as_list().unwrap_or_default();
+        list.iter().any(|it| matches!(it, Value::I32(it) if *it == number))
+    }
+
     fn parse_text(&self) -> Result<String, Box<dyn Error>> {
         Ok(self.0.as_str().ok_or("a string")?.to_owned())
     }

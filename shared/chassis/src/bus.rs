@@ -13,6 +13,8 @@ pub use jetstream::JetStream;
 
 /// How many events are read, published or recorded at a time.
 const BATCH: i64 = 200;
+/// The same, where a length is asked for.
+const BATCH_LEN: usize = 200;
 
 /// How often an outbox is looked at when nothing wakes its reader.
 const POLL: Duration = Duration::from_millis(100);
@@ -22,7 +24,7 @@ pub enum Bus {
     /// Each subscriber follows every outbox of this process itself.
     Local,
     /// A relay publishes each outbox; subscribers pull from durable consumers.
-    JetStream(JetStream),
+    JetStream(Box<JetStream>),
 }
 
 impl Bus {

@@ -116,7 +116,9 @@ impl Context {
         match (&self.account, &self.service) {
             (Some(account), _) => user(account),
             (None, Some(service)) => system(service),
-            (None, None) => pb::Actor { kind: pb::ActorKind::Anonymous.into(), ..Default::default() },
+            (None, None) => {
+                pb::Actor { kind: pb::ActorKind::Anonymous.into(), ..Default::default() }
+            }
         }
     }
 

@@ -16,8 +16,8 @@ pub struct About {
 
 impl About {
     /// An object: its kind, its id, and its name at this time.
-    pub fn object(kind: &str, id: impl ToString, name: impl Into<String>) -> Self {
-        let (kind, id) = (kind.to_owned(), id.to_string());
+    pub fn object(kind: &str, id: impl Into<String>, name: impl Into<String>) -> Self {
+        let (kind, id) = (kind.to_owned(), id.into());
         let resource = pb::Resource { kind, id, name: name.into() };
         Self { org_id: None, project_id: None, resource }
     }

@@ -19,13 +19,15 @@ impl Clock {
     /// The present moment, to the microsecond, which is what the database keeps.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn now(&self) -> OffsetDateTime {
-        let now = OffsetDateTime::now_utc() + Duration::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
+        let now = OffsetDateTime::now_utc()
+            + Duration::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
         now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
     }
 
     /// Moves the clock ahead, for every holder of it.
     pub fn advance(&self, by: Duration) {
-        let ms = i64::try_from(by.whole_milliseconds()).expect("a test moves the clock by years at most");
+        let ms = i64::try_from(by.whole_milliseconds())
+            .expect("a test moves the clock by years at most");
         self.ahead_ms.fetch_add(ms, Ordering::Relaxed);
     }
 }

@@ -45,7 +45,12 @@ pub(crate) const CONNECTIONS_MAX: u32 = 8;
 
 impl Db {
     /// The schema `name` of the database at `options`.
-    pub(crate) fn new(name: &'static str, options: PgConnectOptions, clock: Clock, guard: bool) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        options: PgConnectOptions,
+        clock: Clock,
+        guard: bool,
+    ) -> Self {
         let options = options.application_name(name).options([
             ("search_path", name),
             ("statement_timeout", "5s"),
@@ -62,7 +67,9 @@ impl Db {
         };
         let reads = pool().connect_lazy_with(options.clone());
         let writes = pool().after_release(move |connection, _| {
-            Box::pin(async move { if guard { outside_transaction(connection).await } else { Ok(true) } })
+            Box::pin(
+                async move { if guard { outside_transaction(connection).await } else { Ok(true) } },
+            )
         });
         let writes = writes.connect_lazy_with(options);
         Self { name, reads, writes, clock, committed: Arc::default() }
@@ -185,7 +192,13 @@ impl Tx {
         Ok(state)
     }
 
-    async fn append(&mut self, id: Uuid, name: &str, org_id: Option<Uuid>, envelope: &[u8]) -> Result<()> {
+    async fn append(
+        &mut self,
+        id: Uuid,
+        name: &str,
+        org_id: Option<Uuid>,
+        envelope: &[u8],
+    ) -> Result<()> {
         sqlx::query!(
             "insert into outbox (id, type, org_id, envelope) values ($1, $2, $3, $4)",
             id,

@@ -159,7 +159,8 @@ fn info(reason: Reason, metadata: Vec<(&'static str, String)>) -> ErrorDetails {
 }
 
 fn describe(violations: &Violations) -> String {
-    let each: Vec<_> = violations.iter().map(|it| format!("{} {}", it.field, it.description)).collect();
+    let each: Vec<_> =
+        violations.iter().map(|it| format!("{} {}", it.field, it.description)).collect();
     each.join("; ")
 }
 
@@ -172,14 +173,18 @@ fn database(error: &sqlx::Error) -> (Code, Reason, &'static str) {
                 (Code::Aborted, Reason::Conflict, "someone else is changing this; retry")
             }
             // Statement timeout, shutdown, crash recovery, too many connections, disk full.
-            Some("57014" | "57P01" | "57P02" | "57P03" | "53300" | "53100") => {
-                (Code::Unavailable, Reason::DependencyUnavailable, "the database is busy; retry later")
-            }
+            Some("57014" | "57P01" | "57P02" | "57P03" | "53300" | "53100") => (
+                Code::Unavailable,
+                Reason::DependencyUnavailable,
+                "the database is busy; retry later",
+            ),
             _ => (Code::Internal, Reason::Internal, "internal error"),
         },
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
-            (Code::Unavailable, Reason::DependencyUnavailable, "the database does not answer; retry later")
-        }
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => (
+            Code::Unavailable,
+            Reason::DependencyUnavailable,
+            "the database does not answer; retry later",
+        ),
         _ => (Code::Internal, Reason::Internal, "internal error"),
     }
 }

@@ -84,7 +84,10 @@ pub struct Host {
     tasks: Vec<Task>,
 }
 
-type Task = (&'static str, Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>);
+type Task = (
+    &'static str,
+    Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
+);
 
 impl Host {
     /// A host whose services live in the database at `options` and keep files in `folder`.
@@ -200,7 +203,10 @@ impl Host {
         E: Message + Name + Default + 'static,
         R: for<'t> Reaction<'t, E>,
     {
-        let known = self.subscribers.iter().position(|it| it.db.name() == db.name() && it.wants().is_some());
+        let known = self
+            .subscribers
+            .iter()
+            .position(|it| it.db.name() == db.name() && it.wants().is_some());
         let index = known.unwrap_or_else(|| {
             self.subscribers.push(Subscriber::reacting(db.clone()));
             self.subscribers.len() - 1
@@ -218,7 +224,12 @@ impl Host {
     }
 
     /// Sends the mails of `db`, whose text `write` makes.
-    pub fn mail(&mut self, db: &Db, templates: &[&'static str], write: Write) -> anyhow::Result<()> {
+    pub fn mail(
+        &mut self,
+        db: &Db,
+        templates: &[&'static str],
+        write: Write,
+    ) -> anyhow::Result<()> {
         let mailer = Mailer::new(&self.config, self.folder.path().join("mail"))?;
         let (db, templates) = (db.clone(), templates.to_vec());
         self.postmen.push(Postman { db, mailer: Arc::new(mailer), templates, write });
@@ -226,8 +237,11 @@ impl Host {
     }
 
     /// Runs a background task until the process ends. If it fails, the process ends.
-    pub fn task<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F + Send + Sync + 'static)
-    where
+    pub fn task<F>(
+        &mut self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F + Send + Sync + 'static,
+    ) where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         self.tasks.push((name, Box::new(move |stop| Box::pin(task(stop)))));
@@ -266,7 +280,7 @@ impl Host {
         let background = TaskTracker::new();
         self.start_bus(&ending, &background).await?;
         let stack = self.stack(rules)?;
-        self.connect(&stack, tls.as_ref()).await?;
+        self.connect(&stack, tls.as_ref())?;
         let failed = self.start_tasks(&ending, &background);
 
         let running = stack.running().clone();
@@ -284,7 +298,8 @@ impl Host {
             }
         };
         let front = Front { stack, operator };
-        let failure = front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten();
+        let failure =
+            front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten();
         running.close();
         if tokio::time::timeout(drain, running.wait()).await.is_err() {
             tracing::warn!("calls were still running at the end of the drain");
@@ -307,15 +322,21 @@ impl Host {
 
     fn tls(&self) -> anyhow::Result<Option<Tls>> {
         match (&self.config.tls_cert, &self.config.tls_key, &self.config.tls_ca) {
-            (Some(certificate), Some(key), Some(authority)) => Ok(Some(Tls::read(certificate, key, authority)?)),
+            (Some(certificate), Some(key), Some(authority)) => {
+                Ok(Some(Tls::read(certificate, key, authority)?))
+            }
             (None, None, None) => Ok(None),
             _ => bail!("--tls-cert, --tls-key and --tls-ca belong together"),
         }
     }
 
-    async fn start_bus(&mut self, ending: &CancellationToken, background: &TaskTracker) -> anyhow::Result<()> {
+    async fn start_bus(
+        &mut self,
+        ending: &CancellationToken,
+        background: &TaskTracker,
+    ) -> anyhow::Result<()> {
         let bus = match &self.config.nats_url {
-            Some(url) => Bus::JetStream(JetStream::connect(url, "tenantry").await?),
+            Some(url) => Bus::JetStream(Box::new(JetStream::connect(url, "tenantry").await?)),
             None => Bus::Local,
         };
         let outboxes = self.databases.iter().map(|it| it.0.clone()).collect();
@@ -340,7 +361,7 @@ impl Host {
     }
 
     /// Points every link to where its service is.
-    async fn connect(&mut self, stack: &Stack, tls: Option<&Tls>) -> anyhow::Result<()> {
+    fn connect(&mut self, stack: &Stack, tls: Option<&Tls>) -> anyhow::Result<()> {
         if self.access.authority().is_err() {
             let link = self.client("authority", "identity");
             self.access.appoint(Arc::new(RemoteAuthority(link)));
@@ -348,7 +369,11 @@ impl Host {
         for (name, target) in &self.links {
             let package = format!("tenantry.{name}.");
             let here = self.served.iter().any(|it| it.starts_with(&package));
-            let place = if here { Target::Here(stack.clone()) } else { Target::There(self.channel(name, tls)?) };
+            let place = if here {
+                Target::Here(stack.clone())
+            } else {
+                Target::There(self.channel(name, tls)?)
+            };
             let _ = target.set(place);
         }
         Ok(())
@@ -408,7 +433,8 @@ impl Host {
                     // Without it grpcurl prints error details as base64.
                     .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             };
-            routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+            routes =
+                routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
         }
         Ok(routes)
     }
@@ -431,7 +457,8 @@ impl Host {
 
 /// A connection to a service of the suite, made when it is needed.
 pub fn channel(url: &str, tls: &Tls) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).with_context(|| format!("{url} is no address"))?;
+    let endpoint =
+        Endpoint::from_shared(url.to_owned()).with_context(|| format!("{url} is no address"))?;
     let endpoint = endpoint
         .tls_config(tls.client())?
         .connect_timeout(Duration::from_secs(5))

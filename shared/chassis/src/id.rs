@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-/// A new UUIDv7: unique, and sorted by the time of its making.
+/// A new `UUIDv7`: unique, and sorted by the time of its making.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
 pub fn new() -> Uuid {
     Uuid::now_v7()
@@ -22,7 +22,7 @@ macro_rules! id {
             pub const NOUN: &'static str = $noun;
 
             /// A new identifier.
-            #[allow(clippy::new_without_default, reason = "an identifier has no default")]
+            #[expect(clippy::new_without_default, reason = "an identifier has no default")]
             pub fn new() -> Self {
                 Self($crate::id::new())
             }

@@ -30,7 +30,12 @@ impl Key {
         let request_id = Uuid::try_parse(request_id);
         let request_id = request_id.map_err(|_| Error::invalid("request_id", "must be a UUID"))?;
         let (caller, method) = (call.idempotency_scope(), call.rule.method.clone());
-        Ok(Some(Self { caller, method, request_id, body_hash: hash(&call.message.encode_to_vec()) }))
+        Ok(Some(Self {
+            caller,
+            method,
+            request_id,
+            body_hash: hash(&call.message.encode_to_vec()),
+        }))
     }
 }
 

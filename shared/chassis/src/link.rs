@@ -54,7 +54,9 @@ impl Service<Request<Body>> for Link {
                 let mut channel = channel.clone();
                 Box::pin(async move {
                     let unavailable = |error| Status::unavailable(format!("{error}"));
-                    futures::future::poll_fn(|cx| channel.poll_ready(cx)).await.map_err(unavailable)?;
+                    futures::future::poll_fn(|cx| channel.poll_ready(cx))
+                        .await
+                        .map_err(unavailable)?;
                     channel.call(request).await.map_err(unavailable)
                 })
             }

@@ -27,7 +27,8 @@ pub struct Letter {
 }
 
 /// Makes the mail of a template about an object; `None` if it is not wanted any more.
-pub type Write = Arc<dyn Fn(&'static str, Uuid) -> BoxFuture<'static, Result<Option<Letter>>> + Send + Sync>;
+pub type Write =
+    Arc<dyn Fn(&'static str, Uuid) -> BoxFuture<'static, Result<Option<Letter>>> + Send + Sync>;
 
 /// Where mails go.
 pub(crate) enum Mailer {
@@ -53,7 +54,8 @@ impl Mailer {
             return Ok(Self::Folder { folder, from, console: config.mail_console });
         };
         let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret());
-        let transport = transport.context("the SMTP address is not valid; for example smtps://host")?;
+        let transport =
+            transport.context("the SMTP address is not valid; for example smtps://host")?;
         let transport = transport.timeout(Some(Duration::from_secs(15))).build();
         Ok(Self::Smtp(Box::new(transport), from))
     }
@@ -133,9 +135,14 @@ impl Postman {
         }
         let finish = async |tx: &mut Tx| {
             let sent_at = error.is_none().then_some(tx.now);
-            sqlx::query!("update mail set sent_at = $2, last_error = $3 where id = $1", id, sent_at, error)
-                .execute(tx.conn())
-                .await?;
+            sqlx::query!(
+                "update mail set sent_at = $2, last_error = $3 where id = $1",
+                id,
+                sent_at,
+                error
+            )
+            .execute(tx.conn())
+            .await?;
             Ok(())
         };
         self.db.write_as_system("mail", finish).await?;
@@ -143,7 +150,8 @@ impl Postman {
     }
 
     async fn send(&self, id: Uuid, template: &str, subject_id: Uuid) -> anyhow::Result<()> {
-        let template = self.templates.iter().find(|it| **it == template).context("no such template")?;
+        let template =
+            self.templates.iter().find(|it| **it == template).context("no such template")?;
         match (self.write)(template, subject_id).await? {
             Some(letter) => self.mailer.send(id, letter).await,
             None => Ok(()),

@@ -80,7 +80,9 @@ pub(crate) async fn read(db: &Db, from: Cursor, limit: i64) -> Result<(Vec<Deliv
     let mut cursor = from;
     let mut deliveries = vec![];
     for row in rows {
-        let (Some(id), Some(name), Some(envelope)) = (row.id, row.r#type, row.envelope) else { break };
+        let (Some(id), Some(name), Some(envelope)) = (row.id, row.r#type, row.envelope) else {
+            break;
+        };
         cursor = Cursor { horizon: row.horizon, position: row.position.unwrap_or_default() };
         let source = db.name().to_owned();
         deliveries.push(Delivery { id, source, name, org_id: row.org_id, envelope });

@@ -36,7 +36,7 @@ struct Seal {
 impl Seal {
     fn mac(&self, cursor: &str) -> [u8; MAC_LEN] {
         let mut parts: Vec<&[u8]> = vec![cursor.as_bytes()];
-        parts.extend(self.binding.iter().map(|it| it.as_bytes()));
+        parts.extend(self.binding.iter().map(String::as_bytes));
         key::mac(&self.key, &parts)[..MAC_LEN].try_into().expect("a MAC is longer than that")
     }
 }
@@ -63,7 +63,8 @@ fn open(seal: &Seal, token: &str) -> Result<String> {
     let bad = || Error::Refused {
         code: Code::InvalidArgument,
         reason: Reason::InvalidPageToken,
-        message: "the page token is damaged or belongs to another list; start without one".to_owned(),
+        message: "the page token is damaged or belongs to another list; start without one"
+            .to_owned(),
         metadata: vec![],
     };
     let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| bad())?;

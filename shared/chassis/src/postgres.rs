@@ -47,7 +47,8 @@ impl Postgres {
         let data = folder.join("postgres");
         let socket = socket_folder(folder);
         for path in [folder, &socket] {
-            fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+            fs::create_dir_all(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
         }
         private(&socket, owner)?;
         initialize(&bin, &data, owner)?;
@@ -119,8 +120,14 @@ impl Postgres {
         Ok(())
     }
 
-    fn spawn(&self, bin: &Path, owner: Option<(u32, u32)>, durability: Durability) -> Result<Child> {
-        let log = File::options().create(true).append(true).open(self.socket.join("postgres.log"))?;
+    fn spawn(
+        &self,
+        bin: &Path,
+        owner: Option<(u32, u32)>,
+        durability: Durability,
+    ) -> Result<Child> {
+        let log =
+            File::options().create(true).append(true).open(self.socket.join("postgres.log"))?;
         let mut command = Command::new(bin.join("postgres"));
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket);
         let mut settings = vec!["listen_addresses=", "max_connections=120", "shared_buffers=64MB"];
@@ -134,7 +141,9 @@ impl Postgres {
         }
         // A group of its own: Ctrl-C is for us, and we stop it when we have drained.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        as_owner(&mut command, owner).spawn().with_context(|| format!("cannot start {}", bin.display()))
+        as_owner(&mut command, owner)
+            .spawn()
+            .with_context(|| format!("cannot start {}", bin.display()))
     }
 
     /// Waits until it serves and has our database.
@@ -158,7 +167,10 @@ impl Postgres {
                     if gone || Instant::now() > deadline {
                         let log = self.socket.join("postgres.log");
                         let reason = last_line(&log);
-                        bail!("PostgreSQL does not start ({reason}); see {} ({error})", log.display());
+                        bail!(
+                            "PostgreSQL does not start ({reason}); see {} ({error})",
+                            log.display()
+                        );
                     }
                 }
             }
@@ -186,9 +198,13 @@ fn find(named: Option<&Path>) -> Result<PathBuf> {
     let usual = ["/usr/bin", "/usr/local/bin", "/usr/local/pgsql/bin", "/opt/homebrew/bin"];
     candidates.extend(usual.iter().map(PathBuf::from));
     let found = candidates.into_iter().find(|it| {
-        it.join("postgres").exists() && it.join("initdb").exists() && major(it).is_ok_and(|it| it >= MAJOR_MIN)
+        it.join("postgres").exists()
+            && it.join("initdb").exists()
+            && major(it).is_ok_and(|it| it >= MAJOR_MIN)
     });
-    found.with_context(|| format!("there is no PostgreSQL {MAJOR_MIN} or newer on this machine: {INSTALL}"))
+    found.with_context(|| {
+        format!("there is no PostgreSQL {MAJOR_MIN} or newer on this machine: {INSTALL}")
+    })
 }
 
 fn major(bin: &Path) -> Result<u32> {
@@ -242,7 +258,13 @@ fn initialize(bin: &Path, data: &Path, owner: Option<(u32, u32)>) -> Result<()> 
     fs::create_dir(&part)?;
     private(&part, owner)?;
     let mut command = Command::new(bin.join("initdb"));
-    command.args(["--username=tenantry", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
+    command.args([
+        "--username=tenantry",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]);
     let output = as_owner(command.arg("-D").arg(&part), owner).output()?;
     ensure!(
         output.status.success(),
@@ -280,11 +302,15 @@ fn socket_folder(folder: &Path) -> PathBuf {
     if near.as_os_str().len() < 90 {
         return near;
     }
-    let hash = data_encoding::HEXLOWER.encode(&crate::key::hash(folder.as_os_str().as_encoded_bytes())[..8]);
+    let hash = data_encoding::HEXLOWER
+        .encode(&crate::key::hash(folder.as_os_str().as_encoded_bytes())[..8]);
     std::env::temp_dir().join(format!("tenantry-{hash}"))
 }
 
 fn last_line(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    text.lines().rfind(|it| it.contains("FATAL") || it.contains("PANIC")).unwrap_or("no reason given").to_owned()
+    text.lines()
+        .rfind(|it| it.contains("FATAL") || it.contains("PANIC"))
+        .unwrap_or("no reason given")
+        .to_owned()
 }

@@ -111,7 +111,8 @@ impl Subscriber {
     }
 
     async fn react(&self, reactions: &[React], event: &Delivery) -> Result<()> {
-        let envelope = api::event::Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
+        let envelope =
+            api::event::Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
         let body = envelope.event.map(|it| it.value).unwrap_or_default();
         let work = async |tx: &mut Tx| {
             if first_delivery(tx, event).await? {

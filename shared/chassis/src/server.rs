@@ -126,7 +126,8 @@ impl Shared {
             return overloaded().into_http();
         };
         let bearer = bearer(request.headers());
-        let identified = tokio::time::timeout_at(deadline.into(), self.identify(&rule, &peer, bearer.as_ref()));
+        let identified =
+            tokio::time::timeout_at(deadline.into(), self.identify(&rule, &peer, bearer.as_ref()));
         let (account, service) = match identified.await {
             Ok(Ok(it)) => it,
             Ok(Err(error)) => return Status::from(error).into_http(),
@@ -216,7 +217,8 @@ fn peer(request: &Request<Body>) -> Peer {
     if let Some(peer) = extensions.get::<Peer>() {
         return peer.clone();
     }
-    let certificates = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|it| it.peer_certs());
+    let certificates =
+        extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
     let name = certificates.as_ref().and_then(|it| it.first()).and_then(tls::service_name);
     name.map_or(Peer::Client, Peer::Service)
 }
@@ -239,7 +241,13 @@ fn origin(rule: &Rule, peer: &Peer, request: &Request<Body>) -> pb::Origin {
     let request_id = text("x-request-id").filter(sane).unwrap_or_else(|| id::new().to_string());
     let mut user_agent = user_agent.unwrap_or_default();
     user_agent.truncate(200);
-    pb::Origin { method: rule.method.clone(), request_id, address, user_agent, traceparent: String::new() }
+    pb::Origin {
+        method: rule.method.clone(),
+        request_id,
+        address,
+        user_agent,
+        traceparent: String::new(),
+    }
 }
 
 fn address(request: &Request<Body>) -> Option<SocketAddr> {
@@ -281,7 +289,8 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 }
 
 fn late(rule: &Rule, budget: Duration) -> Response<Body> {
-    let message = format!("no answer within {} ms; a change may still complete", budget.as_millis());
+    let message =
+        format!("no answer within {} ms; a change may still complete", budget.as_millis());
     let metadata = vec![("method", rule.method.clone())];
     status(Code::DeadlineExceeded, Reason::DeadlineExceeded, message, metadata).into_http()
 }

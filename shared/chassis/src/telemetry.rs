@@ -18,7 +18,8 @@ use opentelemetry::{
 };
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{
-    Resource, metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
+    Resource, metrics::SdkMeterProvider, propagation::TraceContextPropagator,
+    trace::SdkTracerProvider,
 };
 use tonic::Code;
 use tracing::{Span, field::Empty};
@@ -42,7 +43,9 @@ impl Telemetry {
     /// Starts logs, traces and metrics of a process.
     pub fn start(service: &'static str, config: &Config) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(&config.log)?;
-        let json = config.log_json.then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
+        let json = config
+            .log_json
+            .then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
         let text = (!config.log_json)
             .then(|| tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr));
         let logs = tracing_subscriber::registry().with(json).with(text);
@@ -55,12 +58,14 @@ impl Telemetry {
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.namespace", "tenantry"))
             .build();
-        let spans = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint);
+        let spans =
+            opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint);
         let traces = SdkTracerProvider::builder()
             .with_resource(resource.clone())
             .with_batch_exporter(spans.build()?)
             .build();
-        let numbers = opentelemetry_otlp::MetricExporter::builder().with_tonic().with_endpoint(endpoint);
+        let numbers =
+            opentelemetry_otlp::MetricExporter::builder().with_tonic().with_endpoint(endpoint);
         let metrics = SdkMeterProvider::builder()
             .with_resource(resource)
             .with_periodic_exporter(numbers.build()?)
@@ -158,7 +163,11 @@ impl Meter {
         let name = code_name(code);
         let ours = matches!(
             code,
-            Code::Unknown | Code::DeadlineExceeded | Code::Unimplemented | Code::Internal | Code::Unavailable
+            Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Unavailable
         );
         if TRACED.load(Ordering::Relaxed) {
             span.record("rpc.response.status_code", name);

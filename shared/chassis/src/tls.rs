@@ -21,7 +21,8 @@ impl Tls {
     /// Reads PEM files.
     pub fn read(certificate: &PathBuf, key: &PathBuf, authority: &PathBuf) -> anyhow::Result<Self> {
         let read = |path: &PathBuf| {
-            std::fs::read(path).with_context(|| format!("cannot read the TLS file {}", path.display()))
+            std::fs::read(path)
+                .with_context(|| format!("cannot read the TLS file {}", path.display()))
         };
         Ok(Self {
             identity: Identity::from_pem(read(certificate)?, read(key)?),
@@ -38,7 +39,9 @@ impl Tls {
     }
 
     pub(crate) fn client(&self) -> ClientTlsConfig {
-        ClientTlsConfig::new().identity(self.identity.clone()).ca_certificate(self.authority.clone())
+        ClientTlsConfig::new()
+            .identity(self.identity.clone())
+            .ca_certificate(self.authority.clone())
     }
 }
 

@@ -9,7 +9,9 @@ use chassis::{
 };
 use clap::Parser;
 use rustix::fs::{FlockOperation, flock};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions,
+};
 
 /// A database of one test; it goes when the test ends well.
 pub struct Database {
@@ -42,17 +44,21 @@ pub fn config() -> Config {
 impl Database {
     /// A fresh database with every schema up to date.
     pub async fn new() -> Self {
-        let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start)).await.expect("PostgreSQL starts");
+        let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start))
+            .await
+            .expect("PostgreSQL starts");
         let name = format!("t_{}", OrgId::new().0.simple());
         let mut admin = admin(&server.options).await;
-        let create = format!("create database {name} template tenantry_template strategy file_copy");
+        let create =
+            format!("create database {name} template tenantry_template strategy file_copy");
         admin.execute(AssertSqlSafe(create)).await.expect("the template is cloned");
         Self { options: server.options.clone().database(&name), name }
     }
 
     /// As an address, for processes.
     pub fn url(&self) -> String {
-        let socket = self.options.get_socket().map(|it| it.display().to_string()).unwrap_or_default();
+        let socket =
+            self.options.get_socket().map(|it| it.display().to_string()).unwrap_or_default();
         format!("postgres://tenantry@localhost:5432/{}?host={socket}", self.name)
     }
 
@@ -61,7 +67,10 @@ impl Database {
     pub fn nested_transactions(&self) -> usize {
         let log = SERVER.get().map(|it| std::fs::read_to_string(&it.log).unwrap_or_default());
         let sign = "there is already a transaction in progress";
-        log.unwrap_or_default().lines().filter(|it| it.contains(&self.name) && it.contains(sign)).count()
+        log.unwrap_or_default()
+            .lines()
+            .filter(|it| it.contains(&self.name) && it.contains(sign))
+            .count()
     }
 
     /// Deletes the database.

@@ -1,6 +1,8 @@
 //! The suite inside a test: a real PostgreSQL with a database of its own for each test, real NATS where a
 //! test wants it, a clock that can be moved, and people who call.
 
+#![expect(clippy::disallowed_methods, reason = "a test has no host whose tasks are drained")]
+
 mod database;
 mod nats;
 mod person;
@@ -31,8 +33,8 @@ pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
-    }
+    let Ok(answer) = tokio::time::timeout(PATIENCE, asking).await else {
+        panic!("{what} did not happen within {PATIENCE:?}");
+    };
+    answer
 }

@@ -54,7 +54,7 @@ impl Drop for Nats {
 
 fn spawn(folder: &TempDir, port: &str) -> (Child, u16) {
     let path = folder.path().to_string_lossy().into_owned();
-    let child = Command::new("nats-server")
+    let mut child = Command::new("nats-server")
         .args(["-js", "-sd", &path, "-a", "127.0.0.1", "-p", port, "--ports_file_dir", &path])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -72,5 +72,6 @@ fn spawn(folder: &TempDir, port: &str) -> (Child, u16) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    let _ = child.kill().and_then(|()| child.wait());
     panic!("nats-server did not tell its port");
 }

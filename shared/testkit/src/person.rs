@@ -26,9 +26,13 @@ pub const PASSWORD: &str = "a long enough password";
 impl Person {
     /// Registers, confirms the address, and signs in.
     pub async fn join(client: &Client, mailbox: &Mailbox, email: &str) -> anyhow::Result<Self> {
-        let register =
-            pb::RegisterRequest { email: email.to_owned(), password: PASSWORD.to_owned(), ..Default::default() };
-        let _: pb::RegisterResponse = client.call("tenantry.identity.v1.UserService/Register", register).await?;
+        let register = pb::RegisterRequest {
+            email: email.to_owned(),
+            password: PASSWORD.to_owned(),
+            ..Default::default()
+        };
+        let _: pb::RegisterResponse =
+            client.call("tenantry.identity.v1.UserService/Register", register).await?;
         let token = mailbox.token(email, "tny_ver_").await?;
         let verify = pb::VerifyEmailRequest { token };
         let verified: pb::VerifyEmailResponse =
@@ -42,25 +46,38 @@ impl Person {
     /// Signs in; answers the session's token.
     pub async fn login(client: &Client, email: &str) -> Result<String, Refusal> {
         let login = pb::LoginRequest { email: email.to_owned(), password: PASSWORD.to_owned() };
-        let answer: pb::LoginResponse = client.call("tenantry.identity.v1.SessionService/Login", login).await?;
+        let answer: pb::LoginResponse =
+            client.call("tenantry.identity.v1.SessionService/Login", login).await?;
         Ok(answer.token)
     }
 
     /// Creates an organization on the plan Pro; answers its id.
     pub async fn create_organization(&self, slug: &str) -> Result<String, Refusal> {
-        let create =
-            pb::CreateOrganizationRequest { name: slug.to_owned(), slug: slug.to_owned(), ..Default::default() };
-        let created: pb::CreateOrganizationResponse =
-            self.client.call("tenantry.identity.v1.OrganizationService/CreateOrganization", create).await?;
+        let create = pb::CreateOrganizationRequest {
+            name: slug.to_owned(),
+            slug: slug.to_owned(),
+            ..Default::default()
+        };
+        let created: pb::CreateOrganizationResponse = self
+            .client
+            .call("tenantry.identity.v1.OrganizationService/CreateOrganization", create)
+            .await?;
         let org_id = created.organization.map(|it| it.id).unwrap_or_default();
         self.change_plan(&org_id, pb::Plan::Pro).await?;
         Ok(org_id)
     }
 
     /// Moves an organization to a plan.
-    pub async fn change_plan(&self, org_id: &str, plan: pb::Plan) -> Result<pb::ChangePlanResponse, Refusal> {
-        let change =
-            pb::ChangePlanRequest { org_id: org_id.to_owned(), plan: plan.into(), ..Default::default() };
+    pub async fn change_plan(
+        &self,
+        org_id: &str,
+        plan: pb::Plan,
+    ) -> Result<pb::ChangePlanResponse, Refusal> {
+        let change = pb::ChangePlanRequest {
+            org_id: org_id.to_owned(),
+            plan: plan.into(),
+            ..Default::default()
+        };
         self.client.call("tenantry.identity.v1.OrganizationService/ChangePlan", change).await
     }
 }

@@ -37,7 +37,11 @@ impl Process {
 
     /// Runs a program of this workspace to its end.
     pub fn run(name: &str, arguments: &[&str]) -> Output {
-        Command::new(binary(name)).args(arguments).stdin(Stdio::null()).output().expect("the process runs")
+        Command::new(binary(name))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the process runs")
     }
 
     /// Kills it, as a crash would.
@@ -48,7 +52,8 @@ impl Process {
 
     /// Asks it to end and waits; answers whether it ended well.
     pub fn stop(mut self) -> bool {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process number");
+        let pid =
+            i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process number");
         let _ = kill_process(pid, Signal::TERM);
         self.child.wait().expect("the process ends").success()
     }

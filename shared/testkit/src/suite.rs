@@ -71,7 +71,9 @@ impl Suite {
             let distant: PgConnectOptions = url.parse().expect("an address");
             reach = distant.database(reach.get_database().unwrap_or_default());
         }
-        let host = host(&options, reach, folder.path()).with_clock(clock.clone()).with_guards(options.guards);
+        let host = host(&options, reach, folder.path())
+            .with_clock(clock.clone())
+            .with_guards(options.guards);
         let host = install(host);
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -85,8 +87,10 @@ impl Suite {
             _ = is_ready => {}
             ended = &mut running => panic!("the suite did not start: {ended:?}"),
         }
-        let client = Client::connect(&format!("http://{address}"), None).await.expect("the suite answers");
-        let pool = PgPool::connect_with(database.options.clone()).await.expect("the database answers");
+        let client =
+            Client::connect(&format!("http://{address}"), None).await.expect("the suite answers");
+        let pool =
+            PgPool::connect_with(database.options.clone()).await.expect("the database answers");
         let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
         Self { client, mailbox, clock, pool, address, database, folder, stop, running }
     }
@@ -113,7 +117,8 @@ impl Suite {
 
     /// Events that were written, and entries of the log.
     pub async fn written_and_logged(&self) -> (i64, i64) {
-        let written = "select (select count(*) from identity.outbox) + (select count(*) from project.outbox)
+        let written =
+            "select (select count(*) from identity.outbox) + (select count(*) from project.outbox)
                             + (select count(*) from invitation.outbox)";
         (self.count(written).await, self.count("select count(*) from audit.entry").await)
     }
@@ -153,7 +158,6 @@ impl Suite {
 }
 
 /// `RUST_LOG=info cargo test …` shows what the suite says.
-#[expect(clippy::disallowed_methods, reason = "the switch that shows logs")]
 fn log() {
     if let Ok(log) = std::env::var("RUST_LOG") {
         // The second suite of a process finds it started.
@@ -169,12 +173,17 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path) -> Host {
         local_repositories: true,
         mail_console: false,
         created_orgs_max: 1_000,
-        in_flight_max: if options.in_flight_max == 0 { defaults.in_flight_max } else { options.in_flight_max },
+        in_flight_max: if options.in_flight_max == 0 {
+            defaults.in_flight_max
+        } else {
+            options.in_flight_max
+        },
         ..defaults
     };
     let data = DataDir::open(Some(folder)).expect("a data directory");
     // Deployed code runs as another account, if the tests run as root.
-    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a folder");
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("a folder");
     Host::new(config, database, data).expect("a host")
 }
 
@@ -189,8 +198,13 @@ fn install(mut host: Host) -> Host {
 pub fn stop_deployments(folder: &Path) {
     let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
     for environment in environments.flatten() {
-        let record = std::fs::read_to_string(environment.path().join("process")).unwrap_or_default();
-        let pid = record.split(' ').next().and_then(|it| it.parse().ok()).and_then(rustix::process::Pid::from_raw);
+        let record =
+            std::fs::read_to_string(environment.path().join("process")).unwrap_or_default();
+        let pid = record
+            .split(' ')
+            .next()
+            .and_then(|it| it.parse().ok())
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }

@@ -20,7 +20,8 @@ impl Account {
         }
         let accounts = std::fs::read_to_string("/etc/passwd")?;
         let line = accounts.lines().find(|it| it.starts_with("nobody:"));
-        let mut fields = line.context("there is no account nobody to run deployed code as")?.split(':').skip(2);
+        let mut fields =
+            line.context("there is no account nobody to run deployed code as")?.split(':').skip(2);
         let mut number = || fields.next().and_then(|it| it.parse().ok());
         let found = (|| Some(Self { uid: number()?, gid: number()? }))();
         Ok(Some(found.context("the account nobody has no number")?))

@@ -28,7 +28,9 @@ impl Mailbox {
         });
         match found.await {
             Ok(token) => Ok(token),
-            Err(_) => bail!("no mail to {to} came into {:?}; is --data-dir that of the suite?", self.0),
+            Err(_) => {
+                bail!("no mail to {to} came into {:?}; is --data-dir that of the suite?", self.0)
+            }
         }
     }
 

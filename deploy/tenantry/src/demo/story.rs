@@ -26,14 +26,22 @@ const LOG: &[(&str, &[&str])] = &[
     (
         IDENTITY,
         &[
-            "OrganizationCreated", "PlanChanged", "ProjectRegistered", "MemberJoined", "MemberRoleChanged",
-            "ProjectAccessChanged", "MemberRemoved",
+            "OrganizationCreated",
+            "PlanChanged",
+            "ProjectRegistered",
+            "MemberJoined",
+            "MemberRoleChanged",
+            "ProjectAccessChanged",
+            "MemberRemoved",
         ],
     ),
     (
         PROJECT,
         &[
-            "ProjectCreated", "EnvironmentCreated", "DeploymentTriggered", "DeploymentStarted",
+            "ProjectCreated",
+            "EnvironmentCreated",
+            "DeploymentTriggered",
+            "DeploymentStarted",
             "DeploymentCompleted",
         ],
     ),
@@ -124,7 +132,10 @@ pub async fn play(services: &Services, mailbox: &Mailbox, voice: Voice) -> Resul
     story.voice.step(9, "Ann reads the log, asks for a proof, and verifies it offline");
     let entries = story.log(&ann, &place).await?;
     let (verifier_key, proof) = story.prove(&ann, &place, &entries, &folder).await?;
-    story.voice.step(10, "The services describe themselves: `grpcurl -plaintext … describe`, and are healthy");
+    story.voice.step(
+        10,
+        "The services describe themselves: `grpcurl -plaintext … describe`, and are healthy",
+    );
     Ok(Played { org_id: place.org_id, owner_token: ann.token, entries, verifier_key, proof, url })
 }
 
@@ -164,7 +175,8 @@ impl Story<'_> {
             request_id: request_id(),
         };
         let method = format!("{IDENTITY}.OrganizationService/CreateOrganization");
-        let created: id::CreateOrganizationResponse = self.voice.call(&identity, &method, create.clone()).await?;
+        let created: id::CreateOrganizationResponse =
+            self.voice.call(&identity, &method, create.clone()).await?;
         let organization = created.organization.context("an organization")?;
         ensure!(organization.owner_id == ann.user_id, "whoever creates it owns it");
         let again: id::CreateOrganizationResponse = identity.call(&method, create).await?;
@@ -193,7 +205,8 @@ impl Story<'_> {
             ..Default::default()
         };
         let method = format!("{PROJECT}.ProjectService/CreateProject");
-        let created: prj::CreateProjectResponse = self.voice.call(&project, &method, create).await?;
+        let created: prj::CreateProjectResponse =
+            self.voice.call(&project, &method, create).await?;
         let shop = created.project.context("a project")?;
         let create = prj::CreateEnvironmentRequest {
             org_id: org_id.clone(),
@@ -204,7 +217,8 @@ impl Story<'_> {
             ..Default::default()
         };
         let method = format!("{PROJECT}.EnvironmentService/CreateEnvironment");
-        let created: prj::CreateEnvironmentResponse = self.voice.call(&project, &method, create).await?;
+        let created: prj::CreateEnvironmentResponse =
+            self.voice.call(&project, &method, create).await?;
         let environment = created.environment.context("an environment")?;
         ensure!(environment.state() == prj::EnvironmentState::Pending, "nothing runs yet");
         Ok(Place { org_id, project_id: shop.id, environment_id: environment.id })
@@ -228,7 +242,8 @@ impl Story<'_> {
             request_id: request_id(),
         };
         let method = format!("{INVITATION}.InvitationService/CreateInvitation");
-        let _: inv::CreateInvitationResponse = self.voice.call(&invitation, &method, create).await?;
+        let _: inv::CreateInvitationResponse =
+            self.voice.call(&invitation, &method, create).await?;
         self.mailbox.token(email, "tny_inv_").await
     }
 
@@ -242,7 +257,8 @@ impl Story<'_> {
         let accept = inv::AcceptInvitationRequest { token: token.to_owned() };
         let method = format!("{INVITATION}.InvitationService/AcceptInvitation");
         let invitation = self.services.invitation.with_token(&bob.token);
-        let accepted: inv::AcceptInvitationResponse = self.voice.call(&invitation, &method, accept).await?;
+        let accepted: inv::AcceptInvitationResponse =
+            self.voice.call(&invitation, &method, accept).await?;
         let member = accepted.member.context("a member")?;
         ensure!(member.role() == id::OrgRole::Developer && member.email == bob.email, "as invited");
         let list = prj::ListProjectsRequest { org_id: place.org_id.clone(), ..Default::default() };
@@ -262,7 +278,9 @@ impl Story<'_> {
             self.voice.call(&project, &method, place.deployment()).await?;
         let task = started.task.context("a task")?;
         ensure!(task.state() == prj::TaskState::Queued, "a task waits for a runner");
-        let task = patiently("the deployment did not end", async || self.ended(&project, place, &task.id).await);
+        let task = patiently("the deployment did not end", async || {
+            self.ended(&project, place, &task.id).await
+        });
         let task = task.await?;
         for line in &task.log_lines {
             self.voice.say(&format!("      | {line}"));
@@ -278,11 +296,19 @@ impl Story<'_> {
         let got: prj::GetEnvironmentResponse = self.voice.call(&project, &method, get).await?;
         let environment = got.environment.context("an environment")?;
         ensure!(environment.state() == prj::EnvironmentState::Running, "the environment runs");
-        ensure!(!environment.commit.is_empty() && !environment.url.is_empty(), "and says what and where");
+        ensure!(
+            !environment.commit.is_empty() && !environment.url.is_empty(),
+            "and says what and where"
+        );
         Ok(environment.url)
     }
 
-    async fn ended(&self, project: &Client, place: &Place, task_id: &str) -> Result<Option<prj::Task>> {
+    async fn ended(
+        &self,
+        project: &Client,
+        place: &Place,
+        task_id: &str,
+    ) -> Result<Option<prj::Task>> {
         let get = prj::GetTaskRequest {
             org_id: place.org_id.clone(),
             project_id: place.project_id.clone(),
@@ -331,7 +357,8 @@ impl Story<'_> {
         let get = id::GetOrganizationRequest { org_id: place.org_id.clone() };
         let method = format!("{IDENTITY}.OrganizationService/GetOrganization");
         let identity = self.services.identity.with_token(&bob.token);
-        let got: Result<id::GetOrganizationResponse, _> = self.voice.call(&identity, &method, get).await;
+        let got: Result<id::GetOrganizationResponse, _> =
+            self.voice.call(&identity, &method, get).await;
         ensure!(got.is_err_and(|it| it.code == Code::NotFound), "Acme does not exist for Bob");
         Ok(())
     }
@@ -356,7 +383,10 @@ impl Story<'_> {
             Ok(complete(&entries).then_some(entries))
         });
         let entries = entries.await?;
-        self.voice.say(&format!("    \u{2192} {AUDIT}.AuditService/ListEntries: {} entries", entries.len()));
+        self.voice.say(&format!(
+            "    \u{2192} {AUDIT}.AuditService/ListEntries: {} entries",
+            entries.len()
+        ));
         for entry in &entries {
             self.voice.say(&line(entry));
         }
@@ -379,7 +409,8 @@ impl Story<'_> {
         };
         let method = format!("{AUDIT}.AuditService/GetInclusionProof");
         let proof = patiently("no checkpoint was signed", async || {
-            let got: Result<audit::GetInclusionProofResponse, _> = audit.call(&method, get.clone()).await;
+            let got: Result<audit::GetInclusionProofResponse, _> =
+                audit.call(&method, get.clone()).await;
             match got {
                 Ok(proof) => Ok(Some(proof)),
                 Err(refusal) if refusal.reason == "NOT_YET_SIGNED" => Ok(None),
@@ -395,7 +426,10 @@ impl Story<'_> {
 
         let proof = Proof::from_json(&json)?;
         let proven = verify::verify(&proof, &key.verifier_key, Some(&place.org_id))?;
-        self.voice.say(&format!("    verified: entry {} of {} in {}", proof.index, proven.size, proven.origin));
+        self.voice.say(&format!(
+            "    verified: entry {} of {} in {}",
+            proof.index, proven.size, proven.origin
+        ));
         let mut forged = proof;
         forged.leaf.push(0);
         let refused = verify::verify(&forged, &key.verifier_key, None);
@@ -420,7 +454,10 @@ fn request_id() -> String {
 }
 
 /// Asks again until there is an answer, for a while.
-async fn patiently<T>(failure: &'static str, ask: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
+async fn patiently<T>(
+    failure: &'static str,
+    ask: impl AsyncFn() -> Result<Option<T>>,
+) -> Result<T> {
     let asking = async {
         loop {
             if let Some(answer) = ask().await? {
@@ -457,7 +494,8 @@ async fn all_entries(audit: &Client, org_id: &str) -> Result<Vec<audit::Entry>> 
 fn complete(entries: &[audit::Entry]) -> bool {
     LOG.iter().all(|(package, expected)| {
         let told = entries.iter().map(event_name);
-        let told: Vec<_> = told.filter_map(|it| it.strip_prefix(package)?.get(1..).map(str::to_owned)).collect();
+        let told: Vec<_> =
+            told.filter_map(|it| it.strip_prefix(package)?.get(1..).map(str::to_owned)).collect();
         told == **expected
     })
 }
@@ -469,7 +507,8 @@ fn event_name(entry: &audit::Entry) -> String {
 
 fn line(entry: &audit::Entry) -> String {
     let envelope = entry.envelope.clone().unwrap_or_default();
-    let (actor, resource) = (envelope.actor.unwrap_or_default(), envelope.resource.unwrap_or_default());
+    let (actor, resource) =
+        (envelope.actor.unwrap_or_default(), envelope.resource.unwrap_or_default());
     let origin = envelope.origin.unwrap_or_default();
     let name = event_name(entry);
     let name = name.rsplit('.').next().unwrap_or_default();
@@ -478,4 +517,3 @@ fn line(entry: &audit::Entry) -> String {
         entry.index, actor.name, resource.kind, resource.name, origin.address
     )
 }
-

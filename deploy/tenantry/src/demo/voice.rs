@@ -38,7 +38,12 @@ impl Voice {
     }
 
     /// A call, shown with its answer.
-    pub(super) async fn call<Q, A>(&self, client: &Client, method: &str, question: Q) -> Result<A, Refusal>
+    pub(super) async fn call<Q, A>(
+        &self,
+        client: &Client,
+        method: &str,
+        question: Q,
+    ) -> Result<A, Refusal>
     where
         Q: Message + Name + 'static,
         A: Message + Name + Default + 'static,
@@ -60,7 +65,12 @@ fn shown<M: Message + Name>(client: &Client, message: &M) -> String {
         for secret in ["password", "token", "link"] {
             if let Some(value) = fields.get_mut(secret) {
                 let start: String = value.as_str().unwrap_or_default().chars().take(8).collect();
-                *value = if start.starts_with("tny_") { format!("{start}\u{2026}") } else { "***".to_owned() }.into();
+                *value = if start.starts_with("tny_") {
+                    format!("{start}\u{2026}")
+                } else {
+                    "***".to_owned()
+                }
+                .into();
             }
         }
     }

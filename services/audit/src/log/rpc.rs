@@ -7,7 +7,9 @@ use api::{
     error::Reason,
     event::Envelope,
 };
-use chassis::{Access, Call, Code, Db, Error, Reply, Tx, outbox::Delivery, page::Pager, reply, timestamp};
+use chassis::{
+    Access, Call, Code, Db, Error, Reply, Tx, outbox::Delivery, page::Pager, reply, timestamp,
+};
 use prost::Message;
 use tonic::Request;
 use uuid::Uuid;
@@ -58,7 +60,9 @@ impl AuditService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let checkpoint = store::checkpoint(&self.db, grant.org_id()).await?;
-        reply(pb::GetCheckpointResponse { checkpoint: checkpoint.map(|it| it.1).unwrap_or_default() })
+        reply(pb::GetCheckpointResponse {
+            checkpoint: checkpoint.map(|it| it.1).unwrap_or_default(),
+        })
     }
 
     async fn get_inclusion_proof(
@@ -71,11 +75,17 @@ impl AuditService for Rpc {
         let entry = store::get(&self.db, grant.org_id(), event_id).await?;
         let entry = entry.ok_or(Error::NotFound("entry"))?;
         let head = store::checkpoint(&self.db, grant.org_id()).await?;
-        let covers = |it: &(u64, String)| u64::try_from(entry.index).is_ok_and(|index| index < it.0);
+        let covers =
+            |it: &(u64, String)| u64::try_from(entry.index).is_ok_and(|index| index < it.0);
         let (size, checkpoint) = head.filter(covers).ok_or_else(not_yet_signed)?;
         let hashes = store::inclusion(&self.db, grant.org_id(), entry.index, size).await?;
         let hashes = hashes.into_iter().map(|it| it.to_vec()).collect();
-        reply(pb::GetInclusionProofResponse { index: entry.index, leaf: entry.leaf, hashes, checkpoint })
+        reply(pb::GetInclusionProofResponse {
+            index: entry.index,
+            leaf: entry.leaf,
+            hashes,
+            checkpoint,
+        })
     }
 
     async fn get_verifier_key(
@@ -93,7 +103,9 @@ impl AuditService for Rpc {
             let event = Delivery::of(envelope.clone()).ok();
             // a service writes events of its own, no others.
             let event = event.filter(|it| call.service.as_deref() == Some(it.source.as_str()));
-            let wrong = || Error::invalid(format!("envelopes[{i}]"), "must be an event of the calling service");
+            let wrong = || {
+                Error::invalid(format!("envelopes[{i}]"), "must be an event of the calling service")
+            };
             events.push(event.ok_or_else(wrong)?);
         }
         let append = async |tx: &mut Tx| {

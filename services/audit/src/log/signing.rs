@@ -12,7 +12,11 @@ use crate::checkpoint::Signer;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Signs the heads of trees that have grown, until `stop`.
-pub(crate) async fn run(db: Db, signer: Arc<Signer>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    db: Db,
+    signer: Arc<Signer>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     while !stop.is_cancelled() {
         if let Err(error) = sign_heads(&db, &signer).await {
             tracing::warn!(%error, "heads were not signed; they will be");
@@ -30,8 +34,10 @@ async fn sign_heads(db: &Db, signer: &Signer) -> chassis::Result<()> {
         // Read outside the transaction that grew the tree: only what is committed is seen.
         let root = store::root(db, org_id, size).await?;
         let note = signer.sign(org_id, size, &root);
-        db.write_as_system("signer", async |tx: &mut Tx| store::insert_checkpoint(tx, org_id, size, &note).await)
-            .await?;
+        db.write_as_system("signer", async |tx: &mut Tx| {
+            store::insert_checkpoint(tx, org_id, size, &note).await
+        })
+        .await?;
     }
     Ok(())
 }

@@ -27,7 +27,12 @@ pub(crate) async fn append(tx: &mut Tx, batch: Vec<Delivery>) -> Result<usize> {
     Ok(appended)
 }
 
-async fn append_to(tx: &mut Tx, org_id: OrgId, ids: &[Uuid], events: Vec<Delivery>) -> Result<usize> {
+async fn append_to(
+    tx: &mut Tx,
+    org_id: OrgId,
+    ids: &[Uuid],
+    events: Vec<Delivery>,
+) -> Result<usize> {
     let mut edge = lock(tx, org_id).await?;
     let known = query_scalar!("select event_id from entry where event_id = any ($1)", ids);
     let mut known = known.fetch_all(tx.conn()).await?;
@@ -42,7 +47,9 @@ async fn append_to(tx: &mut Tx, org_id: OrgId, ids: &[Uuid], events: Vec<Deliver
         known.push(event.id);
     }
     let size = stored(edge.size())?;
-    query!("update tree set size = $2 where org_id = $1", org_id.0, size).execute(tx.conn()).await?;
+    query!("update tree set size = $2 where org_id = $1", org_id.0, size)
+        .execute(tx.conn())
+        .await?;
     usize::try_from(edge.size() - before).context("a batch is small").map_err(Into::into)
 }
 
@@ -124,7 +131,8 @@ async fn nodes(conn: &mut sqlx::PgConnection, org_id: OrgId, wanted: &[Node]) ->
     .fetch_all(conn)
     .await?;
     let hashes = hashes.into_iter().map(Hash::try_from).collect::<Result<Vec<_>, _>>();
-    let hashes = hashes.map_err(|_| anyhow::anyhow!("table node, organization {org_id}: a hash is no SHA-256"))?;
+    let hashes = hashes
+        .map_err(|_| anyhow::anyhow!("table node, organization {org_id}: a hash is no SHA-256"))?;
     if hashes.len() != wanted.len() {
         return Err(anyhow::anyhow!("table node, organization {org_id}: a node is missing").into());
     }
@@ -161,7 +169,12 @@ pub(crate) async fn unsigned(db: &Db) -> Result<Vec<(OrgId, u64)>> {
 }
 
 /// Stores a signed head. One that is there already stays.
-pub(crate) async fn insert_checkpoint(tx: &mut Tx, org_id: OrgId, size: u64, note: &str) -> Result<()> {
+pub(crate) async fn insert_checkpoint(
+    tx: &mut Tx,
+    org_id: OrgId,
+    size: u64,
+    note: &str,
+) -> Result<()> {
     let now = tx.now;
     query!(
         "insert into checkpoint (org_id, size, note, signed_at) values ($1, $2, $3, $4) on conflict do nothing",
@@ -197,7 +210,12 @@ pub(crate) async fn get(db: &Db, org_id: OrgId, event_id: Uuid) -> Result<Option
 }
 
 /// A page of entries, newest first (AU-12).
-pub(crate) async fn list(db: &Db, org_id: OrgId, filter: &Filter, page: &Page) -> Result<Vec<Entry>> {
+pub(crate) async fn list(
+    db: &Db,
+    org_id: OrgId,
+    filter: &Filter,
+    page: &Page,
+) -> Result<Vec<Entry>> {
     let entries = query_as!(
         Entry,
         "select index, leaf, leaf_hash, received_at from entry

@@ -21,7 +21,8 @@ impl AccessService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let project_id = if it.project_id.is_empty() { None } else { Some(it.project_id.parse()?) };
-        let (facts, token) = facts(&self.db, it.org_id.parse()?, call.account()?.user_id, project_id).await?;
+        let (facts, token) =
+            facts(&self.db, it.org_id.parse()?, call.account()?.user_id, project_id).await?;
         let verdict = facts.verdict(&it.permission);
         let verdict = verdict.ok_or_else(|| Error::invalid("permission", "is no permission"))?;
         let org_role = facts.org_role.map_or(pb::OrgRole::Unspecified, Into::into);

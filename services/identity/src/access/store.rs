@@ -31,7 +31,8 @@ pub(crate) async fn facts(
     .fetch_optional(db.pool())
     .await?;
     Ok(row.map(|it| {
-        let facts = Facts { org_role: it.org_role, project_exists: it.project_exists, granted: it.granted };
+        let facts =
+            Facts { org_role: it.org_role, project_exists: it.project_exists, granted: it.granted };
         (facts, it.access_version)
     }))
 }

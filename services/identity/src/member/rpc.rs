@@ -2,7 +2,8 @@
 
 use api::identity::{self as pb, member_service_server::MemberService};
 use chassis::{
-    Access, Account, Call, Db, Error, OrgId, ProjectId, Reply, Result, Tx, UserId, email, page::Pager, reply,
+    Access, Account, Call, Db, Error, OrgId, ProjectId, Reply, Result, Tx, UserId, email,
+    page::Pager, reply,
 };
 use tonic::Request;
 
@@ -28,13 +29,20 @@ impl MemberService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.org(&call, &message.org_id).await?;
-        let page = self.pager.page(&call, message.page_size, &message.page_token, &[&message.org_id])?;
+        let page =
+            self.pager.page(&call, message.page_size, &message.page_token, &[&message.org_id])?;
         let rows = store::list(&self.db, grant.org_id(), &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
-        reply(pb::ListMembersResponse { members: rows.iter().map(Into::into).collect(), next_page_token })
+        reply(pb::ListMembersResponse {
+            members: rows.iter().map(Into::into).collect(),
+            next_page_token,
+        })
     }
 
-    async fn get_member(&self, request: Request<pb::GetMemberRequest>) -> Reply<pb::GetMemberResponse> {
+    async fn get_member(
+        &self,
+        request: Request<pb::GetMemberRequest>,
+    ) -> Reply<pb::GetMemberResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let member = store::get(&self.db, grant.org_id(), call.message.user_id.parse()?).await?;
@@ -47,7 +55,8 @@ impl MemberService for Rpc {
     ) -> Reply<pb::ChangeMemberRoleResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let (user_id, role) = (call.message.user_id.parse()?, OrgRole::try_from(call.message.role())?);
+        let (user_id, role) =
+            (call.message.user_id.parse()?, OrgRole::try_from(call.message.role())?);
         let change = async |tx: &mut Tx| {
             let organization = organization::store::lock(tx, grant.org_id()).await?;
             // Under the lock: what the caller may do now, not when the call began.
@@ -99,7 +108,8 @@ impl MemberService for Rpc {
         let organization = organization::store::get(&self.db, org_id).await?;
         organization.seat().map_err(Error::from)?;
         let address = email::parse(&it.email);
-        let address = address.ok_or_else(|| Error::invalid("email", "must be an e-mail address"))?;
+        let address =
+            address.ok_or_else(|| Error::invalid("email", "must be an e-mail address"))?;
         if store::has_address(&self.db, org_id, &address.canonical).await? {
             return Err(Error::from(Refused::AlreadyMember).into());
         }
@@ -143,7 +153,11 @@ async fn admit(
     if let Some(member) = store::find(tx, org_id, guest.user_id).await? {
         // The same acceptance again, after its answer was lost, is no second one.
         let again = member.invitation_id == Some(admission.invitation_id);
-        return if again { Ok((member, organization.access_version)) } else { Err(Refused::AlreadyMember.into()) };
+        return if again {
+            Ok((member, organization.access_version))
+        } else {
+            Err(Refused::AlreadyMember.into())
+        };
     }
     let inviter = store::find(tx, org_id, admission.inviter_id).await?;
     let grants = project_access::promised(tx, org_id, guest, admission).await?;

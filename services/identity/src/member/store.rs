@@ -61,9 +61,13 @@ pub(crate) async fn update_role(tx: &mut Tx, changed: Changed<Member>) -> Result
 /// Deletes a membership, whose grants are gone already, and stores the event.
 pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Member>) -> Result<Member> {
     let it = removed.state();
-    query!("delete from member where org_id = $1 and user_id = $2", it.org_id as _, it.user_id as _)
-        .execute(tx.conn())
-        .await?;
+    query!(
+        "delete from member where org_id = $1 and user_id = $2",
+        it.org_id as _,
+        it.user_id as _
+    )
+    .execute(tx.conn())
+    .await?;
     tx.emit(removed).await
 }
 

@@ -55,7 +55,8 @@ impl TryFrom<&pb::AdmitMemberRequest> for Admission {
         let invitation_id = request.invitation_id.parse();
         Ok(Self {
             role: request.role().try_into()?,
-            invitation_id: invitation_id.map_err(|_| Error::invalid("invitation_id", "must be a UUID"))?,
+            invitation_id: invitation_id
+                .map_err(|_| Error::invalid("invitation_id", "must be a UUID"))?,
             inviter_id: request.inviter_id.parse()?,
             project_access: request.project_access.iter().map(access).collect::<Result<_, _>>()?,
         })

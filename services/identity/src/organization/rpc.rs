@@ -28,7 +28,10 @@ impl OrganizationService for Rpc {
             // With the limits of its plan.
             let it = store::lock(tx, id).await?;
             let consistency_token = consistency_token(it.id, it.access_version);
-            Ok(pb::CreateOrganizationResponse { organization: Some((&it).into()), consistency_token })
+            Ok(pb::CreateOrganizationResponse {
+                organization: Some((&it).into()),
+                consistency_token,
+            })
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -64,7 +67,8 @@ impl OrganizationService for Rpc {
         let plan = Plan::try_from(call.message.plan())?;
         let change = async |tx: &mut Tx| {
             let organization = store::lock(tx, grant.org_id()).await?;
-            let it = store::update_plan(tx, organization.change_plan(plan, &call.message.etag)?).await?;
+            let it =
+                store::update_plan(tx, organization.change_plan(plan, &call.message.etag)?).await?;
             let consistency_token = consistency_token(it.id, it.access_version);
             Ok(pb::ChangePlanResponse { organization: Some((&it).into()), consistency_token })
         };

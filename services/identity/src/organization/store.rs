@@ -11,7 +11,9 @@ use crate::member::{self, Member};
 /// and limits begins here.
 pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
     // In a statement of its own: what the next one counts is then committed and stays.
-    query!("select id from organization where id = $1 for update", id.0).fetch_optional(tx.conn()).await?;
+    query!("select id from organization where id = $1 for update", id.0)
+        .fetch_optional(tx.conn())
+        .await?;
     let organization = query_as!(
         Organization,
         r#"select id, name, slug, plan, owner_id, access_version, created_at,
@@ -38,9 +40,13 @@ pub(crate) async fn bump(tx: &mut Tx, id: OrgId) -> Result<i64> {
 
 /// How many organizations an account created. Locks the account, so that two creations count each other.
 pub(crate) async fn created_by(tx: &mut Tx, user_id: UserId) -> Result<i64> {
-    query!("select id from account where id = $1 for update", user_id.0).fetch_optional(tx.conn()).await?;
-    let count =
-        query_scalar!(r#"select count(*) as "count!" from organization where created_by = $1"#, user_id.0);
+    query!("select id from account where id = $1 for update", user_id.0)
+        .fetch_optional(tx.conn())
+        .await?;
+    let count = query_scalar!(
+        r#"select count(*) as "count!" from organization where created_by = $1"#,
+        user_id.0
+    );
     Ok(count.fetch_one(tx.conn()).await?)
 }
 
@@ -69,7 +75,10 @@ pub(crate) async fn insert(
 }
 
 /// Stores a changed plan and its event.
-pub(crate) async fn update_plan(tx: &mut Tx, changed: Changed<Organization>) -> Result<Organization> {
+pub(crate) async fn update_plan(
+    tx: &mut Tx,
+    changed: Changed<Organization>,
+) -> Result<Organization> {
     let it = changed.state();
     query!(
         "update organization set plan = $2, access_version = $3 where id = $1",

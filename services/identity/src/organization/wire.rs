@@ -73,7 +73,8 @@ fn slug(name: &str) -> String {
 
 /// The state of an organization's access, for callers that want to be sure that a check knows of it.
 pub(crate) fn consistency_token(org_id: OrgId, access_version: i64) -> String {
-    BASE64URL_NOPAD.encode(&[org_id.0.as_bytes().as_slice(), &access_version.to_be_bytes()].concat())
+    BASE64URL_NOPAD
+        .encode(&[org_id.0.as_bytes().as_slice(), &access_version.to_be_bytes()].concat())
 }
 
 #[cfg(test)]

@@ -35,12 +35,18 @@ impl Passwords {
     }
 
     /// Whether a password is right. `None` stands for an unknown account: the same work, and never right.
-    pub(crate) async fn verify(&self, password: SecretString, stored: Option<String>) -> Result<bool> {
+    pub(crate) async fn verify(
+        &self,
+        password: SecretString,
+        stored: Option<String>,
+    ) -> Result<bool> {
         let decoy = self.decoy.clone();
         self.run(move || {
             let known = stored.is_some();
-            let stored = stored.unwrap_or_else(|| decoy.get_or_init(|| hash(&"decoy".into())).clone());
-            let right = Argon2::default().verify_password(password.expose_secret().as_bytes(), stored.as_str());
+            let stored =
+                stored.unwrap_or_else(|| decoy.get_or_init(|| hash(&"decoy".into())).clone());
+            let right = Argon2::default()
+                .verify_password(password.expose_secret().as_bytes(), stored.as_str());
             right.is_ok() && known
         })
         .await
@@ -51,7 +57,8 @@ impl Passwords {
             return Err(Error::Refused {
                 code: Code::ResourceExhausted,
                 reason: Reason::RateLimited,
-                message: "too many people sign in at this moment; retry in a few seconds".to_owned(),
+                message: "too many people sign in at this moment; retry in a few seconds"
+                    .to_owned(),
                 metadata: vec![],
             });
         };

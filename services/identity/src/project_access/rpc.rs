@@ -26,10 +26,14 @@ impl ProjectAccessService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.project_id])?;
+        let page =
+            self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.project_id])?;
         let rows = store::list(&self.db, grant.org_id(), grant.project_id(), &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
-        reply(pb::ListProjectAccessResponse { grants: rows.iter().map(Into::into).collect(), next_page_token })
+        reply(pb::ListProjectAccessResponse {
+            grants: rows.iter().map(Into::into).collect(),
+            next_page_token,
+        })
     }
 
     async fn set_project_access(
@@ -107,7 +111,9 @@ impl ProjectAccessService for Rpc {
                 store::save(tx, grant.register()).await?;
                 version = organization::store::bump(tx, org_id).await?;
             }
-            Ok(pb::RegisterProjectResponse { consistency_token: consistency_token(org_id, version) })
+            Ok(pb::RegisterProjectResponse {
+                consistency_token: consistency_token(org_id, version),
+            })
         };
         reply(self.db.write(&call, register).await?)
     }

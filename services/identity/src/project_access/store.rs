@@ -28,7 +28,9 @@ pub(crate) async fn delete_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) ->
     query!("delete from project_grant where org_id = $1 and project_id = $2", org_id.0, id.0)
         .execute(tx.conn())
         .await?;
-    query!("delete from project where org_id = $1 and id = $2", org_id.0, id.0).execute(tx.conn()).await?;
+    query!("delete from project where org_id = $1 and id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 
@@ -93,7 +95,11 @@ pub(crate) async fn delete(tx: &mut Tx, revoked: Changed<ProjectGrant>) -> Resul
 }
 
 /// Deletes every grant of a member, which the event of their removal tells.
-pub(crate) async fn delete_all_of(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Vec<ProjectGrant>> {
+pub(crate) async fn delete_all_of(
+    tx: &mut Tx,
+    org_id: OrgId,
+    user_id: UserId,
+) -> Result<Vec<ProjectGrant>> {
     let grants = query_as!(
         ProjectGrant,
         "delete from project_grant where org_id = $1 and user_id = $2

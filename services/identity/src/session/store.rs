@@ -37,7 +37,11 @@ pub(crate) async fn login(db: &Db, canonical_email: &str) -> Result<Option<Login
 }
 
 /// Stores a new session and its event.
-pub(crate) async fn insert(tx: &mut Tx, opened: Changed<Session>, secret_hash: &[u8]) -> Result<Session> {
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    opened: Changed<Session>,
+    secret_hash: &[u8],
+) -> Result<Session> {
     let it = opened.state();
     query!(
         "insert into session (id, user_id, secret_hash, created_at, expires_at) values ($1, $2, $3, $4, $5)",

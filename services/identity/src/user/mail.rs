@@ -12,7 +12,9 @@ use super::{Links, store};
 
 /// Makes the mail that confirms an address.
 pub(crate) fn writer(db: Db, links: Links) -> Write {
-    Arc::new(move |_template, verification_id| Box::pin(verify(db.clone(), links.clone(), verification_id)))
+    Arc::new(move |_template, verification_id| {
+        Box::pin(verify(db.clone(), links.clone(), verification_id))
+    })
 }
 
 async fn verify(db: Db, links: Links, verification_id: Uuid) -> Result<Option<Letter>> {

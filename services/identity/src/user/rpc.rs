@@ -68,7 +68,9 @@ impl UserService for Rpc {
             let user = store::lock(tx, user_id).await?.ok_or(Error::NotFound("user"))?;
             let last = store::last_link_ends_at(tx, user_id).await?;
             let canonical = store::canonical_email(tx, user_id).await?;
-            let user = store::update(tx, user.resend(last.map(|it| it - super::LINK_LIFETIME), tx.now)?).await?;
+            let user =
+                store::update(tx, user.resend(last.map(|it| it - super::LINK_LIFETIME), tx.now)?)
+                    .await?;
             self.send_link(tx, &user, &canonical).await?;
             Ok(pb::ResendVerificationResponse {})
         };

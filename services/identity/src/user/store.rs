@@ -47,9 +47,13 @@ pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<User>> {
 /// Stores an account's confirmation and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> {
     let it = changed.state();
-    query!("update account set email_verified_at = $2 where id = $1", it.id as _, it.email_verified_at)
-        .execute(tx.conn())
-        .await?;
+    query!(
+        "update account set email_verified_at = $2 where id = $1",
+        it.id as _,
+        it.email_verified_at
+    )
+    .execute(tx.conn())
+    .await?;
     tx.emit(changed).await
 }
 
@@ -99,7 +103,9 @@ pub(crate) async fn lock_verification(tx: &mut Tx, id: Uuid) -> Result<Option<Ve
 /// Marks a link as used.
 pub(crate) async fn use_verification(tx: &mut Tx, id: Uuid) -> Result<()> {
     let now = tx.now;
-    query!("update verification set used_at = $2 where id = $1", id, now).execute(tx.conn()).await?;
+    query!("update verification set used_at = $2 where id = $1", id, now)
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 

@@ -24,7 +24,8 @@ impl TryFrom<&pb::RegisterRequest> for Draft {
     fn try_from(request: &pb::RegisterRequest) -> Result<Self, Error> {
         let mut violations = vec![];
         let mut wrong = |field: &str, description: &str| {
-            violations.push(Violation { field: field.to_owned(), description: description.to_owned() });
+            violations
+                .push(Violation { field: field.to_owned(), description: description.to_owned() });
         };
         let address = email::parse(&request.email);
         if address.is_none() {

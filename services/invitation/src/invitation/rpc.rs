@@ -40,7 +40,8 @@ impl InvitationService for Rpc {
         let org_name = self.prepare(&call).await?;
         let create = async |tx: &mut Tx| {
             let pending = store::pending_for(tx, grant.org_id(), &draft.address.canonical).await?;
-            let created = Invitation::create(&grant, draft, org_name, pending, &self.links, tx.now)?;
+            let created =
+                Invitation::create(&grant, draft, org_name, pending, &self.links, tx.now)?;
             let it = store::insert(tx, created).await?;
             tx.mail(MAIL, it.id.0).await?;
             Ok(pb::CreateInvitationResponse { invitation: Some(it.message_at(tx.now)) })

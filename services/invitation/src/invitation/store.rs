@@ -21,7 +21,9 @@ pub(crate) async fn pending_for(
     canonical_email: &str,
 ) -> Result<Option<InvitationId>> {
     let place = format!("{org_id} {canonical_email}");
-    query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", place).fetch_one(tx.conn()).await?;
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", place)
+        .fetch_one(tx.conn())
+        .await?;
     let now = tx.now;
     let id = query_scalar!(
         "select id from invitation

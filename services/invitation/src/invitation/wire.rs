@@ -56,10 +56,12 @@ impl TryFrom<&pb::CreateInvitationRequest> for Draft {
         let address = email::parse(&request.email);
         let access = |it: &identity::ProjectAccess| {
             let project_id = it.project_id.parse();
-            let project_id = project_id.map_err(|_| Error::invalid("project_access", "must hold UUIDs"))?;
+            let project_id =
+                project_id.map_err(|_| Error::invalid("project_access", "must hold UUIDs"))?;
             Ok::<_, Error>(Access { project_id, role: it.role })
         };
-        let days = if request.expires_in_days == 0 { DAYS_DEFAULT } else { request.expires_in_days };
+        let days =
+            if request.expires_in_days == 0 { DAYS_DEFAULT } else { request.expires_in_days };
         Ok(Self {
             address: address.ok_or_else(|| Error::invalid("email", "must be an e-mail address"))?,
             role: request.role,

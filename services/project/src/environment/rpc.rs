@@ -20,7 +20,8 @@ impl EnvironmentService for Rpc {
         request: Request<pb::CreateEnvironmentRequest>,
     ) -> Reply<pb::CreateEnvironmentResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
+        let grant =
+            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
         let draft = Draft::try_from(&call.message)?;
         let create = async |tx: &mut Tx| {
             let branch = store::default_branch(tx, &grant).await?;
@@ -35,7 +36,8 @@ impl EnvironmentService for Rpc {
         request: Request<pb::GetEnvironmentRequest>,
     ) -> Reply<pb::GetEnvironmentResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
+        let grant =
+            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
         let it = store::get(&self.db, &grant, call.message.environment_id.parse()?).await?;
         reply(pb::GetEnvironmentResponse { environment: Some((&it).into()) })
     }
@@ -47,7 +49,8 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.project_id])?;
+        let page =
+            self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.project_id])?;
         let rows = store::list(&self.db, &grant, &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
         let environments = rows.iter().map(Into::into).collect();
@@ -59,7 +62,8 @@ impl EnvironmentService for Rpc {
         request: Request<pb::DeployEnvironmentRequest>,
     ) -> Reply<pb::DeployEnvironmentResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
+        let grant =
+            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
         let id = call.message.environment_id.parse()?;
         let deploy = async |tx: &mut Tx| {
             let it = store::lock(tx, (grant.org_id(), grant.project_id()), id).await?;

@@ -44,7 +44,9 @@ impl TryFrom<&pb::CreateEnvironmentRequest> for Draft {
             return Err(Error::invalid("branch", wrong));
         }
         let kind = match request.kind() {
-            pb::EnvironmentKind::Unspecified | pb::EnvironmentKind::Development => Kind::Development,
+            pb::EnvironmentKind::Unspecified | pb::EnvironmentKind::Development => {
+                Kind::Development
+            }
             pb::EnvironmentKind::Staging => Kind::Staging,
             pb::EnvironmentKind::Production => Kind::Production,
         };

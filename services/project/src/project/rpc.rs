@@ -2,12 +2,15 @@
 
 use api::{
     identity::{
-        ListVisibleProjectsRequest, RegisterProjectRequest, access_service_client::AccessServiceClient,
+        ListVisibleProjectsRequest, RegisterProjectRequest,
+        access_service_client::AccessServiceClient,
         project_access_service_client::ProjectAccessServiceClient,
     },
     project::{self as pb, project_service_server::ProjectService},
 };
-use chassis::{Access, Call, Db, ProjectId, Reply, Tx, error::remote, link::Link, page::Pager, reply};
+use chassis::{
+    Access, Call, Db, ProjectId, Reply, Tx, error::remote, link::Link, page::Pager, reply,
+};
 use tonic::Request;
 use uuid::Uuid;
 
@@ -33,14 +36,14 @@ impl ProjectService for Rpc {
         let create = async |tx: &mut Tx| {
             let id = ProjectId::new();
             store::lock_id(tx, id).await?;
-            let slug = match &draft.slug {
-                Some(slug) => slug.clone(),
-                None => {
-                    let wanted = slug(&draft.name);
-                    free_slug(&wanted, &store::slugs_like(tx, grant.org_id(), &wanted).await?)
-                }
+            let slug = if let Some(slug) = &draft.slug {
+                slug.clone()
+            } else {
+                let wanted = slug(&draft.name);
+                free_slug(&wanted, &store::slugs_like(tx, grant.org_id(), &wanted).await?)
             };
-            let project = store::insert(tx, Project::create(&grant, id, slug, draft, tx.now)).await?;
+            let project =
+                store::insert(tx, Project::create(&grant, id, slug, draft, tx.now)).await?;
             // If we break off after this, the reaction to identity's event undoes it.
             let registration =
                 RegisterProjectRequest { org_id: project.org_id.into(), project_id: id.into() };
@@ -58,7 +61,8 @@ impl ProjectService for Rpc {
         request: Request<pb::GetProjectRequest>,
     ) -> Reply<pb::GetProjectResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
+        let grant =
+            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
         let project = store::get(&self.db, &grant).await?;
         reply(pb::GetProjectResponse { project: Some((&project).into()) })
     }
@@ -79,6 +83,9 @@ impl ProjectService for Rpc {
         let only = (!visible.all).then(|| ids().collect());
         let rows = store::list(&self.db, grant.org_id(), only, &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
-        reply(pb::ListProjectsResponse { projects: rows.iter().map(Into::into).collect(), next_page_token })
+        reply(pb::ListProjectsResponse {
+            projects: rows.iter().map(Into::into).collect(),
+            next_page_token,
+        })
     }
 }

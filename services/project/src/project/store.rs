@@ -1,6 +1,8 @@
 //! Every SQL statement about projects.
 
-use chassis::{Changed, Db, Error, OnConstraint, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
+use chassis::{
+    Changed, Db, Error, OnConstraint, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page,
+};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 

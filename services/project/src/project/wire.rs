@@ -22,7 +22,10 @@ impl From<&Project> for pb::Project {
 }
 
 impl Draft {
-    pub(super) fn of(request: &pb::CreateProjectRequest, local_allowed: bool) -> Result<Self, Error> {
+    pub(super) fn of(
+        request: &pb::CreateProjectRequest,
+        local_allowed: bool,
+    ) -> Result<Self, Error> {
         let default_branch = Some(request.default_branch.clone()).filter(|it| !it.is_empty());
         let default_branch = default_branch.unwrap_or_else(|| "main".to_owned());
         let wrong = [

@@ -14,10 +14,15 @@ pub(crate) struct Rpc {
 
 #[tonic::async_trait]
 impl RunnerService for Rpc {
-    async fn lease_task(&self, request: Request<pb::LeaseTaskRequest>) -> Reply<pb::LeaseTaskResponse> {
+    async fn lease_task(
+        &self,
+        request: Request<pb::LeaseTaskRequest>,
+    ) -> Reply<pb::LeaseTaskResponse> {
         let call = Call::of(request)?;
         let lease = async |tx: &mut Tx| {
-            let Some(place) = store::waiting(tx).await? else { return Ok(pb::LeaseTaskResponse { lease: None }) };
+            let Some(place) = store::waiting(tx).await? else {
+                return Ok(pb::LeaseTaskResponse { lease: None });
+            };
             Ok(pb::LeaseTaskResponse { lease: take(tx, place).await? })
         };
         reply(self.db.write(&call, lease).await?)
@@ -33,7 +38,8 @@ impl RunnerService for Rpc {
         let report = async |tx: &mut Tx| {
             let (org_id, ..) = store::place(tx, id).await?;
             let task = store::lock(tx, org_id, id).await?;
-            let task = task.report(lease_id, it.progress_percent, it.current_step.clone(), tx.now)?;
+            let task =
+                task.report(lease_id, it.progress_percent, it.current_step.clone(), tx.now)?;
             store::upsert(tx, &task).await?;
             store::log(tx, id, &it.log_lines).await?;
             Ok(pb::ReportProgressResponse {})
@@ -41,7 +47,10 @@ impl RunnerService for Rpc {
         reply(self.db.write(&call, report).await?)
     }
 
-    async fn finish_task(&self, request: Request<pb::FinishTaskRequest>) -> Reply<pb::FinishTaskResponse> {
+    async fn finish_task(
+        &self,
+        request: Request<pb::FinishTaskRequest>,
+    ) -> Reply<pb::FinishTaskResponse> {
         let call = Call::of(request)?;
         let it = &call.message;
         let (id, lease_id): (TaskId, _) = (it.task_id.parse()?, lease_id(&it.lease_id)?);
@@ -51,7 +60,8 @@ impl RunnerService for Rpc {
         };
         let finish = async |tx: &mut Tx| {
             let (org_id, project_id, environment_id) = store::place(tx, id).await?;
-            let environment = environment::store::lock(tx, (org_id, project_id), environment_id).await?;
+            let environment =
+                environment::store::lock(tx, (org_id, project_id), environment_id).await?;
             let task = store::lock(tx, org_id, id).await?.finish(lease_id, &outcome, tx.now)?;
             environment::store::save(tx, environment.finish(task, outcome)).await?;
             Ok(pb::FinishTaskResponse {})
@@ -67,7 +77,11 @@ fn lease_id(text: &str) -> Result<Uuid> {
 /// Hands the active task of an environment to the caller, or ends it.
 async fn take(
     tx: &mut Tx,
-    (org_id, project_id, environment_id): (chassis::OrgId, chassis::ProjectId, environment::EnvironmentId),
+    (org_id, project_id, environment_id): (
+        chassis::OrgId,
+        chassis::ProjectId,
+        environment::EnvironmentId,
+    ),
 ) -> Result<Option<pb::Lease>> {
     let environment = environment::store::lock(tx, (org_id, project_id), environment_id).await?;
     let task = store::active(tx, &environment).await?;

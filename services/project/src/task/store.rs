@@ -103,7 +103,11 @@ pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: TaskId) -> Result<Task>
 
 /// What a runner needs to know of an environment's project.
 pub(crate) async fn repository(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<String> {
-    let url = query_scalar!("select repository_url from project where org_id = $1 and id = $2", org_id.0, id.0);
+    let url = query_scalar!(
+        "select repository_url from project where org_id = $1 and id = $2",
+        org_id.0,
+        id.0
+    );
     Ok(url.fetch_one(tx.conn()).await?)
 }
 

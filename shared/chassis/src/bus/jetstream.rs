@@ -16,7 +16,7 @@ use futures::{StreamExt, future::BoxFuture};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, back_off, follow};
+use super::{BATCH, BATCH_LEN, back_off, follow};
 use crate::{
     db::{Db, Tx},
     outbox::{self, Delivery},
@@ -83,7 +83,8 @@ impl JetStream {
         }
         let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
         for outbox in outboxes {
-            let (relay, stop) = (Relay { nats: self.clone(), outbox: outbox.clone() }, stop.clone());
+            let (relay, stop) =
+                (Relay { nats: self.clone(), outbox: outbox.clone() }, stop.clone());
             let name = format!("the relay of {}", outbox.name());
             tasks.push(Box::pin(async move { follow(name, stop, outbox, || relay.step()).await }));
         }
@@ -132,7 +133,8 @@ impl Relay {
         let mut acks = vec![];
         for event in batch {
             let payload = event.envelope.clone().into();
-            let publish = self.nats.context.publish_with_headers(subject(event), headers(event), payload);
+            let publish =
+                self.nats.context.publish_with_headers(subject(event), headers(event), payload);
             acks.push(publish.await?);
         }
         for ack in acks {
@@ -157,7 +159,7 @@ impl Puller {
             None => self.consumer().await?,
         };
         let (mut messages, mut batch) = (vec![], vec![]);
-        let pull = consumer.fetch().max_messages(BATCH as usize).messages();
+        let pull = consumer.fetch().max_messages(BATCH_LEN).messages();
         let mut pulled = timeout(REQUEST_MAX, pull).await??;
         // A request that was under way when the server went is never answered.
         while let Some(message) = timeout(REQUEST_MAX, pulled.next()).await? {
@@ -254,7 +256,8 @@ fn headers(event: &Delivery) -> HeaderMap {
 
 /// Whether a server version is older than `floor`.
 fn before(version: &str, floor: [u32; 3]) -> bool {
-    let number = |it: &str| it.split(|c: char| !c.is_ascii_digit()).next().and_then(|it| it.parse().ok());
+    let number =
+        |it: &str| it.split(|c: char| !c.is_ascii_digit()).next().and_then(|it| it.parse().ok());
     let parts: Vec<u32> = version.split('.').map(|it| number(it).unwrap_or(0)).collect();
     parts.as_slice() < floor.as_slice()
 }

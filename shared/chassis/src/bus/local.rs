@@ -22,7 +22,11 @@ pub(super) fn tasks(
     let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
     for subscriber in subscribers {
         for outbox in outboxes {
-            let reader = Reader { outbox: outbox.clone(), to: subscriber.clone(), attempts: Mutex::default() };
+            let reader = Reader {
+                outbox: outbox.clone(),
+                to: subscriber.clone(),
+                attempts: Mutex::default(),
+            };
             let name = format!("{} follows {}", subscriber.db.name(), outbox.name());
             let (stop, outbox) = (stop.clone(), outbox.clone());
             tasks.push(Box::pin(async move {

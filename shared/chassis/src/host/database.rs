@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sqlx::{Connection, Executor, PgConnection, Row, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{
+    Connection, Executor, PgConnection, Row, migrate::Migrator, postgres::PgConnectOptions,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,15 +21,22 @@ pub(super) async fn prepare(
     databases: &[(Db, &'static Migrator)],
 ) -> anyhow::Result<()> {
     let connection = PgConnection::connect_with(options).await;
-    let mut connection = connection.context("the database does not answer; check --database-url")?;
+    let mut connection =
+        connection.context("the database does not answer; check --database-url")?;
     check_settings(&mut connection).await?;
     for (db, migrations) in databases {
         // A name of the code, never of a request.
         let create = sqlx::AssertSqlSafe(format!("create schema if not exists {}", db.name()));
         connection.execute(create).await?;
         let (name, pool) = (db.name(), db.writes());
-        CHASSIS.run(pool).await.with_context(|| format!("the schema {name} cannot be brought up to date"))?;
-        migrations.run(pool).await.with_context(|| format!("the schema {name} cannot be brought up to date"))?;
+        CHASSIS
+            .run(pool)
+            .await
+            .with_context(|| format!("the schema {name} cannot be brought up to date"))?;
+        migrations
+            .run(pool)
+            .await
+            .with_context(|| format!("the schema {name} cannot be brought up to date"))?;
     }
     Ok(())
 }
@@ -44,7 +53,9 @@ async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
     ensure!(encoding == "UTF8", "the database has the encoding {encoding}; create it with UTF8");
     let (commit, fsync): (String, String) = (settings.try_get(2)?, settings.try_get(3)?);
     if commit == "off" || fsync == "off" {
-        tracing::warn!("PostgreSQL runs without fsync or synchronous_commit: a power cut loses data");
+        tracing::warn!(
+            "PostgreSQL runs without fsync or synchronous_commit: a power cut loses data"
+        );
     }
     Ok(())
 }
@@ -52,7 +63,9 @@ async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
 /// Once an hour, forgets the answers of mutations that nobody repeats any more.
 pub(super) async fn forget_answers(db: Db, stop: CancellationToken) {
     loop {
-        if let Err(error) = db.write_as_system("upkeep", async |tx: &mut Tx| idempotency::forget(tx).await).await {
+        if let Err(error) =
+            db.write_as_system("upkeep", async |tx: &mut Tx| idempotency::forget(tx).await).await
+        {
             tracing::warn!(%error, service = db.name(), "old answers were not forgotten");
         }
         tokio::select! {

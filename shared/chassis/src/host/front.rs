@@ -64,7 +64,7 @@ impl Health {
         }
     }
 
-    /// Says NOT_SERVING, then ends the watches, which would hold the drain.
+    /// Says `NOT_SERVING`, then ends the watches, which would hold the drain.
     async fn draining(&mut self) {
         for name in &self.names {
             self.reporter.set_service_status(name.clone(), ServingStatus::NotServing).await;
@@ -87,7 +87,8 @@ pub(super) async fn serve<T>(
 ) -> anyhow::Result<Option<T>> {
     let draining = CancellationToken::new();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = server.serve_with_incoming_shutdown(front, incoming, draining.clone().cancelled_owned());
+    let serving =
+        server.serve_with_incoming_shutdown(front, incoming, draining.clone().cancelled_owned());
     tokio::pin!(serving);
     let answer = tokio::select! {
         done = &mut serving => {
@@ -99,10 +100,11 @@ pub(super) async fn serve<T>(
     tracing::info!("draining");
     health.draining().await;
     draining.cancel();
-    match tokio::time::timeout(drain, serving).await {
-        Ok(done) => done?,
-        // An idle connection that never said a word would hold it for ever (hyper issue 4170).
-        Err(_) => tracing::warn!("connections were still open at the end of the drain"),
-    }
+    // An idle connection that never said a word would hold it for ever (hyper issue 4170).
+    let Ok(done) = tokio::time::timeout(drain, serving).await else {
+        tracing::warn!("connections were still open at the end of the drain");
+        return Ok(Some(answer));
+    };
+    done?;
     Ok(Some(answer))
 }

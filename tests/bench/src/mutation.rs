@@ -1,0 +1,144 @@
+//! What a change costs: state and event in one transaction, through the whole suite, beside the same
+//! statements sent by pgbench over as many connections.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use api::{
+    identity as id,
+    project::{self as prj, environment_service_client::EnvironmentServiceClient},
+};
+use sqlx::postgres::PgConnectOptions;
+use tonic::{Request, metadata::MetadataValue};
+
+use crate::{load, row, suite::Suite};
+
+/// Connections, and calls in flight.
+const CONNECTIONS: usize = 8;
+
+/// The statements of `CreateEnvironment`, in their order: who, may they, the transaction, and the question
+/// with which the pool makes sure that a connection comes back clean.
+const SCRIPT: &str = "
+select account.id, account.email, account.display_name, account.email_verified_at is not null,
+       session.secret_hash, session.expires_at
+from identity.session join identity.account on account.id = session.user_id
+where session.id = :session and session.revoked_at is null;
+select organization.access_version, member.role, project.id is not null, project_grant.role
+from identity.organization
+left join identity.member on member.org_id = organization.id and member.user_id = :user
+left join identity.project on project.org_id = organization.id and project.id = :project
+left join identity.project_grant on project_grant.org_id = organization.id
+     and project_grant.project_id = :project and project_grant.user_id = :user
+where organization.id = :org;
+begin;
+select default_branch from project.project where org_id = :org and id = :project;
+insert into project.environment (id, org_id, project_id, name, kind, state, branch, created_at)
+values (gen_random_uuid(), :org, :project, gen_random_uuid()::text, 'development', 'pending', 'main', now());
+insert into project.outbox (id, type, org_id, envelope)
+values (gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, decode(repeat('ab', 700), 'hex'));
+commit;
+select now() = statement_timestamp();
+";
+
+/// Measures both.
+pub(crate) async fn run() -> Result<()> {
+    let suite = Suite::start(&[identity::install, tenantry::INSTALLS[1]]).await?;
+    let token = suite.sign_in("ann@example.com").await?;
+    let place = place(&suite, &token).await?;
+    let (mut ours, mut reference) = (vec![], vec![]);
+    for round in 0..3 {
+        reference.push(pgbench(&suite.options, &place)?);
+        ours.push(measure(&suite, &token, &place, round).await?);
+    }
+    ours.sort_by(f64::total_cmp);
+    reference.sort_by(f64::total_cmp);
+    row("CreateEnvironment, 8 in flight, beside pgbench", ours[1], reference[1], "≥ 0.8");
+    suite.stop().await
+}
+
+struct Place {
+    org_id: String,
+    project_id: String,
+    user_id: String,
+    session_id: String,
+}
+
+async fn place(suite: &Suite, token: &str) -> Result<Place> {
+    let client = suite.client.with_token(token);
+    let create = id::CreateOrganizationRequest { name: "Acme".to_owned(), ..Default::default() };
+    let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
+    let created: id::CreateOrganizationResponse = client.call(method, create).await?;
+    let organization = created.organization.context("an organization")?;
+    let create = prj::CreateProjectRequest {
+        org_id: organization.id.clone(),
+        name: "Shop".to_owned(),
+        repository_url: "https://git.example.com/acme/shop.git".to_owned(),
+        ..Default::default()
+    };
+    let method = "tenantry.project.v1.ProjectService/CreateProject";
+    let created: prj::CreateProjectResponse = client.call(method, create).await?;
+    let mut connection =
+        <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
+    let session = "select id::text from identity.session limit 1";
+    let session_id: String = sqlx::query_scalar(session).fetch_one(&mut connection).await?;
+    let project_id = created.project.context("a project")?.id;
+    Ok(Place { org_id: organization.id, project_id, user_id: organization.owner_id, session_id })
+}
+
+async fn measure(suite: &Suite, token: &str, place: &Place, round: usize) -> Result<f64> {
+    let channels = load::channels(suite.address).await?;
+    let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
+    let (org_id, project_id) = (place.org_id.clone(), place.project_id.clone());
+    load::rate(CONNECTIONS, move |caller, number| {
+        let mut client = EnvironmentServiceClient::new(channels[caller % channels.len()].clone());
+        let mut request = Request::new(prj::CreateEnvironmentRequest {
+            org_id: org_id.clone(),
+            project_id: project_id.clone(),
+            name: format!("env-{round}-{number}"),
+            ..Default::default()
+        });
+        request.metadata_mut().insert("authorization", bearer.clone());
+        async move {
+            client.create_environment(request).await?;
+            Ok(())
+        }
+    })
+    .await
+}
+
+fn pgbench(options: &PgConnectOptions, place: &Place) -> Result<f64> {
+    let script = std::env::temp_dir().join(format!("tenantry-bench-{}.sql", std::process::id()));
+    std::fs::write(&script, SCRIPT)?;
+    let socket: PathBuf = options.get_socket().context("a socket")?.clone();
+    let variable = |name: &str, value: &str| format!("-D{name}='{value}'");
+    let clients = CONNECTIONS.to_string();
+    let output = Command::new(program()?)
+        .args(["-n", "-M", "prepared", "-T", "5", "-j", "2", "-c", &clients, "-U", "tenantry"])
+        .args([variable("org", &place.org_id), variable("project", &place.project_id)])
+        .args([variable("user", &place.user_id), variable("session", &place.session_id)])
+        .arg("-f")
+        .arg(&script)
+        .arg("-h")
+        .arg(socket)
+        .arg("tenantry")
+        .output()?;
+    std::fs::remove_file(script)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+    let tps = text.lines().find_map(|it| it.strip_prefix("tps = ")).context("a rate")?;
+    Ok(tps.split_whitespace().next().context("a number")?.parse()?)
+}
+
+/// pgbench is beside the other programs of PostgreSQL.
+fn program() -> Result<PathBuf> {
+    let output = Command::new("pg_config").arg("--bindir").output();
+    let named =
+        output.map(|it| PathBuf::from(String::from_utf8_lossy(&it.stdout).trim()).join("pgbench"));
+    let usual =
+        (15..30).rev().map(|it| PathBuf::from(format!("/usr/lib/postgresql/{it}/bin/pgbench")));
+    named
+        .into_iter()
+        .chain(usual)
+        .find(|it| it.exists())
+        .context("pgbench is part of PostgreSQL's packages")
+}
