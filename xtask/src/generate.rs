@@ -46,7 +46,7 @@ pub(crate) fn check() -> Outcome {
 }
 
 fn with_settings(readme: &str) -> Outcome<String> {
-    run::cargo(&["build", "--package", "tenantry"])?;
+    run::cargo(&["build", "--workspace", "--bins"])?;
     let output = Command::new(root().join("target/debug/tenantry")).arg("config").output();
     let table = output.map_err(|error| format!("tenantry config: {error}"))?.stdout;
     let (before, rest) =

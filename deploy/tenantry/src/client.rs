@@ -60,6 +60,11 @@ impl Client {
         Ok(Self { channel, pool, token: None })
     }
 
+    /// The connection, for generated clients.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// The same connection with a credential.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {

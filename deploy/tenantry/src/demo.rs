@@ -2,6 +2,8 @@
 //! project is deployed, a right is taken away, and a log proves all of it.
 
 mod mailbox;
+mod manual;
+mod record;
 mod sample;
 mod story;
 mod voice;

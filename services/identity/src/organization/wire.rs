@@ -84,6 +84,6 @@ mod tests {
     #[test]
     fn a_slug_is_made_from_the_name() {
         assert_eq!(slug("Acme & Söhne GmbH"), "acme-s-hne-gmbh");
-        assert_eq!(slug(&"x y".repeat(40)).len(), 50);
+        assert!(slug(&"x y".repeat(40)).len() <= 50);
     }
 }

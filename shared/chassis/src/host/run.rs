@@ -1,0 +1,237 @@
+//! A host from its start to its drain.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    service::Routes,
+    transport::{Channel, Endpoint, Server},
+};
+
+use super::{
+    Host, database,
+    front::{self, Front, Health},
+};
+use crate::{
+    access::RemoteAuthority,
+    bus::{Bus, JetStream, follow},
+    link::Target,
+    rule::Rules,
+    server::{Shared, Stack},
+    telemetry::Meter,
+    tls::Tls,
+};
+
+impl Host {
+    /// Serves until `stop`, then drains: no new calls, calls in flight end, events and mails pause.
+    /// Calls `ready` once it serves.
+    pub async fn run(
+        mut self,
+        listener: TcpListener,
+        ready: impl FnOnce(),
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let rules = Rules::load(self.descriptors)?;
+        self.check_services(&rules)?;
+        let tls = self.tls()?;
+        let address = listener.local_addr()?;
+        ensure!(
+            tls.is_some() || address.ip().is_loopback(),
+            "{address} can be reached from other machines, so it needs --tls-cert, --tls-key and --tls-ca; \
+             without TLS only a loopback address is served"
+        );
+        self.migrate().await?;
+
+        let ending = CancellationToken::new();
+        let background = TaskTracker::new();
+        self.start_bus(&ending, &background).await?;
+        let stack = self.stack(rules)?;
+        self.connect(&stack, tls.as_ref())?;
+        let failed = self.start_tasks(&ending, &background);
+
+        let running = stack.running().clone();
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let names = [""].iter().chain(&self.served).map(|it| (*it).to_owned()).collect();
+        let health = Health { reporter, names };
+        health.serving().await;
+        let operator = self.operator_routes()?.add_service(health_service).prepare();
+        let drain = Duration::from_secs(self.config.drain_s_max);
+        let stop = async {
+            ready();
+            tokio::select! {
+                () = stop => None,
+                failure = failed => failure,
+            }
+        };
+        let front = Front { stack, operator };
+        let failure =
+            front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten();
+        running.close();
+        if tokio::time::timeout(drain, running.wait()).await.is_err() {
+            tracing::warn!("calls were still running at the end of the drain");
+        }
+        ending.cancel();
+        background.close();
+        if tokio::time::timeout(drain, background.wait()).await.is_err() {
+            tracing::warn!("background tasks were still running at the end of the drain");
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Every method that is served has a rule.
+    fn check_services(&self, rules: &Rules) -> anyhow::Result<()> {
+        for service in &self.served {
+            ensure!(rules.serves(service), "{service} is served but is not in the contract");
+        }
+        Ok(())
+    }
+
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        match (&self.config.tls_cert, &self.config.tls_key, &self.config.tls_ca) {
+            (Some(certificate), Some(key), Some(authority)) => {
+                Ok(Some(Tls::read(certificate, key, authority)?))
+            }
+            (None, None, None) => Ok(None),
+            _ => bail!("--tls-cert, --tls-key and --tls-ca belong together"),
+        }
+    }
+
+    async fn start_bus(
+        &mut self,
+        ending: &CancellationToken,
+        background: &TaskTracker,
+    ) -> anyhow::Result<()> {
+        let bus = match &self.config.nats_url {
+            Some(url) => Bus::JetStream(Box::new(JetStream::connect(url, "tenantry").await?)),
+            None => Bus::Local,
+        };
+        let outboxes = self.databases.iter().map(|it| it.0.clone()).collect();
+        for task in bus.tasks(outboxes, std::mem::take(&mut self.subscribers), ending) {
+            background.spawn(task);
+        }
+        Ok(())
+    }
+
+    fn stack(&mut self, rules: Rules) -> anyhow::Result<Stack> {
+        let shared = Shared {
+            rules,
+            access: self.access.clone(),
+            running: TaskTracker::new(),
+            permits: Arc::new(tokio::sync::Semaphore::new(self.config.in_flight_max)),
+            deadline_max: Duration::from_secs(self.config.deadline_s_max),
+            meter: Meter::new(),
+            detached: self.guards.detached,
+        };
+        ensure!(!self.served.is_empty(), "nothing to serve");
+        Ok(Stack::new(shared, std::mem::take(&mut self.routes).prepare()))
+    }
+
+    /// Points every link to where its service is.
+    fn connect(&mut self, stack: &Stack, tls: Option<&Tls>) -> anyhow::Result<()> {
+        if self.access.authority().is_err() {
+            let link = self.client("authority", "identity");
+            self.access.appoint(Arc::new(RemoteAuthority(link)));
+        }
+        for (name, target) in &self.links {
+            let package = format!("tenantry.{name}.");
+            let here = self.served.iter().any(|it| it.starts_with(&package));
+            let place = if here {
+                Target::Here(stack.clone())
+            } else {
+                Target::There(self.channel(name, tls)?)
+            };
+            let _ = target.set(place);
+        }
+        Ok(())
+    }
+
+    fn channel(&self, name: &str, tls: Option<&Tls>) -> anyhow::Result<Channel> {
+        let url = match name {
+            "identity" => &self.config.identity_url,
+            "project" => &self.config.project_url,
+            _ => &self.config.audit_url,
+        };
+        let tls = tls.with_context(|| {
+            format!("the {name} service is in another process, so this one needs --tls-cert, --tls-key and --tls-ca")
+        })?;
+        channel(url, tls)
+    }
+
+    /// Starts what runs beside the calls. The answer resolves if one of the tasks fails.
+    fn start_tasks(
+        &mut self,
+        ending: &CancellationToken,
+        background: &TaskTracker,
+    ) -> BoxFuture<'static, Option<anyhow::Error>> {
+        let (report, mut reports) = tokio::sync::mpsc::channel(1);
+        for (name, task) in std::mem::take(&mut self.tasks) {
+            let (task, report) = (task(ending.clone()), report.clone());
+            background.spawn(async move {
+                if let Err(error) = task.await {
+                    let _ = report.send(error.context(name)).await;
+                }
+            });
+        }
+        for postman in std::mem::take(&mut self.postmen) {
+            let (stop, db) = (ending.clone(), postman.db.clone());
+            background.spawn(async move {
+                follow("mail".to_owned(), stop, db, || postman.step()).await;
+            });
+        }
+        for (db, _) in &self.databases {
+            background.spawn(database::forget_answers(db.clone(), ending.clone()));
+        }
+        Box::pin(async move {
+            // The sender lives as long as this future: without a failure it never resolves.
+            let _report = report;
+            reports.recv().await
+        })
+    }
+
+    /// What operators live on: reflection.
+    fn operator_routes(&self) -> anyhow::Result<Routes> {
+        let mut routes = Routes::default();
+        if self.config.reflection {
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(self.descriptors)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    // Without it grpcurl prints error details as base64.
+                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            };
+            routes =
+                routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+        }
+        Ok(routes)
+    }
+
+    fn server(tls: Option<Tls>) -> anyhow::Result<Server> {
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_max_pending_accept_reset_streams(Some(20))
+            .http2_max_header_list_size(8 * 1024)
+            .max_connection_age(Duration::from_secs(30 * 60))
+            .max_connection_age_grace(Duration::from_secs(60))
+            .max_concurrent_streams(256);
+        Ok(match tls {
+            Some(tls) => server.tls_config(tls.server())?,
+            None => server,
+        })
+    }
+}
+
+/// A connection to a service of the suite, made when it is needed.
+pub fn channel(url: &str, tls: &Tls) -> anyhow::Result<Channel> {
+    let endpoint =
+        Endpoint::from_shared(url.to_owned()).with_context(|| format!("{url} is no address"))?;
+    let endpoint = endpoint
+        .tls_config(tls.client())?
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(60))
+        .tcp_nodelay(true);
+    Ok(endpoint.connect_lazy())
+}
