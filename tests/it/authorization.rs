@@ -146,7 +146,8 @@ async fn an_admin_enters_a_project_only_by_a_grant_that_the_log_tells() {
     let looked: Result<prj::ListEnvironmentsResponse, _> = admin.client.call(method, look).await;
     assert!(looked.unwrap().environments.is_empty());
     suite.logged().await;
-    let told = "select count(*) from audit.entry where event_type = 'tenantry.identity.v1.ProjectAccessGranted'";
+    let told = "select count(*) from audit.entry
+                where event_type = 'tenantry.identity.v1.ProjectAccessGranted'";
     assert_eq!(suite.count(told).await, 1);
     suite.finish().await;
 }

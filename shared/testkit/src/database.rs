@@ -101,13 +101,16 @@ fn start() -> Server {
         std::fs::create_dir_all(&folder).expect("a folder for PostgreSQL");
         let lock = File::create(folder.join("testkit.lock")).expect("a lock file");
         flock(&lock, FlockOperation::LockExclusive).expect("the lock of the tests' PostgreSQL");
-        let server = Postgres::start(&folder, None, Durability::Fast).await.expect("PostgreSQL starts");
+        let server =
+            Postgres::start(&folder, None, Durability::Fast).await.expect("PostgreSQL starts");
         let options = server.options().disable_statement_logging();
         let log = server.log();
         std::mem::forget(server);
         let mut admin = admin(&options).await;
-        let old = "select datname from pg_database where datname like 't\\_%' or datname = 'tenantry_template'";
-        let old: Vec<String> = sqlx::query_scalar(old).fetch_all(&mut admin).await.expect("old databases");
+        let old = "select datname from pg_database
+                   where datname like 't\\_%' or datname = 'tenantry_template'";
+        let old: Vec<String> =
+            sqlx::query_scalar(old).fetch_all(&mut admin).await.expect("old databases");
         for name in old {
             let drop = format!("drop database {name} with (force)");
             admin.execute(AssertSqlSafe(drop)).await.expect("an old database goes");

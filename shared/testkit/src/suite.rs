@@ -141,7 +141,8 @@ impl Suite {
     /// connection is left in a transaction, and the suite drains.
     pub async fn finish(self) {
         self.logged().await;
-        let dead = "select (select count(*) from identity.dead_letter) + (select count(*) from project.dead_letter)
+        let dead = "select (select count(*) from identity.dead_letter)
+                         + (select count(*) from project.dead_letter)
                          + (select count(*) from invitation.dead_letter)";
         assert_eq!(self.count(dead).await, 0, "a reaction gave up");
         assert_eq!(self.nested_transactions(), 0, "a connection was left in a transaction");

@@ -110,7 +110,7 @@ fn pgbench(options: &PgConnectOptions, place: &Place) -> Result<f64> {
     let script = std::env::temp_dir().join(format!("tenantry-bench-{}.sql", std::process::id()));
     std::fs::write(&script, SCRIPT)?;
     let socket: PathBuf = options.get_socket().context("a socket")?.clone();
-    let variable = |name: &str, value: &str| format!("-D{name}='{value}'");
+    let variable = |name: &str, value: &str| format!("-D{name}={value}");
     let clients = CONNECTIONS.to_string();
     let output = Command::new(program()?)
         .args(["-n", "-M", "prepared", "-T", "5", "-j", "2", "-c", &clients, "-U", "tenantry"])

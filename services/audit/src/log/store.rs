@@ -121,7 +121,8 @@ async fn nodes(conn: &mut sqlx::PgConnection, org_id: OrgId, wanted: &[Node]) ->
         indexes.push(stored(node.index)?);
     }
     let hashes = query_scalar!(
-        r#"select node.hash from unnest($2::smallint[], $3::bigint[]) with ordinality as wanted (level, index, n)
+        r#"select node.hash
+           from unnest($2::smallint[], $3::bigint[]) with ordinality as wanted (level, index, n)
            join node on node.org_id = $1 and node.level = wanted.level and node.index = wanted.index
            order by wanted.n"#,
         org_id.0,
@@ -177,7 +178,8 @@ pub(crate) async fn insert_checkpoint(
 ) -> Result<()> {
     let now = tx.now;
     query!(
-        "insert into checkpoint (org_id, size, note, signed_at) values ($1, $2, $3, $4) on conflict do nothing",
+        "insert into checkpoint (org_id, size, note, signed_at)
+         values ($1, $2, $3, $4) on conflict do nothing",
         org_id.0,
         stored(size)?,
         note,

@@ -23,7 +23,8 @@ async fn letter(db: Db, links: Links, id: Uuid) -> Result<Option<Letter>> {
     }
     let note = if it.message.is_empty() { String::new() } else { format!("\n{}\n", it.message) };
     let text = format!(
-        "{} invites you to join {}.\n{note}\nOpen this link to accept:\n\n{}\n\nThe link works until {} (UTC).\n",
+        "{} invites you to join {}.\n{note}\nOpen this link to accept:\n\n{}\n\n\
+         The link works until {} (UTC).\n",
         it.inviter_name,
         it.org_name,
         links.link(id),

@@ -155,7 +155,10 @@ impl Host {
             _ => &self.config.audit_url,
         };
         let tls = tls.with_context(|| {
-            format!("the {name} service is in another process, so this one needs --tls-cert, --tls-key and --tls-ca")
+            format!(
+                "the {name} service is in another process, so this one needs \
+                 --tls-cert, --tls-key and --tls-ca"
+            )
         })?;
         channel(url, tls)
     }
@@ -196,7 +199,11 @@ impl Host {
         let mut routes = Routes::default();
         if self.config.reflection {
             let builder = || {
-                tonic_reflection::server::Builder::configure()
+                let builder = tonic_reflection::server::Builder::configure();
+                // What this process serves, not all that the contract knows.
+                let names = self.served.iter().chain(&["grpc.health.v1.Health"]);
+                names
+                    .fold(builder, |it, name| it.with_service_name(*name))
                     .register_encoded_file_descriptor_set(self.descriptors)
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                     // Without it grpcurl prints error details as base64.
