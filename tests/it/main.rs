@@ -8,6 +8,7 @@ mod bad_input;
 mod cancellation;
 mod coverage;
 mod crash;
+mod events;
 mod invitations;
 mod outage;
 mod races;

@@ -25,6 +25,21 @@ async fn nats_goes_away_and_comes_back_with_an_empty_disk() {
     suite.finish().await;
 }
 
+/// If NATS stays away, the log catches up through its own door; nothing is there twice when NATS is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_catches_up_while_nats_stays_away() {
+    let mut nats = Nats::start();
+    let options = Options { nats_url: Some(nats.url()), nats_patience_s: 1, ..Options::default() };
+    let suite = Suite::start_with(options).await;
+    let ann = suite.person("ann@example.com").await;
+    nats.kill();
+    ann.create_organization("during").await.unwrap();
+    suite.logged().await;
+    nats.restart();
+    ann.create_organization("after").await.unwrap();
+    suite.finish().await;
+}
+
 /// Readers start over from nothing: everything is delivered a second time, and nothing acts a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_delivered_twice_acts_once() {

@@ -25,8 +25,10 @@ pub(crate) fn all() -> Outcome {
     let readme = root().join("README.md");
     write(&readme, &with_settings(&read(&readme)?)?)?;
     let mut golden = run::cargo_command();
-    golden.args(["test", "--package", "tests", "authorization"]).env("UPDATE_GOLDEN", "1");
-    run::finish(&mut golden, "cargo test --package tests authorization")
+    golden
+        .args(["test", "--package", "tests", "--", "authorization", "events"])
+        .env("UPDATE_GOLDEN", "1");
+    run::finish(&mut golden, "cargo test --package tests -- authorization events")
 }
 
 /// Fails if a generated file is not what would be generated. The tests compare the golden files.

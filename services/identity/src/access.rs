@@ -30,12 +30,19 @@ const PROOFS_MAX: u64 = 50_000;
 /// Identifies callers and decides what they may do.
 pub(crate) struct Decider {
     db: Db,
-    proofs: Cache<Uuid, Proof>,
+    proofs: Proofs,
+}
+
+/// What sessions proved a moment ago, by session.
+pub(crate) type Proofs = Cache<Uuid, Proof>;
+
+/// An empty memory of proofs.
+pub(crate) fn proofs() -> Proofs {
+    Cache::builder().max_capacity(PROOFS_MAX).time_to_live(PROOF_LIFETIME).build()
 }
 
 impl Decider {
-    pub(crate) fn new(db: Db) -> Self {
-        let proofs = Cache::builder().max_capacity(PROOFS_MAX).time_to_live(PROOF_LIFETIME).build();
+    pub(crate) fn new(db: Db, proofs: Proofs) -> Self {
         Self { db, proofs }
     }
 

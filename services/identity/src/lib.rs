@@ -40,13 +40,14 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let passwords = Arc::new(password::Passwords::new());
     let links = user::Links::new(host.key(), &host.config().base_url);
 
-    host.authority(access::Decider::new(db.clone()));
+    let proofs = access::proofs();
+    host.authority(access::Decider::new(db.clone(), proofs.clone()));
     host.rpc(UserServiceServer::new(user::rpc::Rpc {
         db: db.clone(),
         passwords: passwords.clone(),
         links: links.clone(),
     }));
-    host.rpc(SessionServiceServer::new(session::rpc::Rpc { db: db.clone(), passwords }));
+    host.rpc(SessionServiceServer::new(session::rpc::Rpc { db: db.clone(), passwords, proofs }));
     host.rpc(OrganizationServiceServer::new(organization::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),

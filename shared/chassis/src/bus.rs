@@ -2,6 +2,7 @@
 
 mod jetstream;
 mod local;
+mod relay;
 
 use std::{future::Future, time::Duration};
 
@@ -16,8 +17,12 @@ const BATCH: i64 = 200;
 /// The same, where a length is asked for.
 const BATCH_LEN: usize = 200;
 
-/// How often an outbox is looked at when nothing wakes its reader.
+/// How soon a reader looks again after something happened: what was written may have been held back by a
+/// transaction that was still running.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How seldom a reader looks when nothing wakes it and nothing comes.
+pub(crate) const IDLE: Duration = Duration::from_secs(1);
 
 /// The carrier of events. The only run-time variation in the house.
 pub enum Bus {
@@ -42,27 +47,27 @@ impl Bus {
     }
 }
 
-/// Runs `step` until `stop`: again at once while there is work, else when woken or after a while. A
-/// failure is logged and retried with a growing pause.
+/// Runs `step` until `stop`: again at once while there is work, else when `wake` has committed something
+/// or after a while, which grows up to `idle`. A failure is logged and retried with a growing pause.
 pub(crate) async fn follow<F>(
     name: String,
     stop: CancellationToken,
-    wake: Db,
+    (wake, idle): (Db, Duration),
     mut step: impl FnMut() -> F,
 ) where
     F: Future<Output = anyhow::Result<bool>>,
 {
-    let mut failures = 0_u32;
+    let (mut failures, mut quiet) = (0_u32, 0_u32);
     while !stop.is_cancelled() {
         let woken = wake.committed().notified();
         let pause = match step().await {
             Ok(true) => {
-                failures = 0;
+                (failures, quiet) = (0, 0);
                 continue;
             }
             Ok(false) => {
-                failures = 0;
-                POLL
+                (failures, quiet) = (0, quiet + 1);
+                POLL.saturating_mul(1 << quiet.min(6)).min(idle)
             }
             Err(error) => {
                 tracing::warn!(name, failures, error = format!("{error:#}"), "events wait");
@@ -72,7 +77,7 @@ pub(crate) async fn follow<F>(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = woken, if failures == 0 => {}
+            () = woken, if failures == 0 => quiet = 0,
             () = tokio::time::sleep(pause) => {}
         }
     }

@@ -25,6 +25,9 @@ pub struct Config {
     /// can do.
     #[arg(long, env = "NATS_URL")]
     pub nats_url: Option<String>,
+    /// Seconds without NATS after which a service hands its events to the audit service directly.
+    #[arg(long, env = "TENANTRY_NATS_PATIENCE_S", default_value_t = 30)]
+    pub nats_patience_s: u64,
     /// File with the deployment's secret key: 64 hexadecimal digits. Default: made in the data directory.
     #[arg(long, env = "TENANTRY_KEY_FILE")]
     pub key_file: Option<PathBuf>,

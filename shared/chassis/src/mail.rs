@@ -51,6 +51,8 @@ impl Mailer {
         let from = from.parse().with_context(|| format!("{from} is no sender of mails"))?;
         let Some(url) = &config.smtp_url else {
             std::fs::create_dir_all(&folder)?;
+            // Mails hold links, and links are credentials.
+            std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
             return Ok(Self::Folder { folder, from, console: config.mail_console });
         };
         let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret());

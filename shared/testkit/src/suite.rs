@@ -23,6 +23,8 @@ use crate::{Database, Person, database, eventually, slow};
 pub struct Options {
     /// A NATS server; without it events stay in the process.
     pub nats_url: Option<String>,
+    /// Seconds without NATS after which the log is handed its events directly; 0 means the default.
+    pub nats_patience_s: u64,
     /// A mail server; without it mails become files.
     pub smtp_url: Option<String>,
     /// Safety devices, for tests that switch one off.
@@ -172,6 +174,11 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path) -> Host {
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
         local_repositories: true,
+        nats_patience_s: if options.nats_patience_s == 0 {
+            defaults.nats_patience_s
+        } else {
+            options.nats_patience_s
+        },
         mail_console: false,
         created_orgs_max: 1_000,
         in_flight_max: if options.in_flight_max == 0 {

@@ -42,7 +42,7 @@ select now() = statement_timestamp();
 
 /// Measures both.
 pub(crate) async fn run() -> Result<()> {
-    let suite = Suite::start(&[identity::install, tenantry::INSTALLS[1]]).await?;
+    let suite = Suite::start(tenantry::INSTALLS).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let place = place(&suite, &token).await?;
     let (mut ours, mut reference) = (vec![], vec![]);

@@ -11,11 +11,12 @@ use secrecy::ExposeSecret;
 use tonic::Request;
 
 use super::{InvalidLogin, Session, store};
-use crate::password::Passwords;
+use crate::{access::Proofs, password::Passwords};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) passwords: Arc<Passwords>,
+    pub(crate) proofs: Proofs,
 }
 
 #[tonic::async_trait]
@@ -43,7 +44,10 @@ impl SessionService for Rpc {
             store::end(tx, session.end()).await?;
             Ok(pb::LogoutResponse {})
         };
-        reply(self.db.write(&call, end).await?)
+        let ended = self.db.write(&call, end).await?;
+        // Other replicas forget within a second, this one at once.
+        self.proofs.invalidate(&session_id);
+        reply(ended)
     }
 }
 

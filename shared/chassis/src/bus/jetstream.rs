@@ -1,25 +1,27 @@
 //! Events through NATS JetStream. The outbox stays the truth: a stream that was lost is published anew,
 //! and what arrives twice acts once.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
-use async_nats::{
-    HeaderMap,
-    jetstream::{
-        self, AckKind,
-        consumer::{AckPolicy, PullConsumer, pull},
-        stream::{self, DiscardPolicy, StorageType},
-    },
+use async_nats::jetstream::{
+    self, AckKind,
+    consumer::{AckPolicy, PullConsumer, pull},
+    stream::{self, DiscardPolicy, StorageType},
 };
 use futures::{StreamExt, future::BoxFuture};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, BATCH_LEN, back_off, follow};
+use super::{BATCH_LEN, IDLE, POLL, back_off, follow, relay::Relay};
 use crate::{
-    db::{Db, Tx},
-    outbox::{self, Delivery},
+    db::Db,
+    link::{Link, Target},
+    outbox::Delivery,
     react::{ATTEMPTS_MAX, Subscriber},
 };
 
@@ -34,7 +36,10 @@ const DUPLICATES: Duration = Duration::from_secs(120);
 /// A connection to NATS.
 #[derive(Clone)]
 pub struct JetStream {
-    context: jetstream::Context,
+    pub(super) context: jetstream::Context,
+    /// Ways to the audit service, by the service that takes them.
+    direct: BTreeMap<&'static str, Link>,
+    patience: Duration,
 }
 
 impl JetStream {
@@ -49,10 +54,20 @@ impl JetStream {
             .with_context(|| format!("{url} is no address of a NATS server"))?;
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_MAX);
-        Ok(Self { context })
+        Ok(Self { context, direct: BTreeMap::new(), patience: Duration::from_secs(30) })
     }
 
-    async fn stream(&self) -> anyhow::Result<stream::Stream> {
+    /// Gives a service a way around NATS to the audit service.
+    pub(crate) fn append_directly(&mut self, name: &'static str, audit: Arc<OnceLock<Target>>) {
+        self.direct.insert(name, Link::new(name, audit));
+    }
+
+    /// How long NATS may be away before the way around it is taken.
+    pub(crate) fn give_up_after(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    pub(super) async fn stream(&self) -> anyhow::Result<stream::Stream> {
         let version = self.context.client().server_info().version;
         if !version.is_empty() && before(&version, [2, 9, 0]) {
             bail!("nats-server {version} is too old: 2.9 or newer is needed");
@@ -83,64 +98,20 @@ impl JetStream {
         }
         let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
         for outbox in outboxes {
-            let (relay, stop) =
-                (Relay { nats: self.clone(), outbox: outbox.clone() }, stop.clone());
-            let name = format!("the relay of {}", outbox.name());
-            tasks.push(Box::pin(async move { follow(name, stop, outbox, || relay.step()).await }));
+            let direct = self.direct.get(outbox.name()).cloned();
+            let relay = Relay::new(self.clone(), outbox.clone(), direct, self.patience);
+            let (name, stop) = (format!("the relay of {}", outbox.name()), stop.clone());
+            let wake = (outbox, IDLE);
+            tasks.push(Box::pin(async move { follow(name, stop, wake, || relay.step()).await }));
         }
         for to in subscribers {
             let puller = Puller { nats: self.clone(), to: to.clone(), consumer: Mutex::default() };
             let (name, stop) = (format!("the consumer of {}", to.db.name()), stop.clone());
-            tasks.push(Box::pin(async move { follow(name, stop, to.db, || puller.step()).await }));
+            tasks.push(Box::pin(async move {
+                follow(name, stop, (to.db, POLL), || puller.step()).await;
+            }));
         }
         tasks
-    }
-}
-
-/// Publishes one outbox.
-struct Relay {
-    nats: JetStream,
-    outbox: Db,
-}
-
-impl Relay {
-    /// Publishes a batch and remembers it once NATS has it. Answers whether there may be more.
-    async fn step(&self) -> anyhow::Result<bool> {
-        let stream = self.nats.stream().await?;
-        // A stream that was created anew has nothing of what an earlier one had: start over.
-        let reader = format!("relay@{}", stream.cached_info().created.unix_timestamp_nanos());
-        let work = async |tx: &mut Tx| {
-            // One relay at a time, however many replicas there are.
-            let alone = sqlx::query_scalar!(
-                r#"select pg_try_advisory_xact_lock(hashtext(current_schema()), 1) as "alone!""#
-            );
-            if !alone.fetch_one(tx.conn()).await? {
-                return Ok(false);
-            }
-            let from = outbox::load(tx.conn(), &reader, self.outbox.name()).await?;
-            let (batch, cursor) = outbox::read(&self.outbox, from, BATCH).await?;
-            if batch.is_empty() {
-                return Ok(false);
-            }
-            self.publish(&batch).await?;
-            outbox::save(tx.conn(), &reader, self.outbox.name(), cursor).await?;
-            Ok(true)
-        };
-        Ok(self.outbox.write_as_system("relay", work).await?)
-    }
-
-    async fn publish(&self, batch: &[Delivery]) -> anyhow::Result<()> {
-        let mut acks = vec![];
-        for event in batch {
-            let payload = event.envelope.clone().into();
-            let publish =
-                self.nats.context.publish_with_headers(subject(event), headers(event), payload);
-            acks.push(publish.await?);
-        }
-        for ack in acks {
-            ack.await?;
-        }
-        Ok(())
     }
 }
 
@@ -227,33 +198,6 @@ impl Puller {
     }
 }
 
-/// `tenantry.identity.v1.member_joined.<org id>`, so that wildcards choose service, event or tenant.
-fn subject(event: &Delivery) -> String {
-    let (package, name) = event.name.rsplit_once('.').unwrap_or(("tenantry", &event.name));
-    let mut snake = String::new();
-    for (i, c) in name.char_indices() {
-        if c.is_ascii_uppercase() && i > 0 {
-            snake.push('_');
-        }
-        snake.push(c.to_ascii_lowercase());
-    }
-    let org = event.org_id.map_or_else(|| "account".to_owned(), |it| it.to_string());
-    format!("{package}.{snake}.{org}")
-}
-
-/// CloudEvents 1.0 in binary mode, and the id by which JetStream drops duplicates.
-fn headers(event: &Delivery) -> HeaderMap {
-    let id = event.id.to_string();
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", id.as_str());
-    headers.insert("ce-specversion", "1.0");
-    headers.insert("ce-id", id.as_str());
-    headers.insert("ce-type", event.name.as_str());
-    headers.insert("ce-source", "tenantry");
-    headers.insert("ce-datacontenttype", "application/protobuf");
-    headers
-}
-
 /// Whether a server version is older than `floor`.
 fn before(version: &str, floor: [u32; 3]) -> bool {
     let number =
@@ -265,16 +209,6 @@ fn before(version: &str, floor: [u32; 3]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn subjects_go_from_wide_to_narrow() {
-        let name = "tenantry.identity.v1.MemberRoleChanged".to_owned();
-        let (id, source) = (uuid::Uuid::nil(), "identity".to_owned());
-        let mut event = Delivery { id, source, name, org_id: None, envelope: vec![] };
-        assert_eq!(subject(&event), "tenantry.identity.v1.member_role_changed.account");
-        event.org_id = Some(uuid::Uuid::nil());
-        assert!(subject(&event).ends_with(".00000000-0000-0000-0000-000000000000"));
-    }
 
     #[test]
     fn versions_compare_by_number() {

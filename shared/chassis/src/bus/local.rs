@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, follow};
+use super::{BATCH, IDLE, follow};
 use crate::{
     db::{Db, Tx},
     outbox::{self, Delivery},
@@ -30,7 +30,7 @@ pub(super) fn tasks(
             let name = format!("{} follows {}", subscriber.db.name(), outbox.name());
             let (stop, outbox) = (stop.clone(), outbox.clone());
             tasks.push(Box::pin(async move {
-                follow(name, stop, outbox, || reader.step()).await;
+                follow(name, stop, (outbox, IDLE), || reader.step()).await;
             }));
         }
     }

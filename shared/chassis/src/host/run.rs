@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     access::RemoteAuthority,
-    bus::{Bus, JetStream, follow},
+    bus::{Bus, IDLE, JetStream, follow},
     link::Target,
     rule::Rules,
     server::{Shared, Stack},
@@ -104,9 +104,19 @@ impl Host {
         ending: &CancellationToken,
         background: &TaskTracker,
     ) -> anyhow::Result<()> {
+        let whole = self.served.iter().any(|it| it.starts_with("tenantry.audit."));
         let bus = match &self.config.nats_url {
-            Some(url) => Bus::JetStream(Box::new(JetStream::connect(url, "tenantry").await?)),
-            None => Bus::Local,
+            Some(url) => {
+                let mut bus = JetStream::connect(url, "tenantry").await?;
+                for name in self.databases.iter().map(|it| it.0.name()).filter(|it| *it != "audit")
+                {
+                    bus.append_directly(name, self.links.entry("audit").or_default().clone());
+                }
+                bus.give_up_after(Duration::from_secs(self.config.nats_patience_s));
+                Bus::JetStream(Box::new(bus))
+            }
+            None if whole => Bus::Local,
+            None => bail!("the audit service is in another process, so this one needs --nats-url"),
         };
         let outboxes = self.databases.iter().map(|it| it.0.clone()).collect();
         for task in bus.tasks(outboxes, std::mem::take(&mut self.subscribers), ending) {
@@ -181,7 +191,7 @@ impl Host {
         for postman in std::mem::take(&mut self.postmen) {
             let (stop, db) = (ending.clone(), postman.db.clone());
             background.spawn(async move {
-                follow("mail".to_owned(), stop, db, || postman.step()).await;
+                follow("mail".to_owned(), stop, (db, IDLE), || postman.step()).await;
             });
         }
         for (db, _) in &self.databases {
