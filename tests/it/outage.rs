@@ -1,6 +1,6 @@
 //! The broker goes away, forgets, repeats: nothing is lost, nothing happens twice.
 
-use testkit::{Nats, Options, Suite};
+use testkit::{Nats, Options, Person, Suite};
 
 /// G-13: mutations go on without NATS, and the log catches up; a stream that was lost is published anew.
 #[tokio::test(flavor = "multi_thread")]
@@ -53,14 +53,19 @@ async fn everything_delivered_twice_acts_once() {
     suite.logged().await;
     let (written, _) = suite.written_and_logged().await;
 
-    for forget in [
-        "with gone as (delete from audit.outbox_cursor returning 1) select count(*) from gone",
-        "with gone as (delete from invitation.outbox_cursor returning 1) select count(*) from gone",
-        "with gone as (delete from project.outbox_cursor returning 1) select count(*) from gone",
-        "with gone as (delete from identity.outbox_cursor returning 1) select count(*) from gone",
-    ] {
-        assert!(suite.count(forget).await > 0, "a reader had a position");
-    }
+    let suite = suite
+        .restart(async |pool| {
+            for forget in [
+                "delete from audit.outbox_cursor",
+                "delete from invitation.outbox_cursor",
+                "delete from project.outbox_cursor",
+                "delete from identity.outbox_cursor",
+            ] {
+                sqlx::raw_sql(forget).execute(pool).await.unwrap();
+            }
+        })
+        .await;
+    let ann = Person { client: suite.client.with_token(&ann.token), ..ann };
     // A new event shows that the readers are through.
     ann.create_organization("later").await.unwrap();
     suite.logged().await;

@@ -21,6 +21,10 @@ const BATCH_LEN: usize = 200;
 /// transaction that was still running.
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long a reader that found something lets more come together: reading one by one would cost the
+/// writers more than the wait costs anybody.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// How seldom a reader looks when nothing wakes it and nothing comes.
 pub(crate) const IDLE: Duration = Duration::from_secs(1);
 
@@ -47,7 +51,7 @@ impl Bus {
     }
 }
 
-/// Runs `step` until `stop`: again at once while there is work, else when `wake` has committed something
+/// Runs `step` until `stop`: again soon while there is work, else when `wake` has committed something
 /// or after a while, which grows up to `idle`. A failure is logged and retried with a growing pause.
 pub(crate) async fn follow<F>(
     name: String,
@@ -63,6 +67,7 @@ pub(crate) async fn follow<F>(
         let pause = match step().await {
             Ok(true) => {
                 (failures, quiet) = (0, 0);
+                tokio::time::sleep(GATHER).await;
                 continue;
             }
             Ok(false) => {

@@ -145,6 +145,15 @@ impl Db {
         Ok(value)
     }
 
+    /// Writes down where a reader stands: nothing waits for it, nobody is woken, and a power cut may lose
+    /// it, because what is read again acts once.
+    pub(crate) async fn jot(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<()>) -> Result<()> {
+        let mut tx = self.begin(system(self.name), pb::Origin::default()).await?;
+        sqlx::query!("set local synchronous_commit = off").execute(tx.conn()).await?;
+        work(&mut tx).await?;
+        Ok(tx.inner.commit().await?)
+    }
+
     async fn begin(&self, actor: pb::Actor, origin: pb::Origin) -> Result<Tx> {
         let inner = self.writes.begin().await?;
         Ok(Tx { inner, source: self.name, actor, origin, now: self.clock.now() })

@@ -87,6 +87,14 @@ impl Subscriber {
         }
     }
 
+    /// Whether it does something with an event of this name.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        match &self.what {
+            What::React(reactions) => reactions.contains_key(name),
+            What::Record(_) => true,
+        }
+    }
+
     /// Acts on a batch. Answers how many events it dealt with before one failed, and that failure.
     pub(crate) async fn deliver(&self, batch: &[Delivery]) -> (usize, Option<crate::Error>) {
         match &self.what {

@@ -47,6 +47,7 @@ pub struct Suite {
     pub pool: PgPool,
     /// Where it serves.
     pub address: SocketAddr,
+    options: Options,
     database: Database,
     folder: TempDir,
     stop: CancellationToken,
@@ -65,7 +66,19 @@ impl Suite {
         log();
         let database = Database::new().await;
         let folder = tempfile::tempdir().expect("a folder");
-        let clock = Clock::default();
+        Self::launch(options, database, folder, Clock::default()).await
+    }
+
+    /// Ends the suite, as an operator would, lets `between` happen, and starts it again on what it left.
+    pub async fn restart(self, between: impl AsyncFnOnce(&PgPool)) -> Self {
+        self.stop.cancel();
+        self.running.await.expect("the suite does not panic").expect("the suite ends well");
+        between(&self.pool).await;
+        self.pool.close().await;
+        Self::launch(self.options, self.database, self.folder, self.clock).await
+    }
+
+    async fn launch(options: Options, database: Database, folder: TempDir, clock: Clock) -> Self {
         let mut reach = database.options.clone();
         if options.distant_database {
             let socket = reach.get_socket().expect("a socket").join(".s.PGSQL.5432");
@@ -94,7 +107,7 @@ impl Suite {
         let pool =
             PgPool::connect_with(database.options.clone()).await.expect("the database answers");
         let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-        Self { client, mailbox, clock, pool, address, database, folder, stop, running }
+        Self { client, mailbox, clock, pool, address, options, database, folder, stop, running }
     }
 
     /// All services at one place.

@@ -21,7 +21,7 @@ struct Noop {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the shape of an install")]
-fn install(host: &mut Host) -> Result<()> {
+pub(crate) fn install(host: &mut Host) -> Result<()> {
     host.rpc(AuditServiceServer::new(Noop { stacked: true }));
     Ok(())
 }

@@ -155,10 +155,19 @@ impl Puller {
                 message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
             }
             start += done;
-            if let Some(error) = failure {
-                self.failed(&batch[start], &messages[start], error).await?;
-                start += 1;
+            let Some(error) = failure else { continue };
+            if self.to.wants().is_none() {
+                // The log keeps the order: all of the rest comes again, before anything newer.
+                for message in &messages[start..] {
+                    message
+                        .ack_with(AckKind::Nak(None))
+                        .await
+                        .map_err(|error| anyhow::anyhow!(error))?;
+                }
+                return Err(anyhow::Error::from(error).context("the log did not take a batch"));
             }
+            self.failed(&batch[start], &messages[start], error).await?;
+            start += 1;
         }
         *held = Some(consumer);
         Ok(more)
@@ -187,7 +196,7 @@ impl Puller {
     ) -> anyhow::Result<()> {
         let attempts = message.info().map_or(1, |it| it.delivered);
         let attempts = u32::try_from(attempts).unwrap_or(1);
-        let answer = if attempts < ATTEMPTS_MAX || self.to.wants().is_none() {
+        let answer = if attempts < ATTEMPTS_MAX {
             tracing::warn!(event = %event.id, name = event.name, attempts, ?error, "an event waits");
             AckKind::Nak(Some(back_off(attempts)))
         } else {

@@ -1,18 +1,20 @@
 //! Events inside one process: each subscriber has its own position in each outbox.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use futures::future::BoxFuture;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{BATCH, IDLE, follow};
 use crate::{
     db::{Db, Tx},
-    outbox::{self, Delivery},
+    outbox::{self, Cursor, Delivery},
     react::{ATTEMPTS_MAX, Subscriber},
 };
 
 const READER: &str = "local";
+
+/// Events that nobody wanted are passed over; so many of them, and the position is written down.
+const PASSED_MAX: usize = 1_000;
 
 pub(super) fn tasks(
     outboxes: &[Db],
@@ -22,11 +24,8 @@ pub(super) fn tasks(
     let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
     for subscriber in subscribers {
         for outbox in outboxes {
-            let reader = Reader {
-                outbox: outbox.clone(),
-                to: subscriber.clone(),
-                attempts: Mutex::default(),
-            };
+            let reader =
+                Reader { outbox: outbox.clone(), to: subscriber.clone(), state: Mutex::default() };
             let name = format!("{} follows {}", subscriber.db.name(), outbox.name());
             let (stop, outbox) = (stop.clone(), outbox.clone());
             tasks.push(Box::pin(async move {
@@ -41,53 +40,66 @@ pub(super) fn tasks(
 struct Reader {
     outbox: Db,
     to: Subscriber,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where it stands; unknown until the first step.
+    cursor: Option<Cursor>,
+    /// Events that were passed over since the position was written down.
+    passed: usize,
     /// Failures of the event at the head.
-    attempts: Mutex<u32>,
+    attempts: u32,
 }
 
 impl Reader {
     /// Reads a batch and delivers it. Answers whether there may be more.
     async fn step(&self) -> anyhow::Result<bool> {
-        let source = self.outbox.name();
-        let mut conn = self.to.db.pool().acquire().await?;
-        let from = outbox::load(&mut conn, READER, source).await?;
-        drop(conn);
+        let mut state = self.state.lock().await;
+        let from = match state.cursor {
+            Some(cursor) => cursor,
+            None => self.load().await?,
+        };
         let (batch, cursor) = outbox::read(&self.outbox, from, BATCH).await?;
         if batch.is_empty() {
+            state.cursor = Some(from);
             return Ok(false);
         }
         let (done, failure) = self.to.deliver(&batch).await;
-        match failure {
-            None => {
-                *self.attempts() = 0;
-                self.remember(source, cursor).await?;
-                Ok(true)
-            }
+        if let Some(error) = failure {
             // The inbox keeps the events that were dealt with from acting again.
-            Some(error) => self.failed(&batch[done], error).await,
+            return self.failed(&mut state, &batch[done], error).await;
         }
+        state.attempts = 0;
+        state.cursor = Some(cursor);
+        state.passed += batch.len();
+        if state.passed >= PASSED_MAX || batch.iter().any(|it| self.to.takes(&it.name)) {
+            let source = self.outbox.name();
+            let save = async |tx: &mut Tx| outbox::save(tx.conn(), READER, source, cursor).await;
+            self.to.db.jot(save).await?;
+            state.passed = 0;
+        }
+        Ok(true)
     }
 
-    async fn remember(&self, source: &str, cursor: outbox::Cursor) -> crate::Result<()> {
-        let work = async |tx: &mut Tx| outbox::save(tx.conn(), READER, source, cursor).await;
-        self.to.db.write_as_system("cursor", work).await
+    async fn load(&self) -> anyhow::Result<Cursor> {
+        let mut conn = self.to.db.pool().acquire().await?;
+        Ok(outbox::load(&mut conn, READER, self.outbox.name()).await?)
     }
 
-    fn attempts(&self) -> MutexGuard<'_, u32> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn failed(&self, event: &Delivery, error: crate::Error) -> anyhow::Result<bool> {
-        let attempts = {
-            let mut attempts = self.attempts();
-            *attempts += 1;
-            *attempts
-        };
-        if attempts < ATTEMPTS_MAX {
+    async fn failed(
+        &self,
+        state: &mut State,
+        event: &Delivery,
+        error: crate::Error,
+    ) -> anyhow::Result<bool> {
+        state.attempts += 1;
+        if state.attempts < ATTEMPTS_MAX || self.to.wants().is_none() {
             return Err(anyhow::Error::from(error).context(format!("{} {}", event.name, event.id)));
         }
         self.to.bury(event, &error).await?;
-        *self.attempts() = 0;
+        state.attempts = 0;
         Ok(true)
     }
 }
