@@ -46,34 +46,44 @@ pub(crate) struct Cursor {
     position: i64,
 }
 
+/// How many rows beyond a batch are looked at for one that must go first. More than all transactions that
+/// run at the same time write.
+const AHEAD: i64 = 1_000;
+
 /// Events that the reader has not seen, oldest first, and where it stands after them.
 pub(crate) async fn read(db: &Db, from: Cursor, limit: i64) -> Result<(Vec<Delivery>, Cursor)> {
     let rows = sqlx::query!(
         r#"with horizon as (select pg_snapshot_xmin(pg_current_snapshot()) as oldest),
-                ready as (
-                    select position, id, type, org_id, envelope
+                -- The next ones by transaction, which the index gives without looking at any other row.
+                near as materialized (
+                    select position, id, type, org_id, envelope, written_by
                     from outbox, horizon
                     where (written_by, position) > ($1::bigint::text::xid8, $2::bigint)
                       and written_by < oldest
-                      and not exists (
-                          select from outbox as early
-                          where early.written_by >= oldest and early.position < outbox.position)
-                    order by position limit $3
+                    order by written_by, position limit $4
+                ),
+                -- The first that is left for later. The sum keeps the planner from walking the table.
+                later as (
+                    select min(position + 0) as position from outbox, horizon where written_by >= oldest
+                ),
+                ready as (
+                    select near.position, id, type, org_id, envelope from near, later
+                    where near.position < coalesce(later.position, near.position + 1)
+                    order by near.position limit $3
                 )
            select ready.position as "position?", id as "id?", type as "type?", org_id,
                   envelope as "envelope?",
                   -- The oldest transaction that still has a row to read, else the snapshot's.
                   coalesce((
-                      select min(written_by::text::bigint) from outbox
-                      where (written_by, position) > ($1::bigint::text::xid8, $2::bigint)
-                        and written_by < oldest
-                        and position > (select max(position) from ready)
+                      select min(written_by::text::bigint) from near
+                      where position > (select max(position) from ready)
                   ), oldest::text::bigint) as "horizon!"
            from horizon left join ready on true
            order by ready.position"#,
         from.horizon,
         from.position,
         limit,
+        limit + AHEAD,
     )
     .fetch_all(db.pool())
     .await?;
