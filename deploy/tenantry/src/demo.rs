@@ -56,14 +56,14 @@ impl Services {
 /// Plays the story and shows it.
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let authority = arguments.tls_ca.map(std::fs::read_to_string).transpose();
+    let authority = arguments.tls_ca.as_ref().map(std::fs::read_to_string).transpose();
     let authority = authority.context("cannot read the authority")?;
     let client = Client::connect(&arguments.endpoint, authority.as_deref()).await?;
-    let data_dir = match arguments.data_dir {
-        Some(path) => path,
+    let data_dir = match &arguments.data_dir {
+        Some(path) => path.clone(),
         None => default_data_dir()?,
     };
     let mailbox = Mailbox::new(vec![data_dir.join("mail")]);
     let played = play(&Services::at_one(&client), &mailbox, Voice::loud()).await?;
-    played.farewell()
+    played.farewell(&arguments.endpoint)
 }

@@ -28,11 +28,11 @@ fn greet(config: &Config) {
 }
 
 /// How to call this program from where the reader is.
-fn program() -> String {
+pub(crate) fn program() -> String {
     let path = std::env::current_exe().unwrap_or_else(|_| "tenantry".into());
     let here = std::env::current_dir().unwrap_or_default();
     match path.strip_prefix(here) {
-        Ok(relative) => format!("./{}", relative.display()),
-        Err(_) => path.display().to_string(),
+        Ok(relative) if relative.starts_with("target") => format!("./{}", relative.display()),
+        _ => path.display().to_string(),
     }
 }

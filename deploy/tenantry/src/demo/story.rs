@@ -7,12 +7,11 @@ use api::{audit, identity as id, invitation as inv, project as prj};
 use tonic::Code;
 
 use super::{Mailbox, Services, Voice, manual, sample};
-use crate::{client::Client, tools::print};
+use crate::{client::Client, serve::program, tools::print};
 
 const IDENTITY: &str = "tenantry.identity.v1";
 const PROJECT: &str = "tenantry.project.v1";
 const INVITATION: &str = "tenantry.invitation.v1";
-const AUDIT: &str = "tenantry.audit.v1";
 
 /// What is done in the background is waited for, this long at most.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,13 +33,16 @@ pub struct Played {
 }
 
 impl Played {
-    pub(super) fn farewell(&self) -> Result<()> {
+    /// What a newcomer tries next.
+    pub(super) fn farewell(&self, endpoint: &str) -> Result<()> {
+        let (program, at) = (program(), endpoint.rsplit('/').next().unwrap_or_default());
+        let plain = if endpoint.starts_with("http:") { "-plaintext " } else { "" };
         print(&format!(
             "\nAll ten steps went well. Try yourself, as Ann:\n\
-             \x20 export TENANTRY_TOKEN={}\n\
-             \x20 grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${{TENANTRY_TOKEN}}' \\\n\
-             \x20   -d '{{\"org_id\": \"{}\"}}' 127.0.0.1:50051 {AUDIT}.AuditService/ListEntries\n\
-             \x20 tenantry verify {} --key '{}'\n\
+             \x20 export TOKEN={}\n\
+             \x20 grpcurl {plain}-expand-headers -H 'authorization: Bearer ${{TOKEN}}' \\\n\
+             \x20   -d '{{\"org_id\": \"{}\"}}' {at} tenantry.audit.v1.AuditService/ListEntries\n\
+             \x20 {program} verify {} --key '{}'\n\
              \x20 curl {}\n",
             self.owner_token,
             self.org_id,
