@@ -40,6 +40,8 @@ pub struct JetStream {
     /// Ways to the audit service, by the service that takes them.
     direct: BTreeMap<&'static str, Link>,
     patience: Duration,
+    /// Where NATS is, without credentials.
+    place: String,
 }
 
 impl JetStream {
@@ -51,10 +53,13 @@ impl JetStream {
             .event_callback(async |event| tracing::info!(%event, "nats"))
             .connect(url)
             .await
-            .with_context(|| format!("{url} is no address of a NATS server"))?;
+            .context(
+                "--nats-url is no address of a NATS server, for example nats://127.0.0.1:4222",
+            )?;
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_MAX);
-        Ok(Self { context, direct: BTreeMap::new(), patience: Duration::from_secs(30) })
+        let place = url.rsplit('@').next().unwrap_or_default().to_owned();
+        Ok(Self { context, direct: BTreeMap::new(), patience: Duration::from_secs(30), place })
     }
 
     /// Gives a service a way around NATS to the audit service.
@@ -83,7 +88,13 @@ impl JetStream {
             ..Default::default()
         };
         let stream = self.context.get_or_create_stream(config).await;
-        stream.context("no JetStream answer from NATS; start nats-server with -js")
+        stream.with_context(|| {
+            format!(
+                "NATS does not answer at {}, or has no JetStream (start nats-server with -js); calls go on, \
+                 events wait",
+                self.place
+            )
+        })
     }
 
     pub(super) fn tasks(
