@@ -11,9 +11,10 @@ use std::{
 };
 
 use api::{audit, identity as id};
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use tenantry::{
     client::Client,
-    demo::Mailbox,
+    demo::{Mailbox, Services, Voice, play},
     verify::{self, Proof},
 };
 use testkit::{Person, Process, eventually, stop_deployments};
@@ -70,11 +71,63 @@ async fn a_killed_suite_goes_on_where_it_was() {
     stop_deployments(folder.path());
 }
 
+/// The same for the whole story: killed in the middle of it, again and again, then told to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_is_told_after_a_kill_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (mut suite, mut client) = start(folder.path(), port).await;
+    let mail = folder.path().join("mail");
+    for moment in [300, 600, 900, 1_200, 1_600] {
+        let (services, mailbox) = (Services::at_one(&client), Mailbox::new(vec![mail.clone()]));
+        let telling = async { play(&services, &mailbox, Voice::silent()).await };
+        // Nothing but the kill breaks it off.
+        if let Ok(told) = tokio::time::timeout(Duration::from_millis(moment), telling).await {
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+            told.unwrap_or_else(|error| panic!("{error:#}\n{log}"));
+        }
+        suite.kill();
+        (suite, client) = start(folder.path(), port).await;
+    }
+    let (services, mailbox) = (Services::at_one(&client), Mailbox::new(vec![mail]));
+    play(&services, &mailbox, Voice::silent()).await.unwrap();
+
+    // From all tellings: every event that was written is in the log, once.
+    let database = PgConnectOptions::new_without_pgpass().socket(folder.path().join("run"));
+    let database = database.username("tenantry").database("tenantry");
+    let pool = PgPool::connect_with(database).await.unwrap();
+    eventually("the log of every event", async || {
+        let missing = "select count(*) from (select id from identity.outbox union all
+                           select id from project.outbox union all select id from invitation.outbox) as told
+                       where not exists (select from audit.entry where event_id = told.id)";
+        let missing: i64 = sqlx::query_scalar(missing).fetch_one(&pool).await.unwrap();
+        (missing == 0).then_some(())
+    })
+    .await;
+    // What a crash broke off between two services was healed: nobody holds what the other does not know.
+    let torn = "select count(*) from (
+                    (select id from identity.project except select id from project.project) union all
+                    (select id from project.project except select id from identity.project) union all
+                    (select invitation_id from identity.member where invitation_id is not null
+                     except select invitation_id from invitation.acceptance)) as torn";
+    eventually("healing", async || {
+        let torn: i64 = sqlx::query_scalar(torn).fetch_one(&pool).await.unwrap();
+        (torn == 0).then_some(())
+    })
+    .await;
+    pool.close().await;
+    assert!(suite.stop(), "it drains");
+    stop_deployments(folder.path());
+}
+
 async fn start(folder: &Path, port: u16) -> (Process, Client) {
     let arguments = [
         format!("--data-dir={}", folder.display()),
         format!("--listen=127.0.0.1:{port}"),
         "--created-orgs-max=100000".to_owned(),
+        "--local-repositories=true".to_owned(),
     ];
     let process = Process::start("tenantry", &arguments, &folder.join("log"));
     let endpoint = format!("http://127.0.0.1:{port}");

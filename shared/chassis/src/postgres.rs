@@ -153,6 +153,8 @@ impl Postgres {
         loop {
             match PgConnection::connect_with(&admin).await {
                 Ok(mut connection) => {
+                    // A start that was killed may still be at it: wait for its end.
+                    connection.execute("select pg_advisory_lock(1)").await?;
                     let exists = "select 1 from pg_database where datname = 'tenantry'";
                     if connection.fetch_optional(exists).await?.is_none() {
                         connection.execute("create database tenantry").await?;
@@ -160,10 +162,13 @@ impl Postgres {
                     return Ok(());
                 }
                 Err(error) => {
-                    let gone = match &mut self.child {
-                        Some(child) => child.try_wait()?.is_some(),
-                        None => !self.runs(),
-                    };
+                    // Ours may have lost against one that an earlier process was just starting.
+                    let ended =
+                        self.child.as_mut().is_none_or(|it| !matches!(it.try_wait(), Ok(None)));
+                    if ended {
+                        self.child = None;
+                    }
+                    let gone = ended && !self.runs();
                     if gone || Instant::now() > deadline {
                         let log = self.socket.join("postgres.log");
                         let reason = last_line(&log);
@@ -251,11 +256,10 @@ fn initialize(bin: &Path, data: &Path, owner: Option<(u32, u32)>) -> Result<()> 
         return Ok(());
     }
     reachable(data.parent().unwrap_or(data), owner)?;
-    let part = data.with_extension("part");
-    if part.exists() {
-        fs::remove_dir_all(&part)?;
-    }
-    fs::create_dir(&part)?;
+    remove_parts(data);
+    // A name of its own: the initdb of an earlier start that was killed may still be at work on its part.
+    let part = data.with_extension(format!("part-{}", crate::id::new().simple()));
+    fs::create_dir(&part).with_context(|| format!("cannot create {}", part.display()))?;
     private(&part, owner)?;
     let mut command = Command::new(bin.join("initdb"));
     command.args([
@@ -271,8 +275,17 @@ fn initialize(bin: &Path, data: &Path, owner: Option<(u32, u32)>) -> Result<()> 
         "initdb failed: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    fs::rename(&part, data)?;
-    Ok(())
+    fs::rename(&part, data).with_context(|| format!("cannot create {}", data.display()))
+}
+
+/// Removes what earlier starts left unfinished; what cannot go yet goes next time.
+fn remove_parts(data: &Path) {
+    let entries =
+        data.parent().and_then(|it| fs::read_dir(it).ok()).into_iter().flatten().flatten();
+    for entry in entries.filter(|it| it.file_name().to_string_lossy().starts_with("postgres.part-"))
+    {
+        let _ = fs::remove_dir_all(entry.path());
+    }
 }
 
 /// The server's account must be able to walk to its files.

@@ -24,6 +24,8 @@ pub(super) async fn prepare(
     let mut connection =
         connection.context("the database does not answer; check --database-url")?;
     check_settings(&mut connection).await?;
+    // One at a time: another replica, or a start that was killed and whose last statement still runs.
+    connection.execute("select pg_advisory_lock(2)").await?;
     for (db, migrations) in databases {
         // A name of the code, never of a request.
         let create = sqlx::AssertSqlSafe(format!("create schema if not exists {}", db.name()));
