@@ -26,6 +26,12 @@ use crate::{
 use account::Account;
 use old::Process;
 
+/// Names the process that an environment runs.
+const SERVING: &str = "process";
+
+/// Names the process that is to take its place.
+const STARTING: &str = "starting";
+
 /// How long a process may take until it serves.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -66,20 +72,23 @@ impl Processes {
         let address = free_address()?;
         let mut child = self.start(&checkout, &command, address)?;
         say(&report, 60, "health", format!("started `{command}` on {address}")).await;
+        // Before anything else can go wrong: a runner that is killed from here on leaves no stray behind.
+        let new = child.id().and_then(Process::of).context("the command ended at once")?;
+        fs::write(home.join(STARTING), new.to_string()).await?;
         if let Err(error) = healthy(&mut child, address).await {
-            let pid = child.id();
-            if let Some(process) = pid.and_then(Process::of) {
-                process.stop().await;
-            }
+            new.stop().await;
             return Err(error.context(last_lines(&home.join("log")).await));
         }
-        self.replace(&home, &checkout, &child).await?;
+        self.replace(&home, &checkout).await?;
         say(&report, 90, "done", format!("serving on http://{address}")).await;
         Ok(Deployed { commit, url: format!("http://{address}") })
     }
 
     async fn prepare(&self, home: &Path, checkout: &Path) -> Result<()> {
-        // A runner that went silent may have left half a checkout.
+        // A runner that went silent may have left half a checkout, and what it was starting.
+        if let Some(stray) = recorded(&home.join(STARTING)).await {
+            stray.stop().await;
+        }
         if fs::try_exists(checkout).await? {
             fs::remove_dir_all(checkout).await?;
         }
@@ -120,14 +129,9 @@ impl Processes {
     }
 
     /// From here on the new process is the environment; the old one ends.
-    async fn replace(&self, home: &Path, checkout: &Path, child: &Child) -> Result<()> {
-        let new = child
-            .id()
-            .and_then(Process::of)
-            .context("the process ended while it was put in place")?;
-        let record = home.join("process");
-        let old = fs::read_to_string(&record).await.ok().and_then(|it| it.parse::<Process>().ok());
-        fs::write(&record, new.to_string()).await?;
+    async fn replace(&self, home: &Path, checkout: &Path) -> Result<()> {
+        let old = recorded(&home.join(SERVING)).await;
+        fs::rename(home.join(STARTING), home.join(SERVING)).await?;
         if let Some(old) = old {
             old.stop().await;
         }
@@ -152,6 +156,11 @@ impl Processes {
         }
         command
     }
+}
+
+/// The process that a record names.
+async fn recorded(record: &Path) -> Option<Process> {
+    fs::read_to_string(record).await.ok()?.parse().ok()
 }
 
 async fn say(report: &Sender<Progress>, percent: i32, step: &'static str, line: String) {

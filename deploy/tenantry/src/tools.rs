@@ -11,6 +11,7 @@ use chassis::{
     telemetry::Telemetry,
     tls::Tls,
 };
+use sqlx::postgres::PgConnectOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -30,16 +31,24 @@ pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = DataDir::open(config.data_dir.as_deref())?;
     let (options, postgres) = process::database(&config, &folder).await?;
-    let mut host = Host::new(config, options, folder)?;
-    for install in INSTALLS {
-        install(&mut host)?;
-    }
-    let migrated = host.migrate().await;
+    let migrated = migrate_all(config, options, folder).await;
     if let Some(postgres) = postgres {
         tokio::task::spawn_blocking(|| postgres.stop()).await?;
     }
     migrated?;
     print("every schema is up to date\n")
+}
+
+async fn migrate_all(
+    config: Config,
+    options: PgConnectOptions,
+    folder: DataDir,
+) -> anyhow::Result<()> {
+    let mut host = Host::new(config, options, folder)?;
+    for install in INSTALLS {
+        install(&mut host)?;
+    }
+    host.migrate().await
 }
 
 /// A question to a server.

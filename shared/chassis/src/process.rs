@@ -63,11 +63,8 @@ pub async fn serve(
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
     let (options, postgres) = database(&config, &folder).await?;
-    let mut host = Host::new(config.clone(), options, folder)?;
-    for install in installs {
-        install(&mut host)?;
-    }
-    let served = run(host, listener, || ready(&config)).await;
+    let served = run(config, options, folder, installs, listener, ready).await;
+    // Also after a failure: a server that nobody stops would live on.
     if let Some(postgres) = postgres {
         tokio::task::spawn_blocking(|| postgres.stop()).await?;
     }
@@ -75,7 +72,18 @@ pub async fn serve(
     served
 }
 
-async fn run(host: Host, listener: TcpListener, ready: impl FnOnce()) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    options: PgConnectOptions,
+    folder: DataDir,
+    installs: &[Install],
+    listener: TcpListener,
+    ready: impl FnOnce(&Config),
+) -> anyhow::Result<()> {
+    let mut host = Host::new(config.clone(), options, folder)?;
+    for install in installs {
+        install(&mut host)?;
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = async move {
         tokio::select! {
@@ -83,7 +91,7 @@ async fn run(host: Host, listener: TcpListener, ready: impl FnOnce()) -> anyhow:
             _ = terminate.recv() => {}
         }
     };
-    host.run(listener, ready, stop).await
+    host.run(listener, || ready(&config), stop).await
 }
 
 /// The database that the settings name, or a private one.

@@ -218,9 +218,11 @@ fn install(mut host: Host) -> Host {
 /// What was deployed outlives the suite; a test leaves nothing behind.
 pub fn stop_deployments(folder: &Path) {
     let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
-    for environment in environments.flatten() {
-        let record =
-            std::fs::read_to_string(environment.path().join("process")).unwrap_or_default();
+    let records = environments
+        .flatten()
+        .flat_map(|it| ["process", "starting"].map(|name| it.path().join(name)));
+    for record in records {
+        let record = std::fs::read_to_string(record).unwrap_or_default();
         let pid = record
             .split(' ')
             .next()
