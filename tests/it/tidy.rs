@@ -79,48 +79,56 @@ fn rules_do_no_io() {
 }
 
 #[test]
-fn sql_is_in_stores_and_names_its_tenant_and_its_columns() {
+fn sql_is_in_stores_and_names_its_columns() {
     for (path, text) in files("services", &[".rs"]) {
         let holds_sql =
             ["query!(", "query_as!(", "query_scalar!("].iter().any(|it| text.contains(it));
         assert!(!holds_sql || path.ends_with("store.rs"), "{path} holds SQL");
-        assert!(!text.to_lowercase().contains("select *,"), "{path} selects *");
+        assert!(!text.to_lowercase().contains("select *"), "{path} selects *");
     }
-    // Tables whose rows belong to a tenant.
-    let tables = [
-        "project",
-        "environment",
-        "task",
-        "invitation",
-        "member",
-        "project_grant",
-        "entry",
-        "node",
-    ];
+}
+
+/// Tables whose rows belong to a tenant.
+const TENANT_TABLES: [&str; 8] =
+    ["project", "environment", "task", "invitation", "member", "project_grant", "entry", "node"];
+
+#[test]
+fn statements_on_rows_of_a_tenant_are_bound_to_it() {
     for (path, text) in files("services", &["store.rs"]) {
-        for statement in statements(&text) {
-            let words: Vec<&str> = statement.split_whitespace().collect();
-            let touches = words.windows(2).any(|it| {
-                ["from", "join", "update", "into"].contains(&it[0]) && tables.contains(&it[1])
-            });
-            let scoped = statement.contains("org_id") || statement.contains("event_id");
-            // By a link's id (its secret is the proof) or a runner's lease (it works for all tenants).
-            let named = text
-                .split(&statement[..statement.len().min(30)])
-                .next()
-                .and_then(|before| before.rsplit("pub(crate)").next())
-                .is_some_and(|it| it.contains("(no org_id)"));
-            assert!(!touches || scoped || named, "{path}: no tenant in {statement}");
+        for function in functions(&text) {
+            assert!(bound_to_tenant(function), "{path}: no tenant binds {function}");
         }
     }
 }
 
-/// The SQL texts of a file.
-fn statements(text: &str) -> Vec<String> {
-    let verbs = ["select ", "insert ", "update ", "delete ", "with "];
-    let texts =
-        text.split('"').filter(|it| verbs.iter().any(|verb| it.trim_start().starts_with(verb)));
-    texts.map(str::to_owned).collect()
+/// The check above can fail: naming the column is not enough, and an exception is for one function.
+#[test]
+fn a_statement_that_forgets_its_tenant_is_found() {
+    let forgets = "fn get() { query!(\"select id, org_id from task where id = $1\") }";
+    let excepted =
+        "fn lease() { // By id alone (no org_id): why.\n query!(\"select id from task\") }";
+    let text = format!("{excepted}\n{forgets}\n");
+    assert_eq!(functions(&text).iter().filter(|it| !bound_to_tenant(it)).count(), 1);
+    assert!(bound_to_tenant("query!(\"select id from task where org_id = $1 and id = $2\")"));
+    assert!(bound_to_tenant("query!(\"insert into task (id, org_id) values ($1, $2)\")"));
+}
+
+/// The functions of a file, each with its comments inside.
+fn functions(text: &str) -> Vec<&str> {
+    text.split("fn ").skip(1).collect()
+}
+
+/// Whether a function leaves the rows of tenants alone, or compares their tenant, or inserts it, or says why
+/// it does not: `(no org_id)`.
+fn bound_to_tenant(function: &str) -> bool {
+    let words: Vec<&str> = function.split_whitespace().collect();
+    let touches = words.windows(2).any(|it| {
+        let table = it[1].trim_end_matches(['"', ',', ')', '#']);
+        let verb = it[0].trim_start_matches(['"', '(']);
+        ["from", "join", "update", "into"].contains(&verb) && TENANT_TABLES.contains(&table)
+    });
+    let inserts = function.contains("insert into") && function.contains("org_id");
+    !touches || inserts || function.contains("org_id = ") || function.contains("(no org_id)")
 }
 
 #[test]
