@@ -42,7 +42,7 @@ async fn who_may_do_what_is_as_written() {
 
     let channel = raw::connect(suite.address).await;
     let rules = Rules::load(api::DESCRIPTORS).unwrap();
-    let mut table = format!("{:<62} {}\n", "method", CALLERS.join(" "));
+    let mut table = format!("{:<70} {}\n", "method", CALLERS.join(" "));
     let mut methods = raw::methods();
     methods.sort_by_key(raw::name);
     for method in methods {
@@ -51,10 +51,10 @@ async fn who_may_do_what_is_as_written() {
         if !matches!(rule.audience, Audience::Permission(_)) {
             continue;
         }
-        // Only the ids of the place: whoever is allowed gets INVALID_ARGUMENT or a harmless answer, because
-        // authorization comes before validation.
+        // Only the ids of the place, and a request id that is none: whoever is allowed gets INVALID_ARGUMENT
+        // or the answer of a read, because authorization comes before validation.
         let body = place(method.input().full_name(), &org_id, &project_id);
-        let mut row = format!("{name:<62}");
+        let mut row = format!("{name:<70}");
         for (i, caller) in CALLERS.iter().enumerate() {
             let token = (i > 0).then(|| people[i - 1].token.as_str());
             let answer = raw::call(&channel, &name, token, body.clone()).await;
@@ -69,7 +69,7 @@ async fn who_may_do_what_is_as_written() {
 fn place(message: &str, org_id: &str, project_id: &str) -> Vec<u8> {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let mut message = DynamicMessage::new(pool.get_message_by_name(message).unwrap());
-    for (field, id) in [("org_id", org_id), ("project_id", project_id)] {
+    for (field, id) in [("org_id", org_id), ("project_id", project_id), ("request_id", "x")] {
         if message.descriptor().get_field_by_name(field).is_some() {
             message.set_field_by_name(field, Value::String(id.to_owned()));
         }
@@ -137,7 +137,9 @@ async fn an_admin_enters_a_project_only_by_a_grant_that_the_log_tells() {
     let set = id::SetProjectAccessRequest {
         org_id,
         project_id,
-        user_id: admin.user_id.clone(),
+        principal: Some(id::Principal {
+            principal: Some(id::principal::Principal::UserId(admin.user_id.clone())),
+        }),
         role: id::ProjectRole::Viewer.into(),
         ..Default::default()
     };

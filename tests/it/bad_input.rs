@@ -71,6 +71,7 @@ async fn every_violation_is_told_at_once() {
         message: "a".repeat(501),
         project_access: vec![id::ProjectAccess { project_id: "x".to_owned(), role: 9 }],
         request_id: "x".to_owned(),
+        team_ids: vec!["x".to_owned()],
     };
     let channel = raw::connect(suite.address).await;
     let method = "tenantry.invitation.v1.InvitationService/CreateInvitation";
@@ -85,6 +86,7 @@ async fn every_violation_is_told_at_once() {
         "project_access[0].project_id",
         "project_access[0].role",
         "request_id",
+        "team_ids[0]",
     ];
     for field in fields {
         assert!(status.message().contains(&format!("{field} ")), "{field} in {}", status.message());
@@ -116,7 +118,11 @@ async fn foreign_and_unknown_ids_are_not_found() {
         assert_eq!((refused.code, refused.reason.as_str()), (Code::NotFound, "NOT_FOUND"));
     }
     // A token of one list is no token of another.
-    let list = id::ListOrganizationsRequest { page_size: 1, page_token: "AAAA".to_owned() };
+    let list = id::ListOrganizationsRequest {
+        page_size: 1,
+        page_token: "AAAA".to_owned(),
+        ..Default::default()
+    };
     let listed: Result<id::ListOrganizationsResponse, _> =
         ann.client.call("tenantry.identity.v1.OrganizationService/ListOrganizations", list).await;
     assert_eq!(listed.unwrap_err().reason, "INVALID_PAGE_TOKEN");

@@ -174,7 +174,7 @@ async fn create_many(
 async fn organizations(ann: &Client) -> Vec<id::Organization> {
     let (mut all, mut page_token) = (vec![], String::new());
     loop {
-        let list = id::ListOrganizationsRequest { page_size: 100, page_token };
+        let list = id::ListOrganizationsRequest { page_size: 100, page_token, show_deleted: false };
         let method = "tenantry.identity.v1.OrganizationService/ListOrganizations";
         let page: id::ListOrganizationsResponse = ann.call(method, list).await.unwrap();
         all.extend(page.organizations);

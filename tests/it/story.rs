@@ -49,7 +49,7 @@ async fn the_story_in_four_processes_with_jetstream() {
             format!("--tls-key={}", file(format!("{name}.key"))),
             format!("--tls-ca={}", file("ca.pem".to_owned())),
         ];
-        let peers = [("identity", 0), ("project", 1), ("audit", 3)];
+        let peers = [("identity", 0), ("project", 1), ("invitation", 2), ("audit", 3)];
         arguments.extend(peers.map(|(peer, i)| format!("--{peer}-url={}", url(i))));
         arguments
     };

@@ -89,8 +89,19 @@ fn sql_is_in_stores_and_names_its_columns() {
 }
 
 /// Tables whose rows belong to a tenant.
-const TENANT_TABLES: [&str; 8] =
-    ["project", "environment", "task", "invitation", "member", "project_grant", "entry", "node"];
+const TENANT_TABLES: [&str; 11] = [
+    "project",
+    "environment",
+    "task",
+    "invitation",
+    "member",
+    "project_grant",
+    "team",
+    "team_member",
+    "api_key",
+    "entry",
+    "node",
+];
 
 #[test]
 fn statements_on_rows_of_a_tenant_are_bound_to_it() {

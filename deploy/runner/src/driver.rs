@@ -84,6 +84,19 @@ impl Processes {
         Ok(Deployed { commit, url: format!("http://{address}") })
     }
 
+    /// Ends what the environment runs, and what it was starting.
+    pub(crate) async fn stop(&self, lease: &Lease, report: Sender<Progress>) -> Result<Deployed> {
+        let home = self.folder.join(&lease.environment_id);
+        say(&report, 50, "stop", "stopping".to_owned()).await;
+        for record in [home.join(STARTING), home.join(SERVING)] {
+            if let Some(process) = recorded(&record).await {
+                process.stop().await;
+                fs::remove_file(&record).await?;
+            }
+        }
+        Ok(Deployed { commit: String::new(), url: String::new() })
+    }
+
     async fn prepare(&self, home: &Path, checkout: &Path) -> Result<()> {
         // A runner that went silent may have left half a checkout, and what it was starting.
         if let Some(stray) = recorded(&home.join(STARTING)).await {

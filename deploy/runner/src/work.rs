@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use api::project::{
-    FinishTaskRequest, Lease, ReportProgressRequest, runner_service_client::RunnerServiceClient,
+    FinishTaskRequest, Lease, ReportProgressRequest, TaskKind,
+    runner_service_client::RunnerServiceClient,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,10 +38,21 @@ pub(crate) async fn work<C>(
     C::ResponseBody: tonic::transport::Body<Data = tonic::codegen::Bytes> + Send + 'static,
     <C::ResponseBody as tonic::transport::Body>::Error: Into<tonic::codegen::StdError> + Send,
 {
-    tracing::info!(task = lease.task_id, environment = lease.environment_id, "a deployment starts");
+    tracing::info!(
+        task = lease.task_id,
+        environment = lease.environment_id,
+        kind = lease.kind().as_str_name(),
+        "a task starts"
+    );
     let (report, reports) = mpsc::channel(16);
+    let work = async {
+        match lease.kind() {
+            TaskKind::Stop => processes.stop(&lease, report).await,
+            _ => processes.deploy(&lease, report).await,
+        }
+    };
     let outcome = tokio::select! {
-        outcome = processes.deploy(&lease, report) => outcome,
+        outcome = work => outcome,
         () = keep(client.clone(), &lease, reports) => {
             tracing::warn!(task = lease.task_id, "the lease was lost; another runner goes on");
             return;
@@ -56,11 +68,7 @@ pub(crate) async fn work<C>(
     match outcome {
         Ok(it) => (finish.commit, finish.url) = (it.commit, it.url),
         Err(error) => {
-            tracing::info!(
-                task = lease.task_id,
-                error = format!("{error:#}"),
-                "a deployment failed"
-            );
+            tracing::info!(task = lease.task_id, error = format!("{error:#}"), "a task failed");
             finish.error_message = printable(&format!("{error:#}"), 2_000);
         }
     }

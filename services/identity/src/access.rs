@@ -1,13 +1,16 @@
-//! Decisions: reads the facts in one statement, asks the policy. No decision is ever remembered.
+//! Decisions: facts of one version, asked of the policy. Facts are remembered, decisions never.
 
+mod explain;
 pub(crate) mod rpc;
+mod snapshots;
 mod store;
+mod wire;
 
 use std::time::Duration;
 
 use chassis::{
-    Account, Db, Error, OrgId, ProjectId, Result, UserId,
-    access::{Authority, Decision},
+    Account, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx,
+    access::{Authority, Decision, Question},
     call::Context,
     token::{Kind, Token},
 };
@@ -15,13 +18,19 @@ use moka::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
+pub(crate) use self::snapshots::{Freshness, Snapshots};
 use crate::{
-    organization::wire::consistency_token,
-    policy::Facts,
+    api_key,
+    organization::{
+        self, Organization,
+        wire::{consistency_token, parse_consistency_token},
+    },
+    policy::Permission,
     session::{self, store::Proof},
+    snapshot::{Subject, Verdict, Wish},
 };
 
-/// How long a read may rest on what a session proved a moment ago (G-06).
+/// How long a read may rest on what a credential proved a moment ago (G-06).
 const PROOF_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Proofs kept at the same time; each is below 500 bytes.
@@ -31,9 +40,10 @@ const PROOFS_MAX: u64 = 50_000;
 pub(crate) struct Decider {
     db: Db,
     proofs: Proofs,
+    snapshots: Snapshots,
 }
 
-/// What sessions proved a moment ago, by session.
+/// What sessions and keys proved a moment ago, by their id.
 pub(crate) type Proofs = Cache<Uuid, Proof>;
 
 /// An empty memory of proofs.
@@ -42,61 +52,122 @@ pub(crate) fn proofs() -> Proofs {
 }
 
 impl Decider {
-    pub(crate) fn new(db: Db, proofs: Proofs) -> Self {
-        Self { db, proofs }
+    pub(crate) fn new(db: Db, proofs: Proofs, snapshots: Snapshots) -> Self {
+        Self { db, proofs, snapshots }
     }
 
-    async fn proof(&self, id: Uuid, fresh: bool) -> Result<Option<Proof>> {
+    async fn proof(&self, kind: Kind, id: Uuid, fresh: bool) -> Result<Option<Proof>> {
         if !fresh && let Some(proof) = self.proofs.get(&id) {
             return Ok(Some(proof));
         }
-        let proof = session::store::proof(&self.db, id).await?;
+        let proof = match kind {
+            Kind::ApiKey => self.key_proof(id).await?,
+            _ => session::store::proof(&self.db, id).await?,
+        };
         match &proof {
             Some(proof) => self.proofs.insert(id, proof.clone()),
             None => self.proofs.invalidate(&id),
         }
         Ok(proof)
     }
+
+    async fn key_proof(&self, id: Uuid) -> Result<Option<Proof>> {
+        let Some((proof, used_at)) = api_key::store::proof(&self.db, id).await? else {
+            return Ok(None);
+        };
+        let now = self.db.now();
+        if used_at.is_none_or(|it| it + time::Duration::minutes(1) < now) {
+            api_key::store::used(&self.db, id, now).await?;
+        }
+        Ok(Some(proof))
+    }
 }
 
 #[tonic::async_trait]
 impl Authority for Decider {
     async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account> {
-        let token = Token::parse(Kind::Session, bearer.expose_secret())
-            .ok_or_else(Error::bad_credential)?;
-        let proof = self.proof(token.id, fresh).await?.ok_or_else(Error::bad_credential)?;
-        if !token.matches(&proof.secret_hash) || proof.expires_at <= self.db.now() {
+        let parse = |kind| Some((kind, Token::parse(kind, bearer.expose_secret())?));
+        let token = parse(Kind::Session).or_else(|| parse(Kind::ApiKey));
+        let (kind, token) = token.ok_or_else(Error::bad_credential)?;
+        let proof = self.proof(kind, token.id, fresh).await?.ok_or_else(Error::bad_credential)?;
+        let over = proof.expires_at.is_some_and(|it| it <= self.db.now());
+        if over || !token.matches(&proof.secret_hash) {
             return Err(Error::bad_credential());
         }
         Ok(proof.account)
     }
 
-    async fn decide(
-        &self,
-        context: &Context,
-        permission: &str,
-        org_id: OrgId,
-        project_id: Option<ProjectId>,
-    ) -> Result<Decision> {
-        let user_id = context.account()?.user_id;
-        let (facts, token) = facts(&self.db, org_id, user_id, project_id).await?;
-        let verdict = facts.verdict(permission);
-        let verdict =
-            verdict.ok_or_else(|| anyhow::anyhow!("there is no permission {permission}"))?;
-        Ok(Decision { allowed: verdict.allowed, visible: verdict.visible, token })
+    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
+        let permission = Permission::parse(question.permission);
+        let permission = permission
+            .ok_or_else(|| anyhow::anyhow!("there is no permission {}", question.permission))?;
+        let wish = Wish { permission, project_id: question.project_id, write: question.write };
+        let known = context.known.as_deref();
+        let snapshot = self.snapshots.get(question.org_id, Freshness::newest(known)?).await?;
+        let Some(snapshot) = snapshot else { return Ok(Decision::default()) };
+        let verdict = snapshot.verdict(subject(context.account()?), &wish);
+        Ok(verdict.decision(consistency_token(snapshot.org_id, snapshot.version)))
     }
 }
 
-/// What is known about a person in an organization and, if named, on a project, at one moment.
-pub(crate) async fn facts(
-    db: &Db,
-    org_id: OrgId,
-    user_id: UserId,
+/// Who asks.
+pub(crate) fn subject(account: &Account) -> Subject<'_> {
+    Subject { user_id: account.user_id, key: account.key.as_ref() }
+}
+
+impl Verdict {
+    fn decision(self, token: String) -> Decision {
+        match self {
+            Self::Allowed => {
+                Decision { allowed: true, visible: true, token, ..Decision::default() }
+            }
+            Self::Denied(reason) => {
+                Decision { visible: true, reason, token, ..Decision::default() }
+            }
+            // Who may not know learns nothing, not even a version.
+            Self::Hidden => Decision::default(),
+        }
+    }
+}
+
+/// Locks the organization of a grant. If access has changed since the grant was given, decides again, so
+/// that under the lock nobody acts on a right that they lost.
+pub(crate) async fn lock(tx: &mut Tx, grant: &Grant) -> Result<Organization> {
+    lock_and_decide(tx, grant, None).await
+}
+
+/// The same for a grant on a project.
+pub(crate) async fn lock_project(tx: &mut Tx, grant: &ProjectGrant) -> Result<Organization> {
+    lock_and_decide(tx, grant, Some(grant.project_id())).await
+}
+
+async fn lock_and_decide(
+    tx: &mut Tx,
+    grant: &Grant,
     project_id: Option<ProjectId>,
-) -> Result<(Facts, String)> {
-    let read = store::facts(db, org_id, user_id, project_id).await?;
-    Ok(match read {
-        Some((facts, version)) => (facts, consistency_token(org_id, version)),
-        None => (Facts::default(), String::new()),
-    })
+) -> Result<Organization> {
+    let organization = organization::store::lock(tx, grant.org_id()).await?;
+    let decided_at = parse_consistency_token(grant.consistency_token());
+    if decided_at != Some((organization.id, organization.access_version)) {
+        require(tx, &organization, grant.account(), grant.permission(), project_id).await?;
+    }
+    Ok(organization)
+}
+
+/// Decides about a change inside a transaction that holds the organization's lock.
+pub(crate) async fn require(
+    tx: &mut Tx,
+    organization: &Organization,
+    account: &Account,
+    permission: &str,
+    project_id: Option<ProjectId>,
+) -> Result<()> {
+    let org_id: OrgId = organization.id;
+    let question = Question { permission, org_id, project_id, write: true };
+    let permission = Permission::parse(permission);
+    let permission = permission.ok_or_else(|| anyhow::anyhow!("no such permission"))?;
+    let snapshot = store::load(tx.conn(), org_id).await?;
+    let snapshot = snapshot.ok_or(Error::NotFound(OrgId::NOUN))?;
+    let wish = Wish { permission, project_id, write: true };
+    snapshot.verdict(subject(account), &wish).decision(String::new()).check(&question)
 }

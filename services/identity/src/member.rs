@@ -13,6 +13,7 @@ use crate::{
     organization::{self, Organization},
     policy::{self, OrgRole, ProjectRole},
     project_access::ProjectGrant,
+    team::TeamId,
 };
 
 /// An account in an organization.
@@ -23,6 +24,7 @@ pub(crate) struct Member {
     pub(crate) user_id: UserId,
     pub(crate) email: String,
     pub(crate) display_name: String,
+    pub(crate) email_verified: bool,
     pub(crate) role: OrgRole,
     pub(crate) invitation_id: Option<Uuid>,
     pub(crate) created_at: OffsetDateTime,
@@ -34,6 +36,15 @@ pub(crate) struct Admission {
     pub(crate) invitation_id: Uuid,
     pub(crate) inviter_id: UserId,
     pub(crate) project_access: Vec<(ProjectId, ProjectRole)>,
+    pub(crate) team_ids: Vec<TeamId>,
+}
+
+/// What goes with a membership (ID-19).
+#[derive(Debug, Default)]
+pub(crate) struct Belongings {
+    pub(crate) grants: Vec<ProjectGrant>,
+    pub(crate) team_ids: Vec<TeamId>,
+    pub(crate) key_ids: Vec<Uuid>,
 }
 
 /// Why a membership does not change.
@@ -45,7 +56,7 @@ pub(crate) enum Refused {
     SelfRole,
     #[error("you cannot give a role above your own")]
     RoleAboveOwn,
-    #[error("the owner cannot be removed; transfer ownership first")]
+    #[error("the owner cannot leave or be removed; transfer ownership first")]
     OwnerRemoval,
     #[error("nobody removes themselves; leave the organization instead")]
     SelfRemoval,
@@ -96,6 +107,7 @@ impl Member {
             user_id: account.user_id,
             email: account.email.clone(),
             display_name: account.display_name.clone(),
+            email_verified: account.email_verified,
             role,
             invitation_id,
             created_at: now,
@@ -109,7 +121,7 @@ impl Member {
         guest: &Account,
         admission: &Admission,
         inviter: Option<&Self>,
-        grants: &[ProjectGrant],
+        with: &Belongings,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Error> {
         if !guest.email_verified {
@@ -121,8 +133,9 @@ impl Member {
         organization.seat()?;
         let it =
             Self::new(organization.id, guest, admission.role, Some(admission.invitation_id), now);
-        let grants = grants.iter().map(Into::into).collect();
-        let event = pb::MemberJoined { after: Some((&it).into()), grants };
+        let grants = with.grants.iter().map(Into::into).collect();
+        let team_ids = with.team_ids.iter().map(|it| (*it).into()).collect();
+        let event = pb::MemberJoined { after: Some((&it).into()), grants, team_ids };
         let about = it.about();
         Ok(Changed::new(it, &event, about))
     }
@@ -155,26 +168,49 @@ impl Member {
         Ok(Some(Changed::new(after, &event, about)))
     }
 
-    /// ID-18, ID-19: a member goes together with their grants.
-    pub(crate) fn remove(
-        self,
-        grant: &Grant,
-        lost: &[ProjectGrant],
-    ) -> Result<Changed<Self>, Refused> {
+    /// The same member with another role.
+    pub(crate) fn with(self, role: OrgRole) -> Self {
+        Self { role, ..self }
+    }
+
+    /// ID-18, ID-19: a member goes together with what they have here.
+    pub(crate) fn remove(self, grant: &Grant, lost: &Belongings) -> Result<Changed<Self>, Refused> {
         if self.role == OrgRole::Owner {
             return Err(Refused::OwnerRemoval);
         }
         if self.user_id == grant.account().user_id {
             return Err(Refused::SelfRemoval);
         }
-        let removed_grants = lost.iter().map(Into::into).collect();
-        let event = pb::MemberRemoved { before: Some((&self).into()), removed_grants };
+        let before = Some((&self).into());
+        let (removed_grants, removed_team_ids, revoked_key_ids) = lost.told();
+        let event = pb::MemberRemoved { before, removed_grants, removed_team_ids, revoked_key_ids };
+        let about = self.about();
+        Ok(Changed::new(self, &event, about))
+    }
+
+    /// ID-7, ID-22: a member goes by themselves, with the same consequences.
+    pub(crate) fn leave(self, lost: &Belongings) -> Result<Changed<Self>, Refused> {
+        if self.role == OrgRole::Owner {
+            return Err(Refused::OwnerRemoval);
+        }
+        let before = Some((&self).into());
+        let (removed_grants, removed_team_ids, revoked_key_ids) = lost.told();
+        let event = pb::MemberLeft { before, removed_grants, removed_team_ids, revoked_key_ids };
         let about = self.about();
         Ok(Changed::new(self, &event, about))
     }
 
     fn about(&self) -> About {
         About::object("member", self.user_id, &self.display_name).of(self.org_id)
+    }
+}
+
+impl Belongings {
+    /// As events and answers tell them.
+    pub(crate) fn told(&self) -> (Vec<pb::ProjectGrant>, Vec<String>, Vec<String>) {
+        let grants = self.grants.iter().map(Into::into).collect();
+        let teams = self.team_ids.iter().map(|it| (*it).into()).collect();
+        (grants, teams, self.key_ids.iter().map(Uuid::to_string).collect())
     }
 }
 
@@ -189,6 +225,8 @@ mod tests {
             display_name: "Ann".to_owned(),
             email_verified: true,
             credential_id: Uuid::nil(),
+            key: None,
+            authenticated_at: None,
         };
         Member::new(OrgId(Uuid::nil()), &account, role, None, OffsetDateTime::UNIX_EPOCH)
     }

@@ -1,7 +1,7 @@
 //! The whole permission matrix (domain §6), on one screen. Nothing else in the suite knows roles.
 
 /// What a member may do in the organization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum OrgRole {
     /// Reads.
@@ -15,7 +15,7 @@ pub enum OrgRole {
 }
 
 /// What a member may do inside a project.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum ProjectRole {
     /// Reads.
@@ -26,96 +26,154 @@ pub enum ProjectRole {
     Admin,
 }
 
+/// Which API keys may have a permission at most (6.3); the rights of the key's owner bound it further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyReach {
+    /// None: only a person who signed in.
+    Nobody,
+    /// Keys of the whole organization.
+    Org,
+    /// Keys of the organization, and keys of the project.
+    Any,
+}
+
+impl OrgRole {
+    /// As people write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Viewer => "VIEWER",
+            Self::Developer => "DEVELOPER",
+            Self::Admin => "ADMIN",
+            Self::Owner => "OWNER",
+        }
+    }
+}
+
+impl ProjectRole {
+    /// As people write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Viewer => "VIEWER",
+            Self::Developer => "DEVELOPER",
+            Self::Admin => "ADMIN",
+        }
+    }
+}
+
+use KeyReach as K;
 use OrgRole as O;
 use ProjectRole as P;
 
-/// Permissions in an organization, and the lowest role that has each.
-pub const ORG: &[(&str, OrgRole)] = &[
-    ("org.view", O::Viewer),
-    ("org.members.list", O::Viewer),
-    ("org.projects.list", O::Viewer),
-    ("org.projects.create", O::Developer),
-    ("org.update", O::Admin),
-    ("org.invitations.manage", O::Admin),
-    ("org.members.update_role", O::Admin),
-    ("org.members.remove", O::Admin),
-    ("org.projects.access", O::Admin),
-    ("org.audit.list", O::Admin),
-    ("org.billing.view", O::Owner),
-    ("org.billing.manage", O::Owner),
+/// Permissions in an organization: the lowest role that has each, and which keys may (6.1).
+pub const ORG: &[(&str, OrgRole, KeyReach)] = &[
+    ("org.view", O::Viewer, K::Any),
+    ("org.update", O::Admin, K::Nobody),
+    ("org.delete", O::Owner, K::Nobody),
+    ("org.restore", O::Owner, K::Nobody),
+    ("org.ownership.transfer", O::Owner, K::Nobody),
+    ("org.billing.view", O::Owner, K::Nobody),
+    ("org.billing.manage", O::Owner, K::Nobody),
+    ("org.members.list", O::Viewer, K::Nobody),
+    ("org.members.update_role", O::Admin, K::Nobody),
+    ("org.members.remove", O::Admin, K::Nobody),
+    ("org.members.leave", O::Viewer, K::Nobody),
+    ("org.invitations.manage", O::Admin, K::Nobody),
+    ("org.teams.list", O::Viewer, K::Nobody),
+    ("org.teams.manage", O::Admin, K::Nobody),
+    ("org.roles.list", O::Viewer, K::Any),
+    ("org.access.view", O::Admin, K::Nobody),
+    ("org.projects.list", O::Viewer, K::Any),
+    ("org.projects.create", O::Developer, K::Org),
+    ("org.projects.access", O::Admin, K::Nobody),
+    ("org.servers.list", O::Viewer, K::Any),
+    ("org.servers.manage", O::Admin, K::Nobody),
+    ("org.integrations.list", O::Viewer, K::Any),
+    ("org.integrations.manage", O::Admin, K::Nobody),
+    ("org.backups.policy", O::Admin, K::Nobody),
+    ("org.backups.restore", O::Admin, K::Nobody),
+    ("org.api_keys.create", O::Admin, K::Nobody),
+    ("org.api_keys.list", O::Admin, K::Org),
+    ("org.api_keys.revoke", O::Admin, K::Org),
+    ("org.webhooks.manage", O::Admin, K::Org),
+    ("org.audit.list", O::Admin, K::Nobody),
+    ("org.audit.export", O::Admin, K::Nobody),
 ];
 
-/// Permissions on a project: the lowest project role that has each, and whether an organization's Admin
-/// has it without any role on the project (ID-38).
-pub const PROJECT: &[(&str, ProjectRole, bool)] = &[
-    ("project.metadata.view", P::Viewer, true),
-    ("project.access.list", P::Viewer, true),
-    ("project.access.manage", P::Admin, true),
-    ("project.view", P::Viewer, false),
-    ("project.logs.view", P::Viewer, false),
-    ("project.environments.create", P::Developer, false),
-    ("project.environments.deploy", P::Developer, false),
+/// Permissions on a project: the lowest project role that has each, whether an organization's Admin has it
+/// without any role on the project (ID-38), and which keys may (6.2).
+pub const PROJECT: &[(&str, ProjectRole, bool, KeyReach)] = &[
+    ("project.metadata.view", P::Viewer, true, K::Any),
+    ("project.view", P::Viewer, false, K::Any),
+    ("project.monitoring.view", P::Viewer, false, K::Any),
+    ("project.logs.view", P::Viewer, false, K::Any),
+    ("project.services.view", P::Viewer, false, K::Any),
+    ("project.backups.list", P::Viewer, false, K::Any),
+    ("project.access.list", P::Viewer, true, K::Nobody),
+    ("project.access.manage", P::Admin, true, K::Nobody),
+    ("project.update", P::Admin, false, K::Any),
+    ("project.repository.update", P::Admin, false, K::Any),
+    ("project.delete", P::Admin, false, K::Org),
+    ("project.environments.create", P::Developer, false, K::Any),
+    ("project.environments.update", P::Admin, false, K::Any),
+    ("project.environments.deploy", P::Developer, false, K::Any),
+    ("project.environments.operate", P::Developer, false, K::Any),
+    ("project.environments.reinit", P::Admin, false, K::Any),
+    ("project.environments.delete", P::Admin, false, K::Any),
+    ("project.env_vars.list", P::Developer, false, K::Any),
+    ("project.env_vars.write", P::Admin, false, K::Any),
+    ("project.backups.create", P::Developer, false, K::Any),
+    ("project.backups.restore", P::Admin, false, K::Any),
+    ("project.backups.download", P::Admin, false, K::Any),
+    ("project.backups.delete", P::Admin, false, K::Any),
+    ("project.backups.policy", P::Admin, false, K::Any),
+    ("project.domains.manage", P::Admin, false, K::Any),
+    ("project.automation.run", P::Developer, false, K::Any),
+    ("project.automation.edit", P::Admin, false, K::Any),
+    ("project.services.manage", P::Admin, false, K::Any),
+    ("project.webhooks.manage", P::Admin, false, K::Any),
+    ("project.api_keys.manage", P::Admin, false, K::Nobody),
+    ("project.audit.list", P::Admin, false, K::Nobody),
 ];
 
-/// What is known about a person at one moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Facts {
-    /// Their role in the organization, if they are a member.
-    pub org_role: Option<OrgRole>,
-    /// Whether the project that is asked about exists in the organization.
-    pub project_exists: bool,
-    /// The highest role that was granted to them on it.
-    pub granted: Option<ProjectRole>,
-}
-
-/// An answer.
+/// What may be asked for: a row of one of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Whether they may.
-    pub allowed: bool,
-    /// Whether they may know that the object exists.
-    pub visible: bool,
+pub enum Permission {
+    /// In the organization.
+    Org(&'static str, OrgRole, KeyReach),
+    /// On a project; and whether an Admin of the organization has it anyway.
+    Project(&'static str, ProjectRole, bool, KeyReach),
 }
 
-const HIDDEN: Verdict = Verdict { allowed: false, visible: false };
+impl Permission {
+    /// Every permission there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let org = ORG.iter().map(|it| Self::Org(it.0, it.1, it.2));
+        org.chain(PROJECT.iter().map(|it| Self::Project(it.0, it.1, it.2, it.3)))
+    }
 
-impl Facts {
-    /// The role on the project: the Owner always has ADMIN (ID-8), a member what was granted, nobody else
-    /// anything (ID-37). The role in the organization neither caps nor raises it (1.6, step 6).
-    pub fn project_role(&self) -> Option<ProjectRole> {
-        match self.org_role? {
-            _ if !self.project_exists => None,
-            O::Owner => Some(P::Admin),
-            _ => self.granted,
+    /// The permission with a code.
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::all().find(|it| it.code() == code)
+    }
+
+    /// Its code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Org(code, ..) | Self::Project(code, ..) => code,
         }
     }
 
-    /// Whether a permission is held. `None` for a permission that does not exist.
-    pub fn verdict(&self, permission: &str) -> Option<Verdict> {
-        if let Some((_, least)) = ORG.iter().find(|it| it.0 == permission) {
-            let visible = self.org_role.is_some();
-            return Some(Verdict { allowed: self.org_role >= Some(*least), visible });
+    /// Which keys may have it.
+    pub fn keys(&self) -> KeyReach {
+        match self {
+            Self::Org(.., keys) | Self::Project(.., keys) => *keys,
         }
-        let (_, least, admin_too) = PROJECT.iter().find(|it| it.0 == permission)?;
-        let role = self.project_role();
-        let as_admin = *admin_too && self.project_exists && self.org_role >= Some(O::Admin);
-        Some(match (role, as_admin) {
-            (None, false) => HIDDEN,
-            _ => Verdict { allowed: as_admin || role >= Some(*least), visible: true },
-        })
     }
-}
-
-/// Whether a permission exists.
-pub fn exists(permission: &str) -> bool {
-    Facts::default().verdict(permission).is_some()
 }
 
 /// Who may invite, and so whose invitations live.
 pub fn may_invite(role: OrgRole) -> bool {
-    Facts { org_role: Some(role), ..Facts::default() }
-        .verdict("org.invitations.manage")
-        .is_some_and(|it| it.allowed)
+    matches!(Permission::parse("org.invitations.manage"), Some(Permission::Org(_, least, _)) if role >= least)
 }
 
 #[cfg(test)]
@@ -127,37 +185,18 @@ mod tests {
         let rules = chassis::rule::Rules::load(api::DESCRIPTORS).unwrap();
         for rule in rules.iter() {
             if let chassis::rule::Audience::Permission(code) = &rule.audience {
-                assert!(exists(code), "{}: {code}", rule.method);
+                assert!(Permission::parse(code).is_some(), "{}: {code}", rule.method);
             }
         }
     }
 
-    /// ID-37: the whole grid of membership, role and grant.
+    /// ID-15: a higher role has every permission of a lower one, so "not above one's own" is enough.
     #[test]
-    fn the_project_role_follows_from_membership_ownership_and_grants_alone() {
-        let roles = [None, Some(O::Viewer), Some(O::Developer), Some(O::Admin), Some(O::Owner)];
-        let grants = [None, Some(P::Viewer), Some(P::Developer), Some(P::Admin)];
-        for org_role in roles {
-            for granted in grants {
-                let facts = Facts { org_role, project_exists: true, granted };
-                let expected = match org_role {
-                    None => None,
-                    Some(O::Owner) => Some(P::Admin),
-                    Some(_) => granted,
-                };
-                assert_eq!(facts.project_role(), expected, "{facts:?}");
-            }
-        }
-    }
-
-    /// ID-38: an Admin without a grant sees that a project is there, and manages who enters, no more.
-    #[test]
-    fn an_admin_manages_access_but_does_not_enter() {
-        let facts = Facts { org_role: Some(O::Admin), project_exists: true, granted: None };
-        let verdict = |it| facts.verdict(it).unwrap();
-        assert!(verdict("project.metadata.view").allowed);
-        assert!(verdict("project.access.manage").allowed);
-        assert_eq!(verdict("project.view"), HIDDEN);
-        assert_eq!(verdict("project.environments.deploy"), HIDDEN);
+    fn a_code_names_one_permission() {
+        let mut codes: Vec<_> = Permission::all().map(|it| it.code()).collect();
+        codes.sort_unstable();
+        let count = codes.len();
+        codes.dedup();
+        assert_eq!(codes.len(), count);
     }
 }

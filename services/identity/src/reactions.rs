@@ -1,15 +1,37 @@
 //! What this service does when something happened elsewhere.
 
-use api::project as pb;
+use api::{invitation, project as pb};
 use chassis::{Result, Tx};
 
-use crate::{organization, project_access::store};
+use crate::{
+    organization,
+    project_access::{self, store},
+};
 
 /// A project that never came to be takes no place and is nobody's.
 pub(crate) async fn project_abandoned(tx: &mut Tx, event: pb::ProjectAbandoned) -> Result<()> {
     let (org_id, project_id) = (event.org_id.parse()?, event.project_id.parse()?);
     organization::store::lock(tx, org_id).await?;
+    if !store::existing(tx, org_id).await?.contains(&project_id) {
+        return Ok(());
+    }
+    let grants = store::all_on(tx, org_id, project_id).await?;
+    let gone = project_access::unregister((org_id, project_id), &grants);
+    organization::store::bump(tx, org_id, &gone).await?;
+    store::delete_all_on(tx, org_id, project_id).await?;
     store::delete_project(tx, org_id, project_id).await?;
-    organization::store::bump(tx, org_id).await?;
-    Ok(())
+    tx.emit(gone).await
+}
+
+/// The project service has taken along what it had of a deleted organization.
+pub(crate) async fn project_closed(tx: &mut Tx, event: pb::OrganizationClosed) -> Result<()> {
+    organization::store::closed(tx, event.org_id.parse()?, "project", event.revision).await
+}
+
+/// The invitation service has taken along what it had of a deleted organization.
+pub(crate) async fn invitation_closed(
+    tx: &mut Tx,
+    event: invitation::OrganizationClosed,
+) -> Result<()> {
+    organization::store::closed(tx, event.org_id.parse()?, "invitation", event.revision).await
 }

@@ -55,6 +55,7 @@ pub(crate) struct Invitation {
     /// A number of the contract; identity knows what it means.
     pub(crate) role: i32,
     pub(crate) project_access: Json<Vec<Access>>,
+    pub(crate) team_ids: Vec<Uuid>,
     pub(crate) message: String,
     pub(crate) max_uses: i32,
     pub(crate) use_count: i32,
@@ -75,6 +76,7 @@ pub(crate) struct Draft {
     pub(crate) max_uses: i32,
     pub(crate) message: String,
     pub(crate) project_access: Vec<Access>,
+    pub(crate) team_ids: Vec<Uuid>,
 }
 
 /// Why an invitation is not made, used or changed.
@@ -154,6 +156,7 @@ impl Invitation {
             canonical_email: draft.address.canonical,
             role: draft.role,
             project_access: Json(draft.project_access),
+            team_ids: draft.team_ids,
             message: draft.message,
             max_uses: draft.max_uses,
             use_count: 0,
@@ -267,6 +270,7 @@ mod tests {
             canonical_email: "bob@example.com".to_owned(),
             role: 2,
             project_access: Json(vec![]),
+            team_ids: vec![],
             message: String::new(),
             max_uses,
             use_count,
@@ -287,6 +291,8 @@ mod tests {
             display_name: String::new(),
             email_verified: true,
             credential_id: Uuid::nil(),
+            key: None,
+            authenticated_at: None,
         }
     }
 

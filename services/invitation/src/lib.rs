@@ -30,5 +30,8 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on(&db, reactions::member_joined);
     host.on(&db, reactions::member_role_changed);
     host.on(&db, reactions::member_removed);
+    host.on(&db, reactions::member_left);
+    host.on(&db, reactions::organization_deleted);
+    host.on(&db, reactions::organization_purged);
     host.mail(&db, &[invitation::MAIL], invitation::mail::writer(db.clone(), links))
 }

@@ -1,9 +1,9 @@
 //! What this service does when something happened elsewhere.
 
 use api::identity as pb;
-use chassis::{OrgId, Result, Tx, UserId};
+use chassis::{About, Changed, OrgId, Result, Tx, UserId, moment};
 
-use crate::invitation::{InvitationId, State, store};
+use crate::invitation::{Invitation, InvitationId, State, store};
 
 /// A use that identity granted, and whose counting then broke off here, is counted. Waits for an
 /// acceptance that is still going on.
@@ -38,6 +38,51 @@ pub(crate) async fn member_removed(tx: &mut Tx, event: pb::MemberRemoved) -> Res
         }
         None => Ok(()),
     }
+}
+
+/// Who left takes their pending invitations with them.
+pub(crate) async fn member_left(tx: &mut Tx, event: pb::MemberLeft) -> Result<()> {
+    match event.before {
+        Some(it) => {
+            let cause = "the inviter left";
+            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, cause).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// A deleted organization takes its pending invitations with it, for good (ID-35).
+pub(crate) async fn organization_deleted(
+    tx: &mut Tx,
+    event: pb::OrganizationDeleted,
+) -> Result<()> {
+    let Some(it) = event.after else { return Ok(()) };
+    let org_id: OrgId = it.id.parse()?;
+    let mut revoked = 0;
+    for invitation in store::lock_all(tx, org_id).await? {
+        // Those that came after a restore are none of this deletion's.
+        if invitation.state(tx.now) == State::Pending && before(&invitation, it.delete_time) {
+            store::update(tx, invitation.revoke("the organization was deleted", tx.now)?).await?;
+            revoked += 1;
+        }
+    }
+    let event = api::invitation::OrganizationClosed {
+        org_id: it.id,
+        revision: it.revision,
+        revoked_invitations: revoked,
+    };
+    let about = About::object("organization", org_id, it.name).of(org_id);
+    tx.emit(Changed::new((), &event, about)).await
+}
+
+/// A deleted organization is gone for good.
+pub(crate) async fn organization_purged(tx: &mut Tx, event: pb::OrganizationPurged) -> Result<()> {
+    let Some(it) = event.before else { return Ok(()) };
+    store::purge(tx, it.id.parse()?).await
+}
+
+fn before(invitation: &Invitation, at: Option<prost_types::Timestamp>) -> bool {
+    at.and_then(moment).is_none_or(|at| invitation.created_at <= at)
 }
 
 async fn revoke_all(tx: &mut Tx, org_id: OrgId, inviter_id: UserId, cause: &str) -> Result<()> {

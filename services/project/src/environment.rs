@@ -5,10 +5,10 @@ pub(crate) mod store;
 mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{About, Changed, Code, OrgId, ProjectGrant, ProjectId, Refusal};
+use chassis::{About, Changed, Code, OrgId, ProjectGrant, ProjectId, Refusal, UserId};
 use time::OffsetDateTime;
 
-use crate::task::{Outcome, Task};
+use crate::task::{self, Outcome, Task};
 
 chassis::id!(
     /// Identifies an environment.
@@ -33,6 +33,8 @@ pub(crate) enum State {
     Deploying,
     Running,
     Error,
+    Stopping,
+    Stopped,
 }
 
 /// A deployed branch.
@@ -66,6 +68,8 @@ pub(crate) enum Refused {
     NameTaken,
     #[error("the project has a production environment")]
     ProductionExists,
+    #[error("the plan allows {0} environments; delete one or upgrade")]
+    Limit(i64),
     #[error("another task of this environment is queued or running")]
     TaskInProgress(String),
 }
@@ -75,6 +79,7 @@ impl Refusal for Refused {
         match self {
             Self::NameTaken | Self::ProductionExists => Code::AlreadyExists,
             Self::TaskInProgress(_) => Code::Aborted,
+            Self::Limit(_) => Code::ResourceExhausted,
         }
     }
 
@@ -83,18 +88,28 @@ impl Refusal for Refused {
             Self::NameTaken => Reason::EnvironmentNameTaken,
             Self::ProductionExists => Reason::ProductionExists,
             Self::TaskInProgress(_) => Reason::TaskInProgress,
+            Self::Limit(_) => Reason::EnvironmentLimitReached,
         }
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::TaskInProgress(task_id) => vec![("task_id", task_id.clone())],
+            Self::Limit(limit) => vec![("limit", limit.to_string())],
             Self::NameTaken | Self::ProductionExists => vec![],
         }
     }
 }
 
 impl Environment {
+    /// Whether one more fits into the plan (PL-1, PL-2): `count` is of the whole organization.
+    pub(crate) fn fits(count: i64, limit: Option<i64>) -> Result<(), Refused> {
+        match limit {
+            Some(limit) if count >= limit => Err(Refused::Limit(limit)),
+            _ => Ok(()),
+        }
+    }
+
     /// A new environment, in which nothing runs yet.
     pub(crate) fn create(
         grant: &ProjectGrant,
@@ -131,7 +146,7 @@ impl Environment {
             return Err(Refused::TaskInProgress(task.id.into()));
         }
         let before = Some((&self).into());
-        let task = Task::queue(&self, grant.account().user_id, now);
+        let task = Task::queue(&self, task::Kind::Deploy, grant.account().user_id, now);
         self.state = State::Deploying;
         let event = pb::DeploymentTriggered {
             before,
@@ -142,8 +157,41 @@ impl Environment {
         Ok(Changed::new((self, task), &event, about))
     }
 
+    /// What runs is to end, and what is about to run is not to.
+    pub(crate) fn stop(mut self, by: UserId, now: OffsetDateTime) -> Changed<(Self, Task)> {
+        let before = Some((&self).into());
+        let task = Task::queue(&self, task::Kind::Stop, by, now);
+        self.state = State::Stopping;
+        let (after, about) = (Some((&self).into()), self.about());
+        let event = pb::EnvironmentStopRequested { before, after, task: Some((&task).into()) };
+        Changed::new((self, task), &event, about)
+    }
+
+    /// The end of a task.
+    pub(crate) fn finish(self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
+        match task.kind {
+            task::Kind::Deploy => self.deployed(task, outcome),
+            task::Kind::Stop => self.stopped(task, outcome),
+        }
+    }
+
+    fn stopped(mut self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
+        let before = Some((&self).into());
+        let done = Some((&task).into());
+        if let Outcome::Failed { error } = outcome {
+            (self.state, self.last_error) = (State::Error, error);
+            let (after, about) = (Some((&self).into()), self.about());
+            let event = pb::EnvironmentStopFailed { before, after, task: done };
+            return Changed::new((self, task), &event, about);
+        }
+        (self.state, self.url) = (State::Stopped, String::new());
+        let (after, about) = (Some((&self).into()), self.about());
+        let event = pb::EnvironmentStopped { before, after, task: done };
+        Changed::new((self, task), &event, about)
+    }
+
     /// The end of a deployment: serving, or not. What was deployed before stays known.
-    pub(crate) fn finish(mut self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
+    fn deployed(mut self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
         let before = Some((&self).into());
         let succeeded = match outcome {
             Outcome::Completed { commit, url } => {

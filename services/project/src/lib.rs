@@ -6,8 +6,10 @@
 //! | deployed branches and their states | `environment` |
 //! | units of work, their leases and logs | `task` |
 //! | where code may come from | `repository` |
+//! | what follows from the end of an organization | `organization`, `reactions` |
 
 mod environment;
+mod organization;
 mod project;
 mod reactions;
 mod repository;
@@ -31,16 +33,20 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
-        identity,
+        identity: identity.clone(),
         local_repositories: host.config().local_repositories,
     }));
     host.rpc(EnvironmentServiceServer::new(environment::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
+        identity,
     }));
     host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager }));
     host.rpc(RunnerServiceServer::new(task::runner::Rpc { db: db.clone() }));
     host.on(&db, reactions::project_registered);
+    host.on(&db, reactions::organization_deleted);
+    host.on(&db, reactions::organization_restored);
+    host.on(&db, reactions::organization_purged);
     Ok(())
 }

@@ -1,9 +1,14 @@
 //! What this service does when something happened elsewhere.
 
 use api::{identity, project as pb};
-use chassis::{About, Changed, Result, Tx};
+use chassis::{About, Changed, OrgId, ProjectId, Result, Tx, UserId};
 
-use crate::project::store;
+use crate::{
+    environment::{self, EnvironmentId, State},
+    organization,
+    project::store,
+    task,
+};
 
 /// A project that identity registered, and whose creation then broke off here, is given back. Waits for a
 /// creation that is still going on.
@@ -20,4 +25,71 @@ pub(crate) async fn project_registered(
     let event = pb::ProjectAbandoned { org_id: it.org_id, project_id: it.project_id };
     let about = About::object("project", id, "").of(org_id).in_project(id);
     tx.emit(Changed::new((), &event, about)).await
+}
+
+/// What a deleted organization runs here ends; its projects stay until the purge.
+pub(crate) async fn organization_deleted(
+    tx: &mut Tx,
+    event: identity::OrganizationDeleted,
+) -> Result<()> {
+    let Some(it) = event.after else { return Ok(()) };
+    let (org_id, by): (OrgId, _) = (it.id.parse()?, it.owner_id.parse()?);
+    if !organization::store::advance(tx, org_id, it.revision, true).await? {
+        return Ok(());
+    }
+    let mut stopping = 0;
+    for place in environment::store::busy(tx, org_id).await? {
+        stopping += i32::from(stop(tx, (org_id, place.0), place.1, by).await?);
+    }
+    let event = pb::OrganizationClosed {
+        org_id: it.id,
+        revision: it.revision,
+        stopping_environments: stopping,
+    };
+    let about = About::object("organization", org_id, it.name).of(org_id);
+    tx.emit(Changed::new((), &event, about)).await
+}
+
+/// A deleted organization came back. Nothing starts by itself.
+pub(crate) async fn organization_restored(
+    tx: &mut Tx,
+    event: identity::OrganizationRestored,
+) -> Result<()> {
+    let Some(it) = event.after else { return Ok(()) };
+    organization::store::advance(tx, it.id.parse()?, it.revision, false).await.map(|_| ())
+}
+
+/// A deleted organization is gone for good.
+pub(crate) async fn organization_purged(
+    tx: &mut Tx,
+    event: identity::OrganizationPurged,
+) -> Result<()> {
+    let Some(it) = event.before else { return Ok(()) };
+    organization::store::purge(tx, it.id.parse()?).await
+}
+
+/// Why a deployment ends before its time.
+const DELETED: &str = "the organization was deleted";
+
+/// Ends what an environment runs, and what it is about to run. Answers whether anything was to be ended.
+async fn stop(
+    tx: &mut Tx,
+    place: (OrgId, ProjectId),
+    id: EnvironmentId,
+    by: UserId,
+) -> Result<bool> {
+    let mut it = environment::store::lock(tx, place, id).await?;
+    if let Some(task) = task::store::active(tx, &it).await? {
+        if task.kind == task::Kind::Stop {
+            return Ok(true);
+        }
+        let (task, outcome) = task.cancel(DELETED, tx.now);
+        it = environment::store::save(tx, it.finish(task, outcome)).await?.0;
+    }
+    // Even after a failed deployment an earlier one may run.
+    if !matches!(it.state, State::Running | State::Error) {
+        return Ok(false);
+    }
+    environment::store::save(tx, it.stop(by, tx.now)).await?;
+    Ok(true)
 }

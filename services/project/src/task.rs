@@ -34,6 +34,14 @@ pub(crate) enum State {
     Failed,
 }
 
+/// What a task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum Kind {
+    Deploy,
+    Stop,
+}
+
 /// A unit of work.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
@@ -41,6 +49,7 @@ pub(crate) struct Task {
     pub(crate) org_id: OrgId,
     pub(crate) project_id: ProjectId,
     pub(crate) environment_id: EnvironmentId,
+    pub(crate) kind: Kind,
     pub(crate) state: State,
     pub(crate) progress_percent: i32,
     pub(crate) current_step: String,
@@ -91,6 +100,7 @@ pub(crate) enum Leased {
 impl Task {
     pub(crate) fn queue(
         environment: &Environment,
+        kind: Kind,
         triggered_by: UserId,
         now: OffsetDateTime,
     ) -> Self {
@@ -99,6 +109,7 @@ impl Task {
             org_id: environment.org_id,
             project_id: environment.project_id,
             environment_id: environment.id,
+            kind,
             state: State::Queued,
             progress_percent: 0,
             current_step: String::new(),
@@ -132,7 +143,8 @@ impl Task {
         self.attempts += 1;
         self.started_at = Some(self.started_at.unwrap_or(now));
         (self.lease_id, self.lease_ends_at) = (Some(chassis::id::new()), Some(now + LEASE));
-        if !first {
+        // Stopping is told when it is asked for, and when it is done.
+        if !first || self.kind == Kind::Stop {
             return Leased::Again(self);
         }
         let event = pb::DeploymentStarted { before, after: Some((&self).into()) };
@@ -169,6 +181,13 @@ impl Task {
         Ok(self)
     }
 
+    /// Ends a task that nobody wants any more, whoever works on it.
+    pub(crate) fn cancel(mut self, error: &str, now: OffsetDateTime) -> (Self, Outcome) {
+        let outcome = Outcome::Failed { error: error.to_owned() };
+        self.end(&outcome, now);
+        (self, outcome)
+    }
+
     fn end(&mut self, outcome: &Outcome, now: OffsetDateTime) {
         self.completed_at = Some(now);
         (self.lease_id, self.lease_ends_at) = (None, None);
@@ -198,6 +217,7 @@ mod tests {
             org_id: OrgId(Uuid::nil()),
             project_id: ProjectId(Uuid::nil()),
             environment_id: EnvironmentId(Uuid::nil()),
+            kind: Kind::Deploy,
             state: State::Queued,
             progress_percent: 0,
             current_step: String::new(),

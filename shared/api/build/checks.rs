@@ -39,8 +39,11 @@ fn check(
         let options = field.options();
         let rule = options.get_extension(rules);
         let rule = rule.as_message().ok_or("a message")?;
-        body += &field_check(&field, rule, patterns)
-            .map_err(|error| format!("{}: {error}", field.full_name()))?;
+        let checked = match field.containing_oneof().filter(|it| !it.is_synthetic()) {
+            Some(oneof) => choice_check(message, oneof.name(), &field, rule, patterns),
+            None => field_check(&field, rule, patterns),
+        };
+        body += &checked.map_err(|error| format!("{}: {error}", field.full_name()))?;
     }
     let request_id = match message.get_field_by_name("request_id") {
         Some(_) => "    fn request_id(&self) -> &str { &self.request_id }\n",
@@ -51,6 +54,45 @@ fn check(
          fn check(&self, at: At<'_>, violations: &mut Violations) {{\n{body}    }}\n}}\n",
         path(message.full_name())
     ))
+}
+
+/// The check of a field of a `oneof`, if it is the one that is set.
+fn choice_check(
+    message: &MessageDescriptor,
+    oneof: &str,
+    field: &FieldDescriptor,
+    rule: &DynamicMessage,
+    patterns: &mut Patterns,
+) -> Result<String, Box<dyn Error>> {
+    let one = value_check(field, rule, patterns)?;
+    if one.is_empty() {
+        return Ok(one);
+    }
+    let (package, module) = (path(message.package_name()), words(message.name()).join("_"));
+    let (choice, variant) = (camel(oneof), camel(field.name()));
+    Ok(format!(
+        "        if let Some(crate::{package}::{module}::{choice}::{variant}(it)) = &self.{oneof} \
+         {{ let at = at.field({:?}); {one} }}\n",
+        field.name()
+    ))
+}
+
+/// `AccessChange` as its words in lower case.
+fn words(name: &str) -> Vec<String> {
+    let mut words: Vec<String> = vec![];
+    for letter in name.chars() {
+        match words.last_mut() {
+            Some(word) if !letter.is_uppercase() => word.push(letter),
+            _ => words.push(letter.to_lowercase().to_string()),
+        }
+    }
+    words
+}
+
+/// `remove_member` as prost names it.
+fn camel(name: &str) -> String {
+    let word = |it: &str| it[..1].to_uppercase() + &it[1..];
+    name.split('_').map(word).collect()
 }
 
 fn field_check(
@@ -94,7 +136,6 @@ fn field_check(
         let skip_zero =
             matches!(rule.get_field_by_name("ignore").as_deref(), Some(Value::EnumNumber(1)));
         match (&field.kind(), one.is_empty()) {
-            _ if field.containing_oneof().is_some_and(|it| !it.is_synthetic()) => String::new(),
             (Kind::Message(_), _) if required => {
                 format!(
                     "match &self.{name} {{ Some(it) => {{ {one} }} None => at.required(violations) }}"

@@ -4,13 +4,16 @@ use std::sync::{Arc, OnceLock};
 
 use api::{
     check::Check,
+    error::Reason,
     identity::{self as pb, access_service_client::AccessServiceClient},
 };
 use secrecy::{ExposeSecret, SecretString};
+use tonic::Code;
 
 use crate::{
     Error, OrgId, ProjectId, Result,
-    call::{Account, Call, Context},
+    call::{Account, Call, Context, KeyPower},
+    clock::moment,
     error::remote,
     link::Link,
     rule::Audience,
@@ -22,6 +25,7 @@ use crate::{
 pub struct Grant {
     org_id: OrgId,
     account: Account,
+    permission: String,
     token: String,
 }
 
@@ -41,6 +45,11 @@ impl Grant {
     /// Whose permission it was.
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// What was allowed.
+    pub fn permission(&self) -> &str {
+        &self.permission
     }
 
     /// The state that the decision was read from.
@@ -63,15 +72,60 @@ impl std::ops::Deref for ProjectGrant {
     }
 }
 
-/// An answer to "may the caller do this?".
+/// "May the caller do this?"
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// What.
+    pub permission: &'a str,
+    /// Where.
+    pub org_id: OrgId,
+    /// On which project, if on one.
+    pub project_id: Option<ProjectId>,
+    /// Whether it changes something.
+    pub write: bool,
+}
+
+/// The answer.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
     /// Whether they may.
     pub allowed: bool,
     /// Whether they may know that the object exists.
     pub visible: bool,
+    /// Why not, if they may not.
+    pub reason: Reason,
     /// The state that the answer was read from.
     pub token: String,
+}
+
+impl Decision {
+    /// The refusal that the caller gets, unless they may.
+    pub fn check(&self, question: &Question<'_>) -> Result<()> {
+        if self.allowed {
+            return Ok(());
+        }
+        if !self.visible {
+            let noun = question.project_id.map_or("organization", |_| ProjectId::NOUN);
+            return Err(Error::NotFound(noun));
+        }
+        let (code, message) = match self.reason {
+            Reason::ReadOnlyKey => (Code::PermissionDenied, "this API key is read-only"),
+            Reason::OrgScopeRequired => (
+                Code::PermissionDenied,
+                "this takes an API key of the whole organization, not one of a project",
+            ),
+            Reason::SessionRequired => {
+                (Code::PermissionDenied, "no API key may do this; sign in and use the session")
+            }
+            Reason::SubscriptionBlocked => (
+                Code::FailedPrecondition,
+                "the organization's subscription is blocked: reads go on, changes do not",
+            ),
+            _ => return Err(Error::Denied { permission: question.permission.to_owned() }),
+        };
+        let metadata = vec![("permission", question.permission.to_owned())];
+        Err(Error::Refused { code, reason: self.reason, message: message.to_owned(), metadata })
+    }
 }
 
 /// Whoever decides: the identity service, here or elsewhere.
@@ -81,13 +135,7 @@ pub trait Authority: Send + Sync + 'static {
     async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account>;
 
     /// Whether the caller has a permission; always from the newest state.
-    async fn decide(
-        &self,
-        context: &Context,
-        permission: &str,
-        org_id: OrgId,
-        project_id: Option<ProjectId>,
-    ) -> Result<Decision>;
+    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision>;
 }
 
 /// Asks whether callers may do things.
@@ -136,15 +184,12 @@ impl Access {
             return Err(anyhow::anyhow!("{} has no permission to require", call.rule.method).into());
         };
         let account = call.account()?.clone();
-        let decision = self.authority()?.decide(call, permission, org_id, project_id).await?;
-        if !decision.visible {
-            return Err(Error::NotFound(project_id.map_or("organization", |_| ProjectId::NOUN)));
-        }
-        if !decision.allowed {
-            return Err(Error::Denied { permission: permission.clone() });
-        }
+        let question = Question { permission, org_id, project_id, write: !call.rule.read };
+        let decision = self.authority()?.decide(call, &question).await?;
+        decision.check(&question)?;
         call.check()?;
-        Ok(Grant { org_id, account, token: decision.token })
+        call.saw(&decision.token);
+        Ok(Grant { org_id, account, permission: permission.clone(), token: decision.token })
     }
 }
 
@@ -166,30 +211,39 @@ impl Authority for RemoteAuthority {
         request.set_timeout(std::time::Duration::from_secs(5));
         let mut client = AccessServiceClient::new(self.0.clone());
         let it = client.authenticate(request).await.map_err(remote("identity"))?.into_inner();
+        let power = |it: pb::KeyPower| {
+            let project_id = Some(it.project_id).filter(|it| !it.is_empty());
+            Ok::<_, Error>(KeyPower {
+                org_id: it.org_id.parse()?,
+                project_id: project_id.map(|it| it.parse()).transpose()?,
+                full: it.full,
+                name: it.name,
+            })
+        };
         Ok(Account {
             user_id: it.user_id.parse()?,
             email: it.email,
             display_name: it.display_name,
             email_verified: it.email_verified,
             credential_id: it.credential_id.parse().map_err(anyhow::Error::from)?,
+            key: it.key.map(power).transpose()?,
+            authenticated_at: it.authenticate_time.and_then(moment),
         })
     }
 
-    async fn decide(
-        &self,
-        context: &Context,
-        permission: &str,
-        org_id: OrgId,
-        project_id: Option<ProjectId>,
-    ) -> Result<Decision> {
+    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
         let question = pb::CheckRequest {
-            org_id: org_id.to_string(),
-            project_id: project_id.map(String::from).unwrap_or_default(),
-            permission: permission.to_owned(),
+            org_id: question.org_id.to_string(),
+            project_id: question.project_id.map(String::from).unwrap_or_default(),
+            permission: question.permission.to_owned(),
+            write: question.write,
+            consistency: None,
         };
         let mut client = AccessServiceClient::new(self.0.clone());
         let answer = client.check(context.forward(question)).await.map_err(remote("identity"))?;
         let it = answer.into_inner();
-        Ok(Decision { allowed: it.allowed, visible: it.visible, token: it.consistency_token })
+        let reason = it.reason();
+        let (allowed, visible, token) = (it.allowed, it.visible, it.consistency_token);
+        Ok(Decision { allowed, visible, reason, token })
     }
 }

@@ -1,14 +1,18 @@
 //! One call: who makes it, by which rule, from where, and its message.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
-use api::{check::Check, event as pb};
+use api::{check::Check, error::Reason, event as pb};
 use secrecy::{ExposeSecret, SecretString};
-use tonic::{Request, Response, metadata::MetadataValue};
+use time::{Duration, OffsetDateTime};
+use tonic::{Code, Request, Response, metadata::MetadataValue};
 use uuid::Uuid;
 
 use crate::{
-    Error, Result, UserId,
+    Error, OrgId, ProjectId, Result, UserId,
     error::Reply,
     rule::{Audience, Rule},
 };
@@ -26,6 +30,43 @@ pub struct Account {
     pub email_verified: bool,
     /// The session or key that proved it.
     pub credential_id: Uuid,
+    /// What the key may do at most, if it was a key.
+    pub key: Option<KeyPower>,
+    /// When the person last proved who they are; a key never does.
+    pub authenticated_at: Option<OffsetDateTime>,
+}
+
+/// What an API key may do at most. Its owner's rights at that moment bound it further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPower {
+    /// The only organization in which it works.
+    pub org_id: OrgId,
+    /// The only project on which it works, if it is bound to one.
+    pub project_id: Option<ProjectId>,
+    /// Whether it may change things.
+    pub full: bool,
+    /// What it is called.
+    pub name: String,
+}
+
+/// How long a proof of who somebody is counts as fresh (ID-6).
+const FRESH: Duration = Duration::minutes(5);
+
+impl Account {
+    /// Refuses unless the person proved who they are in the last minutes.
+    pub fn require_fresh(&self, now: OffsetDateTime) -> Result<()> {
+        if self.authenticated_at.is_some_and(|it| it + FRESH > now) {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            code: Code::FailedPrecondition,
+            reason: Reason::FreshLoginRequired,
+            message:
+                "prove again who you are: call SessionService/Reauthenticate, then repeat this"
+                    .to_owned(),
+            metadata: vec![],
+        })
+    }
 }
 
 /// Everything about a call but its message. The server makes it, once per call.
@@ -41,9 +82,16 @@ pub struct Context {
     pub origin: pb::Origin,
     /// When the answer is no longer wanted.
     pub deadline: Instant,
+    /// The change that the answer must know of, as its caller says.
+    pub known: Option<String>,
+    /// The newest state of access that the call has seen; goes back to its caller.
+    pub(crate) seen: Mutex<Option<String>>,
     /// The credential, to be passed on to the services that this call needs.
     pub(crate) bearer: Option<SecretString>,
 }
+
+/// The metadata in which a caller says, and is told, a state of access.
+pub(crate) const CONSISTENCY_TOKEN: &str = "tenantry-consistency-token";
 
 /// One call, with its message.
 #[derive(Debug)]
@@ -85,7 +133,7 @@ impl Context {
     /// The account, which every method but a public one has.
     pub fn account(&self) -> Result<&Account> {
         let missing = "send a credential as `authorization: Bearer <token>`";
-        let error = Error::Unauthenticated(api::error::Reason::MissingCredential, missing);
+        let error = Error::Unauthenticated(Reason::MissingCredential, missing);
         self.account.as_ref().ok_or(error)
     }
 
@@ -104,11 +152,22 @@ impl Context {
         if let Some(bearer) = &self.bearer {
             put("authorization", &format!("Bearer {}", bearer.expose_secret()));
         }
+        if let Some(known) = &self.known {
+            put(CONSISTENCY_TOKEN, known);
+        }
         put("x-request-id", &self.origin.request_id);
         put("traceparent", &self.origin.traceparent);
         put("tenantry-origin-address", &self.origin.address);
         put("tenantry-origin-agent", &self.origin.user_agent);
         request
+    }
+
+    /// Tells the caller of this state of access, in the metadata of the answer.
+    pub fn saw(&self, token: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !token.is_empty() {
+            *seen = Some(token.to_owned());
+        }
     }
 
     /// Who acts, as the audit log keeps it.
@@ -133,12 +192,16 @@ impl Context {
     }
 }
 
-/// An account as an actor.
+/// An account as an actor, or its key.
 pub(crate) fn user(it: &Account) -> pb::Actor {
+    let (kind, name) = match &it.key {
+        Some(key) => (pb::ActorKind::ApiKey, &key.name),
+        None => (pb::ActorKind::User, &it.display_name),
+    };
     pb::Actor {
-        kind: pb::ActorKind::User.into(),
+        kind: kind.into(),
         id: it.user_id.to_string(),
-        name: it.display_name.clone(),
+        name: name.clone(),
         email: it.email.clone(),
         credential_id: it.credential_id.to_string(),
     }

@@ -4,7 +4,9 @@ use api::event as pb;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use crate::{OrgId, ProjectId};
+use uuid::Uuid;
+
+use crate::{OrgId, ProjectId, id};
 
 /// What an event happened to.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +49,7 @@ pub struct Changed<T> {
 /// An encoded event, and what it happened to.
 #[derive(Debug)]
 pub(crate) struct Fact {
+    pub(crate) id: Uuid,
     pub(crate) name: String,
     pub(crate) event: Any,
     pub(crate) about: About,
@@ -56,7 +59,17 @@ impl<T> Changed<T> {
     /// Pairs a state with its event.
     pub fn new<E: Message + Name>(state: T, event: &E, about: About) -> Self {
         let event = Any { type_url: E::type_url(), value: event.encode_to_vec() };
-        Self { state, fact: Fact { name: E::full_name(), event, about } }
+        Self { state, fact: Fact { id: id::new(), name: E::full_name(), event, about } }
+    }
+
+    /// The identity of the event.
+    pub fn event_id(&self) -> Uuid {
+        self.fact.id
+    }
+
+    /// The same event with another state.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Changed<U> {
+        Changed { state: change(self.state), fact: self.fact }
     }
 
     /// The new state, to be stored.

@@ -32,6 +32,12 @@ impl Clock {
     }
 }
 
+/// A moment that the contract wrote; `None` if there is no such moment.
+pub fn moment(at: Timestamp) -> Option<OffsetDateTime> {
+    let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
+}
+
 /// A moment as the contract writes it.
 pub fn timestamp(at: OffsetDateTime) -> Timestamp {
     let nanos = i32::try_from(at.nanosecond()).expect("a nanosecond is below 1e9");

@@ -59,6 +59,9 @@ pub struct Config {
     /// Where the project service is, if not in this process.
     #[arg(long, env = "TENANTRY_PROJECT_URL", default_value = "https://project:50051")]
     pub project_url: String,
+    /// Where the invitation service is, if not in this process.
+    #[arg(long, env = "TENANTRY_INVITATION_URL", default_value = "https://invitation:50051")]
+    pub invitation_url: String,
     /// Where the audit service is, if not in this process.
     #[arg(long, env = "TENANTRY_AUDIT_URL", default_value = "https://audit:50051")]
     pub audit_url: String,

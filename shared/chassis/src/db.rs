@@ -5,8 +5,10 @@ use std::sync::Arc;
 use api::{check::Check, event as pb};
 use prost::{Message, Name};
 use sqlx::{
-    Connection, Executor, PgConnection, PgPool, Postgres, Row, Transaction,
+    PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
+    raw_sql,
 };
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -17,7 +19,7 @@ use crate::{
     call::{Account, Call, system, user},
     changed::Changed,
     clock::{Clock, timestamp},
-    id, idempotency,
+    idempotency,
 };
 
 /// A service's database.
@@ -28,11 +30,12 @@ pub struct Db {
     writes: PgPool,
     clock: Clock,
     committed: Arc<Notify>,
+    guard: bool,
 }
 
 /// One unit of work: its writes and its events commit together, or not at all.
 pub struct Tx {
-    inner: Transaction<'static, Postgres>,
+    lease: Lease,
     source: &'static str,
     actor: pb::Actor,
     origin: pb::Origin,
@@ -57,22 +60,17 @@ impl Db {
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-        let pool = || {
+        let pool = |options| {
             PgPoolOptions::new()
                 .max_connections(CONNECTIONS_MAX)
                 .acquire_timeout(std::time::Duration::from_secs(2))
                 .max_lifetime(std::time::Duration::from_secs(30 * 60))
                 // Costs a round trip per use; a broken connection shows itself by an error instead.
                 .test_before_acquire(false)
+                .connect_lazy_with(options)
         };
-        let reads = pool().connect_lazy_with(options.clone());
-        let writes = pool().after_release(move |connection, _| {
-            Box::pin(
-                async move { if guard { outside_transaction(connection).await } else { Ok(true) } },
-            )
-        });
-        let writes = writes.connect_lazy_with(options);
-        Self { name, reads, writes, clock, committed: Arc::default() }
+        let (reads, writes) = (pool(options.clone()), pool(options));
+        Self { name, reads, writes, clock, committed: Arc::default(), guard }
     }
 
     /// The service.
@@ -117,18 +115,19 @@ impl Db {
         M: Message + Check,
         R: Message + Name + Default,
     {
-        let mut tx = self.begin(call.actor(), call.origin.clone()).await?;
-        let Some(key) = idempotency::Key::of(call)? else {
-            let response = work(&mut tx).await?;
-            self.commit(tx).await?;
-            return Ok(response);
+        let key = idempotency::Key::of(call)?;
+        let tx = self.begin(call.actor(), call.origin.clone()).await?;
+        let once = async |tx: &mut Tx| {
+            let Some(key) = key else { return work(tx).await };
+            if let Some(first) = idempotency::claim(tx, &key).await? {
+                return Ok(R::decode(&*first).map_err(anyhow::Error::from)?);
+            }
+            let response = work(tx).await?;
+            idempotency::store(tx, &key, response.encode_to_vec()).await?;
+            Ok(response)
         };
-        if let Some(first) = idempotency::claim(&mut tx, &key).await? {
-            return Ok(R::decode(&*first).map_err(anyhow::Error::from)?);
-        }
-        let response = work(&mut tx).await?;
-        idempotency::store(&mut tx, &key, response.encode_to_vec()).await?;
-        self.commit(tx).await?;
+        let response = finish(tx, once).await?;
+        self.committed.notify_waiters();
         Ok(response)
     }
 
@@ -139,45 +138,73 @@ impl Db {
         work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
     ) -> Result<T> {
         let origin = pb::Origin { request_id: cause.to_owned(), ..Default::default() };
-        let mut tx = self.begin(system(self.name), origin).await?;
-        let value = work(&mut tx).await?;
-        self.commit(tx).await?;
+        let value = finish(self.begin(system(self.name), origin).await?, work).await?;
+        self.committed.notify_waiters();
         Ok(value)
     }
 
     /// Writes down where a reader stands: nothing waits for it, nobody is woken, and a power cut may lose
     /// it, because what is read again acts once.
     pub(crate) async fn jot(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<()>) -> Result<()> {
-        let mut tx = self.begin(system(self.name), pb::Origin::default()).await?;
-        sqlx::query!("set local synchronous_commit = off").execute(tx.conn()).await?;
-        work(&mut tx).await?;
-        Ok(tx.inner.commit().await?)
+        let tx = self.begin(system(self.name), pb::Origin::default()).await?;
+        let jot = async |tx: &mut Tx| {
+            sqlx::query!("set local synchronous_commit = off").execute(tx.conn()).await?;
+            work(tx).await
+        };
+        finish(tx, jot).await
     }
 
     async fn begin(&self, actor: pb::Actor, origin: pb::Origin) -> Result<Tx> {
-        let inner = self.writes.begin().await?;
-        Ok(Tx { inner, source: self.name, actor, origin, now: self.clock.now() })
-    }
-
-    async fn commit(&self, tx: Tx) -> Result<()> {
-        tx.inner.commit().await?;
-        self.committed.notify_waiters();
-        Ok(())
+        let mut lease = Lease { connection: Some(self.writes.acquire().await?), guard: self.guard };
+        raw_sql("begin").execute(lease.connection()).await?;
+        Ok(Tx { lease, source: self.name, actor, origin, now: self.clock.now() })
     }
 }
 
-/// Whether a connection that comes back is fit for the next user. A connection that a cancelled `begin`
-/// left inside a transaction would take the next user's writes with it (sqlx issue 4385): discard it.
-async fn outside_transaction(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    // Outside a transaction each statement is its own, so both times agree.
-    let row = connection.fetch_one("select now() = statement_timestamp()").await?;
-    Ok(!connection.is_in_transaction() && row.try_get(0)?)
+/// Runs the work, commits it, or takes it back.
+async fn finish<T>(mut tx: Tx, work: impl AsyncFnOnce(&mut Tx) -> Result<T>) -> Result<T> {
+    let outcome = work(&mut tx).await;
+    let end = if outcome.is_ok() { "commit" } else { "rollback" };
+    let ended = raw_sql(end).execute(tx.conn()).await;
+    if ended.is_ok() {
+        tx.lease.give_back();
+    }
+    let value = outcome?;
+    ended?;
+    Ok(value)
+}
+
+/// A connection on which a transaction is open. If it is dropped before the transaction has ended, because
+/// its future was, the connection is closed: given back, it would take the next user's writes with it
+/// (sqlx issue 4385).
+struct Lease {
+    connection: Option<PoolConnection<Postgres>>,
+    /// Off only in a test that shows why it is needed.
+    guard: bool,
+}
+
+impl Lease {
+    fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("a lease holds its connection until it is given back")
+    }
+
+    fn give_back(&mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.as_mut().filter(|_| self.guard) {
+            connection.close_on_drop();
+        }
+    }
 }
 
 impl Tx {
     /// The connection to run SQL on.
     pub fn conn(&mut self) -> &mut PgConnection {
-        &mut self.inner
+        self.lease.connection()
     }
 
     /// From here on this account acts: for calls that themselves prove who calls, like signing in.
@@ -188,7 +215,7 @@ impl Tx {
     /// Stores the event of a change, whose state has just been stored, and gives that state back.
     pub async fn emit<T>(&mut self, changed: Changed<T>) -> Result<T> {
         let (state, fact) = changed.into_parts();
-        let (id, name, org_id) = (id::new(), fact.name.clone(), fact.org_id());
+        let (id, name, org_id) = (fact.id, fact.name.clone(), fact.org_id());
         let envelope = fact.envelope(pb::Envelope {
             id: id.to_string(),
             source: self.source.to_owned(),

@@ -8,6 +8,11 @@ pub fn new() -> Uuid {
     Uuid::now_v7()
 }
 
+/// An identifier of a field that has no type of its own.
+pub fn parse(field: &str, text: &str) -> Result<Uuid, crate::Error> {
+    Uuid::try_parse(text).map_err(|_| crate::Error::invalid(field, "must be a UUID"))
+}
+
 /// Declares an identifier: a UUID that cannot be mistaken for another.
 #[macro_export]
 macro_rules! id {

@@ -30,6 +30,8 @@ pub struct Rule {
     pub audience: Audience,
     /// Whether it changes nothing.
     pub read: bool,
+    /// Whether an API key may call it, if any account may.
+    pub keys: bool,
     /// The events that it writes.
     pub emits: Vec<String>,
     /// A request, as JSON.
@@ -93,6 +95,7 @@ fn rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<Rule> {
         method: name(method),
         audience: audience(rule)?,
         read: matches!(read.as_deref(), Some(Value::EnumNumber(1))),
+        keys: rule.get_field_by_name("keys")?.as_bool()?,
         emits: texts(rule, "emits"),
         example: rule.get_field_by_name("example")?.as_str()?.to_owned(),
     })

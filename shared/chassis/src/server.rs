@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context as Task, Poll},
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use tracing::Instrument;
 use crate::{
     Error,
     access::Access,
-    call::{Account, Context},
+    call::{Account, CONSISTENCY_TOKEN, Context},
     error::{overloaded, status},
     id,
     rule::{Audience, Rule, Rules},
@@ -133,18 +133,22 @@ impl Shared {
             Ok(Err(error)) => return Status::from(error).into_http(),
             Err(_) => return late(&rule, budget),
         };
-        request.extensions_mut().insert(Arc::new(Context {
+        let known = text(request.headers(), CONSISTENCY_TOKEN);
+        let context = Arc::new(Context {
             rule: rule.clone(),
             account,
             service,
             origin,
             deadline,
+            known,
+            seen: Mutex::default(),
             bearer,
-        }));
+        });
+        request.extensions_mut().insert(context.clone());
         let work = async move {
             let response = routes.call(request).await;
             drop(permit);
-            response.unwrap_or_else(|never| match never {})
+            told(response.unwrap_or_else(|never| match never {}), &context)
         };
         if !self.detached {
             let response = tokio::time::timeout_at(deadline.into(), work).await;
@@ -184,7 +188,11 @@ impl Shared {
         };
         let account = match bearer {
             // A read may rest on what was true a second ago; a change may not.
-            Some(bearer) => Some(self.access.authority()?.authenticate(bearer, !rule.read).await?),
+            Some(bearer) => {
+                let account = self.access.authority()?.authenticate(bearer, !rule.read).await?;
+                admit_key(rule, &account)?;
+                Some(account)
+            }
             None if needs_account => {
                 let message = "send a credential as `authorization: Bearer <token>`";
                 return Err(Error::Unauthenticated(Reason::MissingCredential, message));
@@ -193,6 +201,23 @@ impl Shared {
         };
         Ok((account, service))
     }
+}
+
+/// What an API key may do by permission is decided with the permission; here is what no permission guards,
+/// and what is told before anything else: a read-only key changes nothing (PL-9).
+fn admit_key(rule: &Rule, account: &Account) -> Result<(), Error> {
+    let Some(key) = &account.key else { return Ok(()) };
+    let (reason, message) = match &rule.audience {
+        Audience::Account if !rule.keys => {
+            (Reason::SessionRequired, "no API key may do this; sign in and use the session")
+        }
+        Audience::Account | Audience::Permission(_) if !rule.read && !key.full => {
+            (Reason::ReadOnlyKey, "this API key is read-only")
+        }
+        _ => return Ok(()),
+    };
+    let (code, message) = (Code::PermissionDenied, message.to_owned());
+    Err(Error::Refused { code, reason, message, metadata: vec![] })
 }
 
 /// Only the named services may call.
@@ -226,7 +251,7 @@ fn peer(request: &Request<Body>) -> Peer {
 /// Where a call came from. A service of the suite tells where the call it serves came from.
 fn origin(rule: &Rule, peer: &Peer, request: &Request<Body>) -> pb::Origin {
     let headers = request.headers();
-    let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned);
+    let text = |name: &str| text(headers, name);
     let connected = address(request).map(|it| it.ip().to_string()).unwrap_or_default();
     let (address, user_agent) = match peer {
         Peer::Client => (connected, text("user-agent")),
@@ -248,6 +273,20 @@ fn origin(rule: &Rule, peer: &Peer, request: &Request<Body>) -> pb::Origin {
         user_agent,
         traceparent: String::new(),
     }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned)
+}
+
+/// The answer with the state of access that the call has seen.
+fn told(mut response: Response<Body>, context: &Context) -> Response<Body> {
+    let seen = context.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(token) = seen.as_deref().and_then(|it| HeaderValue::from_str(it).ok()) {
+        response.headers_mut().insert(CONSISTENCY_TOKEN, token);
+    }
+    drop(seen);
+    response
 }
 
 fn address(request: &Request<Body>) -> Option<SocketAddr> {

@@ -30,6 +30,12 @@ pub enum Kind {
     Invitation,
     /// A link that confirms an e-mail address.
     Verification,
+    /// A link that sets a new password.
+    Reset,
+    /// A sign-in that waits for its second factor.
+    Challenge,
+    /// An API key.
+    ApiKey,
 }
 
 impl Kind {
@@ -38,6 +44,9 @@ impl Kind {
             Self::Session => "tny_ses_",
             Self::Invitation => "tny_inv_",
             Self::Verification => "tny_ver_",
+            Self::Reset => "tny_rst_",
+            Self::Challenge => "tny_mfa_",
+            Self::ApiKey => "tny_key_",
         }
     }
 }
@@ -76,6 +85,11 @@ impl Token {
         let id = BASE32.decode(id.as_bytes()).ok()?.try_into().ok()?;
         let secret = BASE32.decode(secret.as_bytes()).ok()?.try_into().ok()?;
         Some(Self { id: Uuid::from_bytes(id), secret })
+    }
+
+    /// How a token begins, to recognize it by; useless without its secret.
+    pub fn hint(kind: Kind, id: Uuid) -> String {
+        format!("{}{}", kind.prefix(), &BASE32.encode(id.as_bytes())[..16])
     }
 
     /// What is stored of it.

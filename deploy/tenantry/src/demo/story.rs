@@ -209,6 +209,7 @@ impl Story<'_> {
             message: "Welcome to Acme!".to_owned(),
             project_access: vec![access],
             request_id: request_id(),
+            ..Default::default()
         };
         let method = format!("{INVITATION}.InvitationService/CreateInvitation");
         let _: inv::CreateInvitationResponse =
@@ -303,7 +304,9 @@ impl Story<'_> {
         let set = id::SetProjectAccessRequest {
             org_id: place.org_id.clone(),
             project_id: place.project_id.clone(),
-            user_id: bob.user_id.clone(),
+            principal: Some(id::Principal {
+                principal: Some(id::principal::Principal::UserId(bob.user_id.clone())),
+            }),
             role: id::ProjectRole::Viewer.into(),
             request_id: request_id(),
         };

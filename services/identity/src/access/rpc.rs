@@ -1,18 +1,29 @@
 //! The gRPC surface of decisions.
 
+use std::sync::Arc;
+
 use api::identity::{self as pb, access_service_server::AccessService};
-use chassis::{Access, Call, Db, Error, Reply, reply};
+use chassis::{
+    Access, Call, Db, Error, OrgId, Reply, Result, UserId, access::Decision, moment, reply,
+    timestamp,
+};
 use tonic::Request;
 
-use super::facts;
+use super::{
+    Freshness, Snapshots,
+    explain::{self, Words},
+    store, subject, wire,
+};
 use crate::{
-    policy::{OrgRole, ProjectRole},
-    project_access::store,
+    organization::wire::consistency_token,
+    policy::Permission,
+    snapshot::{Change, Snapshot, Subject, Verdict, Wish},
 };
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
+    pub(crate) snapshots: Snapshots,
 }
 
 #[tonic::async_trait]
@@ -20,20 +31,74 @@ impl AccessService for Rpc {
     async fn check(&self, request: Request<pb::CheckRequest>) -> Reply<pb::CheckResponse> {
         let call = Call::of(request)?;
         let it = &call.message;
-        let project_id = if it.project_id.is_empty() { None } else { Some(it.project_id.parse()?) };
-        let (facts, token) =
-            facts(&self.db, it.org_id.parse()?, call.account()?.user_id, project_id).await?;
-        let verdict = facts.verdict(&it.permission);
-        let verdict = verdict.ok_or_else(|| Error::invalid("permission", "is no permission"))?;
-        let org_role = facts.org_role.map_or(pb::OrgRole::Unspecified, Into::into);
-        let project_role = facts.project_role().map_or(pb::ProjectRole::Unspecified, Into::into);
+        let wish = wire::wish("permission", &it.permission, &it.project_id, it.write)?;
+        let freshness = wire::freshness(it.consistency.as_ref(), call.known.as_deref())?;
+        let snapshot = self.snapshots.get(it.org_id.parse()?, freshness).await?;
+        let user_id = call.account()?.user_id;
+        let decision = decision(snapshot.as_deref(), subject(call.account()?), &wish);
+        let shown = snapshot.as_deref().filter(|_| decision.visible);
+        let org_role = shown.and_then(|it| it.org_role(user_id));
+        let project_role = shown.and_then(|it| it.project_role(user_id, wish.project_id?));
         reply(pb::CheckResponse {
-            allowed: verdict.allowed,
-            visible: verdict.visible,
-            org_role: org_role.into(),
-            project_role: project_role.into(),
-            // Who is no member learns nothing, not even a version.
-            consistency_token: if facts.org_role.is_some() { token } else { String::new() },
+            allowed: decision.allowed,
+            visible: decision.visible,
+            org_role: org_role.map_or(pb::OrgRole::Unspecified, Into::into).into(),
+            project_role: project_role.map_or(pb::ProjectRole::Unspecified, Into::into).into(),
+            reason: wire::reason(&decision).into(),
+            consistency_token: decision.token,
+        })
+    }
+
+    async fn batch_check(
+        &self,
+        request: Request<pb::BatchCheckRequest>,
+    ) -> Reply<pb::BatchCheckResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let freshness = wire::freshness(it.consistency.as_ref(), call.known.as_deref())?;
+        let mut org_ids = vec![];
+        let mut wishes = vec![];
+        for (i, it) in it.items.iter().enumerate() {
+            let field = || format!("items[{i}].permission");
+            wishes.push(wire::wish(&field(), &it.permission, &it.project_id, it.write)?);
+            org_ids.push(it.org_id.parse::<OrgId>()?);
+        }
+        let mut distinct = org_ids.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let snapshots = self.snapshots.get_all(&distinct, freshness).await?;
+        let account = call.account()?;
+        let answer = |(wish, org_id): (&Wish, &OrgId)| {
+            let place = distinct.binary_search(org_id).ok();
+            let snapshot = place.and_then(|it| snapshots[it].as_deref());
+            wire::answer(&decision(snapshot, subject(account), wish))
+        };
+        let answers = wishes.iter().zip(&org_ids).map(answer).collect();
+        reply(pb::BatchCheckResponse { answers })
+    }
+
+    async fn list_my_permissions(
+        &self,
+        request: Request<pb::ListMyPermissionsRequest>,
+    ) -> Reply<pb::ListMyPermissionsResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.org(&call, &it.org_id).await?;
+        let snapshot = self.newest(grant.org_id()).await?;
+        let project_id = if it.project_id.is_empty() { None } else { Some(it.project_id.parse()?) };
+        let (account, user_id) = (grant.account(), grant.account().user_id);
+        let held = |it: &Permission| {
+            let write = account.key.as_ref().is_some_and(|it| it.full);
+            let wish = Wish { permission: *it, project_id, write };
+            snapshot.verdict(subject(account), &wish) == Verdict::Allowed
+        };
+        let org_role = snapshot.org_role(user_id);
+        let project_role = project_id.and_then(|it| snapshot.project_role(user_id, it));
+        reply(pb::ListMyPermissionsResponse {
+            org_role: org_role.map_or(pb::OrgRole::Unspecified, Into::into).into(),
+            project_role: project_role.map_or(pb::ProjectRole::Unspecified, Into::into).into(),
+            permissions: Permission::all().filter(held).map(|it| it.code().to_owned()).collect(),
+            consistency_token: consistency_token(snapshot.org_id, snapshot.version),
         })
     }
 
@@ -43,25 +108,96 @@ impl AccessService for Rpc {
     ) -> Reply<pb::ListVisibleProjectsResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let (org_id, user_id) = (grant.org_id(), grant.account().user_id);
-        let (facts, _) = facts(&self.db, org_id, user_id, None).await?;
-        let roles = match facts.org_role {
-            None => return Err(Error::NotFound("organization").into()),
-            Some(OrgRole::Owner) => {
-                let all = store::all(&self.db, org_id).await?;
-                all.into_iter().map(|it| (it, ProjectRole::Admin)).collect()
-            }
-            Some(_) => store::roles_of(&self.db, org_id, user_id).await?,
-        };
-        let access = |(id, role): (_, ProjectRole)| pb::ProjectAccess {
+        let snapshot = self.newest(grant.org_id()).await?;
+        let (all, projects) = snapshot.visible(subject(grant.account()));
+        let access = |(id, role)| pb::ProjectAccess {
             project_id: String::from(id),
             role: pb::ProjectRole::from(role).into(),
         };
-        reply(pb::ListVisibleProjectsResponse {
-            // ID-38: an Admin sees that every project is there.
-            all: facts.org_role >= Some(OrgRole::Admin),
-            projects: roles.into_iter().map(access).collect(),
+        let projects = projects.into_iter().map(access).collect();
+        reply(pb::ListVisibleProjectsResponse { all, projects })
+    }
+
+    async fn list_who_can(
+        &self,
+        request: Request<pb::ListWhoCanRequest>,
+    ) -> Reply<pb::ListWhoCanResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.org(&call, &it.org_id).await?;
+        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
+        let snapshot = self.newest(grant.org_id()).await?;
+        known(&snapshot, &wish)?;
+        let words = self.words(&snapshot, None).await?;
+        reply(pb::ListWhoCanResponse {
+            holders: explain::holders(&snapshot, &words, &wish),
+            consistency_token: consistency_token(snapshot.org_id, snapshot.version),
         })
+    }
+
+    async fn explain(&self, request: Request<pb::ExplainRequest>) -> Reply<pb::ExplainResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.org(&call, &it.org_id).await?;
+        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
+        let snapshot = self.newest(grant.org_id()).await?;
+        let me = grant.account().user_id;
+        let about: UserId = if it.user_id.is_empty() { me } else { it.user_id.parse()? };
+        if about != me {
+            let view = wire::wish("permission", "org.access.view", "", false)?;
+            if snapshot.verdict(subject(grant.account()), &view) != Verdict::Allowed {
+                return Err(Error::Denied { permission: "org.access.view".to_owned() }.into());
+            }
+        }
+        let words = self.words(&snapshot, Some(about)).await?;
+        let mut answer = explain::explain(&snapshot, &words, about, &wish);
+        answer.consistency_token = consistency_token(snapshot.org_id, snapshot.version);
+        reply(answer)
+    }
+
+    async fn who_could_on(
+        &self,
+        request: Request<pb::WhoCouldOnRequest>,
+    ) -> Reply<pb::WhoCouldOnResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.org(&call, &it.org_id).await?;
+        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
+        let at = it.time.and_then(moment);
+        let at = at.ok_or_else(|| Error::invalid("time", "must be a moment"))?;
+        let past = store::load_past(&self.db, grant.org_id(), at).await?;
+        // Before its first version there was nobody.
+        let Some(past) = past else { return reply(pb::WhoCouldOnResponse::default()) };
+        let names = store::names(&self.db, grant.org_id()).await?;
+        let words = Words { names, ..Words::default() };
+        reply(pb::WhoCouldOnResponse {
+            holders: explain::holders(&past, &words, &wish),
+            access_version: past.version,
+        })
+    }
+
+    async fn simulate_access(
+        &self,
+        request: Request<pb::SimulateAccessRequest>,
+    ) -> Reply<pb::SimulateAccessResponse> {
+        let call = Call::of(request)?;
+        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let before = self.newest(grant.org_id()).await?;
+        let mut after = Snapshot::clone(&before);
+        for change in &call.message.changes {
+            let change = Change::try_from(change)?;
+            after.possible(change)?;
+            after.apply(change);
+        }
+        reply(pb::SimulateAccessResponse { differences: explain::differences(&before, &after) })
+    }
+
+    async fn get_permission_matrix(
+        &self,
+        request: Request<pb::GetPermissionMatrixRequest>,
+    ) -> Reply<pb::GetPermissionMatrixResponse> {
+        Call::of(request)?;
+        reply(wire::matrix())
     }
 
     async fn authenticate(
@@ -70,12 +206,53 @@ impl AccessService for Rpc {
     ) -> Reply<pb::AuthenticateResponse> {
         let call = Call::of(request)?;
         let it = call.account()?;
+        let key = it.key.as_ref().map(|it| pb::KeyPower {
+            org_id: it.org_id.into(),
+            project_id: it.project_id.map(String::from).unwrap_or_default(),
+            full: it.full,
+            name: it.name.clone(),
+        });
         reply(pb::AuthenticateResponse {
             user_id: it.user_id.into(),
             email: it.email.clone(),
             display_name: it.display_name.clone(),
             email_verified: it.email_verified,
             credential_id: it.credential_id.to_string(),
+            key,
+            authenticate_time: it.authenticated_at.map(timestamp),
+        })
+    }
+}
+
+fn decision(snapshot: Option<&Snapshot>, subject: Subject<'_>, wish: &Wish) -> Decision {
+    let Some(snapshot) = snapshot else { return Decision::default() };
+    let token = consistency_token(snapshot.org_id, snapshot.version);
+    snapshot.verdict(subject, wish).decision(token)
+}
+
+/// A project that is asked about must be of the organization.
+fn known(snapshot: &Snapshot, wish: &Wish) -> Result<()> {
+    match wish.project_id {
+        Some(it) if !snapshot.projects.contains_key(&it) => Err(Error::NotFound("project")),
+        _ => Ok(()),
+    }
+}
+
+impl Rpc {
+    async fn newest(&self, org_id: OrgId) -> Result<Arc<Snapshot>> {
+        // The grant that led here has just been decided from a version that was the newest then.
+        let snapshot = self.snapshots.get(org_id, Freshness::Newest(None)).await?;
+        snapshot.ok_or(Error::NotFound(OrgId::NOUN))
+    }
+
+    /// Names and events for sentences: about one member, or about all.
+    async fn words(&self, snapshot: &Snapshot, about: Option<UserId>) -> Result<Words> {
+        let members = snapshot.members.keys().filter(|it| about.is_none_or(|about| about == **it));
+        let subjects: Vec<_> =
+            members.map(|it| it.0).chain(snapshot.teams.keys().map(|it| it.0)).collect();
+        Ok(Words {
+            names: store::names(&self.db, snapshot.org_id).await?,
+            origins: store::origins(&self.db, snapshot.org_id, &subjects).await?,
         })
     }
 }

@@ -1,17 +1,22 @@
 //! The gRPC surface of members.
 
+use std::collections::BTreeSet;
+
 use api::identity::{self as pb, member_service_server::MemberService};
 use chassis::{
-    Access, Account, Call, Db, Error, OrgId, ProjectId, Reply, Result, Tx, UserId, email,
+    Access, Account, Call, Changed, Db, Error, OrgId, ProjectId, Reply, Result, Tx, UserId, email,
     page::Pager, reply,
 };
 use tonic::Request;
 
-use super::{Admission, Member, Refused, store};
+use super::{Admission, Belongings, Member, Refused, store};
 use crate::{
+    access, api_key,
     organization::{self, wire::consistency_token},
     policy::OrgRole,
     project_access,
+    snapshot::Principal,
+    team::{self, TeamId},
 };
 
 pub(crate) struct Rpc {
@@ -29,9 +34,13 @@ impl MemberService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.org(&call, &message.org_id).await?;
-        let page =
-            self.pager.page(&call, message.page_size, &message.page_token, &[&message.org_id])?;
-        let rows = store::list(&self.db, grant.org_id(), &page).await?;
+        let role = match message.role() {
+            pb::OrgRole::Unspecified => None,
+            role => Some(OrgRole::try_from(role)?),
+        };
+        let filter = [&message.org_id, &message.query, message.role().as_str_name()];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let rows = store::list(&self.db, grant.org_id(), &message.query, role, &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
         reply(pb::ListMembersResponse {
             members: rows.iter().map(Into::into).collect(),
@@ -58,14 +67,13 @@ impl MemberService for Rpc {
         let (user_id, role) =
             (call.message.user_id.parse()?, OrgRole::try_from(call.message.role())?);
         let change = async |tx: &mut Tx| {
-            let organization = organization::store::lock(tx, grant.org_id()).await?;
-            // Under the lock: what the caller may do now, not when the call began.
+            let organization = access::lock(tx, &grant).await?;
             let changer = member(tx, organization.id, grant.account().user_id).await?;
             let member = member(tx, organization.id, user_id).await?;
             let (member, version) = match member.change_role(&changer, role)? {
                 None => (member, organization.access_version),
                 Some(changed) => {
-                    let version = organization::store::bump(tx, organization.id).await?;
+                    let version = organization::store::bump(tx, organization.id, &changed).await?;
                     (store::update_role(tx, changed).await?, version)
                 }
             };
@@ -83,17 +91,36 @@ impl MemberService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let user_id = call.message.user_id.parse()?;
         let remove = async |tx: &mut Tx| {
-            let organization = organization::store::lock(tx, grant.org_id()).await?;
+            let organization = access::lock(tx, &grant).await?;
             let member = member(tx, organization.id, user_id).await?;
-            let lost = project_access::store::delete_all_of(tx, organization.id, user_id).await?;
-            store::delete(tx, member.remove(&grant, &lost)?).await?;
-            let version = organization::store::bump(tx, organization.id).await?;
+            let lost = belongings(tx, &member).await?;
+            let version = go(tx, member.remove(&grant, &lost)?).await?;
+            let (removed_grants, removed_team_ids, revoked_key_ids) = lost.told();
             Ok(pb::RemoveMemberResponse {
-                removed_grants: lost.iter().map(Into::into).collect(),
+                removed_grants,
+                removed_team_ids,
+                revoked_key_ids,
                 consistency_token: consistency_token(organization.id, version),
             })
         };
         reply(self.db.write(&call, remove).await?)
+    }
+
+    async fn leave_organization(
+        &self,
+        request: Request<pb::LeaveOrganizationRequest>,
+    ) -> Reply<pb::LeaveOrganizationResponse> {
+        let call = Call::of(request)?;
+        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let leave = async |tx: &mut Tx| {
+            let organization = access::lock(tx, &grant).await?;
+            let member = member(tx, organization.id, grant.account().user_id).await?;
+            let lost = belongings(tx, &member).await?;
+            let version = go(tx, member.leave(&lost)?).await?;
+            let consistency_token = consistency_token(organization.id, version);
+            Ok(pb::LeaveOrganizationResponse { consistency_token })
+        };
+        reply(self.db.write(&call, leave).await?)
     }
 
     async fn prepare_invitation(
@@ -119,6 +146,13 @@ impl MemberService for Rpc {
                 return Err(Error::NotFound(ProjectId::NOUN).into());
             }
         }
+        let ids: Result<Vec<TeamId>> = it.team_ids.iter().map(|it| it.parse()).collect();
+        let ids: BTreeSet<_> = ids?.into_iter().map(|it| it.0).collect();
+        let ids: Vec<_> = ids.into_iter().collect();
+        let known = team::store::count(&self.db, org_id, &ids).await?;
+        if usize::try_from(known).ok() != Some(ids.len()) {
+            return Err(Error::NotFound(TeamId::NOUN).into());
+        }
         reply(pb::PrepareInvitationResponse { org_name: organization.name })
     }
 
@@ -142,7 +176,28 @@ async fn member(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Member> {
     store::find(tx, org_id, user_id).await?.ok_or(Error::NotFound("member"))
 }
 
-/// Seat, membership and grants in one transaction, under the organization's lock (IN-15).
+/// What a member has in the organization.
+pub(crate) async fn belongings(tx: &mut Tx, it: &Member) -> Result<Belongings> {
+    let principal = Principal::User(it.user_id);
+    Ok(Belongings {
+        grants: project_access::store::all_of(tx, it.org_id, principal).await?,
+        team_ids: team::store::of_member(tx, it.org_id, it.user_id).await?,
+        key_ids: api_key::store::of_owner(tx, it.org_id, it.user_id).await?,
+    })
+}
+
+/// Ends a membership and all that went with it, in one transaction (ID-19). Answers the version of access.
+pub(crate) async fn go(tx: &mut Tx, gone: Changed<Member>) -> Result<i64> {
+    let (org_id, user_id) = (gone.state().org_id, gone.state().user_id);
+    let version = organization::store::bump(tx, org_id, &gone).await?;
+    project_access::store::delete_all_of(tx, org_id, Principal::User(user_id)).await?;
+    team::store::remove_everywhere(tx, org_id, user_id).await?;
+    api_key::store::revoke_all_of(tx, org_id, user_id).await?;
+    store::delete(tx, gone).await?;
+    Ok(version)
+}
+
+/// Seat, membership, teams and grants in one transaction, under the organization's lock (IN-15).
 async fn admit(
     tx: &mut Tx,
     org_id: OrgId,
@@ -150,6 +205,7 @@ async fn admit(
     admission: &Admission,
 ) -> Result<(Member, i64)> {
     let organization = organization::store::lock(tx, org_id).await?;
+    organization.living()?;
     if let Some(member) = store::find(tx, org_id, guest.user_id).await? {
         // The same acceptance again, after its answer was lost, is no second one.
         let again = member.invitation_id == Some(admission.invitation_id);
@@ -160,9 +216,19 @@ async fn admit(
         };
     }
     let inviter = store::find(tx, org_id, admission.inviter_id).await?;
+    let teams = team::store::existing(tx, org_id).await?;
+    let mut team_ids = admission.team_ids.clone();
+    team_ids.sort_unstable();
+    team_ids.dedup();
+    team_ids.retain(|it| teams.contains(it));
     let grants = project_access::promised(tx, org_id, guest, admission).await?;
-    let joined = Member::admit(&organization, guest, admission, inviter.as_ref(), &grants, tx.now)?;
+    let with = Belongings { grants, team_ids, key_ids: vec![] };
+    let joined = Member::admit(&organization, guest, admission, inviter.as_ref(), &with, tx.now)?;
+    let version = organization::store::bump(tx, org_id, &joined).await?;
     let member = store::insert(tx, joined).await?;
-    project_access::store::insert_rows(tx, &grants).await?;
-    Ok((member, organization::store::bump(tx, org_id).await?))
+    for team_id in with.team_ids {
+        team::store::add(tx, org_id, team_id, guest.user_id).await?;
+    }
+    project_access::store::insert_rows(tx, &with.grants).await?;
+    Ok((member, version))
 }

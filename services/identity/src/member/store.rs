@@ -5,6 +5,7 @@ use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::{Member, Refused};
+use crate::policy::OrgRole;
 
 /// Stores a membership without an event: only for the owner of a new organization, whose event tells it.
 pub(crate) async fn insert_row(tx: &mut Tx, it: &Member) -> Result<()> {
@@ -34,7 +35,8 @@ pub(crate) async fn insert(tx: &mut Tx, joined: Changed<Member>) -> Result<Membe
 pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Option<Member>> {
     let member = query_as!(
         Member,
-        r#"select member.id, org_id, user_id, email as "email: String", display_name, role, invitation_id,
+        r#"select member.id, org_id, user_id, email as "email: String", display_name,
+                  email_verified_at is not null as "email_verified!", role, invitation_id,
                   member.created_at
            from member join account on account.id = member.user_id
            where org_id = $1 and user_id = $2"#,
@@ -46,7 +48,12 @@ pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<
 
 /// Stores a changed role and its event.
 pub(crate) async fn update_role(tx: &mut Tx, changed: Changed<Member>) -> Result<Member> {
-    let it = changed.state();
+    update_role_row(tx, changed.state()).await?;
+    tx.emit(changed).await
+}
+
+/// Stores a changed role whose event is stored elsewhere.
+pub(crate) async fn update_role_row(tx: &mut Tx, it: &Member) -> Result<()> {
     query!(
         "update member set role = $3 where org_id = $1 and user_id = $2",
         it.org_id as _,
@@ -55,7 +62,7 @@ pub(crate) async fn update_role(tx: &mut Tx, changed: Changed<Member>) -> Result
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(changed).await
+    Ok(())
 }
 
 /// Deletes a membership, whose grants are gone already, and stores the event.
@@ -75,7 +82,8 @@ pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Member>) -> Result<Memb
 pub(crate) async fn get(db: &Db, org_id: OrgId, user_id: UserId) -> Result<Member> {
     let member = query_as!(
         Member,
-        r#"select member.id, org_id, user_id, email as "email: String", display_name, role, invitation_id,
+        r#"select member.id, org_id, user_id, email as "email: String", display_name,
+                  email_verified_at is not null as "email_verified!", role, invitation_id,
                   member.created_at
            from member join account on account.id = member.user_id
            where org_id = $1 and user_id = $2"#,
@@ -98,18 +106,30 @@ pub(crate) async fn has_address(db: &Db, org_id: OrgId, canonical_email: &str) -
     Ok(found.fetch_one(db.pool()).await?)
 }
 
-/// A page of members.
-pub(crate) async fn list(db: &Db, org_id: OrgId, page: &Page) -> Result<Vec<Member>> {
+/// A page of the members with a role, if one is asked for, whose name or address contains a text.
+pub(crate) async fn list(
+    db: &Db,
+    org_id: OrgId,
+    part: &str,
+    role: Option<OrgRole>,
+    page: &Page,
+) -> Result<Vec<Member>> {
     let members = query_as!(
         Member,
-        r#"select member.id, org_id, user_id, email as "email: String", display_name, role, invitation_id,
+        r#"select member.id, org_id, user_id, email as "email: String", display_name,
+                  email_verified_at is not null as "email_verified!", role, invitation_id,
                   member.created_at
            from member join account on account.id = member.user_id
            where org_id = $1 and ($2::uuid is null or member.id > $2)
+                 and ($5::text is null or role = $5)
+                 and ($4 = '' or strpos(lower(display_name), lower($4)) > 0
+                      or strpos(lower(email), lower($4)) > 0)
            order by member.id limit $3"#,
         org_id.0,
         page.after::<Uuid>()?,
         page.limit(),
+        part,
+        role as _,
     );
     Ok(members.fetch_all(db.pool()).await?)
 }

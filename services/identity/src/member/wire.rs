@@ -59,6 +59,7 @@ impl TryFrom<&pb::AdmitMemberRequest> for Admission {
                 .map_err(|_| Error::invalid("invitation_id", "must be a UUID"))?,
             inviter_id: request.inviter_id.parse()?,
             project_access: request.project_access.iter().map(access).collect::<Result<_, _>>()?,
+            team_ids: request.team_ids.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
         })
     }
 }

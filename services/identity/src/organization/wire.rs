@@ -1,10 +1,10 @@
 //! Between the contract and the rules.
 
 use api::identity as pb;
-use chassis::{Error, OrgId, timestamp};
+use chassis::{Error, OrgId, mask, timestamp};
 use data_encoding::BASE64URL_NOPAD;
 
-use super::{Draft, Organization, Plan};
+use super::{Draft, Organization, Patch, Plan, RESTORABLE, Subscription};
 
 impl From<&Organization> for pb::Organization {
     fn from(it: &Organization) -> Self {
@@ -15,12 +15,63 @@ impl From<&Organization> for pb::Organization {
             plan: pb::Plan::from(it.plan).into(),
             owner_id: it.owner_id.into(),
             member_count: i32::try_from(it.members).unwrap_or(i32::MAX),
-            member_limit: it.member_limit,
+            member_limit: it.limits.of("members"),
             project_count: i32::try_from(it.projects).unwrap_or(i32::MAX),
-            project_limit: it.project_limit,
+            project_limit: it.limits.of("projects"),
             create_time: Some(timestamp(it.created_at)),
             etag: it.etag(),
+            subscription: pb::Subscription::from(it.subscription).into(),
+            delete_time: it.deleted_at.map(timestamp),
+            purge_time: it.deleted_at.map(|it| timestamp(it + RESTORABLE)),
+            revision: it.revision,
+            closing_services: it.closing.clone(),
         }
+    }
+}
+
+impl From<Subscription> for pb::Subscription {
+    fn from(it: Subscription) -> Self {
+        match it {
+            Subscription::Active => Self::Active,
+            Subscription::Trialing => Self::Trialing,
+            Subscription::PastDue => Self::PastDue,
+            Subscription::Paused => Self::Paused,
+            Subscription::Canceled => Self::Canceled,
+            Subscription::Blocked => Self::Blocked,
+        }
+    }
+}
+
+impl TryFrom<pb::Subscription> for Subscription {
+    type Error = Error;
+
+    fn try_from(it: pb::Subscription) -> Result<Self, Error> {
+        match it {
+            pb::Subscription::Active => Ok(Self::Active),
+            pb::Subscription::Trialing => Ok(Self::Trialing),
+            pb::Subscription::PastDue => Ok(Self::PastDue),
+            pb::Subscription::Paused => Ok(Self::Paused),
+            pb::Subscription::Canceled => Ok(Self::Canceled),
+            pb::Subscription::Blocked => Ok(Self::Blocked),
+            pb::Subscription::Unspecified => Err(Error::invalid("subscription", "is required")),
+        }
+    }
+}
+
+impl TryFrom<&pb::UpdateOrganizationRequest> for Patch {
+    type Error = Error;
+
+    fn try_from(it: &pb::UpdateOrganizationRequest) -> Result<Self, Error> {
+        let paths = mask::paths(it.update_mask.as_ref(), &["name", "slug"])?;
+        let name = paths.contains(&"name").then(|| it.name.trim().to_owned());
+        let slug = paths.contains(&"slug").then(|| it.slug.clone());
+        if name.as_ref().is_some_and(|it| it.chars().count() < 2) {
+            return Err(Error::invalid("name", "must have at least 2 characters"));
+        }
+        if slug.as_ref().is_some_and(String::is_empty) {
+            return Err(Error::invalid("slug", "must not be empty"));
+        }
+        Ok(Self { name, slug })
     }
 }
 
@@ -77,9 +128,26 @@ pub(crate) fn consistency_token(org_id: OrgId, access_version: i64) -> String {
         .encode(&[org_id.0.as_bytes().as_slice(), &access_version.to_be_bytes()].concat())
 }
 
+/// The organization and the version of a consistency token; `None` if it is none.
+pub(crate) fn parse_consistency_token(token: &str) -> Option<(OrgId, i64)> {
+    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
+    let (org_id, version) = bytes.split_at_checked(16)?;
+    let org_id = OrgId(uuid::Uuid::from_slice(org_id).ok()?);
+    Some((org_id, i64::from_be_bytes(version.try_into().ok()?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_consistency_token_is_read_as_it_was_written() {
+        let org_id = OrgId(uuid::Uuid::from_u128(7));
+        let token = consistency_token(org_id, 300);
+        assert_eq!(parse_consistency_token(&token), Some((org_id, 300)));
+        assert_eq!(parse_consistency_token("AAAA"), None);
+        assert_eq!(parse_consistency_token("é"), None);
+    }
 
     #[test]
     fn a_slug_is_made_from_the_name() {

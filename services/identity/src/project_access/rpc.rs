@@ -1,14 +1,16 @@
 //! The gRPC surface of grants on projects.
 
 use api::identity::{self as pb, project_access_service_server::ProjectAccessService};
-use chassis::{Access, Call, Db, Error, OrgId, ProjectId, Reply, Tx, page::Pager, reply};
+use chassis::{Access, Call, Db, Error, OrgId, ProjectId, Reply, Result, Tx, page::Pager, reply};
 use tonic::Request;
 
 use super::{ProjectGrant, store};
 use crate::{
-    member,
+    access, member,
     organization::{self, wire::consistency_token},
-    policy::{Facts, ProjectRole},
+    policy::ProjectRole,
+    snapshot::Principal,
+    team,
 };
 
 pub(crate) struct Rpc {
@@ -43,26 +45,9 @@ impl ProjectAccessService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let (user_id, role) = (it.user_id.parse()?, ProjectRole::try_from(it.role())?);
-        let place = (grant.org_id(), grant.project_id());
-        let set = async |tx: &mut Tx| {
-            let organization = organization::store::lock(tx, place.0).await?;
-            store::require(tx, place.0, place.1).await?;
-            let member = member::store::find(tx, place.0, user_id).await?;
-            member.ok_or(Error::NotFound("member"))?;
-            let before = store::find(tx, place.0, place.1, user_id).await?;
-            let wanted = ProjectGrant::new(place, user_id, role, grant.account().user_id, tx.now);
-            let (it, version) = match (wanted.set(before.as_ref()), before) {
-                (Some(changed), _) => {
-                    let version = organization::store::bump(tx, place.0).await?;
-                    (store::save(tx, changed).await?, version)
-                }
-                (None, Some(before)) => (before, organization.access_version),
-                (None, None) => return Err(Error::NotFound("grant")),
-            };
-            let consistency_token = consistency_token(place.0, version);
-            Ok(pb::SetProjectAccessResponse { grant: Some((&it).into()), consistency_token })
-        };
+        let principal = Principal::try_from(&it.principal)?;
+        let role = ProjectRole::try_from(it.role())?;
+        let set = async |tx: &mut Tx| set(tx, &grant, principal, role).await;
         reply(self.db.write(&call, set).await?)
     }
 
@@ -73,14 +58,17 @@ impl ProjectAccessService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let user_id = it.user_id.parse()?;
+        let principal = Principal::try_from(&it.principal)?;
+        let (org_id, project_id) = (grant.org_id(), grant.project_id());
         let remove = async |tx: &mut Tx| {
-            organization::store::lock(tx, grant.org_id()).await?;
-            let it = store::find(tx, grant.org_id(), grant.project_id(), user_id).await?;
-            store::delete(tx, it.ok_or(Error::NotFound("grant"))?.revoke()).await?;
-            let version = organization::store::bump(tx, grant.org_id()).await?;
-            let consistency_token = consistency_token(grant.org_id(), version);
-            Ok(pb::RemoveProjectAccessResponse { consistency_token })
+            access::lock_project(tx, &grant).await?;
+            let it = store::find(tx, org_id, project_id, principal).await?;
+            let revoked = it.ok_or(Error::NotFound("grant"))?.revoke();
+            let version = organization::store::bump(tx, org_id, &revoked).await?;
+            let it = store::delete(tx, revoked).await?;
+            let warning = warning(tx, &grant, it.role == ProjectRole::Admin).await?;
+            let consistency_token = consistency_token(org_id, version);
+            Ok(pb::RemoveProjectAccessResponse { consistency_token, warning: warning.into() })
         };
         reply(self.db.write(&call, remove).await?)
     }
@@ -96,20 +84,18 @@ impl ProjectAccessService for Rpc {
         let register = async |tx: &mut Tx| {
             let organization = organization::store::lock(tx, org_id).await?;
             // Under the lock: what the creator may do now (PE-1), not when the project service asked.
-            let org_role = member::store::find(tx, org_id, creator).await?.map(|it| it.role);
-            let org_role = org_role.ok_or(Error::NotFound("organization"))?;
-            let verdict = Facts { org_role: Some(org_role), ..Facts::default() }.verdict(CREATE);
-            if !verdict.is_some_and(|it| it.allowed) {
-                return Err(Error::Denied { permission: CREATE.to_owned() });
-            }
+            let account = call.account()?;
+            access::require(tx, &organization, account, "org.projects.create", None).await?;
             let mut version = organization.access_version;
-            let place = (org_id, project_id);
             if !store::existing(tx, org_id).await?.contains(&project_id) {
                 organization.place_for_project()?;
+                let (place, admin) = ((org_id, project_id), ProjectRole::Admin);
+                let grant =
+                    ProjectGrant::new(place, Principal::User(creator), admin, creator, tx.now);
+                let registered = grant.register();
+                version = organization::store::bump(tx, org_id, &registered).await?;
                 store::insert_project(tx, org_id, project_id).await?;
-                let grant = ProjectGrant::new(place, creator, ProjectRole::Admin, creator, tx.now);
-                store::save(tx, grant.register()).await?;
-                version = organization::store::bump(tx, org_id).await?;
+                store::save(tx, registered).await?;
             }
             Ok(pb::RegisterProjectResponse {
                 consistency_token: consistency_token(org_id, version),
@@ -119,5 +105,51 @@ impl ProjectAccessService for Rpc {
     }
 }
 
-/// What it takes to create a project.
-const CREATE: &str = "org.projects.create";
+/// Gives a principal of the organization a role on the project.
+async fn set(
+    tx: &mut Tx,
+    grant: &chassis::ProjectGrant,
+    principal: Principal,
+    role: ProjectRole,
+) -> Result<pb::SetProjectAccessResponse> {
+    let (org_id, project_id) = (grant.org_id(), grant.project_id());
+    let organization = access::lock_project(tx, grant).await?;
+    store::require(tx, org_id, project_id).await?;
+    match principal {
+        Principal::User(id) => {
+            let member = member::store::find(tx, org_id, id).await?;
+            member.map(|_| ()).ok_or(Error::NotFound("member"))?;
+        }
+        Principal::Team(id) => _ = team::store::find(tx, org_id, id).await?,
+    }
+    let before = store::find(tx, org_id, project_id, principal).await?;
+    let by = grant.account().user_id;
+    let wanted = ProjectGrant::new((org_id, project_id), principal, role, by, tx.now);
+    let was_admin = before.as_ref().is_some_and(|it| it.role == ProjectRole::Admin);
+    let (it, version) = match (wanted.set(before.as_ref()), before) {
+        (Some(changed), _) => {
+            let version = organization::store::bump(tx, org_id, &changed).await?;
+            (store::save(tx, changed).await?, version)
+        }
+        (None, Some(before)) => (before, organization.access_version),
+        (None, None) => return Err(Error::NotFound("grant")),
+    };
+    let warning = warning(tx, grant, was_admin && role != ProjectRole::Admin).await?;
+    let (grant, consistency_token) = (Some((&it).into()), consistency_token(org_id, version));
+    Ok(pb::SetProjectAccessResponse { grant, consistency_token, warning: warning.into() })
+}
+
+/// What the caller should know after a role was lost (ID-40).
+async fn warning(
+    tx: &mut Tx,
+    grant: &chassis::ProjectGrant,
+    admin_lost: bool,
+) -> Result<pb::AccessWarning> {
+    let none = pb::AccessWarning::Unspecified;
+    if !admin_lost {
+        return Ok(none);
+    }
+    let grants = store::all_on(tx, grant.org_id(), grant.project_id()).await?;
+    let left = grants.iter().any(|it| it.role == ProjectRole::Admin);
+    Ok(if left { none } else { pb::AccessWarning::LastExplicitAdmin })
+}

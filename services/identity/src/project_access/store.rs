@@ -1,11 +1,11 @@
 //! Every SQL statement about projects, as far as access needs them, and the grants on them.
 
-use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, Tx, UserId, page::Page};
+use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, Tx, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::ProjectGrant;
-use crate::policy::ProjectRole;
+use crate::snapshot::Principal;
 
 /// The projects of an organization.
 pub(crate) async fn existing(tx: &mut Tx, org_id: OrgId) -> Result<Vec<ProjectId>> {
@@ -23,31 +23,56 @@ pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) ->
     Ok(inserted.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
-/// Forgets a project and every grant on it.
+/// Forgets a project, whose grants are gone already.
 pub(crate) async fn delete_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
-    query!("delete from project_grant where org_id = $1 and project_id = $2", org_id.0, id.0)
-        .execute(tx.conn())
-        .await?;
     query!("delete from project where org_id = $1 and id = $2", org_id.0, id.0)
         .execute(tx.conn())
         .await?;
     Ok(())
 }
 
-/// The grant of a member on a project, inside a transaction that holds the organization's lock.
+/// Deletes every grant on a project.
+pub(crate) async fn delete_all_on(tx: &mut Tx, org_id: OrgId, project_id: ProjectId) -> Result<()> {
+    query!(
+        "delete from project_grant where org_id = $1 and project_id = $2",
+        org_id.0,
+        project_id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Every grant on a project, inside a transaction that holds the organization's lock.
+pub(crate) async fn all_on(
+    tx: &mut Tx,
+    org_id: OrgId,
+    project_id: ProjectId,
+) -> Result<Vec<ProjectGrant>> {
+    let grants = query_as!(
+        ProjectGrant,
+        "select id, org_id, project_id, user_id, team_id, role, granted_by, created_at
+         from project_grant where org_id = $1 and project_id = $2 order by id",
+        org_id.0,
+        project_id.0
+    );
+    Ok(grants.fetch_all(tx.conn()).await?)
+}
+
+/// The grant of a principal on a project, inside a transaction that holds the organization's lock.
 pub(crate) async fn find(
     tx: &mut Tx,
     org_id: OrgId,
     project_id: ProjectId,
-    user_id: UserId,
+    principal: Principal,
 ) -> Result<Option<ProjectGrant>> {
     let grant = query_as!(
         ProjectGrant,
-        "select id, org_id, project_id, user_id, role, granted_by, created_at
-         from project_grant where org_id = $1 and project_id = $2 and user_id = $3",
+        "select id, org_id, project_id, user_id, team_id, role, granted_by, created_at
+         from project_grant where org_id = $1 and project_id = $2 and principal_id = $3",
         org_id.0,
         project_id.0,
-        user_id.0
+        principal.id()
     );
     Ok(grant.fetch_optional(tx.conn()).await?)
 }
@@ -68,14 +93,15 @@ pub(crate) async fn save(tx: &mut Tx, changed: Changed<ProjectGrant>) -> Result<
 
 async fn upsert(tx: &mut Tx, it: &ProjectGrant) -> Result<()> {
     query!(
-        "insert into project_grant (id, org_id, project_id, user_id, role, granted_by, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7)
-         on conflict (org_id, project_id, user_id)
+        "insert into project_grant (id, org_id, project_id, user_id, team_id, role, granted_by, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
+         on conflict (org_id, project_id, principal_id)
          do update set role = excluded.role, granted_by = excluded.granted_by",
         it.id,
         it.org_id as _,
         it.project_id as _,
         it.user_id as _,
+        it.team_id as _,
         it.role as _,
         it.granted_by as _,
         it.created_at,
@@ -94,18 +120,30 @@ pub(crate) async fn delete(tx: &mut Tx, revoked: Changed<ProjectGrant>) -> Resul
     tx.emit(revoked).await
 }
 
-/// Deletes every grant of a member, which the event of their removal tells.
-pub(crate) async fn delete_all_of(
+/// Deletes every grant of a principal.
+pub(crate) async fn delete_all_of(tx: &mut Tx, org_id: OrgId, principal: Principal) -> Result<()> {
+    query!(
+        "delete from project_grant where org_id = $1 and principal_id = $2",
+        org_id.0,
+        principal.id()
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Every grant of a principal, inside a transaction that holds the organization's lock.
+pub(crate) async fn all_of(
     tx: &mut Tx,
     org_id: OrgId,
-    user_id: UserId,
+    principal: Principal,
 ) -> Result<Vec<ProjectGrant>> {
     let grants = query_as!(
         ProjectGrant,
-        "delete from project_grant where org_id = $1 and user_id = $2
-         returning id, org_id, project_id, user_id, role, granted_by, created_at",
+        "select id, org_id, project_id, user_id, team_id, role, granted_by, created_at
+         from project_grant where org_id = $1 and principal_id = $2 order by id",
         org_id.0,
-        user_id.0
+        principal.id()
     );
     Ok(grants.fetch_all(tx.conn()).await?)
 }
@@ -119,7 +157,7 @@ pub(crate) async fn list(
 ) -> Result<Vec<ProjectGrant>> {
     let grants = query_as!(
         ProjectGrant,
-        "select id, org_id, project_id, user_id, role, granted_by, created_at
+        "select id, org_id, project_id, user_id, team_id, role, granted_by, created_at
          from project_grant
          where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3)
          order by id limit $4",
@@ -129,20 +167,6 @@ pub(crate) async fn list(
         page.limit(),
     );
     Ok(grants.fetch_all(db.pool()).await?)
-}
-
-/// The projects on which a member has a role.
-pub(crate) async fn roles_of(
-    db: &Db,
-    org_id: OrgId,
-    user_id: UserId,
-) -> Result<Vec<(ProjectId, ProjectRole)>> {
-    let rows = query!(
-        "select project_id, role from project_grant where org_id = $1 and user_id = $2 order by project_id",
-        org_id.0,
-        user_id.0
-    );
-    Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.project_id, it.role)).collect())
 }
 
 /// Every project of an organization.

@@ -67,6 +67,8 @@ impl Rpc {
             display_name: login.display_name,
             email_verified: login.email_verified,
             credential_id: uuid::Uuid::nil(),
+            key: None,
+            authenticated_at: None,
         })
     }
 }

@@ -21,7 +21,8 @@ pub(crate) struct Login {
 pub(crate) struct Proof {
     pub(crate) account: Account,
     pub(crate) secret_hash: Vec<u8>,
-    pub(crate) expires_at: OffsetDateTime,
+    /// `None`: it does not end by itself.
+    pub(crate) expires_at: Option<OffsetDateTime>,
 }
 
 /// The account with an address.
@@ -44,7 +45,8 @@ pub(crate) async fn insert(
 ) -> Result<Session> {
     let it = opened.state();
     query!(
-        "insert into session (id, user_id, secret_hash, created_at, expires_at) values ($1, $2, $3, $4, $5)",
+        "insert into session (id, user_id, secret_hash, created_at, expires_at, proved_at)
+         values ($1, $2, $3, $4, $5, $4)",
         it.id,
         it.user_id as _,
         secret_hash,
@@ -79,7 +81,7 @@ pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
                   account.email_verified_at is not null as "email_verified!",
-                  session.secret_hash, session.expires_at
+                  session.secret_hash, session.expires_at, session.proved_at
            from session join account on account.id = session.user_id
            where session.id = $1 and session.revoked_at is null"#,
         id
@@ -93,8 +95,10 @@ pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
             display_name: it.display_name,
             email_verified: it.email_verified,
             credential_id: id,
+            key: None,
+            authenticated_at: Some(it.proved_at),
         },
         secret_hash: it.secret_hash,
-        expires_at: it.expires_at,
+        expires_at: Some(it.expires_at),
     }))
 }

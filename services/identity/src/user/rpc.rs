@@ -101,5 +101,7 @@ fn account(user: &User, credential_id: uuid::Uuid) -> Account {
         display_name: user.display_name.clone(),
         email_verified: user.email_verified_at.is_some(),
         credential_id,
+        key: None,
+        authenticated_at: None,
     }
 }

@@ -156,6 +156,16 @@ impl InvitationService for Rpc {
         };
         reply(self.db.write(&call, accept).await?)
     }
+
+    async fn describe_organization(
+        &self,
+        request: Request<pb::DescribeOrganizationRequest>,
+    ) -> Reply<pb::DescribeOrganizationResponse> {
+        let call = Call::of(request)?;
+        let pending = store::pending(&self.db, call.message.org_id.parse()?).await?;
+        let pending_invitations = i32::try_from(pending).unwrap_or(i32::MAX);
+        reply(pb::DescribeOrganizationResponse { pending_invitations })
+    }
 }
 
 /// The token of a link. One that is none is like one that is unknown.
@@ -170,6 +180,7 @@ impl Rpc {
             org_id: call.message.org_id.clone(),
             email: call.message.email.clone(),
             project_access: call.message.project_access.clone(),
+            team_ids: call.message.team_ids.clone(),
         };
         let mut identity = MemberServiceClient::new(self.identity.clone());
         let answer = identity.prepare_invitation(call.forward(question)).await;
@@ -188,6 +199,7 @@ impl Rpc {
             invitation_id: it.id.into(),
             inviter_id: it.inviter_id.into(),
             project_access: it.project_access.0.iter().map(Into::into).collect(),
+            team_ids: it.team_ids.iter().map(uuid::Uuid::to_string).collect(),
         };
         let mut identity = MemberServiceClient::new(self.identity.clone());
         let answer = identity.admit_member(call.forward(admission)).await;

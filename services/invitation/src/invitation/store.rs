@@ -41,8 +41,8 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Invitation>) -> Result<
     let it = created.state();
     query!(
         "insert into invitation (id, org_id, email, canonical_email, role, project_access, message, max_uses,
-             secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, team_ids)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         it.id as _,
         it.org_id as _,
         it.email as _,
@@ -57,6 +57,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Invitation>) -> Result<
         it.org_name,
         it.created_at,
         it.expires_at,
+        &it.team_ids,
     )
     .execute(tx.conn())
     .await?;
@@ -68,8 +69,8 @@ pub(crate) async fn lock_by_link(tx: &mut Tx, id: Uuid) -> Result<Option<Invitat
     // By id alone (no org_id): the link's secret, checked next, is the proof.
     let invitation = query_as!(
         Invitation,
-        "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
-                secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
          from invitation where id = $1 for update",
         id
     );
@@ -80,8 +81,8 @@ pub(crate) async fn lock_by_link(tx: &mut Tx, id: Uuid) -> Result<Option<Invitat
 pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: InvitationId) -> Result<Invitation> {
     let invitation = query_as!(
         Invitation,
-        "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
-                secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
          from invitation where org_id = $1 and id = $2 for update",
         org_id.0,
         id.0
@@ -97,14 +98,51 @@ pub(crate) async fn lock_of_inviter(
 ) -> Result<Vec<Invitation>> {
     let invitations = query_as!(
         Invitation,
-        "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
-                secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
          from invitation where org_id = $1 and inviter_id = $2 and revoked_at is null
          order by id for update",
         org_id.0,
         inviter_id.0
     );
     Ok(invitations.fetch_all(tx.conn()).await?)
+}
+
+/// The invitations of an organization that were not revoked, locked.
+pub(crate) async fn lock_all(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Invitation>> {
+    let invitations = query_as!(
+        Invitation,
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+         from invitation where org_id = $1 and revoked_at is null
+         order by id for update",
+        org_id.0
+    );
+    Ok(invitations.fetch_all(tx.conn()).await?)
+}
+
+/// How many invitations of an organization are pending.
+pub(crate) async fn pending(db: &Db, org_id: OrgId) -> Result<i64> {
+    let count = query_scalar!(
+        r#"select count(*) as "count!" from invitation
+           where org_id = $1 and revoked_at is null and use_count < max_uses and expires_at > $2"#,
+        org_id.0,
+        db.now()
+    );
+    Ok(count.fetch_one(db.pool()).await?)
+}
+
+/// Deletes everything of an organization.
+pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!(
+        "delete from acceptance using invitation
+         where invitation.id = acceptance.invitation_id and invitation.org_id = $1",
+        org_id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    query!("delete from invitation where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    Ok(())
 }
 
 /// Whether an account used an invitation.
@@ -154,8 +192,8 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<
 pub(crate) async fn get(db: &Db, grant: &Grant, id: InvitationId) -> Result<Invitation> {
     let invitation = query_as!(
         Invitation,
-        "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
-                secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
          from invitation where org_id = $1 and id = $2",
         grant.org_id().0,
         id.0
@@ -168,8 +206,8 @@ pub(crate) async fn get_by_link(db: &Db, id: Uuid) -> Result<Option<Invitation>>
     // By id alone (no org_id): the link's secret, checked next, is the proof.
     let invitation = query_as!(
         Invitation,
-        "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
-                secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
          from invitation where id = $1",
         id
     );
@@ -195,8 +233,8 @@ pub(crate) async fn list(
 ) -> Result<Vec<Invitation>> {
     let invitations = query_as!(
         Invitation,
-        "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
-                secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+        "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
          from invitation
          where org_id = $1 and ($2::uuid is null or id < $2)
            and ($3::text is null or $3 = case

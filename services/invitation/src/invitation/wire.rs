@@ -3,6 +3,7 @@
 use api::{identity, invitation as pb};
 use chassis::{Error, email, timestamp};
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use super::{Access, Draft, Invitation, State};
 
@@ -39,6 +40,7 @@ impl Invitation {
             create_time: Some(timestamp(self.created_at)),
             expire_time: Some(timestamp(self.expires_at)),
             acceptances: vec![],
+            team_ids: self.team_ids.iter().map(Uuid::to_string).collect(),
         }
     }
 }
@@ -69,6 +71,11 @@ impl TryFrom<&pb::CreateInvitationRequest> for Draft {
             max_uses: request.max_uses.unwrap_or(1),
             message: request.message.clone(),
             project_access: request.project_access.iter().map(access).collect::<Result<_, _>>()?,
+            team_ids: request
+                .team_ids
+                .iter()
+                .map(|it| chassis::id::parse("team_ids", it))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -1,7 +1,13 @@
 //! The gRPC surface of environments.
 
-use api::project::{self as pb, environment_service_server::EnvironmentService};
-use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
+use api::{
+    identity::{GetLimitsRequest, organization_service_client::OrganizationServiceClient},
+    project::{self as pb, environment_service_server::EnvironmentService},
+};
+use chassis::{
+    Access, Call, Db, Reply, Result, Tx, call::Context, error::remote, link::Link, page::Pager,
+    reply,
+};
 use tonic::Request;
 
 use super::{Draft, Environment, store};
@@ -11,6 +17,18 @@ pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
+    pub(crate) identity: Link,
+}
+
+impl Rpc {
+    /// How many environments the organization's plan allows.
+    async fn limit(&self, context: &Context, org_id: &str) -> Result<Option<i64>> {
+        let question = GetLimitsRequest { org_id: org_id.to_owned() };
+        let mut identity = OrganizationServiceClient::new(self.identity.clone());
+        let limits = identity.get_limits(context.forward(question)).await;
+        let limits = limits.map_err(remote("identity"))?.into_inner().limits;
+        Ok(limits.into_iter().find(|it| it.key == "environments").and_then(|it| it.value))
+    }
 }
 
 #[tonic::async_trait]
@@ -23,7 +41,11 @@ impl EnvironmentService for Rpc {
         let grant =
             self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
         let draft = Draft::try_from(&call.message)?;
+        let limit = self.limit(&call, &call.message.org_id).await?;
         let create = async |tx: &mut Tx| {
+            if limit.is_some() {
+                Environment::fits(store::count(tx, grant.org_id()).await?, limit)?;
+            }
             let branch = store::default_branch(tx, &grant).await?;
             let it = store::insert(tx, Environment::create(&grant, draft, branch, tx.now)).await?;
             Ok(pb::CreateEnvironmentResponse { environment: Some((&it).into()) })

@@ -112,3 +112,25 @@ pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<V
     );
     Ok(environments.fetch_all(db.pool()).await?)
 }
+
+/// The environments of an organization that run, are about to, or may.
+pub(crate) async fn busy(tx: &mut Tx, org_id: OrgId) -> Result<Vec<(ProjectId, EnvironmentId)>> {
+    let rows = query!(
+        "select project_id, id from environment
+         where org_id = $1 and state in ('running', 'deploying', 'error', 'stopping') order by id",
+        org_id.0
+    );
+    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.project_id, it.id)).collect())
+}
+
+/// How many environments an organization has. Until the transaction ends, nobody else counts them.
+pub(crate) async fn count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", org_id.to_string())
+        .execute(tx.conn())
+        .await?;
+    let count = query_scalar!(
+        r#"select count(*) as "count!" from environment where org_id = $1"#,
+        org_id.0
+    );
+    Ok(count.fetch_one(tx.conn()).await?)
+}

@@ -18,6 +18,8 @@ impl From<&Environment> for pb::Environment {
             State::Deploying => pb::EnvironmentState::Deploying,
             State::Running => pb::EnvironmentState::Running,
             State::Error => pb::EnvironmentState::Error,
+            State::Stopping => pb::EnvironmentState::Stopping,
+            State::Stopped => pb::EnvironmentState::Stopped,
         };
         Self {
             id: it.id.into(),

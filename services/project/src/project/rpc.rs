@@ -15,6 +15,7 @@ use tonic::Request;
 use uuid::Uuid;
 
 use super::{Draft, Project, free_slug, slug, store};
+use crate::organization;
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -86,6 +87,22 @@ impl ProjectService for Rpc {
         reply(pb::ListProjectsResponse {
             projects: rows.iter().map(Into::into).collect(),
             next_page_token,
+        })
+    }
+
+    async fn describe_organization(
+        &self,
+        request: Request<pb::DescribeOrganizationRequest>,
+    ) -> Reply<pb::DescribeOrganizationResponse> {
+        let call = Call::of(request)?;
+        let org_id = call.message.org_id.parse()?;
+        let it = organization::store::holdings(&self.db, org_id).await?;
+        let small = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
+        reply(pb::DescribeOrganizationResponse {
+            projects: small(it.projects),
+            environments: small(it.environments),
+            running_environments: organization::store::running(&self.db, org_id).await?,
+            running_environment_count: small(it.running),
         })
     }
 }

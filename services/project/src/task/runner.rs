@@ -108,6 +108,7 @@ async fn lease(tx: &mut Tx, task: Task, branch: String) -> Result<pb::Lease> {
         environment_id: task.environment_id.into(),
         repository_url: store::repository(tx, task.org_id, task.project_id).await?,
         branch,
+        kind: pb::TaskKind::from(task.kind).into(),
         ttl: Some(prost_types::Duration { seconds: LEASE.whole_seconds(), nanos: 0 }),
     })
 }

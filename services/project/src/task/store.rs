@@ -15,8 +15,8 @@ pub(crate) async fn upsert(tx: &mut Tx, it: &Task) -> Result<()> {
     query!(
         "insert into task (id, org_id, project_id, environment_id, state, progress_percent, current_step,
              error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
-             attempts)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+             attempts, kind)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
          on conflict (org_id, id) do update set
              state = excluded.state, progress_percent = excluded.progress_percent,
              current_step = excluded.current_step, error_message = excluded.error_message,
@@ -38,6 +38,7 @@ pub(crate) async fn upsert(tx: &mut Tx, it: &Task) -> Result<()> {
         it.lease_id,
         it.lease_ends_at,
         it.attempts,
+        it.kind as _,
     )
     .execute(tx.conn())
     .await?;
@@ -54,7 +55,7 @@ pub(crate) async fn save(tx: &mut Tx, changed: Changed<Task>) -> Result<Task> {
 pub(crate) async fn active(tx: &mut Tx, environment: &Environment) -> Result<Option<Task>> {
     let task = query_as!(
         Task,
-        "select id, org_id, project_id, environment_id, state, progress_percent, current_step,
+        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
                 error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
                 attempts
          from task where org_id = $1 and environment_id = $2 and state in ('queued', 'running')",
@@ -91,7 +92,7 @@ pub(crate) async fn place(tx: &mut Tx, id: TaskId) -> Result<(OrgId, ProjectId, 
 pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: TaskId) -> Result<Task> {
     let task = query_as!(
         Task,
-        "select id, org_id, project_id, environment_id, state, progress_percent, current_step,
+        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
                 error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
                 attempts
          from task where org_id = $1 and id = $2 for update",
@@ -123,7 +124,7 @@ pub(crate) async fn log(tx: &mut Tx, id: TaskId, lines: &[String]) -> Result<()>
 pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: TaskId) -> Result<Task> {
     let task = query_as!(
         Task,
-        "select id, org_id, project_id, environment_id, state, progress_percent, current_step,
+        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
                 error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
                 attempts
          from task where org_id = $1 and project_id = $2 and id = $3",
@@ -155,7 +156,7 @@ pub(crate) async fn list(
 ) -> Result<Vec<Task>> {
     let tasks = query_as!(
         Task,
-        "select id, org_id, project_id, environment_id, state, progress_percent, current_step,
+        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
                 error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
                 attempts
          from task

@@ -3,7 +3,16 @@
 use api::project as pb;
 use chassis::timestamp;
 
-use super::{State, Task};
+use super::{Kind, State, Task};
+
+impl From<Kind> for pb::TaskKind {
+    fn from(it: Kind) -> Self {
+        match it {
+            Kind::Deploy => Self::Deploy,
+            Kind::Stop => Self::Stop,
+        }
+    }
+}
 
 impl From<&Task> for pb::Task {
     fn from(it: &Task) -> Self {
@@ -18,7 +27,7 @@ impl From<&Task> for pb::Task {
             org_id: it.org_id.into(),
             project_id: it.project_id.into(),
             environment_id: it.environment_id.into(),
-            kind: pb::TaskKind::Deploy.into(),
+            kind: pb::TaskKind::from(it.kind).into(),
             state: state.into(),
             progress_percent: it.progress_percent,
             current_step: it.current_step.clone(),

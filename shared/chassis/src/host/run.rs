@@ -162,6 +162,7 @@ impl Host {
         let url = match name {
             "identity" => &self.config.identity_url,
             "project" => &self.config.project_url,
+            "invitation" => &self.config.invitation_url,
             _ => &self.config.audit_url,
         };
         let tls = tls.with_context(|| {

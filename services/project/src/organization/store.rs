@@ -1,0 +1,66 @@
+//! Every SQL statement about organizations, as far as this service knows of them.
+
+use chassis::{Db, OrgId, Result, Tx};
+use sqlx::{query, query_scalar};
+
+/// Notes a newer revision of an organization; `false` if a newer one is known already.
+pub(crate) async fn advance(
+    tx: &mut Tx,
+    org_id: OrgId,
+    revision: i64,
+    deleted: bool,
+) -> Result<bool> {
+    let advanced = query!(
+        "insert into organization (org_id, revision, deleted) values ($1, $2, $3)
+         on conflict (org_id) do update set revision = excluded.revision, deleted = excluded.deleted
+         where organization.revision < excluded.revision",
+        org_id.0,
+        revision,
+        deleted
+    );
+    Ok(advanced.execute(tx.conn()).await?.rows_affected() == 1)
+}
+
+/// Deletes everything of an organization.
+pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!(
+        "delete from task_log using task where task.id = task_log.task_id and task.org_id = $1",
+        org_id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    query!("delete from task where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from environment where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// How much an organization has.
+pub(crate) struct Holdings {
+    pub(crate) projects: i64,
+    pub(crate) environments: i64,
+    pub(crate) running: i64,
+}
+
+/// How much an organization has.
+pub(crate) async fn holdings(db: &Db, org_id: OrgId) -> Result<Holdings> {
+    let holdings = sqlx::query_as!(
+        Holdings,
+        r#"select (select count(*) from project where org_id = $1) as "projects!",
+                  count(*) as "environments!",
+                  count(*) filter (where state in ('running', 'deploying', 'stopping')) as "running!"
+           from environment where org_id = $1"#,
+        org_id.0
+    );
+    Ok(holdings.fetch_one(db.pool()).await?)
+}
+
+/// Names of environments that run or deploy, a hundred at most.
+pub(crate) async fn running(db: &Db, org_id: OrgId) -> Result<Vec<String>> {
+    let names = query_scalar!(
+        "select name from environment
+         where org_id = $1 and state in ('running', 'deploying', 'stopping') order by id limit 100",
+        org_id.0
+    );
+    Ok(names.fetch_all(db.pool()).await?)
+}
