@@ -127,6 +127,7 @@ async fn start(folder: &Path, port: u16) -> (Process, Client) {
         format!("--data-dir={}", folder.display()),
         format!("--listen=127.0.0.1:{port}"),
         "--created-orgs-max=100000".to_owned(),
+        "--sign-ins-max=0".to_owned(),
         "--local-repositories=true".to_owned(),
     ];
     let process = Process::start("tenantry", &arguments, &folder.join("log"));

@@ -93,6 +93,7 @@ async fn an_invitation_is_for_its_address_once_and_in_time() {
         invite(&ann, &org_id, "eve@example.com", id::OrgRole::Viewer, 1, vec![]).await.unwrap();
     let late_token = suite.mailbox.token("eve@example.com", "tny_inv_").await.unwrap();
     suite.clock.advance(time_days(8));
+    let (ann, eve) = (ann.again().await, eve.again().await);
     let late_answer = accept_with(&eve, &late_token).await.unwrap_err();
     assert_eq!(late_answer.reason, "INVITATION_EXPIRED");
     assert_eq!(get(&ann, &late).await.expiry_reason(), inv::ExpiryReason::Time);

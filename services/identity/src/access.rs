@@ -62,13 +62,25 @@ impl Decider {
         }
         let proof = match kind {
             Kind::ApiKey => self.key_proof(id).await?,
-            _ => session::store::proof(&self.db, id).await?,
+            _ => self.session_proof(id).await?,
         };
         match &proof {
             Some(proof) => self.proofs.insert(id, proof.clone()),
             None => self.proofs.invalidate(&id),
         }
         Ok(proof)
+    }
+
+    async fn session_proof(&self, id: Uuid) -> Result<Option<Proof>> {
+        let Some((proof, used_at)) = session::store::proof(&self.db, id).await? else {
+            return Ok(None);
+        };
+        let now = self.db.now();
+        let living = proof.expires_at.is_some_and(|it| it > now);
+        if living && used_at + time::Duration::minutes(1) < now {
+            session::store::used(&self.db, id, now).await?;
+        }
+        Ok(Some(proof))
     }
 
     async fn key_proof(&self, id: Uuid) -> Result<Option<Proof>> {

@@ -1,38 +1,33 @@
 //! Accounts: a person, in every organization.
 
-pub(crate) mod mail;
 pub(crate) mod rpc;
 pub(crate) mod store;
 mod wire;
 
 use api::{error::Reason, identity as pb};
 use chassis::{
-    About, Changed, Code, Refusal, UserId,
+    About, Account, Changed, Code, OrgId, Refusal, UserId,
     email::{Address, Email},
-    key::{Key, Secret},
-    token::{Kind, Token},
 };
-use secrecy::ExposeSecret;
-use time::{Duration, OffsetDateTime};
+use prost::{Message, Name};
+use time::OffsetDateTime;
 use uuid::Uuid;
-
-/// The template of the mail that confirms an address.
-pub(crate) const VERIFY: &str = "verify";
-
-/// How long a mailed link confirms an address (I-16).
-const LINK_LIFETIME: Duration = Duration::minutes(30);
-
-/// Between two mails to the same account.
-const RESEND_PAUSE: Duration = Duration::seconds(60);
 
 /// An account.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) id: UserId,
     pub(crate) email: Email,
+    pub(crate) canonical_email: String,
     pub(crate) display_name: String,
     pub(crate) email_verified_at: Option<OffsetDateTime>,
+    /// Grows with every change of the password.
+    pub(crate) password_version: i64,
+    pub(crate) totp_enabled_at: Option<OffsetDateTime>,
+    pub(crate) deleted_at: Option<OffsetDateTime>,
     pub(crate) created_at: OffsetDateTime,
+    /// Identity providers with which it can sign in.
+    pub(crate) issuers: Vec<String>,
 }
 
 /// What a person gives to open an account.
@@ -41,137 +36,198 @@ pub(crate) struct Draft {
     pub(crate) display_name: String,
 }
 
-/// A link on its way to a mailbox.
-#[derive(Debug)]
-pub(crate) struct Verification {
-    pub(crate) id: Uuid,
-    pub(crate) user_id: UserId,
-    pub(crate) canonical_email: String,
-    pub(crate) secret_hash: Vec<u8>,
-    pub(crate) expires_at: OffsetDateTime,
-    pub(crate) used_at: Option<OffsetDateTime>,
-}
-
 /// Why an account does not change.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the link is unknown, was used, or is too old; ask for a new one")]
-    VerificationInvalid,
-    #[error("a mail was sent less than a minute ago; look into your mailbox, then retry")]
-    ResentTooSoon,
+    #[error("the account owns organizations; transfer or delete them first")]
+    Owns(Vec<OrgId>),
+    #[error("the address that was typed is not the account's")]
+    Confirmation,
+    #[error("another account has this address")]
+    EmailTaken,
 }
 
 impl Refusal for Refused {
     fn code(&self) -> Code {
         match self {
-            Self::VerificationInvalid => Code::FailedPrecondition,
-            Self::ResentTooSoon => Code::ResourceExhausted,
+            Self::EmailTaken => Code::AlreadyExists,
+            Self::Owns(_) | Self::Confirmation => Code::FailedPrecondition,
         }
     }
 
     fn reason(&self) -> Reason {
         match self {
-            Self::VerificationInvalid => Reason::VerificationInvalid,
-            Self::ResentTooSoon => Reason::RateLimited,
+            Self::Owns(_) => Reason::AccountOwnsOrganizations,
+            Self::Confirmation => Reason::ConfirmationMismatch,
+            Self::EmailTaken => Reason::EmailTaken,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Owns(ids) => {
+                let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+                vec![("org_ids", ids.join(","))]
+            }
+            Self::Confirmation | Self::EmailTaken => vec![],
         }
     }
 }
 
 impl User {
-    /// A new account, not confirmed yet.
-    pub(crate) fn register(draft: Draft, now: OffsetDateTime) -> Changed<Self> {
+    /// A new account, whose address is confirmed or not yet.
+    pub(crate) fn register(
+        draft: Draft,
+        verified_at: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> Changed<Self> {
         let Draft { address, display_name } = draft;
-        let id = UserId::new();
         let it = Self {
-            id,
+            id: UserId::new(),
             email: address.typed,
+            canonical_email: address.canonical,
             display_name,
-            email_verified_at: None,
+            email_verified_at: verified_at,
+            password_version: 1,
+            totp_enabled_at: None,
+            deleted_at: None,
             created_at: now,
+            issuers: vec![],
         };
         let event = pb::UserRegistered { after: Some((&it).into()) };
-        let about = it.about();
-        Changed::new(it, &event, about)
+        it.told(&event)
     }
 
-    /// The mailed link works once, in its time, for the account and address it was made for (I-17).
-    pub(crate) fn verify(
-        mut self,
-        link: &Verification,
-        token: &Token,
-        now: OffsetDateTime,
-    ) -> Result<Changed<Self>, Refused> {
-        let good =
-            link.used_at.is_none() && link.expires_at > now && token.matches(&link.secret_hash);
-        if !good || link.user_id != self.id {
-            return Err(Refused::VerificationInvalid);
-        }
+    /// The address is confirmed, once.
+    pub(crate) fn verify(mut self, now: OffsetDateTime) -> Changed<Self> {
         let before = Some((&self).into());
         self.email_verified_at = Some(self.email_verified_at.unwrap_or(now));
         let event = pb::UserEmailVerified { before, after: Some((&self).into()) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        self.told(&event)
     }
 
-    /// A link is sent again, but not at once.
-    pub(crate) fn resend(
-        self,
-        last_sent_at: Option<OffsetDateTime>,
+    /// Another name.
+    pub(crate) fn rename(mut self, display_name: String) -> Changed<Self> {
+        let before = Some((&self).into());
+        self.display_name = display_name;
+        let event = pb::ProfileUpdated { before, after: Some((&self).into()) };
+        self.told(&event)
+    }
+
+    /// Another password; links that set one were for the old one.
+    pub(crate) fn change_password(mut self) -> Changed<Self> {
+        self.password_version += 1;
+        let event = pb::PasswordChanged { after: Some((&self).into()) };
+        self.told(&event)
+    }
+
+    /// The same by a mailed link, which also proves the address.
+    pub(crate) fn reset_password(mut self, now: OffsetDateTime) -> Changed<Self> {
+        self.password_version += 1;
+        self.email_verified_at = Some(self.email_verified_at.unwrap_or(now));
+        let event = pb::PasswordReset { after: Some((&self).into()) };
+        self.told(&event)
+    }
+
+    /// The account moves to an address that its owner has just proven.
+    pub(crate) fn change_email(
+        mut self,
+        email: Email,
+        canonical: String,
+        now: OffsetDateTime,
+    ) -> Changed<Self> {
+        let before = Some((&self).into());
+        (self.email, self.canonical_email) = (email, canonical);
+        self.email_verified_at = Some(now);
+        let event = pb::EmailChanged { before, after: Some((&self).into()) };
+        self.told(&event)
+    }
+
+    /// The second factor goes on or off.
+    pub(crate) fn second_factor(mut self, on: bool, now: OffsetDateTime) -> Changed<Self> {
+        self.totp_enabled_at = on.then_some(now);
+        let after = Some((&self).into());
+        if on {
+            self.told(&pb::TotpEnabled { after })
+        } else {
+            self.told(&pb::TotpDisabled { after })
+        }
+    }
+
+    /// The end (1.8): refused while it owns an organization. Name and address are erased.
+    pub(crate) fn delete(
+        mut self,
+        owns: Vec<OrgId>,
+        typed: Option<&str>,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        if last_sent_at.is_some_and(|it| it + RESEND_PAUSE > now) {
-            return Err(Refused::ResentTooSoon);
+        if !owns.is_empty() {
+            return Err(Refused::Owns(owns));
         }
-        let event = pb::VerificationSent { after: Some((&self).into()) };
+        if typed != Some(self.canonical_email.as_str()) {
+            return Err(Refused::Confirmation);
+        }
+        let event = pb::AccountDeleted { before: Some((&self).into()) };
         let about = self.about();
+        let nowhere = format!("deleted-{}@deleted.invalid", self.id);
+        (self.email, self.canonical_email) = (Email(nowhere.clone()), nowhere);
+        "Deleted account".clone_into(&mut self.display_name);
+        (self.email_verified_at, self.totp_enabled_at) = (None, None);
+        self.password_version += 1;
+        self.deleted_at = Some(now);
         Ok(Changed::new(self, &event, about))
     }
 
-    fn about(&self) -> About {
+    /// The account with an event about it.
+    pub(crate) fn told<E: Message + Name>(self, event: &E) -> Changed<Self> {
+        let about = self.about();
+        Changed::new(self, event, about)
+    }
+
+    /// Where its mail goes.
+    pub(crate) fn address(&self) -> Address {
+        Address { typed: self.email.clone(), canonical: self.canonical_email.clone() }
+    }
+
+    /// The account as an actor of a call that proves it by itself.
+    pub(crate) fn account(&self, credential_id: Uuid) -> Account {
+        Account {
+            user_id: self.id,
+            email: self.email.0.clone(),
+            display_name: self.display_name.clone(),
+            email_verified: self.email_verified_at.is_some(),
+            credential_id,
+            key: None,
+            authenticated_at: None,
+        }
+    }
+
+    pub(crate) fn about(&self) -> About {
         About::object("user", self.id, &self.display_name)
     }
 }
 
-impl Verification {
-    /// A new link for an address.
-    pub(crate) fn new(
-        links: &Links,
-        user_id: UserId,
-        canonical_email: &str,
-        now: OffsetDateTime,
-    ) -> Self {
-        let id = chassis::id::new();
-        Self {
-            id,
-            user_id,
-            canonical_email: canonical_email.to_owned(),
-            secret_hash: links.token(id).hash(),
-            expires_at: now + LINK_LIFETIME,
-            used_at: None,
-        }
-    }
-}
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
 
-/// Makes the links that confirm addresses.
-#[derive(Clone)]
-pub(crate) struct Links {
-    key: Secret,
-    base_url: String,
-}
-
-impl Links {
-    pub(crate) fn new(key: &Key, base_url: &str) -> Self {
-        let base_url = base_url.trim_end_matches('/').to_owned();
-        Self { key: key.derive("verification links"), base_url }
+    /// Ann, whoever she is.
+    pub(crate) fn user() -> User {
+        let address = chassis::email::parse("ann@example.com").unwrap();
+        let draft = Draft { address, display_name: "Ann".to_owned() };
+        User::register(draft, None, OffsetDateTime::UNIX_EPOCH).state().clone()
     }
 
-    fn token(&self, id: Uuid) -> Token {
-        Token::derived(id, &self.key)
-    }
-
-    /// The link, with its token in the fragment, which browsers do not send to servers.
-    pub(crate) fn link(&self, id: Uuid) -> String {
-        let token = self.token(id).reveal(Kind::Verification);
-        format!("{}/verify#{}", self.base_url, token.expose_secret())
+    #[test]
+    fn an_account_that_owns_stays_and_a_deleted_one_is_nobody() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let owned = OrgId(Uuid::from_u128(7));
+        let typed = Some("ann@example.com");
+        let refused = user().delete(vec![owned], typed, now).map(|_| ());
+        assert_eq!(refused, Err(Refused::Owns(vec![owned])));
+        let refused = user().delete(vec![], Some("bob@example.com"), now).map(|_| ());
+        assert_eq!(refused, Err(Refused::Confirmation));
+        let gone = user().delete(vec![], typed, now).unwrap();
+        assert!(!format!("{:?}", gone.state()).to_lowercase().contains("ann"));
     }
 }

@@ -1,6 +1,9 @@
 //! Every setting: one flag, one environment variable, one help text. The README's table is made from it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use secrecy::SecretString;
 
@@ -77,6 +80,13 @@ pub struct Config {
     /// Seconds that calls in flight get to end at shutdown.
     #[arg(long, env = "TENANTRY_DRAIN_S_MAX", default_value_t = 10)]
     pub drain_s_max: u64,
+    /// Sign-ins, registrations and password resets that one network address may try in a minute (I-06); 0 means
+    /// no limit. Behind a proxy that all calls come through, name it with --trusted-proxies.
+    #[arg(long, env = "TENANTRY_SIGN_INS_MAX", default_value_t = 20)]
+    pub sign_ins_max: u32,
+    /// Addresses of proxies, with commas between them, whose `x-forwarded-for` is believed.
+    #[arg(long, env = "TENANTRY_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpAddr>,
     /// Organizations that one account may create (ID-32).
     #[arg(long, env = "TENANTRY_CREATED_ORGS_MAX", default_value_t = 1)]
     pub created_orgs_max: i64,
@@ -84,6 +94,18 @@ pub struct Config {
     /// strangers: a path is read with the runner's rights.
     #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
     pub local_repositories: bool,
+    /// Identity provider, by OpenID Connect, with which people can sign in: its issuer, as its tokens name it.
+    #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]
+    pub oidc_issuer: Option<String>,
+    /// Who we are at the identity provider.
+    #[arg(long, env = "TENANTRY_OIDC_CLIENT_ID")]
+    pub oidc_client_id: Option<String>,
+    /// Our secret at the identity provider, if it gave us one.
+    #[arg(long, env = "TENANTRY_OIDC_CLIENT_SECRET", hide_env_values = true)]
+    pub oidc_client_secret: Option<SecretString>,
+    /// Where the identity provider sends people back to. Default: the base URL with /callback.
+    #[arg(long, env = "TENANTRY_OIDC_REDIRECT_URL")]
+    pub oidc_redirect_url: Option<String>,
     /// Name of the audit log in its checkpoints.
     #[arg(long, env = "TENANTRY_AUDIT_ORIGIN", default_value = "tenantry.localhost/audit")]
     pub audit_origin: String,

@@ -46,6 +46,16 @@ pub enum Error {
         /// What the sentence mentions, for programs.
         metadata: Vec<(&'static str, String)>,
     },
+    /// Too often.
+    #[error("{message}")]
+    Limited {
+        /// Stable reason.
+        reason: Reason,
+        /// One sentence for people.
+        message: &'static str,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// Something that the call needs does not answer.
     #[error("{0} does not answer; retry later")]
     Unavailable(&'static str),
@@ -122,7 +132,9 @@ impl Error {
     /// The reason that the caller will see.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Unauthenticated(reason, _) | Self::Refused { reason, .. } => *reason,
+            Self::Unauthenticated(reason, _)
+            | Self::Refused { reason, .. }
+            | Self::Limited { reason, .. } => *reason,
             Self::NotFound(_) => Reason::NotFound,
             Self::Denied { .. } => Reason::MissingPermission,
             Self::Invalid(_) => Reason::InvalidField,
@@ -209,6 +221,11 @@ impl From<Error> for Status {
                 Status::with_error_details(Code::InvalidArgument, message, details)
             }
             Error::Refused { code, metadata, .. } => status(code, reason, message, metadata),
+            Error::Limited { retry_after, .. } => {
+                let mut details = info(reason, vec![]);
+                details.set_retry_info(Some(retry_after));
+                Status::with_error_details(Code::ResourceExhausted, message, details)
+            }
             Error::Unavailable(what) => {
                 status(Code::Unavailable, reason, message, vec![("dependency", what.to_owned())])
             }

@@ -3,7 +3,10 @@
 use std::{io, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
-use aws_lc_rs::{hkdf, hmac, rand};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hkdf, hmac, rand,
+};
 
 /// A 256-bit secret.
 pub type Secret = [u8; 32];
@@ -52,6 +55,24 @@ impl Key {
             .expect("HKDF gives 32 bytes");
         secret
     }
+}
+
+/// Seals bytes under a derived key (AES-256-GCM), bound to `about`, so that they open nowhere else.
+pub fn seal(secret: &Secret, about: &[u8], plain: &[u8]) -> Vec<u8> {
+    let key = RandomizedNonceKey::new(&AES_256_GCM, secret).expect("a key has 32 bytes");
+    let mut sealed = plain.to_vec();
+    let nonce = key.seal_in_place_append_tag(Aad::from(about), &mut sealed);
+    let nonce = nonce.expect("a short text can be sealed");
+    [nonce.as_ref().as_slice(), &sealed].concat()
+}
+
+/// Opens what [`seal`] has sealed; `None` if it was changed, or is about something else.
+pub fn open(secret: &Secret, about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
+    let key = RandomizedNonceKey::new(&AES_256_GCM, secret).ok()?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut plain = sealed.to_vec();
+    Some(key.open_in_place(nonce, Aad::from(about), &mut plain).ok()?.to_vec())
 }
 
 /// HMAC-SHA256 of the parts, each with its length, under a derived key.

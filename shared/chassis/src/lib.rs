@@ -13,6 +13,7 @@ pub mod host;
 pub mod id;
 mod idempotency;
 pub mod key;
+mod key_limits;
 pub mod link;
 pub mod mail;
 pub mod mask;
@@ -24,6 +25,7 @@ pub mod react;
 pub mod rule;
 mod server;
 pub mod telemetry;
+pub mod throttle;
 pub mod tls;
 pub mod token;
 

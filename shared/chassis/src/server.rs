@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     task::{Context as Task, Poll},
     time::{Duration, Instant},
@@ -29,8 +29,9 @@ use crate::{
     call::{Account, CONSISTENCY_TOKEN, Context},
     error::{overloaded, status},
     id,
+    key_limits::KeyLimits,
     rule::{Audience, Rule, Rules},
-    telemetry, tls,
+    telemetry, tls, token,
 };
 
 /// Who is at the other end of the connection.
@@ -56,6 +57,9 @@ pub(crate) struct Shared {
     /// Work that was accepted and runs to its end, whatever its client does.
     pub(crate) running: TaskTracker,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) keys: KeyLimits,
+    /// Whose word about where a call came from is believed.
+    pub(crate) proxies: Vec<IpAddr>,
     pub(crate) deadline_max: Duration,
     pub(crate) meter: telemetry::Meter,
     /// Off only in a test that shows why it is needed.
@@ -96,7 +100,7 @@ impl Shared {
             return status(Code::Unimplemented, Reason::UnknownMethod, message, vec![]).into_http();
         };
         let peer = peer(&request);
-        let mut origin = origin(&rule, &peer, &request);
+        let mut origin = origin(&rule, &peer, &request, &self.proxies);
         let span = telemetry::span(&rule.method, &origin.request_id, request.headers());
         origin.traceparent = telemetry::traceparent(&span, request.headers());
         let request_id = origin.request_id.clone();
@@ -126,8 +130,10 @@ impl Shared {
             return overloaded().into_http();
         };
         let bearer = bearer(request.headers());
-        let identified =
-            tokio::time::timeout_at(deadline.into(), self.identify(&rule, &peer, bearer.as_ref()));
+        let identified = tokio::time::timeout_at(
+            deadline.into(),
+            self.identify(&rule, &peer, bearer.as_ref(), &origin.address),
+        );
         let (account, service) = match identified.await {
             Ok(Ok(it)) => it,
             Ok(Err(error)) => return Status::from(error).into_http(),
@@ -173,6 +179,7 @@ impl Shared {
         rule: &Rule,
         peer: &Peer,
         bearer: Option<&SecretString>,
+        address: &str,
     ) -> Result<(Option<Account>, Option<String>), Error> {
         let service = match peer {
             Peer::Service(name) => Some(name.clone()),
@@ -189,8 +196,21 @@ impl Shared {
         let account = match bearer {
             // A read may rest on what was true a second ago; a change may not.
             Some(bearer) => {
-                let account = self.access.authority()?.authenticate(bearer, !rule.read).await?;
+                let is_key = token::is_key(bearer);
+                if is_key {
+                    self.keys.check_address(address)?;
+                }
+                let account = self.access.authority()?.authenticate(bearer, !rule.read).await;
+                if is_key
+                    && account.as_ref().is_err_and(|it| it.reason() == Reason::InvalidCredential)
+                {
+                    self.keys.refused(address);
+                }
+                let account = account?;
                 admit_key(rule, &account)?;
+                if account.key.is_some() && matches!(peer, Peer::Client) {
+                    self.keys.check(account.credential_id, rule.read)?;
+                }
                 Some(account)
             }
             None if needs_account => {
@@ -249,10 +269,15 @@ fn peer(request: &Request<Body>) -> Peer {
 }
 
 /// Where a call came from. A service of the suite tells where the call it serves came from.
-fn origin(rule: &Rule, peer: &Peer, request: &Request<Body>) -> pb::Origin {
+fn origin(rule: &Rule, peer: &Peer, request: &Request<Body>, proxies: &[IpAddr]) -> pb::Origin {
     let headers = request.headers();
     let text = |name: &str| text(headers, name);
-    let connected = address(request).map(|it| it.ip().to_string()).unwrap_or_default();
+    let connected = address(request).map(|it| it.ip());
+    // Only what the nearest trusted proxy saw itself (C-18): the last entry.
+    let told =
+        text("x-forwarded-for").filter(|_| connected.is_some_and(|it| proxies.contains(&it)));
+    let told = told.as_deref().and_then(|it| it.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
+    let connected = told.or(connected).map(|it| it.to_string()).unwrap_or_default();
     let (address, user_agent) = match peer {
         Peer::Client => (connected, text("user-agent")),
         Peer::Service(_) => (

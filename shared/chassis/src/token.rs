@@ -4,7 +4,7 @@
 //! away from the database. Only a SHA-256 of the secret is ever stored.
 
 use data_encoding::{BASE32_NOPAD, Encoding};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::sync::LazyLock;
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub enum Kind {
     Challenge,
     /// An API key.
     ApiKey,
+    /// A sign-in on its way through an identity provider.
+    External,
 }
 
 impl Kind {
@@ -47,6 +49,7 @@ impl Kind {
             Self::Reset => "tny_rst_",
             Self::Challenge => "tny_mfa_",
             Self::ApiKey => "tny_key_",
+            Self::External => "tny_ext_",
         }
     }
 }
@@ -111,6 +114,11 @@ impl Token {
     }
 }
 
+/// Whether a credential says that it is an API key.
+pub(crate) fn is_key(bearer: &SecretString) -> bool {
+    bearer.expose_secret().starts_with(Kind::ApiKey.prefix())
+}
+
 fn checksum(text: &str) -> String {
     BASE32.encode(&crc32fast::hash(text.as_bytes()).to_be_bytes())
 }
@@ -118,7 +126,6 @@ fn checksum(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     #[test]
     fn a_token_survives_its_text_and_nothing_else_does() {

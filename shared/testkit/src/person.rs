@@ -51,6 +51,12 @@ impl Person {
         Ok(answer.token)
     }
 
+    /// The same person in a new session, for when the clock has moved.
+    pub async fn again(&self) -> Self {
+        let token = Self::login(&self.client, &self.email).await.expect("a person signs in");
+        Self { client: self.client.with_token(&token), token, ..self.clone() }
+    }
+
     /// Creates an organization on the plan Pro; answers its id.
     pub async fn create_organization(&self, slug: &str) -> Result<String, Refusal> {
         let create = pb::CreateOrganizationRequest {

@@ -33,6 +33,10 @@ pub struct Options {
     pub distant_database: bool,
     /// Calls in flight; 0 means the default.
     pub in_flight_max: usize,
+    /// Sign-ins from one address in a minute; 0 means no limit.
+    pub sign_ins_max: u32,
+    /// An identity provider.
+    pub oidc_issuer: Option<String>,
 }
 
 /// A running suite.
@@ -194,6 +198,10 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path) -> Host {
         },
         mail_console: false,
         created_orgs_max: 1_000,
+        sign_ins_max: options.sign_ins_max,
+        oidc_issuer: options.oidc_issuer.clone(),
+        oidc_client_id: options.oidc_issuer.is_some().then(|| "tenantry".to_owned()),
+        oidc_client_secret: options.oidc_issuer.is_some().then(|| "secret".into()),
         in_flight_max: if options.in_flight_max == 0 {
             defaults.in_flight_max
         } else {

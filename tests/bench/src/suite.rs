@@ -43,6 +43,7 @@ impl Suite {
             log: "warn".to_owned(),
             mail_console: false,
             created_orgs_max: 1_000_000,
+            sign_ins_max: 0,
             in_flight_max: 4_096,
             ..Arguments::parse_from(["bench"]).config
         };

@@ -4,62 +4,79 @@ use std::sync::{Arc, OnceLock};
 
 use api::error::Reason;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
-use chassis::{Code, Error, Result};
+use chassis::{
+    Error, Result,
+    key::{self, Key, Secret},
+};
+use data_encoding::BASE64_NOPAD;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 /// How many hashes may wait for a thread; more are refused.
 const WAITING_MAX: usize = 32;
 
+/// How a hash of today's making begins: which pepper, and the parameters of argon2id (I-02).
+const TODAY: &str = "p1$argon2id$v=19$m=19456,t=2,p=1$";
+
+/// What stands before the hash of a peppered password.
+const PEPPERED: &str = "p1";
+
 /// Hashes and verifies passwords.
 pub(crate) struct Passwords {
     threads: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    /// Without it, which is not in the database, a stolen hash cannot even be guessed at.
+    pepper: Secret,
     /// What an unknown account's password is compared with, so that it takes as long.
     decoy: Arc<OnceLock<String>>,
 }
 
 impl Passwords {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(key: &Key) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             threads: Arc::new(Semaphore::new(cores)),
             places: Arc::new(Semaphore::new(cores + WAITING_MAX)),
+            pepper: key.derive("password pepper"),
             decoy: Arc::default(),
         }
     }
 
-    /// The hash of a new password, with its parameters (PHC string).
+    /// The hash of a new password, with its parameters.
     pub(crate) async fn hash(&self, password: SecretString) -> Result<String> {
-        self.run(move || hash(&password)).await
+        let pepper = self.pepper;
+        self.run(move || hash(&pepper, &password)).await
     }
 
-    /// Whether a password is right. `None` stands for an unknown account: the same work, and never right.
+    /// Whether a password is right. `None` stands for an unknown account, or one without a password: the same
+    /// work, and never right.
     pub(crate) async fn verify(
         &self,
         password: SecretString,
         stored: Option<String>,
     ) -> Result<bool> {
-        let decoy = self.decoy.clone();
+        let (decoy, pepper) = (self.decoy.clone(), self.pepper);
         self.run(move || {
             let known = stored.is_some();
-            let stored =
-                stored.unwrap_or_else(|| decoy.get_or_init(|| hash(&"decoy".into())).clone());
-            let right = Argon2::default()
-                .verify_password(password.expose_secret().as_bytes(), stored.as_str());
-            right.is_ok() && known
+            let decoy = || decoy.get_or_init(|| hash(&pepper, &"decoy".into())).clone();
+            let right = matches(&pepper, &password, &stored.unwrap_or_else(decoy));
+            right && known
         })
         .await
     }
 
+    /// Whether a hash is to be made anew when its password is at hand.
+    #[expect(clippy::unused_self, reason = "a question about passwords, asked of what makes them")]
+    pub(crate) fn is_old(&self, stored: &str) -> bool {
+        !stored.starts_with(TODAY)
+    }
+
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let Ok(_place) = self.places.try_acquire() else {
-            return Err(Error::Refused {
-                code: Code::ResourceExhausted,
+            return Err(Error::Limited {
                 reason: Reason::RateLimited,
-                message: "too many people sign in at this moment; retry in a few seconds"
-                    .to_owned(),
-                metadata: vec![],
+                message: "too many people sign in at this moment; retry in a few seconds",
+                retry_after: std::time::Duration::from_secs(2),
             });
         };
         let _thread = self.threads.acquire().await.map_err(anyhow::Error::from)?;
@@ -67,7 +84,41 @@ impl Passwords {
     }
 }
 
-fn hash(password: &SecretString) -> String {
-    let hash = Argon2::default().hash_password(password.expose_secret().as_bytes());
-    hash.expect("argon2 hashes any password").to_string()
+fn hash(pepper: &Secret, password: &SecretString) -> String {
+    let hash = Argon2::default().hash_password(peppered(pepper, password).as_bytes());
+    format!("{PEPPERED}{}", hash.expect("argon2 hashes any password"))
+}
+
+fn matches(pepper: &Secret, password: &SecretString, stored: &str) -> bool {
+    let verify = |password: &str, stored: &str| {
+        Argon2::default().verify_password(password.as_bytes(), stored).is_ok()
+    };
+    match stored.strip_prefix(PEPPERED) {
+        Some(stored) => verify(&peppered(pepper, password), stored),
+        // Of an older making.
+        None => verify(password.expose_secret(), stored),
+    }
+}
+
+fn peppered(pepper: &Secret, password: &SecretString) -> String {
+    BASE64_NOPAD.encode(&key::mac(pepper, &[password.expose_secret().as_bytes()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I-02.
+    #[test]
+    fn a_hash_says_how_it_was_made_and_an_older_one_still_verifies() {
+        let (pepper, password) = ([7; 32], SecretString::from("correct horse battery"));
+        let today = hash(&pepper, &password);
+        assert!(today.starts_with(TODAY), "{today}");
+        assert!(matches(&pepper, &password, &today));
+        assert!(!matches(&[8; 32], &password, &today), "the pepper counts");
+        assert!(!matches(&pepper, &"another".into(), &today));
+        let plain = Argon2::default().hash_password(b"correct horse battery").unwrap().to_string();
+        assert!(matches(&pepper, &password, &plain));
+        assert!(!plain.starts_with(TODAY));
+    }
 }

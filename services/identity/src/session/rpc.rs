@@ -4,18 +4,25 @@ use std::sync::Arc;
 
 use api::identity::{self as pb, session_service_server::SessionService};
 use chassis::{
-    Account, Call, Db, Error, Reply, Tx, email, reply,
+    Call, Db, Error, Reply, Result, Tx,
+    page::Pager,
+    reply,
     token::{Kind, Token},
 };
-use secrecy::ExposeSecret;
 use tonic::Request;
 
-use super::{InvalidLogin, Session, store};
-use crate::{access::Proofs, password::Passwords};
+use super::{
+    Session,
+    sign_in::{Opened, SignIn, no_challenge},
+    store,
+};
+use crate::{access::Proofs, provider::Provider, second_factor, user};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
-    pub(crate) passwords: Arc<Passwords>,
+    pub(crate) sign_in: Arc<SignIn>,
+    pub(crate) provider: Provider,
+    pub(crate) pager: Pager,
     pub(crate) proofs: Proofs,
 }
 
@@ -23,52 +30,173 @@ pub(crate) struct Rpc {
 impl SessionService for Rpc {
     async fn login(&self, request: Request<pb::LoginRequest>) -> Reply<pb::LoginResponse> {
         let call = Call::of(request)?;
-        let account = self.account(&call.message).await?;
+        let login = self.sign_in.login(&call).await?;
         let open = async |tx: &mut Tx| {
-            let opened = Session::open(account.user_id, tx.now);
-            let token = Token::random(opened.state().id);
-            tx.act_as(&Account { credential_id: token.id, ..account });
-            let session = store::insert(tx, opened, &token.hash()).await?;
-            let token = token.reveal(Kind::Session).expose_secret().to_owned();
-            Ok(pb::LoginResponse { session: Some((&session).into()), token })
+            Ok(match self.sign_in.open(tx, &call, login.account(), "password").await? {
+                Opened::Session(session, token) => pb::LoginResponse {
+                    session: Some((&session).into()),
+                    token,
+                    ..Default::default()
+                },
+                Opened::Challenge(challenge) => {
+                    pb::LoginResponse { challenge, ..Default::default() }
+                }
+            })
         };
         reply(self.db.write(&call, open).await?)
     }
 
+    async fn complete_login(
+        &self,
+        request: Request<pb::CompleteLoginRequest>,
+    ) -> Reply<pb::CompleteLoginResponse> {
+        let call = Call::of(request)?;
+        let token = Token::parse(Kind::Challenge, &call.message.challenge);
+        let token = token.ok_or_else(no_challenge)?;
+        let mut of = None;
+        let complete = async |tx: &mut Tx| {
+            let challenge = store::lock_challenge(tx, token.id).await?.ok_or_else(no_challenge)?;
+            let open = challenge.used_at.is_none() && challenge.expires_at > tx.now;
+            if !open || !token.matches(&challenge.secret_hash) {
+                return Err(no_challenge());
+            }
+            of = Some(challenge.user_id);
+            self.sign_in.count_code(challenge.user_id)?;
+            let user = user::store::lock_caller(tx, challenge.user_id).await?;
+            self.use_code(tx, user.id, &call.message.code).await?;
+            store::use_challenge(tx, challenge.id).await?;
+            let (account, method) = (user.account(challenge.id), challenge.method + "+code");
+            let (session, token) = self.sign_in.session(tx, &call, account, &method).await?;
+            Ok(pb::CompleteLoginResponse { session: Some((&session).into()), token })
+        };
+        let outcome = self.db.write(&call, complete).await;
+        if let (Err(error), Some(user_id)) = (&outcome, of)
+            && error.reason() == api::error::Reason::InvalidCode
+        {
+            self.sign_in.tell_failure(&call, Some(user_id), "code").await?;
+        }
+        reply(outcome?)
+    }
+
     async fn logout(&self, request: Request<pb::LogoutRequest>) -> Reply<pb::LogoutResponse> {
         let call = Call::of(request)?;
-        let session_id = call.account()?.credential_id;
+        let (user_id, id) = (call.account()?.user_id, call.account()?.credential_id);
         let end = async |tx: &mut Tx| {
             // Two calls with one token at once: the second finds it ended.
-            let session = store::lock(tx, session_id).await?.ok_or_else(Error::bad_credential)?;
+            let session = store::lock(tx, user_id, id).await?.ok_or_else(Error::bad_credential)?;
             store::end(tx, session.end()).await?;
             Ok(pb::LogoutResponse {})
         };
         let ended = self.db.write(&call, end).await?;
         // Other replicas forget within a second, this one at once.
-        self.proofs.invalidate(&session_id);
+        self.proofs.invalidate(&id);
         reply(ended)
+    }
+
+    async fn reauthenticate(
+        &self,
+        request: Request<pb::ReauthenticateRequest>,
+    ) -> Reply<pb::ReauthenticateResponse> {
+        let call = Call::of(request)?;
+        let account = call.account()?;
+        self.sign_in.prove_password(&call, account, &call.message.password).await?;
+        let renew = async |tx: &mut Tx| {
+            let session = store::lock(tx, account.user_id, account.credential_id).await?;
+            let session = session.ok_or_else(Error::bad_credential)?;
+            if second_factor::store::is_on(tx, account.user_id).await? {
+                self.sign_in.count_code(account.user_id)?;
+                self.use_code(tx, account.user_id, &call.message.code).await?;
+            }
+            let session = store::renew(tx, session.renew(tx.now)).await?;
+            Ok(pb::ReauthenticateResponse { session: Some(mine(&session, account.credential_id)) })
+        };
+        let outcome = self.db.write(&call, renew).await;
+        if outcome.as_ref().is_err_and(|it| it.reason() == api::error::Reason::InvalidCode) {
+            self.sign_in.tell_failure(&call, Some(account.user_id), "code").await?;
+        }
+        self.proofs.invalidate(&account.credential_id);
+        reply(outcome?)
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Reply<pb::ListSessionsResponse> {
+        let call = Call::of(request)?;
+        let (it, account) = (&call.message, call.account()?);
+        let page = self.pager.page(&call, it.page_size, &it.page_token, &[])?;
+        let rows = store::list(&self.db, account.user_id, &page).await?;
+        let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
+        let sessions = rows.iter().map(|it| mine(it, account.credential_id)).collect();
+        reply(pb::ListSessionsResponse { sessions, next_page_token })
+    }
+
+    async fn revoke_session(
+        &self,
+        request: Request<pb::RevokeSessionRequest>,
+    ) -> Reply<pb::RevokeSessionResponse> {
+        let call = Call::of(request)?;
+        let user_id = call.account()?.user_id;
+        let id = chassis::id::parse("session_id", &call.message.session_id)?;
+        let revoke = async |tx: &mut Tx| {
+            let session = store::lock(tx, user_id, id).await?.ok_or(Error::NotFound("session"))?;
+            store::end(tx, session.revoke()).await?;
+            Ok(pb::RevokeSessionResponse {})
+        };
+        let revoked = self.db.write(&call, revoke).await?;
+        self.proofs.invalidate(&id);
+        reply(revoked)
+    }
+
+    async fn revoke_other_sessions(
+        &self,
+        request: Request<pb::RevokeOtherSessionsRequest>,
+    ) -> Reply<pb::RevokeOtherSessionsResponse> {
+        let call = Call::of(request)?;
+        let account = call.account()?;
+        let revoke = async |tx: &mut Tx| {
+            let user = user::store::lock_caller(tx, account.user_id).await?;
+            let count = store::end_all(tx, user.id, Some(account.credential_id)).await?;
+            let revoked_count = i32::try_from(count).unwrap_or(i32::MAX);
+            let after = Some((&user).into());
+            tx.emit(user.told(&pb::SessionsRevoked { after, count: revoked_count })).await?;
+            Ok(pb::RevokeOtherSessionsResponse { revoked_count })
+        };
+        let revoked = self.db.write(&call, revoke).await?;
+        self.proofs.invalidate_all();
+        reply(revoked)
+    }
+
+    async fn start_external_login(
+        &self,
+        request: Request<pb::StartExternalLoginRequest>,
+    ) -> Reply<pb::StartExternalLoginResponse> {
+        let call = Call::of(request)?;
+        self.sign_in.count_source(&call)?;
+        reply(self.provider.start(&call).await?)
+    }
+
+    async fn complete_external_login(
+        &self,
+        request: Request<pb::CompleteExternalLoginRequest>,
+    ) -> Reply<pb::CompleteExternalLoginResponse> {
+        let call = Call::of(request)?;
+        self.sign_in.count_source(&call)?;
+        reply(self.provider.complete(&call, &self.sign_in).await?)
     }
 }
 
 impl Rpc {
-    /// The account whose address and password these are. An unknown address costs the same work.
-    async fn account(&self, request: &pb::LoginRequest) -> Result<Account, Error> {
-        let login = match email::parse(&request.email) {
-            Some(address) => store::login(&self.db, &address.canonical).await?,
-            None => None,
-        };
-        let stored = login.as_ref().map(|it| it.password_hash.clone());
-        let right = self.passwords.verify(request.password.clone().into(), stored).await?;
-        let login = login.filter(|_| right).ok_or(InvalidLogin)?;
-        Ok(Account {
-            user_id: login.user_id,
-            email: login.email,
-            display_name: login.display_name,
-            email_verified: login.email_verified,
-            credential_id: uuid::Uuid::nil(),
-            key: None,
-            authenticated_at: None,
-        })
+    async fn use_code(&self, tx: &mut Tx, user_id: chassis::UserId, code: &str) -> Result<()> {
+        let sealer = self.sign_in.sealer();
+        if second_factor::store::use_code(tx, sealer, user_id, code, false).await? {
+            return Ok(());
+        }
+        Err(second_factor::Refused::Code.into())
     }
+}
+
+/// A session, as its owner sees it.
+fn mine(it: &Session, current: uuid::Uuid) -> pb::Session {
+    pb::Session { current: it.id == current, ..it.into() }
 }

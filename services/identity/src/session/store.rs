@@ -1,40 +1,19 @@
-//! Every SQL statement about sessions.
+//! Every SQL statement about sessions, and sign-ins on their way.
 
-use chassis::{Account, Changed, Db, Result, Tx, UserId};
-use sqlx::{query, query_as};
-use time::OffsetDateTime;
+use chassis::{Account, Changed, Db, Result, Tx, UserId, page::Page};
+use sqlx::{query, query_as, query_scalar};
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::Session;
+use super::{IDLE_MAX, Session};
 
-/// What signing in needs to know of an account.
-pub(crate) struct Login {
-    pub(crate) user_id: UserId,
-    pub(crate) email: String,
-    pub(crate) display_name: String,
-    pub(crate) email_verified: bool,
-    pub(crate) password_hash: String,
-}
-
-/// What a session proves, and how it is checked.
+/// What a credential proves, and how it is checked.
 #[derive(Clone)]
 pub(crate) struct Proof {
     pub(crate) account: Account,
     pub(crate) secret_hash: Vec<u8>,
     /// `None`: it does not end by itself.
     pub(crate) expires_at: Option<OffsetDateTime>,
-}
-
-/// The account with an address.
-pub(crate) async fn login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
-    let login = query_as!(
-        Login,
-        r#"select id as user_id, email as "email: String", display_name,
-                  email_verified_at is not null as "email_verified!", password_hash
-           from account where canonical_email = $1"#,
-        canonical_email
-    );
-    Ok(login.fetch_optional(db.pool()).await?)
 }
 
 /// Stores a new session and its event.
@@ -45,25 +24,31 @@ pub(crate) async fn insert(
 ) -> Result<Session> {
     let it = opened.state();
     query!(
-        "insert into session (id, user_id, secret_hash, created_at, expires_at, proved_at)
-         values ($1, $2, $3, $4, $5, $4)",
+        "insert into session (id, user_id, secret_hash, created_at, expires_at, proved_at, last_used_at,
+             address, user_agent)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         it.id,
         it.user_id as _,
         secret_hash,
         it.created_at,
         it.expires_at,
+        it.proved_at,
+        it.last_used_at,
+        it.address,
+        it.user_agent,
     )
     .execute(tx.conn())
     .await?;
     tx.emit(opened).await
 }
 
-/// Loads a session that has not ended, and keeps others from ending it.
-pub(crate) async fn lock(tx: &mut Tx, id: Uuid) -> Result<Option<Session>> {
+/// Loads a session of an account that has not ended, and keeps others from ending it.
+pub(crate) async fn lock(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<Option<Session>> {
     let session = query_as!(
         Session,
-        "select id, user_id, created_at, expires_at
-         from session where id = $1 and revoked_at is null for update",
+        "select id, user_id, created_at, expires_at, last_used_at, proved_at, address, user_agent
+         from session where user_id = $1 and id = $2 and revoked_at is null for update",
+        user_id.0,
         id
     );
     Ok(session.fetch_optional(tx.conn()).await?)
@@ -76,20 +61,62 @@ pub(crate) async fn end(tx: &mut Tx, ended: Changed<Session>) -> Result<Session>
     tx.emit(ended).await
 }
 
-/// What a session that has not ended proves. One indexed read: every call makes it.
-pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
+/// Notes that a person has shown again who they are.
+pub(crate) async fn renew(tx: &mut Tx, renewed: Changed<Session>) -> Result<Session> {
+    let it = renewed.state();
+    query!("update session set proved_at = $2 where id = $1", it.id, it.proved_at)
+        .execute(tx.conn())
+        .await?;
+    tx.emit(renewed).await
+}
+
+/// Ends every session of an account but one, which the event of the cause tells.
+pub(crate) async fn end_all(tx: &mut Tx, user_id: UserId, but: Option<Uuid>) -> Result<u64> {
+    let now = tx.now;
+    let ended = query!(
+        "update session set revoked_at = $3
+         where user_id = $1 and revoked_at is null and id is distinct from $2",
+        user_id.0,
+        but,
+        now
+    );
+    Ok(ended.execute(tx.conn()).await?.rows_affected())
+}
+
+/// A page of the sessions of an account that have not ended, newest first.
+pub(crate) async fn list(db: &Db, user_id: UserId, page: &Page) -> Result<Vec<Session>> {
+    let now = db.now();
+    let sessions = query_as!(
+        Session,
+        "select id, user_id, created_at, expires_at, last_used_at, proved_at, address, user_agent
+         from session
+         where user_id = $1 and revoked_at is null and expires_at > $2 and last_used_at > $3
+               and ($4::uuid is null or id < $4)
+         order by id desc limit $5",
+        user_id.0,
+        now,
+        now - IDLE_MAX,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(sessions.fetch_all(db.pool()).await?)
+}
+
+/// What a session that has not ended proves, and when it was last used. One indexed read, which every call
+/// makes.
+pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<(Proof, OffsetDateTime)>> {
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
                   account.email_verified_at is not null as "email_verified!",
-                  session.secret_hash, session.expires_at, session.proved_at
+                  session.secret_hash, session.expires_at, session.proved_at, session.last_used_at
            from session join account on account.id = session.user_id
            where session.id = $1 and session.revoked_at is null"#,
         id
     )
     .fetch_optional(db.pool())
     .await?;
-    Ok(row.map(|it| Proof {
-        account: Account {
+    Ok(row.map(|it| {
+        let account = Account {
             user_id: it.id,
             email: it.email,
             display_name: it.display_name,
@@ -97,8 +124,81 @@ pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
             credential_id: id,
             key: None,
             authenticated_at: Some(it.proved_at),
-        },
-        secret_hash: it.secret_hash,
-        expires_at: Some(it.expires_at),
+        };
+        let ends = it.expires_at.min(it.last_used_at + IDLE_MAX);
+        let proof = Proof { account, secret_hash: it.secret_hash, expires_at: Some(ends) };
+        (proof, it.last_used_at)
     }))
+}
+
+/// Notes that a session was used, at most once a minute.
+pub(crate) async fn used(db: &Db, id: Uuid, now: OffsetDateTime) -> Result<()> {
+    query!(
+        "update session set last_used_at = $2 where id = $1 and last_used_at < $3",
+        id,
+        now,
+        now - Duration::minutes(1)
+    )
+    .execute(db.pool())
+    .await?;
+    Ok(())
+}
+
+/// Whether an account signed in from an address within the last month.
+pub(crate) async fn knows(db: &Db, user_id: UserId, address: &str) -> Result<bool> {
+    let known = query_scalar!(
+        r#"select exists (
+               select from session where user_id = $1 and address = $2 and created_at > $3
+           ) as "known!""#,
+        user_id.0,
+        address,
+        db.now() - Duration::days(30)
+    );
+    Ok(known.fetch_one(db.pool()).await?)
+}
+
+/// A sign-in that waits for its second factor.
+pub(crate) struct Challenge {
+    pub(crate) id: Uuid,
+    pub(crate) user_id: UserId,
+    pub(crate) secret_hash: Vec<u8>,
+    pub(crate) method: String,
+    pub(crate) expires_at: OffsetDateTime,
+    pub(crate) used_at: Option<OffsetDateTime>,
+}
+
+/// Stores a challenge.
+pub(crate) async fn insert_challenge(tx: &mut Tx, it: &Challenge) -> Result<()> {
+    query!(
+        "insert into login_challenge (id, user_id, secret_hash, method, expires_at)
+         values ($1, $2, $3, $4, $5)",
+        it.id,
+        it.user_id as _,
+        it.secret_hash,
+        it.method,
+        it.expires_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Loads a challenge and keeps others from using it.
+pub(crate) async fn lock_challenge(tx: &mut Tx, id: Uuid) -> Result<Option<Challenge>> {
+    let challenge = query_as!(
+        Challenge,
+        "select id, user_id, secret_hash, method, expires_at, used_at
+         from login_challenge where id = $1 for update",
+        id
+    );
+    Ok(challenge.fetch_optional(tx.conn()).await?)
+}
+
+/// Marks a challenge as used.
+pub(crate) async fn use_challenge(tx: &mut Tx, id: Uuid) -> Result<()> {
+    let now = tx.now;
+    query!("update login_challenge set used_at = $2 where id = $1", id, now)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
 }

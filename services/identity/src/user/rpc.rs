@@ -4,34 +4,54 @@ use std::sync::Arc;
 
 use api::identity::{self as pb, user_service_server::UserService};
 use chassis::{
-    Account, Call, Db, Error, Reply, Result, Tx, reply,
+    Call, Db, Error, Reply, Result, Tx, email, mask, reply,
     token::{Kind, Token},
 };
 use tonic::Request;
 
-use super::{Draft, Links, Refused, User, VERIFY, Verification, store};
-use crate::password::Passwords;
+use super::{Draft, User, store};
+use crate::{
+    access::Proofs,
+    mailed_link::{self, Links, MailedLink, Purpose},
+    member, organization,
+    password::{self, Passwords},
+    second_factor,
+    session::{self, sign_in::SignIn},
+};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) passwords: Arc<Passwords>,
     pub(crate) links: Links,
+    pub(crate) proofs: Proofs,
+    pub(crate) sign_in: Arc<SignIn>,
 }
 
 #[tonic::async_trait]
 impl UserService for Rpc {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
         let call = Call::of(request)?;
+        self.sign_in.count_source(&call)?;
         let draft = Draft::try_from(&call.message)?;
         // Before the transaction, and also for an address that has an account: it must take as long.
         let hash = self.passwords.hash(call.message.password.clone().into()).await?;
         let register = async |tx: &mut Tx| {
-            let canonical = draft.address.canonical.clone();
-            let registered = User::register(draft, tx.now);
-            tx.act_as(&account(registered.state(), uuid::Uuid::nil()));
-            let user = store::insert(tx, registered, &canonical, &hash).await?;
+            let address = draft.address.clone();
+            let registered = User::register(draft, None, tx.now);
+            tx.act_as(&registered.state().account(uuid::Uuid::nil()));
+            let (user, purpose) = match store::insert(tx, registered, Some(&hash)).await? {
+                Some(user) => (Some(user), Purpose::Verify),
+                None => {
+                    (store::lock_by_email(tx, &address.canonical).await?, Purpose::ToldRegistered)
+                }
+            };
             if let Some(user) = user {
-                self.send_link(tx, &user, &canonical).await?;
+                let last = mailed_link::store::last(tx, user.id, purpose).await?;
+                if mailed_link::pause(last, tx.now).is_ok() {
+                    let to = user.address();
+                    let link = MailedLink::new(&self.links, purpose, &user, &to, tx.now);
+                    mailed_link::store::send(tx, &link).await?;
+                }
             }
             Ok(pb::RegisterResponse {})
         };
@@ -43,16 +63,10 @@ impl UserService for Rpc {
         request: Request<pb::VerifyEmailRequest>,
     ) -> Reply<pb::VerifyEmailResponse> {
         let call = Call::of(request)?;
-        let token = Token::parse(Kind::Verification, &call.message.token);
-        let token = token.ok_or(Refused::VerificationInvalid).map_err(Error::from)?;
+        let token = token(Kind::Verification, &call.message.token)?;
         let verify = async |tx: &mut Tx| {
-            let link = store::lock_verification(tx, token.id).await?;
-            let link = link.ok_or(Refused::VerificationInvalid)?;
-            let user = store::lock(tx, link.user_id).await?.ok_or(Refused::VerificationInvalid)?;
-            let changed = user.verify(&link, &token, tx.now)?;
-            tx.act_as(&account(changed.state(), link.id));
-            store::use_verification(tx, link.id).await?;
-            let user = store::update(tx, changed).await?;
+            let (user, _) = open(tx, Purpose::Verify, &token).await?;
+            let user = store::update(tx, user.verify(tx.now)).await?;
             Ok(pb::VerifyEmailResponse { user: Some((&user).into()) })
         };
         reply(self.db.write(&call, verify).await?)
@@ -65,13 +79,14 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let user_id = call.account()?.user_id;
         let resend = async |tx: &mut Tx| {
-            let user = store::lock(tx, user_id).await?.ok_or(Error::NotFound("user"))?;
-            let last = store::last_link_ends_at(tx, user_id).await?;
-            let canonical = store::canonical_email(tx, user_id).await?;
-            let user =
-                store::update(tx, user.resend(last.map(|it| it - super::LINK_LIFETIME), tx.now)?)
-                    .await?;
-            self.send_link(tx, &user, &canonical).await?;
+            let user = store::lock_caller(tx, user_id).await?;
+            let last = mailed_link::store::last(tx, user_id, Purpose::Verify).await?;
+            mailed_link::pause(last, tx.now)?;
+            let to = user.address();
+            let link = MailedLink::new(&self.links, Purpose::Verify, &user, &to, tx.now);
+            mailed_link::store::send(tx, &link).await?;
+            let event = pb::VerificationSent { after: Some((&user).into()) };
+            tx.emit(user.told(&event)).await?;
             Ok(pb::ResendVerificationResponse {})
         };
         reply(self.db.write(&call, resend).await?)
@@ -83,25 +98,208 @@ impl UserService for Rpc {
         let user = user.ok_or(Error::NotFound("user"))?;
         reply(pb::GetMeResponse { user: Some((&user).into()) })
     }
+
+    async fn update_profile(
+        &self,
+        request: Request<pb::UpdateProfileRequest>,
+    ) -> Reply<pb::UpdateProfileResponse> {
+        let call = Call::of(request)?;
+        mask::paths(call.message.update_mask.as_ref(), &["display_name"])?;
+        let name = call.message.display_name.trim().to_owned();
+        if name.is_empty() {
+            return Err(Error::invalid("display_name", "must not be empty").into());
+        }
+        let user_id = call.account()?.user_id;
+        let update = async |tx: &mut Tx| {
+            let user = store::lock_caller(tx, user_id).await?;
+            let user = if user.display_name == name {
+                user
+            } else {
+                store::update(tx, user.rename(name)).await?
+            };
+            Ok(pb::UpdateProfileResponse { user: Some((&user).into()) })
+        };
+        let updated = self.db.write(&call, update).await?;
+        self.proofs.invalidate_all();
+        reply(updated)
+    }
+
+    async fn change_password(
+        &self,
+        request: Request<pb::ChangePasswordRequest>,
+    ) -> Reply<pb::ChangePasswordResponse> {
+        let call = Call::of(request)?;
+        let (it, account) = (&call.message, call.account()?);
+        strong(&it.new_password, &account.email)?;
+        self.sign_in.prove_password(&call, account, &it.current_password).await?;
+        let hash = self.passwords.hash(it.new_password.clone().into()).await?;
+        let change = async |tx: &mut Tx| {
+            let user = store::lock_caller(tx, account.user_id).await?;
+            let user = store::update(tx, user.change_password()).await?;
+            store::set_password(tx, user.id, Some(&hash)).await?;
+            session::store::end_all(tx, user.id, Some(account.credential_id)).await?;
+            mailed_link::store::end_all(tx, user.id).await?;
+            Ok(pb::ChangePasswordResponse {})
+        };
+        reply(self.and_forget(self.db.write(&call, change).await)?)
+    }
+
+    async fn request_password_reset(
+        &self,
+        request: Request<pb::RequestPasswordResetRequest>,
+    ) -> Reply<pb::RequestPasswordResetResponse> {
+        let call = Call::of(request)?;
+        self.sign_in.count_source(&call)?;
+        let address = email::parse(&call.message.email);
+        let send = async |tx: &mut Tx| {
+            let Some(address) = address else { return Ok(pb::RequestPasswordResetResponse {}) };
+            if let Some(user) = store::lock_by_email(tx, &address.canonical).await? {
+                let last = mailed_link::store::last(tx, user.id, Purpose::Reset).await?;
+                if mailed_link::pause(last, tx.now).is_ok() {
+                    // To the address of the account, not to the one that was typed (I-07).
+                    let to = user.address();
+                    let link = MailedLink::new(&self.links, Purpose::Reset, &user, &to, tx.now);
+                    mailed_link::store::send(tx, &link).await?;
+                    let event = pb::PasswordResetRequested { after: Some((&user).into()) };
+                    tx.emit(user.told(&event)).await?;
+                }
+            }
+            Ok(pb::RequestPasswordResetResponse {})
+        };
+        reply(self.db.write(&call, send).await?)
+    }
+
+    async fn reset_password(
+        &self,
+        request: Request<pb::ResetPasswordRequest>,
+    ) -> Reply<pb::ResetPasswordResponse> {
+        let call = Call::of(request)?;
+        let token = token(Kind::Reset, &call.message.token)?;
+        strong(&call.message.new_password, "")?;
+        let hash = self.passwords.hash(call.message.new_password.clone().into()).await?;
+        let reset = async |tx: &mut Tx| {
+            let (user, _) = open(tx, Purpose::Reset, &token).await?;
+            let user = store::update(tx, user.reset_password(tx.now)).await?;
+            store::set_password(tx, user.id, Some(&hash)).await?;
+            session::store::end_all(tx, user.id, None).await?;
+            mailed_link::store::end_all(tx, user.id).await?;
+            Ok(pb::ResetPasswordResponse {})
+        };
+        reply(self.and_forget(self.db.write(&call, reset).await)?)
+    }
+
+    async fn request_email_change(
+        &self,
+        request: Request<pb::RequestEmailChangeRequest>,
+    ) -> Reply<pb::RequestEmailChangeResponse> {
+        let call = Call::of(request)?;
+        let account = call.account()?;
+        let to = email::parse(&call.message.new_email);
+        let to = to.ok_or_else(|| Error::invalid("new_email", "must be an e-mail address"))?;
+        self.sign_in.prove_password(&call, account, &call.message.password).await?;
+        let send = async |tx: &mut Tx| {
+            let user = store::lock_caller(tx, account.user_id).await?;
+            let last = mailed_link::store::last(tx, user.id, Purpose::Change).await?;
+            mailed_link::pause(last, tx.now)?;
+            let link = match store::lock_by_email(tx, &to.canonical).await? {
+                Some(other) if other.id != user.id => {
+                    MailedLink::new(&self.links, Purpose::ToldTaken, &other, &to, tx.now)
+                }
+                _ => MailedLink::new(&self.links, Purpose::Change, &user, &to, tx.now),
+            };
+            mailed_link::store::send(tx, &link).await?;
+            let (after, new_email) = (Some((&user).into()), to.typed.0.clone());
+            tx.emit(user.told(&pb::EmailChangeRequested { after, new_email })).await?;
+            Ok(pb::RequestEmailChangeResponse {})
+        };
+        reply(self.db.write(&call, send).await?)
+    }
+
+    async fn confirm_email_change(
+        &self,
+        request: Request<pb::ConfirmEmailChangeRequest>,
+    ) -> Reply<pb::ConfirmEmailChangeResponse> {
+        let call = Call::of(request)?;
+        let token = token(Kind::Verification, &call.message.token)?;
+        let confirm = async |tx: &mut Tx| {
+            let (user, link) = open(tx, Purpose::Change, &token).await?;
+            let old = user.address();
+            let changed = user.change_email(link.email, link.canonical_email, tx.now);
+            let user = store::update(tx, changed).await?;
+            session::store::end_all(tx, user.id, None).await?;
+            mailed_link::store::end_all(tx, user.id).await?;
+            let notice = MailedLink::new(&self.links, Purpose::ToldChanged, &user, &old, tx.now);
+            mailed_link::store::send(tx, &notice).await?;
+            Ok(pb::ConfirmEmailChangeResponse { user: Some((&user).into()) })
+        };
+        reply(self.and_forget(self.db.write(&call, confirm).await)?)
+    }
+
+    async fn delete_account(
+        &self,
+        request: Request<pb::DeleteAccountRequest>,
+    ) -> Reply<pb::DeleteAccountResponse> {
+        let call = Call::of(request)?;
+        let account = call.account()?;
+        account.require_fresh(self.db.now())?;
+        let typed = email::parse(&call.message.confirm_email).map(|it| it.canonical);
+        let delete = async |tx: &mut Tx| {
+            let organizations = store::organizations(tx, account.user_id).await?;
+            for (org_id, _) in organizations.iter().filter(|it| !it.1) {
+                leave(tx, *org_id, account.user_id).await?;
+            }
+            let user = store::lock_caller(tx, account.user_id).await?;
+            let owns = organizations.iter().filter(|it| it.1).map(|it| it.0).collect();
+            let user = store::update(tx, user.delete(owns, typed.as_deref(), tx.now)?).await?;
+            store::set_password(tx, user.id, None).await?;
+            store::unlink_all(tx, user.id).await?;
+            second_factor::store::forget(tx, user.id).await?;
+            session::store::end_all(tx, user.id, None).await?;
+            mailed_link::store::end_all(tx, user.id).await?;
+            Ok(pb::DeleteAccountResponse {})
+        };
+        reply(self.and_forget(self.db.write(&call, delete).await)?)
+    }
 }
 
 impl Rpc {
-    async fn send_link(&self, tx: &mut Tx, user: &User, canonical_email: &str) -> Result<()> {
-        let link = Verification::new(&self.links, user.id, canonical_email, tx.now);
-        store::insert_verification(tx, &link).await?;
-        tx.mail(VERIFY, link.id).await
+    /// After credentials were ended: this replica forgets at once what they proved, the others within a
+    /// second.
+    fn and_forget<T>(&self, outcome: Result<T>) -> Result<T> {
+        self.proofs.invalidate_all();
+        outcome
     }
 }
 
-/// The account as an actor of a call that proves it by itself.
-fn account(user: &User, credential_id: uuid::Uuid) -> Account {
-    Account {
-        user_id: user.id,
-        email: user.email.0.clone(),
-        display_name: user.display_name.clone(),
-        email_verified: user.email_verified_at.is_some(),
-        credential_id,
-        key: None,
-        authenticated_at: None,
+fn token(kind: Kind, text: &str) -> Result<Token> {
+    Token::parse(kind, text).ok_or_else(|| mailed_link::Refused::Invalid.into())
+}
+
+/// Uses a mailed link: the account it is for, which acts from here on, and the link.
+async fn open(tx: &mut Tx, purpose: Purpose, token: &Token) -> Result<(User, MailedLink)> {
+    let invalid = mailed_link::Refused::Invalid;
+    let link = mailed_link::store::lock(tx, token.id).await?.ok_or(invalid)?;
+    let user = store::lock(tx, link.user_id).await?.ok_or(mailed_link::Refused::Invalid)?;
+    link.open(purpose, token, &user, tx.now)?;
+    mailed_link::store::used(tx, link.id).await?;
+    tx.act_as(&user.account(link.id));
+    Ok((user, link))
+}
+
+/// Refuses a password that is too easy to guess.
+fn strong(password: &str, email: &str) -> Result<()> {
+    match password::weakness(password, email) {
+        Some(weakness) => Err(Error::invalid("new_password", weakness)),
+        None => Ok(()),
     }
+}
+
+/// Ends a membership of an account that goes.
+async fn leave(tx: &mut Tx, org_id: chassis::OrgId, user_id: chassis::UserId) -> Result<()> {
+    organization::store::lock(tx, org_id).await?;
+    if let Some(member) = member::store::find(tx, org_id, user_id).await? {
+        let lost = member::rpc::belongings(tx, &member).await?;
+        member::rpc::go(tx, member.leave(&lost)?).await?;
+    }
+    Ok(())
 }

@@ -1,28 +1,27 @@
 //! Every SQL statement about accounts.
 
-use chassis::{Changed, Db, Result, Tx, UserId};
+use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, email::Email};
 use sqlx::{query, query_as, query_scalar};
-use time::OffsetDateTime;
-use uuid::Uuid;
 
-use super::{User, Verification};
+use super::{Refused, User};
 
 /// Stores a new account and its event, unless the address has one already.
 pub(crate) async fn insert(
     tx: &mut Tx,
     created: Changed<User>,
-    canonical_email: &str,
-    password_hash: &str,
+    password_hash: Option<&str>,
 ) -> Result<Option<User>> {
     let it = created.state();
     let inserted = query!(
-        "insert into account (id, email, canonical_email, display_name, password_hash, created_at)
-         values ($1, $2, $3, $4, $5, $6) on conflict on constraint account_email do nothing",
+        "insert into account (id, email, canonical_email, display_name, password_hash, email_verified_at,
+             created_at)
+         values ($1, $2, $3, $4, $5, $6, $7) on conflict on constraint account_email do nothing",
         it.id as _,
         it.email as _,
-        canonical_email,
+        it.canonical_email,
         it.display_name,
         password_hash,
+        it.email_verified_at,
         it.created_at,
     )
     .execute(tx.conn())
@@ -33,96 +32,117 @@ pub(crate) async fn insert(
     tx.emit(created).await.map(Some)
 }
 
-/// Loads an account and keeps others from changing it.
+/// Loads a living account and keeps others from changing it.
 pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<User>> {
     let user = query_as!(
         User,
-        "select id, email, display_name, email_verified_at, created_at
-         from account where id = $1 for update",
+        r#"select id, email, canonical_email, display_name, email_verified_at, password_version,
+                  totp_enabled_at, deleted_at, created_at,
+                  array(select issuer from external_identity where user_id = account.id order by issuer)
+                      as "issuers!"
+           from account where id = $1 and deleted_at is null for update"#,
         id.0
     );
     Ok(user.fetch_optional(tx.conn()).await?)
 }
 
-/// Stores an account's confirmation and its event.
+/// The account that makes the call, locked.
+pub(crate) async fn lock_caller(tx: &mut Tx, id: UserId) -> Result<User> {
+    lock(tx, id).await?.ok_or_else(Error::bad_credential)
+}
+
+/// The living account with an address.
+pub(crate) async fn lock_by_email(tx: &mut Tx, canonical_email: &str) -> Result<Option<User>> {
+    let id = query_scalar!("select id from account where canonical_email = $1", canonical_email);
+    match id.fetch_optional(tx.conn()).await? {
+        Some(id) => lock(tx, id).await,
+        None => Ok(None),
+    }
+}
+
+/// Stores an account as it is now, and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> {
     let it = changed.state();
     query!(
-        "update account set email_verified_at = $2 where id = $1",
+        "update account set email = $2, canonical_email = $3, display_name = $4, email_verified_at = $5,
+                password_version = $6, totp_enabled_at = $7, deleted_at = $8
+         where id = $1",
         it.id as _,
-        it.email_verified_at
+        it.email as _,
+        it.canonical_email,
+        it.display_name,
+        it.email_verified_at,
+        it.password_version,
+        it.totp_enabled_at,
+        it.deleted_at,
     )
     .execute(tx.conn())
-    .await?;
+    .await
+    .on_constraint("account_email", Refused::EmailTaken)?;
     tx.emit(changed).await
 }
 
-/// One account.
-pub(crate) async fn get(db: &Db, id: UserId) -> Result<Option<User>> {
-    let user = query_as!(
-        User,
-        "select id, email, display_name, email_verified_at, created_at from account where id = $1",
-        id.0
-    );
-    Ok(user.fetch_optional(db.pool()).await?)
-}
-
-/// The canonical address of an account.
-pub(crate) async fn canonical_email(tx: &mut Tx, id: UserId) -> Result<String> {
-    let email = query_scalar!("select canonical_email from account where id = $1", id.0);
-    Ok(email.fetch_one(tx.conn()).await?)
-}
-
-/// Stores a link.
-pub(crate) async fn insert_verification(tx: &mut Tx, it: &Verification) -> Result<()> {
-    query!(
-        "insert into verification (id, user_id, canonical_email, secret_hash, expires_at)
-         values ($1, $2, $3, $4, $5)",
-        it.id,
-        it.user_id as _,
-        it.canonical_email,
-        it.secret_hash,
-        it.expires_at,
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Loads a link and keeps others from using it.
-pub(crate) async fn lock_verification(tx: &mut Tx, id: Uuid) -> Result<Option<Verification>> {
-    let link = query_as!(
-        Verification,
-        "select id, user_id, canonical_email, secret_hash, expires_at, used_at
-         from verification where id = $1 for update",
-        id
-    );
-    Ok(link.fetch_optional(tx.conn()).await?)
-}
-
-/// Marks a link as used.
-pub(crate) async fn use_verification(tx: &mut Tx, id: Uuid) -> Result<()> {
-    let now = tx.now;
-    query!("update verification set used_at = $2 where id = $1", id, now)
+/// Stores the hash of a password; none for an account that has none any more.
+pub(crate) async fn set_password(tx: &mut Tx, id: UserId, hash: Option<&str>) -> Result<()> {
+    query!("update account set password_hash = $2 where id = $1", id.0, hash)
         .execute(tx.conn())
         .await?;
     Ok(())
 }
 
-/// When the newest link of an account ends.
-pub(crate) async fn last_link_ends_at(tx: &mut Tx, id: UserId) -> Result<Option<OffsetDateTime>> {
-    let last = query_scalar!("select max(expires_at) from verification where user_id = $1", id.0);
-    Ok(last.fetch_one(tx.conn()).await?)
+/// What a password is compared with, and how old it is.
+pub(crate) async fn password(db: &Db, id: UserId) -> Result<Option<String>> {
+    let hash = query_scalar!("select password_hash from account where id = $1", id.0);
+    Ok(hash.fetch_optional(db.pool()).await?.flatten())
 }
 
-/// The account that a link is for, and whether it is wanted any more.
-pub(crate) async fn addressee(db: &Db, verification_id: Uuid) -> Result<Option<User>> {
+/// One living account.
+pub(crate) async fn get(db: &Db, id: UserId) -> Result<Option<User>> {
     let user = query_as!(
         User,
-        "select account.id, account.email, account.display_name, account.email_verified_at, account.created_at
-         from verification join account on account.id = verification.user_id
-         where verification.id = $1 and verification.used_at is null",
-        verification_id
+        r#"select id, email, canonical_email, display_name, email_verified_at, password_version,
+                  totp_enabled_at, deleted_at, created_at,
+                  array(select issuer from external_identity where user_id = account.id order by issuer)
+                      as "issuers!"
+           from account where id = $1 and deleted_at is null"#,
+        id.0
     );
     Ok(user.fetch_optional(db.pool()).await?)
+}
+
+/// What signing in needs to know of an account.
+pub(crate) struct Login {
+    pub(crate) user_id: UserId,
+    pub(crate) email: Email,
+    pub(crate) display_name: String,
+    pub(crate) email_verified: bool,
+    pub(crate) password_hash: Option<String>,
+}
+
+/// The account with an address.
+pub(crate) async fn login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
+    let login = query_as!(
+        Login,
+        r#"select id as user_id, email, display_name, email_verified_at is not null as "email_verified!",
+                  password_hash
+           from account where canonical_email = $1 and deleted_at is null"#,
+        canonical_email
+    );
+    Ok(login.fetch_optional(db.pool()).await?)
+}
+
+/// The organizations of an account, and whether it owns each; in the order in which they are locked.
+pub(crate) async fn organizations(tx: &mut Tx, id: UserId) -> Result<Vec<(OrgId, bool)>> {
+    // Of every organization (no org_id): the account leaves all of them.
+    let rows = query!(
+        r#"select org_id, role = 'owner' as "owner!" from member where user_id = $1 order by org_id"#,
+        id.0
+    );
+    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.org_id, it.owner)).collect())
+}
+
+/// Forgets with which identity providers an account could sign in.
+pub(crate) async fn unlink_all(tx: &mut Tx, id: UserId) -> Result<()> {
+    query!("delete from external_identity where user_id = $1", id.0).execute(tx.conn()).await?;
+    Ok(())
 }

@@ -14,6 +14,8 @@ impl From<&User> for pb::User {
             display_name: it.display_name.clone(),
             email_verified: it.email_verified_at.is_some(),
             create_time: Some(timestamp(it.created_at)),
+            totp_enabled: it.totp_enabled_at.is_some(),
+            linked_issuers: it.issuers.clone(),
         }
     }
 }

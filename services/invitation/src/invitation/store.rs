@@ -70,7 +70,8 @@ pub(crate) async fn lock_by_link(tx: &mut Tx, id: Uuid) -> Result<Option<Invitat
     let invitation = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation where id = $1 for update",
         id
     );
@@ -82,7 +83,8 @@ pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: InvitationId) -> Result
     let invitation = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation where org_id = $1 and id = $2 for update",
         org_id.0,
         id.0
@@ -99,7 +101,8 @@ pub(crate) async fn lock_of_inviter(
     let invitations = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation where org_id = $1 and inviter_id = $2 and revoked_at is null
          order by id for update",
         org_id.0,
@@ -113,7 +116,8 @@ pub(crate) async fn lock_all(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Invitatio
     let invitations = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation where org_id = $1 and revoked_at is null
          order by id for update",
         org_id.0
@@ -193,7 +197,8 @@ pub(crate) async fn get(db: &Db, grant: &Grant, id: InvitationId) -> Result<Invi
     let invitation = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation where org_id = $1 and id = $2",
         grant.org_id().0,
         id.0
@@ -207,7 +212,8 @@ pub(crate) async fn get_by_link(db: &Db, id: Uuid) -> Result<Option<Invitation>>
     let invitation = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation where id = $1",
         id
     );
@@ -234,7 +240,8 @@ pub(crate) async fn list(
     let invitations = query_as!(
         Invitation,
         "select id, org_id, email, canonical_email, role, project_access, team_ids, message,
-                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at
+                max_uses, use_count, secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at,
+                revoked_at
          from invitation
          where org_id = $1 and ($2::uuid is null or id < $2)
            and ($3::text is null or $3 = case

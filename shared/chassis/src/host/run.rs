@@ -18,6 +18,7 @@ use super::{
 use crate::{
     access::RemoteAuthority,
     bus::{Bus, IDLE, JetStream, follow},
+    key_limits::KeyLimits,
     link::Target,
     rule::Rules,
     server::{Shared, Stack},
@@ -130,6 +131,8 @@ impl Host {
             rules,
             access: self.access.clone(),
             running: TaskTracker::new(),
+            keys: KeyLimits::new(&self.clock),
+            proxies: self.config.trusted_proxies.clone(),
             permits: Arc::new(tokio::sync::Semaphore::new(self.config.in_flight_max)),
             deadline_max: Duration::from_secs(self.config.deadline_s_max),
             meter: Meter::new(),

@@ -1,0 +1,240 @@
+//! Signing in: first the proof, with as much work for an address without an account; then, if it is on, the
+//! second factor; then a session.
+
+use std::sync::Arc;
+
+use api::identity as pb;
+use chassis::{
+    Account, Call, Clock, Db, Error, Result, Tx, UserId,
+    call::Context,
+    email,
+    email::Address,
+    key,
+    throttle::{Throttle, place},
+    token::{Kind, Token},
+};
+use secrecy::ExposeSecret;
+use time::Duration;
+use uuid::Uuid;
+
+use super::{InvalidLogin, Session, failed, store};
+use crate::{
+    password::Passwords,
+    second_factor,
+    user::{self, store::Login},
+};
+
+/// How long a sign-in waits for its second factor.
+const CHALLENGE_LIFETIME: Duration = Duration::minutes(5);
+
+/// Tries of one account in a minute, and as many at once (I-06).
+const TRIES_MAX: u32 = 5;
+
+/// Who tries, how often, and whether they are right.
+pub(crate) struct SignIn {
+    db: Db,
+    passwords: Arc<Passwords>,
+    sealer: key::Secret,
+    sources: Throttle<String>,
+    /// By address of the account; by account and place for places that are known.
+    accounts: Throttle<String>,
+    codes: Throttle<UserId>,
+}
+
+/// What a right first proof gives.
+pub(crate) enum Opened {
+    /// A session, and its token.
+    Session(Session, String),
+    /// The token of a challenge: the second factor is asked for.
+    Challenge(String),
+}
+
+const TOO_OFTEN: &str = "too many tries; retry later";
+
+impl SignIn {
+    pub(crate) fn new(
+        db: Db,
+        passwords: Arc<Passwords>,
+        key: &key::Key,
+        clock: &Clock,
+        source_max: u32,
+    ) -> Self {
+        // Without a limit by source there is none by account either: for tests and closed networks.
+        let account_max = if source_max == 0 { 0 } else { TRIES_MAX };
+        Self {
+            db,
+            passwords,
+            sealer: key.derive("second factors"),
+            sources: Throttle::per_minute(source_max, clock),
+            accounts: Throttle::per_minute(account_max, clock),
+            codes: Throttle::per_minute(TRIES_MAX, clock),
+        }
+    }
+
+    /// What seals the secrets of authenticators.
+    pub(crate) fn sealer(&self) -> &key::Secret {
+        &self.sealer
+    }
+
+    /// Counts a try of the place that a call comes from.
+    pub(crate) fn count_source(&self, context: &Context) -> Result<()> {
+        self.sources.check(&place(&context.origin.address), TOO_OFTEN)
+    }
+
+    /// Counts a code that is tried for an account.
+    pub(crate) fn count_code(&self, user_id: UserId) -> Result<()> {
+        self.codes.check(&user_id, TOO_OFTEN)
+    }
+
+    /// The account whose address and password these are. An unknown address costs the same work.
+    pub(crate) async fn login(&self, call: &Call<pb::LoginRequest>) -> Result<Login> {
+        self.count_source(call)?;
+        let address = email::parse(&call.message.email);
+        let login = match &address {
+            Some(address) => user::store::login(&self.db, &address.canonical).await?,
+            None => None,
+        };
+        self.count_account(call, address.as_ref(), login.as_ref()).await?;
+        let stored = login.as_ref().and_then(|it| it.password_hash.clone());
+        let password = call.message.password.clone();
+        let right = self.passwords.verify(password.clone().into(), stored.clone()).await?;
+        let user_id = login.as_ref().map(|it| it.user_id);
+        let Some(login) = login.filter(|_| right) else {
+            self.tell_failure(call, user_id, "password").await?;
+            return Err(InvalidLogin.into());
+        };
+        if stored.is_some_and(|it| self.passwords.is_old(&it)) {
+            self.rehash(login.user_id, password).await?;
+        }
+        Ok(login)
+    }
+
+    /// A place that the account knows is not locked out by what others try.
+    async fn count_account(
+        &self,
+        context: &Context,
+        address: Option<&Address>,
+        login: Option<&Login>,
+    ) -> Result<()> {
+        let Some(address) = address else { return Ok(()) };
+        let Err(refused) = self.accounts.check(&address.canonical, TOO_OFTEN) else {
+            return Ok(());
+        };
+        let from = &context.origin.address;
+        let known = match login {
+            Some(it) => store::knows(&self.db, it.user_id, from).await?,
+            None => false,
+        };
+        if !known {
+            return Err(refused);
+        }
+        self.accounts.check(&format!("{} {from}", address.canonical), TOO_OFTEN)
+    }
+
+    /// A password of an older making becomes one of today's (I-02).
+    async fn rehash(&self, user_id: UserId, password: String) -> Result<()> {
+        let hash = self.passwords.hash(password.into()).await?;
+        let rehash = async |tx: &mut Tx| user::store::set_password(tx, user_id, Some(&hash)).await;
+        self.db.write_as_system("rehash", rehash).await
+    }
+
+    /// Whoever is signed in shows their password again.
+    pub(crate) async fn prove_password<M>(
+        &self,
+        call: &Call<M>,
+        account: &Account,
+        password: &str,
+    ) -> Result<()>
+    where
+        M: prost::Message + api::check::Check,
+    {
+        self.accounts.check(&format!("again {}", account.user_id), TOO_OFTEN)?;
+        let stored = user::store::password(&self.db, account.user_id).await?;
+        if self.passwords.verify(password.to_owned().into(), stored).await? {
+            return Ok(());
+        }
+        self.tell_failure(call, Some(account.user_id), "password").await?;
+        Err(InvalidLogin.into())
+    }
+
+    /// Tells the log that somebody did not sign in.
+    pub(crate) async fn tell_failure<M>(
+        &self,
+        call: &Call<M>,
+        user_id: Option<UserId>,
+        reason: &str,
+    ) -> Result<()>
+    where
+        M: prost::Message + api::check::Check,
+    {
+        let tell = async |tx: &mut Tx| {
+            tx.emit(failed(user_id, reason)).await?;
+            Ok(pb::LogoutResponse {})
+        };
+        self.db.write(call, tell).await.map(|_| ())
+    }
+
+    /// A session, or the challenge for a second factor, after a right first proof.
+    pub(crate) async fn open(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        account: Account,
+        method: &str,
+    ) -> Result<Opened> {
+        if second_factor::store::is_on(tx, account.user_id).await? {
+            let token = Token::random(chassis::id::new());
+            let challenge = store::Challenge {
+                id: token.id,
+                user_id: account.user_id,
+                secret_hash: token.hash(),
+                method: method.to_owned(),
+                expires_at: tx.now + CHALLENGE_LIFETIME,
+                used_at: None,
+            };
+            store::insert_challenge(tx, &challenge).await?;
+            return Ok(Opened::Challenge(shown(&token, Kind::Challenge)));
+        }
+        let (session, token) = self.session(tx, context, account, method).await?;
+        Ok(Opened::Session(session, token))
+    }
+
+    /// A session, and its token.
+    pub(crate) async fn session(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        account: Account,
+        method: &str,
+    ) -> Result<(Session, String)> {
+        let opened = Session::open(account.user_id, method, &context.origin, tx.now);
+        let token = Token::random(opened.state().id);
+        tx.act_as(&Account { credential_id: token.id, ..account });
+        let session = store::insert(tx, opened, &token.hash()).await?;
+        Ok((session, shown(&token, Kind::Session)))
+    }
+}
+
+fn shown(token: &Token, kind: Kind) -> String {
+    token.reveal(kind).expose_secret().to_owned()
+}
+
+impl Login {
+    /// The account, without a credential yet.
+    pub(crate) fn account(&self) -> Account {
+        Account {
+            user_id: self.user_id,
+            email: self.email.0.clone(),
+            display_name: self.display_name.clone(),
+            email_verified: self.email_verified,
+            credential_id: Uuid::nil(),
+            key: None,
+            authenticated_at: None,
+        }
+    }
+}
+
+/// A challenge that cannot be used is like a wrong code.
+pub(crate) fn no_challenge() -> Error {
+    second_factor::Refused::Code.into()
+}
