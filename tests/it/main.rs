@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test has no host whose tasks are drained")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod access;
+mod accounts;
 mod authorization;
 mod bad_input;
 mod cancellation;
@@ -10,9 +12,13 @@ mod coverage;
 mod crash;
 mod events;
 mod invitations;
+mod keys;
+mod membership;
+mod organizations;
 mod outage;
 mod races;
 mod raw;
 mod start;
 mod story;
 mod tidy;
+mod world;

@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result};
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use tonic::{
     Code, Request, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 use tonic_prost::ProstCodec;
@@ -77,6 +78,20 @@ impl Client {
         Q: Message + Name + 'static,
         A: Message + Name + Default + 'static,
     {
+        self.unary(method, question, ProstCodec::<Q, A>::default()).await
+    }
+
+    async fn unary<C>(
+        &self,
+        method: &str,
+        question: C::Encode,
+        codec: C,
+    ) -> Result<C::Decode, Refusal>
+    where
+        C: Codec,
+        C::Encode: Send + Sync + 'static,
+        C::Decode: Send + Sync + 'static,
+    {
         let mut request = Request::new(question);
         if let Some(token) = &self.token {
             let value = format!("Bearer {token}").parse();
@@ -89,8 +104,25 @@ impl Client {
         let path = path.map_err(|_| Status::invalid_argument("no name of a method"))?;
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let answer = grpc.unary(request, path, ProstCodec::<Q, A>::default()).await?;
-        Ok(answer.into_inner())
+        Ok(grpc.unary(request, path, codec).await?.into_inner())
+    }
+
+    /// Calls a method with JSON, as grpcurl does: `identity.v1.TeamService/CreateTeam`.
+    pub async fn ask(
+        &self,
+        method: &str,
+        question: serde_json::Value,
+    ) -> Result<serde_json::Value, Refusal> {
+        let wrong = |what: String| Refusal::from(Status::invalid_argument(what));
+        let (service, name) = method.split_once('/').unwrap_or_default();
+        let service = self.pool.get_service_by_name(&format!("tenantry.{service}"));
+        let found = service.and_then(|it| it.methods().find(|it| it.name() == name));
+        let found = found.ok_or_else(|| wrong(format!("there is no method {method}")))?;
+        let question = DynamicMessage::deserialize(found.input(), question);
+        let question = question.map_err(|error| wrong(error.to_string()))?;
+        let codec = Dynamic(found.output());
+        let answer = self.unary(&format!("tenantry.{method}"), question, codec).await?;
+        serde_json::to_value(&answer).map_err(|error| wrong(error.to_string()))
     }
 
     /// A message as JSON, as grpcurl would show it.
@@ -99,5 +131,43 @@ impl Client {
             self.pool.get_message_by_name(&M::full_name()).context("an unknown message")?;
         let dynamic = DynamicMessage::decode(descriptor, &*message.encode_to_vec())?;
         Ok(serde_json::to_value(&dynamic)?)
+    }
+}
+
+/// Messages that are known only by their descriptors.
+#[derive(Clone)]
+struct Dynamic(MessageDescriptor);
+
+impl Codec for Dynamic {
+    type Encode = DynamicMessage;
+    type Decode = DynamicMessage;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        self.clone()
+    }
+
+    fn decoder(&mut self) -> Self {
+        self.clone()
+    }
+}
+
+impl Encoder for Dynamic {
+    type Item = DynamicMessage;
+    type Error = Status;
+
+    fn encode(&mut self, item: DynamicMessage, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(to).map_err(|error| Status::data_loss(error.to_string()))
+    }
+}
+
+impl Decoder for Dynamic {
+    type Item = DynamicMessage;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
+        let message = DynamicMessage::decode(self.0.clone(), from);
+        message.map(Some).map_err(|error| Status::data_loss(error.to_string()))
     }
 }

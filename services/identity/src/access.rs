@@ -57,7 +57,8 @@ impl Decider {
     }
 
     async fn proof(&self, kind: Kind, id: Uuid, fresh: bool) -> Result<Option<Proof>> {
-        if !fresh && let Some(proof) = self.proofs.get(&id) {
+        let living = |it: &Proof| it.expires_at.is_none_or(|it| it > self.db.now());
+        if !fresh && let Some(proof) = self.proofs.get(&id).filter(living) {
             return Ok(Some(proof));
         }
         let proof = match kind {

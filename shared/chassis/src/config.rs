@@ -80,8 +80,8 @@ pub struct Config {
     /// Seconds that calls in flight get to end at shutdown.
     #[arg(long, env = "TENANTRY_DRAIN_S_MAX", default_value_t = 10)]
     pub drain_s_max: u64,
-    /// Sign-ins, registrations and password resets that one network address may try in a minute (I-06); 0 means
-    /// no limit. Behind a proxy that all calls come through, name it with --trusted-proxies.
+    /// Sign-ins, registrations and password resets that one network address may try in a minute (I-06);
+    /// 0 means no limit. Behind a proxy that all calls come through, name it with --trusted-proxies.
     #[arg(long, env = "TENANTRY_SIGN_INS_MAX", default_value_t = 20)]
     pub sign_ins_max: u32,
     /// Addresses of proxies, with commas between them, whose `x-forwarded-for` is believed.

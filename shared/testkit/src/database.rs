@@ -55,6 +55,11 @@ impl Database {
         Self { options: server.options.clone().database(&name), name }
     }
 
+    /// The same database, for another process.
+    pub(crate) fn share(&self) -> Self {
+        Self { options: self.options.clone(), name: self.name.clone() }
+    }
+
     /// As an address, for processes.
     pub fn url(&self) -> String {
         let socket =

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use api::identity as pb;
+use serde_json::Value;
 use tenantry::{
     client::{Client, Refusal},
     demo::Mailbox,
@@ -49,6 +50,32 @@ impl Person {
         let answer: pb::LoginResponse =
             client.call("tenantry.identity.v1.SessionService/Login", login).await?;
         Ok(answer.token)
+    }
+
+    /// Calls a method with JSON: `identity.v1.TeamService/CreateTeam`.
+    pub async fn ask(&self, method: &str, question: Value) -> Result<Value, Refusal> {
+        self.client.ask(method, question).await
+    }
+
+    /// Calls a method that works.
+    pub async fn tell(&self, method: &str, question: Value) -> Value {
+        let answer = self.ask(method, question.clone()).await;
+        answer.unwrap_or_else(|refusal| panic!("{method} {question}: {refusal}"))
+    }
+
+    /// Calls a method that is refused; answers the reason.
+    pub async fn refused(&self, method: &str, question: Value) -> String {
+        match self.ask(method, question.clone()).await {
+            Ok(answer) => panic!("{method} {question} answered {answer}"),
+            Err(refusal) => refusal.reason,
+        }
+    }
+
+    /// The same person, or their program, with another credential.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        let client = self.client.with_token(token);
+        Self { client, token: token.to_owned(), ..self.clone() }
     }
 
     /// The same person in a new session, for when the clock has moved.

@@ -2,9 +2,11 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use api::identity::{self as pb, organization_service_client::OrganizationServiceClient};
 use chassis::{
     Clock, Config, Host,
     host::{DataDir, Guards},
+    link::Link,
     telemetry::Telemetry,
 };
 use sqlx::{PgPool, postgres::PgConnectOptions};
@@ -51,6 +53,8 @@ pub struct Suite {
     pub pool: PgPool,
     /// Where it serves.
     pub address: SocketAddr,
+    /// The billing system's way to identity.
+    pub billing: Link,
     options: Options,
     database: Database,
     folder: TempDir,
@@ -93,7 +97,8 @@ impl Suite {
         let host = host(&options, reach, folder.path())
             .with_clock(clock.clone())
             .with_guards(options.guards);
-        let host = install(host);
+        let mut host = install(host);
+        let billing = host.client("billing", "identity");
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -111,7 +116,47 @@ impl Suite {
         let pool =
             PgPool::connect_with(database.options.clone()).await.expect("the database answers");
         let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-        Self { client, mailbox, clock, pool, address, options, database, folder, stop, running }
+        Self {
+            client,
+            mailbox,
+            clock,
+            pool,
+            address,
+            billing,
+            options,
+            database,
+            folder,
+            stop,
+            running,
+        }
+    }
+
+    /// Another process on the same database and the same NATS.
+    pub async fn replica(&self) -> Self {
+        assert!(self.options.nats_url.is_some(), "replicas share a NATS server");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::copy(self.folder.path().join("secret.key"), folder.path().join("secret.key"))
+            .expect("the deployment's key");
+        let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
+        Self::launch(options, self.database.share(), folder, self.clock.clone()).await
+    }
+
+    /// Ends a replica; the database stays.
+    pub async fn leave(self) {
+        self.stop.cancel();
+        self.running.await.expect("the suite does not panic").expect("the suite ends well");
+        self.pool.close().await;
+    }
+
+    /// What the billing system says about an organization.
+    pub async fn subscribe(&self, org_id: &str, subscription: pb::Subscription) {
+        let mut billing = OrganizationServiceClient::new(self.billing.clone());
+        let request = pb::SetSubscriptionRequest {
+            org_id: org_id.to_owned(),
+            subscription: subscription.into(),
+            ..Default::default()
+        };
+        billing.set_subscription(request).await.expect("billing is heard");
     }
 
     /// All services at one place.
