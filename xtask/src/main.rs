@@ -59,6 +59,7 @@ fn lint() -> Outcome {
 
 fn test(filter: &[String]) -> Outcome {
     machine::need(&[machine::POSTGRES, machine::NATS, machine::GIT, machine::PERL])?;
+    machine::oidc()?;
     if filter.is_empty() {
         lint()?;
         generate::check()?;

@@ -94,7 +94,8 @@ pub struct Config {
     /// strangers: a path is read with the runner's rights.
     #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
     pub local_repositories: bool,
-    /// Identity provider, by OpenID Connect, with which people can sign in: its issuer, as its tokens name it.
+    /// Identity provider, by OpenID Connect, with which people can sign in: its issuer, as its tokens name
+    /// it.
     #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]
     pub oidc_issuer: Option<String>,
     /// Who we are at the identity provider.

@@ -5,6 +5,7 @@
 
 mod database;
 mod nats;
+mod oidc;
 mod person;
 mod process;
 mod slow;
@@ -13,6 +14,7 @@ mod suite;
 
 pub use database::{Database, config};
 pub use nats::Nats;
+pub use oidc::Oidc;
 pub use person::{PASSWORD, Person};
 pub use process::{Process, binary};
 pub use smtp::Smtp;

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, bail};
 
 /// Folders with .eml files.
+#[derive(Clone)]
 pub struct Mailbox(Vec<PathBuf>);
 
 /// Mails leave after the commit; this is how long the story waits for one.

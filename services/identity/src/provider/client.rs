@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chassis::{Error, Result};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    errors::ErrorKind,
+    jwk::{Jwk, JwkSet},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -125,18 +129,19 @@ impl Client {
     /// Signature, algorithm, issuer, audience and time of a token.
     async fn check(&self, token: &str) -> Result<Claims> {
         let header = decode_header(token).map_err(|_| rejected("it is no token"))?;
-        let kid = header.kid.unwrap_or_default();
-        let known = self.known(|it| it.find(&kid).is_some()).await?;
-        let key = known.keys.find(&kid).ok_or_else(|| rejected("its key is not known"))?;
-        let key = DecodingKey::from_jwk(key).map_err(|_| rejected("its key cannot be used"))?;
         let allowed = ALGORITHMS.into_iter().find(|it| *it == header.alg);
         let algorithm = allowed.ok_or_else(|| rejected("its algorithm is not allowed"))?;
         let mut validation = Validation::new(algorithm);
         validation.set_audience(&[&self.settings.client_id]);
         validation.set_issuer(&[&self.settings.issuer]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        let token = decode::<Claims>(token, &key, &validation);
-        token.map(|it| it.claims).map_err(|error| rejected(&error.to_string()))
+        let verify = |keys: &JwkSet| {
+            let key = key(keys, header.kid.as_deref()).ok_or(ErrorKind::InvalidSignature)?;
+            decode::<Claims>(token, &DecodingKey::from_jwk(key)?, &validation).map(|it| it.claims)
+        };
+        // A key that is not known, or is another: perhaps the provider has changed its keys.
+        let known = self.known(|it| !is_foreign(&verify(it))).await?;
+        verify(&known.keys).map_err(|error| rejected(&error.to_string()))
     }
 
     /// The provider's addresses and keys; asked again when they are old, or when the keys are not the wanted
@@ -165,6 +170,18 @@ impl Client {
         let answer = self.http.get(url).send().await.map_err(silent)?;
         answer.error_for_status().map_err(silent)?.json().await.map_err(silent)
     }
+}
+
+/// The key that a token names; the only one, if it names none.
+fn key<'a>(keys: &'a JwkSet, id: Option<&str>) -> Option<&'a Jwk> {
+    match id {
+        Some(id) => keys.find(id),
+        None => keys.keys.first().filter(|_| keys.keys.len() == 1),
+    }
+}
+
+fn is_foreign<T>(verified: &Result<T, jsonwebtoken::errors::Error>) -> bool {
+    verified.as_ref().is_err_and(|it| matches!(it.kind(), ErrorKind::InvalidSignature))
 }
 
 fn rejected(why: &str) -> Error {
