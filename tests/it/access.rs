@@ -11,8 +11,8 @@ const CHECK: &str = "identity.v1.AccessService/Check";
 const EXPLAIN: &str = "identity.v1.AccessService/Explain";
 
 /// The nine capabilities of the brief: a call that needs each, which of the four roles (owner, admin,
-/// developer, viewer) may, and whether an API key may at all. Each call is malformed in a field that is looked
-/// at only after the permission, so that it changes nothing.
+/// developer, viewer) may, and whether an API key may at all. Each call is malformed in a field that is
+/// looked at only after the permission, so that it changes nothing.
 fn capabilities() -> [(&'static str, &'static str, Value, [bool; 4], bool); 9] {
     let odd = json!({ "requestId": "x" });
     [
@@ -70,9 +70,9 @@ fn capabilities() -> [(&'static str, &'static str, Value, [bool; 4], bool); 9] {
     ]
 }
 
-/// PL-7, PL-9, PL-16, I-13, ID-14, ID-24, ID-34, ID-36, ID-42: the table of the brief holds by calls, with a
-/// session and with a full key of the organization. A developer and a viewer have their role on the project, an
-/// admin has none.
+/// PL-7, PL-9, PL-16, I-13, ID-14, ID-24, ID-34, ID-36, ID-42: the table of the brief holds by calls,
+/// with a session and with a full key of the organization. A developer and a viewer have their role on
+/// the project, an admin has none.
 #[tokio::test(flavor = "multi_thread")]
 async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     let suite = Suite::start().await;
@@ -276,7 +276,7 @@ async fn a_decision_is_explained() {
     suite.finish().await;
 }
 
-/// ID-23, and versioned grants: who could do something at a moment of the past, and what a change would do.
+/// Versioned grants: who could do something at a moment of the past, and what a change would do.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_past_and_what_if_are_answered() {
     let suite = Suite::start().await;

@@ -228,11 +228,14 @@ async fn a_deleted_account_is_nowhere() {
     let left = "select count(*) from identity.account where email like 'viewer%' or display_name = 'viewer'";
     assert_eq!(suite.count(left).await, 0);
     // The address is free for whoever has it.
-    suite.person("viewer@example.com").await;
+    let register = json!({ "email": "viewer@example.com", "password": PASSWORD });
+    suite.client.ask(&format!("{USERS}/Register"), register).await.unwrap();
+    suite.client.ask(&method, login("viewer@example.com", PASSWORD)).await.unwrap();
     suite.finish().await;
 }
 
-/// I-06: guesses are slowed down by account and by source, and the person at their own machine still signs in.
+/// I-06: guesses are slowed down by account and by source, and the person at their own machine still
+/// signs in.
 #[tokio::test(flavor = "multi_thread")]
 async fn guessing_is_slow_and_locks_nobody_out() {
     let suite = Suite::start_with(Options { sign_ins_max: 40, ..Options::default() }).await;

@@ -1,5 +1,6 @@
 //! API keys: what they may, for how long, and how often.
 
+use api::identity::{GetPermissionMatrixRequest, access_service_client::AccessServiceClient};
 use serde_json::{Value, json};
 use testkit::{Person, Suite};
 
@@ -112,6 +113,28 @@ async fn a_key_has_its_rates_and_a_guesser_is_blocked() {
     world.owner.tell(GET, world.there(json!({}))).await;
     suite.clock.advance(chassis::clock::Duration::minutes(16));
     reader.tell(GET, world.there(json!({}))).await;
+    suite.finish().await;
+}
+
+/// PL-15: there is one header for every credential; no other is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_one_header_for_credentials() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let (reader, _) = key(&world, &world.owner, json!({ "name": "reader" })).await;
+    let channel = crate::raw::connect(suite.address).await;
+    for (header, value, served) in [
+        ("x-api-key", reader.token.clone(), false),
+        ("authorization", reader.token.clone(), false),
+        ("authorization", format!("Bearer {}", reader.token), true),
+        ("authorization", format!("bearer {}", reader.token), true),
+    ] {
+        let mut client = AccessServiceClient::new(channel.clone());
+        let mut request = tonic::Request::new(GetPermissionMatrixRequest {});
+        request.metadata_mut().insert(header, value.parse().unwrap());
+        let answer = client.get_permission_matrix(request).await;
+        assert_eq!(answer.is_ok(), served, "{header} {answer:?}");
+    }
     suite.finish().await;
 }
 

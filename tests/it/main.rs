@@ -18,6 +18,7 @@ mod membership;
 mod model;
 mod organizations;
 mod outage;
+mod outbox;
 mod provider;
 mod races;
 mod raw;

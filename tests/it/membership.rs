@@ -13,8 +13,8 @@ const REMOVE: &str = "identity.v1.ProjectAccessService/RemoveProjectAccess";
 const TEAMS: &str = "identity.v1.TeamService";
 const MEMBERS: &str = "identity.v1.MemberService";
 
-/// ID-26 to ID-30, ID-37, ID-41 and 1.8: roles on a project come from teams and from grants, the highest wins,
-/// and each goes with what gave it.
+/// ID-26 to ID-30, ID-37, ID-41 and 1.8: roles on a project come from teams and from grants, the highest
+/// wins, and each goes with what gave it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_comes_from_teams_and_grants_and_goes_with_them() {
     let suite = Suite::start().await;
@@ -59,7 +59,7 @@ async fn a_role_comes_from_teams_and_grants_and_goes_with_them() {
     suite.finish().await;
 }
 
-/// ID-31, and 9.15: a team, a member and a project of different organizations never meet.
+/// ID-25, ID-31, and 9.15: a team, a member and a project of different organizations never meet.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_another_organization_is_found() {
     let suite = Suite::start().await;
@@ -91,7 +91,8 @@ async fn nothing_of_another_organization_is_found() {
     suite.finish().await;
 }
 
-/// ID-38, ID-40, ID-43: who manages the grants of a project, what they are told, and what the log tells.
+/// ID-8, ID-38 to ID-40, ID-42 to ID-44: who manages the grants of a project, what they are told, and
+/// what the log tells.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_is_managed_by_its_admins_and_the_organizations() {
     let suite = Suite::start().await;
@@ -126,7 +127,8 @@ async fn a_project_is_managed_by_its_admins_and_the_organizations() {
     assert!(world.may(&world.owner, "project.delete").await);
     assert_eq!(world.owner.refused(REMOVE, remove(&world.viewer.user_id)).await, "NOT_FOUND");
 
-    // An Admin of the organization sees who may, enters only by a grant, and the log tells that it was their own.
+    // An Admin of the organization sees who may, enters only by a grant, and the log tells that it was
+    // their own.
     let list = "identity.v1.ProjectAccessService/ListProjectAccess";
     let grants = world.admin.tell(list, world.there(json!({}))).await;
     assert_eq!(grants["grants"].as_array().unwrap().len(), 1);
@@ -140,8 +142,8 @@ async fn a_project_is_managed_by_its_admins_and_the_organizations() {
     suite.finish().await;
 }
 
-/// ID-7, ID-18 to ID-22, ID-25: who goes takes along what they had; who comes back starts anew; and an
-/// invitation brings its teams.
+/// ID-7, ID-18 to ID-23, ID-25: who goes takes along what they had, but not their name in the log; who
+/// comes back starts anew; and an invitation brings its teams.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_takes_along_what_they_had_and_comes_back_without_it() {
     let suite = Suite::start().await;
@@ -171,6 +173,16 @@ async fn who_leaves_takes_along_what_they_had_and_comes_back_without_it() {
     let removed = world.owner.tell(&remove, of(&world.admin.user_id)).await;
     assert_eq!(removed["removedTeamIds"], json!([team]));
     assert_eq!(world.admin.refused(get, world.here(json!({}))).await, "NOT_FOUND");
+
+    suite.logged().await;
+    let entries = json!({ "orgId": world.org, "pageSize": 100 });
+    let entries = world.owner.tell("audit.v1.AuditService/ListEntries", entries).await;
+    let left = entries["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| text(&it["envelope"]["event"]["@type"]).ends_with("MemberLeft"));
+    assert_eq!(left.unwrap()["envelope"]["actor"]["email"], "developer@example.com");
 
     admit(&world.owner, &world.org, &world.developer, "VIEWER").await;
     let team_ids = json!([world.team("New", &[]).await]);
@@ -241,7 +253,9 @@ async fn lists_are_searched_and_paged() {
     let taken = world.here(json!({ "name": "  support " }));
     assert_eq!(world.admin.refused(&format!("{TEAMS}/CreateTeam"), taken).await, "TEAM_NAME_TAKEN");
     let team = &found["teams"][0];
-    let update = json!({ "teamId": team["id"], "color": "#aabbcc", "updateMask": "color", "etag": team["etag"] });
+    let update = json!({
+        "teamId": team["id"], "color": "#aabbcc", "updateMask": "color", "etag": team["etag"]
+    });
     let updated =
         world.admin.tell(&format!("{TEAMS}/UpdateTeam"), world.here(update.clone())).await;
     assert_eq!(

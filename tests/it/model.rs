@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How many operations one run asks for. `MODEL_STEPS` plays more.
-const STEPS: u64 = 250;
+const STEPS: u64 = 150;
 
 /// An organization, and what it should be.
 struct Tenant {
@@ -54,7 +54,7 @@ impl Tenant {
         let user = |it: Id| json!({ "orgId": self.org, "userId": person(it).user_id });
         let nothing = chassis::id::new().to_string();
         let team = |it: Id| self.teams.get(&it).unwrap_or(&nothing).clone();
-        let in_team = |team_id: Id, it: Id| json!({ "orgId": self.org, "teamId": team(team_id), "userId": person(it).user_id });
+        let in_team = |id: Id, it: Id| crate::world::merge(user(it), json!({ "teamId": team(id) }));
         let on = |project: Id, holder: Holder, more: Value| {
             let principal = match holder {
                 Holder::User(it) => json!({ "userId": person(it).user_id }),

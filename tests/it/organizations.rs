@@ -2,13 +2,38 @@
 
 use api::identity as id;
 use serde_json::{Value, json};
-use testkit::{Suite, eventually};
+use testkit::{Options, Suite, eventually};
 
 use crate::world::{World, text};
 
 const ORGS: &str = "identity.v1.OrganizationService";
 
-/// ID-2, ID-32, ID-33, ID-36: names and slugs, who changes them, and how many one may create.
+/// ID-2, ID-32, and 1.8: whoever confirmed their address creates as many as the setting says, and owns
+/// them; what they are invited to does not count.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_creates_as_many_organizations_as_it_may() {
+    let suite = Suite::start_with(Options { created_orgs_max: 1, ..Options::default() }).await;
+    let ann = suite.person("ann@example.com").await;
+    let org = ann.create_organization("acme").await.unwrap();
+    let again = ann.create_organization("again").await.unwrap_err();
+    assert_eq!(again.reason, "ORG_LIMIT_REACHED");
+    let bob = crate::world::join(&suite, &ann, &org, "bob@example.com", "ADMIN").await;
+    bob.create_organization("bobs").await.unwrap();
+    let list = bob.tell(&format!("{ORGS}/ListOrganizations"), json!({})).await;
+    assert_eq!(list["organizations"].as_array().unwrap().len(), 2);
+    let delete = json!({ "orgId": org, "confirmName": "acme" });
+    ann.tell(&format!("{ORGS}/DeleteOrganization"), delete).await;
+    ann.create_organization("again").await.unwrap();
+
+    let register = json!({ "email": "eve@example.com", "password": testkit::PASSWORD });
+    suite.client.ask("identity.v1.UserService/Register", register).await.unwrap();
+    let token = testkit::Person::login(&suite.client, "eve@example.com").await.unwrap();
+    let unverified = ann.with_token(&token).create_organization("eves").await.unwrap_err();
+    assert_eq!(unverified.reason, "EMAIL_NOT_VERIFIED");
+    suite.finish().await;
+}
+
+/// ID-33, ID-36: names and slugs, and who changes them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_has_a_name_and_a_slug_of_its_own() {
     let suite = Suite::start().await;

@@ -37,8 +37,8 @@ async fn who(suite: &Suite, session: &Value) -> Value {
     client.ask("identity.v1.UserService/GetMe", json!({})).await.unwrap()["user"].clone()
 }
 
-/// Code with PKCE, state and nonce; an account by its link, by an address that both verified, or a new one; and
-/// new keys of the provider.
+/// Code with PKCE, state and nonce; an account by its link, by an address that both verified, or a new
+/// one; and new keys of the provider.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_signs_in_with_their_provider() {
     let people = [

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Outcome, machine,
+    Outcome, machine, rules,
     run::{self, root},
 };
 
@@ -24,6 +24,8 @@ pub(crate) fn all() -> Outcome {
     queries(&root().join(".sqlx"))?;
     let readme = root().join("README.md");
     write(&readme, &with_settings(&read(&readme)?)?)?;
+    let table = root().join("docs/rules.md");
+    write(&table, &rules::with_tests(&read(&table)?)?)?;
     let mut golden = run::cargo_command();
     golden
         .args(["test", "--package", "tests", "--", "authorization", "events"])
@@ -39,6 +41,10 @@ pub(crate) fn check() -> Outcome {
         return Err(
             "the queries in .sqlx are not those of the code; run `cargo xtask gen`".to_owned()
         );
+    }
+    let table = read(&root().join("docs/rules.md"))?;
+    if rules::with_tests(&table)? != table {
+        return Err("the tests in docs/rules.md are old; run `cargo xtask gen`".to_owned());
     }
     let readme = read(&root().join("README.md"))?;
     if with_settings(&readme)? != readme {

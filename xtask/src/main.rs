@@ -3,6 +3,7 @@
 
 mod generate;
 mod machine;
+mod rules;
 mod run;
 
 use std::process::ExitCode;

@@ -73,11 +73,10 @@ pub(crate) async fn read(db: &Db, from: Cursor, limit: i64) -> Result<(Vec<Deliv
                 )
            select ready.position as "position?", id as "id?", type as "type?", org_id,
                   envelope as "envelope?",
-                  -- The oldest transaction that still has a row to read, else the snapshot's.
-                  coalesce((
-                      select min(written_by::text::bigint) from near
-                      where position > (select max(position) from ready)
-                  ), oldest::text::bigint) as "horizon!"
+                  -- The oldest transaction that still has a row to read.
+                  (select min(written_by::text::bigint) from near
+                   where position > (select max(position) from ready)) as unread,
+                  oldest::text::bigint as "oldest!"
            from horizon left join ready on true
            order by ready.position"#,
         from.horizon,
@@ -93,7 +92,11 @@ pub(crate) async fn read(db: &Db, from: Cursor, limit: i64) -> Result<(Vec<Deliv
         let (Some(id), Some(name), Some(envelope)) = (row.id, row.r#type, row.envelope) else {
             break;
         };
-        cursor = Cursor { horizon: row.horizon, position: row.position.unwrap_or_default() };
+        cursor = match row.unread {
+            Some(horizon) => Cursor { horizon, position: row.position.unwrap_or_default() },
+            // Nothing of the oldest running transaction is read yet, whatever its positions are.
+            None => Cursor { horizon: row.oldest, position: 0 },
+        };
         let source = db.name().to_owned();
         deliveries.push(Delivery { id, source, name, org_id: row.org_id, envelope });
     }

@@ -1,8 +1,10 @@
 //! What happens to every call, in this order, before and after its handler.
 
+mod origin;
+
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context as Task, Poll},
     time::{Duration, Instant},
@@ -28,7 +30,6 @@ use crate::{
     access::Access,
     call::{Account, CONSISTENCY_TOKEN, Context},
     error::{overloaded, status},
-    id,
     key_limits::KeyLimits,
     rule::{Audience, Rule, Rules},
     telemetry, tls, token,
@@ -100,7 +101,7 @@ impl Shared {
             return status(Code::Unimplemented, Reason::UnknownMethod, message, vec![]).into_http();
         };
         let peer = peer(&request);
-        let mut origin = origin(&rule, &peer, &request, &self.proxies);
+        let mut origin = origin::of(&rule, &peer, &request, &self.proxies);
         let span = telemetry::span(&rule.method, &origin.request_id, request.headers());
         origin.traceparent = telemetry::traceparent(&span, request.headers());
         let request_id = origin.request_id.clone();
@@ -139,7 +140,7 @@ impl Shared {
             Ok(Err(error)) => return Status::from(error).into_http(),
             Err(_) => return late(&rule, budget),
         };
-        let known = text(request.headers(), CONSISTENCY_TOKEN);
+        let known = origin::text(request.headers(), CONSISTENCY_TOKEN);
         let context = Arc::new(Context {
             rule: rule.clone(),
             account,
@@ -268,42 +269,6 @@ fn peer(request: &Request<Body>) -> Peer {
     name.map_or(Peer::Client, Peer::Service)
 }
 
-/// Where a call came from. A service of the suite tells where the call it serves came from.
-fn origin(rule: &Rule, peer: &Peer, request: &Request<Body>, proxies: &[IpAddr]) -> pb::Origin {
-    let headers = request.headers();
-    let text = |name: &str| text(headers, name);
-    let connected = address(request).map(|it| it.ip());
-    // Only what the nearest trusted proxy saw itself (C-18): the last entry.
-    let told =
-        text("x-forwarded-for").filter(|_| connected.is_some_and(|it| proxies.contains(&it)));
-    let told = told.as_deref().and_then(|it| it.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
-    let connected = told.or(connected).map(|it| it.to_string()).unwrap_or_default();
-    let (address, user_agent) = match peer {
-        Peer::Client => (connected, text("user-agent")),
-        Peer::Service(_) => (
-            text("tenantry-origin-address").unwrap_or(connected),
-            text("tenantry-origin-agent").or_else(|| text("user-agent")),
-        ),
-    };
-    let sane = |it: &String| {
-        (1..=64).contains(&it.len()) && it.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    let request_id = text("x-request-id").filter(sane).unwrap_or_else(|| id::new().to_string());
-    let mut user_agent = user_agent.unwrap_or_default();
-    user_agent.truncate(200);
-    pb::Origin {
-        method: rule.method.clone(),
-        request_id,
-        address,
-        user_agent,
-        traceparent: String::new(),
-    }
-}
-
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned)
-}
-
 /// The answer with the state of access that the call has seen.
 fn told(mut response: Response<Body>, context: &Context) -> Response<Body> {
     let seen = context.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -312,12 +277,6 @@ fn told(mut response: Response<Body>, context: &Context) -> Response<Body> {
     }
     drop(seen);
     response
-}
-
-fn address(request: &Request<Body>) -> Option<SocketAddr> {
-    let extensions = request.extensions();
-    let tcp = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    tcp.or_else(|| extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<SecretString> {

@@ -1,5 +1,5 @@
-//! Rate limits (GCRA): so many at once, and so many a minute, by whatever they are counted. Kept in memory: with
-//! several replicas each allows as much.
+//! Rate limits (GCRA): so many at once, and so many a minute, by whatever they are counted. Kept in
+//! memory: with several replicas each allows as much.
 
 use std::{hash::Hash, num::NonZeroU32, time::Duration};
 

@@ -23,7 +23,7 @@ pub use suite::{Options, Suite, stop_deployments};
 use std::time::Duration;
 
 /// What is done in the background is waited for, this long at most.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again until there is an answer; panics with `what` if there never is.
 pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {

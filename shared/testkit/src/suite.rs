@@ -37,6 +37,8 @@ pub struct Options {
     pub in_flight_max: usize,
     /// Sign-ins from one address in a minute; 0 means no limit.
     pub sign_ins_max: u32,
+    /// Organizations that one account may create; 0 means many.
+    pub created_orgs_max: i64,
     /// An identity provider.
     pub oidc_issuer: Option<String>,
 }
@@ -242,7 +244,11 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path) -> Host {
             options.nats_patience_s
         },
         mail_console: false,
-        created_orgs_max: 1_000,
+        created_orgs_max: if options.created_orgs_max == 0 {
+            1_000
+        } else {
+            options.created_orgs_max
+        },
         sign_ins_max: options.sign_ins_max,
         oidc_issuer: options.oidc_issuer.clone(),
         oidc_client_id: options.oidc_issuer.is_some().then(|| "tenantry".to_owned()),

@@ -1,5 +1,6 @@
-//! What access is meant to be, told naively: sets, loops and the words of the rules. No index, no snapshot, no
-//! SQL, nothing shared with the service. It is used by the tests of the engine, and by those of the whole suite.
+//! What access is meant to be, told naively: sets, loops and the words of the rules. No index, no
+//! snapshot, no SQL, nothing shared with the service. It is used by the tests of the engine, and by those
+//! of the whole suite.
 
 use std::collections::{BTreeMap, BTreeSet};
 

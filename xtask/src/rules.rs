@@ -1,0 +1,119 @@
+//! The table of rules and the tests that name them: `docs/rules.md`. The rules are written by hand, the
+//! tests are found in the source.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{Outcome, run::root};
+
+/// Where rules are: their families.
+const FAMILIES: [&str; 6] = ["ID-", "PE-", "IN-", "NO-", "AU-", "PL-"];
+
+/// The document as it would be generated now. Fails if a rule is named by no test.
+pub(crate) fn with_tests(document: &str) -> Outcome<String> {
+    let tests = tests();
+    let (mut lines, mut untested) = (vec![], vec![]);
+    for line in document.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let rule = cells.get(1).filter(|it| FAMILIES.iter().any(|family| it.starts_with(family)));
+        let Some(rule) = rule else {
+            lines.push(line.to_owned());
+            continue;
+        };
+        let named = tests.get(*rule).cloned().unwrap_or_default();
+        if named.is_empty() {
+            untested.push((*rule).to_owned());
+        }
+        let text = cells.get(2).copied().unwrap_or_default();
+        lines.push(format!("| {rule} | {text} | {} |", named.join("<br>")));
+    }
+    if untested.is_empty() {
+        Ok(lines.join("\n") + "\n")
+    } else {
+        Err(format!("no test names {}", untested.join(", ")))
+    }
+}
+
+/// The tests that name each rule in the comment above them.
+fn tests() -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in sources(&root()) {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let module = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+        let (mut comment, mut is_test) = (String::new(), false);
+        for line in text.lines().map(str::trim) {
+            if let Some(more) = line.strip_prefix("/// ") {
+                comment += more;
+                comment.push(' ');
+            } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if !line.starts_with("#[") {
+                if let Some(name) = function(line).filter(|_| is_test) {
+                    for rule in rules(&comment) {
+                        found.entry(rule).or_default().push(format!("`{module}` {name}"));
+                    }
+                }
+                (comment, is_test) = (String::new(), false);
+            }
+        }
+    }
+    for named in found.values_mut() {
+        named.sort();
+        named.dedup();
+    }
+    found
+}
+
+fn function(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
+    rest.split('(').next()
+}
+
+/// The rules that a comment names: `ID-3`, and every one of `ID-4 to ID-7`.
+fn rules(comment: &str) -> Vec<String> {
+    let word = |it: &str| it.trim_matches(|it: char| !it.is_ascii_alphanumeric()).to_owned();
+    let words: Vec<_> = comment.split_whitespace().map(word).collect();
+    let parse = |word: &String| {
+        let family = FAMILIES.iter().find(|it| word.starts_with(**it))?;
+        Some((*family, word[family.len()..].parse::<u32>().ok()?))
+    };
+    let mut rules = vec![];
+    for (i, word) in words.iter().enumerate() {
+        let Some((family, number)) = parse(word) else { continue };
+        let range = words.get(i + 1).is_some_and(|it| it == "to");
+        let last = words.get(i + 2).and_then(parse).filter(|it| range && it.0 == family);
+        for number in number..=last.map_or(number, |it| it.1) {
+            rules.push(format!("{family}{number}"));
+        }
+    }
+    rules
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found = vec![];
+    for path in entries.map(|it| it.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !["target", ".git", ".tools"].contains(&name.as_str()) {
+            found.extend(sources(&path));
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_names_rules_one_by_one_and_in_ranges() {
+        let named = rules("ID-1, ID-3 to ID-5, (PL-4), and 9.20: whatever. I-06 is none.");
+        assert_eq!(named, ["ID-1", "ID-3", "ID-4", "ID-5", "PL-4"]);
+    }
+}
