@@ -238,7 +238,7 @@ async fn a_decision_is_explained() {
     assert_eq!(denied["allowed"], Value::Null);
     assert_eq!(
         denied["explanation"],
-        "viewer@example.com may not project.environments.deploy: viewer@example.com has a grant of VIEWER on \
+        "viewer@example.com lacks project.environments.deploy: viewer@example.com has a grant of VIEWER on \
          the project, and it takes DEVELOPER on the project."
     );
     let remedies: Vec<_> =

@@ -89,6 +89,8 @@ fn rules(comment: &str) -> Vec<String> {
             rules.push(format!("{family}{number}"));
         }
     }
+    // The end of a range is a rule that is named, too.
+    rules.dedup();
     rules
 }
 

@@ -15,8 +15,12 @@ pub(crate) struct Arguments {
     /// Where to write `ca.pem` and, for each service, `<name>.pem` and `<name>.key`.
     #[arg(long, default_value = "certs")]
     out: PathBuf,
-    /// The services.
-    #[arg(long, value_delimiter = ',', default_value = "identity,project,invitation,audit,runner")]
+    /// The services, and the billing system.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "identity,project,invitation,audit,runner,billing"
+    )]
     services: Vec<String>,
     /// Further names and addresses under which the services are reached.
     #[arg(long, value_delimiter = ',', default_value = "localhost,127.0.0.1")]

@@ -50,7 +50,7 @@ alter table organization drop constraint organization_slug;
 create unique index organization_slug on organization (slug) where deleted_at is null;
 
 -- ID-8, I-19: at every commit a living organization has exactly one owner, and it is the one it names.
-create function one_owner() returns trigger language plpgsql as $$
+create function one_owner() returns trigger language plpgsql set search_path from current as $$
 declare
     row jsonb := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
     org uuid  := (row ->> tg_argv[0])::uuid;
@@ -95,7 +95,7 @@ create index access_fact_past on access_fact (org_id, from_version);
 
 -- Arguments: kind, column of the subject, column of the place. The version has been raised before the rows
 -- change.
-create function remember_access() returns trigger language plpgsql as $$
+create function remember_access() returns trigger language plpgsql set search_path from current as $$
 declare
     gone    jsonb  := case when tg_op = 'INSERT' then null else to_jsonb(old) end;
     come    jsonb  := case when tg_op = 'DELETE' then null else to_jsonb(new) end;

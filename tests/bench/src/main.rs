@@ -1,6 +1,11 @@
 //! Benchmarks, each beside its reference in the same run: only the ratio counts.
 
+mod bare;
+mod check;
+mod grants;
+mod large;
 mod load;
+mod logins;
 mod mutation;
 mod noop;
 mod start;
@@ -27,12 +32,30 @@ async fn main() -> Result<()> {
     if "mutation".contains(&wanted) {
         mutation::run().await?;
     }
+    if "check".contains(&wanted) {
+        check::run().await?;
+    }
+    if "grants".contains(&wanted) {
+        grants::run().await?;
+    }
+    if "logins".contains(&wanted) {
+        logins::run().await?;
+    }
+    if "large".contains(&wanted) {
+        large::run().await?;
+    }
     Ok(())
 }
 
 /// Prints at once.
 fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// The middle one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// A row of the table: ours beside its reference, in calls per second.

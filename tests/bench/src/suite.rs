@@ -62,7 +62,7 @@ impl Suite {
             reason = "a benchmark has no host whose tasks are drained"
         )]
         let running = tokio::spawn(host.run(listener, move || _ = ready.send(()), stopped));
-        is_ready.await.context("the suite did not start")?;
+        is_ready.await.context("the suite did not start; RUST_LOG=info tells why")?;
         let client = Client::connect(&format!("http://{address}"), None).await?;
         let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
         Ok(Self { address, options, client, mailbox, folder, postgres, stop, running })

@@ -123,13 +123,16 @@ pub(crate) fn explain(
     let path = path(snapshot, words, user_id, wish);
     let allowed = verdict == Verdict::Allowed;
     let explanation = match path.first() {
-        Some(step) if allowed => format!("{who} may {code}: {}.", step.text),
+        Some(step) if allowed => format!("{who} has {code}: {}.", step.text),
         None if snapshot.org_role(user_id).is_none() => {
-            format!("{who} may not {code}: they are no member of the organization.")
+            format!("{who} lacks {code}: they are no member of the organization.")
         }
-        None => format!("{who} may not {code}: they have no role on the project."),
+        None => {
+            let least = least(wish.permission);
+            format!("{who} lacks {code}: they have no role on the project, and it takes {least}.")
+        }
         Some(step) => {
-            format!("{who} may not {code}: {}, and it takes {}.", step.text, least(wish.permission))
+            format!("{who} lacks {code}: {}, and it takes {}.", step.text, least(wish.permission))
         }
     };
     let blocked = snapshot.standing == Standing::Blocked;

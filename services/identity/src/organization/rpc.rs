@@ -236,8 +236,8 @@ impl OrganizationService for Rpc {
         request: Request<pb::GetLimitsRequest>,
     ) -> Reply<pb::GetLimitsResponse> {
         let call = Call::of(request)?;
-        let it = store::get(&self.db, call.message.org_id.parse()?).await?;
+        let limits = store::limits(&self.db, call.message.org_id.parse()?).await?;
         let limit = |(key, value)| pb::Limit { key, value };
-        reply(pb::GetLimitsResponse { limits: it.limits.0.0.into_iter().map(limit).collect() })
+        reply(pb::GetLimitsResponse { limits: limits.0.into_iter().map(limit).collect() })
     }
 }

@@ -253,3 +253,13 @@ pub(crate) async fn teams(db: &Db, id: OrgId) -> Result<i64> {
     let count = query_scalar!(r#"select count(*) as "count!" from team where org_id = $1"#, id.0);
     Ok(count.fetch_one(db.pool()).await?)
 }
+
+/// What the plan of an organization allows, and nothing else: it is asked for before each creation elsewhere.
+pub(crate) async fn limits(db: &Db, id: OrgId) -> Result<Limits> {
+    let rows = query!(
+        "select key, value from plan_limit join organization using (plan) where organization.id = $1",
+        id.0
+    );
+    let rows = rows.fetch_all(db.pool()).await?;
+    Ok(Limits(rows.into_iter().map(|it| (it.key, it.value)).collect()))
+}

@@ -1,6 +1,6 @@
 //! The threads that hash passwords.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc::Sender};
 
 use api::error::Reason;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
@@ -10,7 +10,7 @@ use chassis::{
 };
 use data_encoding::BASE64_NOPAD;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 /// How many hashes may wait for a thread; more are refused.
 const WAITING_MAX: usize = 32;
@@ -18,12 +18,18 @@ const WAITING_MAX: usize = 32;
 /// How a hash of today's making begins: which pepper, and the parameters of argon2id (I-02).
 const TODAY: &str = "p1$argon2id$v=19$m=19456,t=2,p=1$";
 
+/// How far the hashing threads yield to others: a little. At the lowest priority nobody would sign in while
+/// the machine is full of other work.
+const NICE: i32 = 5;
+
+type Job = Box<dyn FnOnce() + Send>;
+
 /// What stands before the hash of a peppered password.
 const PEPPERED: &str = "p1";
 
 /// Hashes and verifies passwords.
 pub(crate) struct Passwords {
-    threads: Arc<Semaphore>,
+    threads: Sender<Job>,
     places: Arc<Semaphore>,
     /// Without it, which is not in the database, a stolen hash cannot even be guessed at.
     pepper: Secret,
@@ -33,9 +39,11 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     pub(crate) fn new(key: &Key) -> Self {
+        // One core is left to everything else.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores.saturating_sub(1).max(1);
         Self {
-            threads: Arc::new(Semaphore::new(cores)),
+            threads: start(cores),
             places: Arc::new(Semaphore::new(cores + WAITING_MAX)),
             pepper: key.derive("password pepper"),
             decoy: Arc::default(),
@@ -65,6 +73,12 @@ impl Passwords {
         .await
     }
 
+    /// Refuses while there is no place in the queue: before anything is read for somebody who must wait
+    /// anyway.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        if self.places.available_permits() == 0 { Err(full()) } else { Ok(()) }
+    }
+
     /// Whether a hash is to be made anew when its password is at hand.
     #[expect(clippy::unused_self, reason = "a question about passwords, asked of what makes them")]
     pub(crate) fn is_old(&self, stored: &str) -> bool {
@@ -72,16 +86,41 @@ impl Passwords {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let Ok(_place) = self.places.try_acquire() else {
-            return Err(Error::Limited {
-                reason: Reason::RateLimited,
-                message: "too many people sign in at this moment; retry in a few seconds",
-                retry_after: std::time::Duration::from_secs(2),
-            });
-        };
-        let _thread = self.threads.acquire().await.map_err(anyhow::Error::from)?;
-        Ok(tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from)?)
+        let Ok(_place) = self.places.try_acquire() else { return Err(full()) };
+        let (done, outcome) = oneshot::channel();
+        let job: Job = Box::new(move || _ = done.send(work()));
+        self.threads.send(job).map_err(|_| anyhow::anyhow!("the hashing threads have ended"))?;
+        Ok(outcome.await.map_err(anyhow::Error::from)?)
     }
+}
+
+fn full() -> Error {
+    Error::Limited {
+        reason: Reason::RateLimited,
+        message: "too many people sign in at this moment; retry in a few seconds",
+        retry_after: std::time::Duration::from_secs(2),
+    }
+}
+
+/// Starts the threads. They yield to everybody else, so that a flood of sign-ins does not stall decisions.
+fn start(count: usize) -> Sender<Job> {
+    let (jobs, waiting) = std::sync::mpsc::channel::<Job>();
+    let waiting = Arc::new(Mutex::new(waiting));
+    for number in 0..count {
+        let waiting = waiting.clone();
+        let work = move || {
+            // Of this thread only. Where it is not allowed, it works on at its usual priority.
+            let _ = rustix::process::setpriority_process(None, NICE);
+            loop {
+                let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(job) = job else { return };
+                job();
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("password {number}"));
+        thread.spawn(work).expect("the machine gives a thread");
+    }
+    jobs
 }
 
 fn hash(pepper: &Secret, password: &SecretString) -> String {

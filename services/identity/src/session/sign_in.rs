@@ -89,6 +89,7 @@ impl SignIn {
     /// The account whose address and password these are. An unknown address costs the same work.
     pub(crate) async fn login(&self, call: &Call<pb::LoginRequest>) -> Result<Login> {
         self.count_source(call)?;
+        self.passwords.check_place()?;
         let address = email::parse(&call.message.email);
         let login = match &address {
             Some(address) => user::store::login(&self.db, &address.canonical).await?,

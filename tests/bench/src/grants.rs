@@ -1,0 +1,132 @@
+//! What a change of access costs, beside the same statements sent by pgbench over as many connections.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result};
+use api::identity::{self as pb, project_access_service_client::ProjectAccessServiceClient};
+use tonic::{Request, metadata::MetadataValue};
+
+use crate::{load, median, mutation, noop, row, suite::Suite};
+
+/// Connections, calls in flight, and organizations, so that nobody waits for another's lock.
+const CONNECTIONS: usize = 8;
+
+/// The statements of `SetProjectAccess`, in their order: who, at which version, the facts of that
+/// version, and the transaction. The triggers run on both sides.
+const SCRIPT: &str = "
+select account.id, account.email, account.display_name, account.email_verified_at is not null,
+       session.secret_hash, session.expires_at, session.proved_at, session.last_used_at
+from identity.session join identity.account on account.id = session.user_id
+where session.id = :session and session.revoked_at is null;
+select access_version from identity.organization where id = (select id from org where n = :client_id);
+select 'organization', id, id, subscription, access_version, deleted_at
+from identity.organization where id = (select id from org where n = :client_id)
+union all select 'member', user_id, user_id, role, 0, null from identity.member
+where org_id = (select id from org where n = :client_id)
+union all select 'team', id, id, null, 0, null from identity.team
+where org_id = (select id from org where n = :client_id)
+union all select 'team_member', user_id, team_id, null, 0, null from identity.team_member
+where org_id = (select id from org where n = :client_id)
+union all select 'project', id, id, null, 0, null from identity.project
+where org_id = (select id from org where n = :client_id)
+union all select 'user_grant', principal_id, project_id, role, 0, null from identity.project_grant
+where org_id = (select id from org where n = :client_id);
+begin;
+select id from identity.organization where id = (select id from org where n = :client_id) for update;
+select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
+       organization.created_at, deleted_at,
+       (select count(*) from identity.member as m where m.org_id = organization.id),
+       (select count(*) from identity.project where org_id = organization.id),
+       coalesce((select jsonb_object_agg(key, value) from identity.plan_limit
+        where plan_limit.plan = organization.plan), '{}'),
+       array(select service from identity.closing where closing.org_id = organization.id
+             and closed_at is null order by service)
+from identity.organization where id = (select id from org where n = :client_id);
+select id from identity.project where org_id = (select id from org where n = :client_id)
+       and id = (select project_id from org where n = :client_id);
+select member.id, org_id, user_id, email, display_name, email_verified_at is not null, role, invitation_id,
+       member.created_at
+from identity.member join identity.account on account.id = member.user_id
+where org_id = (select id from org where n = :client_id) and user_id = :user;
+select id, org_id, project_id, user_id, team_id, role, granted_by, created_at from identity.project_grant
+where org_id = (select id from org where n = :client_id)
+      and project_id = (select project_id from org where n = :client_id) and principal_id = :user;
+with raised as (
+    update identity.organization set access_version = access_version + 1
+    where id = (select id from org where n = :client_id) returning access_version
+)
+insert into identity.access_change (org_id, version, event_id, changed_at)
+select (select id from org where n = :client_id), access_version, gen_random_uuid(), now() from raised
+returning version;
+insert into identity.project_grant (id, org_id, project_id, user_id, team_id, role, granted_by, created_at)
+select gen_random_uuid(), id, project_id, :user, null,
+       case when random() < 0.5 then 'viewer' else 'developer' end, :user, now() from org where n = :client_id
+on conflict (org_id, project_id, principal_id)
+do update set role = excluded.role, granted_by = excluded.granted_by;
+insert into identity.outbox (id, type, org_id, envelope)
+select gen_random_uuid(), 'tenantry.identity.v1.ProjectAccessChanged', id, decode(repeat('ab', 700), 'hex')
+from org where n = :client_id;
+commit;
+";
+
+/// Measures the change alone.
+pub(crate) async fn run() -> Result<()> {
+    let suite = Suite::start(&noop::without_log()).await?;
+    let token = suite.sign_in("ann@example.com").await?;
+    let mut places = vec![];
+    let mut connection =
+        <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
+    let setup = "create table org (n int primary key, id uuid, project_id uuid)";
+    sqlx::Executor::execute(&mut connection, setup).await?;
+    for number in 0..CONNECTIONS {
+        let place = mutation::place(&suite, &token).await?;
+        let insert = sqlx::AssertSqlSafe(format!(
+            "insert into org values ({number}, '{}', '{}')",
+            place.org_id, place.project_id
+        ));
+        sqlx::Executor::execute(&mut connection, insert).await?;
+        places.push(place);
+    }
+    let (mut ours, mut reference) = (vec![], vec![]);
+    for _ in 0..3 {
+        reference.push(mutation::pgbench(&suite.options, SCRIPT, &places[0])?);
+        ours.push(measure(&suite, &token, &places).await?);
+    }
+    row("`SetProjectAccess`, 8 in flight (pgbench)", median(ours), median(reference), "≥ 0.8");
+    suite.stop().await
+}
+
+async fn measure(suite: &Suite, token: &str, places: &[mutation::Place]) -> Result<f64> {
+    let channels = load::channels(suite.address).await?;
+    let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
+    let place =
+        |it: &mutation::Place| (it.org_id.clone(), it.project_id.clone(), it.user_id.clone());
+    let places: Vec<_> = places.iter().map(place).collect();
+    places.first().context("an organization")?;
+    // Each call changes something: the other role than before.
+    let turns: Arc<Vec<_>> = Arc::new((0..CONNECTIONS).map(|_| AtomicBool::new(false)).collect());
+    load::rate(CONNECTIONS, move |caller, _| {
+        let channel = channels[caller % channels.len()].clone();
+        let mut client = ProjectAccessServiceClient::new(channel);
+        let (org_id, project_id, user_id) = places[caller].clone();
+        let turn = turns[caller].fetch_xor(true, Ordering::Relaxed);
+        let role = if turn { pb::ProjectRole::Viewer } else { pb::ProjectRole::Developer };
+        let principal = pb::principal::Principal::UserId(user_id);
+        let mut request = Request::new(pb::SetProjectAccessRequest {
+            org_id,
+            project_id,
+            principal: Some(pb::Principal { principal: Some(principal) }),
+            role: role.into(),
+            ..Default::default()
+        });
+        request.metadata_mut().insert("authorization", bearer.clone());
+        async move {
+            client.set_project_access(request).await?;
+            Ok(())
+        }
+    })
+    .await
+}
