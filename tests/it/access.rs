@@ -184,7 +184,7 @@ async fn an_answer_is_as_fresh_as_it_is_asked_to_be() {
 
     let mut ahead = data(&text(&changed["consistencyToken"]));
     *ahead.last_mut().unwrap() += 9;
-    let ahead = chassis_token(&ahead);
+    let ahead = token_of(&ahead);
     let refused = world.admin.refused(CHECK, ask(json!({ "atLeast": ahead }))).await;
     assert_eq!(refused, "CONSISTENCY_TOKEN_AHEAD");
     let refused = world.admin.refused(CHECK, ask(json!({ "atLeast": "no token" }))).await;
@@ -198,7 +198,7 @@ fn data(token: &str) -> Vec<u8> {
     data_encoding::BASE64URL_NOPAD.decode(token.as_bytes()).unwrap()
 }
 
-fn chassis_token(bytes: &[u8]) -> String {
+fn token_of(bytes: &[u8]) -> String {
     data_encoding::BASE64URL_NOPAD.encode(bytes)
 }
 
