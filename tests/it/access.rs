@@ -225,7 +225,7 @@ async fn a_batch_answers_by_index() {
     suite.finish().await;
 }
 
-/// Explain tells the path, the missing role, the nearest changes, and the event behind a grant.
+/// ID-30: Explain tells the path, the missing role, the nearest changes, and the event behind a grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_is_explained() {
     let suite = Suite::start().await;

@@ -1,4 +1,4 @@
-//! Sixty-four callers at once, and ten thousand removals: constraints and locks decide, and what was
+//! Sixty-four callers at once, and many removals: constraints and locks decide, and what was
 //! taken away stays away.
 
 use std::{

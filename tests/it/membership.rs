@@ -13,7 +13,7 @@ const REMOVE: &str = "identity.v1.ProjectAccessService/RemoveProjectAccess";
 const TEAMS: &str = "identity.v1.TeamService";
 const MEMBERS: &str = "identity.v1.MemberService";
 
-/// ID-26 to ID-30, ID-37, ID-41 and 1.8: roles on a project come from teams and from grants, the highest
+/// ID-26 to ID-29, ID-37, ID-41 and 1.8: roles on a project come from teams and from grants, the highest
 /// wins, and each goes with what gave it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_comes_from_teams_and_grants_and_goes_with_them() {

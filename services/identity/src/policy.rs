@@ -190,7 +190,6 @@ mod tests {
         }
     }
 
-    /// ID-15: a higher role has every permission of a lower one, so "not above one's own" is enough.
     #[test]
     fn a_code_names_one_permission() {
         let mut codes: Vec<_> = Permission::all().map(|it| it.code()).collect();
