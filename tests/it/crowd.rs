@@ -69,7 +69,7 @@ async fn open_link(owner: &Person, org: &str) -> String {
     let made = owner.tell("invitation.v1.InvitationService/CreateInvitation", invite).await;
     let link = json!({ "orgId": org, "invitationId": made["invitation"]["id"] });
     let link = owner.tell("invitation.v1.InvitationService/GetInvitationLink", link).await;
-    text(&link["link"]).split('#').next_back().unwrap_or_default().to_owned()
+    text(&link["link"]).rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 /// G-07, ID-12, ID-13, PL-2: the last seat, and joins while the plan changes all the time: read back from the

@@ -40,7 +40,10 @@ pub(crate) async fn accept(suite: &Suite, guest: &Person) -> Result<id::Member, 
 
 /// Accepts with a token.
 pub(crate) async fn accept_with(guest: &Person, token: &str) -> Result<id::Member, Refusal> {
-    let accept = inv::AcceptInvitationRequest { token: token.to_owned() };
+    let accept = inv::AcceptInvitationRequest {
+        invitation: Some(inv::accept_invitation_request::Invitation::Token(token.to_owned())),
+        ..Default::default()
+    };
     let accepted: inv::AcceptInvitationResponse =
         guest.client.call(&format!("{SERVICE}/AcceptInvitation"), accept).await?;
     Ok(accepted.member.unwrap())
@@ -74,7 +77,7 @@ async fn an_invitation_is_for_its_address_once_and_in_time() {
     };
     let link: inv::GetInvitationLinkResponse =
         ann.client.call(&format!("{SERVICE}/GetInvitationLink"), link).await.unwrap();
-    let token = link.link.rsplit('#').next().unwrap();
+    let token = link.link.rsplit('/').next().unwrap();
     let refused = accept_with(&eve, token).await.unwrap_err();
     assert_eq!(
         (refused.code, refused.reason.as_str()),

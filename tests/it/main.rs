@@ -12,6 +12,7 @@ mod coverage;
 mod crash;
 mod crowd;
 mod events;
+mod invitation_life;
 mod invitations;
 mod keys;
 mod membership;

@@ -75,7 +75,7 @@ pub(crate) async fn admit(by: &Person, org: &str, person: &Person, role: &str) {
     let made = by.tell("invitation.v1.InvitationService/CreateInvitation", invite).await;
     let link = json!({ "orgId": org, "invitationId": made["invitation"]["id"] });
     let link = by.tell("invitation.v1.InvitationService/GetInvitationLink", link).await;
-    let token = text(&link["link"]).split('#').next_back().unwrap_or_default().to_owned();
+    let token = text(&link["link"]).rsplit('/').next().unwrap_or_default().to_owned();
     let accept = json!({ "token": token });
     person.tell("invitation.v1.InvitationService/AcceptInvitation", accept).await;
 }

@@ -1,5 +1,6 @@
 //! Decisions: facts of one version, asked of the policy. Facts are remembered, decisions never.
 
+mod audience;
 pub(crate) mod explain;
 pub(crate) mod rpc;
 mod snapshots;

@@ -72,7 +72,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
 /// Accounts and the ways to sign in to them.
 fn install_accounts(host: &mut Host, db: &Db, proofs: &access::Proofs) -> anyhow::Result<()> {
     let passwords = Arc::new(password::Passwords::new(host.key()));
-    let links = mailed_link::Links::new(host.key(), &host.config().base_url);
+    let links = mailed_link::Links::new(host.key(), host.config().base_url());
     let sources_max = host.config().sign_ins_max;
     let sign_in = session::sign_in::SignIn::new(
         db.clone(),
@@ -102,13 +102,12 @@ fn install_accounts(host: &mut Host, db: &Db, proofs: &access::Proofs) -> anyhow
         pager: host.pager(),
         proofs: proofs.clone(),
     }));
-    let writer = mailed_link::mail::writer(db.clone(), links);
-    host.mail(db, &mailed_link::TEMPLATES, writer)
+    host.mail(db, mailed_link::mail::Mails { db: db.clone(), links })
 }
 
 /// The identity provider that the settings name.
 fn provider_of(config: &Config) -> Option<provider::Settings> {
-    let redirect = || format!("{}/callback", config.base_url.trim_end_matches('/'));
+    let redirect = || format!("{}/callback", config.base_url());
     Some(provider::Settings {
         issuer: config.oidc_issuer.clone()?,
         client_id: config.oidc_client_id.clone()?,

@@ -55,10 +55,6 @@ impl Purpose {
     }
 }
 
-/// The templates of all mails.
-pub(crate) const TEMPLATES: [&str; 6] =
-    ["verify", "reset", "change", "told_registered", "told_changed", "told_taken"];
-
 /// A link, or a notice.
 #[derive(Clone, Debug)]
 pub(crate) struct MailedLink {
@@ -154,8 +150,7 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(key: &Key, base_url: &str) -> Self {
-        let base_url = base_url.trim_end_matches('/').to_owned();
+    pub(crate) fn new(key: &Key, base_url: String) -> Self {
         Self { key: key.derive("verification links"), base_url }
     }
 
@@ -163,7 +158,9 @@ impl Links {
         Token::derived(id, &self.key)
     }
 
-    /// The link, with its token in the fragment, which browsers do not send to servers.
+    /// The link. A browser that opens the page of a confirmation without scripts must send the token, so
+    /// that one has it in its path; the page is kept by nobody and told to nobody. The pages for the others
+    /// are the application's, which reads the fragment.
     pub(crate) fn link(&self, purpose: Purpose, id: Uuid) -> String {
         let (page, kind) = match purpose {
             Purpose::Reset => ("reset", Kind::Reset),
@@ -171,7 +168,8 @@ impl Links {
             _ => ("verify", Kind::Verification),
         };
         let token = self.token(id).reveal(kind);
-        format!("{}/{page}#{}", self.base_url, token.expose_secret())
+        let mark = if page == "verify" { '/' } else { '#' };
+        format!("{}/{page}{mark}{}", self.base_url, token.expose_secret())
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) enum Refused {
     OwnerRemoval,
     #[error("nobody removes themselves; leave the organization instead")]
     SelfRemoval,
-    #[error("this person is a member already")]
+    #[error("you are a member of this organization already; just open it")]
     AlreadyMember,
     #[error("the person who invited may no longer invite; ask for a new invitation")]
     InviterNotAllowed,

@@ -95,7 +95,9 @@ pub(crate) enum Refused {
     OrgLimit(i64),
     #[error("the organization changed since you read it; read it again")]
     Stale,
-    #[error("the plan allows {0} members; remove someone or upgrade")]
+    #[error(
+        "the organization is full, with {0} members; ask an administrator to make room, or to upgrade"
+    )]
     MemberLimit(i64),
     #[error("the plan allows {0} projects; delete one or upgrade")]
     ProjectLimit(i64),

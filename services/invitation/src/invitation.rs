@@ -1,13 +1,18 @@
 //! Invitations: an offer of a role, by mail. Pending until it is used up, over or withdrawn.
 
+mod batch;
 pub(crate) mod mail;
+mod refused;
 pub(crate) mod rpc;
 pub(crate) mod store;
+pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;
 mod wire;
 
-use api::{error::Reason, invitation as pb};
+use api::invitation as pb;
 use chassis::{
-    About, Account, Changed, Code, Grant, OrgId, Refusal, UserId,
+    About, Account, Changed, Grant, OrgId, UserId,
     email::{self, Address, Email},
     token::Token,
 };
@@ -16,10 +21,17 @@ use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::link::Links;
+pub(crate) use self::refused::Refused;
+use crate::link::{Links, Way};
 
 /// The template of the mail with the link.
 pub(crate) const MAIL: &str = "invitation";
+
+/// Between two mails of the same invitation (IN-20).
+const PAUSE: Duration = Duration::seconds(60);
+/// Mails of the same invitation in a day (IN-20).
+const MAILS_MAX: usize = 5;
+const DAY: Duration = Duration::hours(24);
 
 chassis::id!(
     /// Identifies an invitation.
@@ -45,6 +57,17 @@ pub(crate) enum State {
     Revoked,
 }
 
+/// Why an invitation was revoked; numbers of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Manager = 1,
+    Declined = 2,
+    InviterDemoted = 3,
+    InviterGone = 4,
+    OrganizationDeleted = 5,
+    SubscriptionBlocked = 6,
+}
+
 /// An offer of a role in an organization.
 #[derive(Clone, Debug)]
 pub(crate) struct Invitation {
@@ -55,7 +78,6 @@ pub(crate) struct Invitation {
     /// A number of the contract; identity knows what it means.
     pub(crate) role: i32,
     pub(crate) project_access: Json<Vec<Access>>,
-    pub(crate) team_ids: Vec<Uuid>,
     pub(crate) message: String,
     pub(crate) max_uses: i32,
     pub(crate) use_count: i32,
@@ -66,11 +88,26 @@ pub(crate) struct Invitation {
     pub(crate) created_at: OffsetDateTime,
     pub(crate) expires_at: OffsetDateTime,
     pub(crate) revoked_at: Option<OffsetDateTime>,
+    pub(crate) team_ids: Vec<Uuid>,
+    pub(crate) copied_hash: Vec<u8>,
+    pub(crate) mailed_at: Vec<OffsetDateTime>,
+    pub(crate) mail_count: i32,
+    pub(crate) revoke_cause: i32,
+    pub(crate) revoker_id: Option<UserId>,
+    pub(crate) expiry_told_at: Option<OffsetDateTime>,
+    pub(crate) cleaned_at: Option<OffsetDateTime>,
 }
 
 /// What the inviter decides.
+#[derive(Clone)]
 pub(crate) struct Draft {
     pub(crate) address: Address,
+    pub(crate) offer: Offer,
+}
+
+/// What is the same for everybody who is invited at once.
+#[derive(Clone)]
+pub(crate) struct Offer {
     pub(crate) role: i32,
     pub(crate) lifetime: Duration,
     pub(crate) max_uses: i32,
@@ -79,72 +116,32 @@ pub(crate) struct Draft {
     pub(crate) team_ids: Vec<Uuid>,
 }
 
-/// Why an invitation is not made, used or changed.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("this person has a pending invitation; revoke it first")]
-    Pending(InvitationId),
-    #[error("the invitation's time is over; ask for a new one")]
-    Expired,
-    #[error("the invitation was used as often as it allows; ask for a new one")]
-    Exhausted,
-    #[error("the invitation was withdrawn; ask for a new one")]
-    Revoked,
-    #[error("the invitation is for {0}; sign in with that account")]
-    EmailMismatch(String),
-    #[error("confirm your e-mail address first")]
-    EmailNotVerified,
-    #[error("you accepted this invitation already")]
-    AlreadyAccepted,
-    #[error("only a pending invitation can be changed; this one is {0:?}")]
-    NotPending(State),
-}
-
-impl Refusal for Refused {
-    fn code(&self) -> Code {
-        match self {
-            Self::Pending(_) | Self::AlreadyAccepted => Code::AlreadyExists,
-            Self::EmailMismatch(_) => Code::PermissionDenied,
-            _ => Code::FailedPrecondition,
-        }
-    }
-
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Pending(_) => Reason::InvitationPending,
-            Self::Expired => Reason::InvitationExpired,
-            Self::Exhausted => Reason::InvitationExhausted,
-            Self::Revoked => Reason::InvitationRevoked,
-            Self::EmailMismatch(_) => Reason::InvitationEmailMismatch,
-            Self::EmailNotVerified => Reason::EmailNotVerified,
-            Self::AlreadyAccepted => Reason::AlreadyMember,
-            Self::NotPending(_) => Reason::InvitationNotPending,
-        }
-    }
-
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Pending(id) => vec![("invitation_id", id.to_string())],
-            Self::EmailMismatch(masked) => vec![("email", masked.clone())],
-            Self::NotPending(state) => vec![("state", format!("{state:?}").to_uppercase())],
-            _ => vec![],
-        }
-    }
+/// What is known about an address before it is invited.
+pub(crate) struct Standing {
+    /// The organization's name.
+    pub(crate) org_name: String,
+    /// Whether it is a member's (IN-8).
+    pub(crate) member: bool,
+    /// Another single-use invitation to it that is pending (IN-9).
+    pub(crate) pending: Option<InvitationId>,
 }
 
 impl Invitation {
     /// Whoever may invite offers a role below or equal to their own: only Owner and Admin may invite, and
-    /// the contract refuses OWNER (IN-2, IN-3). `pending` is another one for the same address (IN-9).
+    /// the contract refuses OWNER (IN-2, IN-3).
     pub(crate) fn create(
         grant: &Grant,
         draft: Draft,
-        org_name: String,
-        pending: Option<InvitationId>,
+        standing: &Standing,
         links: &Links,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        if let Some(id) = pending
-            && draft.max_uses == 1
+        let Draft { address, offer } = draft;
+        if standing.member {
+            return Err(Refused::AlreadyMember);
+        }
+        if let Some(id) = standing.pending
+            && offer.max_uses == 1
         {
             return Err(Refused::Pending(id));
         }
@@ -152,21 +149,28 @@ impl Invitation {
         let it = Self {
             id,
             org_id: grant.org_id(),
-            email: draft.address.typed,
-            canonical_email: draft.address.canonical,
-            role: draft.role,
-            project_access: Json(draft.project_access),
-            team_ids: draft.team_ids,
-            message: draft.message,
-            max_uses: draft.max_uses,
+            email: address.typed,
+            canonical_email: address.canonical,
+            role: offer.role,
+            project_access: Json(offer.project_access),
+            team_ids: offer.team_ids,
+            message: offer.message,
+            max_uses: offer.max_uses,
             use_count: 0,
-            secret_hash: links.hash(id.0),
+            secret_hash: links.hash(id.0, Way::Mailed),
+            copied_hash: links.hash(id.0, Way::Copied),
             inviter_id: grant.account().user_id,
             inviter_name: grant.account().display_name.clone(),
-            org_name,
+            org_name: standing.org_name.clone(),
             created_at: now,
-            expires_at: now + draft.lifetime,
+            expires_at: now + offer.lifetime,
+            mailed_at: vec![now],
+            mail_count: 1,
             revoked_at: None,
+            revoke_cause: 0,
+            revoker_id: None,
+            expiry_told_at: None,
+            cleaned_at: None,
         };
         let event = pb::InvitationCreated { after: Some(it.message_at(now)) };
         let about = it.about();
@@ -183,6 +187,16 @@ impl Invitation {
         }
     }
 
+    /// Whether it can be answered at this moment (IN-13); if not, why not.
+    pub(crate) fn check_open(&self, now: OffsetDateTime) -> Result<(), Refused> {
+        match self.state(now) {
+            State::Pending => Ok(()),
+            State::Late => Err(Refused::Expired),
+            State::UsedUp => Err(Refused::Exhausted),
+            State::Revoked => Err(Refused::Revoked(self.revoke_cause)),
+        }
+    }
+
     /// Whether this account may accept at this moment (IN-13, IN-14, IN-17). An open link, with more than
     /// one use, is for anyone who holds it.
     pub(crate) fn check_guest(
@@ -194,12 +208,7 @@ impl Invitation {
         if accepted {
             return Err(Refused::AlreadyAccepted);
         }
-        match self.state(now) {
-            State::Pending => {}
-            State::Late => return Err(Refused::Expired),
-            State::UsedUp => return Err(Refused::Exhausted),
-            State::Revoked => return Err(Refused::Revoked),
-        }
+        self.check_open(now)?;
         if self.max_uses == 1 && !email::same(&guest.email, &self.canonical_email) {
             return Err(Refused::EmailMismatch(email::masked(&self.canonical_email)));
         }
@@ -209,26 +218,64 @@ impl Invitation {
         Ok(())
     }
 
-    /// One use is consumed: identity has made the guest a member.
+    /// One use is consumed: identity has made the guest a member. With the last one it has expired.
     pub(crate) fn accept(mut self, now: OffsetDateTime) -> Changed<Self> {
         let before = Some(self.message_at(now));
         self.use_count += 1;
+        if self.use_count >= self.max_uses {
+            self.expiry_told_at = Some(now);
+        }
         let event = pb::InvitationAccepted { before, after: Some(self.message_at(now)) };
         let about = self.about();
         Changed::new(self, &event, about)
     }
 
+    /// The invited person says no. An open link is nobody's to decline.
+    pub(crate) fn decline(
+        mut self,
+        guest: &Account,
+        now: OffsetDateTime,
+    ) -> Result<Changed<Self>, Refused> {
+        if self.max_uses > 1 {
+            return Err(Refused::OpenLink);
+        }
+        self.check_guest(guest, false, now)?;
+        let before = Some(self.message_at(now));
+        self.end(Cause::Declined, Some(guest.user_id), now);
+        let event = pb::InvitationDeclined { before, after: Some(self.message_at(now)) };
+        let about = self.about();
+        Ok(Changed::new(self, &event, about))
+    }
+
     /// Withdraws it. Who joined through it stays (IN-22).
     pub(crate) fn revoke(
         mut self,
-        cause: &str,
+        cause: Cause,
+        by: Option<UserId>,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
         self.require_pending(now)?;
         let before = Some(self.message_at(now));
-        self.revoked_at = Some(now);
+        self.end(cause, by, now);
         let after = Some(self.message_at(now));
-        let event = pb::InvitationRevoked { before, after, cause: cause.to_owned() };
+        let event = pb::InvitationRevoked { before, after, cause: cause.words().to_owned() };
+        let about = self.about();
+        Ok(Changed::new(self, &event, about))
+    }
+
+    /// The same link is mailed again; its end stays (IN-19, IN-20).
+    pub(crate) fn resend(mut self, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
+        self.require_pending(now)?;
+        self.mailed_at.retain(|it| *it + DAY > now);
+        let last = self.mailed_at.last().map(|it| *it + PAUSE);
+        let oldest = self.mailed_at.iter().rev().nth(MAILS_MAX - 1).map(|it| *it + DAY);
+        if let Some(at) = last.max(oldest).filter(|it| *it > now) {
+            return Err(Refused::TooSoon(at - now));
+        }
+        let before = Some(self.message_at(now));
+        self.mailed_at.push(now);
+        self.mail_count += 1;
+        let event = pb::InvitationResent { before, after: Some(self.message_at(now)) };
         let about = self.about();
         Ok(Changed::new(self, &event, about))
     }
@@ -241,9 +288,41 @@ impl Invitation {
         Ok(Changed::new(self, &event, about))
     }
 
-    /// Whether a token is the link's.
-    pub(crate) fn opens_with(&self, token: &Token) -> bool {
-        token.id == self.id.0 && token.matches(&self.secret_hash)
+    /// Its expiry is told, once.
+    pub(crate) fn tell_expiry(mut self, now: OffsetDateTime) -> Changed<Self> {
+        self.expiry_told_at = Some(now);
+        self.expired(now)
+    }
+
+    /// That it has expired.
+    pub(crate) fn expired(self, now: OffsetDateTime) -> Changed<Self> {
+        let event = pb::InvitationExpired { after: Some(self.message_at(now)) };
+        let about = self.about();
+        Changed::new(self, &event, about)
+    }
+
+    /// The recipient's server refuses its mail. It stays pending: its link can still be copied.
+    pub(crate) fn bounce(self, said: &str, now: OffsetDateTime) -> Changed<Self> {
+        let said = said.chars().take(500).collect();
+        let event = pb::InvitationBounced { after: Some(self.message_at(now)), said };
+        let about = self.about();
+        Changed::new(self, &event, about)
+    }
+
+    /// How a token opens it; `None` if it does not.
+    pub(crate) fn opened_by(&self, token: &Token) -> Option<Way> {
+        if token.id != self.id.0 {
+            return None;
+        }
+        // Both are compared, always: which one it was takes no longer to tell.
+        let (mailed, copied) = (token.matches(&self.secret_hash), token.matches(&self.copied_hash));
+        if mailed { Some(Way::Mailed) } else { copied.then_some(Way::Copied) }
+    }
+
+    fn end(&mut self, cause: Cause, by: Option<UserId>, now: OffsetDateTime) {
+        self.revoked_at = Some(now);
+        self.revoke_cause = cause as i32;
+        self.revoker_id = by;
     }
 
     fn require_pending(&self, now: OffsetDateTime) -> Result<(), Refused> {
@@ -253,85 +332,21 @@ impl Invitation {
         }
     }
 
-    fn about(&self) -> About {
+    pub(crate) fn about(&self) -> About {
         About::object("invitation", self.id, &self.email.0).of(self.org_id)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn invitation(max_uses: i32, use_count: i32) -> Invitation {
-        Invitation {
-            id: InvitationId(Uuid::nil()),
-            org_id: OrgId(Uuid::nil()),
-            email: Email("Bob@example.com".to_owned()),
-            canonical_email: "bob@example.com".to_owned(),
-            role: 2,
-            project_access: Json(vec![]),
-            team_ids: vec![],
-            message: String::new(),
-            max_uses,
-            use_count,
-            secret_hash: vec![],
-            inviter_id: UserId(Uuid::nil()),
-            inviter_name: String::new(),
-            org_name: String::new(),
-            created_at: OffsetDateTime::UNIX_EPOCH,
-            expires_at: OffsetDateTime::UNIX_EPOCH + Duration::days(7),
-            revoked_at: None,
+impl Cause {
+    /// For the event, in words.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Manager => "asked for",
+            Self::Declined => "declined",
+            Self::InviterDemoted => "the inviter may no longer invite",
+            Self::InviterGone => "the inviter is no longer a member",
+            Self::OrganizationDeleted => "the organization was deleted",
+            Self::SubscriptionBlocked => "the subscription was blocked",
         }
-    }
-
-    fn guest(email: &str) -> Account {
-        Account {
-            user_id: UserId(Uuid::nil()),
-            email: email.to_owned(),
-            display_name: String::new(),
-            email_verified: true,
-            credential_id: Uuid::nil(),
-            key: None,
-            authenticated_at: None,
-        }
-    }
-
-    /// IN-13, IN-14, IN-17.
-    #[test]
-    fn a_guest_comes_in_time_with_the_right_address_and_once() {
-        let now = OffsetDateTime::UNIX_EPOCH;
-        let late = now + Duration::days(7);
-        let bob = guest("BOB@Example.com");
-        let check = |it: &Invitation, guest: &Account, now| it.check_guest(guest, false, now);
-        let one = invitation(1, 0);
-
-        assert_eq!(check(&one, &bob, now), Ok(()));
-        assert_eq!(check(&one, &bob, late), Err(Refused::Expired));
-        assert_eq!(check(&invitation(1, 1), &bob, now), Err(Refused::Exhausted));
-        assert_eq!(one.check_guest(&bob, true, now), Err(Refused::AlreadyAccepted));
-        let eve = guest("eve@example.com");
-        assert_eq!(
-            check(&one, &eve, now),
-            Err(Refused::EmailMismatch("b…@example.com".to_owned()))
-        );
-        assert_eq!(check(&invitation(3, 2), &eve, now), Ok(()));
-        let unknown = Account { email_verified: false, ..bob };
-        assert_eq!(check(&one, &unknown, now), Err(Refused::EmailNotVerified));
-    }
-
-    /// IN-22, and 3.2: nothing leads out of REVOKED or EXPIRED.
-    #[test]
-    fn only_a_pending_invitation_is_withdrawn() {
-        let now = OffsetDateTime::UNIX_EPOCH;
-        let revoked = invitation(1, 0).revoke("asked", now).unwrap();
-        let revoked = revoked.state().clone();
-        assert_eq!(revoked.state(now), State::Revoked);
-        assert_eq!(
-            revoked.clone().revoke("asked", now).unwrap_err(),
-            Refused::NotPending(State::Revoked)
-        );
-        assert_eq!(revoked.copy_link(now).unwrap_err(), Refused::NotPending(State::Revoked));
-        let used = invitation(1, 1).revoke("asked", now);
-        assert_eq!(used.unwrap_err(), Refused::NotPending(State::UsedUp));
     }
 }

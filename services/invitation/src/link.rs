@@ -1,4 +1,4 @@
-//! The link of an invitation. Its secret follows from the deployment's key, so the same link can be sent
+//! The links of an invitation. Their secrets follow from the deployment's key, so the same link can be sent
 //! or copied again while only its hash is stored.
 
 use chassis::{
@@ -8,28 +8,65 @@ use chassis::{
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
+/// How a link reached whoever opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By mail: who opens it reads the mailbox.
+    Mailed,
+    /// A manager handed it over: it proves nothing about the mailbox. Were it the mailed one, managers could
+    /// open accounts with confirmed addresses that are not theirs.
+    Copied,
+}
+
 /// Makes links.
 #[derive(Clone)]
 pub(crate) struct Links {
-    key: Secret,
+    mailed: Secret,
+    copied: Secret,
+    opt_out: Secret,
     base_url: String,
 }
 
 impl Links {
-    pub(crate) fn new(key: &Key, base_url: &str) -> Self {
-        let base_url = base_url.trim_end_matches('/').to_owned();
-        Self { key: key.derive("invitation links"), base_url }
+    /// Links under the deployment's key. What they begin with is configuration; no request has a say (N-08).
+    pub(crate) fn new(key: &Key, base_url: String) -> Self {
+        Self {
+            mailed: key.derive("invitation links"),
+            copied: key.derive("copied invitation links"),
+            opt_out: key.derive("opt-out links"),
+            base_url,
+        }
     }
 
     /// What is stored of the link of an invitation.
-    pub(crate) fn hash(&self, id: Uuid) -> Vec<u8> {
-        Token::derived(id, &self.key).hash()
+    pub(crate) fn hash(&self, id: Uuid, way: Way) -> Vec<u8> {
+        self.token(id, way).hash()
     }
 
-    /// The link, with its token in the fragment, which browsers do not send to servers. What it begins
-    /// with is configuration; no request header has a say (N-08).
-    pub(crate) fn link(&self, id: Uuid) -> String {
-        let token = Token::derived(id, &self.key).reveal(Kind::Invitation);
-        format!("{}/invitations#{}", self.base_url, token.expose_secret())
+    /// The link. Its token is in the path, so that its page needs no script; the page is kept by nobody and
+    /// told to nobody (N-09).
+    pub(crate) fn link(&self, id: Uuid, way: Way) -> String {
+        let token = self.token(id, way).reveal(Kind::Invitation);
+        format!("{}/invitations/{}", self.base_url, token.expose_secret())
+    }
+
+    /// Where a recipient says that they want no more mail from strangers: the address, sealed.
+    pub(crate) fn opt_out(&self, address: &str) -> String {
+        let sealed = chassis::key::seal(&self.opt_out, b"opt-out", address.as_bytes());
+        format!("{}/opt-out/{}", self.base_url, data_encoding::BASE64URL_NOPAD.encode(&sealed))
+    }
+
+    /// The address of an opt-out link.
+    pub(crate) fn opting_out(&self, sealed: &str) -> Option<String> {
+        let sealed = data_encoding::BASE64URL_NOPAD.decode(sealed.as_bytes()).ok()?;
+        String::from_utf8(chassis::key::open(&self.opt_out, b"opt-out", &sealed)?).ok()
+    }
+
+    fn token(&self, id: Uuid, way: Way) -> Token {
+        let key = match way {
+            Way::Mailed => &self.mailed,
+            Way::Copied => &self.copied,
+        };
+        Token::derived(id, key)
     }
 }

@@ -3,7 +3,7 @@
 use api::identity as pb;
 use chassis::{About, Changed, OrgId, Result, Tx, UserId, moment};
 
-use crate::invitation::{Invitation, InvitationId, State, store};
+use crate::invitation::{Cause, Invitation, InvitationId, State, store};
 
 /// A use that identity granted, and whose counting then broke off here, is counted. Waits for an
 /// acceptance that is still going on.
@@ -22,8 +22,7 @@ pub(crate) async fn member_joined(tx: &mut Tx, event: pb::MemberJoined) -> Resul
 pub(crate) async fn member_role_changed(tx: &mut Tx, event: pb::MemberRoleChanged) -> Result<()> {
     match event.after {
         Some(it) if !event.may_invite => {
-            let cause = "the inviter may no longer invite";
-            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, cause).await
+            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, Cause::InviterDemoted).await
         }
         _ => Ok(()),
     }
@@ -33,8 +32,7 @@ pub(crate) async fn member_role_changed(tx: &mut Tx, event: pb::MemberRoleChange
 pub(crate) async fn member_removed(tx: &mut Tx, event: pb::MemberRemoved) -> Result<()> {
     match event.before {
         Some(it) => {
-            let cause = "the inviter was removed";
-            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, cause).await
+            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, Cause::InviterGone).await
         }
         None => Ok(()),
     }
@@ -44,8 +42,7 @@ pub(crate) async fn member_removed(tx: &mut Tx, event: pb::MemberRemoved) -> Res
 pub(crate) async fn member_left(tx: &mut Tx, event: pb::MemberLeft) -> Result<()> {
     match event.before {
         Some(it) => {
-            let cause = "the inviter left";
-            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, cause).await
+            revoke_all(tx, it.org_id.parse()?, it.user_id.parse()?, Cause::InviterGone).await
         }
         None => Ok(()),
     }
@@ -58,14 +55,7 @@ pub(crate) async fn organization_deleted(
 ) -> Result<()> {
     let Some(it) = event.after else { return Ok(()) };
     let org_id: OrgId = it.id.parse()?;
-    let mut revoked = 0;
-    for invitation in store::lock_all(tx, org_id).await? {
-        // Those that came after a restore are none of this deletion's.
-        if invitation.state(tx.now) == State::Pending && before(&invitation, it.delete_time) {
-            store::update(tx, invitation.revoke("the organization was deleted", tx.now)?).await?;
-            revoked += 1;
-        }
-    }
+    let revoked = revoke_before(tx, org_id, it.delete_time, Cause::OrganizationDeleted).await?;
     let event = api::invitation::OrganizationClosed {
         org_id: it.id,
         revision: it.revision,
@@ -73,6 +63,18 @@ pub(crate) async fn organization_deleted(
     };
     let about = About::object("organization", org_id, it.name).of(org_id);
     tx.emit(Changed::new((), &event, about)).await
+}
+
+/// A blocked organization takes no members, and its pending invitations do not come back (IN-25).
+pub(crate) async fn subscription_changed(
+    tx: &mut Tx,
+    event: pb::SubscriptionChanged,
+) -> Result<()> {
+    let Some(it) = event.after else { return Ok(()) };
+    if it.subscription() == pb::Subscription::Blocked {
+        revoke_before(tx, it.id.parse()?, None, Cause::SubscriptionBlocked).await?;
+    }
+    Ok(())
 }
 
 /// A deleted organization is gone for good.
@@ -85,10 +87,28 @@ fn before(invitation: &Invitation, at: Option<prost_types::Timestamp>) -> bool {
     at.and_then(moment).is_none_or(|at| invitation.created_at <= at)
 }
 
-async fn revoke_all(tx: &mut Tx, org_id: OrgId, inviter_id: UserId, cause: &str) -> Result<()> {
+/// Revokes what is pending in an organization; answers how much it was. What came after the moment, after a
+/// restore, is none of that deletion's.
+async fn revoke_before(
+    tx: &mut Tx,
+    org_id: OrgId,
+    at: Option<prost_types::Timestamp>,
+    cause: Cause,
+) -> Result<i32> {
+    let mut revoked = 0;
+    for invitation in store::lock_all(tx, org_id).await? {
+        if invitation.state(tx.now) == State::Pending && before(&invitation, at) {
+            store::update(tx, invitation.revoke(cause, None, tx.now)?).await?;
+            revoked += 1;
+        }
+    }
+    Ok(revoked)
+}
+
+async fn revoke_all(tx: &mut Tx, org_id: OrgId, inviter_id: UserId, cause: Cause) -> Result<()> {
     for it in store::lock_of_inviter(tx, org_id, inviter_id).await? {
         if it.state(tx.now) == State::Pending {
-            store::update(tx, it.revoke(cause, tx.now)?).await?;
+            store::update(tx, it.revoke(cause, None, tx.now)?).await?;
         }
     }
     Ok(())

@@ -34,9 +34,10 @@ pub struct Config {
     /// File with the deployment's secret key: 64 hexadecimal digits. Default: made in the data directory.
     #[arg(long, env = "TENANTRY_KEY_FILE")]
     pub key_file: Option<PathBuf>,
-    /// What the links in mails begin with.
-    #[arg(long, env = "TENANTRY_BASE_URL", default_value = "http://localhost:3000")]
-    pub base_url: String,
+    /// What the links in mails begin with: where people reach the pages of the invitation service.
+    /// Default: http://localhost with the port of --listen (https with TLS).
+    #[arg(long, env = "TENANTRY_BASE_URL")]
+    pub base_url: Option<String>,
     /// SMTP server, for example `smtps://user:password@mail.example.com`. Without it each mail becomes an
     /// .eml file in the data directory and a line on the console.
     #[arg(long, env = "TENANTRY_SMTP_URL", hide_env_values = true)]
@@ -90,6 +91,21 @@ pub struct Config {
     /// Organizations that one account may create (ID-32).
     #[arg(long, env = "TENANTRY_CREATED_ORGS_MAX", default_value_t = 1)]
     pub created_orgs_max: i64,
+    /// Invitations that one organization may make in an hour (IN-21), and four times as many in a day; 0
+    /// means no limit.
+    #[arg(long, env = "TENANTRY_INVITATIONS_MAX", default_value_t = 50)]
+    pub invitations_max: i64,
+    /// Invitations, of all organizations together, that are mailed to one address in a day; for the others
+    /// the link can be copied. 0 means no limit.
+    #[arg(long, env = "TENANTRY_INVITATION_MAILS_MAX", default_value_t = 3)]
+    pub invitation_mails_max: i64,
+    /// Addresses and ports to which webhooks may go although they are not public, in plain http, too: for
+    /// receivers in the same network. With commas between them: `127.0.0.1:8080,10.0.0.0/8:443`.
+    #[arg(long, env = "TENANTRY_WEBHOOK_EXCEPTIONS", value_delimiter = ',')]
+    pub webhook_exceptions: Vec<String>,
+    /// Name server that finds the addresses of webhooks, with its port. Default: those of the system.
+    #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]
+    pub webhook_dns: Option<SocketAddr>,
     /// Whether a project's repository may be a path on the runner's machine. For trying out, not for
     /// strangers: a path is read with the runner's rights.
     #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
@@ -119,4 +135,15 @@ pub struct Config {
     /// Whether the log is JSON lines.
     #[arg(long, env = "TENANTRY_LOG_JSON", default_value_t = false, action = clap::ArgAction::Set)]
     pub log_json: bool,
+}
+
+impl Config {
+    /// What links begin with, without a slash at the end. Configuration only: no request has a say (N-08).
+    pub fn base_url(&self) -> String {
+        let here = || {
+            let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+            format!("{scheme}://localhost:{}", self.listen.port())
+        };
+        self.base_url.as_ref().map_or_else(here, |it| it.trim_end_matches('/').to_owned())
+    }
 }

@@ -52,7 +52,7 @@ pub enum Error {
         /// Stable reason.
         reason: Reason,
         /// One sentence for people.
-        message: &'static str,
+        message: String,
         /// When to come back.
         retry_after: Duration,
     },
@@ -82,10 +82,18 @@ pub trait Refusal: std::error::Error {
     fn metadata(&self) -> Vec<(&'static str, String)> {
         vec![]
     }
+    /// When to come back, if it is a matter of time.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl<R: Refusal> From<R> for Error {
     fn from(refusal: R) -> Self {
+        if let Some(retry_after) = refusal.retry_after() {
+            let (reason, message) = (refusal.reason(), refusal.to_string());
+            return Self::Limited { reason, message, retry_after };
+        }
         Self::Refused {
             code: refusal.code(),
             reason: refusal.reason(),

@@ -25,10 +25,11 @@ use crate::{
     db::Db,
     key::Key,
     link::{Link, Target},
-    mail::{Mailer, Postman, Write},
+    mail::{Mailer, Postman, Writer},
     outbox::Delivery,
     page::Pager,
     react::{Reaction, Subscriber},
+    web::Site,
 };
 
 pub use folder::{DataDir, default as default_data_dir};
@@ -66,6 +67,7 @@ pub struct Host {
     served: Vec<&'static str>,
     subscribers: Vec<Subscriber>,
     postmen: Vec<Postman>,
+    sites: Vec<(&'static str, Arc<dyn Site>)>,
     access: Access,
     links: BTreeMap<&'static str, Arc<OnceLock<Target>>>,
     tasks: Vec<Task>,
@@ -96,6 +98,7 @@ impl Host {
             served: vec![],
             subscribers: vec![],
             postmen: vec![],
+            sites: vec![],
             access: Access::default(),
             links: BTreeMap::new(),
             tasks: vec![],
@@ -190,6 +193,18 @@ impl Host {
         E: Message + Name + Default + 'static,
         R: for<'t> Reaction<'t, E>,
     {
+        self.subscriber(db).on(reaction);
+    }
+
+    /// Runs `reaction`, in a transaction of `db`, once for every event of these types, with its envelope.
+    pub fn on_each<R>(&mut self, db: &Db, names: impl IntoIterator<Item = String>, reaction: R)
+    where
+        R: for<'t> Reaction<'t, api::event::Envelope>,
+    {
+        self.subscriber(db).on_each(names, reaction);
+    }
+
+    fn subscriber(&mut self, db: &Db) -> &mut Subscriber {
         let known = self
             .subscribers
             .iter()
@@ -198,7 +213,7 @@ impl Host {
             self.subscribers.push(Subscriber::reacting(db.clone()));
             self.subscribers.len() - 1
         });
-        self.subscribers[index].on(reaction);
+        &mut self.subscribers[index]
     }
 
     /// Hands every event of the suite to `record`, in batches, each in a transaction of `db`. It must not
@@ -210,17 +225,18 @@ impl Host {
         self.subscribers.push(Subscriber::recording(db.clone(), record));
     }
 
-    /// Sends the mails of `db`, whose text `write` makes.
-    pub fn mail(
-        &mut self,
-        db: &Db,
-        templates: &[&'static str],
-        write: Write,
-    ) -> anyhow::Result<()> {
+    /// Sends the mails of `db`, which `writer` writes.
+    pub fn mail(&mut self, db: &Db, writer: impl Writer) -> anyhow::Result<()> {
         let mailer = Mailer::new(&self.config, self.folder.path().join("mail"))?;
-        let (db, templates) = (db.clone(), templates.to_vec());
-        self.postmen.push(Postman { db, mailer: Arc::new(mailer), templates, write });
+        let (db, mailer, writer) = (db.clone(), Arc::new(mailer), Arc::new(writer));
+        self.postmen.push(Postman { db, mailer, writer });
         Ok(())
+    }
+
+    /// Serves pages: what browsers ask for under these paths, each with a slash at its end.
+    pub fn site(&mut self, paths: &'static [&'static str], site: impl Site) {
+        let site: Arc<dyn Site> = Arc::new(site);
+        self.sites.extend(paths.iter().map(|it| (*it, site.clone())));
     }
 
     /// Runs a background task until the process ends. If it fails, the process ends.

@@ -28,6 +28,7 @@ pub mod telemetry;
 pub mod throttle;
 pub mod tls;
 pub mod token;
+pub mod web;
 
 pub use access::{Access, Grant, ProjectGrant};
 pub use call::{Account, Call, KeyPower, reply};

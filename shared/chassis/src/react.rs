@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
+use api::event::Envelope;
 use prost::{Message, Name};
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 };
 
 type Boxed<'t> = Pin<Box<dyn Future<Output = Result<()>> + Send + 't>>;
-type React = Arc<dyn for<'t> Fn(&'t mut Tx, &[u8]) -> Boxed<'t> + Send + Sync>;
+type React = Arc<dyn for<'t> Fn(&'t mut Tx, &Envelope) -> Boxed<'t> + Send + Sync>;
 type Record = Arc<dyn for<'t> Fn(&'t mut Tx, Vec<Delivery>) -> Boxed<'t> + Send + Sync>;
 
 /// An `async fn(&mut Tx, E) -> Result<()>`.
@@ -72,11 +73,27 @@ impl Subscriber {
     {
         let What::React(reactions) = &mut self.what else { return };
         let reaction = Arc::new(reaction);
-        let react: React = Arc::new(move |tx, body| match E::decode(body) {
-            Ok(event) => Box::pin(reaction.react(tx, event)),
-            Err(error) => Box::pin(async { Err(anyhow::Error::from(error).into()) }),
+        let react: React = Arc::new(move |tx, envelope| {
+            let body = envelope.event.as_ref().map(|it| it.value.as_slice()).unwrap_or_default();
+            match E::decode(body) {
+                Ok(event) => Box::pin(reaction.react(tx, event)),
+                Err(error) => Box::pin(async { Err(anyhow::Error::from(error).into()) }),
+            }
         });
         reactions.entry(E::full_name()).or_default().push(react);
+    }
+
+    pub(crate) fn on_each<R>(&mut self, names: impl IntoIterator<Item = String>, reaction: R)
+    where
+        R: for<'t> Reaction<'t, Envelope>,
+    {
+        let What::React(reactions) = &mut self.what else { return };
+        let reaction = Arc::new(reaction);
+        let react: React =
+            Arc::new(move |tx, envelope| Box::pin(reaction.react(tx, envelope.clone())));
+        for name in names {
+            reactions.entry(name).or_default().push(react.clone());
+        }
     }
 
     /// The events that it wants; `None` means all.
@@ -119,13 +136,11 @@ impl Subscriber {
     }
 
     async fn react(&self, reactions: &[React], event: &Delivery) -> Result<()> {
-        let envelope =
-            api::event::Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
-        let body = envelope.event.map(|it| it.value).unwrap_or_default();
+        let envelope = Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
         let work = async |tx: &mut Tx| {
             if first_delivery(tx, event).await? {
                 for react in reactions {
-                    react(tx, &body).await?;
+                    react(tx, &envelope).await?;
                 }
             }
             Ok(())

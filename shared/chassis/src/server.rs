@@ -1,6 +1,6 @@
 //! What happens to every call, in this order, before and after its handler.
 
-mod origin;
+pub(crate) mod origin;
 
 use std::{
     convert::Infallible,
@@ -70,6 +70,11 @@ pub(crate) struct Shared {
 impl Stack {
     pub(crate) fn new(shared: Shared, routes: Routes) -> Self {
         Self { shared: Arc::new(shared), routes }
+    }
+
+    /// Whose word about where a call came from is believed.
+    pub(crate) fn proxies(&self) -> &[IpAddr] {
+        &self.shared.proxies
     }
 
     pub(crate) fn running(&self) -> &TaskTracker {

@@ -1,13 +1,20 @@
 //! Rate limits (GCRA): so many at once, and so many a minute, by whatever they are counted. Kept in
 //! memory: with several replicas each allows as much.
 
-use std::{hash::Hash, num::NonZeroU32, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use api::error::Reason;
 use governor::{
     Quota, RateLimiter, clock::Clock as Ticks, middleware::NoOpMiddleware,
     state::keyed::HashMapStateStore,
 };
+use time::OffsetDateTime;
 
 use crate::{Clock, Error, Result};
 
@@ -37,7 +44,51 @@ impl<K: Hash + Eq + Clone> Throttle<K> {
         }
         let Err(until) = limiter.check_key(key) else { return Ok(()) };
         let retry_after = until.wait_time_from(Ticks::now(limiter.clock()));
-        Err(Error::Limited { reason: Reason::RateLimited, message: what, retry_after })
+        Err(Error::Limited { reason: Reason::RateLimited, message: what.to_owned(), retry_after })
+    }
+}
+
+/// After so many wrong guesses a place is blocked.
+const GUESSES_MAX: u32 = 10;
+
+/// For so long, from the last wrong guess on.
+const BLOCKED: time::Duration = time::Duration::minutes(15);
+
+/// Blocks places from which somebody guesses secrets (PL-13, IN-26).
+pub struct Guesses {
+    clock: Clock,
+    wrong: Mutex<HashMap<String, (u32, OffsetDateTime)>>,
+    what: &'static str,
+}
+
+impl Guesses {
+    /// Nobody has guessed yet. `what` tells those who are blocked why.
+    pub fn new(clock: &Clock, what: &'static str) -> Self {
+        Self { clock: clock.clone(), wrong: Mutex::default(), what }
+    }
+
+    /// Counts a wrong guess.
+    pub fn wrong(&self, address: &str) {
+        let now = Clock::now(&self.clock);
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        if wrong.len() > KEYS_MAX {
+            wrong.retain(|_, it| it.1 + BLOCKED > now);
+        }
+        let entry = wrong.entry(place(address)).or_insert((0, now));
+        let count = if entry.1 + BLOCKED > now { entry.0 } else { 0 };
+        *entry = (count.saturating_add(1), now);
+    }
+
+    /// Refuses a place that guesses.
+    pub fn check(&self, address: &str) -> Result<()> {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((count, last)) = wrong.get(&place(address)) else { return Ok(()) };
+        let rest = *last + BLOCKED - Clock::now(&self.clock);
+        if *count < GUESSES_MAX || rest.is_negative() {
+            return Ok(());
+        }
+        let (reason, message) = (Reason::AddressBlocked, self.what.to_owned());
+        Err(Error::Limited { reason, message, retry_after: rest.unsigned_abs() })
     }
 }
 

@@ -41,6 +41,14 @@ pub struct Options {
     pub created_orgs_max: i64,
     /// An identity provider.
     pub oidc_issuer: Option<String>,
+    /// Invitations of one organization in an hour; 0 means no limit.
+    pub invitations_max: i64,
+    /// Invitations that are mailed to one address in a day; 0 means no limit.
+    pub invitation_mails_max: i64,
+    /// Where webhooks may go although it is not public.
+    pub webhook_exceptions: Vec<String>,
+    /// Who finds the addresses of webhooks.
+    pub webhook_dns: Option<SocketAddr>,
 }
 
 /// A running suite.
@@ -96,14 +104,14 @@ impl Suite {
             let distant: PgConnectOptions = url.parse().expect("an address");
             reach = distant.database(reach.get_database().unwrap_or_default());
         }
-        let host = host(&options, reach, folder.path())
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let host = host(&options, reach, folder.path(), address)
             .with_clock(clock.clone())
             .with_guards(options.guards);
         let mut host = install(host);
         let billing = host.client("billing", "identity");
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -232,9 +240,14 @@ fn log() {
     }
 }
 
-fn host(options: &Options, database: PgConnectOptions, folder: &Path) -> Host {
+fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: SocketAddr) -> Host {
     let defaults = database::config();
     let config = Config {
+        listen: address,
+        invitations_max: options.invitations_max,
+        invitation_mails_max: options.invitation_mails_max,
+        webhook_exceptions: options.webhook_exceptions.clone(),
+        webhook_dns: options.webhook_dns,
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
         local_repositories: true,

@@ -118,6 +118,13 @@ impl AccessService for Bare {
         elsewhere()
     }
 
+    async fn list_audience(
+        &self,
+        _: Request<pb::ListAudienceRequest>,
+    ) -> Reply<pb::ListAudienceResponse> {
+        elsewhere()
+    }
+
     async fn authenticate(
         &self,
         _: Request<pb::AuthenticateRequest>,

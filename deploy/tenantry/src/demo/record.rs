@@ -40,7 +40,7 @@ const LOG: &[(&str, &[&str])] = &[
             "DeploymentCompleted",
         ],
     ),
-    (INVITATION, &["InvitationCreated", "InvitationAccepted"]),
+    (INVITATION, &["InvitationCreated", "InvitationAccepted", "InvitationExpired"]),
 ];
 
 impl Story<'_> {

@@ -224,7 +224,10 @@ impl Story<'_> {
             self.voice.call(&self.services.invitation, &method, preview).await?;
         ensure!(seen.state() == inv::InvitationState::Pending, "looking consumes nothing");
         let bob = self.person("Bob").await?;
-        let accept = inv::AcceptInvitationRequest { token: token.to_owned() };
+        let accept = inv::AcceptInvitationRequest {
+            invitation: Some(inv::accept_invitation_request::Invitation::Token(token.to_owned())),
+            ..Default::default()
+        };
         let method = format!("{INVITATION}.InvitationService/AcceptInvitation");
         let invitation = self.services.invitation.with_token(&bob.token);
         let accepted: inv::AcceptInvitationResponse =

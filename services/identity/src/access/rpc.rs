@@ -10,7 +10,7 @@ use chassis::{
 use tonic::Request;
 
 use super::{
-    Freshness, Snapshots,
+    Freshness, Snapshots, audience,
     explain::{self, Words},
     store, subject, wire,
 };
@@ -198,6 +198,17 @@ impl AccessService for Rpc {
     ) -> Reply<pb::GetPermissionMatrixResponse> {
         Call::of(request)?;
         reply(wire::matrix())
+    }
+
+    async fn list_audience(
+        &self,
+        request: Request<pb::ListAudienceRequest>,
+    ) -> Reply<pb::ListAudienceResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
+        let snapshot = self.snapshots.get(it.org_id.parse()?, Freshness::Newest(None)).await?;
+        reply(audience::list(&self.db, snapshot.as_deref(), &wish, it).await?)
     }
 
     async fn authenticate(

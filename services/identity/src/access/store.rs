@@ -175,3 +175,30 @@ pub(crate) async fn names(db: &Db, org_id: OrgId) -> Result<HashMap<Uuid, String
     let rows = rows.fetch_all(db.pool()).await?;
     Ok(rows.into_iter().map(|it| (it.id, it.name)).collect())
 }
+
+/// An account, as somebody who can be told something.
+pub(crate) struct Person {
+    pub(crate) user_id: UserId,
+    pub(crate) email: String,
+    pub(crate) canonical_email: String,
+    pub(crate) display_name: String,
+}
+
+/// Accounts by their ids or addresses.
+pub(crate) async fn people(db: &Db, ids: &[Uuid], addresses: &[String]) -> Result<Vec<Person>> {
+    let people = sqlx::query_as!(
+        Person,
+        r#"select id as "user_id: UserId", email as "email: String", canonical_email, display_name
+           from account where deleted_at is null and (id = any($1) or canonical_email = any($2))
+           order by id"#,
+        ids,
+        addresses,
+    );
+    Ok(people.fetch_all(db.pool()).await?)
+}
+
+/// The name of an organization.
+pub(crate) async fn name(db: &Db, org_id: OrgId) -> Result<Option<String>> {
+    let name = query_scalar!("select name from organization where id = $1", org_id.0);
+    Ok(name.fetch_optional(db.pool()).await?)
+}

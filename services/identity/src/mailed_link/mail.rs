@@ -1,64 +1,87 @@
 //! The mails about accounts.
 
-use std::sync::Arc;
-
 use chassis::{
     Db, Result,
-    mail::{Letter, Write},
+    mail::{Action, Draft, Letter, Order, Writer, plain},
 };
-use uuid::Uuid;
 
 use super::{Links, Purpose, store};
 
-/// Makes the mail of a link.
-pub(crate) fn writer(db: Db, links: Links) -> Write {
-    Arc::new(move |_template, id| Box::pin(write(db.clone(), links.clone(), id)))
+/// Writes the mails about accounts. They are security notices: nobody can switch them off.
+pub(crate) struct Mails {
+    pub(crate) db: Db,
+    pub(crate) links: Links,
 }
 
-async fn write(db: Db, links: Links, id: Uuid) -> Result<Option<Letter>> {
-    let Some((it, name)) = store::wanted(&db, id).await? else { return Ok(None) };
-    let link = links.link(it.purpose, it.id);
-    let (subject, body) = match it.purpose {
+#[tonic::async_trait]
+impl Writer for Mails {
+    async fn write(&self, order: &Order) -> Result<Draft> {
+        let Some((it, name)) = store::wanted(&self.db, order.subject_id).await? else {
+            return Ok(Draft::Suppress("the link was used or replaced"));
+        };
+        let Words { subject, said, button, note } = words(it.purpose);
+        let action = button.map(|label| Action {
+            label: label.to_owned(),
+            link: self.links.link(it.purpose, it.id),
+        });
+        Ok(Draft::Send(Box::new(Letter {
+            to: it.email.0,
+            subject: subject.to_owned(),
+            paragraphs: vec![format!("Hello {},", plain(&name)), said.to_owned()],
+            action,
+            notes: vec![note.to_owned()],
+            ..Letter::default()
+        })))
+    }
+}
+
+struct Words {
+    subject: &'static str,
+    said: &'static str,
+    button: Option<&'static str>,
+    note: &'static str,
+}
+
+fn words(purpose: Purpose) -> Words {
+    let (subject, said, button, note) = match purpose {
         Purpose::Verify => (
             "Confirm your address",
-            format!(
-                "confirm your address within 30 minutes by opening this link:\n\n{link}\n\n\
-                 If you did not open an account, ignore this mail."
-            ),
+            "confirm your address within 30 minutes.",
+            Some("Confirm the address"),
+            "If you did not open an account, ignore this mail.",
         ),
         Purpose::Reset => (
             "Set a new password",
-            format!(
-                "set a new password within 30 minutes by opening this link:\n\n{link}\n\n\
-                 If you did not ask for it, ignore this mail: your password stays as it is."
-            ),
+            "set a new password within 30 minutes.",
+            Some("Set a new password"),
+            "If you did not ask for it, ignore this mail: your password stays as it is.",
         ),
         Purpose::Change => (
             "Confirm your new address",
-            format!(
-                "move your account to this address within 30 minutes by opening this link:\n\n{link}\n\n\
-                 If you did not ask for it, ignore this mail."
-            ),
+            "move your account to this address within 30 minutes.",
+            Some("Move the account"),
+            "If you did not ask for it, ignore this mail.",
         ),
         Purpose::ToldRegistered => (
             "You have an account already",
             "somebody, perhaps you, tried to open an account with this address. It has one already: sign \
-             in, or ask for a new password.\n\nIf it was not you, there is nothing to do."
-                .to_owned(),
+             in, or ask for a new password.",
+            None,
+            "If it was not you, there is nothing to do.",
         ),
         Purpose::ToldChanged => (
             "Your account moved to another address",
-            "your account has another address from now on, and every other session has ended.\n\n\
-             If it was not you, tell your administrator at once."
-                .to_owned(),
+            "your account has another address from now on, and every other session has ended.",
+            None,
+            "If it was not you, tell your administrator at once.",
         ),
         Purpose::ToldTaken => (
             "This address has an account already",
             "somebody, perhaps you, wanted to move another account to this address. It has an account \
-             already, so nothing changed."
-                .to_owned(),
+             already, so nothing changed.",
+            None,
+            "If it was not you, there is nothing to do.",
         ),
     };
-    let text = format!("Hello {name},\n\n{body}\n");
-    Ok(Some(Letter { to: it.email.0, subject: subject.to_owned(), text }))
+    Words { subject, said, button, note }
 }

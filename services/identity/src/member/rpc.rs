@@ -134,26 +134,25 @@ impl MemberService for Rpc {
         store::get(&self.db, org_id, call.account()?.user_id).await?;
         let organization = organization::store::get(&self.db, org_id).await?;
         organization.seat().map_err(Error::from)?;
-        let address = email::parse(&it.email);
-        let address =
-            address.ok_or_else(|| Error::invalid("email", "must be an e-mail address"))?;
-        if store::has_address(&self.db, org_id, &address.canonical).await? {
-            return Err(Error::from(Refused::AlreadyMember).into());
-        }
-        let existing = project_access::store::all(&self.db, org_id).await?;
-        for access in &it.project_access {
-            if !existing.contains(&access.project_id.parse()?) {
-                return Err(Error::NotFound(ProjectId::NOUN).into());
+        let member_emails = members_among(&self.db, org_id, &it.emails).await?;
+        if !it.project_access.is_empty() {
+            let existing = project_access::store::all(&self.db, org_id).await?;
+            for access in &it.project_access {
+                if !existing.contains(&access.project_id.parse()?) {
+                    return Err(Error::NotFound(ProjectId::NOUN).into());
+                }
             }
         }
         let ids: Result<Vec<TeamId>> = it.team_ids.iter().map(|it| it.parse()).collect();
         let ids: BTreeSet<_> = ids?.into_iter().map(|it| it.0).collect();
         let ids: Vec<_> = ids.into_iter().collect();
-        let known = team::store::count(&self.db, org_id, &ids).await?;
-        if usize::try_from(known).ok() != Some(ids.len()) {
-            return Err(Error::NotFound(TeamId::NOUN).into());
+        if !ids.is_empty() {
+            let known = team::store::count(&self.db, org_id, &ids).await?;
+            if usize::try_from(known).ok() != Some(ids.len()) {
+                return Err(Error::NotFound(TeamId::NOUN).into());
+            }
         }
-        reply(pb::PrepareInvitationResponse { org_name: organization.name })
+        reply(pb::PrepareInvitationResponse { org_name: organization.name, member_emails })
     }
 
     async fn admit_member(
@@ -170,6 +169,15 @@ impl MemberService for Rpc {
         };
         reply(self.db.write(&call, admit).await?)
     }
+}
+
+/// Those of some addresses that are a member's.
+async fn members_among(db: &Db, org_id: OrgId, emails: &[String]) -> Result<Vec<String>> {
+    let canonical = |it: &String| email::parse(it).map(|it| it.canonical);
+    let addresses: Vec<_> = emails.iter().filter_map(canonical).collect();
+    let members = store::addresses(db, org_id, &addresses).await?;
+    let is_member = |it: &&String| canonical(it).is_some_and(|it| members.contains(&it));
+    Ok(emails.iter().filter(is_member).cloned().collect())
 }
 
 async fn member(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Member> {

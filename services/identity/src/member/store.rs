@@ -93,17 +93,15 @@ pub(crate) async fn get(db: &Db, org_id: OrgId, user_id: UserId) -> Result<Membe
     member.fetch_optional(db.pool()).await?.ok_or(Error::NotFound("member"))
 }
 
-/// Whether an address belongs to a member.
-pub(crate) async fn has_address(db: &Db, org_id: OrgId, canonical_email: &str) -> Result<bool> {
+/// Those of some canonical addresses that are a member's.
+pub(crate) async fn addresses(db: &Db, org_id: OrgId, canonical: &[String]) -> Result<Vec<String>> {
     let found = query_scalar!(
-        r#"select exists (
-               select from member join account on account.id = member.user_id
-               where member.org_id = $1 and account.canonical_email = $2
-           ) as "found!""#,
+        "select account.canonical_email from member join account on account.id = member.user_id
+         where member.org_id = $1 and account.canonical_email = any($2)",
         org_id.0,
-        canonical_email
+        canonical
     );
-    Ok(found.fetch_one(db.pool()).await?)
+    Ok(found.fetch_all(db.pool()).await?)
 }
 
 /// A page of the members with a role, if one is asked for, whose name or address contains a text.

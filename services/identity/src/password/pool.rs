@@ -97,7 +97,7 @@ impl Passwords {
 fn full() -> Error {
     Error::Limited {
         reason: Reason::RateLimited,
-        message: "too many people sign in at this moment; retry in a few seconds",
+        message: "too many people sign in at this moment; retry in a few seconds".to_owned(),
         retry_after: std::time::Duration::from_secs(2),
     }
 }

@@ -9,7 +9,7 @@ use chassis::{
 };
 use tonic::Request;
 
-use super::{Draft, User, store};
+use super::{Draft, Refused, User, store};
 use crate::{
     access::Proofs,
     mailed_link::{self, Links, MailedLink, Purpose},
@@ -32,7 +32,8 @@ impl UserService for Rpc {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
         let call = Call::of(request)?;
         self.sign_in.count_source(&call)?;
-        let draft = Draft::try_from(&call.message)?;
+        let it = &call.message;
+        let draft = Draft::new(&it.email, &it.password, &it.display_name)?;
         // Before the transaction, and also for an address that has an account: it must take as long.
         let hash = self.passwords.hash(call.message.password.clone().into()).await?;
         let register = async |tx: &mut Tx| {
@@ -54,6 +55,26 @@ impl UserService for Rpc {
                 }
             }
             Ok(pb::RegisterResponse {})
+        };
+        reply(self.db.write(&call, register).await?)
+    }
+
+    async fn register_invited(
+        &self,
+        request: Request<pb::RegisterInvitedRequest>,
+    ) -> Reply<pb::RegisterInvitedResponse> {
+        let call = Call::of(request)?;
+        self.sign_in.count_source(&call)?;
+        let it = &call.message;
+        let draft = Draft::new(&it.email, &it.password, &it.display_name)?;
+        let hash = self.passwords.hash(it.password.clone().into()).await?;
+        let register = async |tx: &mut Tx| {
+            let registered = User::register(draft, Some(tx.now), tx.now);
+            tx.act_as(&registered.state().account(uuid::Uuid::nil()));
+            let user = store::insert(tx, registered, Some(&hash)).await?;
+            let account = user.ok_or(Refused::EmailTaken)?.account(uuid::Uuid::nil());
+            let (_, token) = self.sign_in.session(tx, &call, account, "invitation").await?;
+            Ok(pb::RegisterInvitedResponse { token })
         };
         reply(self.db.write(&call, register).await?)
     }

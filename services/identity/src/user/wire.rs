@@ -20,25 +20,24 @@ impl From<&User> for pb::User {
     }
 }
 
-impl TryFrom<&pb::RegisterRequest> for Draft {
-    type Error = Error;
-
-    fn try_from(request: &pb::RegisterRequest) -> Result<Self, Error> {
+impl Draft {
+    /// What a new account takes; every field that is wrong is told.
+    pub(super) fn new(email: &str, password: &str, display_name: &str) -> Result<Self, Error> {
         let mut violations = vec![];
         let mut wrong = |field: &str, description: &str| {
             violations
                 .push(Violation { field: field.to_owned(), description: description.to_owned() });
         };
-        let address = email::parse(&request.email);
+        let address = email::parse(email);
         if address.is_none() {
             wrong("email", "must be an e-mail address");
         }
-        if let Some(weakness) = password::weakness(&request.password, &request.email) {
+        if let Some(weakness) = password::weakness(password, email) {
             wrong("password", weakness);
         }
         match address {
             Some(address) if violations.is_empty() => {
-                let name = request.display_name.trim();
+                let name = display_name.trim();
                 let local = address.typed.0.split('@').next().unwrap_or_default();
                 let display_name = if name.is_empty() { local } else { name }.to_owned();
                 Ok(Self { address, display_name })

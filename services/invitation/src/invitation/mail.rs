@@ -1,35 +1,80 @@
 //! The mail that carries the link of an invitation.
 
-use std::sync::Arc;
-
 use chassis::{
-    Db, Result,
-    mail::{Letter, Write},
+    Db, Result, Tx,
+    mail::{Action, Draft, Letter, Order, plain},
 };
-use uuid::Uuid;
+use time::Duration;
 
 use super::{State, store};
-use crate::link::Links;
+use crate::{
+    link::{Links, Way},
+    recipient,
+};
 
-/// Makes the mail of an invitation, as long as it is pending.
-pub(crate) fn writer(db: Db, links: Links) -> Write {
-    Arc::new(move |_template, id| Box::pin(letter(db.clone(), links.clone(), id)))
+/// Writes the mails of invitations.
+pub(crate) struct Mails {
+    pub(crate) db: Db,
+    pub(crate) links: Links,
+    /// Invitations to one address in a day; 0 means no limit.
+    pub(crate) recipient_max: i64,
 }
 
-async fn letter(db: Db, links: Links, id: Uuid) -> Result<Option<Letter>> {
-    let Some(it) = store::get_by_link(&db, id).await? else { return Ok(None) };
-    if it.state(db.now()) != State::Pending {
-        return Ok(None);
+impl Mails {
+    /// The mail of an invitation, as long as it is pending and its recipient wants it.
+    pub(crate) async fn write(&self, order: &Order) -> Result<Draft> {
+        let Some(it) = store::get_by_link(&self.db, order.subject_id).await? else {
+            return Ok(Draft::Suppress("the invitation is gone"));
+        };
+        let now = self.db.now();
+        if it.state(now) != State::Pending {
+            return Ok(Draft::Suppress("the invitation is no longer pending"));
+        }
+        if recipient::store::opted_out(&self.db, &it.canonical_email).await? {
+            return Ok(Draft::Suppress("the recipient wants no invitations by mail"));
+        }
+        let mailed = store::mailed_since(&self.db, &it, now - Duration::DAY).await?;
+        if self.recipient_max > 0 && mailed >= self.recipient_max {
+            return Ok(Draft::Suppress(
+                "the recipient got as many invitations as they may in a day",
+            ));
+        }
+        let (who, org) = (plain(&it.inviter_name), plain(&it.org_name));
+        let note = "If you do not know why you got this, ignore it: nothing happens without you.";
+        Ok(Draft::Send(Box::new(Letter {
+            to: it.email.0,
+            subject: format!("{who} invites you to {org}"),
+            paragraphs: vec![format!("{who} invites you to join {org} as {}.", role(it.role))],
+            quote: Some(it.message).filter(|it| !it.is_empty()),
+            action: Some(Action {
+                label: "Open the invitation".to_owned(),
+                link: self.links.link(order.subject_id, Way::Mailed),
+            }),
+            notes: vec![
+                format!("The link works until {} (UTC).", it.expires_at.date()),
+                note.to_owned(),
+            ],
+            opt_out: Some(self.links.opt_out(&it.canonical_email)),
+            ..Letter::default()
+        })))
     }
-    let note = if it.message.is_empty() { String::new() } else { format!("\n{}\n", it.message) };
-    let text = format!(
-        "{} invites you to join {}.\n{note}\nOpen this link to accept:\n\n{}\n\n\
-         The link works until {} (UTC).\n",
-        it.inviter_name,
-        it.org_name,
-        links.link(id),
-        it.expires_at.date(),
-    );
-    let subject = format!("{} invites you to {}", it.inviter_name, it.org_name);
-    Ok(Some(Letter { to: it.email.0, subject, text }))
+
+    /// The recipient's server refuses the mail for good.
+    pub(crate) async fn bounced(&self, tx: &mut Tx, order: &Order, why: &str) -> Result<()> {
+        let Some(it) = store::lock_by_link(tx, order.subject_id).await? else { return Ok(()) };
+        recipient::store::bounce(tx, &it.canonical_email).await?;
+        store::update(tx, it.bounce(why, tx.now)).await?;
+        Ok(())
+    }
+}
+
+/// A role in a sentence.
+pub(crate) fn role(role: i32) -> &'static str {
+    use api::identity::OrgRole;
+    match OrgRole::try_from(role) {
+        Ok(OrgRole::Admin) => "Admin",
+        Ok(OrgRole::Developer) => "Developer",
+        Ok(OrgRole::Viewer) => "Viewer",
+        _ => "member",
+    }
 }

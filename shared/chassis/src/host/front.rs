@@ -19,7 +19,10 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
-use crate::server::Stack;
+use crate::{
+    server::{Stack, origin},
+    web::Sites,
+};
 
 /// The suite's services and, beside them, health and reflection.
 #[derive(Clone)]
@@ -27,6 +30,8 @@ pub(super) struct Front {
     pub(super) stack: Stack,
     /// Health and reflection belong to operators, who have no account.
     pub(super) operator: Routes,
+    /// Pages for browsers.
+    pub(super) sites: Sites,
 }
 
 impl Service<Request<Body>> for Front {
@@ -42,6 +47,11 @@ impl Service<Request<Body>> for Front {
         if request.uri().path().starts_with("/grpc.") {
             let answer = self.operator.call(request);
             return Box::pin(answer);
+        }
+        if Sites::take(&request) {
+            let address = origin::address(&request, self.stack.proxies());
+            let answer = self.sites.clone().serve(request, address);
+            return Box::pin(async { Ok(answer.await) });
         }
         self.stack.call(request)
     }

@@ -24,6 +24,7 @@ use crate::{
     server::{Shared, Stack},
     telemetry::Meter,
     tls::Tls,
+    web::Sites,
 };
 
 impl Host {
@@ -67,7 +68,8 @@ impl Host {
                 failure = failed => failure,
             }
         };
-        let front = Front { stack, operator };
+        let sites = Sites(std::mem::take(&mut self.sites).into());
+        let front = Front { stack, operator, sites };
         let failure =
             front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten();
         running.close();
@@ -231,6 +233,8 @@ impl Host {
 
     fn server(tls: Option<Tls>) -> anyhow::Result<Server> {
         let server = Server::builder()
+            // Browsers, and the proxies in front of them.
+            .accept_http1(true)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_pending_accept_reset_streams(Some(20))

@@ -21,12 +21,7 @@ pub(super) fn of(
 ) -> pb::Origin {
     let headers = request.headers();
     let text = |name: &str| text(headers, name);
-    let connected = address(request).map(|it| it.ip());
-    // Only what the nearest trusted proxy saw itself (C-18): the last entry.
-    let told =
-        text("x-forwarded-for").filter(|_| connected.is_some_and(|it| proxies.contains(&it)));
-    let told = told.as_deref().and_then(|it| it.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
-    let connected = told.or(connected).map(|it| it.to_string()).unwrap_or_default();
+    let connected = address(request, proxies);
     let (address, user_agent) = match peer {
         Peer::Client => (connected, text("user-agent")),
         Peer::Service(_) => (
@@ -53,7 +48,17 @@ pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned)
 }
 
-fn address(request: &Request<Body>) -> Option<SocketAddr> {
+/// The network address of whoever asks: what the connection says, or the nearest trusted proxy.
+pub(crate) fn address(request: &Request<Body>, proxies: &[IpAddr]) -> String {
+    let connected = connection(request).map(|it| it.ip());
+    // Only what the nearest trusted proxy saw itself (C-18): the last entry.
+    let told = text(request.headers(), "x-forwarded-for")
+        .filter(|_| connected.is_some_and(|it| proxies.contains(&it)));
+    let told = told.as_deref().and_then(|it| it.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
+    told.or(connected).map(|it| it.to_string()).unwrap_or_default()
+}
+
+fn connection(request: &Request<Body>) -> Option<SocketAddr> {
     let extensions = request.extensions();
     let tcp = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     tcp.or_else(|| extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr())

@@ -1,0 +1,30 @@
+//! Every mail of this service, by its template.
+
+use chassis::{
+    Result, Tx,
+    mail::{Draft, Order, Writer},
+};
+
+use crate::invitation::{self, MAIL};
+
+/// Writes the mails of this service.
+pub(crate) struct Mails {
+    pub(crate) invitations: invitation::mail::Mails,
+}
+
+#[tonic::async_trait]
+impl Writer for Mails {
+    async fn write(&self, order: &Order) -> Result<Draft> {
+        match order.template.as_str() {
+            MAIL => self.invitations.write(order).await,
+            _ => Ok(Draft::Suppress("no such template")),
+        }
+    }
+
+    async fn bounced(&self, tx: &mut Tx, order: &Order, why: &str) -> Result<()> {
+        match order.template.as_str() {
+            MAIL => self.invitations.bounced(tx, order, why).await,
+            _ => Ok(()),
+        }
+    }
+}
