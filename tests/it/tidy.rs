@@ -91,7 +91,7 @@ fn sql_is_in_stores_and_names_its_columns() {
 }
 
 /// Tables whose rows belong to a tenant.
-const TENANT_TABLES: [&str; 11] = [
+const TENANT_TABLES: [&str; 15] = [
     "project",
     "environment",
     "task",
@@ -101,6 +101,10 @@ const TENANT_TABLES: [&str; 11] = [
     "team",
     "team_member",
     "api_key",
+    "alert",
+    "mail_rule",
+    "webhook",
+    "webhook_delivery",
     "entry",
     "node",
 ];

@@ -33,6 +33,12 @@ pub(crate) const GIT: Need =
 /// Perl, in which the sample application of the story is written.
 pub(crate) const PERL: Need =
     Need { name: "perl", package: "perl", found: || answers("perl", "-v") };
+/// A browser, and the program that drives it.
+pub(crate) const BROWSER: Need = Need {
+    name: "chromedriver",
+    package: "chromium-driver",
+    found: || answers("chromedriver", "--version"),
+};
 const PIP: Need = Need {
     name: "pip",
     package: "python3-pip",

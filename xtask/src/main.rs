@@ -59,7 +59,13 @@ fn lint() -> Outcome {
 }
 
 fn test(filter: &[String]) -> Outcome {
-    machine::need(&[machine::POSTGRES, machine::NATS, machine::GIT, machine::PERL])?;
+    machine::need(&[
+        machine::POSTGRES,
+        machine::NATS,
+        machine::GIT,
+        machine::PERL,
+        machine::BROWSER,
+    ])?;
     machine::oidc()?;
     if filter.is_empty() {
         lint()?;

@@ -130,7 +130,7 @@ pub const PROJECT: &[(&str, ProjectRole, bool, KeyReach)] = &[
     ("project.automation.run", P::Developer, false, K::Any),
     ("project.automation.edit", P::Admin, false, K::Any),
     ("project.services.manage", P::Admin, false, K::Any),
-    ("project.webhooks.manage", P::Admin, false, K::Any),
+    ("project.webhooks.manage", P::Admin, true, K::Any),
     ("project.api_keys.manage", P::Admin, false, K::Nobody),
     ("project.audit.list", P::Admin, false, K::Nobody),
 ];

@@ -3,7 +3,11 @@
 use api::identity as pb;
 use chassis::{About, Changed, OrgId, Result, Tx, UserId, moment};
 
-use crate::invitation::{Cause, Invitation, InvitationId, State, store};
+use crate::{
+    alert, digest,
+    invitation::{Cause, Invitation, InvitationId, State, store},
+    mail_rule, notification, preference, webhook,
+};
 
 /// A use that identity granted, and whose counting then broke off here, is counted. Waits for an
 /// acceptance that is still going on.
@@ -80,7 +84,21 @@ pub(crate) async fn subscription_changed(
 /// A deleted organization is gone for good.
 pub(crate) async fn organization_purged(tx: &mut Tx, event: pb::OrganizationPurged) -> Result<()> {
     let Some(it) = event.before else { return Ok(()) };
-    store::purge(tx, it.id.parse()?).await
+    let org_id = it.id.parse()?;
+    webhook::store::purge(tx, org_id).await?;
+    mail_rule::store::purge(tx, org_id).await?;
+    alert::store::purge(tx, org_id).await?;
+    digest::store::purge(tx, org_id).await?;
+    notification::store::purge(tx, org_id).await?;
+    store::purge(tx, org_id).await
+}
+
+/// A person who is gone is told nothing, and nothing of them is kept.
+pub(crate) async fn account_deleted(tx: &mut Tx, event: pb::AccountDeleted) -> Result<()> {
+    let Some(it) = event.before else { return Ok(()) };
+    let user_id = it.id.parse()?;
+    preference::store::forget(tx, user_id).await?;
+    notification::store::forget(tx, user_id).await
 }
 
 fn before(invitation: &Invitation, at: Option<prost_types::Timestamp>) -> bool {

@@ -36,6 +36,27 @@ pub struct ProjectGrant {
     project_id: ProjectId,
 }
 
+/// Proof that a caller was allowed to do one thing in one organization, or on one of its projects.
+#[derive(Clone, Debug)]
+pub struct ScopeGrant {
+    org: Grant,
+    project_id: Option<ProjectId>,
+}
+
+impl ScopeGrant {
+    /// The project, if it is about one.
+    pub fn project_id(&self) -> Option<ProjectId> {
+        self.project_id
+    }
+}
+
+impl std::ops::Deref for ScopeGrant {
+    type Target = Grant;
+    fn deref(&self) -> &Grant {
+        &self.org
+    }
+}
+
 impl Grant {
     /// The organization.
     pub fn org_id(&self) -> OrgId {
@@ -174,6 +195,32 @@ impl Access {
         Ok(ProjectGrant { org, project_id })
     }
 
+    /// Proves that the caller has the permission of the method's rule in an organization or, if the request
+    /// names a project, the one that suffices there; then checks the fields of the message.
+    pub async fn scope<M: Check>(
+        &self,
+        call: &Call<M>,
+        org_id: &str,
+        project_id: &str,
+    ) -> Result<ScopeGrant> {
+        if project_id.is_empty() {
+            return Ok(ScopeGrant { org: self.org(call, org_id).await?, project_id: None });
+        }
+        let (Ok(org_id), Ok(project_id)) = (org_id.parse(), project_id.parse()) else {
+            return Err(all_violations(call, ProjectId::NOUN));
+        };
+        let Some(permission) = &call.rule.project_permission else {
+            return Err(
+                anyhow::anyhow!("{} has no permission on projects", call.rule.method).into()
+            );
+        };
+        let question =
+            Question { permission, org_id, project_id: Some(project_id), write: !call.rule.read };
+        let decision = self.authority()?.decide(call, &question).await?;
+        let org = granted(call, &question, decision)?;
+        Ok(ScopeGrant { org, project_id: Some(project_id) })
+    }
+
     async fn require<M: Check>(
         &self,
         call: &Call<M>,
@@ -183,14 +230,19 @@ impl Access {
         let Audience::Permission(permission) = &call.rule.audience else {
             return Err(anyhow::anyhow!("{} has no permission to require", call.rule.method).into());
         };
-        let account = call.account()?.clone();
         let question = Question { permission, org_id, project_id, write: !call.rule.read };
         let decision = self.authority()?.decide(call, &question).await?;
-        decision.check(&question)?;
-        call.check()?;
-        call.saw(&decision.token);
-        Ok(Grant { org_id, account, permission: permission.clone(), token: decision.token })
+        granted(call, &question, decision)
     }
+}
+
+/// The grant, if the decision gives one and the message is as it should be.
+fn granted<M: Check>(call: &Call<M>, question: &Question<'_>, decision: Decision) -> Result<Grant> {
+    let (account, permission) = (call.account()?.clone(), question.permission.to_owned());
+    decision.check(question)?;
+    call.check()?;
+    call.saw(&decision.token);
+    Ok(Grant { org_id: question.org_id, account, permission, token: decision.token })
 }
 
 /// An id that is no UUID names nothing, so nothing can be told by answering about the other fields, too.

@@ -39,6 +39,9 @@ pub struct Tx {
     source: &'static str,
     actor: pb::Actor,
     origin: pb::Origin,
+    committed: Arc<Notify>,
+    /// Whether somebody waits for what this writes.
+    wakes: bool,
     /// The one moment at which the whole unit happens.
     pub now: OffsetDateTime,
 }
@@ -99,6 +102,11 @@ impl Db {
         self.clock.now()
     }
 
+    /// Resolves when this process has committed something for others to do, after the call.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.committed.notified()
+    }
+
     /// Wakes whoever follows the outbox.
     pub(crate) fn committed(&self) -> &Notify {
         &self.committed
@@ -126,9 +134,7 @@ impl Db {
             idempotency::store(tx, &key, response.encode_to_vec()).await?;
             Ok(response)
         };
-        let response = finish(tx, once).await?;
-        self.committed.notify_waiters();
-        Ok(response)
+        finish(tx, once).await
     }
 
     /// Runs work of the suite itself in a transaction: a reaction to the event `cause`, or a timer.
@@ -138,9 +144,7 @@ impl Db {
         work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
     ) -> Result<T> {
         let origin = pb::Origin { request_id: cause.to_owned(), ..Default::default() };
-        let value = finish(self.begin(system(self.name), origin).await?, work).await?;
-        self.committed.notify_waiters();
-        Ok(value)
+        finish(self.begin(system(self.name), origin).await?, work).await
     }
 
     /// Writes down where a reader stands: nothing waits for it, nobody is woken, and a power cut may lose
@@ -157,7 +161,9 @@ impl Db {
     async fn begin(&self, actor: pb::Actor, origin: pb::Origin) -> Result<Tx> {
         let mut lease = Lease { connection: Some(self.writes.acquire().await?), guard: self.guard };
         raw_sql("begin").execute(lease.connection()).await?;
-        Ok(Tx { lease, source: self.name, actor, origin, now: self.clock.now() })
+        let (source, now, wakes) = (self.name, self.clock.now(), false);
+        let committed = self.committed.clone();
+        Ok(Tx { lease, source, actor, origin, committed, wakes, now })
     }
 }
 
@@ -171,6 +177,9 @@ async fn finish<T>(mut tx: Tx, work: impl AsyncFnOnce(&mut Tx) -> Result<T>) -> 
     }
     let value = outcome?;
     ended?;
+    if tx.wakes {
+        tx.committed.notify_waiters();
+    }
     Ok(value)
 }
 
@@ -207,6 +216,12 @@ impl Tx {
         self.lease.connection()
     }
 
+    /// Whoever waits for something to do looks again once this has committed. Events and mails do so by
+    /// themselves. A task that looks and finds nothing must not: it would wake itself for ever.
+    pub fn wake(&mut self) {
+        self.wakes = true;
+    }
+
     /// From here on this account acts: for calls that themselves prove who calls, like signing in.
     pub fn act_as(&mut self, account: &Account) {
         self.actor = user(account);
@@ -215,6 +230,7 @@ impl Tx {
     /// Stores the event of a change, whose state has just been stored, and gives that state back.
     pub async fn emit<T>(&mut self, changed: Changed<T>) -> Result<T> {
         let (state, fact) = changed.into_parts();
+        self.wake();
         let (id, name, org_id) = (fact.id, fact.name.clone(), fact.org_id());
         let envelope = fact.envelope(pb::Envelope {
             id: id.to_string(),

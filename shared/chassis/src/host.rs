@@ -71,6 +71,7 @@ pub struct Host {
     access: Access,
     links: BTreeMap<&'static str, Arc<OnceLock<Target>>>,
     tasks: Vec<Task>,
+    draining: CancellationToken,
 }
 
 type Task = (
@@ -102,6 +103,7 @@ impl Host {
             access: Access::default(),
             links: BTreeMap::new(),
             tasks: vec![],
+            draining: CancellationToken::new(),
         })
     }
 
@@ -142,6 +144,11 @@ impl Host {
     /// The wall clock.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Cancelled when the process begins to end: whatever streams without an end of its own ends then.
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
     }
 
     /// Makes page tokens.

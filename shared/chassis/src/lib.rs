@@ -30,7 +30,7 @@ pub mod tls;
 pub mod token;
 pub mod web;
 
-pub use access::{Access, Grant, ProjectGrant};
+pub use access::{Access, Grant, ProjectGrant, ScopeGrant};
 pub use call::{Account, Call, KeyPower, reply};
 pub use changed::{About, Changed};
 pub use clock::{Clock, moment, timestamp};

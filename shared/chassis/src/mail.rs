@@ -70,6 +70,7 @@ impl Tx {
         )
         .execute(self.conn())
         .await?;
+        self.wake();
         Ok(())
     }
 }

@@ -32,6 +32,8 @@ pub struct Rule {
     pub read: bool,
     /// Whether an API key may call it, if any account may.
     pub keys: bool,
+    /// The permission instead, if the request names a project.
+    pub project_permission: Option<String>,
     /// The events that it writes.
     pub emits: Vec<String>,
     /// A request, as JSON.
@@ -96,6 +98,10 @@ fn rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<Rule> {
         audience: audience(rule)?,
         read: matches!(read.as_deref(), Some(Value::EnumNumber(1))),
         keys: rule.get_field_by_name("keys")?.as_bool()?,
+        project_permission: Some(
+            rule.get_field_by_name("project_permission")?.as_str()?.to_owned(),
+        )
+        .filter(|it| !it.is_empty()),
         emits: texts(rule, "emits"),
         example: rule.get_field_by_name("example")?.as_str()?.to_owned(),
     })

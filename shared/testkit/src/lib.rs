@@ -3,20 +3,26 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has no host whose tasks are drained")]
 
+mod browser;
 mod database;
+mod names;
 mod nats;
 mod oidc;
 mod person;
 mod process;
+mod receiver;
 mod slow;
 mod smtp;
 mod suite;
 
+pub use browser::Browser;
 pub use database::{Database, config};
+pub use names::Names;
 pub use nats::Nats;
 pub use oidc::Oidc;
 pub use person::{PASSWORD, Person};
 pub use process::{Process, binary};
+pub use receiver::{Answer, Post, Receiver};
 pub use smtp::Smtp;
 pub use suite::{Options, Suite, stop_deployments};
 

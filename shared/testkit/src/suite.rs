@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use api::identity::{self as pb, organization_service_client::OrganizationServiceClient};
+use api::{
+    identity::{self as pb, organization_service_client::OrganizationServiceClient},
+    invitation::{self as inv, alert_service_client::AlertServiceClient},
+};
 use chassis::{
     Clock, Config, Host,
     host::{DataDir, Guards},
@@ -65,6 +68,7 @@ pub struct Suite {
     pub address: SocketAddr,
     /// The billing system's way to identity.
     pub billing: Link,
+    monitoring: Link,
     options: Options,
     database: Database,
     folder: TempDir,
@@ -111,6 +115,7 @@ impl Suite {
             .with_guards(options.guards);
         let mut host = install(host);
         let billing = host.client("billing", "identity");
+        let monitoring = host.client("monitoring", "invitation");
 
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
@@ -133,6 +138,7 @@ impl Suite {
             pool,
             address,
             billing,
+            monitoring,
             options,
             database,
             folder,
@@ -167,6 +173,13 @@ impl Suite {
             ..Default::default()
         };
         billing.set_subscription(request).await.expect("billing is heard");
+    }
+
+    /// What a monitoring system reports.
+    pub async fn report(&self, report: inv::ReportAlertRequest) -> Option<inv::Alert> {
+        let mut monitoring = AlertServiceClient::new(self.monitoring.clone());
+        let answer = monitoring.report_alert(report).await.expect("a report is heard");
+        answer.into_inner().alert
     }
 
     /// All services at one place.

@@ -25,7 +25,10 @@ pub(super) async fn list(
     let canonical = |it: &String| email::parse(it).map(|it| it.canonical);
     let addresses: Vec<_> = request.emails.iter().filter_map(canonical).collect();
     let people = store::people(db, &ids, &addresses).await?;
-    let asked = |it: &&Person| request.user_ids.contains(&it.user_id.to_string());
+    let asked = |it: &&Person| {
+        request.user_ids.contains(&it.user_id.to_string())
+            || addresses.contains(&it.canonical_email)
+    };
     let barred = |it: &&String| {
         let it = canonical(it);
         people.iter().any(|one| Some(&one.canonical_email) == it.as_ref() && !may(one.user_id))

@@ -36,7 +36,7 @@ pub(crate) enum Refused {
     ProvesNothing,
     #[error("the link was mailed a moment ago, or five times today; wait {} s", .0.whole_seconds() + 1)]
     TooSoon(Duration),
-    #[error("the organization made as many invitations as it may in a while; wait {} s", .0.whole_seconds() + 1)]
+    #[error("no more invitations for a while; wait {} s", .0.whole_seconds() + 1)]
     TooMany(Duration),
 }
 

@@ -42,3 +42,15 @@ pub(crate) async fn bounce(tx: &mut Tx, address: &str) -> Result<()> {
     .await?;
     Ok(())
 }
+
+/// Whether nothing is mailed to an address by rules: it wants nothing, or its server refuses what comes.
+pub(crate) async fn silent(db: &Db, address: &str) -> Result<bool> {
+    let found = query_scalar!(
+        r#"select exists (
+               select from recipient
+               where address = $1 and (opted_out_at is not null or bounced_at is not null)
+           ) as "found!""#,
+        address
+    );
+    Ok(found.fetch_one(db.pool()).await?)
+}

@@ -86,6 +86,14 @@ impl Health {
     }
 }
 
+/// How serving ends.
+pub(super) struct Drain {
+    /// Cancelled when it begins.
+    pub(super) begun: CancellationToken,
+    /// How long calls in flight get.
+    pub(super) patience: Duration,
+}
+
 /// Serves until `stop`, then lets calls in flight end, for a while. Answers what `stop` answered.
 pub(super) async fn serve<T>(
     server: Server,
@@ -93,9 +101,9 @@ pub(super) async fn serve<T>(
     listener: TcpListener,
     mut health: Health,
     stop: impl Future<Output = T>,
-    drain: Duration,
+    drain: Drain,
 ) -> anyhow::Result<Option<T>> {
-    let draining = CancellationToken::new();
+    let draining = drain.begun;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving =
         server.serve_with_incoming_shutdown(front, incoming, draining.clone().cancelled_owned());
@@ -111,7 +119,7 @@ pub(super) async fn serve<T>(
     health.draining().await;
     draining.cancel();
     // An idle connection that never said a word would hold it for ever (hyper issue 4170).
-    let Ok(done) = tokio::time::timeout(drain, serving).await else {
+    let Ok(done) = tokio::time::timeout(drain.patience, serving).await else {
         tracing::warn!("connections were still open at the end of the drain");
         return Ok(Some(answer));
     };

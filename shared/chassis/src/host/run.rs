@@ -70,8 +70,10 @@ impl Host {
         };
         let sites = Sites(std::mem::take(&mut self.sites).into());
         let front = Front { stack, operator, sites };
-        let failure =
-            front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten();
+        let failure = {
+            let drain = front::Drain { begun: self.draining.clone(), patience: drain };
+            front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten()
+        };
         running.close();
         if tokio::time::timeout(drain, running.wait()).await.is_err() {
             tracing::warn!("calls were still running at the end of the drain");

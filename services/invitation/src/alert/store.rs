@@ -1,0 +1,95 @@
+//! Every SQL statement about alerts.
+
+use chassis::{Changed, Db, OrgId, Result, Tx, page::Page};
+use sqlx::{query, query_as};
+use uuid::Uuid;
+
+use super::{Alert, Report};
+
+/// The open alert of a kind and target. Keeps others from opening one until the transaction ends.
+pub(crate) async fn lock(tx: &mut Tx, report: &Report) -> Result<Option<Alert>> {
+    let place = format!("{} {} {}", report.org_id, report.kind, report.target);
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 4))", place)
+        .fetch_one(tx.conn())
+        .await?;
+    let it = query_as!(
+        Alert,
+        "select id, org_id, project_id, kind, target, target_name, severity, value, opened_at, updated_at,
+                closed_at
+         from alert where org_id = $1 and kind = $2 and target = $3 and closed_at is null for update",
+        report.org_id.0,
+        report.kind,
+        report.target,
+    );
+    Ok(it.fetch_optional(tx.conn()).await?)
+}
+
+/// Stores a new alert and its event.
+pub(crate) async fn insert(tx: &mut Tx, opened: Changed<Alert>) -> Result<Alert> {
+    let it = opened.state();
+    query!(
+        "insert into alert (id, org_id, project_id, kind, target, target_name, severity, value, opened_at,
+             updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        it.id,
+        it.org_id as _,
+        it.project_id.map(|it| it.0),
+        it.kind,
+        it.target,
+        it.target_name,
+        it.severity,
+        it.value,
+        it.opened_at,
+        it.updated_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.emit(opened).await
+}
+
+/// Stores an alert as it is now.
+pub(crate) async fn update(tx: &mut Tx, it: &Alert) -> Result<()> {
+    query!(
+        "update alert set severity = $3, value = $4, updated_at = $5, closed_at = $6
+         where org_id = $1 and id = $2",
+        it.org_id as _,
+        it.id,
+        it.severity,
+        it.value,
+        it.updated_at,
+        it.closed_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// A page of the open alerts of an organization and of some of its projects, or of all, newest first.
+pub(crate) async fn list(
+    db: &Db,
+    org_id: OrgId,
+    projects: Option<&[Uuid]>,
+    page: &Page,
+) -> Result<Vec<Alert>> {
+    let rows = query_as!(
+        Alert,
+        "select id, org_id, project_id, kind, target, target_name, severity, value, opened_at, updated_at,
+                closed_at
+         from alert
+         where org_id = $1 and closed_at is null
+           and (project_id is null or $2::uuid[] is null or project_id = any($2))
+           and ($3::uuid is null or id < $3)
+         order by id desc limit $4",
+        org_id.0,
+        projects,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(rows.fetch_all(db.pool()).await?)
+}
+
+/// Deletes everything of an organization.
+pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!("delete from alert where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    Ok(())
+}
