@@ -110,6 +110,39 @@ async fn sixty_four_guests_take_as_many_seats_as_there_are() {
     suite.finish().await;
 }
 
+/// G-09, IN-7, IN-13, IN-17: fifty redemptions of a link for ten make ten members, whoever asks twice; and a
+/// hundred acceptances of the last seat make one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_for_ten_makes_ten_and_the_last_seat_one() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let guests = crowd(&suite, 50).await;
+    let accept = "invitation.v1.InvitationService/AcceptInvitation";
+    let ten = ann.create_organization("ten").await.unwrap();
+    let invite =
+        json!({ "orgId": ten, "email": "x@example.com", "role": "ORG_ROLE_VIEWER", "maxUses": 10 });
+    let made = ann.tell("invitation.v1.InvitationService/CreateInvitation", invite).await;
+    let token = suite.mailbox.token("x@example.com", "tny_inv_").await.unwrap();
+    let each = |token: &str| {
+        guests.iter().map(|it| (it.clone(), accept, json!({ "token": token }))).collect::<Vec<_>>()
+    };
+    let got = all(each(&token)).await;
+    assert_eq!(got, outcomes(&[("INVITATION_EXHAUSTED", 40), ("OK", 10)]));
+    let one = json!({ "orgId": ten, "invitationId": made["invitation"]["id"] });
+    let used = ann.tell("invitation.v1.InvitationService/GetInvitation", one).await;
+    assert_eq!(used["invitation"]["useCount"], 10);
+    assert_eq!(used["invitation"]["acceptances"].as_array().unwrap().len(), 10);
+
+    let last = ann.create_organization("last").await.unwrap();
+    let token = open_link(&ann, &last).await;
+    ann.change_plan(&last, id::Plan::Free).await.unwrap();
+    let twice = [each(&token), each(&token)].concat();
+    let got = all(twice).await;
+    // The winner's second call finds them a member.
+    assert_eq!(got, outcomes(&[("ALREADY_MEMBER", 1), ("MEMBER_LIMIT_REACHED", 98), ("OK", 1)]));
+    suite.finish().await;
+}
+
 /// Plays the events of an organization in the order of their commits. Answers how many joined.
 async fn never_above_the_limit(suite: &Suite, org: &str) -> i64 {
     let events = "select envelope from identity.outbox where org_id = $1::uuid order by position";

@@ -72,7 +72,7 @@ async fn a_person_comes_from_the_mail_to_membership_in_a_browser() {
     assert_eq!(suite.count("select count(*) from identity.member").await, 5);
     // No session is left behind by the page.
     let left = "select count(*) from identity.session join identity.account on account.id = session.user_id
-                where account.email = 'bob@example.com' and session.ended_at is null";
+                where account.email = 'bob@example.com' and session.revoked_at is null";
     assert_eq!(suite.count(left).await, 0);
     browser.open(&link(&suite, "bob@example.com").await).await;
     assert!(browser.text().await.contains("was used as often as it allows"));

@@ -35,7 +35,7 @@ pub struct Config {
     #[arg(long, env = "TENANTRY_KEY_FILE")]
     pub key_file: Option<PathBuf>,
     /// What the links in mails begin with: where people reach the pages of the invitation service.
-    /// Default: http://localhost with the port of --listen (https with TLS).
+    /// Default: `http://localhost` with the port of --listen (https with TLS).
     #[arg(long, env = "TENANTRY_BASE_URL")]
     pub base_url: Option<String>,
     /// SMTP server, for example `smtps://user:password@mail.example.com`. Without it each mail becomes an

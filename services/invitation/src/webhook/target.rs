@@ -89,7 +89,7 @@ impl Target {
             return wrong("it must not hold a backslash");
         }
         match (url.host(), url.port_or_known_default()) {
-            (Some(_), Some(port)) => Ok(Self { port, url }),
+            (Some(_), Some(port)) => Ok(Self { url, port }),
             _ => wrong("it names no host"),
         }
     }
