@@ -304,6 +304,18 @@ async fn a_watcher_misses_nothing() {
     }
     assert!(titles.contains(&"viewer joined".to_owned()), "{titles:?}");
     assert!(!titles.contains(&"admin joined".to_owned()), "{titles:?}");
+    // A stream ends with its session.
+    let other = world.owner.again().await;
+    let mut ended = client.watch_notifications(ask("")).await.unwrap().into_inner();
+    other.tell("identity.v1.SessionService/RevokeOtherSessions", json!({})).await;
+    let refused = loop {
+        match ended.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     // A stream that stays open does not hold the end.
     suite.finish().await;
 }

@@ -105,6 +105,7 @@ fn install_notifications(host: &mut Host, db: &Db) {
     let board = notification::Board::new();
     host.rpc(NotificationServiceServer::new(notification::rpc::Rpc {
         db: db.clone(),
+        access: host.access(),
         pager: host.pager(),
         board: board.clone(),
         draining: host.draining(),

@@ -148,14 +148,14 @@ impl Webhook {
             last_triggered_at: None,
             created_at: now,
         };
-        let event = pb::WebhookCreated { after: Some((&it).into()) };
+        let event = pb::WebhookCreated { after: Some(it.told()) };
         let about = it.about();
         Ok((Changed::new(it, &event, about), shown))
     }
 
     /// Something about it is different from now on. Enabling it again forgets its failures.
     pub(crate) fn change(self, draft: Draft) -> Changed<Self> {
-        let before = Some((&self).into());
+        let before = Some(self.told());
         let again = draft.enabled && !self.enabled;
         let it = Self {
             url: draft.url,
@@ -171,7 +171,7 @@ impl Webhook {
         } else {
             it
         };
-        let event = pb::WebhookUpdated { before, after: Some((&it).into()) };
+        let event = pb::WebhookUpdated { before, after: Some(it.told()) };
         let about = it.about();
         Changed::new(it, &event, about)
     }
@@ -181,28 +181,28 @@ impl Webhook {
         let (secret, shown) = signature::new_secret(seal, self.id.0);
         let old_secret = Some(self.secret);
         let it = Self { secret, old_secret, old_secret_until: Some(now + OVERLAP), ..self };
-        let event = pb::WebhookSecretRotated { after: Some((&it).into()) };
+        let event = pb::WebhookSecretRotated { after: Some(it.told()) };
         let about = it.about();
         (Changed::new(it, &event, about), shown)
     }
 
     /// It was tried by its manager.
     pub(crate) fn tested(self, success: bool, response_status: i32) -> Changed<Self> {
-        let event = pb::WebhookTested { after: Some((&self).into()), success, response_status };
+        let event = pb::WebhookTested { after: Some(self.told()), success, response_status };
         let about = self.about();
         Changed::new(self, &event, about)
     }
 
     /// Its deliveries are made again.
     pub(crate) fn replayed(self, count: i32) -> Changed<Self> {
-        let event = pb::DeliveriesReplayed { after: Some((&self).into()), count };
+        let event = pb::DeliveriesReplayed { after: Some(self.told()), count };
         let about = self.about();
         Changed::new(self, &event, about)
     }
 
     /// It is gone.
     pub(crate) fn delete(self) -> Changed<Self> {
-        let event = pb::WebhookDeleted { before: Some((&self).into()) };
+        let event = pb::WebhookDeleted { before: Some(self.told()) };
         let about = self.about();
         Changed::new(self, &event, about)
     }
@@ -218,13 +218,10 @@ impl Webhook {
 
     /// The suite gives it up, and tells.
     pub(crate) fn disable(self, reason: &str) -> Changed<Self> {
-        let before = Some((&self).into());
+        let before = Some(self.told());
         let it = Self { enabled: false, disabled_reason: reason.to_owned(), ..self };
-        let event = pb::WebhookAutoDisabled {
-            before,
-            after: Some((&it).into()),
-            reason: reason.to_owned(),
-        };
+        let event =
+            pb::WebhookAutoDisabled { before, after: Some(it.told()), reason: reason.to_owned() };
         let about = it.about();
         Changed::new(it, &event, about)
     }

@@ -221,6 +221,12 @@ impl Access {
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
+    /// Refuses once the credential of a call that goes on is no longer good, as a stream must ask.
+    pub async fn still(&self, context: &Context) -> Result<()> {
+        let bearer = context.bearer.as_ref().ok_or_else(Error::bad_credential)?;
+        self.authority()?.authenticate(bearer, true).await.map(|_| ())
+    }
+
     async fn require<M: Check>(
         &self,
         call: &Call<M>,

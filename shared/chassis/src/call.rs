@@ -122,6 +122,11 @@ impl<M: Check> Call<M> {
         Ok(call)
     }
 
+    /// Everything about the call but its message, for what outlives the handler.
+    pub fn context(&self) -> Arc<Context> {
+        self.context.clone()
+    }
+
     /// Fails with every field that breaks its rule.
     pub(crate) fn check(&self) -> Result<()> {
         let violations = self.message.violations();

@@ -3,6 +3,7 @@
 mod bare;
 mod check;
 mod grants;
+mod invitations;
 mod large;
 mod load;
 mod logins;
@@ -10,6 +11,7 @@ mod mutation;
 mod noop;
 mod start;
 mod suite;
+mod webhooks;
 
 use std::io::Write;
 
@@ -37,6 +39,12 @@ async fn main() -> Result<()> {
     }
     if "grants".contains(&wanted) {
         grants::run().await?;
+    }
+    if "invitations".contains(&wanted) {
+        invitations::run().await?;
+    }
+    if "webhooks".contains(&wanted) {
+        webhooks::run().await?;
     }
     if "logins".contains(&wanted) {
         logins::run().await?;

@@ -36,17 +36,27 @@ pub(crate) struct Suite {
 impl Suite {
     /// Starts these services.
     pub(crate) async fn start(installs: &[Install]) -> Result<Self> {
+        Self::start_with(installs, |_| {}).await
+    }
+
+    /// Starts these services with some setting of its own.
+    pub(crate) async fn start_with(
+        installs: &[Install],
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let postgres = Postgres::start(folder.path(), None, Durability::Durable).await?;
-        let config = Config {
+        let mut config = Config {
             log: "warn".to_owned(),
             mail_console: false,
             created_orgs_max: 1_000_000,
             sign_ins_max: 0,
             in_flight_max: 4_096,
+            invitations_max: 0,
             ..Arguments::parse_from(["bench"]).config
         };
+        change(&mut config);
         let options = postgres.options();
         let mut host = Host::new(config, options.clone(), DataDir::open(Some(folder.path()))?)?;
         for install in installs {
@@ -87,6 +97,18 @@ impl Suite {
         let login = pb::LoginRequest { email: email.to_owned(), password };
         let session: pb::LoginResponse = self.client.call(method, login).await?;
         Ok(session.token)
+    }
+
+    /// From now on mails wait: what is measured is not their sending.
+    pub(crate) async fn hold_mails(&self) -> Result<()> {
+        let mut connection =
+            <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;
+        let hold = "create function invitation.hold() returns trigger language plpgsql as
+                    $$ begin new.due_at := new.due_at + interval '1 year'; return new; end $$;
+                    create trigger hold before insert on invitation.mail
+                    for each row execute function invitation.hold()";
+        sqlx::Executor::execute(&mut connection, hold).await?;
+        Ok(())
     }
 
     /// Ends everything.

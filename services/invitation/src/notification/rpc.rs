@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::invitation::{self as pb, notification_service_server::NotificationService};
-use chassis::{Call, Db, Reply, Tx, page::Pager, reply};
+use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -21,6 +21,7 @@ use crate::preference::{self, QuietHours};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
+    pub(crate) access: Access,
     pub(crate) pager: Pager,
     pub(crate) board: Board,
     /// When streams end, so that the process can.
@@ -117,6 +118,9 @@ impl NotificationService for Rpc {
             ready: VecDeque::new(),
             seen: HashSet::new(),
             looked: false,
+            over: false,
+            access: self.access.clone(),
+            context: call.context(),
         };
         Ok(Response::new(Box::pin(watcher.stream())))
     }

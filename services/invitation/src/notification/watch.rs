@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::invitation as pb;
-use chassis::{Db, Result, UserId};
+use chassis::{Access, Db, Result, UserId, call::Context};
 use futures::{Stream, stream};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,8 @@ pub(super) struct Watcher {
     pub(super) user_id: UserId,
     pub(super) heard: broadcast::Receiver<Arc<[Uuid]>>,
     pub(super) draining: CancellationToken,
+    pub(super) access: Access,
+    pub(super) context: Arc<Context>,
     /// From when on it looks.
     pub(super) from: time::OffsetDateTime,
     /// After which one it begins, the first time.
@@ -39,6 +41,8 @@ pub(super) struct Watcher {
     pub(super) seen: HashSet<Uuid>,
     /// Whether it has looked.
     pub(super) looked: bool,
+    /// Whether it ended, with an error.
+    pub(super) over: bool,
 }
 
 type New = Result<pb::WatchNotificationsResponse, Status>;
@@ -50,12 +54,16 @@ impl Watcher {
     }
 
     async fn next(&mut self) -> Option<New> {
+        if self.over {
+            return None;
+        }
         while self.ready.is_empty() {
             if self.looked && !self.wait().await {
                 return None;
             }
             self.looked = true;
             if let Err(error) = self.look().await {
+                self.over = true;
                 return Some(Err(error.into()));
             }
         }
@@ -81,7 +89,9 @@ impl Watcher {
         }
     }
 
+    /// Reads what is new, if the credential is still good: a session that ended hears nothing more.
     async fn look(&mut self) -> Result<()> {
+        self.access.still(&self.context).await?;
         let now = self.db.now();
         let range = (self.after.take(), self.from);
         let rows = store::since(&self.db, self.user_id, range).await?;

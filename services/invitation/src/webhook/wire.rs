@@ -32,6 +32,14 @@ impl From<&Webhook> for pb::Webhook {
     }
 }
 
+impl Webhook {
+    /// As the log keeps it: of the address only its host, because the rest is often a secret, and the log
+    /// forgets nothing (NO-16).
+    pub(super) fn told(&self) -> pb::Webhook {
+        pb::Webhook { url: format!("https://{}/…", host(&self.url)), ..self.into() }
+    }
+}
+
 impl From<&Delivery> for pb::Delivery {
     fn from(it: &Delivery) -> Self {
         let waits = it.state == pb::DeliveryState::Pending as i32;
