@@ -15,11 +15,11 @@ pub(crate) struct Arguments {
     /// Where to write `ca.pem` and, for each service, `<name>.pem` and `<name>.key`.
     #[arg(long, default_value = "certs")]
     out: PathBuf,
-    /// The services, and the billing system.
+    /// The services, and the billing and monitoring systems.
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "identity,project,invitation,audit,runner,billing"
+        default_value = "identity,project,invitation,audit,runner,billing,monitoring"
     )]
     services: Vec<String>,
     /// Further names and addresses under which the services are reached.

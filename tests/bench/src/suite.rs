@@ -99,6 +99,15 @@ impl Suite {
         Ok(session.token)
     }
 
+    /// Tells the planner how large the tables are, as autovacuum does every minute: a new database thinks that
+    /// they are empty, and looks at all rows.
+    pub(crate) async fn analyze(&self) -> Result<()> {
+        let mut connection =
+            <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;
+        sqlx::Executor::execute(&mut connection, "analyze").await?;
+        Ok(())
+    }
+
     /// From now on mails wait: what is measured is not their sending.
     pub(crate) async fn hold_mails(&self) -> Result<()> {
         let mut connection =

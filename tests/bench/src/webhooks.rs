@@ -11,15 +11,23 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{mutation, noop, say, suite::Suite};
+use crate::{median, mutation, noop, say, suite::Suite};
 
 const RECEIVERS: usize = 100;
 const EVENTS: usize = 100;
+/// Between two events.
+const PACE: Duration = Duration::from_millis(80);
 
 /// Measures both.
 pub(crate) async fn run() -> Result<()> {
-    let (well, _) = measure(false).await?;
-    let (ill, grown) = measure(true).await?;
+    let (mut well, mut ill, mut grown) = (vec![], vec![], 0);
+    for _ in 0..3 {
+        well.push(measure(false).await?.0);
+        let (p99, growth) = measure(true).await?;
+        ill.push(p99);
+        grown = growth;
+    }
+    let (well, ill) = (median(well), median(ill));
     let ratio = ill / well;
     say(&format!(
         "| 10,000 deliveries, healthy receivers' p99, with a dead and a slow one | {ill:.0} ms | \
@@ -55,7 +63,10 @@ async fn measure(ill: bool) -> Result<(f64, i64)> {
         let _: inv::CreateWebhookResponse = ann.call(method, create).await?;
     }
     let before = resident()?;
+    // Half of what two cores deliver: what is measured is who waits for whom, not how long the queue is.
+    let mut pace = tokio::time::interval(PACE);
     for number in 0..EVENTS {
+        pace.tick().await;
         let create = prj::CreateEnvironmentRequest {
             org_id: place.org_id.clone(),
             project_id: place.project_id.clone(),
