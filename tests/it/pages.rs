@@ -230,6 +230,14 @@ async fn a_page_says_why_not_and_what_to_do() {
     );
     let again = sign_in(&open, &bob.email).await;
     assert!(again.contains("You accepted this invitation already"), "{again}");
+    // An account that was opened for nothing is told, and works later.
+    world.owner.change_plan(&world.org, api::identity::Plan::Pro).await.unwrap();
+    world.invite("dan@example.com", json!({})).await;
+    world.owner.change_plan(&world.org, api::identity::Plan::Starter).await.unwrap();
+    let dan = link(&suite, "dan@example.com").await;
+    let form = [("do", "sign-up"), ("password", PASSWORD)];
+    let but = http.post(&dan).form(&form).send().await.unwrap().text().await.unwrap();
+    assert!(but.contains("Your account was created, but: the organization is full"), "{but}");
     let member = sign_in(&open, &world.viewer.email).await;
     assert!(member.contains("You are a member of this organization already"), "{member}");
 
@@ -240,5 +248,34 @@ async fn a_page_says_why_not_and_what_to_do() {
         (suite.count(told).await >= 4).then_some(())
     })
     .await;
+    suite.finish().await;
+}
+
+/// Who has a second factor is asked for its code on the page, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_asks_for_the_second_factor() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let bob = suite.person("bob@example.com").await;
+    let enrolled = bob.tell("identity.v1.SecondFactorService/EnrollTotp", json!({})).await;
+    let secret = data_encoding::BASE32_NOPAD.decode(text(&enrolled["secret"]).as_bytes()).unwrap();
+    let code = || {
+        let totp = totp_rs::Builder::new().with_secret(secret.clone()).build_noncompliant();
+        totp.generate(suite.clock.now().unix_timestamp().try_into().unwrap()).to_string()
+    };
+    bob.tell("identity.v1.SecondFactorService/ConfirmTotp", json!({ "code": code() })).await;
+    suite.clock.advance(Duration::seconds(60));
+    world.invite(&bob.email, json!({})).await;
+    let (http, link) = (Client::new(), link(&suite, &bob.email).await);
+    let post = async |form: &[(&str, &str)]| {
+        http.post(&link).form(form).send().await.unwrap().text().await.unwrap()
+    };
+    let asked = post(&[("do", "accept"), ("email", &bob.email), ("password", PASSWORD)]).await;
+    let challenge = asked.split("name=\"challenge\" value=\"").nth(1).unwrap();
+    let challenge = challenge.split('"').next().unwrap();
+    let wrong = post(&[("do", "code-accept"), ("challenge", challenge), ("code", "000000")]).await;
+    assert!(wrong.contains("role=\"alert\""), "{wrong}");
+    let done = post(&[("do", "code-accept"), ("challenge", challenge), ("code", &code())]).await;
+    assert!(done.contains("Welcome to acme"), "{done}");
     suite.finish().await;
 }

@@ -228,6 +228,9 @@ async fn a_receiver_that_is_gone_is_given_up_and_its_managers_are_told() {
     // Days go by; each makes what is due come due.
     let mut owner = world.owner.clone();
     for _ in 0..5 {
+        // What was tried today is written down today.
+        let held = "select count(*) from invitation.webhook where leased_until is not null";
+        eventually("rest", async || (suite.count(held).await == 0).then_some(())).await;
         let before = broken.posts().len();
         suite.clock.advance(Duration::days(1));
         owner = owner.again().await;
@@ -358,5 +361,24 @@ async fn a_slow_receiver_delays_no_other() {
     eventually("the quick one", async || (quick.posts().len() == 10).then_some(())).await;
     assert!(slow.posts().len() < 10, "the slow one is still at work");
     assert!(MOST.load(Ordering::SeqCst) <= 2);
+    suite.finish().await;
+}
+
+/// G-12: what a killed process held is delivered once its lease is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_nobody_gives_back_ends() {
+    let receiver = Receiver::start().await;
+    let suite = suite(&[&receiver]).await;
+    let world = World::new(&suite).await;
+    let hook = world.hook(&receiver.url("/a"), json!({ "eventTypes": ["api_key.created"] })).await;
+    let id: uuid::Uuid = text(&hook["webhook"]["id"]).parse().unwrap();
+    let held =
+        "update invitation.webhook set leased_until = now() + interval '1 minute' where id = $1";
+    sqlx::query(held).bind(id).execute(&suite.pool).await.unwrap();
+    world.happen().await;
+    world.delivery(&hook, "a queued one", |it| it["state"] == "DELIVERY_STATE_PENDING").await;
+    assert!(receiver.posts().is_empty(), "somebody else holds it");
+    suite.clock.advance(Duration::seconds(61));
+    eventually("the post", async || (receiver.posts().len() == 1).then_some(())).await;
     suite.finish().await;
 }

@@ -86,14 +86,16 @@ async fn measure(ill: bool) -> Result<(f64, i64)> {
 async fn delivered(suite: &Suite, healthy: usize) -> Result<f64> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let expected = i64::try_from(healthy * EVENTS)?;
-    let sql = "select count(*), coalesce(percentile_cont(0.99) within group (
-                   order by extract(epoch from delivered_at - webhook_delivery.created_at)::float8 * 1000), 0)
+    let count = "select count(*) from invitation.webhook_delivery join invitation.webhook
+                     on webhook.id = webhook_id
+                 where webhook_delivery.state = 2 and webhook.description = 'well'";
+    let p99 = "select percentile_cont(0.99) within group (
+                   order by extract(epoch from delivered_at - webhook_delivery.created_at)::float8 * 1000)
                from invitation.webhook_delivery join invitation.webhook on webhook.id = webhook_id
                where webhook_delivery.state = 2 and webhook.description = 'well'";
     for _ in 0..600 {
-        let (count, p99): (i64, f64) = sqlx::query_as(sql).fetch_one(&mut connection).await?;
-        if count == expected {
-            return Ok(p99);
+        if sqlx::query_scalar::<_, i64>(count).fetch_one(&mut connection).await? == expected {
+            return Ok(sqlx::query_scalar(p99).fetch_one(&mut connection).await?);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -93,6 +93,9 @@ impl Editor {
         }
         let mut users = vec![];
         let publish = async |tx: &mut Tx| {
+            if !store::told(tx, news.event_id).await? {
+                return Ok(());
+            }
             for (story, audience) in &told {
                 users.extend(self.tell_people(tx, story, audience).await?);
                 if story.kind.for_hooks {
@@ -100,7 +103,7 @@ impl Editor {
                     tell_rules(tx, story).await?;
                 }
             }
-            store::told(tx, news.event_id).await
+            Ok(())
         };
         self.db.write_as_system(&news.event_id.to_string(), publish).await?;
         self.board.tell(users);

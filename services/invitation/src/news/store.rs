@@ -42,8 +42,9 @@ pub(crate) async fn take(tx: &mut Tx, limit: i64) -> Result<Vec<News>> {
     Ok(news.fetch_all(tx.conn()).await?)
 }
 
-/// An event was told.
-pub(crate) async fn told(tx: &mut Tx, event_id: Uuid) -> Result<()> {
-    query!("delete from news where event_id = $1", event_id).execute(tx.conn()).await?;
-    Ok(())
+/// An event is told in this transaction. Answers whether it was not told before: another editor may have
+/// taken it when this one was slow.
+pub(crate) async fn told(tx: &mut Tx, event_id: Uuid) -> Result<bool> {
+    let gone = query!("delete from news where event_id = $1", event_id).execute(tx.conn()).await?;
+    Ok(gone.rows_affected() == 1)
 }

@@ -27,8 +27,9 @@ const LANES: usize = 2;
 const BATCH: i64 = 20;
 /// How long one webhook is served before it is given back.
 const SLICE: std::time::Duration = std::time::Duration::from_secs(20);
-/// How long a lease holds: longer than a slice and its last delivery.
-const LEASE: Duration = Duration::minutes(2);
+/// How long a lease holds: longer than a slice and its last delivery. So long the webhooks of a process that
+/// was killed wait.
+const LEASE: Duration = Duration::minutes(1);
 /// After so many failures in a row a receiver rests.
 const FAILURES_MAX: i32 = 3;
 /// How long: twice as long with each failure more, up to the longest.
@@ -117,8 +118,11 @@ impl Dispatcher {
             health.into_inner().unwrap_or_else(PoisonError::into_inner);
         let give_back = async |tx: &mut Tx| {
             store::release(tx, &webhook, rest).await?;
-            if let Some(reason) = hopeless {
-                let webhook = store::update(tx, webhook.disable(reason)).await?;
+            // As it is now: its manager may have changed it while it was held.
+            if let Some(reason) = hopeless
+                && let Some(now) = store::lock_held(tx, &webhook).await?
+            {
+                let webhook = store::update(tx, now.disable(reason)).await?;
                 store::give_up(tx, &webhook).await?;
             }
             Ok(())

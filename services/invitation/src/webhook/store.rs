@@ -97,6 +97,12 @@ pub(crate) async fn lock(tx: &mut Tx, grant: &ScopeGrant, id: WebhookId) -> Resu
     it.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(WebhookId::NOUN))
 }
 
+/// Loads a webhook that the dispatcher holds, as it is now, and keeps others from changing it.
+pub(crate) async fn lock_held(tx: &mut Tx, it: &Webhook) -> Result<Option<Webhook>> {
+    let it = webhooks!("where org_id = $1 and id = $2 for update", it.org_id as _, it.id as _);
+    Ok(it.fetch_optional(tx.conn()).await?)
+}
+
 /// One webhook.
 pub(crate) async fn get(db: &Db, grant: &ScopeGrant, id: WebhookId) -> Result<Webhook> {
     let it = webhooks!(
