@@ -99,8 +99,8 @@ impl Suite {
         Ok(session.token)
     }
 
-    /// Tells the planner how large the tables are, as autovacuum does every minute: a new database thinks that
-    /// they are empty, and looks at all rows.
+    /// Tells the planner how large the tables are, as autovacuum does every minute: a new database thinks
+    /// that they are empty, and looks at all rows.
     pub(crate) async fn analyze(&self) -> Result<()> {
         let mut connection =
             <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;
