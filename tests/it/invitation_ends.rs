@@ -2,7 +2,7 @@
 
 use chassis::clock::Duration;
 use serde_json::{Value, json};
-use testkit::{Suite, eventually};
+use testkit::{Options, Suite, eventually};
 
 use crate::{
     invitation_life::{ACCEPT, CLEAN, CREATE, GET, PREVIEW},
@@ -31,6 +31,26 @@ async fn an_expiry_is_told_once() {
     suite.logged().await;
     assert_eq!(suite.count(told).await, 4);
     suite.finish().await;
+}
+
+/// IN-13, G-17: the clock of the database says when it is over, whatever the machine's own says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_of_the_database_counts() {
+    for wrong in [Duration::hours(-30), Duration::hours(30)] {
+        let clock_wrong_by = wrong;
+        let suite = Suite::start_with(Options { clock_wrong_by, ..Options::default() }).await;
+        let world = World::new(&suite).await;
+        let invitation = world.invite("x@example.com", json!({ "expiresInDays": 1 })).await;
+        let rest =
+            "select extract(epoch from max(expires_at) - now())::bigint from invitation.invitation
+                    where use_count = 0";
+        let rest = suite.count(rest).await;
+        assert!((86_300..=86_400).contains(&rest), "{rest} s are left");
+        let one = world.here(json!({ "invitationId": invitation["id"] }));
+        let shown = world.owner.tell(GET, one).await;
+        assert_eq!(shown["invitation"]["state"], "INVITATION_STATE_PENDING");
+        suite.finish().await;
+    }
 }
 
 /// IN-25, IN-24: whoever cannot invite any more, and an organization that takes no members, end what is

@@ -97,6 +97,10 @@ impl Db {
         &self.writes
     }
 
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// The present moment.
     pub fn now(&self) -> OffsetDateTime {
         self.clock.now()

@@ -48,6 +48,8 @@ pub struct Options {
     pub invitations_max: i64,
     /// Invitations that are mailed to one address in a day; 0 means no limit.
     pub invitation_mails_max: i64,
+    /// By how much the machine's clock is wrong.
+    pub clock_wrong_by: chassis::clock::Duration,
     /// Where webhooks may go although it is not public.
     pub webhook_exceptions: Vec<String>,
     /// Who finds the addresses of webhooks.
@@ -88,7 +90,8 @@ impl Suite {
         log();
         let database = Database::new().await;
         let folder = tempfile::tempdir().expect("a folder");
-        Self::launch(options, database, folder, Clock::default()).await
+        let clock = Clock::wrong_by(options.clock_wrong_by);
+        Self::launch(options, database, folder, clock).await
     }
 
     /// Ends the suite, as an operator would, lets `between` happen, and starts it again on what it left.

@@ -62,6 +62,25 @@ async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How often the clock of the database is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Looks at the clock of the database once.
+pub(super) async fn set_clock(db: &Db) -> anyhow::Result<()> {
+    let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#);
+    db.clock().follow(now.fetch_one(db.pool())).await.context("the database's clock")
+}
+
+/// Follows the clock of the database.
+pub(super) async fn keep_time(db: Db, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        // While the database is away, the machine's own clock counts on.
+        if let Err(error) = set_clock(&db).await {
+            tracing::debug!(error = format!("{error:#}"), "the clock counts on by itself");
+        }
+    }
+}
+
 /// Once an hour, forgets the answers of mutations that nobody repeats any more.
 pub(super) async fn forget_answers(db: Db, stop: CancellationToken) {
     loop {

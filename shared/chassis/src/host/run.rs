@@ -46,6 +46,9 @@ impl Host {
              without TLS only a loopback address is served"
         );
         self.migrate().await?;
+        if let Some((db, _)) = self.databases.first() {
+            database::set_clock(db).await?;
+        }
 
         let ending = CancellationToken::new();
         let background = TaskTracker::new();
@@ -201,6 +204,9 @@ impl Host {
             background.spawn(async move {
                 follow("mail".to_owned(), stop, (db, IDLE), || postman.step()).await;
             });
+        }
+        if let Some((db, _)) = self.databases.first() {
+            background.spawn(database::keep_time(db.clone(), ending.clone()));
         }
         for (db, _) in &self.databases {
             background.spawn(database::forget_answers(db.clone(), ending.clone()));
