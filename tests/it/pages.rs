@@ -238,6 +238,8 @@ async fn a_page_says_why_not_and_what_to_do() {
     let form = [("do", "sign-up"), ("password", PASSWORD)];
     let but = http.post(&dan).form(&form).send().await.unwrap().text().await.unwrap();
     assert!(but.contains("Your account was created, but: the organization is full"), "{but}");
+    let twice = http.post(&dan).form(&form).send().await.unwrap().text().await.unwrap();
+    assert!(twice.contains("This address has an account already; sign in below."), "{twice}");
     let member = sign_in(&open, &world.viewer.email).await;
     assert!(member.contains("You are a member of this organization already"), "{member}");
 

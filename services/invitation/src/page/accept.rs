@@ -13,7 +13,7 @@ use api::{
 };
 use chassis::{moment, web::Visit};
 use http::{Method, Response, StatusCode};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     sentence,
@@ -84,7 +84,14 @@ impl Pages {
             ..Default::default()
         };
         let mut invitation = InvitationServiceClient::new(self.invitation.clone());
-        Ok(invitation.sign_up(visit.ask(request, None)).await?.into_inner().token)
+        let answer = invitation.sign_up(visit.ask(request, None)).await;
+        let answer = answer.map_err(|status| match status.code() {
+            Code::AlreadyExists => {
+                Status::already_exists("this address has an account already; sign in below")
+            }
+            _ => status,
+        })?;
+        Ok(answer.into_inner().token)
     }
 
     /// Opens an account whose address a mail must prove.
