@@ -263,8 +263,15 @@ async fn a_webhook_is_tested_and_deleted_with_its_history() {
         ..Answer::status(200)
     })
     .await;
-    let suite = suite(&[&receiver]).await;
+    let sloppy = Receiver::answering(|_| Answer { missing: 10, ..Answer::status(200) }).await;
+    let suite = suite(&[&receiver, &sloppy]).await;
     let world = World::new(&suite).await;
+    // One that breaks off after its status has answered.
+    let broken_off =
+        world.hook(&sloppy.url("/b"), json!({ "eventTypes": ["api_key.created"] })).await;
+    let answered = world.owner.tell(TEST, world.here(one(&broken_off))).await;
+    assert_eq!(answered["success"], json!(true), "{answered}");
+    world.owner.tell(DELETE, world.here(one(&broken_off))).await;
     let hook = world.hook(&receiver.url("/a"), json!({ "eventTypes": ["api_key.created"] })).await;
     let tested = world.owner.tell(TEST, world.here(one(&hook))).await;
     assert_eq!((&tested["success"], &tested["responseStatus"]), (&json!(true), &json!(200)));

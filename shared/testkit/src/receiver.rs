@@ -34,12 +34,20 @@ pub struct Answer {
     pub body: String,
     /// How long it takes.
     pub delay: Duration,
+    /// How much of the body never comes.
+    pub missing: usize,
 }
 
 impl Answer {
     /// Just a status.
     pub fn status(status: u16) -> Self {
-        Self { status, header: String::new(), body: "ok".to_owned(), delay: Duration::ZERO }
+        Self {
+            status,
+            header: String::new(),
+            body: "ok".to_owned(),
+            delay: Duration::ZERO,
+            missing: 0,
+        }
     }
 }
 
@@ -108,13 +116,15 @@ async fn receive(
         let answer = script(&post);
         posts.lock().unwrap_or_else(PoisonError::into_inner).push(post);
         tokio::time::sleep(answer.delay).await;
-        let Answer { status, header, body, .. } = answer;
+        let Answer { status, header, body, .. } = &answer;
         let end = if header.is_empty() { "" } else { "\r\n" };
-        let text = format!(
-            "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{header}{end}\r\n{body}",
-            body.len()
-        );
+        let length = body.len() + answer.missing;
+        let text =
+            format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{header}{end}\r\n{body}");
         stream.write_all(text.as_bytes()).await?;
+        if answer.missing > 0 {
+            return Ok(());
+        }
     }
 }
 

@@ -23,6 +23,9 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long the body of an answer is read.
+const READ_PATIENCE: Duration = Duration::from_secs(3);
+
 /// So much of an answer is read, and so much of it is kept.
 const READ_MAX: usize = 64 * 1024;
 const KEPT_MAX: usize = 1_000;
@@ -141,14 +144,18 @@ impl Sender {
             .header("webhook-signature", signer.sign(parcel.id, parcel.timestamp, parcel.body))
             .body(parcel.body.to_owned());
         let mut response = request.send().await.map_err(|it| cause(&it))?;
-        let mut body = vec![];
-        while let Some(chunk) = response.chunk().await.map_err(|it| cause(&it))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > READ_MAX {
-                break;
+        let (status, mut body) = (response.status(), vec![]);
+        // The status is the answer. What comes after it is only shown, so one that breaks off is no failure.
+        let read = async {
+            while let Ok(Some(chunk)) = response.chunk().await {
+                body.extend_from_slice(&chunk);
+                if body.len() > READ_MAX {
+                    break;
+                }
             }
-        }
-        Ok((response.status(), printable(&body)))
+        };
+        let _ = tokio::time::timeout(READ_PATIENCE, read).await;
+        Ok((status, printable(&body)))
     }
 
     /// The client of a line: the same one, unless the name leads elsewhere now.
