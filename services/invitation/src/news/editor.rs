@@ -155,6 +155,9 @@ impl Editor {
     ) -> Result<Vec<uuid::Uuid>> {
         let people = people(story, audience);
         let ids: Vec<_> = people.keys().copied().collect();
+        if ids.is_empty() {
+            return Ok(vec![]);
+        }
         let preferences = preference::store::of(tx, &ids).await?;
         let wants = |id: &uuid::Uuid, channel: NotificationChannel| {
             let default = Preferences::default();
