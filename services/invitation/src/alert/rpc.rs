@@ -68,7 +68,7 @@ impl AlertService for Rpc {
         // An Admin sees the names of all projects, but nothing inside without a role (ID-38).
         let ids = visible.projects.iter().filter_map(|it| it.project_id.parse().ok());
         let ids: Vec<uuid::Uuid> = ids.collect();
-        let rows = store::list(&self.db, grant.org_id(), Some(&ids), &page).await?;
+        let rows = store::list(&self.db, grant.org_id(), &ids, &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
         let alerts = rows.iter().map(Into::into).collect();
         reply(pb::ListAlertsResponse { alerts, next_page_token })

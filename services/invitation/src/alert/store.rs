@@ -64,11 +64,11 @@ pub(crate) async fn update(tx: &mut Tx, it: &Alert) -> Result<()> {
     Ok(())
 }
 
-/// A page of the open alerts of an organization and of some of its projects, or of all, newest first.
+/// A page of the open alerts of an organization and of some of its projects, newest first.
 pub(crate) async fn list(
     db: &Db,
     org_id: OrgId,
-    projects: Option<&[Uuid]>,
+    projects: &[Uuid],
     page: &Page,
 ) -> Result<Vec<Alert>> {
     let rows = query_as!(
@@ -77,7 +77,7 @@ pub(crate) async fn list(
                 closed_at
          from alert
          where org_id = $1 and closed_at is null
-           and (project_id is null or $2::uuid[] is null or project_id = any($2))
+           and (project_id is null or project_id = any($2))
            and ($3::uuid is null or id < $3)
          order by id desc limit $4",
         org_id.0,

@@ -96,9 +96,9 @@ impl Watcher {
         let range = (self.after.take(), self.from);
         let rows = store::since(&self.db, self.user_id, range).await?;
         if self.seen.len() > SEEN_MAX {
-            self.seen.clear();
-            self.seen.extend(rows.iter().map(|it| it.id));
-            return Ok(());
+            // What is older than what is looked at never comes again.
+            let near: HashSet<_> = rows.iter().map(|it| it.id).collect();
+            self.seen.retain(|it| near.contains(it));
         }
         for it in rows {
             if self.seen.insert(it.id) {
