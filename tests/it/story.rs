@@ -89,6 +89,7 @@ async fn the_story_in_four_processes_with_jetstream() {
     let played = play(&services_at, &mailbox, Voice::silent()).await;
     let played = played.unwrap_or_else(|error| panic!("{error:#}\n{}", logs(folder.path())));
     explains_itself(&played);
+    is_told(&services_at.invitation.with_token(&played.owner_token)).await;
 
     assert!(runner.stop(), "the runner drains");
     for (service, name) in services.into_iter().zip(names) {
@@ -114,6 +115,17 @@ async fn an_invitation_leaves_by_smtp() {
     assert!(mail.contains("To: ann@example.com") && mail.contains("tny_ver_"), "{mail}");
     assert!(mail.contains("Message-ID: <"), "{mail}");
     suite.finish().await;
+}
+
+/// The Owner is told of what others did in other services (NO-10 across processes).
+async fn is_told(owner: &Client) {
+    let told = async || {
+        let list = serde_json::json!({ "pageSize": 100 });
+        let method = "invitation.v1.NotificationService/ListNotifications";
+        let all = owner.ask(method, list).await.unwrap().to_string();
+        ["member.joined", "deploy.completed"].iter().all(|it| all.contains(it)).then_some(())
+    };
+    eventually("notices", told).await;
 }
 
 /// Who, what, on what, when, from where, before and after (AU-1, 4.2).
