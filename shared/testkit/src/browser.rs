@@ -1,12 +1,15 @@
 //! A real browser, Chromium, driven over `WebDriver` (W3C), without scripts and as narrow as a small phone.
 
 use std::{
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use data_encoding::BASE64;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::eventually;
 
@@ -19,6 +22,8 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// A browser; it ends with the test.
 pub struct Browser {
     driver: Child,
+    /// Where it keeps its files; gone with it.
+    _folder: TempDir,
     session: String,
     http: reqwest::Client,
 }
@@ -28,8 +33,11 @@ impl Browser {
     pub async fn start() -> Self {
         let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr().map(|it| it.port());
         let port = free().expect("a port");
+        let folder = tempfile::tempdir().expect("a folder");
         let driver = Command::new("chromedriver")
+            .env("TMPDIR", folder.path())
             .arg(format!("--port={port}"))
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -47,7 +55,7 @@ impl Browser {
         let always = json!({ "pageLoadStrategy": "none", "goog:chromeOptions": options });
         let wish = json!({ "capabilities": { "alwaysMatch": always } });
         let driver_url = format!("http://127.0.0.1:{port}/session");
-        let mut it = Self { driver, session: driver_url, http };
+        let mut it = Self { driver, _folder: folder, session: driver_url, http };
         let made = it.post("", wish).await;
         let id = made["sessionId"].as_str().expect("a session").to_owned();
         it.session = format!("{}/{id}", it.session);
@@ -155,11 +163,10 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The browser ends with its driver.
-        if let Some(pid) =
-            i32::try_from(self.driver.id()).ok().and_then(rustix::process::Pid::from_raw)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        // The driver leaves its browser behind; they are one process group.
+        let group = i32::try_from(self.driver.id()).ok().and_then(Pid::from_raw);
+        if let Some(group) = group {
+            let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = self.driver.wait();
     }
