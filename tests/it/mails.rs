@@ -143,6 +143,6 @@ async fn addresses_are_spared() {
     assert!(seen.text().await.unwrap().contains("<button>"), "looking changes nothing");
     reqwest::Client::new().post(&link).form(&[("x", "y")]).send().await.unwrap();
     until(&invite(&second, "cem@example.com").await, "MAIL_STATE_SUPPRESSED").await;
-    assert_eq!((mailed("bob@"), mailed("cem@")), (1 + usize::from(mailed("bob@") > 1), 1));
+    assert_eq!((mailed("bob@"), mailed("BOB@"), mailed("cem@")), (1, 1, 1));
     suite.finish().await;
 }
