@@ -1,4 +1,5 @@
-//! How long a check takes while five hundred sign-ins queue.
+//! How long a check takes while five hundred sign-ins queue, and whether the time of a refusal tells who has
+//! an account.
 
 use std::{
     sync::{
@@ -41,7 +42,41 @@ pub(crate) async fn run() -> Result<()> {
         "| `Check` p99 while {LOGINS} sign-ins queue (idle) | {busy:.2} ms | {idle:.2} ms | {:.2} | < 2 |\n",
         busy / idle
     ));
+    refusals(&suite).await?;
     suite.stop().await
+}
+
+/// How often each address is tried.
+const TRIES: u32 = 1_000;
+
+/// I-04: how long a refusal takes for a known and for an unknown address, in turns, so that a neighbour on the
+/// machine disturbs both; and what Mann and Whitney say about their ranks.
+async fn refusals(suite: &Suite) -> Result<()> {
+    let mut client = SessionServiceClient::new(load::channels(suite.address).await?.remove(0));
+    let mut times = vec![];
+    for number in 0..2 * TRIES {
+        let known = number % 2 == 0;
+        let email = if known { "ann@example.com" } else { "eve@example.com" }.to_owned();
+        let password = "not the password".to_owned();
+        let start = Instant::now();
+        client.login(pb::LoginRequest { email, password }).await.err().context("a refusal")?;
+        times.push((start.elapsed(), known));
+    }
+    times.sort();
+    let median = |known| {
+        let mut of = times.iter().filter(|it| it.1 == known).map(|it| it.0.as_secs_f64() * 1e3);
+        of.nth(TRIES as usize / 2).unwrap_or_default()
+    };
+    let ranks = times.iter().zip(1_u32..).filter(|it| it.0.1).map(|it| f64::from(it.1));
+    let n = f64::from(TRIES);
+    let u = ranks.sum::<f64>() - n * (n + 1.0) / 2.0;
+    let z = (u - n * n / 2.0) / (n * n * (2.0 * n + 1.0) / 12.0).sqrt();
+    let (known, unknown) = (median(true), median(false));
+    say(&format!(
+        "| A refused sign-in, known address (unknown), median; Mann-Whitney z | {known:.2} ms | {unknown:.2} ms | {:.3}; z {z:.2} | 0.95 to 1.05; |z| < 2.58 |\n",
+        known / unknown
+    ));
+    Ok(())
 }
 
 /// People who try to sign in, again and again.

@@ -22,6 +22,9 @@ const TODAY: &str = "p1$argon2id$v=19$m=19456,t=2,p=1$";
 /// the machine is full of other work.
 const NICE: i32 = 5;
 
+/// The password that an unknown account seems to have.
+const DECOY: &str = "decoy";
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// What stands before the hash of a peppered password.
@@ -39,13 +42,17 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     pub(crate) fn new(key: &Key) -> Self {
+        Self::peppered(key.derive("password pepper"))
+    }
+
+    fn peppered(pepper: Secret) -> Self {
         // One core is left to everything else.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cores = cores.saturating_sub(1).max(1);
         Self {
             threads: start(cores),
             places: Arc::new(Semaphore::new(cores + WAITING_MAX)),
-            pepper: key.derive("password pepper"),
+            pepper,
             decoy: Arc::default(),
         }
     }
@@ -66,7 +73,8 @@ impl Passwords {
         let (decoy, pepper) = (self.decoy.clone(), self.pepper);
         self.run(move || {
             let known = stored.is_some();
-            let decoy = || decoy.get_or_init(|| hash(&pepper, &"decoy".into())).clone();
+            let decoy = || decoy.get_or_init(|| hash(&pepper, &DECOY.into())).clone();
+            // First, so that nothing is left out for an account that is not there.
             let right = matches(&pepper, &password, &stored.unwrap_or_else(decoy));
             right && known
         })
@@ -146,6 +154,16 @@ fn peppered(pepper: &Secret, password: &SecretString) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// I-04: an unknown account's password is compared with a hash of the same making, and is never right.
+    #[tokio::test]
+    async fn an_unknown_account_is_the_same_work_and_never_right() {
+        let passwords = Passwords::peppered([7; 32]);
+        assert!(!passwords.verify(DECOY.into(), None).await.unwrap());
+        let decoy = passwords.decoy.get().expect("it was compared");
+        assert!(decoy.starts_with(TODAY) && !passwords.is_old(decoy), "{decoy}");
+        assert!(passwords.verify(DECOY.into(), Some(decoy.clone())).await.unwrap());
+    }
 
     /// I-02.
     #[test]
