@@ -19,6 +19,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/authorization.
 /// Whose table it is, in the order of its columns.
 const CALLERS: [&str; 6] = ["anonymous", "stranger", "viewer", "developer", "admin", "owner"];
 
+/// PE-1, PE-17, PL-17, and section 6: who may call what.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_do_what_is_as_written() {
     let suite = Suite::start().await;

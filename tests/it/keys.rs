@@ -16,7 +16,7 @@ async fn key(world: &World, of: &Person, more: Value) -> (Person, Value) {
     (of.with_token(&text(&created["token"])), created["apiKey"].clone())
 }
 
-/// PL-7 to PL-11, PL-14 to PL-16, ID-20, I-13: what bounds a key.
+/// PL-7 to PL-11, PL-14 to PL-16, PE-13, ID-20, I-13: what bounds a key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_bounded_by_its_scope_and_by_its_owner() {
     let suite = Suite::start().await;
@@ -52,6 +52,9 @@ async fn a_key_is_bounded_by_its_scope_and_by_its_owner() {
     let two = json!({ "name": "Two", "repositoryUrl": "https://git.example.com/a.git" });
     let create = "project.v1.ProjectService/CreateProject";
     assert_eq!(bound.refused(create, world.here(two.clone())).await, "ORG_SCOPE_REQUIRED");
+    let delete = world.there(json!({ "confirmName": "Shop", "confirm": true }));
+    let method = "project.v1.ProjectService/DeleteProject";
+    assert_eq!(bound.refused(method, delete).await, "ORG_SCOPE_REQUIRED");
     let two = full.tell(create, world.here(two)).await;
     let two = world.here(json!({ "projectId": two["project"]["id"] }));
     assert_eq!(bound.refused(GET, two.clone()).await, "NOT_FOUND");

@@ -87,6 +87,7 @@ async fn two_deployments_at_once_are_one_task_and_the_same_request_is_the_same_t
         project_id: project_id.clone(),
         environment_id: environment_id.clone(),
         request_id,
+        modules: vec![],
     };
     let mut tasks = tokio::task::JoinSet::new();
     let client = Arc::new(ann.client.clone());

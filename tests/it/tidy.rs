@@ -91,7 +91,8 @@ fn sql_is_in_stores_and_names_its_columns() {
 }
 
 /// Tables whose rows belong to a tenant.
-const TENANT_TABLES: [&str; 15] = [
+const TENANT_TABLES: [&str; 16] = [
+    "server",
     "project",
     "environment",
     "task",

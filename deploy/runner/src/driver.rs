@@ -1,235 +1,111 @@
-//! Runs environments as processes of this machine: checks the branch out, starts the `web` command of its
-//! Procfile in a process group of its own, waits until it answers HTTP, and only then stops the old one.
+//! What a driver does for a runner. The first one runs processes of this machine; one for a container engine
+//! or a cluster has the same few verbs.
 
-mod account;
-mod old;
-
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use api::project::Lease;
-use tokio::{
-    fs,
-    process::{Child, Command},
-    sync::mpsc::Sender,
-};
+use anyhow::Result;
+use api::project::{Capacity, EnvironmentReport, Lease, Observed};
+use tokio::sync::mpsc::Sender;
 
-use crate::{
-    http::get_status,
-    work::{Deployed, Progress},
-};
-use account::Account;
-use old::Process;
-
-/// Names the process that an environment runs.
-const SERVING: &str = "process";
-
-/// Names the process that is to take its place.
-const STARTING: &str = "starting";
-
-/// How long a process may take until it serves.
-const START_MAX: Duration = Duration::from_secs(60);
-
-/// How long fetching may take.
-const FETCH_MAX: Duration = Duration::from_secs(300);
-
-/// The environments that run on this machine.
-pub(crate) struct Processes {
-    folder: PathBuf,
-    account: Option<Account>,
+/// What a driver is like.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// What the machine has.
+    pub capacity: Capacity,
+    /// What keeps environments apart.
+    pub isolation: String,
+    /// How limits are enforced.
+    pub limits: String,
 }
 
-impl Processes {
-    pub(crate) fn new(folder: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&folder)?;
-        // Local repositories belong to whoever made them, which git distrusts.
-        std::fs::write(folder.join("gitconfig"), "[safe]\n\tdirectory = *\n")?;
-        let account = Account::unprivileged()?;
-        Ok(Self { folder, account })
+/// What is there after a task.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// The commit that serves.
+    pub commit: String,
+    /// Where it serves; empty if nothing does.
+    pub url: String,
+    /// What a look found.
+    pub observed: Option<Observed>,
+}
+
+/// How far a task is.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) percent: i32,
+    pub(crate) step: &'static str,
+    pub(crate) steps: (i32, i32),
+    pub(crate) lines: Vec<String>,
+}
+
+/// Takes what a driver says of a task.
+#[derive(Clone)]
+pub struct Reporter {
+    to: Sender<Progress>,
+    settled: Arc<AtomicBool>,
+}
+
+impl Reporter {
+    pub(crate) fn new(to: Sender<Progress>) -> Self {
+        Self { to, settled: Arc::default() }
     }
 
-    /// Puts the leased branch in place of what the environment runs.
-    pub(crate) async fn deploy(&self, lease: &Lease, report: Sender<Progress>) -> Result<Deployed> {
-        // The id is a UUID of the project service, so it is one step of a path.
-        let home = self.folder.join(&lease.environment_id);
-        let checkout = home.join(&lease.task_id);
-        say(
-            &report,
-            10,
-            "checkout",
-            format!("fetching {} of {}", lease.branch, lease.repository_url),
-        )
-        .await;
-        self.prepare(&home, &checkout).await?;
-        let commit = self.fetch(lease, &checkout).await?;
-        say(&report, 40, "start", format!("commit {commit}")).await;
-        let command = web_command(&checkout).await?;
-        let address = free_address()?;
-        let mut child = self.start(&checkout, &command, address)?;
-        say(&report, 60, "health", format!("started `{command}` on {address}")).await;
-        // Before anything else can go wrong: a runner that is killed from here on leaves no stray behind.
-        let new = child.id().and_then(Process::of).context("the command ended at once")?;
-        fs::write(home.join(STARTING), new.to_string()).await?;
-        if let Err(error) = healthy(&mut child, address).await {
-            new.stop().await;
-            return Err(error.context(last_lines(&home.join("log")).await));
-        }
-        self.replace(&home, &checkout).await?;
-        say(&report, 90, "done", format!("serving on http://{address}")).await;
-        Ok(Deployed { commit, url: format!("http://{address}") })
+    /// The step of so many that begins, and a line about it.
+    pub async fn step(&self, step: &'static str, number: i32, of: i32, line: impl Into<String>) {
+        let (percent, lines) = (number * 90 / of, vec![line.into()]);
+        self.send(Progress { percent, step, steps: (number, of), lines }).await;
     }
 
-    /// Ends what the environment runs, and what it was starting.
-    pub(crate) async fn stop(&self, lease: &Lease, report: Sender<Progress>) -> Result<Deployed> {
-        let home = self.folder.join(&lease.environment_id);
-        say(&report, 50, "stop", "stopping".to_owned()).await;
-        for record in [home.join(STARTING), home.join(SERVING)] {
-            if let Some(process) = recorded(&record).await {
-                process.stop().await;
-                fs::remove_file(&record).await?;
-            }
-        }
-        Ok(Deployed { commit: String::new(), url: String::new() })
+    /// What was said.
+    pub async fn say(&self, lines: Vec<String>) {
+        self.send(Progress { lines, ..Progress::default() }).await;
     }
 
-    async fn prepare(&self, home: &Path, checkout: &Path) -> Result<()> {
-        // A runner that went silent may have left half a checkout, and what it was starting.
-        if let Some(stray) = recorded(&home.join(STARTING)).await {
-            stray.stop().await;
-        }
-        if fs::try_exists(checkout).await? {
-            fs::remove_dir_all(checkout).await?;
-        }
-        fs::create_dir_all(checkout).await?;
-        if let Some(account) = &self.account {
-            account.own(home)?;
-            account.own(checkout)?;
-        }
-        Ok(())
+    /// From here on the task can no longer be let go of.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
     }
 
-    async fn fetch(&self, lease: &Lease, checkout: &Path) -> Result<String> {
-        let mut clone = self.command("git", checkout);
-        clone.args([
-            "clone",
-            "--quiet",
-            "--depth=1",
-            "--single-branch",
-            "--branch",
-            &lease.branch,
-            "--",
-        ]);
-        clone.args([&lease.repository_url, "."]);
-        output(clone).await.context("git could not fetch the branch")?;
-        let mut head = self.command("git", checkout);
-        head.args(["rev-parse", "HEAD"]);
-        Ok(output(head).await.context("git could not name the commit")?.trim().to_owned())
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
     }
 
-    fn start(&self, checkout: &Path, command: &str, address: SocketAddr) -> Result<Child> {
-        let log = checkout.parent().unwrap_or(checkout).join("log");
-        let log = std::fs::File::create(log).context("the log cannot be written")?;
-        let mut shell = self.command("sh", checkout);
-        shell.args(["-c", &format!("ulimit -n 1024; exec {command}")]);
-        shell.env("PORT", address.port().to_string()).env("HOST", address.ip().to_string());
-        shell.process_group(0).stdout(log.try_clone()?).stderr(log);
-        shell.spawn().context("the command cannot be started")
-    }
-
-    /// From here on the new process is the environment; the old one ends.
-    async fn replace(&self, home: &Path, checkout: &Path) -> Result<()> {
-        let old = recorded(&home.join(SERVING)).await;
-        fs::rename(home.join(STARTING), home.join(SERVING)).await?;
-        if let Some(old) = old {
-            old.stop().await;
-        }
-        let mut entries = fs::read_dir(home).await?;
-        while let Some(entry) = entries.next_entry().await? {
-            if entry.file_type().await?.is_dir() && entry.path() != checkout {
-                fs::remove_dir_all(entry.path()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A command that knows nothing of this process and, if we are root, is not root.
-    fn command(&self, program: &str, folder: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.env_clear().current_dir(folder).env("HOME", folder).stdin(Stdio::null());
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
-        command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_NOSYSTEM", "1");
-        command.env("GIT_CONFIG_GLOBAL", self.folder.join("gitconfig"));
-        if let Some(account) = &self.account {
-            account.run(&mut command);
-        }
-        command
+    async fn send(&self, progress: Progress) {
+        // Nobody listens only when the lease is lost, and then this work ends, too.
+        let _ = self.to.send(progress).await;
     }
 }
 
-/// The process that a record names.
-async fn recorded(record: &Path) -> Option<Process> {
-    fs::read_to_string(record).await.ok()?.parse().ok()
-}
-
-async fn say(report: &Sender<Progress>, percent: i32, step: &'static str, line: String) {
-    // Nobody listens only when the lease is lost, and then this work ends, too.
-    let _ = report.send(Progress { percent, step, lines: vec![line] }).await;
-}
-
-async fn output(mut command: Command) -> Result<String> {
-    let output = tokio::time::timeout(FETCH_MAX, command.kill_on_drop(true).output()).await;
-    let output = output.context("it took too long")??;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", errors.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The command that serves: `web: <command>` in the Procfile.
-async fn web_command(checkout: &Path) -> Result<String> {
-    let text = fs::read_to_string(checkout.join("Procfile")).await;
-    let text = text.context(
-        "the branch has no Procfile; add one with a line `web: <command that serves on $PORT>`",
-    )?;
-    let command = text.lines().find_map(|it| it.strip_prefix("web:"));
-    Ok(command.context("the Procfile has no line that begins with `web:`")?.trim().to_owned())
-}
-
-/// An address that nobody listens on.
-fn free_address() -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
-}
-
-/// Waits until the process answers, and not with an error of its own.
-async fn healthy(child: &mut Child, address: SocketAddr) -> Result<()> {
-    let deadline = Instant::now() + START_MAX;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            bail!("the command ended before it served ({status})");
-        }
-        match get_status(address).await {
-            Some(status) if status < 500 => return Ok(()),
-            status if Instant::now() > deadline => match status {
-                Some(status) => bail!("it answers with HTTP status {status}"),
-                None => bail!("it does not answer on {address}; does it listen on $PORT?"),
-            },
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-async fn last_lines(log: &Path) -> String {
-    let text = fs::read_to_string(log).await.unwrap_or_default();
-    let lines: Vec<_> = text.lines().rev().take(5).collect();
-    let lines: Vec<_> = lines.into_iter().rev().collect();
-    if lines.is_empty() {
-        "the command said nothing".to_owned()
-    } else {
-        format!("it said: {}", lines.join(" | "))
-    }
+/// Runs environments. Each method brings about a state, also if half of it is there already: a task can come
+/// again after its runner died. No two run at once for one environment.
+#[tonic::async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// What it is like.
+    fn about(&self) -> About;
+    /// Puts a branch, or a commit, in place of what serves, which goes on until the new one is healthy. A
+    /// rollback names a `release` that was there before.
+    async fn deploy(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Starts what was deployed, unless it runs.
+    async fn start(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Ends what runs.
+    async fn stop(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Freezes what runs.
+    async fn pause(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Lets go on what is frozen.
+    async fn resume(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Looks what is there.
+    async fn look(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Copies another environment of this server here, with its data.
+    async fn copy(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Removes everything of an environment.
+    async fn destroy(&self, environment_id: &str) -> Result<()>;
+    /// Cleans up after a deployment that was let go of.
+    async fn abandon(&self, lease: &Lease) -> Result<()>;
+    /// Starts again what ended by itself; called every few seconds.
+    async fn tend(&self);
+    /// What is there of every environment.
+    async fn environments(&self) -> Vec<EnvironmentReport>;
 }

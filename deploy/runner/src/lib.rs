@@ -1,62 +1,144 @@
-//! Executes deployments: leases tasks from the project service over gRPC, works, reports. The project
-//! service never knows how. The one driver so far runs processes on this machine.
+//! Executes tasks: leases them from the project service over gRPC, works, reports. The project service never
+//! knows how.
+//!
+//! | concept | file |
+//! |---|---|
+//! | the verbs of a driver | `driver` |
+//! | the driver that runs processes of this machine | `process` |
+//! | one task, from its lease to its end | `work` |
+//! | what is said every few seconds | `beat` |
+//! | the project service, as a runner sees it | `desk` |
+//! | the runner of a connected server, as a program | `program` |
 
-mod driver;
-mod http;
+mod beat;
+mod desk;
+pub mod driver;
+mod process;
+pub mod program;
 mod work;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use api::project::{LeaseTaskRequest, runner_service_client::RunnerServiceClient};
 use chassis::Host;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, client::GrpcService};
+use tonic::transport::Channel;
 
-use driver::Processes;
+use desk::{Desk, Remote};
+use driver::Driver;
+use process::Processes;
+use work::Held;
 
-/// How often an idle runner asks for work.
-const IDLE: Duration = Duration::from_millis(200);
+/// How long one question for work waits at the project service.
+const WAIT: i64 = 20;
 
-/// Adds a runner to a process.
+/// How long a runner rests after a question failed.
+const REST: Duration = Duration::from_millis(500);
+
+/// How many tasks a runner works on at once.
+const TASKS_MAX: usize = 8;
+
+/// What a runner is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its own name.
+    pub name: String,
+    /// Where it works.
+    pub folder: PathBuf,
+    /// The address that deployed programs listen on.
+    pub bind: std::net::IpAddr,
+    /// Where they are reached, in their URLs.
+    pub address: String,
+}
+
+impl Settings {
+    /// A runner that serves this machine only.
+    pub fn local(folder: PathBuf) -> Self {
+        let bind = std::net::Ipv4Addr::LOCALHOST.into();
+        Self { name: "local".to_owned(), folder, bind, address: "127.0.0.1".to_owned() }
+    }
+}
+
+/// Adds a runner to a process; its server is shared.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let project = host.client("runner", "project");
-    let folder = host.folder().path().join("runner");
-    host.task("the runner", move |stop| run(RunnerServiceClient::new(project), folder, stop));
+    let settings = Settings::local(host.folder().path().join("runner"));
+    let desk = Arc::new(Remote { client: RunnerServiceClient::new(project), bearer: None });
+    host.task("the runner", move |stop| run(desk, settings, stop));
     Ok(())
 }
 
-/// Takes tasks, one at a time, until `stop`. What is deployed goes on running without the runner.
-pub async fn run<C>(
-    client: RunnerServiceClient<C>,
-    folder: PathBuf,
+/// Runs the runner of a shared server as a process of its own, which proves itself by its certificate.
+pub async fn run_shared(
+    project: Channel,
+    settings: Settings,
     stop: CancellationToken,
-) -> anyhow::Result<()>
-where
-    C: GrpcService<Body> + Clone + Send + Sync + 'static,
-    C::Future: Send,
-    C::ResponseBody: tonic::transport::Body<Data = tonic::codegen::Bytes> + Send + 'static,
-    <C::ResponseBody as tonic::transport::Body>::Error: Into<tonic::codegen::StdError> + Send,
-{
-    let processes = Processes::new(folder).context("the runner has no folder to work in")?;
-    let name = format!("runner {}", std::process::id());
+) -> anyhow::Result<()> {
+    let client = RunnerServiceClient::new(project);
+    run(Arc::new(Remote { client, bearer: None }), settings, stop).await
+}
+
+/// Takes tasks until `stop`. What is deployed goes on running without the runner.
+pub(crate) async fn run(
+    desk: Arc<dyn Desk>,
+    settings: Settings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let name = settings.name.clone();
+    let driver: Arc<dyn Driver> =
+        Arc::new(Processes::new(settings.clone()).context("the runner has no folder to work in")?);
+    let held = Arc::new(Held::default());
+    let places = Arc::new(Semaphore::new(TASKS_MAX));
+    let mut tasks = JoinSet::new();
+    let heard = CancellationToken::new();
+    let beat = beat::Beat {
+        desk: desk.clone(),
+        driver: driver.clone(),
+        settings,
+        held: held.clone(),
+        heard: heard.clone(),
+    };
+    tasks.spawn(beat.run(stop.clone()));
+    tasks.spawn(beat::tend(driver.clone(), stop.clone()));
+    // Before its first word the server of a runner is not known.
+    tokio::select! {
+        () = heard.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
     while !stop.is_cancelled() {
-        let mut asking = client.clone();
-        match asking.lease_task(LeaseTaskRequest { runner: name.clone() }).await {
-            Ok(answer) => {
-                if let Some(lease) = answer.into_inner().lease {
-                    work::work(client.clone(), &processes, lease, &stop).await;
-                    continue;
-                }
+        let place = places.clone().acquire_owned().await?;
+        while tasks.try_join_next().is_some() {}
+        let wait = Some(prost_types::Duration { seconds: WAIT, nanos: 0 });
+        let asked = tokio::select! {
+            asked = desk.lease(LeaseTaskRequest { runner: name.clone(), wait }) => asked,
+            () = stop.cancelled() => break,
+        };
+        match asked {
+            Ok(Some(lease)) => {
+                let job = work::Job {
+                    desk: desk.clone(),
+                    driver: driver.clone(),
+                    held: held.clone(),
+                    runner: name.clone(),
+                };
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    job.work(lease, stop).await;
+                    drop(place);
+                });
             }
+            Ok(None) => {}
             Err(status) => {
                 tracing::warn!(code = ?status.code(), message = status.message(), "no work");
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(REST) => {}
+                }
             }
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(IDLE) => {}
-        }
     }
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, ensure};
-use api::project::runner_service_client::RunnerServiceClient;
 use chassis::{
     Config, Host,
     host::{DataDir, channel},
@@ -97,7 +96,8 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stopping = stop.clone();
-    let work = runner::run(RunnerServiceClient::new(project), folder.path().join("runner"), stop);
+    let settings = runner::Settings::local(folder.path().join("runner"));
+    let work = runner::run_shared(project, settings, stop);
     tokio::pin!(work);
     tokio::select! {
         done = &mut work => return done,

@@ -64,6 +64,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     }));
     host.rpc(AccessServiceServer::new(access::rpc::Rpc { db: db.clone(), access, snapshots }));
     host.on(&db, reactions::project_abandoned);
+    host.on(&db, reactions::project_deleted);
     host.on(&db, reactions::project_closed);
     host.on(&db, reactions::invitation_closed);
     Ok(())

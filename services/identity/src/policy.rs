@@ -116,6 +116,7 @@ pub const PROJECT: &[(&str, ProjectRole, bool, KeyReach)] = &[
     ("project.environments.create", P::Developer, false, K::Any),
     ("project.environments.update", P::Admin, false, K::Any),
     ("project.environments.deploy", P::Developer, false, K::Any),
+    ("project.production.deploy", P::Admin, false, K::Any),
     ("project.environments.operate", P::Developer, false, K::Any),
     ("project.environments.reinit", P::Admin, false, K::Any),
     ("project.environments.delete", P::Admin, false, K::Any),

@@ -1,16 +1,25 @@
 //! What this service does when something happened elsewhere.
 
 use api::{invitation, project as pb};
-use chassis::{Result, Tx};
+use chassis::{OrgId, ProjectId, Result, Tx};
 
 use crate::{
-    organization,
+    api_key, organization,
     project_access::{self, store},
 };
 
 /// A project that never came to be takes no place and is nobody's.
 pub(crate) async fn project_abandoned(tx: &mut Tx, event: pb::ProjectAbandoned) -> Result<()> {
-    let (org_id, project_id) = (event.org_id.parse()?, event.project_id.parse()?);
+    forget(tx, event.org_id.parse()?, event.project_id.parse()?).await
+}
+
+/// A project that is gone takes its grants along, and the keys that were bound to it (PE-15).
+pub(crate) async fn project_deleted(tx: &mut Tx, event: pb::ProjectDeleted) -> Result<()> {
+    let Some(it) = event.before else { return Ok(()) };
+    forget(tx, it.org_id.parse()?, it.id.parse()?).await
+}
+
+async fn forget(tx: &mut Tx, org_id: OrgId, project_id: ProjectId) -> Result<()> {
     organization::store::lock(tx, org_id).await?;
     if !store::existing(tx, org_id).await?.contains(&project_id) {
         return Ok(());
@@ -19,6 +28,11 @@ pub(crate) async fn project_abandoned(tx: &mut Tx, event: pb::ProjectAbandoned) 
     let gone = project_access::unregister((org_id, project_id), &grants);
     organization::store::bump(tx, org_id, &gone).await?;
     store::delete_all_on(tx, org_id, project_id).await?;
+    for key in api_key::store::of_project(tx, org_id, project_id).await? {
+        if let Some(revoked) = key.revoke(tx.now) {
+            api_key::store::revoke(tx, revoked).await?;
+        }
+    }
     store::delete_project(tx, org_id, project_id).await?;
     tx.emit(gone).await
 }

@@ -1,6 +1,7 @@
 //! What people, webhooks and e-mail rules can be told of: one table of kinds, and how each event of the suite
 //! is told. Nothing that is told holds a secret, a token, or the words of an invitation (NO-16).
 
+mod operations;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,13 @@ pub(crate) const KINDS: &[Kind] = &[
         "An API key was made. Who manages them.",
     ),
     kind(
+        "deploy.cancelled",
+        (C::Deployment, S::Info),
+        HOOKS,
+        "tenantry.project.v1.TaskCancelled",
+        "A deployment, or something else that waited, was cancelled. Who sees the project.",
+    ),
+    kind(
         "deploy.completed",
         (C::Deployment, S::Info),
         HOOKS,
@@ -98,6 +106,13 @@ pub(crate) const KINDS: &[Kind] = &[
         "A runner took a deployment. Who sees the project.",
     ),
     kind(
+        "environment.action_failed",
+        (C::Environment, S::Warning),
+        HOOKS,
+        "tenantry.project.v1.EnvironmentActionFailed",
+        "Starting, stopping, copying or destroying an environment failed. Who sees the project.",
+    ),
+    kind(
         "environment.created",
         (C::Environment, S::Info),
         HOOKS,
@@ -105,18 +120,25 @@ pub(crate) const KINDS: &[Kind] = &[
         "A project has one more environment. Who sees the project.",
     ),
     kind(
-        "environment.stop_failed",
+        "environment.deleted",
         (C::Environment, S::Warning),
         HOOKS,
-        "tenantry.project.v1.EnvironmentStopFailed",
-        "An environment could not be stopped. Who sees the project.",
+        "tenantry.project.v1.EnvironmentDeleted",
+        "An environment is gone. Who sees the project.",
     ),
     kind(
-        "environment.stopped",
+        "environment.failed",
+        (C::Environment, S::Critical),
+        HOOKS,
+        "tenantry.project.v1.EnvironmentStateCorrected",
+        "The program of an environment ended by itself. Who sees the project.",
+    ),
+    kind(
+        "environment.status_changed",
         (C::Environment, S::Info),
         HOOKS,
-        "tenantry.project.v1.EnvironmentStopped",
-        "An environment was stopped. Who sees the project.",
+        "tenantry.project.v1.EnvironmentActionCompleted",
+        "An environment was started, stopped, paused, copied. Who sees the project.",
     ),
     kind(
         "invitation.accepted",
@@ -217,6 +239,13 @@ pub(crate) const KINDS: &[Kind] = &[
         "Somebody may enter a project no more. They.",
     ),
     kind(
+        "project.deleted",
+        (C::Access, S::Warning),
+        HOOKS,
+        "tenantry.project.v1.ProjectDeleted",
+        "A project is gone, with all that belonged to it. Who manages access to projects.",
+    ),
+    kind(
         "security.removed",
         (C::Security, S::Critical),
         PEOPLE,
@@ -229,6 +258,13 @@ pub(crate) const KINDS: &[Kind] = &[
         PEOPLE,
         "tenantry.identity.v1.MemberRoleChanged",
         "You have another role. You.",
+    ),
+    kind(
+        "server.health_changed",
+        (C::Monitoring, S::Warning),
+        HOOKS,
+        "tenantry.project.v1.ServerHealthChanged",
+        "A server went silent, or came back. Who manages servers.",
     ),
     kind(
         "subscription.changed",

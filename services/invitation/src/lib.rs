@@ -62,6 +62,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on(&db, reactions::organization_purged);
     host.on(&db, reactions::subscription_changed);
     host.on(&db, reactions::account_deleted);
+    host.on(&db, reactions::project_deleted);
     host.on_each(&db, catalogue::events(), news::editor::hear);
     let identity = host.client("invitation", "identity");
     let recipient_max = host.config().invitation_mails_max;

@@ -1,6 +1,6 @@
 //! What this service does when something happened elsewhere.
 
-use api::identity as pb;
+use api::{identity as pb, project as prj};
 use chassis::{About, Changed, OrgId, Result, Tx, UserId, moment};
 
 use crate::{
@@ -91,6 +91,17 @@ pub(crate) async fn organization_purged(tx: &mut Tx, event: pb::OrganizationPurg
     digest::store::purge(tx, org_id).await?;
     notification::store::purge(tx, org_id).await?;
     store::purge(tx, org_id).await
+}
+
+/// A project that is gone takes along what was set up for it (PE-15). Invitations that name it lead to
+/// membership without it.
+pub(crate) async fn project_deleted(tx: &mut Tx, event: prj::ProjectDeleted) -> Result<()> {
+    let Some(it) = event.before else { return Ok(()) };
+    let (org_id, project_id) = (it.org_id.parse()?, it.id.parse()?);
+    webhook::store::forget_project(tx, org_id, project_id).await?;
+    mail_rule::store::forget_project(tx, org_id, project_id).await?;
+    alert::store::forget_project(tx, org_id, project_id).await?;
+    store::forget_project(tx, org_id, project_id).await
 }
 
 /// A person who is gone is told nothing, and nothing of them is kept.

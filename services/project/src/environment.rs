@@ -1,14 +1,29 @@
 //! Environments: a branch of a project, deployed and isolated.
+//!
+//! | concept | file |
+//! |---|---|
+//! | which state allows what, and leads where | `machine` |
+//! | what a task does to its environment, from its queue to its end | `tasks` |
+//! | changes by hand | `edit` |
+//! | what is asked of an environment, over gRPC | `rpc`, `operate` |
 
+pub(crate) mod edit;
+pub(crate) mod machine;
+mod operate;
 pub(crate) mod rpc;
 pub(crate) mod store;
-mod wire;
+pub(crate) mod tasks;
+pub(crate) mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{About, Changed, Code, OrgId, ProjectGrant, ProjectId, Refusal, UserId};
+use chassis::{About, Changed, Code, OrgId, ProjectGrant, ProjectId, Refusal};
 use time::OffsetDateTime;
 
-use crate::task::{self, Outcome, Task};
+use crate::{
+    project::Project,
+    server::{Room, ServerId},
+    task::TaskId,
+};
 
 chassis::id!(
     /// Identifies an environment.
@@ -32,9 +47,22 @@ pub(crate) enum State {
     Pending,
     Deploying,
     Running,
-    Error,
-    Stopping,
     Stopped,
+    Paused,
+    Cloning,
+    Error,
+    Destroying,
+    /// Never stored.
+    Deleted,
+}
+
+/// Who paused an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum PauseReason {
+    User,
+    Quota,
+    Billing,
 }
 
 /// A deployed branch.
@@ -46,22 +74,45 @@ pub(crate) struct Environment {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) state: State,
+    /// The state to which a cancelled task leads back.
+    pub(crate) stable_state: State,
+    /// Present if, and only if, it is PAUSED.
+    pub(crate) pause_reason: Option<PauseReason>,
+    /// Whether it goes on when the platform lifts its pause.
+    pub(crate) resumes: bool,
     pub(crate) branch: String,
     pub(crate) commit: String,
     pub(crate) url: String,
     pub(crate) last_error: String,
+    pub(crate) auto_deploy: bool,
+    pub(crate) server_id: Option<ServerId>,
+    pub(crate) cpu_millis: i32,
+    pub(crate) memory_mb: i32,
+    pub(crate) disk_gb: i32,
+    /// The task that deployed what is there.
+    pub(crate) deployment_id: Option<TaskId>,
+    pub(crate) version: i64,
     pub(crate) created_at: OffsetDateTime,
+    pub(crate) updated_at: OffsetDateTime,
 }
 
 /// What a person gives to create an environment.
+#[derive(Clone)]
 pub(crate) struct Draft {
+    /// Empty: made from the project and the kind.
     pub(crate) name: String,
     pub(crate) kind: Kind,
     /// `None`: the project's default.
     pub(crate) branch: Option<String>,
+    pub(crate) server_id: Option<ServerId>,
+    pub(crate) auto_deploy: bool,
+    pub(crate) room: Room,
 }
 
-/// Why an environment does not come to be, or does not deploy.
+/// What an environment may use unless somebody says otherwise.
+pub(crate) const ROOM: Room = Room { cpu_millis: 500, memory_mb: 512, disk_gb: 5 };
+
+/// Why an environment does not come to be, or does not do what is asked of it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("the project has an environment with this name")]
@@ -70,16 +121,30 @@ pub(crate) enum Refused {
     ProductionExists,
     #[error("the plan allows {0} environments; delete one or upgrade")]
     Limit(i64),
-    #[error("another task of this environment is queued or running")]
+    #[error("another task of this environment is queued or running: {0}")]
     TaskInProgress(String),
+    #[error("somebody changed the environment meanwhile; read it again")]
+    Stale,
+    #[error("this is not the environment's exact name; nothing was done")]
+    WrongName,
+    #[error("this is a production environment: set allow_production to destroy it")]
+    ProductionProtected,
+    #[error("both environments must be on the same server")]
+    AcrossServers,
+    #[error("there is no earlier good deployment to go back to")]
+    NoEarlierDeployment,
+    #[error("the project is being deleted")]
+    ProjectDeleting,
 }
 
 impl Refusal for Refused {
     fn code(&self) -> Code {
         match self {
             Self::NameTaken | Self::ProductionExists => Code::AlreadyExists,
-            Self::TaskInProgress(_) => Code::Aborted,
+            Self::TaskInProgress(_) | Self::Stale => Code::Aborted,
             Self::Limit(_) => Code::ResourceExhausted,
+            Self::WrongName => Code::InvalidArgument,
+            _ => Code::FailedPrecondition,
         }
     }
 
@@ -89,6 +154,12 @@ impl Refusal for Refused {
             Self::ProductionExists => Reason::ProductionExists,
             Self::TaskInProgress(_) => Reason::TaskInProgress,
             Self::Limit(_) => Reason::EnvironmentLimitReached,
+            Self::Stale => Reason::Conflict,
+            Self::WrongName => Reason::ConfirmationMismatch,
+            Self::ProductionProtected => Reason::ProductionProtected,
+            Self::AcrossServers => Reason::CloneAcrossServers,
+            Self::NoEarlierDeployment => Reason::NoEarlierDeployment,
+            Self::ProjectDeleting => Reason::InvalidState,
         }
     }
 
@@ -96,9 +167,43 @@ impl Refusal for Refused {
         match self {
             Self::TaskInProgress(task_id) => vec![("task_id", task_id.clone())],
             Self::Limit(limit) => vec![("limit", limit.to_string())],
-            Self::NameTaken | Self::ProductionExists => vec![],
+            _ => vec![],
         }
     }
+}
+
+impl Kind {
+    /// As it stands in names that are made.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Staging => "staging",
+            Self::Production => "production",
+        }
+    }
+}
+
+impl State {
+    /// As people write it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Deploying => "DEPLOYING",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+            Self::Paused => "PAUSED",
+            Self::Cloning => "CLONING",
+            Self::Error => "ERROR",
+            Self::Destroying => "DESTROYING",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// `<project-slug>-<kind>-<n>` with the first number that nobody took.
+pub(crate) fn made_name(slug: &str, kind: Kind, taken: &[String]) -> String {
+    let names = (1..).map(|number| format!("{slug}-{}-{number}", kind.word()));
+    names.into_iter().find(|it| !taken.contains(it)).expect("numbers do not end")
 }
 
 impl Environment {
@@ -113,111 +218,73 @@ impl Environment {
     /// A new environment, in which nothing runs yet.
     pub(crate) fn create(
         grant: &ProjectGrant,
+        project: &Project,
         draft: Draft,
-        default_branch: String,
+        name: String,
         now: OffsetDateTime,
     ) -> Changed<Self> {
         let it = Self {
             id: EnvironmentId::new(),
             org_id: grant.org_id(),
             project_id: grant.project_id(),
-            name: draft.name,
+            name,
             kind: draft.kind,
             state: State::Pending,
-            branch: draft.branch.unwrap_or(default_branch),
+            stable_state: State::Pending,
+            pause_reason: None,
+            resumes: false,
+            branch: draft.branch.unwrap_or_else(|| project.default_branch.clone()),
             commit: String::new(),
             url: String::new(),
             last_error: String::new(),
+            auto_deploy: draft.auto_deploy,
+            server_id: draft.server_id,
+            cpu_millis: draft.room.cpu_millis,
+            memory_mb: draft.room.memory_mb,
+            disk_gb: draft.room.disk_gb,
+            deployment_id: None,
+            version: 1,
             created_at: now,
+            updated_at: now,
         };
         let event = pb::EnvironmentCreated { after: Some((&it).into()) };
         let about = it.about();
         Changed::new(it, &event, about)
     }
 
-    /// From any state but DEPLOYING, in which `active` is the task that goes on (PE-25, PE-27).
-    pub(crate) fn deploy(
-        mut self,
-        grant: &ProjectGrant,
-        active: Option<&Task>,
-        now: OffsetDateTime,
-    ) -> Result<Changed<(Self, Task)>, Refused> {
-        if let Some(task) = active {
-            return Err(Refused::TaskInProgress(task.id.into()));
-        }
-        let before = Some((&self).into());
-        let task = Task::queue(&self, task::Kind::Deploy, grant.account().user_id, now);
-        self.state = State::Deploying;
-        let event = pb::DeploymentTriggered {
-            before,
-            after: Some((&self).into()),
-            task: Some((&task).into()),
-        };
-        let about = self.about();
-        Ok(Changed::new((self, task), &event, about))
+    /// What it takes of its server.
+    pub(crate) fn room(&self) -> Room {
+        Room { cpu_millis: self.cpu_millis, memory_mb: self.memory_mb, disk_gb: self.disk_gb }
     }
 
-    /// What runs is to end, and what is about to run is not to.
-    pub(crate) fn stop(mut self, by: UserId, now: OffsetDateTime) -> Changed<(Self, Task)> {
-        let before = Some((&self).into());
-        let task = Task::queue(&self, task::Kind::Stop, by, now);
-        self.state = State::Stopping;
-        let (after, about) = (Some((&self).into()), self.about());
-        let event = pb::EnvironmentStopRequested { before, after, task: Some((&task).into()) };
-        Changed::new((self, task), &event, about)
-    }
-
-    /// The end of a task.
-    pub(crate) fn finish(self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
-        match task.kind {
-            task::Kind::Deploy => self.deployed(task, outcome),
-            task::Kind::Stop => self.stopped(task, outcome),
-        }
-    }
-
-    fn stopped(mut self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
-        let before = Some((&self).into());
-        let done = Some((&task).into());
-        if let Outcome::Failed { error } = outcome {
-            (self.state, self.last_error) = (State::Error, error);
-            let (after, about) = (Some((&self).into()), self.about());
-            let event = pb::EnvironmentStopFailed { before, after, task: done };
-            return Changed::new((self, task), &event, about);
-        }
-        (self.state, self.url) = (State::Stopped, String::new());
-        let (after, about) = (Some((&self).into()), self.about());
-        let event = pb::EnvironmentStopped { before, after, task: done };
-        Changed::new((self, task), &event, about)
-    }
-
-    /// The end of a deployment: serving, or not. What was deployed before stays known.
-    fn deployed(mut self, task: Task, outcome: Outcome) -> Changed<(Self, Task)> {
-        let before = Some((&self).into());
-        let succeeded = match outcome {
-            Outcome::Completed { commit, url } => {
-                (self.state, self.commit, self.url) = (State::Running, commit, url);
-                self.last_error = String::new();
-                true
-            }
-            Outcome::Failed { error } => {
-                (self.state, self.last_error) = (State::Error, error);
-                false
-            }
-        };
-        let (after, about) = (Some((&self).into()), self.about());
-        let done = Some((&task).into());
-        if succeeded {
-            let event = pb::DeploymentCompleted { before, after, task: done };
-            Changed::new((self, task), &event, about)
-        } else {
-            let event = pb::DeploymentFailed { before, after, task: done };
-            Changed::new((self, task), &event, about)
-        }
+    pub(crate) fn etag(&self) -> String {
+        self.version.to_string()
     }
 
     pub(crate) fn about(&self) -> About {
         About::object("environment", self.id, &self.name)
             .of(self.org_id)
             .in_project(self.project_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2.7: a made name that is taken gets the next number.
+    #[test]
+    fn a_made_name_is_free() {
+        let taken = ["shop-staging-1".to_owned(), "shop-staging-3".to_owned()];
+        assert_eq!(made_name("shop", Kind::Staging, &taken), "shop-staging-2");
+        assert_eq!(made_name("shop", Kind::Development, &taken), "shop-development-1");
+    }
+
+    /// PE-18.
+    #[test]
+    fn a_plan_has_room_for_so_many() {
+        assert_eq!(Environment::fits(2, Some(3)), Ok(()));
+        assert_eq!(Environment::fits(3, Some(3)), Err(Refused::Limit(3)));
+        assert_eq!(Environment::fits(1_000, None), Ok(()));
     }
 }

@@ -5,6 +5,7 @@
 //! | blueprints | `project` |
 //! | deployed branches and their states | `environment` |
 //! | units of work, their leases and logs | `task` |
+//! | the machines that they run on | `server` |
 //! | where code may come from | `repository` |
 //! | what follows from the end of an organization | `organization`, `reactions` |
 
@@ -13,12 +14,13 @@ mod organization;
 mod project;
 mod reactions;
 mod repository;
+mod server;
 mod task;
 
 use api::project::{
     environment_service_server::EnvironmentServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
-    task_service_server::TaskServiceServer,
+    server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
 };
 use chassis::Host;
 
@@ -40,10 +42,22 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
+        identity: identity.clone(),
+    }));
+    host.rpc(ServerServiceServer::new(server::rpc::Rpc {
+        db: db.clone(),
+        access: access.clone(),
+        pager: pager.clone(),
         identity,
     }));
-    host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager }));
-    host.rpc(RunnerServiceServer::new(task::runner::Rpc { db: db.clone() }));
+    let draining = host.draining();
+    host.rpc(RunnerServiceServer::new(task::runner::Rpc {
+        db: db.clone(),
+        draining: draining.clone(),
+    }));
+    host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager, draining }));
+    let swept = db.clone();
+    host.task("the look at silent servers", move |stop| reactions::sweep(swept, stop));
     host.on(&db, reactions::project_registered);
     host.on(&db, reactions::organization_deleted);
     host.on(&db, reactions::organization_restored);

@@ -1,12 +1,41 @@
 //! Projects: the blueprint of one application. Nothing runs in a project.
 
+pub(crate) mod deletion;
+pub(crate) mod edit;
 pub(crate) mod rpc;
 pub(crate) mod store;
-mod wire;
+pub(crate) mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{About, Changed, Code, Grant, OrgId, ProjectId, Refusal, UserId};
+use chassis::{
+    About, Access, Changed, Code, Db, Grant, OrgId, ProjectGrant, ProjectId, Refusal, Result,
+    UserId, call::Context,
+};
 use time::OffsetDateTime;
+
+use crate::{
+    environment::{Environment, Kind},
+    server::ServerId,
+};
+
+/// Where a project is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum State {
+    Active,
+    Deleting,
+}
+
+/// The least role that deploys to production (PE-45).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum DeployRole {
+    Developer,
+    Admin,
+}
+
+/// The versions of Odoo that can be chosen (PE-4).
+pub(crate) const ODOO_VERSIONS: [&str; 6] = ["14.0", "15.0", "16.0", "17.0", "18.0", "19.0"];
 
 /// A project.
 #[derive(Clone, Debug)]
@@ -15,10 +44,19 @@ pub(crate) struct Project {
     pub(crate) org_id: OrgId,
     pub(crate) name: String,
     pub(crate) slug: String,
+    pub(crate) description: String,
     pub(crate) repository_url: String,
     pub(crate) default_branch: String,
+    /// Empty: not an Odoo.
+    pub(crate) odoo_version: String,
+    pub(crate) server_id: Option<ServerId>,
+    pub(crate) production_deploy_min_role: DeployRole,
+    pub(crate) state: State,
+    pub(crate) environment_count: i64,
+    pub(crate) version: i64,
     pub(crate) creator_id: UserId,
     pub(crate) created_at: OffsetDateTime,
+    pub(crate) updated_at: OffsetDateTime,
 }
 
 /// What a person gives to create a project.
@@ -26,29 +64,55 @@ pub(crate) struct Draft {
     pub(crate) name: String,
     /// `None`: made from the name.
     pub(crate) slug: Option<String>,
+    pub(crate) description: String,
     pub(crate) repository_url: String,
     pub(crate) default_branch: String,
+    pub(crate) odoo_version: String,
+    pub(crate) server_id: Option<ServerId>,
+    pub(crate) production_deploy_min_role: DeployRole,
 }
 
-/// Why a project does not come to be.
-#[derive(Debug, thiserror::Error)]
+/// Why a project does not come to be, change, or go.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("the organization has a project with the slug {0}")]
     SlugTaken(String),
+    #[error("somebody changed the project meanwhile; read it again")]
+    Stale,
+    #[error("this is not the project's exact name; nothing was done")]
+    WrongName,
+    #[error("the project is being deleted")]
+    Deleting,
+    #[error("stop or destroy its running environments first: {}", .0.join(", "))]
+    ActiveEnvironments(Vec<String>),
 }
 
 impl Refusal for Refused {
     fn code(&self) -> Code {
-        Code::AlreadyExists
+        match self {
+            Self::SlugTaken(_) => Code::AlreadyExists,
+            Self::Stale => Code::Aborted,
+            Self::WrongName => Code::InvalidArgument,
+            Self::Deleting | Self::ActiveEnvironments(_) => Code::FailedPrecondition,
+        }
     }
 
     fn reason(&self) -> Reason {
-        Reason::ProjectSlugTaken
+        match self {
+            Self::SlugTaken(_) => Reason::ProjectSlugTaken,
+            Self::Stale => Reason::Conflict,
+            Self::WrongName => Reason::ConfirmationMismatch,
+            Self::Deleting => Reason::InvalidState,
+            Self::ActiveEnvironments(_) => Reason::ProjectHasActiveEnvironments,
+        }
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
-        let Self::SlugTaken(slug) = self;
-        vec![("slug", slug.clone())]
+        match self {
+            Self::SlugTaken(slug) => vec![("slug", slug.clone())],
+            Self::ActiveEnvironments(ids) => vec![("environment_ids", ids.join(","))],
+            _ => vec![],
+        }
     }
 }
 
@@ -66,15 +130,58 @@ impl Project {
             org_id: grant.org_id(),
             name: draft.name,
             slug,
+            description: draft.description,
             repository_url: draft.repository_url,
             default_branch: draft.default_branch,
+            odoo_version: draft.odoo_version,
+            server_id: draft.server_id,
+            production_deploy_min_role: draft.production_deploy_min_role,
+            state: State::Active,
+            environment_count: 0,
+            version: 1,
             creator_id: grant.account().user_id,
             created_at: now,
+            updated_at: now,
         };
         let event = pb::ProjectCreated { after: Some((&it).into()) };
-        let about = About::object("project", it.id, &it.name).of(it.org_id).in_project(it.id);
+        let about = it.about();
         Changed::new(it, &event, about)
     }
+
+    pub(crate) fn etag(&self) -> String {
+        self.version.to_string()
+    }
+
+    pub(crate) fn about(&self) -> About {
+        About::object("project", self.id, &self.name).of(self.org_id).in_project(self.id)
+    }
+}
+
+/// Refuses whoever may deploy, but not to production, if that is where it goes (PE-45).
+pub(crate) async fn may_deploy(
+    db: &Db,
+    access: &Access,
+    who: (&Context, &ProjectGrant),
+    environment: &Environment,
+) -> Result<()> {
+    if environment.kind != Kind::Production {
+        return Ok(());
+    }
+    let project = store::get(db, who.1).await?;
+    may_deploy_to(access, who, &project, environment.kind).await
+}
+
+/// Refuses whoever may deploy, but not to an environment of this kind (PE-45).
+pub(crate) async fn may_deploy_to(
+    access: &Access,
+    (context, grant): (&Context, &ProjectGrant),
+    project: &Project,
+    kind: Kind,
+) -> Result<()> {
+    if (kind, project.production_deploy_min_role) == (Kind::Production, DeployRole::Admin) {
+        access.also(context, grant, "project.production.deploy").await?;
+    }
+    Ok(())
 }
 
 /// A slug from a name (PE-3).

@@ -1,13 +1,15 @@
 //! What this service does when something happened elsewhere.
 
 use api::{identity, project as pb};
-use chassis::{About, Changed, OrgId, ProjectId, Result, Tx, UserId};
+use chassis::{About, Changed, Db, OrgId, ProjectId, Result, Tx, UserId};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    environment::{self, EnvironmentId, State},
+    environment::{self, EnvironmentId},
     organization,
     project::store,
-    task,
+    server::heartbeat,
+    task::{self, Kind, runner},
 };
 
 /// A project that identity registered, and whose creation then broke off here, is given back. Waits for a
@@ -80,16 +82,36 @@ async fn stop(
 ) -> Result<bool> {
     let mut it = environment::store::lock(tx, place, id).await?;
     if let Some(task) = task::store::active(tx, &it).await? {
-        if task.kind == task::Kind::Stop {
+        if matches!(task.kind, Kind::Stop | Kind::Destroy) {
             return Ok(true);
         }
-        let (task, outcome) = task.cancel(DELETED, tx.now);
-        it = environment::store::save(tx, it.finish(task, outcome)).await?.0;
+        if task.environment_id != it.id {
+            // It is being copied; the copy ends by itself, and so does this with the copy's end.
+            return Ok(false);
+        }
+        let (task, outcome) = task.withdraw(DELETED, tx.now);
+        runner::over(tx, it, task, outcome).await?;
+        it = environment::store::lock(tx, place, id).await?;
     }
     // Even after a failed deployment an earlier one may run.
-    if !matches!(it.state, State::Running | State::Error) {
-        return Ok(false);
-    }
-    environment::store::save(tx, it.stop(by, tx.now)).await?;
+    let Some(stopping) = it.shut(by, tx.now) else { return Ok(false) };
+    environment::store::begin(tx, stopping).await?;
     Ok(true)
+}
+
+/// How often silent servers are looked for.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Tells of servers whose runners went silent, until `stop`.
+pub(crate) async fn sweep(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+    while !stop.is_cancelled() {
+        if let Err(error) = db.write_as_system("silent servers", heartbeat::sweep).await {
+            tracing::warn!(%error, "silent servers were not looked for");
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    Ok(())
 }

@@ -1,28 +1,33 @@
 //! Tasks: what a runner does for an environment. A task only moves forward (PE-34).
+//!
+//! | concept | file |
+//! |---|---|
+//! | what a task is, and who holds it | here, `lease` |
+//! | for people: look, follow, cancel, repeat | `rpc`, `watch` |
+//! | for runners: take, report, end | `runner` |
 
+pub(crate) mod lease;
 pub(crate) mod rpc;
 pub(crate) mod runner;
 pub(crate) mod store;
-mod wire;
+mod watch;
+pub(crate) mod wire;
 
-use api::{error::Reason, project as pb};
-use chassis::{About, Changed, OrgId, ProjectId, Refusal, UserId};
-use time::{Duration, OffsetDateTime};
+use api::project as pb;
+use chassis::{Changed, OrgId, ProjectId, UserId};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::environment::{Environment, EnvironmentId};
+use crate::{
+    environment::{Environment, EnvironmentId},
+    server::ServerId,
+};
 
 chassis::id!(
     /// Identifies a task.
     TaskId,
     "task"
 );
-
-/// A runner reports more often than this, or its task goes to another.
-pub(crate) const LEASE: Duration = Duration::seconds(15);
-
-/// After so many runners went silent the task has failed.
-const ATTEMPTS_MAX: i32 = 3;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -32,6 +37,7 @@ pub(crate) enum State {
     Running,
     Completed,
     Failed,
+    Cancelled,
 }
 
 /// What a task does.
@@ -39,7 +45,35 @@ pub(crate) enum State {
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Kind {
     Deploy,
+    Start,
     Stop,
+    Restart,
+    Pause,
+    Resume,
+    Sync,
+    Rollback,
+    Clone,
+    Promote,
+    Destroy,
+}
+
+/// What a task came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum Cause {
+    User,
+    Push,
+    System,
+}
+
+/// What a runner finds of an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum Observed {
+    Running,
+    Stopped,
+    Failed,
+    Paused,
 }
 
 /// A unit of work.
@@ -53,8 +87,23 @@ pub(crate) struct Task {
     pub(crate) state: State,
     pub(crate) progress_percent: i32,
     pub(crate) current_step: String,
+    pub(crate) steps_completed: i32,
+    pub(crate) total_steps: i32,
     pub(crate) error_message: String,
     pub(crate) triggered_by: UserId,
+    pub(crate) cause: Cause,
+    /// Whose runner works on it. `None`: any shared server's.
+    pub(crate) server_id: Option<ServerId>,
+    pub(crate) branch: String,
+    /// Empty: the newest of the branch, until it is known.
+    pub(crate) commit: String,
+    pub(crate) modules: Vec<String>,
+    pub(crate) source_environment_id: Option<EnvironmentId>,
+    /// The earlier deployment that a rollback puts back.
+    pub(crate) deployment_id: Option<TaskId>,
+    pub(crate) retry_of: Option<TaskId>,
+    pub(crate) rolled_back: bool,
+    pub(crate) cancel_requested: bool,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) started_at: Option<OffsetDateTime>,
     pub(crate) completed_at: Option<OffsetDateTime>,
@@ -63,45 +112,77 @@ pub(crate) struct Task {
     pub(crate) attempts: i32,
 }
 
-/// How a task ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// It serves.
-    Completed {
-        commit: String,
-        url: String,
-    },
-    Failed {
-        error: String,
-    },
+/// What is asked of a runner.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) kind: Kind,
+    pub(crate) commit: String,
+    pub(crate) modules: Vec<String>,
+    pub(crate) source_environment_id: Option<EnvironmentId>,
+    pub(crate) deployment_id: Option<TaskId>,
+    pub(crate) retry_of: Option<TaskId>,
 }
 
-/// A runner must stop.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease of this task ended, or another runner holds it; stop working on it")]
-pub(crate) struct LeaseLost;
+/// How a task ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Completed { commit: String, url: String, observed: Option<Observed> },
+    Failed { error: String },
+    Cancelled,
+}
 
-impl Refusal for LeaseLost {
-    fn reason(&self) -> Reason {
-        Reason::LeaseLost
+impl Kind {
+    /// Whether it puts a version in place of another.
+    pub(crate) fn is_deployment(self) -> bool {
+        matches!(self, Self::Deploy | Self::Rollback | Self::Promote)
     }
 }
 
-/// What becomes of a task that a runner asks for.
-pub(crate) enum Leased {
-    /// The first runner takes it; the log tells.
-    First(Changed<Task>),
-    /// Another runner takes over from one that went silent.
-    Again(Task),
-    /// Too many runners went silent.
-    GivenUp(Task, Outcome),
+impl Kind {
+    /// The permission that repeating it takes besides the one to deploy.
+    pub(crate) fn needs_more(self) -> Option<&'static str> {
+        match self {
+            Self::Clone | Self::Promote => Some("project.environments.update"),
+            Self::Destroy => Some("project.environments.delete"),
+            _ => None,
+        }
+    }
+}
+
+impl Order {
+    /// Just this.
+    pub(crate) fn plain(kind: Kind) -> Self {
+        Self {
+            kind,
+            commit: String::new(),
+            modules: vec![],
+            source_environment_id: None,
+            deployment_id: None,
+            retry_of: None,
+        }
+    }
+
+    /// The same again, with the same configuration (PE-32).
+    pub(crate) fn again(task: &Task) -> Self {
+        // The newest commit of a branch is asked for anew.
+        let fixed = matches!(task.kind, Kind::Promote | Kind::Rollback);
+        let commit = if fixed { task.commit.clone() } else { String::new() };
+        Self {
+            kind: task.kind,
+            commit,
+            modules: task.modules.clone(),
+            source_environment_id: task.source_environment_id,
+            deployment_id: task.deployment_id,
+            retry_of: Some(task.id),
+        }
+    }
 }
 
 impl Task {
     pub(crate) fn queue(
         environment: &Environment,
-        kind: Kind,
-        triggered_by: UserId,
+        order: Order,
+        (triggered_by, cause): (UserId, Cause),
         now: OffsetDateTime,
     ) -> Self {
         Self {
@@ -109,12 +190,24 @@ impl Task {
             org_id: environment.org_id,
             project_id: environment.project_id,
             environment_id: environment.id,
-            kind,
+            kind: order.kind,
             state: State::Queued,
             progress_percent: 0,
             current_step: String::new(),
+            steps_completed: 0,
+            total_steps: 0,
             error_message: String::new(),
             triggered_by,
+            cause,
+            server_id: environment.server_id,
+            branch: environment.branch.clone(),
+            commit: order.commit,
+            modules: order.modules,
+            source_environment_id: order.source_environment_id,
+            deployment_id: order.deployment_id,
+            retry_of: order.retry_of,
+            rolled_back: false,
+            cancel_requested: false,
             created_at: now,
             started_at: None,
             completed_at: None,
@@ -124,149 +217,80 @@ impl Task {
         }
     }
 
-    /// Whether a runner may take it.
-    pub(crate) fn waits(&self, now: OffsetDateTime) -> bool {
-        self.state == State::Queued || self.lease_ends_at.is_some_and(|it| it <= now)
-    }
-
-    /// A waiting task, or one whose runner went silent, goes to a runner (PE-36).
-    pub(crate) fn lease(mut self, now: OffsetDateTime) -> Leased {
-        if self.attempts >= ATTEMPTS_MAX {
-            let error = format!("{ATTEMPTS_MAX} runners went silent while they worked on it");
-            let outcome = Outcome::Failed { error };
-            self.end(&outcome, now);
-            return Leased::GivenUp(self, outcome);
+    /// Somebody wants it to end: at once if nobody works on it; otherwise its runner is asked to let go
+    /// (PE-31). What has ended stays as it is.
+    pub(crate) fn cancel(mut self, now: OffsetDateTime) -> Result<Cancelled, NotCancellable> {
+        match self.state {
+            State::Queued => {
+                self.end(&Outcome::Cancelled, now);
+                Ok(Cancelled::Now(self))
+            }
+            State::Running if self.kind.is_deployment() => {
+                let before = Some((&self).into());
+                self.cancel_requested = true;
+                let event = pb::TaskCancelRequested { before, after: Some((&self).into()) };
+                let about = self.about();
+                Ok(Cancelled::Asked(Changed::new(self, &event, about)))
+            }
+            State::Running => {
+                Err(NotCancellable("its runner works on it, and it is no deployment"))
+            }
+            _ => Err(NotCancellable("it has ended")),
         }
-        let before = Some((&self).into());
-        let first = self.state == State::Queued;
-        self.state = State::Running;
-        self.attempts += 1;
-        self.started_at = Some(self.started_at.unwrap_or(now));
-        (self.lease_id, self.lease_ends_at) = (Some(chassis::id::new()), Some(now + LEASE));
-        // Stopping is told when it is asked for, and when it is done.
-        if !first || self.kind == Kind::Stop {
-            return Leased::Again(self);
-        }
-        let event = pb::DeploymentStarted { before, after: Some((&self).into()) };
-        let about = About::object("task", self.id, "").of(self.org_id).in_project(self.project_id);
-        Leased::First(Changed::new(self, &event, about))
     }
 
-    /// Progress never goes back, and is 100 only at the end (PE-35).
-    pub(crate) fn report(
-        mut self,
-        lease_id: Uuid,
-        percent: i32,
-        step: String,
-        now: OffsetDateTime,
-    ) -> Result<Self, LeaseLost> {
-        self.held_by(lease_id, now)?;
-        self.progress_percent = self.progress_percent.max(percent.clamp(0, 99));
-        if !step.is_empty() {
-            self.current_step = step;
-        }
-        self.lease_ends_at = Some(now + LEASE);
-        Ok(self)
-    }
-
-    /// Ends the task.
-    pub(crate) fn finish(
-        mut self,
-        lease_id: Uuid,
-        outcome: &Outcome,
-        now: OffsetDateTime,
-    ) -> Result<Self, LeaseLost> {
-        self.held_by(lease_id, now)?;
-        self.end(outcome, now);
-        Ok(self)
-    }
-
-    /// Ends a task that nobody wants any more, whoever works on it.
-    pub(crate) fn cancel(mut self, error: &str, now: OffsetDateTime) -> (Self, Outcome) {
-        let outcome = Outcome::Failed { error: error.to_owned() };
-        self.end(&outcome, now);
-        (self, outcome)
-    }
-
-    fn end(&mut self, outcome: &Outcome, now: OffsetDateTime) {
+    pub(crate) fn end(&mut self, outcome: &Outcome, now: OffsetDateTime) {
         self.completed_at = Some(now);
         (self.lease_id, self.lease_ends_at) = (None, None);
         match outcome {
-            Outcome::Completed { .. } => {
+            Outcome::Completed { commit, .. } => {
                 (self.state, self.progress_percent) = (State::Completed, 100);
+                self.steps_completed = self.total_steps;
+                if self.kind.is_deployment() || self.kind == Kind::Clone {
+                    self.commit.clone_from(commit);
+                }
             }
             Outcome::Failed { error } => {
                 (self.state, self.error_message) = (State::Failed, error.clone());
             }
+            Outcome::Cancelled => self.state = State::Cancelled,
         }
     }
 
-    fn held_by(&self, lease_id: Uuid, now: OffsetDateTime) -> Result<(), LeaseLost> {
-        let held = self.lease_id == Some(lease_id) && self.lease_ends_at.is_some_and(|it| it > now);
-        if held && self.state == State::Running { Ok(()) } else { Err(LeaseLost) }
+    pub(crate) fn about(&self) -> chassis::About {
+        chassis::About::object("task", self.id, "").of(self.org_id).in_project(self.project_id)
+    }
+}
+
+/// What became of a task that somebody wants to end.
+pub(crate) enum Cancelled {
+    /// It has ended.
+    Now(Task),
+    /// Its runner is asked.
+    Asked(Changed<Task>),
+}
+
+/// A task cannot be cancelled any more.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the task cannot be cancelled: {0}")]
+pub(crate) struct NotCancellable(&'static str);
+
+impl chassis::Refusal for NotCancellable {
+    fn reason(&self) -> api::error::Reason {
+        api::error::Reason::InvalidState
+    }
+}
+
+/// Only what failed is repeated (PE-32).
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only a task that FAILED can be repeated")]
+pub(crate) struct NotFailed;
+
+impl chassis::Refusal for NotFailed {
+    fn reason(&self) -> api::error::Reason {
+        api::error::Reason::InvalidState
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn queued() -> Task {
-        Task {
-            id: TaskId(Uuid::nil()),
-            org_id: OrgId(Uuid::nil()),
-            project_id: ProjectId(Uuid::nil()),
-            environment_id: EnvironmentId(Uuid::nil()),
-            kind: Kind::Deploy,
-            state: State::Queued,
-            progress_percent: 0,
-            current_step: String::new(),
-            error_message: String::new(),
-            triggered_by: UserId(Uuid::nil()),
-            created_at: OffsetDateTime::UNIX_EPOCH,
-            started_at: None,
-            completed_at: None,
-            lease_id: None,
-            lease_ends_at: None,
-            attempts: 0,
-        }
-    }
-
-    fn running(now: OffsetDateTime) -> Task {
-        match queued().lease(now) {
-            Leased::First(changed) => changed.state().clone(),
-            _ => panic!("a queued task starts"),
-        }
-    }
-
-    /// PE-34, PE-35.
-    #[test]
-    fn progress_goes_forward_and_ends_at_a_hundred() {
-        let now = OffsetDateTime::UNIX_EPOCH;
-        let task = running(now);
-        let lease = task.lease_id.unwrap();
-        let task = task.report(lease, 60, "build".to_owned(), now).unwrap();
-        let task = task.report(lease, 30, String::new(), now).unwrap();
-        assert_eq!((task.progress_percent, task.current_step.as_str()), (60, "build"));
-        let done = Outcome::Completed { commit: "abc".to_owned(), url: String::new() };
-        let task = task.finish(lease, &done, now).unwrap();
-        assert_eq!((task.state, task.progress_percent), (State::Completed, 100));
-        assert_eq!(task.finish(lease, &done, now).unwrap_err(), LeaseLost);
-    }
-
-    /// PE-36.
-    #[test]
-    fn a_silent_runner_loses_its_task_and_the_third_ends_it() {
-        let mut now = OffsetDateTime::UNIX_EPOCH;
-        let mut task = running(now);
-        let first = task.lease_id.unwrap();
-        for _ in 1..ATTEMPTS_MAX {
-            now += LEASE;
-            let Leased::Again(again) = task.lease(now) else { panic!("another runner takes over") };
-            task = again;
-        }
-        assert_eq!(task.clone().report(first, 1, String::new(), now).unwrap_err(), LeaseLost);
-        let Leased::GivenUp(task, _) = task.lease(now + LEASE) else { panic!("it ends") };
-        assert_eq!(task.state, State::Failed);
-    }
-}
+mod tests;

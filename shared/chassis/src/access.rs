@@ -1,6 +1,9 @@
 //! What a caller may do. A grant is the only proof, and only this module makes one.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 use api::{
     check::Check,
@@ -216,8 +219,7 @@ impl Access {
         };
         let question =
             Question { permission, org_id, project_id: Some(project_id), write: !call.rule.read };
-        let decision = self.authority()?.decide(call, &question).await?;
-        let org = granted(call, &question, decision)?;
+        let org = self.granted(call, &question).await?;
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
@@ -225,6 +227,19 @@ impl Access {
     pub async fn still(&self, context: &Context) -> Result<()> {
         let bearer = context.bearer.as_ref().ok_or_else(Error::bad_credential)?;
         self.authority()?.authenticate(bearer, true).await.map(|_| ())
+    }
+
+    /// Refuses unless the caller has another permission on the same project, too, which only some requests
+    /// of a method need.
+    pub async fn also(
+        &self,
+        context: &Context,
+        grant: &ProjectGrant,
+        permission: &str,
+    ) -> Result<()> {
+        let (org_id, project_id) = (grant.org_id, Some(grant.project_id));
+        let question = Question { permission, org_id, project_id, write: !context.rule.read };
+        self.decide(context, &question).await.map(|_| ())
     }
 
     async fn require<M: Check>(
@@ -237,18 +252,71 @@ impl Access {
             return Err(anyhow::anyhow!("{} has no permission to require", call.rule.method).into());
         };
         let question = Question { permission, org_id, project_id, write: !call.rule.read };
-        let decision = self.authority()?.decide(call, &question).await?;
-        granted(call, &question, decision)
+        self.granted(call, &question).await
+    }
+
+    /// The grant, if the decision gives one and the message is as it should be.
+    async fn granted<M: Check>(&self, call: &Call<M>, question: &Question<'_>) -> Result<Grant> {
+        let decision = self.decide(call, question).await?;
+        call.check()?;
+        let (account, permission) = (call.account()?.clone(), question.permission.to_owned());
+        Ok(Grant { org_id: question.org_id, account, permission, token: decision.token })
+    }
+
+    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
+        let (authority, asked) = (self.authority()?.clone(), Instant::now());
+        let decision = authority.decide(context, question).await?;
+        decision.check(question)?;
+        context.saw(&decision.token);
+        if question.write {
+            let mut decided = context.decided.lock().unwrap_or_else(PoisonError::into_inner);
+            let permission = question.permission.to_owned();
+            let (org_id, project_id) = (question.org_id, question.project_id);
+            decided.push(Decided { authority, asked, permission, org_id, project_id });
+        }
+        Ok(decision)
     }
 }
 
-/// The grant, if the decision gives one and the message is as it should be.
-fn granted<M: Check>(call: &Call<M>, question: &Question<'_>, decision: Decision) -> Result<Grant> {
-    let (account, permission) = (call.account()?.clone(), question.permission.to_owned());
-    decision.check(question)?;
-    call.check()?;
-    call.saw(&decision.token);
-    Ok(Grant { org_id: question.org_id, account, permission, token: decision.token })
+/// A decision that a change rests on.
+pub(crate) struct Decided {
+    authority: Arc<dyn Authority>,
+    asked: Instant,
+    permission: String,
+    org_id: OrgId,
+    project_id: Option<ProjectId>,
+}
+
+impl std::fmt::Debug for Decided {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decided").field("permission", &self.permission).finish_non_exhaustive()
+    }
+}
+
+/// How old a decision may be when what rests on it commits.
+const DECISION_MAX: Duration = Duration::from_secs(1);
+
+/// Asks again, just before a change commits, what was decided too long ago: whoever lost the right while the
+/// call waited, or while this process stood still, changes nothing (P-03).
+pub(crate) async fn confirm(context: &Context) -> Result<()> {
+    let mut decided = {
+        let mut decided = context.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *decided)
+    };
+    for it in &mut decided {
+        let mut tries = 0;
+        while it.asked.elapsed() > DECISION_MAX {
+            tries += 1;
+            if tries > 3 {
+                return Err(Error::Unavailable("identity"));
+            }
+            let (permission, org_id) = (it.permission.as_str(), it.org_id);
+            let question = Question { permission, org_id, project_id: it.project_id, write: true };
+            it.asked = Instant::now();
+            it.authority.decide(context, &question).await?.check(&question)?;
+        }
+    }
+    Ok(())
 }
 
 /// An id that is no UUID names nothing, so nothing can be told by answering about the other fields, too.
@@ -266,7 +334,7 @@ impl Authority for RemoteAuthority {
         let value = format!("Bearer {}", bearer.expose_secret());
         let value = value.parse().map_err(|_| Error::bad_credential())?;
         request.metadata_mut().insert("authorization", value);
-        request.set_timeout(std::time::Duration::from_secs(5));
+        request.set_timeout(Duration::from_secs(5));
         let mut client = AccessServiceClient::new(self.0.clone());
         let it = client.authenticate(request).await.map_err(remote("identity"))?.into_inner();
         let power = |it: pb::KeyPower| {

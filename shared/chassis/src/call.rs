@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 use crate::{
     Error, OrgId, ProjectId, Result, UserId,
+    access::Decided,
     error::Reply,
     rule::{Audience, Rule},
+    token::{self, Token},
 };
 
 /// A signed-in account.
@@ -86,6 +88,8 @@ pub struct Context {
     pub known: Option<String>,
     /// The newest state of access that the call has seen; goes back to its caller.
     pub(crate) seen: Mutex<Option<String>>,
+    /// What was decided for this call, and when it was asked.
+    pub(crate) decided: Mutex<Vec<Decided>>,
     /// The credential, to be passed on to the services that this call needs.
     pub(crate) bearer: Option<SecretString>,
 }
@@ -135,6 +139,11 @@ impl<M: Check> Call<M> {
 }
 
 impl Context {
+    /// The agent token of the connected server that calls, to be checked by the method (`Rule::agents`).
+    pub fn agent(&self) -> Option<Token> {
+        Token::parse(token::Kind::Agent, self.bearer.as_ref()?.expose_secret())
+    }
+
     /// The account, which every method but a public one has.
     pub fn account(&self) -> Result<&Account> {
         let missing = "send a credential as `authorization: Bearer <token>`";

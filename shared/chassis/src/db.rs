@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     Result,
+    access::confirm,
     call::{Account, Call, system, user},
     changed::Changed,
     clock::{Clock, timestamp},
@@ -130,12 +131,17 @@ impl Db {
         let key = idempotency::Key::of(call)?;
         let tx = self.begin(call.actor(), call.origin.clone()).await?;
         let once = async |tx: &mut Tx| {
-            let Some(key) = key else { return work(tx).await };
+            let Some(key) = key else {
+                let response = work(tx).await?;
+                confirm(call).await?;
+                return Ok(response);
+            };
             if let Some(first) = idempotency::claim(tx, &key).await? {
                 return Ok(R::decode(&*first).map_err(anyhow::Error::from)?);
             }
             let response = work(tx).await?;
             idempotency::store(tx, &key, response.encode_to_vec()).await?;
+            confirm(call).await?;
             Ok(response)
         };
         finish(tx, once).await

@@ -34,6 +34,8 @@ pub struct Rule {
     pub keys: bool,
     /// The permission instead, if the request names a project.
     pub project_permission: Option<String>,
+    /// Whether a connected server may call it, too, with its agent token; for methods of services.
+    pub agents: bool,
     /// The events that it writes.
     pub emits: Vec<String>,
     /// A request, as JSON.
@@ -102,6 +104,7 @@ fn rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<Rule> {
             rule.get_field_by_name("project_permission")?.as_str()?.to_owned(),
         )
         .filter(|it| !it.is_empty()),
+        agents: agents(rule),
         emits: texts(rule, "emits"),
         example: rule.get_field_by_name("example")?.as_str()?.to_owned(),
     })
@@ -121,6 +124,13 @@ fn audience(rule: &DynamicMessage) -> Option<Audience> {
     }
     let names = texts(get("services")?.as_message()?, "names");
     (!names.is_empty()).then_some(Audience::Services(names))
+}
+
+fn agents(rule: &DynamicMessage) -> bool {
+    let services = rule.get_field_by_name("services");
+    let agents =
+        services.as_deref().and_then(Value::as_message).map(|it| it.get_field_by_name("agents"));
+    agents.flatten().is_some_and(|it| it.as_bool() == Some(true))
 }
 
 fn texts(message: &DynamicMessage, field: &str) -> Vec<String> {

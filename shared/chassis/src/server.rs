@@ -154,6 +154,7 @@ impl Shared {
             deadline,
             known,
             seen: Mutex::default(),
+            decided: Mutex::default(),
             bearer,
         });
         request.extensions_mut().insert(context.clone());
@@ -194,6 +195,10 @@ impl Shared {
         let needs_account = match &rule.audience {
             Audience::Public => return Ok((None, service)),
             Audience::Account | Audience::Permission(_) => true,
+            // The method knows the servers, and checks the token.
+            Audience::Services(_) if rule.agents && bearer.is_some_and(token::is_agent) => {
+                return Ok((None, None));
+            }
             Audience::Services(names) => {
                 admit_service(names, service.as_deref(), bearer.is_some())?;
                 false

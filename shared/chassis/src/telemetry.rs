@@ -39,6 +39,12 @@ pub struct Telemetry {
     metrics: Option<SdkMeterProvider>,
 }
 
+/// Starts the log of a program that has none of the settings of a service.
+pub fn log(filter: &str) -> anyhow::Result<()> {
+    let text = tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr);
+    Ok(tracing_subscriber::registry().with(text).with(EnvFilter::try_new(filter)?).try_init()?)
+}
+
 impl Telemetry {
     /// Starts logs, traces and metrics of a process.
     pub fn start(service: &'static str, config: &Config) -> anyhow::Result<Self> {

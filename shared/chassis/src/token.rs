@@ -38,6 +38,8 @@ pub enum Kind {
     ApiKey,
     /// A sign-in on its way through an identity provider.
     External,
+    /// The runner of a connected server.
+    Agent,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             Self::Challenge => "tny_mfa_",
             Self::ApiKey => "tny_key_",
             Self::External => "tny_ext_",
+            Self::Agent => "tny_agt_",
         }
     }
 }
@@ -117,6 +120,11 @@ impl Token {
 /// Whether a credential says that it is an API key.
 pub(crate) fn is_key(bearer: &SecretString) -> bool {
     bearer.expose_secret().starts_with(Kind::ApiKey.prefix())
+}
+
+/// Whether a credential says that it is a server's agent token.
+pub(crate) fn is_agent(bearer: &SecretString) -> bool {
+    bearer.expose_secret().starts_with(Kind::Agent.prefix())
 }
 
 fn checksum(text: &str) -> String {

@@ -11,6 +11,7 @@ mod oidc;
 mod person;
 mod process;
 mod receiver;
+mod repository;
 mod slow;
 mod smtp;
 mod suite;
@@ -23,6 +24,7 @@ pub use oidc::Oidc;
 pub use person::{PASSWORD, Person};
 pub use process::{Process, binary};
 pub use receiver::{Answer, Post, Receiver};
+pub use repository::Repository;
 pub use smtp::Smtp;
 pub use suite::{Options, Suite, stop_deployments};
 

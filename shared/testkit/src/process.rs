@@ -44,6 +44,21 @@ impl Process {
             .expect("the process runs")
     }
 
+    /// Stands still, as a machine under pressure would, until it goes on.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Goes on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process number"), signal).expect("the process is there");
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(mut self) {
         self.child.kill().expect("the process can be killed");
@@ -52,9 +67,7 @@ impl Process {
 
     /// Asks it to end and waits; answers whether it ended well.
     pub fn stop(mut self) -> bool {
-        let pid =
-            i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process number");
-        let _ = kill_process(pid, Signal::TERM);
+        self.signal(Signal::TERM);
         self.child.wait().expect("the process ends").success()
     }
 }

@@ -160,6 +160,11 @@ impl Suite {
         Self::launch(options, self.database.share(), folder, self.clock.clone()).await
     }
 
+    /// The address of the database, for a process beside this one.
+    pub fn database_url(&self) -> String {
+        self.database.url()
+    }
+
     /// Ends a replica; the database stays.
     pub async fn leave(self) {
         self.stop.cancel();
@@ -306,17 +311,14 @@ fn install(mut host: Host) -> Host {
 /// What was deployed outlives the suite; a test leaves nothing behind.
 pub fn stop_deployments(folder: &Path) {
     let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
-    let records = environments
-        .flatten()
-        .flat_map(|it| ["process", "starting"].map(|name| it.path().join(name)));
-    for record in records {
-        let record = std::fs::read_to_string(record).unwrap_or_default();
-        let pid = record
-            .split(' ')
-            .next()
-            .and_then(|it| it.parse().ok())
-            .and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
+    for home in environments.flatten().map(|it| it.path()) {
+        let state = std::fs::read(home.join("state.json")).unwrap_or_default();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
+        let starting = std::fs::read_to_string(home.join("starting")).unwrap_or_default();
+        let starting = starting.split(' ').next().and_then(|it| it.parse().ok());
+        let known = ["process", "previous"].map(|it| state[it]["pid"].as_i64());
+        let known = known.into_iter().flatten().filter_map(|it| i32::try_from(it).ok());
+        for pid in known.chain(starting).filter_map(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
     }

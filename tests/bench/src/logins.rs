@@ -49,8 +49,8 @@ pub(crate) async fn run() -> Result<()> {
 /// How often each address is tried.
 const TRIES: u32 = 1_000;
 
-/// I-04: how long a refusal takes for a known and for an unknown address, in turns, so that a neighbour on the
-/// machine disturbs both; and what Mann and Whitney say about their ranks.
+/// I-04: how long a refusal takes for a known and for an unknown address, in turns, so that a neighbour
+/// on the machine disturbs both; and what Mann and Whitney say about their ranks.
 async fn refusals(suite: &Suite) -> Result<()> {
     let mut client = SessionServiceClient::new(load::channels(suite.address).await?.remove(0));
     let mut times = vec![];

@@ -357,6 +357,7 @@ impl Place {
             org_id: self.org_id.clone(),
             project_id: self.project_id.clone(),
             environment_id: self.environment_id.clone(),
+            modules: vec![],
             request_id: request_id(),
         }
     }

@@ -55,6 +55,23 @@ pub(crate) async fn lock(
     key.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound("api_key"))
 }
 
+/// The keys of a project that are good, or were, and keeps others from changing them.
+pub(crate) async fn of_project(
+    tx: &mut Tx,
+    org_id: OrgId,
+    project_id: ProjectId,
+) -> Result<Vec<ApiKey>> {
+    let keys = query_as!(
+        ApiKey,
+        "select id, org_id, project_id, name, is_full, owner_id, created_at, expires_at,
+                last_used_at, revoked_at
+         from api_key where org_id = $1 and project_id = $2 order by id for update",
+        org_id.0,
+        project_id.0,
+    );
+    Ok(keys.fetch_all(tx.conn()).await?)
+}
+
 /// Stores the end of a key and its event.
 pub(crate) async fn revoke(tx: &mut Tx, revoked: Changed<ApiKey>) -> Result<ApiKey> {
     let it = revoked.state();

@@ -1,6 +1,6 @@
 //! Every SQL statement about alerts.
 
-use chassis::{Changed, Db, OrgId, Result, Tx, page::Page};
+use chassis::{Changed, Db, OrgId, ProjectId, Result, Tx, page::Page};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 
@@ -86,6 +86,14 @@ pub(crate) async fn list(
         page.limit(),
     );
     Ok(rows.fetch_all(db.pool()).await?)
+}
+
+/// Deletes what is of one project only.
+pub(crate) async fn forget_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!("delete from alert where org_id = $1 and project_id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
 }
 
 /// Deletes everything of an organization.

@@ -4,20 +4,19 @@ use api::{
     event::Envelope,
     identity::{self as id, Subscription},
     invitation::{self as inv, Severity},
-    project as prj,
 };
 use chassis::moment;
 use prost::Message;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Audience, KINDS, Kind, Story};
+use super::{Audience, KINDS, Kind, Story, operations};
 
 /// Who manages members, and is told of them.
 const MANAGERS: &str = "org.members.update_role";
 
 /// What is told: title, body, to whom, and how bad it is, if not as usual.
-struct Words {
+pub(super) struct Words {
     title: String,
     body: String,
     audience: Audience,
@@ -35,10 +34,11 @@ pub(crate) fn tell(envelope: &Envelope) -> Vec<Story> {
 fn story(kind: &'static Kind, envelope: &Envelope, body: &[u8]) -> Option<Story> {
     let words = match kind.name.split('.').next()? {
         "account" => account(kind, envelope),
-        "deploy" | "environment" => environment(kind, body)?,
+        "deploy" | "environment" | "server" => operations::tell(kind, body)?,
         "invitation" => invitation(kind, body)?,
         "member" | "security" | "organization" => member(kind, envelope, body)?,
         "monitoring" => alert(kind, body)?,
+        "project" if kind.name == "project.deleted" => operations::tell(kind, body)?,
         "project" => access(kind, envelope, body)?,
         _ => other(kind, envelope, body)?,
     };
@@ -60,7 +60,7 @@ fn story(kind: &'static Kind, envelope: &Envelope, body: &[u8]) -> Option<Story>
     })
 }
 
-fn to_holders(permission: &'static str) -> Audience {
+pub(super) fn to_holders(permission: &'static str) -> Audience {
     Audience { holders: Some(permission), ..Audience::default() }
 }
 
@@ -68,7 +68,11 @@ fn to(user_id: &str) -> Audience {
     Audience { users: vec![user_id.to_owned()], ..Audience::default() }
 }
 
-fn words(title: impl Into<String>, body: impl Into<String>, audience: Audience) -> Words {
+pub(super) fn words(
+    title: impl Into<String>,
+    body: impl Into<String>,
+    audience: Audience,
+) -> Words {
     Words { title: title.into(), body: body.into(), audience, severity: None }
 }
 
@@ -98,39 +102,6 @@ fn account(kind: &Kind, envelope: &Envelope) -> Words {
     );
     let subject = envelope.resource.as_ref().map(|it| it.id.clone()).unwrap_or_default();
     words(title, body, to(&subject))
-}
-
-fn environment(kind: &Kind, body: &[u8]) -> Option<Words> {
-    // These four events have the same shape.
-    let decoded = prj::DeploymentCompleted::decode(body).ok();
-    let after = decoded.and_then(|it| it.after).unwrap_or_default();
-    let name = after.name.as_str();
-    let (title, said) = match kind.name {
-        "deploy.started" => {
-            let task = prj::DeploymentStarted::decode(body).ok()?.after?;
-            let said = format!("A runner works on the deployment {}.", task.id);
-            ("A deployment started".to_owned(), said)
-        }
-        "deploy.completed" => {
-            let commit = after.commit.get(..12).unwrap_or(&after.commit);
-            (format!("{name} is deployed"), format!("It runs {commit} at {}.", after.url))
-        }
-        "deploy.failed" => {
-            let error = after.last_error.chars().take(300).collect::<String>();
-            (format!("The deployment of {name} failed"), format!("What the runner said: {error}"))
-        }
-        "environment.created" => {
-            let created = prj::EnvironmentCreated::decode(body).ok()?.after?;
-            let said = format!("It follows the branch {}.", created.branch);
-            (format!("{} was created", created.name), said)
-        }
-        "environment.stop_failed" => (
-            format!("{name} could not be stopped"),
-            format!("What the runner said: {}", after.last_error),
-        ),
-        _ => (format!("{name} was stopped"), "It serves no longer.".to_owned()),
-    };
-    Some(words(title, said, to_holders("project.view")))
 }
 
 fn invitation(kind: &Kind, body: &[u8]) -> Option<Words> {

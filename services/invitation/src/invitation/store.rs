@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chassis::{Changed, Db, Error, Grant, OrgId, Result, Tx, UserId, page::Page};
+use chassis::{Changed, Db, Error, Grant, OrgId, ProjectId, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -174,6 +174,22 @@ pub(crate) async fn clean_up(tx: &mut Tx, org_id: OrgId) -> Result<u64> {
         now
     );
     Ok(cleaned.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Takes a project that is gone out of the invitations that name it.
+pub(crate) async fn forget_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!(
+        "update invitation set project_access = coalesce(
+             (select jsonb_agg(it) from jsonb_array_elements(project_access) as it
+              where it ->> 'project_id' <> $2), '[]')
+         where org_id = $1
+           and project_access @> jsonb_build_array(jsonb_build_object('project_id', $2::text))",
+        org_id.0,
+        id.to_string()
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// Deletes everything of an organization.

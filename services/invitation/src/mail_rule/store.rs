@@ -126,6 +126,14 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<MailRule>) -> Result<()> {
     Ok(())
 }
 
+/// Deletes what is of one project only.
+pub(crate) async fn forget_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!("delete from mail_rule where org_id = $1 and project_id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
 /// Deletes everything of an organization.
 pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("delete from mail_rule where org_id = $1", org_id.0).execute(tx.conn()).await?;

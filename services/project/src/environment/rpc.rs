@@ -1,17 +1,19 @@
 //! The gRPC surface of environments.
 
-use api::{
-    identity::{GetLimitsRequest, organization_service_client::OrganizationServiceClient},
-    project::{self as pb, environment_service_server::EnvironmentService},
-};
-use chassis::{
-    Access, Call, Db, Reply, Result, Tx, call::Context, error::remote, link::Link, page::Pager,
-    reply,
-};
+use api::project::{self as pb, environment_service_server::EnvironmentService};
+use chassis::{Access, Call, Db, Reply, Tx, UserId, link::Link, page::Pager, reply};
 use tonic::Request;
 
-use super::{Draft, Environment, store};
-use crate::task;
+use super::{
+    Draft, EnvironmentId, PauseReason,
+    operate::{self, clone, create, destroy, promote, rollback},
+    store, wire,
+};
+use crate::{
+    project::may_deploy,
+    server,
+    task::{self, Kind, Order},
+};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -20,15 +22,16 @@ pub(crate) struct Rpc {
     pub(crate) identity: Link,
 }
 
-impl Rpc {
-    /// How many environments the organization's plan allows.
-    async fn limit(&self, context: &Context, org_id: &str) -> Result<Option<i64>> {
-        let question = GetLimitsRequest { org_id: org_id.to_owned() };
-        let mut identity = OrganizationServiceClient::new(self.identity.clone());
-        let limits = identity.get_limits(context.forward(question)).await;
-        let limits = limits.map_err(remote("identity"))?.into_inner().limits;
-        Ok(limits.into_iter().find(|it| it.key == "environments").and_then(|it| it.value))
-    }
+/// A call that only queues a task of a kind.
+macro_rules! plain {
+    ($self:ident, $request:ident, $kind:ident, $answer:ident) => {{
+        let call = Call::of($request)?;
+        let it = &call.message;
+        let grant = $self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let (id, order) = (it.environment_id.parse()?, Order::plain(Kind::$kind));
+        let answer = |task| pb::$answer { task: Some(task) };
+        reply($self.queue(&call, &grant, id, order, answer).await?)
+    }};
 }
 
 #[tonic::async_trait]
@@ -38,17 +41,26 @@ impl EnvironmentService for Rpc {
         request: Request<pb::CreateEnvironmentRequest>,
     ) -> Reply<pb::CreateEnvironmentResponse> {
         let call = Call::of(request)?;
-        let grant =
-            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
-        let draft = Draft::try_from(&call.message)?;
-        let limit = self.limit(&call, &call.message.org_id).await?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let draft = Draft::try_from(it)?;
+        let limit = self.limit(&call, &it.org_id).await?;
+        if it.deploy_now {
+            let project = crate::project::store::get(&self.db, &grant).await?;
+            crate::project::may_deploy_to(&self.access, (&*call, &grant), &project, draft.kind)
+                .await?;
+        }
         let create = async |tx: &mut Tx| {
-            if limit.is_some() {
-                Environment::fits(store::count(tx, grant.org_id()).await?, limit)?;
-            }
-            let branch = store::default_branch(tx, &grant).await?;
-            let it = store::insert(tx, Environment::create(&grant, draft, branch, tx.now)).await?;
-            Ok(pb::CreateEnvironmentResponse { environment: Some((&it).into()) })
+            let environment = create(tx, &grant, draft, limit).await?;
+            let (environment, task) = if it.deploy_now {
+                let order = Order::plain(Kind::Deploy);
+                let (environment, task) = operate::begin(tx, &grant, environment, order).await?;
+                (environment, Some((&task).into()))
+            } else {
+                (environment, None)
+            };
+            let environment = Some((&environment).into());
+            Ok(pb::CreateEnvironmentResponse { environment, task })
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -79,20 +91,196 @@ impl EnvironmentService for Rpc {
         reply(pb::ListEnvironmentsResponse { environments, next_page_token })
     }
 
+    async fn get_environment_health(
+        &self,
+        request: Request<pb::GetEnvironmentHealthRequest>,
+    ) -> Reply<pb::GetEnvironmentHealthResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
+        let report = server::store::report(&self.db, &environment).await?;
+        let last = task::store::last_deployment(&self.db, &grant, environment.id).await?;
+        let health = server::wire::health(report, environment.room(), last);
+        reply(pb::GetEnvironmentHealthResponse { health: Some(health) })
+    }
+
+    async fn update_environment(
+        &self,
+        request: Request<pb::UpdateEnvironmentRequest>,
+    ) -> Reply<pb::UpdateEnvironmentResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let patch = wire::patch(it)?;
+        let update = async |tx: &mut Tx| {
+            let place = (grant.org_id(), grant.project_id());
+            let environment = store::lock(tx, place, it.environment_id.parse()?).await?;
+            server::store::require_room(tx, &environment, &patch).await?;
+            let used = server::store::disk_used(tx, &environment).await?;
+            let unchanged = pb::Environment::from(&environment);
+            let environment = match environment.edit(patch, &it.etag, used, tx.now)? {
+                Some(changed) => (&store::update(tx, changed).await?).into(),
+                None => unchanged,
+            };
+            Ok(pb::UpdateEnvironmentResponse { environment: Some(environment) })
+        };
+        reply(self.db.write(&call, update).await?)
+    }
+
     async fn deploy_environment(
         &self,
         request: Request<pb::DeployEnvironmentRequest>,
     ) -> Reply<pb::DeployEnvironmentResponse> {
         let call = Call::of(request)?;
-        let grant =
-            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
-        let id = call.message.environment_id.parse()?;
-        let deploy = async |tx: &mut Tx| {
-            let it = store::lock(tx, (grant.org_id(), grant.project_id()), id).await?;
-            let active = task::store::active(tx, &it).await?;
-            let (_, task) = store::save(tx, it.deploy(&grant, active.as_ref(), tx.now)?).await?;
-            Ok(pb::DeployEnvironmentResponse { task: Some((&task).into()) })
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let id: EnvironmentId = it.environment_id.parse()?;
+        let environment = store::get(&self.db, &grant, id).await?;
+        may_deploy(&self.db, &self.access, (&*call, &grant), &environment).await?;
+        let order = Order { modules: it.modules.clone(), ..Order::plain(Kind::Deploy) };
+        let answer = |task| pb::DeployEnvironmentResponse { task: Some(task) };
+        reply(self.queue(&call, &grant, id, order, answer).await?)
+    }
+
+    async fn start_environment(
+        &self,
+        request: Request<pb::StartEnvironmentRequest>,
+    ) -> Reply<pb::StartEnvironmentResponse> {
+        plain!(self, request, Start, StartEnvironmentResponse)
+    }
+
+    async fn stop_environment(
+        &self,
+        request: Request<pb::StopEnvironmentRequest>,
+    ) -> Reply<pb::StopEnvironmentResponse> {
+        plain!(self, request, Stop, StopEnvironmentResponse)
+    }
+
+    async fn restart_environment(
+        &self,
+        request: Request<pb::RestartEnvironmentRequest>,
+    ) -> Reply<pb::RestartEnvironmentResponse> {
+        plain!(self, request, Restart, RestartEnvironmentResponse)
+    }
+
+    async fn pause_environment(
+        &self,
+        request: Request<pb::PauseEnvironmentRequest>,
+    ) -> Reply<pb::PauseEnvironmentResponse> {
+        plain!(self, request, Pause, PauseEnvironmentResponse)
+    }
+
+    async fn resume_environment(
+        &self,
+        request: Request<pb::ResumeEnvironmentRequest>,
+    ) -> Reply<pb::ResumeEnvironmentResponse> {
+        plain!(self, request, Resume, ResumeEnvironmentResponse)
+    }
+
+    async fn sync_environment(
+        &self,
+        request: Request<pb::SyncEnvironmentRequest>,
+    ) -> Reply<pb::SyncEnvironmentResponse> {
+        plain!(self, request, Sync, SyncEnvironmentResponse)
+    }
+
+    async fn rollback_environment(
+        &self,
+        request: Request<pb::RollbackEnvironmentRequest>,
+    ) -> Reply<pb::RollbackEnvironmentResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
+        may_deploy(&self.db, &self.access, (&*call, &grant), &environment).await?;
+        let rollback = async |tx: &mut Tx| {
+            let task = Some((&rollback(tx, &grant, it).await?).into());
+            Ok(pb::RollbackEnvironmentResponse { task })
         };
-        reply(self.db.write(&call, deploy).await?)
+        reply(self.db.write(&call, rollback).await?)
+    }
+
+    async fn clone_environment(
+        &self,
+        request: Request<pb::CloneEnvironmentRequest>,
+    ) -> Reply<pb::CloneEnvironmentResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let limit = if it.target_environment_id.is_empty() {
+            self.limit(&call, &it.org_id).await?
+        } else {
+            self.access.also(&call, &grant, "project.environments.update").await?;
+            None
+        };
+        let clone = async |tx: &mut Tx| {
+            let (environment, task) = clone(tx, &grant, it, limit).await?;
+            let (environment, task) = (Some((&environment).into()), Some((&task).into()));
+            Ok(pb::CloneEnvironmentResponse { environment, task })
+        };
+        reply(self.db.write(&call, clone).await?)
+    }
+
+    async fn promote_environment(
+        &self,
+        request: Request<pb::PromoteEnvironmentRequest>,
+    ) -> Reply<pb::PromoteEnvironmentResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let promote = async |tx: &mut Tx| {
+            let task = Some((&promote(tx, &grant, it).await?).into());
+            Ok(pb::PromoteEnvironmentResponse { task })
+        };
+        reply(self.db.write(&call, promote).await?)
+    }
+
+    async fn destroy_environment(
+        &self,
+        request: Request<pb::DestroyEnvironmentRequest>,
+    ) -> Reply<pb::DestroyEnvironmentResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let destroy = async |tx: &mut Tx| destroy(tx, &grant, it).await;
+        reply(self.db.write(&call, destroy).await?)
+    }
+
+    async fn suspend_environments(
+        &self,
+        request: Request<pb::SuspendEnvironmentsRequest>,
+    ) -> Reply<pb::SuspendEnvironmentsResponse> {
+        let call = Call::of(request)?;
+        let (org_id, reason) = (call.message.org_id.parse()?, reason(call.message.reason()));
+        let suspend = async |tx: &mut Tx| {
+            let suspended = operate::suspend(tx, org_id, reason, NOBODY).await?;
+            Ok(pb::SuspendEnvironmentsResponse { suspended })
+        };
+        reply(self.db.write(&call, suspend).await?)
+    }
+
+    async fn lift_suspensions(
+        &self,
+        request: Request<pb::LiftSuspensionsRequest>,
+    ) -> Reply<pb::LiftSuspensionsResponse> {
+        let call = Call::of(request)?;
+        let (org_id, reason) = (call.message.org_id.parse()?, reason(call.message.reason()));
+        let lift = async |tx: &mut Tx| {
+            let lifted = operate::lift(tx, org_id, reason, NOBODY).await?;
+            Ok(pb::LiftSuspensionsResponse { lifted })
+        };
+        reply(self.db.write(&call, lift).await?)
+    }
+}
+
+/// Who triggers what the platform does.
+const NOBODY: UserId = UserId(uuid::Uuid::nil());
+
+fn reason(it: pb::PauseReason) -> PauseReason {
+    match it {
+        pb::PauseReason::Quota => PauseReason::Quota,
+        pb::PauseReason::Billing => PauseReason::Billing,
+        _ => PauseReason::User,
     }
 }

@@ -1,48 +1,77 @@
 //! Every SQL statement about environments.
 
-use chassis::{
-    Changed, Db, Error, OnConstraint, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page,
-};
+use chassis::{Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Environment, EnvironmentId, Refused};
-use crate::task::{self, Task};
+use super::{Environment, EnvironmentId, Refused, State};
+use crate::{
+    project::Project,
+    server::ServerId,
+    task::{self, Task},
+};
 
-/// The branch that environments of a project deploy unless they say otherwise.
-pub(crate) async fn default_branch(tx: &mut Tx, grant: &ProjectGrant) -> Result<String> {
-    let branch = query_scalar!(
-        "select default_branch from project where org_id = $1 and id = $2",
-        grant.org_id().0,
-        grant.project_id().0
+/// Selects whole environments: the rest of the statement after `from environment`, and its arguments.
+macro_rules! environments {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        query_as!(
+            Environment,
+            "select id, org_id, project_id, name, kind, state, stable_state, pause_reason, resumes, branch, commit,
+                    url, last_error, auto_deploy, server_id, cpu_millis, memory_mb, disk_gb, deployment_id, version,
+                    created_at, updated_at
+             from environment " + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// The names of a project's environments.
+pub(crate) async fn names(tx: &mut Tx, project: &Project) -> Result<Vec<String>> {
+    let names = query_scalar!(
+        "select name from environment where org_id = $1 and project_id = $2",
+        project.org_id.0,
+        project.id.0
     );
-    branch.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
+    Ok(names.fetch_all(tx.conn()).await?)
 }
 
 /// Stores a new environment and its event.
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Environment>) -> Result<Environment> {
     let it = created.state();
-    let inserted = query!(
-        "insert into environment (id, org_id, project_id, name, kind, state, branch, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+    query!(
+        "insert into environment (id, org_id, project_id, name, kind, state, stable_state, branch, auto_deploy,
+             server_id, cpu_millis, memory_mb, disk_gb, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         it.id as _,
         it.org_id as _,
         it.project_id as _,
         it.name,
         it.kind as _,
         it.state as _,
+        it.stable_state as _,
         it.branch,
+        it.auto_deploy,
+        it.server_id.map(|it| it.0),
+        it.cpu_millis,
+        it.memory_mb,
+        it.disk_gb,
         it.created_at,
+        it.updated_at,
     )
     .execute(tx.conn())
-    .await;
-    if let Err(sqlx::Error::Database(error)) = &inserted
-        && error.constraint() == Some("environment_production")
-    {
-        return Err(Refused::ProductionExists.into());
-    }
-    inserted.on_constraint("environment_name", Refused::NameTaken)?;
+    .await
+    .map_err(taken)?;
     tx.emit(created).await
+}
+
+/// The rule behind a constraint.
+fn taken(error: sqlx::Error) -> Error {
+    let name = error.as_database_error().and_then(|it| it.constraint().map(str::to_owned));
+    match name.as_deref() {
+        Some("environment_production") => Refused::ProductionExists.into(),
+        Some("environment_name") => Refused::NameTaken.into(),
+        _ => error.into(),
+    }
 }
 
 /// Loads an environment and keeps others from changing it or its tasks.
@@ -51,10 +80,8 @@ pub(crate) async fn lock(
     (org_id, project_id): (OrgId, ProjectId),
     id: EnvironmentId,
 ) -> Result<Environment> {
-    let environment = query_as!(
-        Environment,
-        "select id, org_id, project_id, name, kind, state, branch, commit, url, last_error, created_at
-         from environment where org_id = $1 and project_id = $2 and id = $3 for update",
+    let environment = environments!(
+        "where org_id = $1 and project_id = $2 and id = $3 for update",
         org_id.0,
         project_id.0,
         id.0
@@ -62,34 +89,156 @@ pub(crate) async fn lock(
     environment.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(EnvironmentId::NOUN))
 }
 
-/// Stores an environment and its task as they are now, and their event.
-pub(crate) async fn save(
+/// Loads an environment as it is.
+pub(crate) async fn load(
     tx: &mut Tx,
-    changed: Changed<(Environment, Task)>,
-) -> Result<(Environment, Task)> {
-    let (it, task) = changed.state();
+    (org_id, project_id): (OrgId, ProjectId),
+    id: EnvironmentId,
+) -> Result<Environment> {
+    let environment = environments!(
+        "where org_id = $1 and project_id = $2 and id = $3",
+        org_id.0,
+        project_id.0,
+        id.0
+    );
+    environment.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(EnvironmentId::NOUN))
+}
+
+async fn write(tx: &mut Tx, it: &Environment) -> Result<()> {
     query!(
-        "update environment set state = $3, commit = $4, url = $5, last_error = $6
+        "update environment set name = $3, state = $4, stable_state = $5, pause_reason = $6, resumes = $7,
+             branch = $8, commit = $9, url = $10, last_error = $11, auto_deploy = $12, server_id = $13,
+             cpu_millis = $14, memory_mb = $15, disk_gb = $16, deployment_id = $17, updated_at = $18,
+             version = version + 1
          where org_id = $1 and id = $2",
         it.org_id as _,
         it.id as _,
+        it.name,
         it.state as _,
+        it.stable_state as _,
+        it.pause_reason as _,
+        it.resumes,
+        it.branch,
         it.commit,
         it.url,
         it.last_error,
+        it.auto_deploy,
+        it.server_id.map(|it| it.0),
+        it.cpu_millis,
+        it.memory_mb,
+        it.disk_gb,
+        it.deployment_id.map(|it| it.0),
+        it.updated_at,
+    )
+    .execute(tx.conn())
+    .await
+    .map_err(taken)?;
+    Ok(())
+}
+
+/// Stores an environment as it is now, and its event.
+pub(crate) async fn update(tx: &mut Tx, changed: Changed<Environment>) -> Result<Environment> {
+    write(tx, changed.state()).await?;
+    let mut it = tx.emit(changed).await?;
+    it.version += 1;
+    Ok(it)
+}
+
+/// Stores an environment with its new task, and their event.
+pub(crate) async fn begin(
+    tx: &mut Tx,
+    begun: Changed<(Environment, Task)>,
+) -> Result<(Environment, Task)> {
+    let (it, task) = begun.state();
+    write(tx, it).await?;
+    task::store::insert(tx, task).await.map_err(|error| match error {
+        // Two that begin at once lock the same row; only a copy of the same source can still collide.
+        Error::Database(error)
+            if error
+                .as_database_error()
+                .is_some_and(sqlx::error::DatabaseError::is_unique_violation) =>
+        {
+            Refused::TaskInProgress("a copy of the same source".to_owned()).into()
+        }
+        other => other,
+    })?;
+    let (mut it, task) = tx.emit(begun).await?;
+    it.version += 1;
+    Ok((it, task))
+}
+
+/// Stores an environment at the end of its task, and their event. What is DELETED goes.
+pub(crate) async fn end(tx: &mut Tx, ended: Changed<(Environment, Task)>) -> Result<Task> {
+    let (it, task) = ended.state();
+    task::store::update(tx, task).await?;
+    if it.state == State::Deleted {
+        delete(tx, it).await?;
+    } else {
+        write(tx, it).await?;
+    }
+    Ok(tx.emit(ended).await?.1)
+}
+
+/// Deletes an environment whose record is dropped, and stores its event.
+pub(crate) async fn remove(tx: &mut Tx, dropped: Changed<Environment>) -> Result<()> {
+    delete(tx, dropped.state()).await?;
+    tx.emit(dropped).await.map(|_| ())
+}
+
+async fn delete(tx: &mut Tx, it: &Environment) -> Result<()> {
+    // Under the environment, which is of the tenant (no org_id).
+    query!("delete from environment_report where environment_id = $1", it.id.0)
+        .execute(tx.conn())
+        .await?;
+    query!("delete from environment where org_id = $1 and id = $2", it.org_id.0, it.id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Puts an environment on a server.
+pub(crate) async fn place(tx: &mut Tx, it: &Environment, server_id: ServerId) -> Result<()> {
+    query!(
+        "update environment set server_id = $3 where org_id = $1 and id = $2",
+        it.org_id.0,
+        it.id.0,
+        server_id.0
     )
     .execute(tx.conn())
     .await?;
-    task::store::upsert(tx, task).await?;
-    tx.emit(changed).await
+    Ok(())
+}
+
+/// An environment stands still while it is copied.
+pub(crate) async fn hold(tx: &mut Tx, it: &Environment) -> Result<()> {
+    query!(
+        "update environment set stable_state = state, state = 'cloning', version = version + 1
+         where org_id = $1 and id = $2",
+        it.org_id.0,
+        it.id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// An environment that was copied is as it was before.
+pub(crate) async fn let_go(tx: &mut Tx, task: &Task) -> Result<()> {
+    query!(
+        "update environment set state = stable_state, version = version + 1
+         where org_id = $1 and id = $2 and state = 'cloning'",
+        task.org_id.0,
+        task.source_environment_id.map(|it| it.0)
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// One environment.
 pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: EnvironmentId) -> Result<Environment> {
-    let environment = query_as!(
-        Environment,
-        "select id, org_id, project_id, name, kind, state, branch, commit, url, last_error, created_at
-         from environment where org_id = $1 and project_id = $2 and id = $3",
+    let environment = environments!(
+        "where org_id = $1 and project_id = $2 and id = $3",
         grant.org_id().0,
         grant.project_id().0,
         id.0
@@ -99,12 +248,8 @@ pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: EnvironmentId) -> Res
 
 /// A page of the environments of a project.
 pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<Vec<Environment>> {
-    let environments = query_as!(
-        Environment,
-        "select id, org_id, project_id, name, kind, state, branch, commit, url, last_error, created_at
-         from environment
-         where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3)
-         order by id limit $4",
+    let environments = environments!(
+        "where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3) order by id limit $4",
         grant.org_id().0,
         grant.project_id().0,
         page.after::<Uuid>()?,
@@ -113,14 +258,64 @@ pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<V
     Ok(environments.fetch_all(db.pool()).await?)
 }
 
+/// Every environment of a project, to look at.
+pub(crate) async fn of_project(db: &Db, grant: &ProjectGrant) -> Result<Vec<Environment>> {
+    let environments = environments!(
+        "where org_id = $1 and project_id = $2 order by id",
+        grant.org_id().0,
+        grant.project_id().0
+    );
+    Ok(environments.fetch_all(db.pool()).await?)
+}
+
+/// Every environment of a project; a plan, or a machine, has only so many.
+pub(crate) async fn all(
+    tx: &mut Tx,
+    (org_id, project_id): (OrgId, ProjectId),
+) -> Result<Vec<Environment>> {
+    let environments = environments!(
+        "where org_id = $1 and project_id = $2 order by id for update",
+        org_id.0,
+        project_id.0
+    );
+    Ok(environments.fetch_all(tx.conn()).await?)
+}
+
+/// The production environment of a project.
+pub(crate) async fn production(
+    tx: &mut Tx,
+    (org_id, project_id): (OrgId, ProjectId),
+) -> Result<Option<EnvironmentId>> {
+    let id = query_scalar!(
+        "select id from environment where org_id = $1 and project_id = $2 and kind = 'production'",
+        org_id.0,
+        project_id.0
+    );
+    Ok(id.fetch_optional(tx.conn()).await?)
+}
+
 /// The environments of an organization that run, are about to, or may.
 pub(crate) async fn busy(tx: &mut Tx, org_id: OrgId) -> Result<Vec<(ProjectId, EnvironmentId)>> {
     let rows = query!(
         "select project_id, id from environment
-         where org_id = $1 and state in ('running', 'deploying', 'error', 'stopping') order by id",
+         where org_id = $1 and state in ('running', 'deploying', 'error', 'paused', 'cloning') order by id",
         org_id.0
     );
     Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.project_id, it.id)).collect())
+}
+
+/// The environments of an organization that run, or are paused for this reason.
+pub(crate) async fn with_state(
+    tx: &mut Tx,
+    org_id: OrgId,
+    state: State,
+) -> Result<Vec<Environment>> {
+    let environments = environments!(
+        "where org_id = $1 and state = $2 order by id for update",
+        org_id.0,
+        state as _
+    );
+    Ok(environments.fetch_all(tx.conn()).await?)
 }
 
 /// How many environments an organization has. Until the transaction ends, nobody else counts them.

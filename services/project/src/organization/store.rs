@@ -30,8 +30,17 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     .execute(tx.conn())
     .await?;
     query!("delete from task where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!(
+        "delete from environment_report using environment
+         where environment.id = environment_report.environment_id and environment.org_id = $1",
+        org_id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    // Whatever still lies on a server goes when its runner next says so.
     query!("delete from environment where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from server where org_id = $1", org_id.0).execute(tx.conn()).await?;
     Ok(())
 }
 
@@ -48,7 +57,7 @@ pub(crate) async fn holdings(db: &Db, org_id: OrgId) -> Result<Holdings> {
         Holdings,
         r#"select (select count(*) from project where org_id = $1) as "projects!",
                   count(*) as "environments!",
-                  count(*) filter (where state in ('running', 'deploying', 'stopping')) as "running!"
+                  count(*) filter (where state in ('running', 'deploying', 'cloning', 'paused')) as "running!"
            from environment where org_id = $1"#,
         org_id.0
     );
@@ -59,7 +68,7 @@ pub(crate) async fn holdings(db: &Db, org_id: OrgId) -> Result<Holdings> {
 pub(crate) async fn running(db: &Db, org_id: OrgId) -> Result<Vec<String>> {
     let names = query_scalar!(
         "select name from environment
-         where org_id = $1 and state in ('running', 'deploying', 'stopping') order by id limit 100",
+         where org_id = $1 and state in ('running', 'deploying', 'cloning', 'paused') order by id limit 100",
         org_id.0
     );
     Ok(names.fetch_all(db.pool()).await?)

@@ -9,13 +9,13 @@ use api::{
     project::{self as pb, project_service_server::ProjectService},
 };
 use chassis::{
-    Access, Call, Db, ProjectId, Reply, Tx, error::remote, link::Link, page::Pager, reply,
+    Access, Call, Db, Error, ProjectId, Reply, Tx, error::remote, link::Link, page::Pager, reply,
 };
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{Draft, Project, free_slug, slug, store};
-use crate::organization;
+use super::{Draft, Project, deletion, free_slug, slug, store, wire};
+use crate::{environment, organization, repository::wrong_url, server};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -35,6 +35,9 @@ impl ProjectService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let draft = Draft::of(&call.message, self.local_repositories)?;
         let create = async |tx: &mut Tx| {
+            if let Some(server_id) = draft.server_id {
+                server::store::load(tx, grant.org_id(), server_id).await?;
+            }
             let id = ProjectId::new();
             store::lock_id(tx, id).await?;
             let slug = if let Some(slug) = &draft.slug {
@@ -75,19 +78,103 @@ impl ProjectService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.org(&call, &it.org_id).await?;
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id])?;
+        let filter = [it.org_id.as_str(), &it.query, it.order_by().as_str_name()];
+        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
         let question = call.forward(ListVisibleProjectsRequest { org_id: it.org_id.clone() });
         let mut identity = AccessServiceClient::new(self.identity.clone());
         let visible = identity.list_visible_projects(question).await.map_err(remote("identity"))?;
         let visible = visible.into_inner();
         let ids = || visible.projects.iter().filter_map(|it| Uuid::try_parse(&it.project_id).ok());
         let only = (!visible.all).then(|| ids().collect());
-        let rows = store::list(&self.db, grant.org_id(), only, &page).await?;
+        let listing = store::Listing { org_id: grant.org_id(), only, query: &it.query };
+        let rows = match it.order_by() {
+            pb::ProjectOrder::Name => store::list_by_name(&self.db, &listing, &page).await?,
+            pb::ProjectOrder::UpdateTime => {
+                store::list_by_change(&self.db, &listing, &page).await?
+            }
+            _ => store::list(&self.db, &listing, &page).await?,
+        };
         let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
         reply(pb::ListProjectsResponse {
             projects: rows.iter().map(Into::into).collect(),
             next_page_token,
         })
+    }
+
+    async fn update_project(
+        &self,
+        request: Request<pb::UpdateProjectRequest>,
+    ) -> Reply<pb::UpdateProjectResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let patch = wire::patch(it)?;
+        let update = async |tx: &mut Tx| {
+            if let Some(Some(server_id)) = patch.server_id {
+                server::store::load(tx, grant.org_id(), server_id).await?;
+            }
+            let project = store::lock(tx, (grant.org_id(), grant.project_id())).await?;
+            let unchanged = pb::Project::from(&project);
+            let project = match project.edit(patch, &it.etag, tx.now)? {
+                Some(changed) => (&store::update(tx, changed).await?).into(),
+                None => unchanged,
+            };
+            Ok(pb::UpdateProjectResponse { project: Some(project) })
+        };
+        reply(self.db.write(&call, update).await?)
+    }
+
+    async fn change_repository(
+        &self,
+        request: Request<pb::ChangeRepositoryRequest>,
+    ) -> Reply<pb::ChangeRepositoryResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        if let Some(wrong) = wrong_url(&it.repository_url, self.local_repositories) {
+            return Err(Error::invalid("repository_url", wrong).into());
+        }
+        let change = async |tx: &mut Tx| {
+            let project = store::lock(tx, (grant.org_id(), grant.project_id())).await?;
+            let url = it.repository_url.clone();
+            let changed = project.change_repository(url, &it.confirm_name, &it.etag, tx.now)?;
+            let project = store::update(tx, changed).await?;
+            Ok(pb::ChangeRepositoryResponse { project: Some((&project).into()) })
+        };
+        reply(self.db.write(&call, change).await?)
+    }
+
+    async fn preview_project_deletion(
+        &self,
+        request: Request<pb::PreviewProjectDeletionRequest>,
+    ) -> Reply<pb::PreviewProjectDeletionResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let project = store::get(&self.db, &grant).await?;
+        let environments = environment::store::of_project(&self.db, &grant).await?;
+        let tasks = store::count_tasks(&self.db, &grant).await?;
+        let blocking = environments.iter().filter(|it| deletion::blocks(it));
+        reply(pb::PreviewProjectDeletionResponse {
+            project: Some((&project).into()),
+            blocking_environment_ids: blocking.map(|it| it.id.into()).collect(),
+            environments: environments.iter().map(Into::into).collect(),
+            tasks: i32::try_from(tasks).unwrap_or(i32::MAX),
+        })
+    }
+
+    async fn delete_project(
+        &self,
+        request: Request<pb::DeleteProjectRequest>,
+    ) -> Reply<pb::DeleteProjectResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        if !it.confirm {
+            return Err(Error::invalid("confirm", "must be true: this cannot be undone").into());
+        }
+        let delete = async |tx: &mut Tx| deletion::begin(tx, &grant, it).await;
+        reply(self.db.write(&call, delete).await?)
     }
 
     async fn describe_organization(

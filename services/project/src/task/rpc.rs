@@ -1,20 +1,28 @@
 //! The gRPC surface of tasks, for people.
 
-use api::project::{self as pb, task_service_server::TaskService};
-use chassis::{Access, Call, Db, Reply, page::Pager, reply};
-use tonic::Request;
+use std::{collections::VecDeque, pin::Pin};
 
-use super::store;
-use crate::environment;
+use api::project::{self as pb, task_service_server::TaskService};
+use chassis::{Access, Call, Db, Error, Reply, Tx, page::Pager, reply};
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{Cancelled, Cause, NotFailed, Order, Outcome, State, store, watch::Watch};
+use crate::{environment, project, server};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
+    pub(crate) draining: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl TaskService for Rpc {
+    type WatchTaskLogStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchTaskLogResponse, Status>> + Send>>;
+
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Reply<pb::GetTaskResponse> {
         let call = Call::of(request)?;
         let grant =
@@ -33,14 +41,92 @@ impl TaskService for Rpc {
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let filter = [it.org_id.as_str(), &it.project_id, &it.environment_id];
         let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        // An environment that is not there has no tasks, but is still not there.
-        let environment =
-            environment::store::get(&self.db, &grant, it.environment_id.parse()?).await?;
-        let rows = store::list(&self.db, &grant, environment.id, &page).await?;
+        let only = Some(&it.environment_id).filter(|it| !it.is_empty());
+        let only = only.map(|it| it.parse()).transpose()?;
+        let rows = store::list(&self.db, &grant, only, &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
         reply(pb::ListTasksResponse {
             tasks: rows.iter().map(Into::into).collect(),
             next_page_token,
         })
+    }
+
+    async fn cancel_task(
+        &self,
+        request: Request<pb::CancelTaskRequest>,
+    ) -> Reply<pb::CancelTaskResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let task = store::get(&self.db, &grant, it.task_id.parse()?).await?;
+        let cancel = async |tx: &mut Tx| {
+            let place = (grant.org_id(), grant.project_id());
+            let environment = environment::store::lock(tx, place, task.environment_id).await;
+            let task = store::lock(tx, place.0, task.id).await?;
+            let task = match (task.cancel(tx.now)?, environment) {
+                (Cancelled::Asked(asked), _) => store::save(tx, asked).await?,
+                (Cancelled::Now(task), environment) => {
+                    let ended = environment?.finish(task, Outcome::Cancelled, tx.now);
+                    environment::store::end(tx, ended).await?
+                }
+            };
+            Ok(pb::CancelTaskResponse { task: Some((&task).into()) })
+        };
+        reply(self.db.write(&call, cancel).await?)
+    }
+
+    async fn retry_task(
+        &self,
+        request: Request<pb::RetryTaskRequest>,
+    ) -> Reply<pb::RetryTaskResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let failed = store::get(&self.db, &grant, it.task_id.parse()?).await?;
+        if failed.state != State::Failed {
+            return Err(Error::from(NotFailed).into());
+        }
+        let environment = environment::store::get(&self.db, &grant, failed.environment_id).await?;
+        project::may_deploy(&self.db, &self.access, (&*call, &grant), &environment).await?;
+        // As much as the first call needed (PE-41, PE-44, PE-37).
+        if let Some(permission) = failed.kind.needs_more() {
+            self.access.also(&call, &grant, permission).await?;
+        }
+        let retry = async |tx: &mut Tx| {
+            let place = (grant.org_id(), grant.project_id());
+            let environment = environment::store::lock(tx, place, failed.environment_id).await?;
+            server::store::require_reachable(tx, environment.server_id).await?;
+            let active = store::active(tx, &environment).await?;
+            let by = (grant.account().user_id, Cause::User);
+            let order = Order::again(&failed);
+            let begun = environment.begin(order, by, active.as_ref(), tx.now)?;
+            let task = environment::store::begin(tx, begun).await?.1;
+            Ok(pb::RetryTaskResponse { task: Some((&task).into()) })
+        };
+        reply(self.db.write(&call, retry).await?)
+    }
+
+    async fn watch_task_log(
+        &self,
+        request: Request<pb::WatchTaskLogRequest>,
+    ) -> Reply<Self::WatchTaskLogStream> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let task = store::get(&self.db, &grant, it.task_id.parse()?).await?;
+        let watch = Watch {
+            db: self.db.clone(),
+            access: self.access.clone(),
+            grant,
+            context: call.context(),
+            draining: self.draining.clone(),
+            task,
+            next_line: it.from_line,
+            told: None,
+            ready: VecDeque::new(),
+            asked: tokio::time::Instant::now(),
+            over: false,
+        };
+        Ok(Response::new(Box::pin(watch.stream())))
     }
 }

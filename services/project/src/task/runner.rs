@@ -1,16 +1,35 @@
 //! The gRPC surface of tasks, for runners.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use api::project::{self as pb, runner_service_server::RunnerService};
-use chassis::{Call, Db, Error, Reply, Result, Tx, reply};
+use chassis::{Call, Db, Error, OrgId, ProjectId, Reply, Result, Tx, reply};
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{LEASE, Leased, Outcome, Task, TaskId, store};
-use crate::environment;
+use super::{
+    Outcome, Task, TaskId,
+    lease::{LEASE, Leased, Progress},
+    store, wire,
+};
+use crate::{
+    environment::{self, Environment, EnvironmentId},
+    project,
+    server::{self, Agent, heartbeat},
+};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
+    /// Nobody waits for work while the process ends.
+    pub(crate) draining: CancellationToken,
 }
+
+/// A runner waits so long at most in one call.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// While one waits, another process may write what this one is not woken for.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[tonic::async_trait]
 impl RunnerService for Rpc {
@@ -19,13 +38,30 @@ impl RunnerService for Rpc {
         request: Request<pb::LeaseTaskRequest>,
     ) -> Reply<pb::LeaseTaskResponse> {
         let call = Call::of(request)?;
-        let lease = async |tx: &mut Tx| {
-            let Some(place) = store::waiting(tx).await? else {
-                return Ok(pb::LeaseTaskResponse { lease: None });
+        let agent = server::agent::of(&self.db, &call, &call.message.runner).await?;
+        let wait = call.message.wait.and_then(|it| Duration::try_from(it).ok());
+        let until = tokio::time::Instant::now() + wait.unwrap_or_default().min(WAIT_MAX);
+        loop {
+            let changed = self.db.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let lease = async |tx: &mut Tx| {
+                let Some(place) = store::waiting(tx, &agent).await? else {
+                    return Ok(pb::LeaseTaskResponse { lease: None });
+                };
+                Ok(pb::LeaseTaskResponse { lease: take(tx, &agent, place).await? })
             };
-            Ok(pb::LeaseTaskResponse { lease: take(tx, place).await? })
-        };
-        reply(self.db.write(&call, lease).await?)
+            let answer = self.db.write(&call, lease).await?;
+            let now = tokio::time::Instant::now();
+            if answer.lease.is_some() || now >= until || self.draining.is_cancelled() {
+                return reply(answer);
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(LOOK.min(until - now)) => {}
+                () = self.draining.cancelled() => {}
+            }
+        }
     }
 
     async fn report_progress(
@@ -34,15 +70,20 @@ impl RunnerService for Rpc {
     ) -> Reply<pb::ReportProgressResponse> {
         let call = Call::of(request)?;
         let it = &call.message;
+        let agent = server::agent::of(&self.db, &call, &it.runner).await?;
         let (id, lease_id) = (it.task_id.parse()?, lease_id(&it.lease_id)?);
         let report = async |tx: &mut Tx| {
-            let (org_id, ..) = store::place(tx, id).await?;
+            let (org_id, ..) = store::place(tx, id, agent.server_id).await?;
             let task = store::lock(tx, org_id, id).await?;
-            let task =
-                task.report(lease_id, it.progress_percent, it.current_step.clone(), tx.now)?;
-            store::upsert(tx, &task).await?;
+            let progress = Progress {
+                percent: it.progress_percent,
+                step: it.current_step.clone(),
+                steps: (it.steps_completed, it.total_steps),
+            };
+            let task = task.report(lease_id, progress, tx.now)?;
+            store::update(tx, &task).await?;
             store::log(tx, id, &it.log_lines).await?;
-            Ok(pb::ReportProgressResponse {})
+            Ok(pb::ReportProgressResponse { cancel: task.cancel_requested })
         };
         reply(self.db.write(&call, report).await?)
     }
@@ -53,20 +94,59 @@ impl RunnerService for Rpc {
     ) -> Reply<pb::FinishTaskResponse> {
         let call = Call::of(request)?;
         let it = &call.message;
+        let agent = server::agent::of(&self.db, &call, &it.runner).await?;
         let (id, lease_id): (TaskId, _) = (it.task_id.parse()?, lease_id(&it.lease_id)?);
-        let outcome = match it.error_message.as_str() {
-            "" => Outcome::Completed { commit: it.commit.clone(), url: it.url.clone() },
-            error => Outcome::Failed { error: error.to_owned() },
-        };
+        let outcome = outcome(it);
         let finish = async |tx: &mut Tx| {
-            let (org_id, project_id, environment_id) = store::place(tx, id).await?;
+            let (org_id, project_id, environment_id) =
+                store::place(tx, id, agent.server_id).await?;
             let environment =
                 environment::store::lock(tx, (org_id, project_id), environment_id).await?;
             let task = store::lock(tx, org_id, id).await?.finish(lease_id, &outcome, tx.now)?;
-            environment::store::save(tx, environment.finish(task, outcome)).await?;
+            over(tx, environment, task, outcome).await?;
             Ok(pb::FinishTaskResponse {})
         };
         reply(self.db.write(&call, finish).await?)
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Reply<pb::HeartbeatResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let agent = server::agent::arriving(&self.db, &call, it).await?;
+        let beat = async |tx: &mut Tx| {
+            heartbeat::note(tx, &agent, it).await?;
+            let unknown_environment_ids = heartbeat::environments(tx, &agent, it).await?;
+            let held = it
+                .tasks
+                .iter()
+                .map(|it| Ok((it.task_id.parse::<TaskId>()?.0, lease_id(&it.lease_id)?)));
+            let held = held.collect::<Result<Vec<_>>>()?;
+            let renewed = store::renew(tx, agent.server_id, &held).await?;
+            let kept: BTreeSet<_> = renewed.iter().map(|it| it.0).collect();
+            let lost = held.iter().filter(|it| !kept.contains(&it.0)).map(|it| it.0.to_string());
+            let cancelled = renewed.iter().filter(|it| it.1).map(|it| it.0.to_string());
+            Ok(pb::HeartbeatResponse {
+                cancelled_task_ids: cancelled.collect(),
+                lost_task_ids: lost.collect(),
+                unknown_environment_ids,
+            })
+        };
+        reply(self.db.write(&call, beat).await?)
+    }
+}
+
+fn outcome(it: &pb::FinishTaskRequest) -> Outcome {
+    match it.error_message.as_str() {
+        _ if it.cancelled => Outcome::Cancelled,
+        "" => Outcome::Completed {
+            commit: it.commit.clone(),
+            url: it.url.clone(),
+            observed: wire::observed(it.observed()),
+        },
+        error => Outcome::Failed { error: error.to_owned() },
     }
 }
 
@@ -74,41 +154,93 @@ fn lease_id(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text).map_err(|_| Error::invalid("lease_id", "must be a UUID"))
 }
 
+/// The end of a task, and what follows: of the environment that was copied, of the deployment that was
+/// replaced, and of the project that waited for it.
+pub(crate) async fn over(
+    tx: &mut Tx,
+    environment: Environment,
+    task: Task,
+    outcome: Outcome,
+) -> Result<()> {
+    let place = (environment.org_id, environment.project_id);
+    if task.kind == super::Kind::Clone {
+        environment::store::let_go(tx, &task).await?;
+    }
+    let done = matches!(outcome, Outcome::Completed { .. });
+    if let (super::Kind::Rollback, true, Some(replaced)) =
+        (task.kind, done, environment.deployment_id)
+    {
+        store::rolled_back(tx, place.0, replaced).await?;
+    }
+    let ended = environment.finish(task, outcome, tx.now);
+    let destroyed = ended.state().0.state == environment::State::Deleted;
+    environment::store::end(tx, ended).await?;
+    if destroyed {
+        project::deletion::go_on(tx, place).await?;
+    }
+    Ok(())
+}
+
 /// Hands the active task of an environment to the caller, or ends it.
 async fn take(
     tx: &mut Tx,
-    (org_id, project_id, environment_id): (
-        chassis::OrgId,
-        chassis::ProjectId,
-        environment::EnvironmentId,
-    ),
+    agent: &Agent,
+    (org_id, project_id, environment_id): (OrgId, ProjectId, EnvironmentId),
 ) -> Result<Option<pb::Lease>> {
-    let environment = environment::store::lock(tx, (org_id, project_id), environment_id).await?;
+    let mut environment =
+        environment::store::lock(tx, (org_id, project_id), environment_id).await?;
     let task = store::active(tx, &environment).await?;
     // Another runner was quicker.
-    let Some(task) = task.filter(|it| it.waits(tx.now)) else { return Ok(None) };
+    let Some(mut task) = task.filter(|it| it.waits(tx.now)) else { return Ok(None) };
+    if environment.server_id.is_none() {
+        // Any shared server was good; from here on it is this one.
+        environment::store::place(tx, &environment, agent.server_id).await?;
+        (environment.server_id, task.server_id) = (Some(agent.server_id), Some(agent.server_id));
+    }
     let task = match task.lease(tx.now) {
         Leased::First(changed) => store::save(tx, changed).await?,
         Leased::Again(task) => {
-            store::upsert(tx, &task).await?;
+            store::update(tx, &task).await?;
             task
         }
-        Leased::GivenUp(task, outcome) => {
-            environment::store::save(tx, environment.finish(task, outcome)).await?;
+        Leased::Over(task, outcome) => {
+            over(tx, environment, task, outcome).await?;
             return Ok(None);
         }
     };
-    lease(tx, task, environment.branch).await.map(Some)
+    lease(tx, task, environment).await.map(Some)
 }
 
-async fn lease(tx: &mut Tx, task: Task, branch: String) -> Result<pb::Lease> {
+async fn lease(tx: &mut Tx, task: Task, environment: Environment) -> Result<pb::Lease> {
+    let place = (task.org_id, task.project_id);
+    let project = project::store::load(tx, place).await?;
+    let source = match task.source_environment_id {
+        Some(id) if task.kind == super::Kind::Clone => {
+            Some(environment::store::load(tx, place, id).await?)
+        }
+        _ => None,
+    };
+    let release = match task.kind {
+        super::Kind::Deploy | super::Kind::Promote | super::Kind::Clone => Some(task.id),
+        super::Kind::Rollback => task.deployment_id,
+        _ => environment.deployment_id,
+    };
     Ok(pb::Lease {
         task_id: task.id.into(),
         lease_id: task.lease_id.map(|it| it.to_string()).unwrap_or_default(),
         environment_id: task.environment_id.into(),
-        repository_url: store::repository(tx, task.org_id, task.project_id).await?,
-        branch,
+        repository_url: project.repository_url.clone(),
+        branch: task.branch.clone(),
         kind: pb::TaskKind::from(task.kind).into(),
         ttl: Some(prost_types::Duration { seconds: LEASE.whole_seconds(), nanos: 0 }),
+        commit: task.commit.clone(),
+        release: release.map(String::from).unwrap_or_default(),
+        source_environment_id: source.as_ref().map(|it| it.id.into()).unwrap_or_default(),
+        source_release: source
+            .and_then(|it| it.deployment_id)
+            .map(String::from)
+            .unwrap_or_default(),
+        resources: Some(environment::wire::resources(environment.room())),
+        variables: environment::wire::variables(&project, &environment, &task),
     })
 }

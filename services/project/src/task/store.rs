@@ -4,41 +4,82 @@ use chassis::{Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result, Tx, pa
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Task, TaskId};
-use crate::environment::{Environment, EnvironmentId};
+use super::{Task, TaskId, lease::LEASE};
+use crate::{
+    environment::{Environment, EnvironmentId},
+    server::{Agent, ServerId},
+};
 
 /// Lines of its log that an answer shows, the newest ones.
 const LOG_MAX: i64 = 1_000;
 
-/// Stores a task as it is now.
-pub(crate) async fn upsert(tx: &mut Tx, it: &Task) -> Result<()> {
+/// Selects whole tasks: the rest of the statement after `from task`, and its arguments.
+macro_rules! tasks {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        query_as!(
+            Task,
+            "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
+                    steps_completed, total_steps, error_message, triggered_by, cause, server_id, branch, commit,
+                    modules, source_environment_id, deployment_id, retry_of, rolled_back, cancel_requested,
+                    created_at, started_at, completed_at, lease_id, lease_ends_at, attempts
+             from task " + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// Stores a new task.
+pub(crate) async fn insert(tx: &mut Tx, it: &Task) -> Result<()> {
+    tx.wake();
     query!(
-        "insert into task (id, org_id, project_id, environment_id, state, progress_percent, current_step,
-             error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
-             attempts, kind)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
-         on conflict (org_id, id) do update set
-             state = excluded.state, progress_percent = excluded.progress_percent,
-             current_step = excluded.current_step, error_message = excluded.error_message,
-             started_at = excluded.started_at, completed_at = excluded.completed_at,
-             lease_id = excluded.lease_id, lease_ends_at = excluded.lease_ends_at,
-             attempts = excluded.attempts",
+        "insert into task (id, org_id, project_id, environment_id, kind, state, triggered_by, cause, server_id,
+             branch, commit, modules, source_environment_id, deployment_id, retry_of, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         it.id as _,
         it.org_id as _,
         it.project_id as _,
         it.environment_id as _,
+        it.kind as _,
+        it.state as _,
+        it.triggered_by as _,
+        it.cause as _,
+        it.server_id.map(|it| it.0),
+        it.branch,
+        it.commit,
+        &it.modules,
+        it.source_environment_id.map(|it| it.0),
+        it.deployment_id.map(|it| it.0),
+        it.retry_of.map(|it| it.0),
+        it.created_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Stores a task as it is now.
+pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
+    query!(
+        "update task set state = $3, progress_percent = $4, current_step = $5, steps_completed = $6,
+             total_steps = $7, error_message = $8, server_id = $9, commit = $10, cancel_requested = $11,
+             started_at = $12, completed_at = $13, lease_id = $14, lease_ends_at = $15, attempts = $16
+         where org_id = $1 and id = $2",
+        it.org_id as _,
+        it.id as _,
         it.state as _,
         it.progress_percent,
         it.current_step,
+        it.steps_completed,
+        it.total_steps,
         it.error_message,
-        it.triggered_by as _,
-        it.created_at,
+        it.server_id.map(|it| it.0),
+        it.commit,
+        it.cancel_requested,
         it.started_at,
         it.completed_at,
         it.lease_id,
         it.lease_ends_at,
         it.attempts,
-        it.kind as _,
     )
     .execute(tx.conn())
     .await?;
@@ -47,87 +88,138 @@ pub(crate) async fn upsert(tx: &mut Tx, it: &Task) -> Result<()> {
 
 /// Stores a task as it is now, and its event.
 pub(crate) async fn save(tx: &mut Tx, changed: Changed<Task>) -> Result<Task> {
-    upsert(tx, changed.state()).await?;
+    update(tx, changed.state()).await?;
     tx.emit(changed).await
 }
 
-/// The task that is queued or running in a locked environment.
+/// The task that is queued or running in a locked environment, or that copies it.
 pub(crate) async fn active(tx: &mut Tx, environment: &Environment) -> Result<Option<Task>> {
-    let task = query_as!(
-        Task,
-        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
-                error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
-                attempts
-         from task where org_id = $1 and environment_id = $2 and state in ('queued', 'running')",
+    let task = tasks!(
+        "where org_id = $1 and state in ('queued', 'running')
+           and (environment_id = $2 or (source_environment_id = $2 and kind = 'clone'))",
         environment.org_id.0,
         environment.id.0
     );
     Ok(task.fetch_optional(tx.conn()).await?)
 }
 
-/// Where the task that waits longest is, if one waits or its runner went silent. Locks nothing: the
-/// environment is locked before its tasks, here as everywhere.
-pub(crate) async fn waiting(tx: &mut Tx) -> Result<Option<(OrgId, ProjectId, EnvironmentId)>> {
+/// Where the task that waits longest for this server is, if one waits or its runner went silent. Locks
+/// nothing: the environment is locked before its tasks, here as everywhere.
+pub(crate) async fn waiting(
+    tx: &mut Tx,
+    agent: &Agent,
+) -> Result<Option<(OrgId, ProjectId, EnvironmentId)>> {
     let now = tx.now;
-    // Of every tenant (no org_id): a runner works for all of them.
+    // Of every tenant (no org_id): a shared server works for all of them, another one only has its own.
     let place = query!(
         "select org_id, project_id, environment_id from task
-         where state = 'queued' or (state = 'running' and lease_ends_at <= $1)
+         where (server_id = $1 or (server_id is null and $2))
+           and (state = 'queued' or (state = 'running' and lease_ends_at <= $3))
          order by created_at limit 1",
+        agent.server_id.0,
+        agent.shared,
         now
     );
     let place = place.fetch_optional(tx.conn()).await?;
     Ok(place.map(|it| (it.org_id, it.project_id, it.environment_id)))
 }
 
-/// Where a task is. The runner's lease, checked next, is the proof that it may know.
-pub(crate) async fn place(tx: &mut Tx, id: TaskId) -> Result<(OrgId, ProjectId, EnvironmentId)> {
-    // By id alone (no org_id): a runner knows no tenants.
-    let place = query!("select org_id, project_id, environment_id from task where id = $1", id.0);
+/// Where a task of this server is. The runner's lease, checked next, is the proof that it may know.
+pub(crate) async fn place(
+    tx: &mut Tx,
+    id: TaskId,
+    server_id: ServerId,
+) -> Result<(OrgId, ProjectId, EnvironmentId)> {
+    // By id and server (no org_id): a runner knows no tenants.
+    let place = query!(
+        "select org_id, project_id, environment_id from task where id = $1 and server_id = $2",
+        id.0,
+        server_id.0
+    );
     let place = place.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(TaskId::NOUN))?;
     Ok((place.org_id, place.project_id, place.environment_id))
 }
 
 /// Loads a task and keeps others from changing it.
 pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: TaskId) -> Result<Task> {
-    let task = query_as!(
-        Task,
-        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
-                error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
-                attempts
-         from task where org_id = $1 and id = $2 for update",
-        org_id.0,
-        id.0
-    );
+    let task = tasks!("where org_id = $1 and id = $2 for update", org_id.0, id.0);
     task.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(TaskId::NOUN))
 }
 
-/// What a runner needs to know of an environment's project.
-pub(crate) async fn repository(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<String> {
-    let url = query_scalar!(
-        "select repository_url from project where org_id = $1 and id = $2",
-        org_id.0,
-        id.0
+/// Renews the leases that a runner still holds. Answers which tasks those are, and whether each is to end.
+pub(crate) async fn renew(
+    tx: &mut Tx,
+    server_id: ServerId,
+    held: &[(Uuid, Uuid)],
+) -> Result<Vec<(Uuid, bool)>> {
+    let (tasks, leases): (Vec<_>, Vec<_>) = held.iter().copied().unzip();
+    let now = tx.now;
+    // By lease (no org_id): a runner knows no tenants.
+    let renewed = query!(
+        "update task set lease_ends_at = $4
+         from unnest($2::uuid[], $3::uuid[]) as held (id, lease_id)
+         where task.id = held.id and task.lease_id = held.lease_id and task.server_id = $1
+           and task.state = 'running' and task.lease_ends_at > $5
+         returning task.id, task.cancel_requested",
+        server_id.0,
+        &tasks,
+        &leases,
+        now + LEASE,
+        now
     );
-    Ok(url.fetch_one(tx.conn()).await?)
+    let renewed = renewed.fetch_all(tx.conn()).await?;
+    Ok(renewed.into_iter().map(|it| (it.id.0, it.cancel_requested)).collect())
 }
 
-/// Adds lines to a task's log.
+/// Adds lines to a task's log. The task is locked, so that nobody else does.
 pub(crate) async fn log(tx: &mut Tx, id: TaskId, lines: &[String]) -> Result<()> {
-    query!("insert into task_log (task_id, line) select $1, unnest($2::text[])", id.0, lines)
-        .execute(tx.conn())
-        .await?;
+    if lines.is_empty() {
+        return Ok(());
+    }
+    tx.wake();
+    query!(
+        "insert into task_log (task_id, first_line, lines)
+         select $1, coalesce((select first_line + cardinality(lines) from task_log where task_id = $1
+                              order by first_line desc limit 1), 0), $2",
+        id.0,
+        lines
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
+}
+
+/// Lines of a task's log.
+pub(crate) struct Lines {
+    pub(crate) first_line: i64,
+    pub(crate) lines: Vec<String>,
+}
+
+/// The batches of a task's log that have lines from this one on, so many at most, oldest first.
+pub(crate) async fn lines_from(
+    db: &Db,
+    task: &Task,
+    line: i64,
+    batches: i64,
+) -> Result<Vec<Lines>> {
+    // The batch that has the line begins at or before it.
+    let lines = query_as!(
+        Lines,
+        "select first_line, lines from task_log
+         where task_id = $1 and first_line >= coalesce(
+             (select max(first_line) from task_log where task_id = $1 and first_line <= $2), 0)
+         order by first_line limit $3",
+        task.id.0,
+        line,
+        batches
+    );
+    Ok(lines.fetch_all(db.pool()).await?)
 }
 
 /// One task.
 pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: TaskId) -> Result<Task> {
-    let task = query_as!(
-        Task,
-        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
-                error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
-                attempts
-         from task where org_id = $1 and project_id = $2 and id = $3",
+    let task = tasks!(
+        "where org_id = $1 and project_id = $2 and id = $3",
         grant.org_id().0,
         grant.project_id().0,
         id.0
@@ -138,7 +230,8 @@ pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: TaskId) -> Result<Tas
 /// The newest lines of a task's log, oldest first.
 pub(crate) async fn log_lines(db: &Db, task: &Task) -> Result<Vec<String>> {
     let lines = query_scalar!(
-        "select line from task_log where task_id = $1 order by position desc limit $2",
+        r#"select line as "line!" from task_log, unnest(lines) with ordinality as of (line, number)
+           where task_id = $1 order by first_line desc, number desc limit $2"#,
         task.id.0,
         LOG_MAX
     );
@@ -147,26 +240,66 @@ pub(crate) async fn log_lines(db: &Db, task: &Task) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// A page of the tasks of an environment, newest first.
+/// A page of the tasks of an environment, or of a whole project, newest first.
 pub(crate) async fn list(
     db: &Db,
     grant: &ProjectGrant,
-    environment_id: EnvironmentId,
+    environment_id: Option<EnvironmentId>,
     page: &Page,
 ) -> Result<Vec<Task>> {
-    let tasks = query_as!(
-        Task,
-        "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
-                error_message, triggered_by, created_at, started_at, completed_at, lease_id, lease_ends_at,
-                attempts
-         from task
-         where org_id = $1 and project_id = $2 and environment_id = $3 and ($4::uuid is null or id < $4)
+    let tasks = tasks!(
+        "where org_id = $1 and project_id = $2 and ($3::uuid is null or environment_id = $3)
+           and ($4::uuid is null or id < $4)
          order by id desc limit $5",
         grant.org_id().0,
         grant.project_id().0,
-        environment_id.0,
+        environment_id.map(|it| it.0),
         page.after::<Uuid>()?,
         page.limit(),
     );
     Ok(tasks.fetch_all(db.pool()).await?)
+}
+
+/// A good deployment of an environment to go back to: this one, or the newest that serves something else than
+/// what is there.
+pub(crate) async fn earlier(
+    tx: &mut Tx,
+    environment: &Environment,
+    wanted: Option<TaskId>,
+) -> Result<Option<Task>> {
+    let task = tasks!(
+        "where org_id = $1 and environment_id = $2 and state = 'completed'
+           and kind in ('deploy', 'promote', 'clone') and not rolled_back
+           and id is distinct from $3::uuid and ($4::uuid is null or id = $4)
+           and ($3::uuid is null or id < $3 or $4 is not null)
+         order by id desc limit 1",
+        environment.org_id.0,
+        environment.id.0,
+        environment.deployment_id.map(|it| it.0),
+        wanted.map(|it| it.0),
+    );
+    Ok(task.fetch_optional(tx.conn()).await?)
+}
+
+/// Marks a deployment as replaced by a rollback (PE-33).
+pub(crate) async fn rolled_back(tx: &mut Tx, org_id: OrgId, id: TaskId) -> Result<()> {
+    query!("update task set rolled_back = true where org_id = $1 and id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// The last deployment of an environment, whatever became of it.
+pub(crate) async fn last_deployment(
+    db: &Db,
+    grant: &ProjectGrant,
+    id: EnvironmentId,
+) -> Result<Option<TaskId>> {
+    let id = query_scalar!(
+        "select id from task where org_id = $1 and environment_id = $2
+           and kind in ('deploy', 'rollback', 'promote') order by id desc limit 1",
+        grant.org_id().0,
+        id.0
+    );
+    Ok(id.fetch_optional(db.pool()).await?)
 }

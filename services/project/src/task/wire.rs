@@ -3,15 +3,39 @@
 use api::project as pb;
 use chassis::timestamp;
 
-use super::{Kind, State, Task};
+use super::{Cause, Kind, Observed, State, Task};
 
 impl From<Kind> for pb::TaskKind {
     fn from(it: Kind) -> Self {
         match it {
             Kind::Deploy => Self::Deploy,
+            Kind::Start => Self::Start,
             Kind::Stop => Self::Stop,
+            Kind::Restart => Self::Restart,
+            Kind::Pause => Self::Pause,
+            Kind::Resume => Self::Resume,
+            Kind::Sync => Self::Sync,
+            Kind::Rollback => Self::Rollback,
+            Kind::Clone => Self::Clone,
+            Kind::Promote => Self::Promote,
+            Kind::Destroy => Self::Destroy,
         }
     }
+}
+
+/// What a runner found; `None` if it says nothing.
+pub(crate) fn observed(it: pb::Observed) -> Option<Observed> {
+    match it {
+        pb::Observed::Unspecified => None,
+        pb::Observed::Running => Some(Observed::Running),
+        pb::Observed::Stopped => Some(Observed::Stopped),
+        pb::Observed::Failed => Some(Observed::Failed),
+        pb::Observed::Paused => Some(Observed::Paused),
+    }
+}
+
+fn id(it: Option<impl Into<String>>) -> String {
+    it.map(Into::into).unwrap_or_default()
 }
 
 impl From<&Task> for pb::Task {
@@ -21,6 +45,12 @@ impl From<&Task> for pb::Task {
             State::Running => pb::TaskState::Running,
             State::Completed => pb::TaskState::Completed,
             State::Failed => pb::TaskState::Failed,
+            State::Cancelled => pb::TaskState::Cancelled,
+        };
+        let trigger = match it.cause {
+            Cause::User => pb::TaskTrigger::User,
+            Cause::Push => pb::TaskTrigger::Push,
+            Cause::System => pb::TaskTrigger::System,
         };
         Self {
             id: it.id.into(),
@@ -37,6 +67,17 @@ impl From<&Task> for pb::Task {
             start_time: it.started_at.map(timestamp),
             complete_time: it.completed_at.map(timestamp),
             log_lines: vec![],
+            trigger: trigger.into(),
+            branch: it.branch.clone(),
+            commit: it.commit.clone(),
+            modules: it.modules.clone(),
+            source_environment_id: id(it.source_environment_id),
+            deployment_id: id(it.deployment_id),
+            retry_of: id(it.retry_of),
+            rolled_back: it.rolled_back,
+            cancel_requested: it.cancel_requested,
+            steps_completed: it.steps_completed,
+            total_steps: it.total_steps,
         }
     }
 }

@@ -1,0 +1,7 @@
+//! The runner of a connected server.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runner::program::main()
+}

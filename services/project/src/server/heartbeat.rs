@@ -1,0 +1,117 @@
+//! What a runner says every few seconds of its machine and its environments.
+
+use std::collections::BTreeSet;
+
+use api::project as pb;
+use chassis::{Changed, Result, Tx};
+
+use super::{Agent, Health, Room, Server, store};
+use crate::{
+    environment::{self, EnvironmentId, wire::millis},
+    task::{self, wire::observed},
+};
+
+/// Notes that the server is there, and what it is like.
+pub(crate) async fn note(tx: &mut Tx, agent: &Agent, it: &pb::HeartbeatRequest) -> Result<()> {
+    let before = store::lock_any(tx, agent.server_id).await?;
+    let mut after = before.clone();
+    after.last_seen_at = Some(tx.now);
+    after.health = Health::Healthy;
+    after.isolation.clone_from(&it.isolation);
+    after.limits.clone_from(&it.limits);
+    after.runner_version.clone_from(&it.version);
+    if let (Some(capacity), None, Some(_)) = (&it.capacity, before.capacity(), before.org_id) {
+        // Nobody said what it may give away: what the machine has.
+        after.give(Some(Room {
+            cpu_millis: millis(capacity.cpu_cores),
+            memory_mb: capacity.memory_mb,
+            disk_gb: capacity.disk_gb,
+        }));
+    }
+    store::seen(tx, &after).await?;
+    // Of a shared server only its operator needs to know, and sees it in the log.
+    if before.health != after.health && after.org_id.is_some() {
+        tx.emit(changed(&before, after)).await?;
+    }
+    Ok(())
+}
+
+/// A server is otherwise than it was.
+pub(super) fn changed(before: &Server, after: Server) -> Changed<Server> {
+    let event =
+        pb::ServerHealthChanged { before: Some(before.into()), after: Some((&after).into()) };
+    let about = after.about();
+    Changed::new(after, &event, about)
+}
+
+/// Keeps what it says of its environments, and corrects what is believed of them. Answers those of which
+/// nothing is known here any more.
+pub(crate) async fn environments(
+    tx: &mut Tx,
+    agent: &Agent,
+    it: &pb::HeartbeatRequest,
+) -> Result<Vec<String>> {
+    if it.environments.is_empty() {
+        return Ok(vec![]);
+    }
+    let ids: Vec<_> = it
+        .environments
+        .iter()
+        .map(|it| Ok(it.environment_id.parse::<EnvironmentId>()?.0))
+        .collect::<Result<_>>()?;
+    let known = store::on_server(tx, agent.server_id, &ids).await?;
+    let ours: BTreeSet<_> = known.iter().map(|it| it.id.to_string()).collect();
+    store::keep_reports(tx, agent.server_id, &it.environments, &ours).await?;
+    for report in &it.environments {
+        let Some(found) = known.iter().find(|it| it.id.to_string() == report.environment_id) else {
+            continue;
+        };
+        if let Some(what) = observed(report.observed()).filter(|it| found.doubts(*it)) {
+            correct(tx, found, what, &report.detail).await?;
+        }
+    }
+    let unknown = it.environments.iter().map(|it| &it.environment_id);
+    Ok(unknown.filter(|it| !ours.contains(*it)).cloned().collect())
+}
+
+async fn correct(
+    tx: &mut Tx,
+    found: &store::Placed,
+    what: task::Observed,
+    detail: &str,
+) -> Result<()> {
+    let place = (found.org_id, found.project_id);
+    let environment = environment::store::lock(tx, place, found.id).await?;
+    if task::store::active(tx, &environment).await?.is_some() {
+        return Ok(());
+    }
+    let detail = if detail.is_empty() { "its process ended" } else { detail };
+    if let Some(corrected) = environment.correct(what, detail, tx.now) {
+        environment::store::update(tx, corrected).await?;
+    }
+    Ok(())
+}
+
+impl store::Placed {
+    /// Whether what a server found is not what is believed.
+    fn doubts(&self, what: task::Observed) -> bool {
+        self.state == environment::State::Running && what == task::Observed::Failed
+    }
+}
+
+/// Looks for servers that went silent, and says so (5.3).
+pub(crate) async fn sweep(tx: &mut Tx) -> Result<()> {
+    for server in store::seen_too_long_ago(tx).await? {
+        let health = Health::at(server.last_seen_at, tx.now);
+        if health == server.health {
+            continue;
+        }
+        let after = Server { health, ..server.clone() };
+        store::seen(tx, &after).await?;
+        tracing::warn!(server = %after.id, ?health, "a server went silent");
+        if after.org_id.is_some() {
+            tx.emit(changed(&server, after)).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! A git repository with a small program that can be deployed, and broken.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+/// Serves what `page.txt` says, and a line about where it runs. Perl is on every machine that has git.
+const SERVER: &str = r#"use IO::Socket::INET;
+open(my $file, '<', 'page.txt') or die "no page: $!"; my $page = join '', <$file>;
+my $server = IO::Socket::INET->new(
+    LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16, ReuseAddr => 1,
+) or die "cannot listen on $ENV{HOST}:$ENV{PORT}: $!";
+$SIG{PIPE} = 'IGNORE';
+while (my $client = $server->accept) {
+    my $first = <$client> // '';
+    while (defined(my $line = <$client>)) { last if $line =~ /^\r?\n$/ }
+    my $kept = '';
+    if ($first =~ m{^GET /keep/(\w+)}) { open(my $out, '>>', "$ENV{DATA_DIR}/kept"); print $out "$1\n"; close $out }
+    if (open(my $in, '<', "$ENV{DATA_DIR}/kept")) { $kept = join ' ', map { chomp; $_ } <$in> }
+    my $body = $page . "kept: $kept\nname: $ENV{ENVIRONMENT_NAME}\nmodules: " . ($ENV{MODULES} // '') . "\n"
+        . "secret: " . ($ENV{SECRET} // '') . "\nuid: $>\n";
+    print $client "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
+    close $client;
+    exit 7 if $first =~ m{^GET /end};
+}
+"#;
+
+/// How it is built and run. The build says something, and fails if there is nothing to show.
+const MANIFEST: &str = "[build]\ncommand = \"echo building; test -f page.txt || { echo there is no page; exit 3; }\"\n\
+                        [run]\ncommand = \"perl server.pl\"\n";
+
+/// A repository on this machine.
+pub struct Repository {
+    folder: TempDir,
+}
+
+impl Repository {
+    /// With one commit on `main` that serves `page`.
+    pub fn new(page: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        // The runner reads it as another account, if the tests run as root.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder");
+        let it = Self { folder };
+        it.git(&["init", "--quiet", "--initial-branch=main"]);
+        it.write("server.pl", SERVER);
+        it.write("tenantry.toml", MANIFEST);
+        it.commit(page);
+        it
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        self.path().to_string_lossy().into_owned()
+    }
+
+    /// Writes a file, without a commit.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.file(name), text).expect("a file");
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Commits what it serves from now on; answers the commit. An empty page breaks the build.
+    pub fn commit(&self, page: &str) -> String {
+        let file = self.file("page.txt");
+        if page.is_empty() {
+            fs::remove_file(file).expect("a page");
+        } else {
+            fs::write(file, format!("{page}\n")).expect("a page");
+        }
+        self.git(&["add", "--all"]);
+        let author = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"];
+        let message = ["commit", "--quiet", "--allow-empty", "-m", "Change the page"];
+        self.git(&[&author[..], &message].concat());
+        self.git(&["rev-parse", "HEAD"]).trim().to_owned()
+    }
+
+    /// Runs git in it.
+    pub fn git(&self, arguments: &[&str]) -> String {
+        let output = Command::new("git").args(arguments).current_dir(self.path()).output();
+        let output = output.expect("git is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
