@@ -62,7 +62,8 @@ async fn a_broken_version_never_serves_and_an_earlier_one_comes_back() {
     suite.finish().await;
 }
 
-/// PE-29, PE-30, PE-42: each operation does what it says, to the process and to the state; data outlives them.
+/// PE-29, PE-30, PE-42: each operation does what it says, to the process and to the state; data outlives
+/// them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_environment_is_stopped_started_frozen_and_looked_at() {
     let suite = Suite::start().await;
@@ -141,7 +142,8 @@ async fn environments_are_copied_and_promoted() {
     assert!(it.page(&production, "/").await.starts_with("one\n"));
 
     let deploy = format!("{ENVIRONMENTS}/DeployEnvironment");
-    let role = json!({ "productionDeployMinRole": "DEPLOY_ROLE_ADMIN", "updateMask": "productionDeployMinRole" });
+    let role = json!({ "productionDeployMinRole": "DEPLOY_ROLE_ADMIN",
+        "updateMask": "productionDeployMinRole" });
     it.owner().tell(&format!("{PROJECTS}/UpdateProject"), it.world.there(role)).await;
     let developer = &it.world.developer;
     let refused = developer.refused(&deploy, it.of(&production, json!({}))).await;
@@ -151,7 +153,8 @@ async fn environments_are_copied_and_promoted() {
     suite.finish().await;
 }
 
-/// PE-20, PE-37, PE-38, PE-39: there is one PRODUCTION; what is destroyed is gone, with its process and files; its tasks stay readable.
+/// PE-20, PE-37, PE-38, PE-39: there is one PRODUCTION; what is destroyed is gone, with its process and
+/// files; its tasks stay readable.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_destroyed_leaves_nothing() {
     let suite = Suite::start().await;
@@ -174,7 +177,8 @@ async fn what_is_destroyed_leaves_nothing() {
     assert!(!home.exists());
     assert_eq!(it.refused("Deploy", &id, json!({})).await, "NOT_FOUND");
     let second = it.owner().tell(&create, second).await;
-    let second = json!({ "environmentId": second["environment"]["id"], "confirmName": "second", "allowProduction": true });
+    let second = json!({ "environmentId": second["environment"]["id"], "confirmName": "second",
+        "allowProduction": true });
     let gone = it
         .owner()
         .tell(&format!("{ENVIRONMENTS}/DestroyEnvironment"), it.world.there(second))

@@ -39,7 +39,8 @@ async fn settings_are_changed_field_by_field() {
         (&json!("Store"), &json!("18.0"), &json!("shop"))
     );
     let wrong = change(json!({
-        "name": " ", "defaultBranch": "a b", "odooVersion": "13.0", "updateMask": "name,defaultBranch,odooVersion",
+        "name": " ", "defaultBranch": "a b", "odooVersion": "13.0",
+            "updateMask": "name,defaultBranch,odooVersion",
     }));
     let refused = world.owner.ask(&update, wrong).await.unwrap_err().to_string();
     for field in ["name", "default_branch", "odoo_version"] {
@@ -93,8 +94,8 @@ async fn of_many_writers_with_one_etag_one_wins() {
     suite.finish().await;
 }
 
-/// PE-2, PE-3, ID-45: projects are searched, ordered and paged; each sees their own; a slug is numbered; a plan
-/// has so many.
+/// PE-2, PE-3, ID-45: projects are searched, ordered and paged; each sees their own; a slug is numbered; a
+/// plan has so many.
 #[tokio::test(flavor = "multi_thread")]
 async fn projects_are_found() {
     let suite = Suite::start().await;
@@ -125,7 +126,8 @@ async fn projects_are_found() {
     for order in ["NAME", "UPDATE_TIME", "CREATE_TIME"] {
         let (mut token, mut seen) = (String::new(), vec![]);
         loop {
-            let page = json!({ "pageSize": 2, "pageToken": token, "orderBy": format!("PROJECT_ORDER_{order}") });
+            let page = json!({ "pageSize": 2, "pageToken": token,
+                "orderBy": format!("PROJECT_ORDER_{order}") });
             let page =
                 world.owner.tell(&format!("{PROJECTS}/ListProjects"), world.here(page)).await;
             seen.extend(names(&page));
@@ -140,8 +142,8 @@ async fn projects_are_found() {
     suite.finish().await;
 }
 
-/// PE-9, PE-10, PE-11, PE-12, PE-14, PE-15: a deletion is previewed, costs the exact name and a yes, waits for nothing that runs, and
-/// leaves nothing but the log: no process, file, row or grant.
+/// PE-9, PE-10, PE-11, PE-12, PE-14, PE-15: a deletion is previewed, costs the exact name and a yes, waits
+/// for nothing that runs, and leaves nothing but the log: no process, file, row or grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_project_leaves_nothing() {
     let suite = Suite::start().await;

@@ -1,4 +1,5 @@
-//! Servers: connected with a token, limited by the plan, filled to their capacity, and missed when they are gone.
+//! Servers: connected with a token, limited by the plan, filled to their capacity, and missed when they are
+//! gone.
 
 use serde_json::{Value, json};
 use testkit::{Suite, eventually};
@@ -72,7 +73,8 @@ async fn an_agent_token_is_one_server() {
     assert_eq!(none["lease"], Value::Null);
     let lease_of_own = hand.lease().await;
     assert_eq!(lease_of_own["taskId"], json!(task));
-    let steal = json!({ "runner": "x", "taskId": task, "leaseId": lease_of_own["leaseId"], "errorMessage": "no" });
+    let steal = json!({ "runner": "x", "taskId": task, "leaseId": lease_of_own["leaseId"],
+        "errorMessage": "no" });
     let stolen = other.ask("project.v1.RunnerService/FinishTask", steal).await.unwrap_err();
     assert_eq!(stolen.reason, "NOT_FOUND");
 
@@ -89,8 +91,8 @@ async fn an_agent_token_is_one_server() {
     suite.finish().await;
 }
 
-/// PE-19, PE-21, PE-22, PE-23, PL-19, PL-20: what is placed takes room until it is gone; a server that does not
-/// call takes nothing on; one in use stays.
+/// PE-19, PE-21, PE-22, PE-23, PL-19, PL-20: what is placed takes room until it is gone; a server that does
+/// not call takes nothing on; one in use stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_takes_what_it_has_room_for_and_nothing_when_it_is_gone() {
     let suite = Suite::start().await;
@@ -124,7 +126,8 @@ async fn a_server_takes_what_it_has_room_for_and_nothing_when_it_is_gone() {
     assert_eq!(it.owner().refused(&remove, get.clone()).await, "SERVER_IN_USE");
 
     // A disk that is in use does not shrink below that.
-    let used = json!({ "environments": [{ "environmentId": a, "observed": "OBSERVED_STOPPED", "diskBytes": "3221225472" }] });
+    let used = json!({ "environments": [{ "environmentId": a, "observed": "OBSERVED_STOPPED",
+        "diskBytes": "3221225472" }] });
     hand.say("Heartbeat", used).await.unwrap();
     let smaller = json!({ "cpuCores": 0.5, "memoryMb": 3_000, "diskGb": 2 });
     let smaller = it.of(&a, json!({ "resources": smaller, "updateMask": "resources" }));

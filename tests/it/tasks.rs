@@ -66,7 +66,8 @@ fn served() -> Value {
     json!({ "commit": "0a1b2c3", "url": "http://127.0.0.1:1" })
 }
 
-/// PE-24, PE-25, PE-34, PE-35: a task is queued at once, is alone, goes forward only, and is told step by step.
+/// PE-24, PE-25, PE-34, PE-35: a task is queued at once, is alone, goes forward only, and is told step by
+/// step.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_goes_from_its_queue_to_its_end() {
     let suite = Suite::start().await;
@@ -85,7 +86,8 @@ async fn a_task_goes_from_its_queue_to_its_end() {
     let lease = hand.lease().await;
     assert_eq!((&lease["taskId"], &lease["branch"]), (&json!(task), &json!("main")));
     assert_eq!(hand.lease().await, Value::Null, "nobody else gets it");
-    let step = json!({ "progressPercent": 60, "currentStep": "build", "logLines": ["a", "b"], "totalSteps": 5 });
+    let step = json!({ "progressPercent": 60, "currentStep": "build", "logLines": ["a", "b"],
+        "totalSteps": 5 });
     hand.report(&lease, step).await.unwrap();
     hand.report(&lease, json!({ "progressPercent": 20, "logLines": ["c"] })).await.unwrap();
     let now = it.task(&task).await;
@@ -189,7 +191,8 @@ async fn a_failed_task_is_repeated() {
     suite.finish().await;
 }
 
-/// PE-36: a runner that goes silent loses its task; after three the task has failed, and the environment with it.
+/// PE-36: a runner that goes silent loses its task; after three the task has failed, and the environment
+/// with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_whose_runners_go_silent_fails() {
     let suite = Suite::start().await;

@@ -1,4 +1,5 @@
-//! Where a runner gets its work and hands it in: the project service, over gRPC, in this process or elsewhere.
+//! Where a runner gets its work and hands it in: the project service, over gRPC, in this process or
+//! elsewhere.
 
 use api::project::{
     FinishTaskRequest, HeartbeatRequest, HeartbeatResponse, Lease, LeaseTaskRequest,

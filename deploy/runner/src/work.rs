@@ -261,7 +261,19 @@ fn printable(text: &str, max: usize) -> String {
 
 fn is_plain(it: char) -> bool {
     // What Unicode calls "other": control, format, surrogate, private use, unassigned. The first two matter.
-    let format = matches!(it, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..='\u{10ffff}' | '\u{61c}' | '\u{180e}');
+    let others = [
+        ('\u{ad}', '\u{ad}'),
+        ('\u{61c}', '\u{61c}'),
+        ('\u{180e}', '\u{180e}'),
+        ('\u{200b}', '\u{200f}'),
+        ('\u{202a}', '\u{202e}'),
+        ('\u{2060}', '\u{206f}'),
+        ('\u{e000}', '\u{f8ff}'),
+        ('\u{feff}', '\u{feff}'),
+        ('\u{fff0}', '\u{fffb}'),
+        ('\u{e0000}', '\u{10ffff}'),
+    ];
+    let format = others.iter().any(|(from, to)| (from..=to).contains(&&it));
     it == '\n' || (!it.is_control() && !format)
 }
 

@@ -2,21 +2,16 @@
 
 pub(crate) mod deletion;
 pub(crate) mod edit;
+pub(crate) mod production;
 pub(crate) mod rpc;
 pub(crate) mod store;
 pub(crate) mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{
-    About, Access, Changed, Code, Db, Grant, OrgId, ProjectGrant, ProjectId, Refusal, Result,
-    UserId, call::Context,
-};
+use chassis::{About, Changed, Code, Grant, OrgId, ProjectId, Refusal, UserId};
 use time::OffsetDateTime;
 
-use crate::{
-    environment::{Environment, Kind},
-    server::ServerId,
-};
+use crate::server::ServerId;
 
 /// Where a project is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -155,33 +150,6 @@ impl Project {
     pub(crate) fn about(&self) -> About {
         About::object("project", self.id, &self.name).of(self.org_id).in_project(self.id)
     }
-}
-
-/// Refuses whoever may deploy, but not to production, if that is where it goes (PE-45).
-pub(crate) async fn may_deploy(
-    db: &Db,
-    access: &Access,
-    who: (&Context, &ProjectGrant),
-    environment: &Environment,
-) -> Result<()> {
-    if environment.kind != Kind::Production {
-        return Ok(());
-    }
-    let project = store::get(db, who.1).await?;
-    may_deploy_to(access, who, &project, environment.kind).await
-}
-
-/// Refuses whoever may deploy, but not to an environment of this kind (PE-45).
-pub(crate) async fn may_deploy_to(
-    access: &Access,
-    (context, grant): (&Context, &ProjectGrant),
-    project: &Project,
-    kind: Kind,
-) -> Result<()> {
-    if (kind, project.production_deploy_min_role) == (Kind::Production, DeployRole::Admin) {
-        access.also(context, grant, "project.production.deploy").await?;
-    }
-    Ok(())
 }
 
 /// A slug from a name (PE-3).

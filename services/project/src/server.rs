@@ -5,11 +5,12 @@
 //! | what a server is, what fits on it, how it is | here, `health` |
 //! | for people | `rpc` |
 //! | who a runner is | `agent` |
-//! | what a runner says of its machine and its environments | `heartbeat` |
+//! | what a runner says of its machine and its environments | `heartbeat`, `report` |
 
 pub(crate) mod agent;
 mod health;
 pub(crate) mod heartbeat;
+pub(crate) mod report;
 pub(crate) mod rpc;
 pub(crate) mod store;
 pub(crate) mod wire;

@@ -20,19 +20,24 @@ while (my $client = $server->accept) {
     my $first = <$client> // '';
     while (defined(my $line = <$client>)) { last if $line =~ /^\r?\n$/ }
     my $kept = '';
-    if ($first =~ m{^GET /keep/(\w+)}) { open(my $out, '>>', "$ENV{DATA_DIR}/kept"); print $out "$1\n"; close $out }
+    if ($first =~ m{^GET /keep/(\w+)}) { open(my $out, '>>',
+        "$ENV{DATA_DIR}/kept"); print $out "$1\n"; close $out }
     if (open(my $in, '<', "$ENV{DATA_DIR}/kept")) { $kept = join ' ', map { chomp; $_ } <$in> }
     my $body = $page . "kept: $kept\nname: $ENV{ENVIRONMENT_NAME}\nmodules: " . ($ENV{MODULES} // '') . "\n"
         . "secret: " . ($ENV{SECRET} // '') . "\nuid: $>\n";
-    print $client "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
+    my $length = length($body);
+    print $client "HTTP/1.1 200 OK\r\nContent-Length: $length\r\nConnection: close\r\n\r\n$body";
     close $client;
     exit 7 if $first =~ m{^GET /end};
 }
 "#;
 
 /// How it is built and run. The build says something, and fails if there is nothing to show.
-const MANIFEST: &str = "[build]\ncommand = \"echo building; test -f page.txt || { echo there is no page; exit 3; }\"\n\
-                        [run]\ncommand = \"perl server.pl\"\n";
+const MANIFEST: &str = r#"[build]
+command = "echo building; test -f page.txt || { echo there is no page; exit 3; }"
+[run]
+command = "perl server.pl"
+"#;
 
 /// A repository on this machine.
 pub struct Repository {

@@ -73,7 +73,8 @@ async fn refusals(suite: &Suite) -> Result<()> {
     let z = (u - n * n / 2.0) / (n * n * (2.0 * n + 1.0) / 12.0).sqrt();
     let (known, unknown) = (median(true), median(false));
     say(&format!(
-        "| A refused sign-in, known address (unknown), median; Mann-Whitney z | {known:.2} ms | {unknown:.2} ms | {:.3}; z {z:.2} | 0.95 to 1.05; |z| < 2.58 |\n",
+        "| A refused sign-in, known address (unknown), median; Mann-Whitney z | {known:.2} ms \
+         | {unknown:.2} ms | {:.3}; z {z:.2} | 0.95 to 1.05, and z within 2.58 |\n",
         known / unknown
     ));
     Ok(())

@@ -1,5 +1,5 @@
-//! How a program is started: as its own account, in its own view of the machine, behind a gate that opens when
-//! its limits are set.
+//! How a program is started: as its own account, in its own view of the machine, behind a gate that opens
+//! when its limits are set.
 
 use std::{
     collections::BTreeMap,
@@ -51,8 +51,8 @@ impl Launch {
 /// Where commands are looked for.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// Makes a view of the machine in which there is only one environment, then becomes its account. Arguments: the
-/// runner's folder, the environment's, the working directory, the account, and the command.
+/// Makes a view of the machine in which there is only one environment, then becomes its account. Arguments:
+/// the runner's folder, the environment's, the working directory, the account, and the command.
 const ENTER: &str = r#"set -e
 mount --make-rprivate /
 mount --bind "$2" "$2"

@@ -1,5 +1,5 @@
-//! How the limits of an environment are enforced: by a control group of its own, where the machine gives us one,
-//! or per process.
+//! How the limits of an environment are enforced: by a control group of its own, where the machine gives us
+//! one, or per process.
 
 use std::{fs, path::PathBuf};
 

@@ -32,7 +32,8 @@ pub(crate) enum Operation {
 
 /// The state does not allow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the environment is {}, which does not allow this; it allows: {}", .0.word(), allowed(*.0, *.1).join(", "))]
+#[error("the environment is {}, which does not allow this; it allows: {}", .0.word(), allowed(*.0,
+    *.1).join(", "))]
 pub(crate) struct InvalidState(pub(crate) State, pub(crate) Option<PauseReason>);
 
 impl Refusal for InvalidState {

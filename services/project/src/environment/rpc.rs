@@ -10,7 +10,7 @@ use super::{
     store, wire,
 };
 use crate::{
-    project::may_deploy,
+    project::production::may_deploy,
     server,
     task::{self, Kind, Order},
 };
@@ -47,8 +47,13 @@ impl EnvironmentService for Rpc {
         let limit = self.limit(&call, &it.org_id).await?;
         if it.deploy_now {
             let project = crate::project::store::get(&self.db, &grant).await?;
-            crate::project::may_deploy_to(&self.access, (&*call, &grant), &project, draft.kind)
-                .await?;
+            crate::project::production::may_deploy_to(
+                &self.access,
+                (&*call, &grant),
+                &project,
+                draft.kind,
+            )
+            .await?;
         }
         let create = async |tx: &mut Tx| {
             let environment = create(tx, &grant, draft, limit).await?;
@@ -99,7 +104,7 @@ impl EnvironmentService for Rpc {
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
-        let report = server::store::report(&self.db, &environment).await?;
+        let report = server::report::store::report(&self.db, &environment).await?;
         let last = task::store::last_deployment(&self.db, &grant, environment.id).await?;
         let health = server::wire::health(report, environment.room(), last);
         reply(pb::GetEnvironmentHealthResponse { health: Some(health) })
@@ -117,7 +122,7 @@ impl EnvironmentService for Rpc {
             let place = (grant.org_id(), grant.project_id());
             let environment = store::lock(tx, place, it.environment_id.parse()?).await?;
             server::store::require_room(tx, &environment, &patch).await?;
-            let used = server::store::disk_used(tx, &environment).await?;
+            let used = server::report::store::disk_used(tx, &environment).await?;
             let unchanged = pb::Environment::from(&environment);
             let environment = match environment.edit(patch, &it.etag, used, tx.now)? {
                 Some(changed) => (&store::update(tx, changed).await?).into(),

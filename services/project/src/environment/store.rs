@@ -16,8 +16,10 @@ macro_rules! environments {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         query_as!(
             Environment,
-            "select id, org_id, project_id, name, kind, state, stable_state, pause_reason, resumes, branch, commit,
-                    url, last_error, auto_deploy, server_id, cpu_millis, memory_mb, disk_gb, deployment_id, version,
+            "select id, org_id, project_id, name, kind, state, stable_state, pause_reason, resumes, branch,
+                commit,
+                    url, last_error, auto_deploy, server_id, cpu_millis, memory_mb, disk_gb, deployment_id,
+                    version,
                     created_at, updated_at
              from environment " + $rest
             $(, $argument)*
@@ -39,7 +41,8 @@ pub(crate) async fn names(tx: &mut Tx, project: &Project) -> Result<Vec<String>>
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Environment>) -> Result<Environment> {
     let it = created.state();
     query!(
-        "insert into environment (id, org_id, project_id, name, kind, state, stable_state, branch, auto_deploy,
+        "insert into environment (id, org_id, project_id, name, kind, state, stable_state, branch,
+            auto_deploy,
              server_id, cpu_millis, memory_mb, disk_gb, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         it.id as _,

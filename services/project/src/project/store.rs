@@ -13,7 +13,8 @@ macro_rules! projects {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         query_as!(
             Project,
-            r#"select id, org_id, name, slug, description, repository_url, default_branch, odoo_version, server_id,
+            r#"select id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
+                server_id,
                       production_deploy_min_role, state, version, creator_id, created_at, updated_at,
                       (select count(*) from environment
                        where environment.org_id = project.org_id and environment.project_id = project.id)
@@ -56,7 +57,8 @@ pub(crate) async fn slugs_like(tx: &mut Tx, org_id: OrgId, slug: &str) -> Result
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Project> {
     let it = created.state();
     query!(
-        "insert into project (id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
+        "insert into project (id, org_id, name, slug, description, repository_url, default_branch,
+            odoo_version,
              server_id, production_deploy_min_role, creator_id, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         it.id as _,
@@ -84,7 +86,8 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
     let it = changed.state();
     query!(
         "update project set name = $3, description = $4, repository_url = $5, default_branch = $6,
-             odoo_version = $7, server_id = $8, production_deploy_min_role = $9, state = $10, updated_at = $11,
+             odoo_version = $7, server_id = $8, production_deploy_min_role = $9, state = $10,
+             updated_at = $11,
              version = version + 1
          where org_id = $1 and id = $2",
         it.org_id as _,

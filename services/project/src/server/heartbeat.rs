@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use api::project as pb;
 use chassis::{Changed, Result, Tx};
 
-use super::{Agent, Health, Room, Server, store};
+use super::{Agent, Health, Room, Server, report, store};
 use crate::{
     environment::{self, EnvironmentId, wire::millis},
     task::{self, wire::observed},
@@ -59,9 +59,9 @@ pub(crate) async fn environments(
         .iter()
         .map(|it| Ok(it.environment_id.parse::<EnvironmentId>()?.0))
         .collect::<Result<_>>()?;
-    let known = store::on_server(tx, agent.server_id, &ids).await?;
+    let known = report::store::on_server(tx, agent.server_id, &ids).await?;
     let ours: BTreeSet<_> = known.iter().map(|it| it.id.to_string()).collect();
-    store::keep_reports(tx, agent.server_id, &it.environments, &ours).await?;
+    report::store::keep_reports(tx, agent.server_id, &it.environments, &ours).await?;
     for report in &it.environments {
         let Some(found) = known.iter().find(|it| it.id.to_string() == report.environment_id) else {
             continue;
@@ -76,7 +76,7 @@ pub(crate) async fn environments(
 
 async fn correct(
     tx: &mut Tx,
-    found: &store::Placed,
+    found: &report::store::Placed,
     what: task::Observed,
     detail: &str,
 ) -> Result<()> {
@@ -90,13 +90,6 @@ async fn correct(
         environment::store::update(tx, corrected).await?;
     }
     Ok(())
-}
-
-impl store::Placed {
-    /// Whether what a server found is not what is believed.
-    fn doubts(&self, what: task::Observed) -> bool {
-        self.state == environment::State::Running && what == task::Observed::Failed
-    }
 }
 
 /// Looks for servers that went silent, and says so (5.3).

@@ -1,3 +1,5 @@
+//! What fits on a server, and when it may go.
+
 use super::*;
 
 fn server() -> Server {

@@ -3,7 +3,7 @@
 use api::project as pb;
 use chassis::{Error, Result, mask, timestamp};
 
-use super::{Allocated, Draft, Health, Patch, Room, Server, store::Report};
+use super::{Allocated, Draft, Health, Patch, Room, Server, report::Report};
 use crate::{
     environment::wire::{cores, millis, resources},
     task::{Observed, TaskId},

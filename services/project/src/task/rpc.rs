@@ -87,7 +87,8 @@ impl TaskService for Rpc {
             return Err(Error::from(NotFailed).into());
         }
         let environment = environment::store::get(&self.db, &grant, failed.environment_id).await?;
-        project::may_deploy(&self.db, &self.access, (&*call, &grant), &environment).await?;
+        project::production::may_deploy(&self.db, &self.access, (&*call, &grant), &environment)
+            .await?;
         // As much as the first call needed (PE-41, PE-44, PE-37).
         if let Some(permission) = failed.kind.needs_more() {
             self.access.also(&call, &grant, permission).await?;

@@ -19,7 +19,8 @@ macro_rules! tasks {
         query_as!(
             Task,
             "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
-                    steps_completed, total_steps, error_message, triggered_by, cause, server_id, branch, commit,
+                    steps_completed, total_steps, error_message, triggered_by, cause, server_id, branch,
+                    commit,
                     modules, source_environment_id, deployment_id, retry_of, rolled_back, cancel_requested,
                     created_at, started_at, completed_at, lease_id, lease_ends_at, attempts
              from task " + $rest
@@ -32,7 +33,8 @@ macro_rules! tasks {
 pub(crate) async fn insert(tx: &mut Tx, it: &Task) -> Result<()> {
     tx.wake();
     query!(
-        "insert into task (id, org_id, project_id, environment_id, kind, state, triggered_by, cause, server_id,
+        "insert into task (id, org_id, project_id, environment_id, kind, state, triggered_by, cause,
+            server_id,
              branch, commit, modules, source_environment_id, deployment_id, retry_of, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         it.id as _,

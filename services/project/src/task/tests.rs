@@ -1,3 +1,5 @@
+//! How tasks go, and end.
+
 use super::{
     lease::{ATTEMPTS_MAX, LEASE, LeaseLost, Leased, Progress},
     *,

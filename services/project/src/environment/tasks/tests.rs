@@ -1,3 +1,5 @@
+//! Where tasks lead.
+
 use chassis::{OrgId, ProjectId};
 use uuid::Uuid;
 
