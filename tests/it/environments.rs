@@ -218,3 +218,109 @@ async fn a_program_that_ends_is_started_again() {
     stop_deployments(suite.folder());
     suite.finish().await;
 }
+
+/// P-05: variables reach the program; a secret one is told to nobody else, and lies sealed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_variable_reaches_the_program_and_nobody_else() {
+    let suite = Suite::start().await;
+    let it = Hosting::new(&suite).await;
+    let id = it.environment("main", "DEVELOPMENT").await;
+    let set = format!("{ENVIRONMENTS}/SetVariables");
+    let canary = "canary-4d1f";
+    let secret = json!({ "set": [{ "name": "SECRET", "value": canary, "secret": true }, { "name": "PLAIN",
+        "value": "seen" }] });
+    let told = it.owner().tell(&set, it.of(&id, secret)).await;
+    assert_eq!(
+        (&told["variables"][0]["value"], &told["variables"][1]["value"]),
+        (&json!("seen"), &Value::Null)
+    );
+    let list =
+        it.owner().tell(&format!("{ENVIRONMENTS}/ListVariables"), it.of(&id, json!({}))).await;
+    assert_eq!(list, told);
+    let port = json!({ "set": [{ "name": "PORT", "value": "1" }] });
+    assert_eq!(it.owner().refused(&set, it.of(&id, port)).await, "INVALID_FIELD");
+    completed(&it.run("Deploy", &id, json!({})).await);
+    assert!(it.page(&id, "/").await.contains(&format!("secret: {canary}")));
+
+    // A copy has it, too, and removing it takes it away with the next start.
+    let copy = it
+        .owner()
+        .tell(&format!("{ENVIRONMENTS}/CloneEnvironment"), it.of(&id, json!({ "name": "copy" })))
+        .await;
+    completed(&it.ended(&text(&copy["task"]["id"])).await);
+    assert!(it.page(&text(&copy["environment"]["id"]), "/").await.contains(canary));
+    it.owner().tell(&set, it.of(&id, json!({ "remove": ["SECRET"] }))).await;
+    completed(&it.run("Restart", &id, json!({})).await);
+    assert!(!it.page(&id, "/").await.contains(canary));
+
+    // Not in the database, not in an event, not in the log: only in what the runner keeps to start the copy.
+    let everywhere = "select count(*) from (
+        select envelope as it from project.outbox union all select sealed from project.environment_variable
+        union all select convert_to(lines::text, 'utf8') from project.task_log) as all_of_it
+        where position('\\x63616e6172792d34643166'::bytea in it) > 0";
+    assert_eq!(suite.count(everywhere).await, 0);
+    stop_deployments(suite.folder());
+    suite.finish().await;
+}
+
+/// The overview tells what `ps`, `du` and the database say at that moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_tells_the_truth() {
+    let suite = Suite::start().await;
+    let it = Hosting::new(&suite).await;
+    let overview = async || {
+        let method = format!("{PROJECTS}/GetProjectOverview");
+        it.owner().tell(&method, it.world.there(json!({}))).await["overview"].clone()
+    };
+    assert_eq!(overview().await["status"], "PROJECT_STATUS_EMPTY");
+    let (one, two) =
+        (it.environment("one", "PRODUCTION").await, it.environment("two", "STAGING").await);
+    assert_eq!(overview().await["status"], "PROJECT_STATUS_STOPPED");
+    completed(&it.run("Deploy", &one, json!({})).await);
+    completed(&it.run("Deploy", &two, json!({})).await);
+    completed(&it.run("Stop", &two, json!({})).await);
+    let now = eventually("figures of both", async || {
+        let now = overview().await;
+        let usages = now["usages"].as_array().filter(|it| it.len() == 2)?;
+        (usages.iter().any(|it| it["memoryBytes"].is_string())).then_some(now.clone())
+    })
+    .await;
+    assert_eq!(now["status"], "PROJECT_STATUS_RUNNING");
+    assert_eq!(
+        (&now["environmentCount"], &now["runningEnvironmentCount"], &now["deploymentCount"]),
+        (&json!(2), &json!(1), &json!("2"))
+    );
+    assert_eq!(now["allocated"], json!({ "cpuCores": 1.0, "memoryMb": 1024, "diskGb": 10 }));
+    assert_eq!(now["recentDeployments"][0]["environmentId"], two);
+    assert_eq!(now["recentDeployments"][0]["commitAuthor"], "Ann");
+
+    let home = suite.folder().join("runner").join(&one);
+    let used =
+        now["usages"].as_array().unwrap().iter().find(|it| it["environmentId"] == one).unwrap();
+    let du = std::process::Command::new("du").args(["-s", "-B1"]).arg(&home).output().unwrap();
+    let du = String::from_utf8(du.stdout).unwrap();
+    assert_eq!(text(&used["diskBytes"]), du.split('\t').next().unwrap());
+    let state: Value =
+        serde_json::from_slice(&std::fs::read(home.join("state.json")).unwrap()).unwrap();
+    let leader = state["process"]["pid"].to_string();
+    // As `ps` reads them: the processes of the group, and what each has in memory.
+    let status = std::fs::read_dir("/proc").unwrap().flatten();
+    let status = status.filter_map(|it| std::fs::read_to_string(it.path().join("status")).ok());
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|it| it.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().last().filter(|it| *it != "kB").map_or_else(
+            || line.split_whitespace().next().unwrap_or_default().to_owned(),
+            str::to_owned,
+        )
+    };
+    let ours = status.filter(|it| field(it, "NSpgid:") == leader);
+    let ps: i64 = ours.map(|it| field(&it, "VmRSS:").parse::<i64>().unwrap_or_default()).sum();
+    let memory: i64 = text(&used["memoryBytes"]).parse().unwrap();
+    assert!((memory / 1024 - ps).abs() <= ps / 10, "{memory} bytes, and ps says {ps} KiB");
+
+    it.repository.commit("");
+    it.run("Deploy", &two, json!({})).await;
+    assert_eq!(overview().await["status"], "PROJECT_STATUS_DEGRADED");
+    stop_deployments(suite.folder());
+    suite.finish().await;
+}

@@ -29,6 +29,7 @@ mod outbox;
 mod pages;
 mod projects;
 mod provider;
+mod pushes;
 mod races;
 mod raw;
 mod servers;

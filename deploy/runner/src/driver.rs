@@ -26,6 +26,8 @@ pub struct About {
 pub struct Done {
     /// The commit that serves.
     pub commit: String,
+    /// The first line of its message, and who wrote it.
+    pub about: (String, String),
     /// Where it serves; empty if nothing does.
     pub url: String,
     /// What a look found.

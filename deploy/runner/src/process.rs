@@ -182,7 +182,7 @@ impl Driver for Processes {
             return Ok(Done {
                 commit: known.commit.clone(),
                 url: self.url(&known),
-                observed: None,
+                ..Done::default()
             });
         }
         let (commit, built) = self.fetch(lease, &home, &known, report).await?;
@@ -207,7 +207,8 @@ impl Driver for Processes {
         home.write(&known).await?;
         home.sweep(&known).await?;
         report.step("done", STEPS, STEPS, format!("serving on {}", self.url(&known))).await;
-        Ok(Done { commit, url: self.url(&known), observed: None })
+        let about = self.about_commit(&home, &lease.release).await;
+        Ok(Done { commit, about, url: self.url(&known), ..Done::default() })
     }
 
     async fn start(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
@@ -219,7 +220,7 @@ impl Driver for Processes {
             self.start_release(lease, &home, &mut known).await?;
         }
         report.step("done", 2, 2, format!("serving on {}", self.url(&known))).await;
-        Ok(Done { commit: known.commit.clone(), url: self.url(&known), observed: None })
+        Ok(Done { commit: known.commit.clone(), url: self.url(&known), ..Done::default() })
     }
 
     async fn stop(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
@@ -273,7 +274,7 @@ impl Driver for Processes {
         let observed = known.observed();
         report.say(vec![format!("found: {}", observed.as_str_name())]).await;
         let url = if observed == Observed::Running { self.url(&known) } else { String::new() };
-        Ok(Done { commit: known.commit, url, observed: Some(observed) })
+        Ok(Done { commit: known.commit, url, observed: Some(observed), ..Done::default() })
     }
 
     async fn copy(&self, lease: &Lease, report: &Reporter) -> Result<Done> {

@@ -151,6 +151,8 @@ impl Job {
             End::Worked(Ok(it)) => {
                 finish.observed = it.observed.unwrap_or_default().into();
                 (finish.commit, finish.url) = (it.commit, it.url);
+                finish.commit_subject = printable(&it.about.0, 500).replace('\n', " ");
+                finish.commit_author = printable(&it.about.1, 200).replace('\n', " ");
             }
             End::Worked(Err(error)) => {
                 tracing::info!(task = lease.task_id, error = format!("{error:#}"), "a task failed");

@@ -5,6 +5,8 @@
 //! | blueprints | `project` |
 //! | deployed branches and their states | `environment` |
 //! | units of work, their leases and logs | `task` |
+//! | what programs are told | `variable` |
+//! | pushes that deploy | `push` |
 //! | the machines that they run on | `server` |
 //! | where code may come from | `repository` |
 //! | what follows from the end of an organization | `organization`, `reactions` |
@@ -12,10 +14,12 @@
 mod environment;
 mod organization;
 mod project;
+mod push;
 mod reactions;
 mod repository;
 mod server;
 mod task;
+mod variable;
 
 use api::project::{
     environment_service_server::EnvironmentServiceServer,
@@ -31,18 +35,22 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.database("project", &MIGRATIONS);
     let (access, pager) = (host.access(), host.pager());
     let identity = host.client("project", "identity");
+    let vault = variable::Vault::new(host.key());
     host.rpc(ProjectServiceServer::new(project::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
         identity: identity.clone(),
         local_repositories: host.config().local_repositories,
+        base_url: host.config().base_url(),
+        seal: host.key().derive("push secrets"),
     }));
     host.rpc(EnvironmentServiceServer::new(environment::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
         identity: identity.clone(),
+        vault: vault.clone(),
     }));
     host.rpc(ServerServiceServer::new(server::rpc::Rpc {
         db: db.clone(),
@@ -53,8 +61,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let draining = host.draining();
     host.rpc(RunnerServiceServer::new(task::runner::Rpc {
         db: db.clone(),
+        vault,
         draining: draining.clone(),
     }));
+    let hook = push::hook::Hook { project: host.client("project", "project") };
+    host.site(push::hook::PATHS, hook);
     host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager, draining }));
     let swept = db.clone();
     host.task("the look at silent servers", move |stop| reactions::sweep(swept, stop));

@@ -2,6 +2,7 @@
 
 pub(crate) mod deletion;
 pub(crate) mod edit;
+mod overview;
 pub(crate) mod production;
 pub(crate) mod rpc;
 pub(crate) mod store;

@@ -110,6 +110,8 @@ pub(crate) struct Task {
     pub(crate) lease_id: Option<Uuid>,
     pub(crate) lease_ends_at: Option<OffsetDateTime>,
     pub(crate) attempts: i32,
+    pub(crate) commit_subject: String,
+    pub(crate) commit_author: String,
 }
 
 /// What is asked of a runner.
@@ -214,6 +216,8 @@ impl Task {
             lease_id: None,
             lease_ends_at: None,
             attempts: 0,
+            commit_subject: String::new(),
+            commit_author: String::new(),
         }
     }
 

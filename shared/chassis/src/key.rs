@@ -85,6 +85,12 @@ pub fn mac(secret: &Secret, parts: &[&[u8]]) -> Secret {
     context.sign().as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
+/// HMAC-SHA-256 of a body, as others compute it.
+pub fn hmac_sha256(secret: &[u8], body: &[u8]) -> Secret {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body);
+    tag.as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
 /// SHA-256.
 pub fn hash(bytes: &[u8]) -> Secret {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);

@@ -10,8 +10,8 @@ use tonic::{body::Body, metadata::MetadataValue};
 
 use crate::id;
 
-/// A form may be so large.
-const FORM_BYTES_MAX: usize = 64 * 1024;
+/// What is sent may be so large.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the calls of one visit may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +32,9 @@ pub struct Visit {
     pub path: String,
     /// The fields of the form, if it is one.
     pub form: BTreeMap<String, String>,
+    /// What was sent, as it came.
+    pub body: Bytes,
+    headers: HeaderMap,
     address: String,
     user_agent: String,
     request_id: String,
@@ -41,6 +44,11 @@ impl Visit {
     /// A field of the form; empty if it has none of this name.
     pub fn field(&self, name: &str) -> &str {
         self.form.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// A header; empty if it is missing, or no text.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default()
     }
 
     /// A call on behalf of the visitor, with their credential, if they have one.
@@ -73,11 +81,12 @@ impl Sites {
         self.0.iter().find(|(prefix, _)| path.starts_with(prefix)).map(|it| &it.1)
     }
 
-    /// Whether a request is a browser's, not a call.
-    pub(crate) fn take(request: &Request<Body>) -> bool {
+    /// Whether a request is for a site, not a call.
+    pub(crate) fn take(&self, request: &Request<Body>) -> bool {
         let kind = request.headers().get(header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
-        !grpc && (request.method() != Method::POST || kind.is_some_and(is_form))
+        let ours = || self.find(request.uri().path()).is_some();
+        !grpc && (request.method() != Method::POST || kind.is_some_and(is_form) || ours())
     }
 
     /// Answers a browser. `address` is where it is.
@@ -91,7 +100,7 @@ impl Sites {
                 text.to_owned(),
             ));
         };
-        let body = match Limited::new(body, FORM_BYTES_MAX).collect().await {
+        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(_) => {
                 return whole(page(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", String::new()));
@@ -101,8 +110,10 @@ impl Sites {
             method: if parts.method == Method::HEAD { Method::GET } else { parts.method },
             path: parts.uri.path().to_owned(),
             form: form(&parts.headers, &body),
-            address,
             user_agent: text(&parts.headers, header::USER_AGENT),
+            headers: parts.headers,
+            body,
+            address,
             request_id: id::new().to_string(),
         };
         whole(site.visit(visit).await)

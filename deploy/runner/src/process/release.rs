@@ -86,6 +86,14 @@ impl Processes {
         Ok(self.git(home, folder, &["rev-parse", "HEAD"]).await?.trim().to_owned())
     }
 
+    /// What a commit says of itself: the first line of its message, and who wrote it.
+    pub(super) async fn about_commit(&self, home: &Home, release: &str) -> (String, String) {
+        let format = ["log", "-1", "--format=%s%n%an"];
+        let said = self.git(home, &home.release(release), &format).await.unwrap_or_default();
+        let (subject, author) = said.trim().split_once('\n').unwrap_or((said.trim(), ""));
+        (subject.to_owned(), author.to_owned())
+    }
+
     async fn git(&self, home: &Home, folder: &Path, arguments: &[&str]) -> Result<String> {
         let mut git = self.plain(home, "git", folder);
         git.args(arguments);
@@ -163,7 +171,7 @@ impl Processes {
         self.start_release(lease, &to, &mut known).await?;
         let (commit, url) = (known.commit.clone(), self.url(&known));
         report.step("done", 3, 3, format!("serving on {url}")).await;
-        Ok(Done { commit, url, observed: None })
+        Ok(Done { commit, url, ..Done::default() })
     }
 
     /// Puts a copy of a folder in place of another, for the environment's account.

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     project, server,
     task::{self, Cause, Order, Task},
+    variable,
 };
 
 impl Rpc {
@@ -137,6 +138,7 @@ pub(super) async fn clone(
     if existing.is_some() {
         return begin(tx, grant, target, order).await;
     }
+    variable::store::copy(tx, &source, target.id).await?;
     server::store::require_reachable(tx, target.server_id).await?;
     let by = (grant.account().user_id, Cause::User);
     store::begin(tx, target.fill(order, by, tx.now)).await

@@ -13,6 +13,7 @@ use crate::{
     project::production::may_deploy,
     server,
     task::{self, Kind, Order},
+    variable::{self, Vault},
 };
 
 pub(crate) struct Rpc {
@@ -20,6 +21,7 @@ pub(crate) struct Rpc {
     pub(crate) access: Access,
     pub(crate) pager: Pager,
     pub(crate) identity: Link,
+    pub(crate) vault: Vault,
 }
 
 /// A call that only queues a task of a kind.
@@ -250,6 +252,27 @@ impl EnvironmentService for Rpc {
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let destroy = async |tx: &mut Tx| destroy(tx, &grant, it).await;
         reply(self.db.write(&call, destroy).await?)
+    }
+
+    async fn list_variables(
+        &self,
+        request: Request<pb::ListVariablesRequest>,
+    ) -> Reply<pb::ListVariablesResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        reply(variable::rpc::list(&self.db, &grant, it).await?)
+    }
+
+    async fn set_variables(
+        &self,
+        request: Request<pb::SetVariablesRequest>,
+    ) -> Reply<pb::SetVariablesResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let set = async |tx: &mut Tx| variable::rpc::set(tx, &grant, it, &self.vault).await;
+        reply(self.db.write(&call, set).await?)
     }
 
     async fn suspend_environments(

@@ -9,13 +9,14 @@ use api::{
     project::{self as pb, project_service_server::ProjectService},
 };
 use chassis::{
-    Access, Call, Db, Error, ProjectId, Reply, Tx, error::remote, link::Link, page::Pager, reply,
+    Access, Call, Db, Error, ProjectId, Reply, Tx, error::remote, key, link::Link, page::Pager,
+    reply,
 };
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{Draft, Project, deletion, free_slug, slug, store, wire};
-use crate::{environment, organization, repository::wrong_url, server};
+use super::{Draft, Project, deletion, free_slug, overview, slug, store, wire};
+use crate::{environment, organization, push, repository::wrong_url, server};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -23,6 +24,10 @@ pub(crate) struct Rpc {
     pub(crate) pager: Pager,
     pub(crate) identity: Link,
     pub(crate) local_repositories: bool,
+    /// Where git servers find this one.
+    pub(crate) base_url: String,
+    /// Seals the secrets of push webhooks.
+    pub(crate) seal: key::Secret,
 }
 
 #[tonic::async_trait]
@@ -99,6 +104,54 @@ impl ProjectService for Rpc {
             projects: rows.iter().map(Into::into).collect(),
             next_page_token,
         })
+    }
+
+    async fn get_project_overview(
+        &self,
+        request: Request<pb::GetProjectOverviewRequest>,
+    ) -> Reply<pb::GetProjectOverviewResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let overview = Some(overview::read(&self.db, &grant).await?);
+        reply(pb::GetProjectOverviewResponse { overview })
+    }
+
+    async fn rotate_push_secret(
+        &self,
+        request: Request<pb::RotatePushSecretRequest>,
+    ) -> Reply<pb::RotatePushSecretResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let (secret, sealed) = push::secret::make(&self.seal, grant.project_id());
+        let rotate = async |tx: &mut Tx| {
+            let rotated = push::secret::rotated(&grant);
+            let place = (grant.org_id(), grant.project_id());
+            push::store::rotate(tx, place, &sealed, rotated).await?;
+            let url = format!("{}/hooks/push/{}", self.base_url, grant.project_id());
+            Ok(pb::RotatePushSecretResponse { url, secret })
+        };
+        reply(self.db.write(&call, rotate).await?)
+    }
+
+    async fn receive_push(
+        &self,
+        request: Request<pb::ReceivePushRequest>,
+    ) -> Reply<pb::ReceivePushResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let org_id = push::secret::check(&self.db, &self.seal, it).await?;
+        let push = match push::read(&it.event, &it.body) {
+            Ok(push) => push,
+            Err(push::Ignored(why)) => {
+                let ignored = why.to_owned();
+                return reply(pb::ReceivePushResponse { ignored, ..Default::default() });
+            }
+        };
+        let place = (org_id, it.project_id.parse()?);
+        let follow = async |tx: &mut Tx| push::deploy::follow(tx, place, &push).await;
+        reply(self.db.write(&call, follow).await?)
     }
 
     async fn update_project(

@@ -15,12 +15,14 @@ use super::{
 };
 use crate::{
     environment::{self, Environment, EnvironmentId},
-    project,
+    project, push,
     server::{self, Agent, heartbeat},
+    variable::{self, Vault},
 };
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
+    pub(crate) vault: Vault,
     /// Nobody waits for work while the process ends.
     pub(crate) draining: CancellationToken,
 }
@@ -49,7 +51,7 @@ impl RunnerService for Rpc {
                 let Some(place) = store::waiting(tx, &agent).await? else {
                     return Ok(pb::LeaseTaskResponse { lease: None });
                 };
-                Ok(pb::LeaseTaskResponse { lease: take(tx, &agent, place).await? })
+                Ok(pb::LeaseTaskResponse { lease: take(tx, &agent, place, &self.vault).await? })
             };
             let answer = self.db.write(&call, lease).await?;
             let now = tokio::time::Instant::now();
@@ -102,7 +104,9 @@ impl RunnerService for Rpc {
                 store::place(tx, id, agent.server_id).await?;
             let environment =
                 environment::store::lock(tx, (org_id, project_id), environment_id).await?;
-            let task = store::lock(tx, org_id, id).await?.finish(lease_id, &outcome, tx.now)?;
+            let mut task = store::lock(tx, org_id, id).await?.finish(lease_id, &outcome, tx.now)?;
+            (task.commit_subject, task.commit_author) =
+                (it.commit_subject.clone(), it.commit_author.clone());
             over(tx, environment, task, outcome).await?;
             Ok(pb::FinishTaskResponse {})
         };
@@ -174,11 +178,12 @@ pub(crate) async fn over(
     }
     let ended = environment.finish(task, outcome, tx.now);
     let destroyed = ended.state().0.state == environment::State::Deleted;
+    let id = ended.state().0.id;
     environment::store::end(tx, ended).await?;
     if destroyed {
-        project::deletion::go_on(tx, place).await?;
+        return project::deletion::go_on(tx, place).await;
     }
-    Ok(())
+    push::deploy::catch_up(tx, place, id).await
 }
 
 /// Hands the active task of an environment to the caller, or ends it.
@@ -186,6 +191,7 @@ async fn take(
     tx: &mut Tx,
     agent: &Agent,
     (org_id, project_id, environment_id): (OrgId, ProjectId, EnvironmentId),
+    vault: &Vault,
 ) -> Result<Option<pb::Lease>> {
     let mut environment =
         environment::store::lock(tx, (org_id, project_id), environment_id).await?;
@@ -208,10 +214,19 @@ async fn take(
             return Ok(None);
         }
     };
-    lease(tx, task, environment).await.map(Some)
+    lease(tx, task, environment, vault).await.map(Some)
 }
 
-async fn lease(tx: &mut Tx, task: Task, environment: Environment) -> Result<pb::Lease> {
+async fn lease(
+    tx: &mut Tx,
+    task: Task,
+    environment: Environment,
+    vault: &Vault,
+) -> Result<pb::Lease> {
+    let mut variables = vec![];
+    for it in variable::store::load(tx, &environment).await? {
+        variables.push(vault.open(environment.org_id, it)?);
+    }
     let place = (task.org_id, task.project_id);
     let project = project::store::load(tx, place).await?;
     let source = match task.source_environment_id {
@@ -220,6 +235,7 @@ async fn lease(tx: &mut Tx, task: Task, environment: Environment) -> Result<pb::
         }
         _ => None,
     };
+    variables.extend(environment::wire::variables(&project, &environment, &task));
     let release = match task.kind {
         super::Kind::Deploy | super::Kind::Promote | super::Kind::Clone => Some(task.id),
         super::Kind::Rollback => task.deployment_id,
@@ -241,6 +257,6 @@ async fn lease(tx: &mut Tx, task: Task, environment: Environment) -> Result<pb::
             .map(String::from)
             .unwrap_or_default(),
         resources: Some(environment::wire::resources(environment.room())),
-        variables: environment::wire::variables(&project, &environment, &task),
+        variables,
     })
 }

@@ -22,12 +22,15 @@ macro_rules! tasks {
                     steps_completed, total_steps, error_message, triggered_by, cause, server_id, branch,
                     commit,
                     modules, source_environment_id, deployment_id, retry_of, rolled_back, cancel_requested,
-                    created_at, started_at, completed_at, lease_id, lease_ends_at, attempts
+                    created_at, started_at, completed_at, lease_id, lease_ends_at, attempts, commit_subject,
+                    commit_author
              from task " + $rest
             $(, $argument)*
         )
     };
 }
+
+pub(crate) use tasks;
 
 /// Stores a new task.
 pub(crate) async fn insert(tx: &mut Tx, it: &Task) -> Result<()> {
@@ -64,7 +67,8 @@ pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
     query!(
         "update task set state = $3, progress_percent = $4, current_step = $5, steps_completed = $6,
              total_steps = $7, error_message = $8, server_id = $9, commit = $10, cancel_requested = $11,
-             started_at = $12, completed_at = $13, lease_id = $14, lease_ends_at = $15, attempts = $16
+             started_at = $12, completed_at = $13, lease_id = $14, lease_ends_at = $15, attempts = $16,
+             commit_subject = $17, commit_author = $18
          where org_id = $1 and id = $2",
         it.org_id as _,
         it.id as _,
@@ -82,6 +86,8 @@ pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
         it.lease_id,
         it.lease_ends_at,
         it.attempts,
+        it.commit_subject,
+        it.commit_author,
     )
     .execute(tx.conn())
     .await?;

@@ -35,6 +35,8 @@ fn queued(kind: Kind) -> Task {
         lease_id: None,
         lease_ends_at: None,
         attempts: 0,
+        commit_subject: String::new(),
+        commit_author: String::new(),
     }
 }
 

@@ -78,6 +78,8 @@ impl From<&Task> for pb::Task {
             cancel_requested: it.cancel_requested,
             steps_completed: it.steps_completed,
             total_steps: it.total_steps,
+            commit_subject: it.commit_subject.clone(),
+            commit_author: it.commit_author.clone(),
         }
     }
 }

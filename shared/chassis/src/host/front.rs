@@ -48,7 +48,7 @@ impl Service<Request<Body>> for Front {
             let answer = self.operator.call(request);
             return Box::pin(answer);
         }
-        if Sites::take(&request) {
+        if self.sites.take(&request) {
             let address = origin::address(&request, self.stack.proxies());
             let answer = self.sites.clone().serve(request, address);
             return Box::pin(async { Ok(answer.await) });
