@@ -218,3 +218,42 @@ async fn a_task_whose_runners_go_silent_fails() {
     assert_eq!(it.state(&id).await, "ERROR");
     suite.finish().await;
 }
+
+/// 2.3: what the platform pauses it lifts; its person does neither start nor resume it meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_platform_pauses_only_it_lets_go_on() {
+    let suite = Suite::start().await;
+    let it = Hosting::new(&suite).await;
+    let id = it.environment("main", "DEVELOPMENT").await;
+    it.run("Deploy", &id, json!({})).await;
+    let billing = suite.billing_of_projects();
+    let ask = api::project::SuspendEnvironmentsRequest {
+        org_id: it.world.org.clone(),
+        reason: api::project::PauseReason::Billing.into(),
+        ..Default::default()
+    };
+    let suspended = billing.clone().suspend_environments(ask.clone()).await.unwrap().into_inner();
+    assert_eq!(suspended.suspended, 1);
+    let now = it.get(&id).await;
+    assert_eq!(
+        (&now["state"], &now["pauseReason"]),
+        (&json!("ENVIRONMENT_STATE_PAUSED"), &json!("PAUSE_REASON_BILLING"))
+    );
+    let quiet = "select count(*) from project.task where state in ('queued', 'running')";
+    eventually("the pause", async || (suite.count(quiet).await == 0).then_some(())).await;
+    for verb in ["Resume", "Stop", "Start", "Deploy"] {
+        assert_eq!(it.refused(verb, &id, json!({})).await, "INVALID_STATE", "{verb}");
+    }
+    assert_eq!(it.page(&id, "/").await, "", "it gets no processor time");
+    let lift = api::project::LiftSuspensionsRequest {
+        org_id: ask.org_id,
+        reason: ask.reason,
+        ..Default::default()
+    };
+    let lifted = billing.clone().lift_suspensions(lift).await.unwrap().into_inner();
+    assert_eq!(lifted.lifted, 1);
+    eventually("RUNNING", async || (it.state(&id).await == "RUNNING").then_some(())).await;
+    assert!(it.page(&id, "/").await.starts_with("one"));
+    testkit::stop_deployments(suite.folder());
+    suite.finish().await;
+}

@@ -54,17 +54,28 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A runner that serves this machine only.
-    pub fn local(folder: PathBuf) -> Self {
+    /// A runner that serves this machine only. Its name is kept in its folder: another folder is another
+    /// server.
+    pub fn local(folder: PathBuf) -> anyhow::Result<Self> {
         let bind = std::net::Ipv4Addr::LOCALHOST.into();
-        Self { name: "local".to_owned(), folder, bind, address: "127.0.0.1".to_owned() }
+        std::fs::create_dir_all(&folder)?;
+        let file = folder.join("name");
+        let name = match std::fs::read_to_string(&file) {
+            Ok(name) => name.trim().to_owned(),
+            Err(_) => {
+                let name = format!("shared-{}", &chassis::id::new().to_string()[24..]);
+                std::fs::write(&file, &name).context("the runner's name cannot be written")?;
+                name
+            }
+        };
+        Ok(Self { name, folder, bind, address: "127.0.0.1".to_owned() })
     }
 }
 
 /// Adds a runner to a process; its server is shared.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let project = host.client("runner", "project");
-    let settings = Settings::local(host.folder().path().join("runner"));
+    let settings = Settings::local(host.folder().path().join("runner"))?;
     let desk = Arc::new(Remote { client: RunnerServiceClient::new(project), bearer: None });
     host.task("the runner", move |stop| run(desk, settings, stop));
     Ok(())

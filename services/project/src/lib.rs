@@ -5,12 +5,14 @@
 //! | blueprints | `project` |
 //! | deployed branches and their states | `environment` |
 //! | units of work, their leases and logs | `task` |
+//! | who works on a project | `collaborator` |
 //! | what programs are told | `variable` |
 //! | pushes that deploy | `push` |
 //! | the machines that they run on | `server` |
 //! | where code may come from | `repository` |
 //! | what follows from the end of an organization | `organization`, `reactions` |
 
+mod collaborator;
 mod environment;
 mod organization;
 mod project;
@@ -22,6 +24,7 @@ mod task;
 mod variable;
 
 use api::project::{
+    collaborator_service_server::CollaboratorServiceServer,
     environment_service_server::EnvironmentServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
     server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
@@ -35,6 +38,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.database("project", &MIGRATIONS);
     let (access, pager) = (host.access(), host.pager());
     let identity = host.client("project", "identity");
+    let invitation = host.client("project", "invitation");
     let vault = variable::Vault::new(host.key());
     host.rpc(ProjectServiceServer::new(project::rpc::Rpc {
         db: db.clone(),
@@ -51,6 +55,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity: identity.clone(),
         vault: vault.clone(),
+    }));
+    host.rpc(CollaboratorServiceServer::new(collaborator::rpc::Rpc {
+        access: access.clone(),
+        identity: identity.clone(),
+        invitation,
     }));
     host.rpc(ServerServiceServer::new(server::rpc::Rpc {
         db: db.clone(),

@@ -8,6 +8,7 @@ use std::{
 use api::{check::Check, error::Reason, event as pb};
 use secrecy::{ExposeSecret, SecretString};
 use time::{Duration, OffsetDateTime};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, metadata::MetadataValue};
 use uuid::Uuid;
 
@@ -84,6 +85,9 @@ pub struct Context {
     pub origin: pb::Origin,
     /// When the answer is no longer wanted.
     pub deadline: Instant,
+    /// Cancelled when nobody waits for the answer any more. Work that was begun goes on; waiting for some
+    /// is of no use.
+    pub gone: CancellationToken,
     /// The change that the answer must know of, as its caller says.
     pub known: Option<String>,
     /// The newest state of access that the call has seen; goes back to its caller.

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Code, Status,
     body::Body,
@@ -146,8 +146,12 @@ impl Shared {
             Err(_) => return late(&rule, budget),
         };
         let known = origin::text(request.headers(), CONSISTENCY_TOKEN);
+        let gone = CancellationToken::new();
+        // Dropped with this future, which is when its client has gone, or has its answer.
+        let _here = gone.clone().drop_guard();
         let context = Arc::new(Context {
             rule: rule.clone(),
+            gone,
             account,
             service,
             origin,

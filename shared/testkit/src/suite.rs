@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use api::{
     identity::{self as pb, organization_service_client::OrganizationServiceClient},
     invitation::{self as inv, alert_service_client::AlertServiceClient},
+    project::environment_service_client::EnvironmentServiceClient,
 };
 use chassis::{
     Clock, Config, Host,
@@ -71,6 +72,7 @@ pub struct Suite {
     /// The billing system's way to identity.
     pub billing: Link,
     monitoring: Link,
+    hosting: Link,
     options: Options,
     database: Database,
     folder: TempDir,
@@ -119,6 +121,7 @@ impl Suite {
         let mut host = install(host);
         let billing = host.client("billing", "identity");
         let monitoring = host.client("monitoring", "invitation");
+        let hosting = host.client("billing", "project");
 
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
@@ -142,6 +145,7 @@ impl Suite {
             address,
             billing,
             monitoring,
+            hosting,
             options,
             database,
             folder,
@@ -181,6 +185,11 @@ impl Suite {
             ..Default::default()
         };
         billing.set_subscription(request).await.expect("billing is heard");
+    }
+
+    /// The billing system's way to projects.
+    pub fn billing_of_projects(&self) -> EnvironmentServiceClient<Link> {
+        EnvironmentServiceClient::new(self.hosting.clone())
     }
 
     /// What a monitoring system reports.

@@ -93,6 +93,13 @@ impl AccessService for Bare {
         elsewhere()
     }
 
+    async fn list_project_holders(
+        &self,
+        _: Request<pb::ListProjectHoldersRequest>,
+    ) -> Reply<pb::ListProjectHoldersResponse> {
+        elsewhere()
+    }
+
     async fn explain(&self, _: Request<pb::ExplainRequest>) -> Reply<pb::ExplainResponse> {
         elsewhere()
     }

@@ -26,6 +26,11 @@ impl Words {
         self.names.get(&id).cloned().unwrap_or_else(|| id.to_string())
     }
 
+    /// The address of a member.
+    pub(crate) fn address(&self, user_id: &str) -> String {
+        Uuid::try_parse(user_id).map(|it| self.name(it)).unwrap_or_default()
+    }
+
     /// A step, with the event that made it true.
     fn step(
         &self,

@@ -135,6 +135,24 @@ impl AccessService for Rpc {
         })
     }
 
+    async fn list_project_holders(
+        &self,
+        request: Request<pb::ListProjectHoldersRequest>,
+    ) -> Reply<pb::ListProjectHoldersResponse> {
+        let call = Call::of(request)?;
+        let it = &call.message;
+        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let wish = wire::wish("permission", "project.metadata.view", &it.project_id, false)?;
+        let snapshot = self.newest(grant.org_id()).await?;
+        let words = self.words(&snapshot, None).await?;
+        let holders = explain::holders(&snapshot, &words, &wish);
+        reply(pb::ListProjectHoldersResponse {
+            emails: holders.iter().map(|it| words.address(&it.user_id)).collect(),
+            holders,
+            consistency_token: consistency_token(snapshot.org_id, snapshot.version),
+        })
+    }
+
     async fn explain(&self, request: Request<pb::ExplainRequest>) -> Reply<pb::ExplainResponse> {
         let call = Call::of(request)?;
         let it = &call.message;

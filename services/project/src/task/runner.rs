@@ -47,6 +47,9 @@ impl RunnerService for Rpc {
             let changed = self.db.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            if call.gone.is_cancelled() {
+                return reply(pb::LeaseTaskResponse { lease: None });
+            }
             let lease = async |tx: &mut Tx| {
                 let Some(place) = store::waiting(tx, &agent).await? else {
                     return Ok(pb::LeaseTaskResponse { lease: None });
@@ -55,13 +58,16 @@ impl RunnerService for Rpc {
             };
             let answer = self.db.write(&call, lease).await?;
             let now = tokio::time::Instant::now();
-            if answer.lease.is_some() || now >= until || self.draining.is_cancelled() {
+            let enough = now >= until || self.draining.is_cancelled() || call.gone.is_cancelled();
+            if answer.lease.is_some() || enough {
                 return reply(answer);
             }
             tokio::select! {
                 () = changed => {}
                 () = tokio::time::sleep(LOOK.min(until - now)) => {}
                 () = self.draining.cancelled() => {}
+                // A task that is handed to nobody would wait for the end of its lease.
+                () = call.gone.cancelled() => return reply(answer),
             }
         }
     }
