@@ -60,13 +60,12 @@ impl Settings {
         let bind = std::net::Ipv4Addr::LOCALHOST.into();
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("name");
-        let name = match std::fs::read_to_string(&file) {
-            Ok(name) => name.trim().to_owned(),
-            Err(_) => {
-                let name = format!("shared-{}", &chassis::id::new().to_string()[24..]);
-                std::fs::write(&file, &name).context("the runner's name cannot be written")?;
-                name
-            }
+        let name = if let Ok(name) = std::fs::read_to_string(&file) {
+            name.trim().to_owned()
+        } else {
+            let name = format!("shared-{}", &chassis::id::new().to_string()[24..]);
+            std::fs::write(&file, &name).context("the runner's name cannot be written")?;
+            name
         };
         Ok(Self { name, folder, bind, address: "127.0.0.1".to_owned() })
     }
