@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use testkit::{Suite, eventually, stop_deployments};
+use testkit::{Suite, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -88,7 +88,6 @@ async fn a_push_becomes_a_page() {
         assert_eq!(tasks[0]["commitSubject"], "Change the page");
     }
     assert_eq!(it.state(&stays).await, "PENDING");
-    stop_deployments(suite.folder());
     suite.finish().await;
 }
 

@@ -254,6 +254,5 @@ async fn what_the_platform_pauses_only_it_lets_go_on() {
     assert_eq!(lifted.lifted, 1);
     eventually("RUNNING", async || (it.state(&id).await == "RUNNING").then_some(())).await;
     assert!(it.page(&id, "/").await.starts_with("one"));
-    testkit::stop_deployments(suite.folder());
     suite.finish().await;
 }

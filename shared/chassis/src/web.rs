@@ -10,7 +10,10 @@ use tonic::{body::Body, metadata::MetadataValue};
 
 use crate::id;
 
-/// What is sent may be so large.
+/// A form may be so large.
+const FORM_BYTES_MAX: usize = 64 * 1024;
+
+/// What a program sends may be so large.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the calls of one visit may take.
@@ -100,7 +103,9 @@ impl Sites {
                 text.to_owned(),
             ));
         };
-        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        let is_form = parts.headers.get(header::CONTENT_TYPE).is_some_and(is_form);
+        let max = if is_form { FORM_BYTES_MAX } else { BODY_BYTES_MAX };
+        let body = match Limited::new(body, max).collect().await {
             Ok(body) => body.to_bytes(),
             Err(_) => {
                 return whole(page(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", String::new()));

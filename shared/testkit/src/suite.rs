@@ -257,6 +257,7 @@ impl Suite {
         self.stop.cancel();
         self.running.await.expect("the suite does not panic").expect("the suite ends well");
         stop_deployments(self.folder.path());
+        stop_deployments(self.folder.path());
         self.pool.close().await;
         self.database.drop().await;
     }
