@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod attachments;
 mod authorization;
 mod bad_input;
 mod cancellation;

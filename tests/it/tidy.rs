@@ -91,7 +91,9 @@ fn sql_is_in_stores_and_names_its_columns() {
 }
 
 /// Tables whose rows belong to a tenant.
-const TENANT_TABLES: [&str; 16] = [
+const TENANT_TABLES: [&str; 18] = [
+    "attachment",
+    "instance",
     "server",
     "project",
     "environment",

@@ -65,6 +65,7 @@ impl Beat {
             environments,
             tasks: self.held.list(),
             shared_address: self.settings.address.clone(),
+            database_address: self.driver.database_address(),
         }
     }
 }

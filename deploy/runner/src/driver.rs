@@ -102,6 +102,10 @@ pub trait Driver: Send + Sync + 'static {
     async fn look(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
     /// Copies another environment of this server here, with its data.
     async fn copy(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Gives an environment its extra services, or takes them away.
+    async fn provision(&self, lease: &Lease, report: &Reporter) -> Result<Done>;
+    /// Where programs reach their databases; empty if there are none.
+    fn database_address(&self) -> String;
     /// Removes everything of an environment.
     async fn destroy(&self, environment_id: &str) -> Result<()>;
     /// Cleans up after a deployment that was let go of.

@@ -51,6 +51,8 @@ pub struct Settings {
     pub bind: std::net::IpAddr,
     /// Where they are reached, in their URLs.
     pub address: String,
+    /// The administrator of a PostgreSQL for them; without it the runner has one of its own.
+    pub database_url: Option<String>,
 }
 
 impl Settings {
@@ -67,7 +69,8 @@ impl Settings {
             std::fs::write(&file, &name).context("the runner's name cannot be written")?;
             name
         };
-        Ok(Self { name, folder, bind, address: "127.0.0.1".to_owned() })
+        let address = "127.0.0.1".to_owned();
+        Ok(Self { name, folder, bind, address, database_url: None })
     }
 }
 

@@ -7,10 +7,12 @@
 //! | fetching and building a version | `release` |
 //! | starting a program, its limits, what keeps it from others | `launch`, `account`, `limits` |
 //! | ending what runs | `group` |
+//! | the databases of environments | `databases` |
 //! | what runs and what it uses | `figures`, `http` |
 //! | looking after what should run | `supervise` |
 
 mod account;
+mod databases;
 mod figures;
 mod group;
 mod home;
@@ -29,7 +31,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use api::project::{Capacity, EnvironmentReport, Lease, Observed};
+use api::project::{Capacity, EnvironmentReport, Lease, Observed, Variable};
 use tokio::fs;
 
 use crate::{
@@ -37,6 +39,7 @@ use crate::{
     driver::{About, Done, Driver, Reporter},
 };
 use account::Accounts;
+use databases::Databases;
 use figures::Figures;
 use home::{Home, Known, Wanted};
 use launch::{Launch, Sandbox};
@@ -56,6 +59,7 @@ pub(crate) struct Processes {
     sandbox: Sandbox,
     limits: Limits,
     figures: Figures,
+    databases: Databases,
     /// Environments in which something is being done.
     busy: Mutex<HashSet<String>>,
 }
@@ -80,7 +84,9 @@ impl Processes {
         let (sandbox, limits) = (Sandbox::probe(&accounts), Limits::probe());
         tracing::info!(isolation = sandbox.word(), limits = limits.word(), "the runner works");
         let (figures, busy) = (Figures::default(), Mutex::default());
-        Ok(Self { settings, accounts, sandbox, limits, figures, busy })
+        let databases = folder.join("services");
+        let databases = Databases::new(databases, settings.database_url.clone());
+        Ok(Self { settings, accounts, sandbox, limits, figures, databases, busy })
     }
 
     fn home(&self, environment_id: &str) -> Home {
@@ -105,6 +111,21 @@ impl Processes {
     fn free_port(&self) -> Result<u16> {
         let listener = TcpListener::bind((self.settings.bind, 0)).context("no port is free")?;
         Ok(listener.local_addr()?.port())
+    }
+
+    /// The lease with what the program is told of its extra services, which are there now.
+    async fn provided(&self, lease: &Lease, report: &Reporter) -> Result<Lease> {
+        let mut lease = lease.clone();
+        for it in &lease.provisions {
+            let value = self.databases.provide(it).await;
+            let value =
+                value.with_context(|| format!("{} could not be provided", it.service_key))?;
+            let line = if value.is_some() { "is there" } else { "is gone" };
+            report.say(vec![format!("{} {line}", it.service_key)]).await;
+            let name = it.variable.clone();
+            lease.variables.extend(value.map(|value| Variable { name, value }));
+        }
+        Ok(lease)
     }
 
     /// Starts a version beside what runs and waits until it serves.
@@ -175,6 +196,7 @@ impl Driver for Processes {
         let _busy = self.hold(&lease.environment_id);
         let home = self.home(&lease.environment_id);
         home.prepare(&self.accounts).await?;
+        let lease = &self.provided(lease, report).await?;
         let mut known = home.read().await;
         if known.release == lease.release && known.runs() {
             // An earlier runner did it all, but did not live to say so.
@@ -217,6 +239,7 @@ impl Driver for Processes {
         let mut known = home.read().await;
         report.step("start", 1, 2, "starting").await;
         if !known.runs() {
+            let lease = &self.provided(lease, report).await?;
             self.start_release(lease, &home, &mut known).await?;
         }
         report.step("done", 2, 2, format!("serving on {}", self.url(&known))).await;
@@ -283,6 +306,18 @@ impl Driver for Processes {
         self.copy_environment(lease, report).await
     }
 
+    async fn provision(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
+        let _busy = self.hold(&lease.environment_id);
+        report.step("provision", 1, 2, "looking after extra services").await;
+        self.provided(lease, report).await?;
+        report.step("done", 2, 2, "the program finds them from its next start on").await;
+        Ok(Done::default())
+    }
+
+    fn database_address(&self) -> String {
+        self.databases.address()
+    }
+
     async fn destroy(&self, environment_id: &str) -> Result<()> {
         let _busy = self.hold(environment_id);
         let home = self.home(environment_id);
@@ -293,6 +328,9 @@ impl Driver for Processes {
         }
         self.accounts.end_all(&home);
         self.limits.forget(home.id());
+        if self.databases.is_there() {
+            self.databases.remove(&databases::name(environment_id)).await?;
+        }
         match fs::remove_dir_all(home.path()).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("{} cannot be removed", home.path().display()))
@@ -313,6 +351,7 @@ impl Driver for Processes {
     }
 
     async fn tend(&self) {
+        self.databases.adopt().await;
         self.mend_all().await;
     }
 

@@ -33,6 +33,10 @@ struct Arguments {
     /// The address that deployed programs listen on.
     #[arg(long, env = "TENANTRY_RUNNER_BIND", default_value = "127.0.0.1")]
     bind: IpAddr,
+    /// The administrator of a PostgreSQL on which environments get their databases, `postgres://…`. Without
+    /// it the runner starts one of its own when the first is needed.
+    #[arg(long, env = "TENANTRY_RUNNER_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
     /// What is logged, as `tracing` filters say.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
@@ -57,6 +61,7 @@ async fn run(it: Arguments) -> anyhow::Result<()> {
         address: it.address.unwrap_or_else(|| it.bind.to_string()),
         folder: it.data_dir,
         bind: it.bind,
+        database_url: it.database_url,
     };
     let stop = CancellationToken::new();
     let desk = Arc::new(Remote { client, bearer: Some(bearer) });

@@ -121,6 +121,7 @@ impl Job {
             TaskKind::Resume => driver.resume(lease, &report).await,
             TaskKind::Sync => driver.look(lease, &report).await,
             TaskKind::Clone => driver.copy(lease, &report).await,
+            TaskKind::Provision => driver.provision(lease, &report).await,
             TaskKind::Destroy => {
                 driver.destroy(&lease.environment_id).await.map(|()| Done::default())
             }

@@ -7,11 +7,13 @@
 //! | units of work, their leases and logs | `task` |
 //! | who works on a project | `collaborator` |
 //! | what programs are told | `variable` |
+//! | extra services | `attachment` |
 //! | pushes that deploy | `push` |
 //! | the machines that they run on | `server` |
 //! | where code may come from | `repository` |
 //! | what follows from the end of an organization | `organization`, `reactions` |
 
+mod attachment;
 mod collaborator;
 mod environment;
 mod organization;
@@ -24,6 +26,7 @@ mod task;
 mod variable;
 
 use api::project::{
+    attachment_service_server::AttachmentServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
     environment_service_server::EnvironmentServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
@@ -54,6 +57,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         access: access.clone(),
         pager: pager.clone(),
         identity: identity.clone(),
+        vault: vault.clone(),
+    }));
+    host.rpc(AttachmentServiceServer::new(attachment::rpc::Rpc {
+        db: db.clone(),
+        access: access.clone(),
         vault: vault.clone(),
     }));
     host.rpc(CollaboratorServiceServer::new(collaborator::rpc::Rpc {

@@ -54,6 +54,8 @@ pub(crate) struct Server {
     pub(crate) isolation: String,
     pub(crate) limits: String,
     pub(crate) runner_version: String,
+    /// Where programs reach its databases; empty if there are none.
+    pub(crate) database_address: String,
     pub(crate) last_seen_at: Option<OffsetDateTime>,
     pub(crate) version: i64,
     pub(crate) created_at: OffsetDateTime,
@@ -163,6 +165,7 @@ impl Server {
             isolation: String::new(),
             limits: String::new(),
             runner_version: String::new(),
+            database_address: String::new(),
             last_seen_at: None,
             version: 1,
             created_at: now,

@@ -55,6 +55,8 @@ pub(crate) enum Kind {
     Clone,
     Promote,
     Destroy,
+    /// Gives extra services, or takes them away.
+    Provision,
 }
 
 /// What a task came from.

@@ -51,7 +51,8 @@ impl Vault {
         self.0.derive(&format!("variables of {org_id}"))
     }
 
-    fn seal(&self, org_id: OrgId, name: &str, value: &str) -> Vec<u8> {
+    /// A value as it is kept.
+    pub(crate) fn seal(&self, org_id: OrgId, name: &str, value: &str) -> Vec<u8> {
         key::seal(&self.secret(org_id), name.as_bytes(), value.as_bytes())
     }
 
@@ -62,16 +63,18 @@ impl Vault {
         mac[..8].iter().map(|it| format!("{it:02x}")).collect()
     }
 
+    /// A value as it was.
+    pub(crate) fn unseal(&self, org_id: OrgId, name: &str, sealed: &[u8]) -> Result<String> {
+        let opened = key::open(&self.secret(org_id), name.as_bytes(), sealed);
+        let opened = opened.and_then(|it| String::from_utf8(it).ok());
+        Ok(opened.ok_or_else(|| anyhow::anyhow!("the value of {name} does not open"))?)
+    }
+
     /// A variable with its value, for the program.
     pub(crate) fn open(&self, org_id: OrgId, it: Variable) -> Result<pb::Variable> {
         let value = match (it.value, it.sealed) {
             (Some(value), _) => value,
-            (None, sealed) => {
-                let secret = self.secret(org_id);
-                let opened = key::open(&secret, it.name.as_bytes(), &sealed.unwrap_or_default());
-                let opened = opened.and_then(|it| String::from_utf8(it).ok());
-                opened.ok_or_else(|| anyhow::anyhow!("the value of {} does not open", it.name))?
-            }
+            (None, sealed) => self.unseal(org_id, &it.name, &sealed.unwrap_or_default())?,
         };
         Ok(pb::Variable { name: it.name, value })
     }

@@ -26,8 +26,14 @@ const INSTALL: &str = "install it, for example `apt-get install postgresql`, or 
 pub struct Postgres {
     data: PathBuf,
     socket: PathBuf,
+    /// The port on this machine, and whether it is more than the name of the socket.
+    port: u16,
+    listens: bool,
     child: Option<Child>,
 }
+
+/// The port in the name of the socket of a server that listens on nothing else.
+const PORT: u16 = 5432;
 
 /// Whether the server may lose the last moments at a power cut. Only tests may.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,21 @@ impl Postgres {
     /// Starts the server whose files are below `folder`, creating them on the first start. If a server of
     /// an earlier process still runs there, attaches to it.
     pub async fn start(folder: &Path, bin: Option<&Path>, durability: Durability) -> Result<Self> {
+        Self::launch(folder, bin, durability, None).await
+    }
+
+    /// The same for programs of others on this machine: it listens on a port of the loopback, asks for
+    /// passwords there, and goes on when this process ends.
+    pub async fn start_for_others(folder: &Path, port: u16) -> Result<Self> {
+        Self::launch(folder, None, Durability::Durable, Some(port)).await
+    }
+
+    async fn launch(
+        folder: &Path,
+        bin: Option<&Path>,
+        durability: Durability,
+        listens: Option<u16>,
+    ) -> Result<Self> {
         let bin = find(bin)?;
         let owner = owner()?;
         let data = folder.join("postgres");
@@ -52,7 +73,12 @@ impl Postgres {
         }
         private(&socket, owner)?;
         initialize(&bin, &data, owner)?;
-        let mut server = Self { data, socket, child: None };
+        let port = listens.unwrap_or(PORT);
+        if listens.is_some() {
+            let rules = "local all tenantry trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+            fs::write(data.join("pg_hba.conf"), rules).context("cannot write who may connect")?;
+        }
+        let mut server = Self { data, socket, port, listens: listens.is_some(), child: None };
         server.check_version(&bin)?;
         if !server.runs() {
             server.child = Some(server.spawn(&bin, owner, durability)?);
@@ -65,7 +91,7 @@ impl Postgres {
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .socket(&self.socket)
-            .port(5432)
+            .port(self.port)
             .username("tenantry")
             .database("tenantry")
             .disable_statement_logging()
@@ -130,7 +156,9 @@ impl Postgres {
             File::options().create(true).append(true).open(self.socket.join("postgres.log"))?;
         let mut command = Command::new(bin.join("postgres"));
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket);
-        let mut settings = vec!["listen_addresses=", "max_connections=120", "shared_buffers=64MB"];
+        command.arg("-p").arg(self.port.to_string());
+        let listens = if self.listens { "listen_addresses=127.0.0.1" } else { "listen_addresses=" };
+        let mut settings = vec![listens, "max_connections=120", "shared_buffers=64MB"];
         settings.push("log_line_prefix=%m [%p] %d ");
         if durability == Durability::Fast {
             settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
@@ -182,6 +210,11 @@ impl Postgres {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// A program of PostgreSQL, like `pg_dump`.
+pub fn program(name: &str) -> Result<PathBuf> {
+    Ok(find(None)?.join(name))
 }
 
 /// The folder with the programs.

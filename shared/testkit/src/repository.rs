@@ -24,6 +24,7 @@ while (my $client = $server->accept) {
         "$ENV{DATA_DIR}/kept"); print $out "$1\n"; close $out }
     if (open(my $in, '<', "$ENV{DATA_DIR}/kept")) { $kept = join ' ', map { chomp; $_ } <$in> }
     my $body = $page . "kept: $kept\nname: $ENV{ENVIRONMENT_NAME}\nmodules: " . ($ENV{MODULES} // '') . "\n"
+        . "db: " . ($ENV{DATABASE_URL} // '') . "\n"
         . "secret: " . ($ENV{SECRET} // '') . "\nuid: $>\n";
     my $length = length($body);
     print $client "HTTP/1.1 200 OK\r\nContent-Length: $length\r\nConnection: close\r\n\r\n$body";

@@ -320,6 +320,12 @@ fn install(mut host: Host) -> Host {
 
 /// What was deployed outlives the suite; a test leaves nothing behind.
 pub fn stop_deployments(folder: &Path) {
+    let databases = folder.join("runner/services/postgres/postmaster.pid");
+    let databases = std::fs::read_to_string(databases).unwrap_or_default();
+    let server = databases.lines().next().and_then(|it| it.trim().parse().ok());
+    if let Some(server) = server.and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(server, rustix::process::Signal::INT);
+    }
     let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
     for home in environments.flatten().map(|it| it.path()) {
         let state = std::fs::read(home.join("state.json")).unwrap_or_default();

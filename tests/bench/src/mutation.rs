@@ -27,9 +27,12 @@ where session.id = :session and session.revoked_at is null;
 select access_version from identity.organization where id = :org;
 select value from identity.plan_limit where plan = 'pro' and key = 'environments';
 begin;
-select default_branch from project.project where org_id = :org and id = :project;
-insert into project.environment (id, org_id, project_id, name, kind, state, branch, created_at)
-values (gen_random_uuid(), :org, :project, gen_random_uuid()::text, 'development', 'pending', 'main', now());
+select id, name, slug, default_branch, state, server_id, version from project.project
+where org_id = :org and id = :project for key share;
+insert into project.environment (id, org_id, project_id, name, kind, state, branch, created_at, updated_at)
+values (gen_random_uuid(), :org, :project, gen_random_uuid()::text, 'development', 'pending', 'main',
+    now(), now());
+select id, service_key, removing from project.attachment where org_id = :org and project_id = :project;
 insert into project.outbox (id, type, org_id, envelope)
 values (gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, decode(repeat('ab', 700), 'hex'));
 commit;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Processes, STEPS,
+    Processes, STEPS, databases,
     group::{Process, Stray},
     home::{Home, Known, Wanted},
     launch::{self, Launch},
@@ -141,6 +141,7 @@ impl Processes {
         let source = from.read().await;
         ensure!(source.release == lease.source_release, "the source is not what it was; try again");
         to.prepare(&self.accounts).await?;
+        let lease = &self.provided(lease, report).await?;
         let mut known = to.read().await;
         report.step("copy", 1, 3, "copying the data").await;
         let before = known.rests(Wanted::Stopped);
@@ -155,7 +156,12 @@ impl Processes {
         thaw.0.iter().for_each(Process::freeze);
         let copied = async {
             self.replace(&from.data(), &to.data(), &to).await?;
-            self.replace(&from.release(&source.release), &to.release(&lease.release), &to).await
+            self.replace(&from.release(&source.release), &to.release(&lease.release), &to).await?;
+            for it in lease.provisions.iter().filter(|it| !it.remove) {
+                let source = databases::name(&lease.source_environment_id);
+                self.databases.copy(&source, &it.name).await?;
+            }
+            Ok::<_, anyhow::Error>(())
         };
         let copied = copied.await;
         drop(thaw);
@@ -229,7 +235,7 @@ async fn relay(said: tokio::process::ChildStdout, report: &Reporter) -> String {
 }
 
 /// Runs a command to its end; fails with what it complained of.
-async fn output(mut command: Command) -> Result<String> {
+pub(super) async fn output(mut command: Command) -> Result<String> {
     let output = tokio::time::timeout(FETCH_MAX, command.kill_on_drop(true).output()).await;
     let output = output.context("it took too long")??;
     let errors = String::from_utf8_lossy(&output.stderr);

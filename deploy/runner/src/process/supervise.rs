@@ -40,7 +40,9 @@ impl Processes {
         let mut homes = vec![];
         let Ok(mut entries) = fs::read_dir(&self.settings.folder).await else { return homes };
         while let Ok(Some(entry)) = entries.next_entry().await {
-            if entry.file_type().await.is_ok_and(|it| it.is_dir()) {
+            // Named by their ids; the databases lie beside them.
+            let is_home = entry.file_name().len() == 36;
+            if is_home && entry.file_type().await.is_ok_and(|it| it.is_dir()) {
                 homes.push(Home::new(entry.path()));
             }
         }

@@ -15,6 +15,8 @@ pub(crate) enum Operation {
     Pause,
     Resume,
     Sync,
+    /// To get extra services, or to lose them.
+    Provision,
     Rollback,
     /// To be copied.
     CloneFrom,
@@ -49,7 +51,7 @@ impl Refusal for InvalidState {
 
 impl Operation {
     /// Every operation, in the order in which people are told of them.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Deploy,
         Self::Start,
         Self::Stop,
@@ -57,6 +59,7 @@ impl Operation {
         Self::Pause,
         Self::Resume,
         Self::Sync,
+        Self::Provision,
         Self::Rollback,
         Self::CloneFrom,
         Self::CloneOver,
@@ -76,6 +79,7 @@ impl Operation {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Sync => "sync",
+            Self::Provision => "get extra services",
             Self::Rollback => "rollback",
             Self::CloneFrom => "clone",
             Self::CloneOver => "be overwritten by a clone",
@@ -101,6 +105,7 @@ impl Operation {
             Kind::Clone => Self::CloneOver,
             Kind::Promote => Self::PromoteTo,
             Kind::Destroy => Self::Destroy,
+            Kind::Provision => Self::Provision,
         }
     }
 }
@@ -124,7 +129,7 @@ impl State {
             (O::Update, _)
             | (O::Start, S::Stopped)
             | (O::Stop | O::Restart | O::Pause | O::PromoteFrom, S::Running)
-            | (O::Sync, S::Running | S::Stopped | S::Paused | S::Error) => self,
+            | (O::Sync | O::Provision, S::Running | S::Stopped | S::Paused | S::Error) => self,
             (O::Stop | O::Resume, S::Paused) if by_a_person => self,
             (O::CloneFrom, S::Running | S::Stopped)
             | (O::CloneOver, S::Running | S::Stopped | S::Error) => S::Cloning,
@@ -141,7 +146,9 @@ impl State {
 
 /// What a state allows, in words.
 fn allowed(state: State, paused: Option<PauseReason>) -> Vec<&'static str> {
-    let all = Operation::ALL.into_iter().filter(|it| *it != Operation::Suspend);
+    // What the suite does by itself nobody asks for.
+    let own = [Operation::Suspend, Operation::Provision];
+    let all = Operation::ALL.into_iter().filter(|it| !own.contains(it));
     let words: Vec<_> =
         all.filter(|it| state.admit(paused, *it).is_ok()).map(Operation::word).collect();
     match state {
@@ -181,6 +188,7 @@ mod tests {
                     (O::Restart, S::Running),
                     (O::Pause, S::Running),
                     (O::Sync, S::Running),
+                    (O::Provision, S::Running),
                     (O::Rollback, S::Deploying),
                     (O::CloneFrom, S::Cloning),
                     (O::CloneOver, S::Cloning),
@@ -198,6 +206,7 @@ mod tests {
                     (O::Deploy, S::Deploying),
                     (O::Start, S::Stopped),
                     (O::Sync, S::Stopped),
+                    (O::Provision, S::Stopped),
                     (O::CloneFrom, S::Cloning),
                     (O::CloneOver, S::Cloning),
                     (O::PromoteTo, S::Deploying),
@@ -212,6 +221,7 @@ mod tests {
                     (O::Stop, S::Paused),
                     (O::Resume, S::Paused),
                     (O::Sync, S::Paused),
+                    (O::Provision, S::Paused),
                     (O::Destroy, S::Destroying),
                     (O::Update, S::Paused),
                     (O::Suspend, S::Paused),
@@ -220,12 +230,22 @@ mod tests {
             (
                 S::Paused,
                 Some(PauseReason::Quota),
-                &[(O::Sync, S::Paused), (O::Destroy, S::Destroying), (O::Update, S::Paused)],
+                &[
+                    (O::Sync, S::Paused),
+                    (O::Provision, S::Paused),
+                    (O::Destroy, S::Destroying),
+                    (O::Update, S::Paused),
+                ],
             ),
             (
                 S::Paused,
                 Some(PauseReason::Billing),
-                &[(O::Sync, S::Paused), (O::Destroy, S::Destroying), (O::Update, S::Paused)],
+                &[
+                    (O::Sync, S::Paused),
+                    (O::Provision, S::Paused),
+                    (O::Destroy, S::Destroying),
+                    (O::Update, S::Paused),
+                ],
             ),
             (S::Cloning, None, &[(O::Update, S::Cloning)]),
             (
@@ -234,6 +254,7 @@ mod tests {
                 &[
                     (O::Deploy, S::Deploying),
                     (O::Sync, S::Error),
+                    (O::Provision, S::Error),
                     (O::Rollback, S::Deploying),
                     (O::CloneOver, S::Cloning),
                     (O::PromoteTo, S::Deploying),

@@ -17,9 +17,9 @@ use super::{
     wire::{kind, optional},
 };
 use crate::{
-    project, server,
+    attachment, project, server,
     task::{self, Cause, Order, Task},
-    variable,
+    variable::{self, Vault},
 };
 
 impl Rpc {
@@ -74,6 +74,7 @@ pub(super) async fn create(
     grant: &ProjectGrant,
     mut draft: Draft,
     limit: Option<i64>,
+    vault: &Vault,
 ) -> Result<Environment> {
     let place = (grant.org_id(), grant.project_id());
     if limit.is_some() {
@@ -94,7 +95,9 @@ pub(super) async fn create(
     } else {
         draft.name.clone()
     };
-    store::insert(tx, Environment::create(grant, &project, draft, name, tx.now)).await
+    let it = store::insert(tx, Environment::create(grant, &project, draft, name, tx.now)).await?;
+    attachment::provide::give_all(tx, &it, vault).await?;
+    Ok(it)
 }
 
 /// Copies an environment into a new one, or over another one (PE-40, PE-41). The source stands still.
@@ -103,6 +106,7 @@ pub(super) async fn clone(
     grant: &ProjectGrant,
     it: &pb::CloneEnvironmentRequest,
     limit: Option<i64>,
+    vault: &Vault,
 ) -> Result<(Environment, Task)> {
     let place = (grant.org_id(), grant.project_id());
     let source_id: EnvironmentId = it.environment_id.parse()?;
@@ -128,7 +132,7 @@ pub(super) async fn clone(
             }
             target
         }
-        None => create(tx, grant, copy_of(&source, it), limit).await?,
+        None => create(tx, grant, copy_of(&source, it), limit, vault).await?,
     };
     if target.server_id != source.server_id {
         return Err(Refused::AcrossServers.into());

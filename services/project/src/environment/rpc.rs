@@ -58,7 +58,7 @@ impl EnvironmentService for Rpc {
             .await?;
         }
         let create = async |tx: &mut Tx| {
-            let environment = create(tx, &grant, draft, limit).await?;
+            let environment = create(tx, &grant, draft, limit, &self.vault).await?;
             let (environment, task) = if it.deploy_now {
                 let order = Order::plain(Kind::Deploy);
                 let (environment, task) = operate::begin(tx, &grant, environment, order).await?;
@@ -222,7 +222,7 @@ impl EnvironmentService for Rpc {
             None
         };
         let clone = async |tx: &mut Tx| {
-            let (environment, task) = clone(tx, &grant, it, limit).await?;
+            let (environment, task) = clone(tx, &grant, it, limit, &self.vault).await?;
             let (environment, task) = (Some((&environment).into()), Some((&task).into()));
             Ok(pb::CloneEnvironmentResponse { environment, task })
         };

@@ -97,6 +97,8 @@ impl Environment {
                 self.completed(&task, (commit, url), observed, now);
                 Moment::Completed
             }
+            // Its services are not there; what runs is.
+            Outcome::Failed { .. } if task.kind == Kind::Provision => Moment::Failed,
             Outcome::Failed { error } => {
                 self.go(State::Error, now);
                 self.last_error = error;
@@ -138,6 +140,8 @@ impl Environment {
             Kind::Pause => State::Paused,
             Kind::Destroy => State::Deleted,
             Kind::Sync => self.really(observed),
+            // It changes nothing of what runs.
+            Kind::Provision => return,
         };
         match (task.kind, next) {
             (_, State::Stopped | State::Deleted) => self.url = String::new(),

@@ -39,6 +39,7 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     .await?;
     // Whatever still lies on a server goes when its runner next says so.
     query!("delete from environment where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from attachment where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from server where org_id = $1", org_id.0).execute(tx.conn()).await?;
     Ok(())

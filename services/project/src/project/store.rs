@@ -8,18 +8,28 @@ use uuid::Uuid;
 
 use super::{Project, Refused};
 
-/// Selects whole projects: the rest of the statement after `from project`, and its arguments.
+/// Selects whole projects: the rest of the statement after `from project`, and its arguments. Their
+/// environments are counted where somebody asks.
 macro_rules! projects {
-    ($rest:literal $(, $argument:expr)* $(,)?) => {
+    (uncounted $rest:literal $(, $argument:expr)* $(,)?) => {
+        projects!(r#"0::bigint as "environment_count!" "#, $rest $(, $argument)*)
+    };
+    (counted $rest:literal $(, $argument:expr)* $(,)?) => {
+        projects!(
+            r#"(select count(*) from environment
+                where environment.org_id = project.org_id and environment.project_id = project.id)
+               as "environment_count!" "#,
+            $rest $(, $argument)*
+        )
+    };
+    ($count:literal, $rest:literal $(, $argument:expr)*) => {
         query_as!(
             Project,
-            r#"select id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
+            "select id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
                 server_id,
-                      production_deploy_min_role, state, version, creator_id, created_at, updated_at,
-                      (select count(*) from environment
-                       where environment.org_id = project.org_id and environment.project_id = project.id)
-                      as "environment_count!"
-             from project "# + $rest
+                    production_deploy_min_role, state, version, creator_id, created_at, updated_at,
+                        " + $count + "
+             from project " + $rest
             $(, $argument)*
         )
     };
@@ -120,6 +130,9 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<Project>) -> Result<()> {
     )
     .execute(tx.conn())
     .await?;
+    query!("delete from attachment where org_id = $1 and project_id = $2", org_id, id)
+        .execute(tx.conn())
+        .await?;
     query!("delete from task where org_id = $1 and project_id = $2", org_id, id)
         .execute(tx.conn())
         .await?;
@@ -131,20 +144,21 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<Project>) -> Result<()> {
 
 /// Loads a project and keeps others from changing it.
 pub(crate) async fn lock(tx: &mut Tx, (org_id, id): (OrgId, ProjectId)) -> Result<Project> {
-    let project = projects!("where org_id = $1 and id = $2 for update", org_id.0, id.0);
+    let project = projects!(counted "where org_id = $1 and id = $2 for update", org_id.0, id.0);
     project.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
 }
 
 /// Loads a project, which stays as long as the transaction goes on.
 pub(crate) async fn load(tx: &mut Tx, (org_id, id): (OrgId, ProjectId)) -> Result<Project> {
-    let project = projects!("where org_id = $1 and id = $2 for key share", org_id.0, id.0);
+    let project =
+        projects!(uncounted "where org_id = $1 and id = $2 for key share", org_id.0, id.0);
     project.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
 }
 
 /// One project.
 pub(crate) async fn get(db: &Db, grant: &ProjectGrant) -> Result<Project> {
     let project =
-        projects!("where org_id = $1 and id = $2", grant.org_id().0, grant.project_id().0);
+        projects!(counted "where org_id = $1 and id = $2", grant.org_id().0, grant.project_id().0);
     project.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
 }
 
@@ -168,7 +182,7 @@ impl Listing<'_> {
 /// A page of projects, oldest first.
 pub(crate) async fn list(db: &Db, it: &Listing<'_>, page: &Page) -> Result<Vec<Project>> {
     let projects = projects!(
-        "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
+        counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
            and ($3::text is null or lower(name || ' ' || slug || ' ' || description) like $3)
            and ($4::uuid is null or id > $4)
          order by id limit $5",
@@ -185,7 +199,7 @@ pub(crate) async fn list(db: &Db, it: &Listing<'_>, page: &Page) -> Result<Vec<P
 /// changed meanwhile.
 pub(crate) async fn list_by_name(db: &Db, it: &Listing<'_>, page: &Page) -> Result<Vec<Project>> {
     let projects = projects!(
-        "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
+        counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
            and ($3::text is null or lower(name || ' ' || slug || ' ' || description) like $3)
            and ($4::uuid is null or (lower(name), id) >
                 (select lower(last.name), last.id from project last where last.org_id = $1 and last.id = $4))
@@ -202,7 +216,7 @@ pub(crate) async fn list_by_name(db: &Db, it: &Listing<'_>, page: &Page) -> Resu
 /// A page of projects, the last changed first.
 pub(crate) async fn list_by_change(db: &Db, it: &Listing<'_>, page: &Page) -> Result<Vec<Project>> {
     let projects = projects!(
-        "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
+        counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
            and ($3::text is null or lower(name || ' ' || slug || ' ' || description) like $3)
            and ($4::uuid is null or (updated_at, id) <
                 (select last.updated_at, last.id from project last where last.org_id = $1 and last.id = $4))

@@ -20,6 +20,7 @@ pub(crate) async fn note(tx: &mut Tx, agent: &Agent, it: &pb::HeartbeatRequest) 
     after.isolation.clone_from(&it.isolation);
     after.limits.clone_from(&it.limits);
     after.runner_version.clone_from(&it.version);
+    after.database_address.clone_from(&it.database_address);
     if let (Some(capacity), None, Some(_)) = (&it.capacity, before.capacity(), before.org_id) {
         // Nobody said what it may give away: what the machine has.
         after.give(Some(Room {

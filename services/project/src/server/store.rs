@@ -14,7 +14,7 @@ macro_rules! servers {
         query_as!(
             Server,
             "select id, org_id, name, address, cpu_millis, memory_mb, disk_gb, token_hash, health, isolation,
-                    limits, runner_version, last_seen_at, version, created_at
+                    limits, runner_version, last_seen_at, database_address, version, created_at
              from server " + $rest
             $(, $argument)*
         )
@@ -270,7 +270,7 @@ pub(crate) async fn seen(tx: &mut Tx, it: &Server) -> Result<()> {
     // Its own runner (no org_id).
     query!(
         "update server set last_seen_at = $2, health = $3, isolation = $4, limits = $5, runner_version = $6,
-             cpu_millis = $7, memory_mb = $8, disk_gb = $9
+             cpu_millis = $7, memory_mb = $8, disk_gb = $9, database_address = $10
          where id = $1",
         it.id as _,
         it.last_seen_at,
@@ -281,6 +281,7 @@ pub(crate) async fn seen(tx: &mut Tx, it: &Server) -> Result<()> {
         it.cpu_millis,
         it.memory_mb,
         it.disk_gb,
+        it.database_address,
     )
     .execute(tx.conn())
     .await?;

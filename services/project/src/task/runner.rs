@@ -14,6 +14,7 @@ use super::{
     store, wire,
 };
 use crate::{
+    attachment,
     environment::{self, Environment, EnvironmentId},
     project, push,
     server::{self, Agent, heartbeat},
@@ -182,6 +183,7 @@ pub(crate) async fn over(
     {
         store::rolled_back(tx, place.0, replaced).await?;
     }
+    attachment::provide::ended(tx, &environment, &task, &outcome).await?;
     let ended = environment.finish(task, outcome, tx.now);
     let destroyed = ended.state().0.state == environment::State::Deleted;
     let id = ended.state().0.id;
@@ -189,7 +191,8 @@ pub(crate) async fn over(
     if destroyed {
         return project::deletion::go_on(tx, place).await;
     }
-    push::deploy::catch_up(tx, place, id).await
+    push::deploy::catch_up(tx, place, id).await?;
+    attachment::provide::catch_up(tx, place, id).await
 }
 
 /// Hands the active task of an environment to the caller, or ends it.
@@ -263,6 +266,7 @@ async fn lease(
             .map(String::from)
             .unwrap_or_default(),
         resources: Some(environment::wire::resources(environment.room())),
+        provisions: attachment::provide::provisions(tx, &environment, vault).await?,
         variables,
     })
 }

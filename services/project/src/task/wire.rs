@@ -19,6 +19,7 @@ impl From<Kind> for pb::TaskKind {
             Kind::Clone => Self::Clone,
             Kind::Promote => Self::Promote,
             Kind::Destroy => Self::Destroy,
+            Kind::Provision => Self::Provision,
         }
     }
 }
