@@ -3,6 +3,7 @@
 mod bare;
 mod check;
 mod grants;
+mod hosting;
 mod invitations;
 mod large;
 mod load;
@@ -39,6 +40,9 @@ async fn main() -> Result<()> {
     }
     if "grants".contains(&wanted) {
         grants::run().await?;
+    }
+    if "hosting".contains(&wanted) {
+        hosting::run().await?;
     }
     if "invitations".contains(&wanted) {
         invitations::run().await?;
