@@ -108,11 +108,7 @@ impl Snapshot {
     ) -> Vec<(Source, ProjectRole)> {
         let Some(org_role) = self.org_role(user_id) else { return vec![] };
         let Some(grants) = self.projects.get(&project_id) else { return vec![] };
-        let holds = |principal: &Principal| match principal {
-            Principal::User(id) => *id == user_id,
-            Principal::Team(id) => self.teams.get(id).is_some_and(|it| it.contains(&user_id)),
-        };
-        let held = grants.iter().filter(|it| holds(it.0));
+        let held = grants.iter().filter(|it| self.is(user_id, it.0));
         let owner = (org_role == OrgRole::Owner).then_some((Source::Ownership, ProjectRole::Admin));
         let granted = held.map(|(principal, role)| (Source::Grant(*principal), *role));
         owner.into_iter().chain(granted).collect()
@@ -129,7 +125,17 @@ impl Snapshot {
         {
             return Some(ProjectRole::Admin);
         }
-        self.sources(user_id, project_id).into_iter().map(|it| it.1).max()
+        self.org_role(user_id)?;
+        let grants = self.projects.get(&project_id)?;
+        grants.iter().filter(|it| self.is(user_id, it.0)).map(|it| *it.1).max()
+    }
+
+    /// Whether a member is meant by a principal: themselves, or a team of theirs.
+    fn is(&self, user_id: UserId, principal: &Principal) -> bool {
+        match principal {
+            Principal::User(id) => *id == user_id,
+            Principal::Team(id) => self.teams.get(id).is_some_and(|it| it.contains(&user_id)),
+        }
     }
 
     /// Whether a wish is granted.
@@ -180,9 +186,15 @@ impl Snapshot {
     }
 
     /// The projects that a subject sees, with their role; and whether they see all of them (ID-38, ID-45).
-    pub(crate) fn visible(&self, subject: Subject<'_>) -> (bool, Vec<(ProjectId, ProjectRole)>) {
+    /// With `after`, only those whose id comes after it.
+    pub(crate) fn visible(
+        &self,
+        subject: Subject<'_>,
+        after: Option<ProjectId>,
+    ) -> (bool, Vec<(ProjectId, ProjectRole)>) {
         let bound = subject.key.and_then(|it| it.project_id);
         let ids = self.projects.keys().filter(|it| bound.is_none_or(|bound| bound == **it));
+        let ids = ids.filter(|it| after.is_none_or(|after| **it > after));
         let roles = ids.filter_map(|it| Some((*it, self.project_role(subject.user_id, *it)?)));
         let mut roles: Vec<_> = roles.collect();
         roles.sort_unstable();

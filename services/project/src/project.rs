@@ -2,6 +2,7 @@
 
 pub(crate) mod deletion;
 pub(crate) mod edit;
+mod listing;
 mod overview;
 pub(crate) mod production;
 pub(crate) mod rpc;

@@ -109,7 +109,13 @@ impl AccessService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let snapshot = self.newest(grant.org_id()).await?;
-        let (all, projects) = snapshot.visible(subject(grant.account()));
+        let it = &call.message;
+        let after = Some(&it.after_project_id).filter(|it| !it.is_empty());
+        let after = after.map(|it| it.parse()).transpose()?;
+        let (all, mut projects) = snapshot.visible(subject(grant.account()), after);
+        if it.limit > 0 {
+            projects.truncate(usize::try_from(it.limit).unwrap_or(usize::MAX));
+        }
         let access = |(id, role)| pb::ProjectAccess {
             project_id: String::from(id),
             role: pb::ProjectRole::from(role).into(),

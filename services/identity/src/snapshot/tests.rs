@@ -136,7 +136,11 @@ fn agree(model: &Model, snapshot: &Snapshot, all: bool) -> Result<usize, String>
         }
     }
     for number in 0..USERS {
-        let (_, seen) = snapshot.visible(Subject { user_id: user(number), key: None });
+        let (_, seen) = snapshot.visible(Subject { user_id: user(number), key: None }, None);
+        let subject = Subject { user_id: user(number), key: None };
+        for (index, (id, _)) in seen.iter().enumerate() {
+            assert_eq!(snapshot.visible(subject, Some(*id)).1, seen[index + 1..]);
+        }
         let expected = (0..PROJECTS).filter(|it| model.project_role(number, *it) > 0);
         if !seen.iter().map(|it| it.0).eq(expected.map(project)) {
             return Err(format!("user {number} sees {seen:?}"));

@@ -61,7 +61,8 @@ impl AlertService for Rpc {
         let it = &call.message;
         let grant = self.access.org(&call, &it.org_id).await?;
         let page = self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id])?;
-        let question = ListVisibleProjectsRequest { org_id: it.org_id.clone() };
+        let question =
+            ListVisibleProjectsRequest { org_id: it.org_id.clone(), ..Default::default() };
         let mut identity = AccessServiceClient::new(self.identity.clone());
         let visible = identity.list_visible_projects(call.forward(question)).await;
         let visible = visible.map_err(remote("identity"))?.into_inner();

@@ -1,11 +1,7 @@
 //! The gRPC surface of projects.
 
 use api::{
-    identity::{
-        ListVisibleProjectsRequest, RegisterProjectRequest,
-        access_service_client::AccessServiceClient,
-        project_access_service_client::ProjectAccessServiceClient,
-    },
+    identity::{RegisterProjectRequest, project_access_service_client::ProjectAccessServiceClient},
     project::{self as pb, project_service_server::ProjectService},
 };
 use chassis::{
@@ -13,9 +9,8 @@ use chassis::{
     reply,
 };
 use tonic::Request;
-use uuid::Uuid;
 
-use super::{Draft, Project, deletion, free_slug, overview, slug, store, wire};
+use super::{Draft, Project, deletion, free_slug, listing, overview, slug, store, wire};
 use crate::{environment, organization, push, repository::wrong_url, server};
 
 pub(crate) struct Rpc {
@@ -85,20 +80,7 @@ impl ProjectService for Rpc {
         let grant = self.access.org(&call, &it.org_id).await?;
         let filter = [it.org_id.as_str(), &it.query, it.order_by().as_str_name()];
         let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let question = call.forward(ListVisibleProjectsRequest { org_id: it.org_id.clone() });
-        let mut identity = AccessServiceClient::new(self.identity.clone());
-        let visible = identity.list_visible_projects(question).await.map_err(remote("identity"))?;
-        let visible = visible.into_inner();
-        let ids = || visible.projects.iter().filter_map(|it| Uuid::try_parse(&it.project_id).ok());
-        let only = (!visible.all).then(|| ids().collect());
-        let listing = store::Listing { org_id: grant.org_id(), only, query: &it.query };
-        let rows = match it.order_by() {
-            pb::ProjectOrder::Name => store::list_by_name(&self.db, &listing, &page).await?,
-            pb::ProjectOrder::UpdateTime => {
-                store::list_by_change(&self.db, &listing, &page).await?
-            }
-            _ => store::list(&self.db, &listing, &page).await?,
-        };
+        let rows = listing::rows(self, &call, &grant, &page).await?;
         let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
         reply(pb::ListProjectsResponse {
             projects: rows.iter().map(Into::into).collect(),
