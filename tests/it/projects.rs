@@ -150,7 +150,13 @@ async fn a_deleted_project_leaves_nothing() {
     let it = Hosting::new(&suite).await;
     let (live, stopped) =
         (it.environment("live", "PRODUCTION").await, it.environment("old", "STAGING").await);
+    let attach = it.world.there(json!({ "serviceKey": "postgresql" }));
+    it.owner().tell("project.v1.AttachmentService/AttachService", attach).await;
     it.run("Deploy", &live, json!({})).await;
+    let page = it.page(&live, "/").await;
+    let database = page.lines().find_map(|it| it.strip_prefix("db: ")).unwrap().to_owned();
+    let reach = async || <sqlx::PgConnection as sqlx::Connection>::connect(&database).await.is_ok();
+    assert!(reach().await);
     it.run("Deploy", &stopped, json!({})).await;
     it.run("Stop", &stopped, json!({})).await;
     let url = text(&it.get(&live).await["url"]);
@@ -188,6 +194,7 @@ async fn a_deleted_project_leaves_nothing() {
              + (select count(*) from project.environment where project_id::text = $1)
              + (select count(*) from project.task where project_id::text = $1)
              + (select count(*) from project.task_log)
+             + (select count(*) from project.attachment) + (select count(*) from project.instance)
              + (select count(*) from identity.project_grant where project_id::text = $1)
              + (select count(*) from identity.project where id::text = $1)
              + (select count(*) from invitation.webhook where project_id::text = $1)
@@ -199,6 +206,7 @@ async fn a_deleted_project_leaves_nothing() {
     };
     eventually("nothing", async || (rows().await == 0).then_some(())).await;
     assert_eq!(visit(&url, "/").await, None);
+    assert!(!reach().await, "its database is gone");
     for id in [&live, &stopped] {
         assert!(!suite.folder().join("runner").join(id).exists());
     }

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::{Project, rpc::Rpc, store};
 
-/// A page of what the caller sees, and the first row of the next one. Identity says what that is: if the page is by age
-/// and of everything, only as much as the page needs.
+/// A page of what the caller sees, and the first row of the next one. Identity says what that is: if the
+/// page is by age and of everything, only as much as the page needs.
 pub(super) async fn rows(
     rpc: &Rpc,
     call: &Call<pb::ListProjectsRequest>,
