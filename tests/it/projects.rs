@@ -142,6 +142,19 @@ async fn projects_are_found() {
     suite.finish().await;
 }
 
+/// Every row that could be of a project.
+const ROWS: &str = "
+        select (select count(*) from project.project where id::text = $1)
+             + (select count(*) from project.environment where project_id::text = $1)
+             + (select count(*) from project.task where project_id::text = $1)
+             + (select count(*) from project.task_log)
+             + (select count(*) from project.attachment) + (select count(*) from project.instance)
+             + (select count(*) from identity.project_grant where project_id::text = $1)
+             + (select count(*) from identity.project where id::text = $1)
+             + (select count(*) from invitation.webhook where project_id::text = $1)
+             + (select count(*) from invitation.mail_rule where project_id::text = $1)
+             + (select count(*) from identity.api_key where project_id::text = $1 and revoked_at is null)";
+
 /// PE-9, PE-10, PE-11, PE-12, PE-14, PE-15: a deletion is previewed, costs the exact name and a yes, waits
 /// for nothing that runs, and leaves nothing but the log: no process, file, row or grant.
 #[tokio::test(flavor = "multi_thread")]
@@ -189,19 +202,8 @@ async fn a_deleted_project_leaves_nothing() {
     let refused = world.owner.refused(&format!("{ENVIRONMENTS}/CreateEnvironment"), another).await;
     assert!(["INVALID_STATE", "NOT_FOUND"].contains(&&*refused), "{refused}");
 
-    let rows = "
-        select (select count(*) from project.project where id::text = $1)
-             + (select count(*) from project.environment where project_id::text = $1)
-             + (select count(*) from project.task where project_id::text = $1)
-             + (select count(*) from project.task_log)
-             + (select count(*) from project.attachment) + (select count(*) from project.instance)
-             + (select count(*) from identity.project_grant where project_id::text = $1)
-             + (select count(*) from identity.project where id::text = $1)
-             + (select count(*) from invitation.webhook where project_id::text = $1)
-             + (select count(*) from invitation.mail_rule where project_id::text = $1)
-             + (select count(*) from identity.api_key where project_id::text = $1 and revoked_at is null)";
     let rows = async || {
-        let rows = sqlx::query_scalar::<_, i64>(rows).bind(&world.project);
+        let rows = sqlx::query_scalar::<_, i64>(ROWS).bind(&world.project);
         rows.fetch_one(&suite.pool).await.unwrap()
     };
     eventually("nothing", async || (rows().await == 0).then_some(())).await;

@@ -21,7 +21,7 @@ pub(crate) async fn project_deleted(tx: &mut Tx, event: pb::ProjectDeleted) -> R
 
 async fn forget(tx: &mut Tx, org_id: OrgId, project_id: ProjectId) -> Result<()> {
     organization::store::lock(tx, org_id).await?;
-    if !store::existing(tx, org_id).await?.contains(&project_id) {
+    if !store::is_registered(tx, org_id, project_id).await? {
         return Ok(());
     }
     let grants = store::all_on(tx, org_id, project_id).await?;

@@ -6,7 +6,10 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context, Result, ensure};
 use api::{
     identity as id,
-    project::{self as prj, environment_service_client::EnvironmentServiceClient},
+    project::{
+        self as prj, environment_service_client::EnvironmentServiceClient,
+        project_service_client::ProjectServiceClient,
+    },
 };
 use chassis::host::Install;
 use sqlx::postgres::PgConnectOptions;
@@ -38,10 +41,80 @@ values (gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, decod
 commit;
 ";
 
+/// The statements of `CreateProject`: who, at which version; the transaction here, and the one in identity
+/// inside it.
+const PROJECT: &str = "
+select account.id, account.email, account.display_name, account.email_verified_at is not null,
+       session.secret_hash, session.expires_at
+from identity.session join identity.account on account.id = session.user_id
+where session.id = :session and session.revoked_at is null;
+select access_version from identity.organization where id = :org;
+select gen_random_uuid() as made \\gset
+begin;
+select pg_advisory_xact_lock(hashtextextended(:made, 0));
+select slug from project.project where org_id = :org and starts_with(lower(slug), lower('shop-' || :made));
+insert into project.project (id, org_id, name, slug, repository_url, default_branch, creator_id,
+    created_at, updated_at)
+values (:made, :org, 'Shop', 'shop-' || :made, 'https://git.example.com/a.git', 'main', :user, now(),
+    now());
+insert into project.outbox (id, type, org_id, envelope)
+values (gen_random_uuid(), 'tenantry.project.v1.ProjectCreated', :org, decode(repeat('ab', 700), 'hex'));
+select id from identity.organization where id = :org for update;
+select name, slug, plan, owner_id, subscription, access_version,
+       (select count(*) from identity.member where org_id = :org),
+       (select count(*) from identity.project where org_id = :org)
+from identity.organization where id = :org;
+select exists (select from identity.project where org_id = :org and id = :made);
+with raised as (update identity.organization set access_version = access_version + 1 where id = :org
+                returning access_version)
+insert into identity.access_change (org_id, version, event_id, changed_at)
+select :org, access_version, gen_random_uuid(), now() from raised;
+insert into identity.project (org_id, id) values (:org, :made);
+insert into identity.project_grant (id, org_id, project_id, user_id, role, granted_by, created_at)
+values (gen_random_uuid(), :org, :made, :user, 'admin', :user, now());
+insert into identity.outbox (id, type, org_id, envelope)
+values (gen_random_uuid(), 'tenantry.identity.v1.ProjectRegistered', :org, decode(repeat('ab', 700), 'hex'));
+commit;
+";
+
 /// Measures the change alone, and with the log following it on the same two cores.
 pub(crate) async fn run() -> Result<()> {
     compare(&noop::without_log(), "CreateEnvironment, 8 in flight, beside pgbench").await?;
-    compare(tenantry::INSTALLS, "the same while the log follows in the same process").await
+    compare(tenantry::INSTALLS, "the same while the log follows in the same process").await?;
+    projects().await
+}
+
+/// The same for projects, of one organization.
+async fn projects() -> Result<()> {
+    let suite = Suite::start(&noop::without_log()).await?;
+    let token = suite.sign_in("ann@example.com").await?;
+    let (mut ours, mut reference) = (vec![], vec![]);
+    for _ in 0..3 {
+        // Each side begins with an organization that has none.
+        let empty = place(&suite, &token).await?;
+        reference.push(pgbench(&suite.options, PROJECT, &empty)?);
+        let empty = place(&suite, &token).await?;
+        let channels = load::channels(suite.address).await?;
+        let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
+        let rate = load::rate(CONNECTIONS, move |caller, number| {
+            let channel = channels[caller % channels.len()].clone();
+            let mut request = Request::new(prj::CreateProjectRequest {
+                org_id: empty.org_id.clone(),
+                name: format!("Shop {number}"),
+                repository_url: "https://git.example.com/a.git".to_owned(),
+                ..Default::default()
+            });
+            request.metadata_mut().insert("authorization", bearer.clone());
+            async move {
+                ProjectServiceClient::new(channel).create_project(request).await?;
+                Ok(())
+            }
+        });
+        ours.push(rate.await?);
+    }
+    let what = "CreateProject, 8 in flight in one organization, beside pgbench";
+    row(what, crate::median(ours), crate::median(reference), "≥ 0.8");
+    suite.stop().await
 }
 
 async fn compare(installs: &[Install], what: &str) -> Result<()> {

@@ -87,7 +87,7 @@ impl ProjectAccessService for Rpc {
             let account = call.account()?;
             access::require(tx, &organization, account, "org.projects.create", None).await?;
             let mut version = organization.access_version;
-            if !store::existing(tx, org_id).await?.contains(&project_id) {
+            if !store::is_registered(tx, org_id, project_id).await? {
                 organization.place_for_project()?;
                 let (place, admin) = ((org_id, project_id), ProjectRole::Admin);
                 let grant =

@@ -23,6 +23,16 @@ pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) ->
     Ok(inserted.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
+/// Whether a project is registered.
+pub(crate) async fn is_registered(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<bool> {
+    let found = query_scalar!(
+        r#"select exists (select from project where org_id = $1 and id = $2) as "found!""#,
+        org_id.0,
+        id.0
+    );
+    Ok(found.fetch_one(tx.conn()).await?)
+}
+
 /// Forgets a project, whose grants are gone already.
 pub(crate) async fn delete_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
     query!("delete from project where org_id = $1 and id = $2", org_id.0, id.0)
