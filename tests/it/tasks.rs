@@ -136,6 +136,43 @@ async fn a_task_is_cancelled() {
     suite.finish().await;
 }
 
+/// PE-31, PE-32, PE-40: a copy that is cancelled, or fails, lets its source go on; repeated, it holds it
+/// again, and there must still be one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_does_not_come_lets_its_source_go_on() {
+    let suite = Suite::start().await;
+    let hand = Hand::new(&suite).await;
+    let it = &hand.hosting;
+    hand.beat().await;
+    let source = hand.environment("main").await;
+    it.queue("Deploy", &source, json!({})).await;
+    hand.finish(&hand.lease().await, served()).await.unwrap();
+    let ask = async |verb: &str, task: &str| {
+        let ask = it.world.there(json!({ "taskId": task }));
+        it.owner().ask(&format!("{TASKS}/{verb}Task"), ask).await.map_err(|it| it.reason)
+    };
+    let task = it.queue("Clone", &source, json!({ "name": "one" })).await;
+    assert_eq!(it.state(&source).await, "CLONING");
+    ask("Cancel", &task).await.unwrap();
+    assert_eq!(it.state(&source).await, "RUNNING");
+
+    let task = it.queue("Clone", &source, json!({ "name": "two" })).await;
+    hand.finish(&hand.lease().await, json!({ "errorMessage": "no" })).await.unwrap();
+    assert_eq!(
+        (it.task(&task).await["state"].clone(), it.state(&source).await),
+        (json!("TASK_STATE_FAILED"), "RUNNING".to_owned())
+    );
+    let again = ask("Retry", &task).await.unwrap();
+    assert_eq!(it.state(&source).await, "CLONING");
+    ask("Cancel", &text(&again["task"]["id"])).await.unwrap();
+    let gone = json!({ "confirmName": "main" });
+    it.queue("Destroy", &source, gone).await;
+    hand.finish(&hand.lease().await, json!({})).await.unwrap();
+    assert_eq!(ask("Retry", &task).await.unwrap_err(), "NOT_FOUND");
+    assert_eq!(hand.lease().await, Value::Null);
+    suite.finish().await;
+}
+
 /// The same with a real runner: its build ends, and nothing of it is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_build_ends() {

@@ -85,12 +85,7 @@ async fn stop(
         if matches!(task.kind, Kind::Stop | Kind::Destroy) {
             return Ok(true);
         }
-        if task.environment_id != it.id {
-            // It is being copied; the copy ends by itself, and so does this with the copy's end.
-            return Ok(false);
-        }
-        let (task, outcome) = task.withdraw(DELETED, tx.now);
-        runner::over(tx, it, task, outcome).await?;
+        runner::call_off(tx, &it, task, DELETED).await?;
         it = environment::store::lock(tx, place, id).await?;
     }
     // Even after a failed deployment an earlier one may run.

@@ -232,9 +232,9 @@ pub(super) async fn destroy(
     let unreachable = server::store::require_reachable(tx, environment.server_id).await.is_err();
     if it.force && unreachable && environment.server_id.is_some() {
         if let Some(task) = task::store::active(tx, &environment).await? {
-            let (task, _) = task.withdraw("its server is gone", tx.now);
-            task::store::update(tx, &task).await?;
+            task::runner::call_off(tx, &environment, task, "its server is gone").await?;
         }
+        let environment = store::lock(tx, place, environment.id).await?;
         let gone = pb::Environment {
             state: pb::EnvironmentState::Deleted.into(),
             ..(&environment).into()

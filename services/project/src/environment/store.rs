@@ -4,7 +4,7 @@ use chassis::{Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result, Tx, pa
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Environment, EnvironmentId, Refused, State};
+use super::{Environment, EnvironmentId, Refused, State, machine::Operation};
 use crate::{
     project::Project,
     server::ServerId,
@@ -223,6 +223,17 @@ pub(crate) async fn hold(tx: &mut Tx, it: &Environment) -> Result<()> {
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// What a task copies stands still, if its state allows it; another task copies nothing.
+pub(crate) async fn hold_source(tx: &mut Tx, place: (OrgId, ProjectId), task: &Task) -> Result<()> {
+    let Some(id) = task.source_environment_id.filter(|_| task.kind == task::Kind::Clone) else {
+        return Ok(());
+    };
+    let source = lock(tx, place, id).await?;
+    let active = task::store::active(tx, &source).await?;
+    source.admit(Operation::CloneFrom, active.as_ref())?;
+    hold(tx, &source).await
 }
 
 /// An environment that was copied is as it was before.

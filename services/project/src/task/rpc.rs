@@ -8,7 +8,7 @@ use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Cancelled, Cause, NotFailed, Order, Outcome, State, store, watch::Watch};
+use super::{Cancelled, Cause, NotFailed, Order, Outcome, State, runner, store, watch::Watch};
 use crate::{environment, project, server};
 
 pub(crate) struct Rpc {
@@ -66,8 +66,8 @@ impl TaskService for Rpc {
             let task = match (task.cancel(tx.now)?, environment) {
                 (Cancelled::Asked(asked), _) => store::save(tx, asked).await?,
                 (Cancelled::Now(task), environment) => {
-                    let ended = environment?.finish(task, Outcome::Cancelled, tx.now);
-                    environment::store::end(tx, ended).await?
+                    runner::over(tx, environment?, task.clone(), Outcome::Cancelled).await?;
+                    task
                 }
             };
             Ok(pb::CancelTaskResponse { task: Some((&task).into()) })
@@ -95,6 +95,7 @@ impl TaskService for Rpc {
         }
         let retry = async |tx: &mut Tx| {
             let place = (grant.org_id(), grant.project_id());
+            environment::store::hold_source(tx, place, &failed).await?;
             let environment = environment::store::lock(tx, place, failed.environment_id).await?;
             server::store::require_reachable(tx, environment.server_id).await?;
             let active = store::active(tx, &environment).await?;

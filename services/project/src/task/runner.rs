@@ -173,6 +173,30 @@ pub(crate) async fn over(
     task: Task,
     outcome: Outcome,
 ) -> Result<()> {
+    let (place, id) = ((environment.org_id, environment.project_id), environment.id);
+    if conclude(tx, environment, task, outcome).await? {
+        return Ok(());
+    }
+    push::deploy::catch_up(tx, place, id).await?;
+    attachment::provide::catch_up(tx, place, id).await
+}
+
+/// Ends a task that nobody wants any more: of an environment, or of the one that copies it. Nothing begins
+/// after it.
+pub(crate) async fn call_off(tx: &mut Tx, at: &Environment, task: Task, why: &str) -> Result<()> {
+    let place = (at.org_id, at.project_id);
+    let environment = environment::store::lock(tx, place, task.environment_id).await?;
+    let (task, outcome) = task.withdraw(why, tx.now);
+    conclude(tx, environment, task, outcome).await.map(|_| ())
+}
+
+/// The end of a task; answers whether its environment is gone.
+async fn conclude(
+    tx: &mut Tx,
+    environment: Environment,
+    task: Task,
+    outcome: Outcome,
+) -> Result<bool> {
     let place = (environment.org_id, environment.project_id);
     if task.kind == super::Kind::Clone {
         environment::store::let_go(tx, &task).await?;
@@ -186,13 +210,11 @@ pub(crate) async fn over(
     attachment::provide::ended(tx, &environment, &task, &outcome).await?;
     let ended = environment.finish(task, outcome, tx.now);
     let destroyed = ended.state().0.state == environment::State::Deleted;
-    let id = ended.state().0.id;
     environment::store::end(tx, ended).await?;
     if destroyed {
-        return project::deletion::go_on(tx, place).await;
+        project::deletion::go_on(tx, place).await?;
     }
-    push::deploy::catch_up(tx, place, id).await?;
-    attachment::provide::catch_up(tx, place, id).await
+    Ok(destroyed)
 }
 
 /// Hands the active task of an environment to the caller, or ends it.
