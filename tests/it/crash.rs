@@ -146,7 +146,9 @@ async fn a_deletion_that_is_broken_off_comes_to_its_end() {
         for it in &environments {
             let deploy =
                 json!({ "orgId": org, "projectId": it["projectId"], "environmentId": it["id"] });
-            ann.tell("project.v1.EnvironmentService/DeployEnvironment", deploy).await;
+            // The runner of a suite that has just started may not have called yet.
+            let method = "project.v1.EnvironmentService/DeployEnvironment";
+            eventually("a runner", async || ann.ask(method, deploy.clone()).await.ok()).await;
         }
         for number in 0..5 {
             let invite = json!({
