@@ -149,8 +149,6 @@ async fn an_admin_enters_a_project_only_by_a_grant_that_the_log_tells() {
     let looked: Result<prj::ListEnvironmentsResponse, _> = admin.client.call(method, look).await;
     assert!(looked.unwrap().environments.is_empty());
     suite.logged().await;
-    let told = "select count(*) from audit.entry
-                where event_type = 'tenantry.identity.v1.ProjectAccessGranted'";
-    assert_eq!(suite.count(told).await, 1);
+    assert_eq!(suite.told("project.access_granted").await, 1);
     suite.finish().await;
 }

@@ -16,9 +16,9 @@ use sqlx::{PgPool, postgres::PgConnectOptions};
 use tenantry::{
     client::Client,
     demo::{Mailbox, Services, Voice, play},
-    verify::{self, Proof},
 };
 use testkit::{Person, Process, eventually, stop_deployments};
+use verifier::{Pins, note::VerifierKey, receipt::Receipt};
 
 /// How often the process is killed.
 const ROUNDS: u64 = 4;
@@ -270,12 +270,13 @@ async fn told_once_and_proven(ann: &Client, org_id: &str) {
     assert_eq!(entries.len(), 1, "told once");
     let event_id = entries[0].envelope.as_ref().unwrap().id.clone();
     let get = audit::GetInclusionProofRequest { org_id: org_id.to_owned(), event_id };
-    let method = "tenantry.audit.v1.AuditService/GetInclusionProof";
+    let method = "tenantry.audit.v1.LogService/GetInclusionProof";
     let proof: audit::GetInclusionProofResponse =
         eventually("a proof", async || ann.call(method, get.clone()).await.ok()).await;
-    let method = "tenantry.audit.v1.AuditService/GetVerifierKey";
-    let key: audit::GetVerifierKeyResponse =
-        ann.call(method, audit::GetVerifierKeyRequest {}).await.unwrap();
-    let proof = Proof::from_json(&ann.json(&proof).unwrap()).unwrap();
-    verify::verify(&proof, &key.verifier_key, Some(org_id)).unwrap();
+    let method = "tenantry.audit.v1.LogService/GetVerifierKeys";
+    let keys: audit::GetVerifierKeysResponse =
+        ann.call(method, audit::GetVerifierKeysRequest {}).await.unwrap();
+    let receipt = Receipt::from_json(&ann.json(&proof).unwrap()).unwrap();
+    let keys = vec![VerifierKey::parse(&keys.verifier_keys[0]).unwrap()];
+    receipt.verify(&Pins { keys, org_id: Some(org_id.to_owned()) }).unwrap();
 }

@@ -56,7 +56,12 @@ pub(crate) async fn call_within(
     }
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let answer = grpc.unary(request, format!("/{method}").parse().unwrap(), Raw).await?;
+    let path = format!("/{method}").parse().unwrap();
+    if methods().iter().any(|it| it.is_server_streaming() && name(it) == method) {
+        // Whether it is let in; what streams may have no end.
+        return grpc.server_streaming(request, path, Raw).await.map(|_| Bytes::new());
+    }
+    let answer = grpc.unary(request, path, Raw).await?;
     Ok(answer.into_inner())
 }
 

@@ -4,16 +4,18 @@
 //! |---|---|
 //! | none: serve everything | `serve` |
 //! | `demo`: play the story against a running suite | `demo` |
-//! | `verify`: prove an entry of the audit log, offline | `verify` |
+//! | `verify`: prove entries of the audit log, offline | `verify` |
+//! | `audit`: check the log as a whole, change its key | `audit_log` |
 //! | `certs`: certificates for the services | `certs` |
 //! | `migrate`, `healthcheck`, `config`, `runner` | `tools` |
 
+mod audit_log;
 mod certs;
 pub mod client;
 pub mod demo;
 mod serve;
 mod tools;
-pub mod verify;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,8 +38,10 @@ struct Arguments {
 enum Verb {
     /// Plays the story against a running suite and shows each call, each answer and the verified log.
     Demo(demo::Arguments),
-    /// Proves offline that an entry is in the audit log.
+    /// Proves offline that entries are in the audit log: a receipt, or an exported bundle.
     Verify(verify::Arguments),
+    /// Checks the audit log as a whole, or changes its key.
+    Audit(audit_log::Arguments),
     /// Brings the database up to date and ends.
     Migrate(Box<Config>),
     /// Asks a server whether it serves; for containers.
@@ -58,6 +62,7 @@ pub fn main() -> ExitCode {
             None => serve::serve(config).await,
             Some(Verb::Demo(it)) => demo::run(it).await,
             Some(Verb::Verify(it)) => verify::run(&it),
+            Some(Verb::Audit(it)) => audit_log::run(it).await,
             Some(Verb::Migrate(config)) => tools::migrate(*config).await,
             Some(Verb::Healthcheck(it)) => tools::healthcheck(it).await,
             Some(Verb::Config) => tools::print(&settings()),

@@ -97,6 +97,7 @@ pub const ORG: &[(&str, OrgRole, KeyReach)] = &[
     ("org.webhooks.manage", O::Admin, K::Org),
     ("org.audit.list", O::Admin, K::Nobody),
     ("org.audit.export", O::Admin, K::Nobody),
+    ("org.audit.hold", O::Owner, K::Nobody),
 ];
 
 /// Permissions on a project: the lowest project role that has each, whether an organization's Admin has it
@@ -133,7 +134,7 @@ pub const PROJECT: &[(&str, ProjectRole, bool, KeyReach)] = &[
     ("project.services.manage", P::Admin, false, K::Any),
     ("project.webhooks.manage", P::Admin, true, K::Any),
     ("project.api_keys.manage", P::Admin, false, K::Nobody),
-    ("project.audit.list", P::Admin, false, K::Nobody),
+    ("project.audit.list", P::Admin, true, K::Nobody),
 ];
 
 /// What may be asked for: a row of one of the tables.

@@ -34,7 +34,8 @@ async fn forget(tx: &mut Tx, org_id: OrgId, project_id: ProjectId) -> Result<()>
         }
     }
     store::delete_project(tx, org_id, project_id).await?;
-    tx.emit(gone).await
+    tx.emit(gone);
+    Ok(())
 }
 
 /// The project service has taken along what it had of a deleted organization.

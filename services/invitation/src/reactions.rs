@@ -66,7 +66,8 @@ pub(crate) async fn organization_deleted(
         revoked_invitations: revoked,
     };
     let about = About::object("organization", org_id, it.name).of(org_id);
-    tx.emit(Changed::new((), &event, about)).await
+    tx.emit(Changed::new((), &event, about));
+    Ok(())
 }
 
 /// A blocked organization takes no members, and its pending invitations do not come back (IN-25).

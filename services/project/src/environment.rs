@@ -265,6 +265,7 @@ impl Environment {
         About::object("environment", self.id, &self.name)
             .of(self.org_id)
             .in_project(self.project_id)
+            .in_environment(self.id.0)
     }
 }
 

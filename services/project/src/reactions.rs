@@ -26,7 +26,8 @@ pub(crate) async fn project_registered(
     }
     let event = pb::ProjectAbandoned { org_id: it.org_id, project_id: it.project_id };
     let about = About::object("project", id, "").of(org_id).in_project(id);
-    tx.emit(Changed::new((), &event, about)).await
+    tx.emit(Changed::new((), &event, about));
+    Ok(())
 }
 
 /// What a deleted organization runs here ends; its projects stay until the purge.
@@ -49,7 +50,8 @@ pub(crate) async fn organization_deleted(
         stopping_environments: stopping,
     };
     let about = About::object("organization", org_id, it.name).of(org_id);
-    tx.emit(Changed::new((), &event, about)).await
+    tx.emit(Changed::new((), &event, about));
+    Ok(())
 }
 
 /// A deleted organization came back. Nothing starts by itself.

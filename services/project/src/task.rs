@@ -264,7 +264,10 @@ impl Task {
     }
 
     pub(crate) fn about(&self) -> chassis::About {
-        chassis::About::object("task", self.id, "").of(self.org_id).in_project(self.project_id)
+        chassis::About::object("task", self.id, "")
+            .of(self.org_id)
+            .in_project(self.project_id)
+            .in_environment(self.environment_id.0)
     }
 }
 

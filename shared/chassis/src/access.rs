@@ -17,6 +17,7 @@ use crate::{
     Error, OrgId, ProjectId, Result,
     call::{Account, Call, Context, KeyPower},
     clock::moment,
+    denials::Denied,
     error::remote,
     link::Link,
     rule::Audience,
@@ -242,6 +243,15 @@ impl Access {
         self.decide(context, &question).await.map(|_| ())
     }
 
+    /// Refuses once a caller may no longer do what they were allowed to, as a stream must ask.
+    pub async fn again(&self, context: &Context, grant: &ScopeGrant) -> Result<()> {
+        self.still(context).await?;
+        let (permission, project_id) = (grant.permission(), grant.project_id);
+        let question =
+            Question { permission, org_id: grant.org_id, project_id, write: !context.rule.read };
+        self.decide(context, &question).await.map(|_| ())
+    }
+
     async fn require<M: Check>(
         &self,
         call: &Call<M>,
@@ -266,6 +276,12 @@ impl Access {
     async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
         let (authority, asked) = (self.authority()?.clone(), Instant::now());
         let decision = authority.decide(context, question).await?;
+        if !decision.allowed && decision.visible {
+            let (org_id, project_id) = (question.org_id, question.project_id);
+            let permission = question.permission.to_owned();
+            let denied = Denied { permission, org_id, project_id, reason: decision.reason };
+            *context.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(denied);
+        }
         decision.check(question)?;
         context.saw(&decision.token);
         if question.write {

@@ -3,19 +3,22 @@
 mod jetstream;
 mod local;
 mod relay;
+mod settle;
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::{db::Db, react::Subscriber};
+use self::settle::{Followers, Settler};
+use crate::{db::Db, link::Link, react::Subscriber};
 
 pub use jetstream::JetStream;
 
 /// How many events are read, published or recorded at a time.
-const BATCH: i64 = 200;
+const BATCH: i64 = 500;
 /// The same, where a length is asked for.
-const BATCH_LEN: usize = 200;
+const BATCH_LEN: usize = 500;
 
 /// How soon a reader looks again after something happened: what was written may have been held back by a
 /// transaction that was still running.
@@ -37,17 +40,29 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// The tasks that carry events between these outboxes and subscribers until `stop`.
+    /// The tasks that carry events between these outboxes and subscribers, and settle each outbox with the
+    /// log, until `stop`. An event that is missing there for longer than `patience` is handed over directly.
     pub(crate) fn tasks(
         self,
-        outboxes: Vec<Db>,
+        outboxes: Vec<(Db, Link)>,
         subscribers: Vec<Subscriber>,
+        patience: Duration,
         stop: &CancellationToken,
-    ) -> Vec<futures::future::BoxFuture<'static, ()>> {
-        match self {
-            Self::Local => local::tasks(&outboxes, &subscribers, stop),
-            Self::JetStream(it) => it.tasks(outboxes, subscribers, stop),
+    ) -> Vec<BoxFuture<'static, ()>> {
+        let (mut followers, mut settlers) = (BTreeMap::new(), vec![]);
+        for (outbox, audit) in &outboxes {
+            let of_this = followers.entry(outbox.name()).or_insert_with(Followers::default);
+            settlers.push(Settler::new(outbox.clone(), audit.clone(), of_this.clone(), patience));
         }
+        let outboxes: Vec<Db> = outboxes.into_iter().map(|it| it.0).collect();
+        let mut tasks = match self {
+            Self::Local => local::tasks(&outboxes, &subscribers, &followers, stop),
+            Self::JetStream(it) => it.tasks(outboxes, subscribers, &followers, stop),
+        };
+        for settler in settlers {
+            tasks.push(Box::pin(settler.run(stop.clone())));
+        }
+        tasks
     }
 }
 

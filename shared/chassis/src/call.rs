@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     Error, OrgId, ProjectId, Result, UserId,
     access::Decided,
+    denials::Denied,
     error::Reply,
     rule::{Audience, Rule},
     token::{self, Token},
@@ -90,8 +91,12 @@ pub struct Context {
     pub gone: CancellationToken,
     /// The change that the answer must know of, as its caller says.
     pub known: Option<String>,
+    /// The events that the call has written; go back to its caller.
+    pub(crate) wrote: Mutex<Vec<Uuid>>,
     /// The newest state of access that the call has seen; goes back to its caller.
     pub(crate) seen: Mutex<Option<String>>,
+    /// What was refused, for the audit log.
+    pub(crate) denied: Mutex<Option<Denied>>,
     /// What was decided for this call, and when it was asked.
     pub(crate) decided: Mutex<Vec<Decided>>,
     /// The credential, to be passed on to the services that this call needs.
@@ -100,6 +105,10 @@ pub struct Context {
 
 /// The metadata in which a caller says, and is told, a state of access.
 pub(crate) const CONSISTENCY_TOKEN: &str = "tenantry-consistency-token";
+
+/// The metadata in which a caller is told of the events that its call has written, the primary one first:
+/// what to ask the audit log for a receipt of.
+pub(crate) const EVENT_IDS: &str = "tenantry-event-ids";
 
 /// One call, with its message.
 #[derive(Debug)]
@@ -186,6 +195,11 @@ impl Context {
         if !token.is_empty() {
             *seen = Some(token.to_owned());
         }
+    }
+
+    /// Tells the caller of these events, in the metadata of the answer.
+    pub(crate) fn wrote(&self, events: Vec<Uuid>) {
+        self.wrote.lock().unwrap_or_else(PoisonError::into_inner).extend(events);
     }
 
     /// Who acts, as the audit log keeps it.

@@ -1,6 +1,6 @@
 //! A state and the events that explain it; neither is stored without the other.
 
-use api::event as pb;
+use api::{error::Reason, event as pb};
 use prost::{Message, Name};
 use prost_types::Any;
 
@@ -13,6 +13,7 @@ use crate::{OrgId, ProjectId, id};
 pub struct About {
     org_id: Option<OrgId>,
     project_id: Option<ProjectId>,
+    environment_id: Option<Uuid>,
     resource: pb::Resource,
 }
 
@@ -21,7 +22,7 @@ impl About {
     pub fn object(kind: &str, id: impl Into<String>, name: impl Into<String>) -> Self {
         let (kind, id) = (kind.to_owned(), id.into());
         let resource = pb::Resource { kind, id, name: name.into() };
-        Self { org_id: None, project_id: None, resource }
+        Self { resource, ..Self::default() }
     }
 
     /// The organization that the event belongs to.
@@ -35,6 +36,12 @@ impl About {
     pub fn in_project(self, project_id: ProjectId) -> Self {
         Self { project_id: Some(project_id), ..self }
     }
+
+    /// The environment that the event belongs to.
+    #[must_use]
+    pub fn in_environment(self, environment_id: Uuid) -> Self {
+        Self { environment_id: Some(environment_id), ..self }
+    }
 }
 
 /// A new state together with the fact that produced it. Only rules make one, only [`crate::Tx::emit`]
@@ -43,7 +50,7 @@ impl About {
 #[derive(Debug)]
 pub struct Changed<T> {
     state: T,
-    pub(crate) fact: Fact,
+    pub(crate) fact: Box<Fact>,
 }
 
 /// An encoded event, and what it happened to.
@@ -53,13 +60,22 @@ pub(crate) struct Fact {
     pub(crate) name: String,
     pub(crate) event: Any,
     pub(crate) about: About,
+    /// Why it was not done, if it was not.
+    pub(crate) refused: Option<(pb::Outcome, Reason)>,
 }
 
 impl<T> Changed<T> {
     /// Pairs a state with its event.
     pub fn new<E: Message + Name>(state: T, event: &E, about: About) -> Self {
         let event = Any { type_url: E::type_url(), value: event.encode_to_vec() };
-        Self { state, fact: Fact { id: id::new(), name: E::full_name(), event, about } }
+        let fact = Fact { id: id::new(), name: E::full_name(), event, about, refused: None };
+        Self { state, fact: Box::new(fact) }
+    }
+
+    /// The same event, of something that was tried and not done.
+    pub fn not_done(mut self, outcome: pb::Outcome, why: Reason) -> Self {
+        self.fact.refused = Some((outcome, why));
+        self
     }
 
     /// The identity of the event.
@@ -78,7 +94,7 @@ impl<T> Changed<T> {
     }
 
     pub(crate) fn into_parts(self) -> (T, Fact) {
-        (self.state, self.fact)
+        (self.state, *self.fact)
     }
 }
 
@@ -89,9 +105,16 @@ impl Fact {
 
     /// The envelope in which the event leaves.
     pub(crate) fn envelope(self, head: pb::Envelope) -> pb::Envelope {
+        let (outcome, why) = match self.refused {
+            Some((outcome, why)) => (outcome, why.as_str_name().trim_start_matches("REASON_")),
+            None => (pb::Outcome::Success, ""),
+        };
         pb::Envelope {
+            outcome: outcome.into(),
+            reason: why.to_owned(),
             org_id: self.about.org_id.map(String::from).unwrap_or_default(),
             project_id: self.about.project_id.map(String::from).unwrap_or_default(),
+            environment_id: self.about.environment_id.map(String::from).unwrap_or_default(),
             resource: Some(self.about.resource),
             event: Some(self.event),
             ..head

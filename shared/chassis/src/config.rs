@@ -28,8 +28,8 @@ pub struct Config {
     /// can do.
     #[arg(long, env = "NATS_URL")]
     pub nats_url: Option<String>,
-    /// Seconds without NATS after which a service hands its events to the audit service directly.
-    #[arg(long, env = "TENANTRY_NATS_PATIENCE_S", default_value_t = 30)]
+    /// Seconds after which a service hands an event that the audit log lacks to it directly, around NATS.
+    #[arg(long, env = "TENANTRY_NATS_PATIENCE_S", default_value_t = 5)]
     pub nats_patience_s: u64,
     /// File with the deployment's secret key: 64 hexadecimal digits. Default: made in the data directory.
     #[arg(long, env = "TENANTRY_KEY_FILE")]
@@ -126,6 +126,10 @@ pub struct Config {
     /// Name of the audit log in its checkpoints.
     #[arg(long, env = "TENANTRY_AUDIT_ORIGIN", default_value = "tenantry.localhost/audit")]
     pub audit_origin: String,
+    /// Witnesses whose signatures under the suite's head are taken: C2SP verifier keys of type 4, with commas
+    /// between them.
+    #[arg(long, env = "TENANTRY_AUDIT_WITNESS_KEYS", value_delimiter = ',')]
+    pub audit_witness_keys: Vec<String>,
     /// OTLP collector for traces and metrics. Without it none are sent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,

@@ -21,6 +21,8 @@ use crate::{
     changed::Changed,
     clock::{Clock, timestamp},
     idempotency,
+    key::random,
+    outbox,
 };
 
 /// A service's database.
@@ -41,6 +43,12 @@ pub struct Tx {
     actor: pb::Actor,
     origin: pb::Origin,
     committed: Arc<Notify>,
+    /// The event that this work follows from, if it is a reaction; else the first one that it writes.
+    parent: Option<Uuid>,
+    /// Events that are written as the last thing before the commit.
+    events: Vec<outbox::Event>,
+    /// Which events the caller is told of.
+    pub(crate) told: Vec<Uuid>,
     /// Whether somebody waits for what this writes.
     wakes: bool,
     /// The one moment at which the whole unit happens.
@@ -129,7 +137,7 @@ impl Db {
         R: Message + Name + Default,
     {
         let key = idempotency::Key::of(call)?;
-        let tx = self.begin(call.actor(), call.origin.clone()).await?;
+        let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
         let once = async |tx: &mut Tx| {
             let Some(key) = key else {
                 let response = work(tx).await?;
@@ -144,7 +152,9 @@ impl Db {
             confirm(call).await?;
             Ok(response)
         };
-        finish(tx, once).await
+        let (response, told) = finish(tx, once).await?;
+        call.wrote(told);
+        Ok(response)
     }
 
     /// Runs work of the suite itself in a transaction: a reaction to the event `cause`, or a timer.
@@ -154,32 +164,65 @@ impl Db {
         work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
     ) -> Result<T> {
         let origin = pb::Origin { request_id: cause.to_owned(), ..Default::default() };
-        finish(self.begin(system(self.name), origin).await?, work).await
+        let tx = self.begin(system(self.name), origin, Uuid::try_parse(cause).ok()).await?;
+        Ok(finish(tx, work).await?.0)
+    }
+
+    /// Writes down, on behalf of whoever made a call, that it was refused: the change itself did not happen.
+    pub(crate) async fn write_for(
+        &self,
+        (actor, origin): (pb::Actor, pb::Origin),
+        work: impl AsyncFnOnce(&mut Tx) -> Result<()>,
+    ) -> Result<()> {
+        finish(self.begin(actor, origin, None).await?, work).await.map(|_| ())
     }
 
     /// Writes down where a reader stands: nothing waits for it, nobody is woken, and a power cut may lose
     /// it, because what is read again acts once.
     pub(crate) async fn jot(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<()>) -> Result<()> {
-        let tx = self.begin(system(self.name), pb::Origin::default()).await?;
+        let tx = self.begin(system(self.name), pb::Origin::default(), None).await?;
         let jot = async |tx: &mut Tx| {
             sqlx::query!("set local synchronous_commit = off").execute(tx.conn()).await?;
             work(tx).await
         };
-        finish(tx, jot).await
+        finish(tx, jot).await.map(|_| ())
     }
 
-    async fn begin(&self, actor: pb::Actor, origin: pb::Origin) -> Result<Tx> {
+    async fn begin(
+        &self,
+        actor: pb::Actor,
+        origin: pb::Origin,
+        parent: Option<Uuid>,
+    ) -> Result<Tx> {
         let mut lease = Lease { connection: Some(self.writes.acquire().await?), guard: self.guard };
         raw_sql("begin").execute(lease.connection()).await?;
-        let (source, now, wakes) = (self.name, self.clock.now(), false);
-        let committed = self.committed.clone();
-        Ok(Tx { lease, source, actor, origin, committed, wakes, now })
+        Ok(Tx {
+            lease,
+            source: self.name,
+            actor,
+            origin,
+            committed: self.committed.clone(),
+            parent,
+            events: vec![],
+            told: vec![],
+            wakes: false,
+            now: self.clock.now(),
+        })
     }
 }
 
-/// Runs the work, commits it, or takes it back.
-async fn finish<T>(mut tx: Tx, work: impl AsyncFnOnce(&mut Tx) -> Result<T>) -> Result<T> {
-    let outcome = work(&mut tx).await;
+/// Runs the work, writes its events, commits all of it, or takes it back. Answers which events there are.
+async fn finish<T>(
+    mut tx: Tx,
+    work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
+) -> Result<(T, Vec<Uuid>)> {
+    let mut outcome = work(&mut tx).await;
+    let events = std::mem::take(&mut tx.events);
+    if outcome.is_ok()
+        && let Err(error) = outbox::write(tx.conn(), events).await
+    {
+        outcome = Err(error);
+    }
     let end = if outcome.is_ok() { "commit" } else { "rollback" };
     let ended = raw_sql(end).execute(tx.conn()).await;
     if ended.is_ok() {
@@ -190,7 +233,7 @@ async fn finish<T>(mut tx: Tx, work: impl AsyncFnOnce(&mut Tx) -> Result<T>) -> 
     if tx.wakes {
         tx.committed.notify_waiters();
     }
-    Ok(value)
+    Ok((value, std::mem::take(&mut tx.told)))
 }
 
 /// A connection on which a transaction is open. If it is dropped before the transaction has ended, because
@@ -237,8 +280,9 @@ impl Tx {
         self.actor = user(account);
     }
 
-    /// Stores the event of a change, whose state has just been stored, and gives that state back.
-    pub async fn emit<T>(&mut self, changed: Changed<T>) -> Result<T> {
+    /// Writes the event of a change, whose state has just been stored, and gives that state back. The first
+    /// event of a piece of work is its primary one; the others name it as their parent (AU-1, AU-2).
+    pub fn emit<T>(&mut self, changed: Changed<T>) -> T {
         let (state, fact) = changed.into_parts();
         self.wake();
         let (id, name, org_id) = (fact.id, fact.name.clone(), fact.org_id());
@@ -248,28 +292,14 @@ impl Tx {
             actor: Some(self.actor.clone()),
             occur_time: Some(timestamp(self.now)),
             origin: Some(self.origin.clone()),
+            parent_event_id: self.parent.map(String::from).unwrap_or_default(),
+            salt: random()[..16].to_vec(),
             ..Default::default()
         });
-        self.append(id, &name, org_id.map(|it| it.0), &envelope.encode_to_vec()).await?;
-        Ok(state)
-    }
-
-    async fn append(
-        &mut self,
-        id: Uuid,
-        name: &str,
-        org_id: Option<Uuid>,
-        envelope: &[u8],
-    ) -> Result<()> {
-        sqlx::query!(
-            "insert into outbox (id, type, org_id, envelope) values ($1, $2, $3, $4)",
-            id,
-            name,
-            org_id,
-            envelope
-        )
-        .execute(self.conn())
-        .await?;
-        Ok(())
+        self.parent.get_or_insert(id);
+        self.told.push(id);
+        let (org_id, envelope) = (org_id.map(|it| it.0), envelope.encode_to_vec());
+        self.events.push(outbox::Event { id, name, org_id, envelope });
+        state
     }
 }

@@ -26,9 +26,8 @@ use crate::{
     key::Key,
     link::{Link, Target},
     mail::{Mailer, Postman, Writer},
-    outbox::Delivery,
     page::Pager,
-    react::{Reaction, Subscriber},
+    react::{Reaction, Record, Subscriber},
     web::Site,
 };
 
@@ -223,12 +222,8 @@ impl Host {
         &mut self.subscribers[index]
     }
 
-    /// Hands every event of the suite to `record`, in batches, each in a transaction of `db`. It must not
-    /// mind an event that comes twice.
-    pub fn on_all<R>(&mut self, db: &Db, record: R)
-    where
-        R: for<'t> Reaction<'t, Vec<Delivery>>,
-    {
+    /// Hands every event of the suite to `record`, in batches, each in a transaction of `db`.
+    pub fn on_all(&mut self, db: &Db, record: Arc<dyn Record>) {
         self.subscribers.push(Subscriber::recording(db.clone(), record));
     }
 

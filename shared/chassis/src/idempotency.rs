@@ -58,7 +58,7 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let first = sqlx::query!(
-        r#"select body_hash, response as "response!" from idempotency
+        r#"select body_hash, response as "response!", event_ids from idempotency
            where caller = $1 and method = $2 and request_id = $3"#,
         key.caller,
         key.method,
@@ -74,18 +74,21 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
             metadata: vec![("request_id", key.request_id.to_string())],
         });
     }
+    tx.told = first.event_ids;
     Ok(Some(first.response))
 }
 
 /// Keeps the first answer.
 pub(crate) async fn store(tx: &mut Tx, key: &Key, response: Vec<u8>) -> Result<()> {
+    let told = tx.told.clone();
     sqlx::query!(
-        "update idempotency set response = $4
+        "update idempotency set response = $4, event_ids = $5
          where caller = $1 and method = $2 and request_id = $3",
         key.caller,
         key.method,
         key.request_id,
         response,
+        &told,
     )
     .execute(tx.conn())
     .await?;

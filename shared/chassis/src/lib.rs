@@ -7,6 +7,7 @@ pub mod changed;
 pub mod clock;
 pub mod config;
 pub mod db;
+mod denials;
 pub mod email;
 pub mod error;
 pub mod host;

@@ -95,7 +95,12 @@ impl Page {
         }
         rows.truncate(self.size);
         let cursor = rows.last().map(key).unwrap_or_default();
-        let token = [self.seal.mac(&cursor).as_slice(), cursor.as_bytes()].concat();
-        (rows, BASE64URL_NOPAD.encode(&token))
+        (rows, self.token(&cursor))
+    }
+
+    /// The token of a place in the list.
+    pub fn token(&self, cursor: &str) -> String {
+        let token = [self.seal.mac(cursor).as_slice(), cursor.as_bytes()].concat();
+        BASE64URL_NOPAD.encode(&token)
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use api::event::Envelope;
 use prost::{Message, Name};
+use uuid::Uuid;
 
 use crate::{
     Result,
@@ -13,7 +14,14 @@ use crate::{
 
 type Boxed<'t> = Pin<Box<dyn Future<Output = Result<()>> + Send + 't>>;
 type React = Arc<dyn for<'t> Fn(&'t mut Tx, &Envelope) -> Boxed<'t> + Send + Sync>;
-type Record = Arc<dyn for<'t> Fn(&'t mut Tx, Vec<Delivery>) -> Boxed<'t> + Send + Sync>;
+
+/// Whoever keeps every event: the audit log.
+#[tonic::async_trait]
+pub trait Record: Send + Sync + 'static {
+    /// Keeps events in their order, each once, however often it comes. Answers the ids of those that it
+    /// cannot keep yet, because one before them is missing.
+    async fn record(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Vec<Uuid>>;
+}
 
 /// An `async fn(&mut Tx, E) -> Result<()>`.
 pub trait Reaction<'t, E>: Send + Sync + 'static {
@@ -46,7 +54,18 @@ enum What {
     /// Reactions, by event.
     React(BTreeMap<String, Vec<React>>),
     /// Keeps every event, in batches.
-    Record(Record),
+    Record(Arc<dyn Record>),
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub(crate) struct Delivered {
+    /// How many events were dealt with before one failed.
+    pub(crate) done: usize,
+    /// Among them, those that have to come again.
+    pub(crate) held: Vec<Uuid>,
+    /// Why one failed.
+    pub(crate) failure: Option<crate::Error>,
 }
 
 /// After so many failures a reaction gives an event up, so that it does not block the ones behind it.
@@ -57,12 +76,7 @@ impl Subscriber {
         Self { db, what: What::React(BTreeMap::new()) }
     }
 
-    pub(crate) fn recording<R>(db: Db, record: R) -> Self
-    where
-        R: for<'t> Reaction<'t, Vec<Delivery>>,
-    {
-        let record = Arc::new(record);
-        let record: Record = Arc::new(move |tx, batch| Box::pin(record.react(tx, batch)));
+    pub(crate) fn recording(db: Db, record: Arc<dyn Record>) -> Self {
         Self { db, what: What::Record(record) }
     }
 
@@ -112,25 +126,24 @@ impl Subscriber {
         }
     }
 
-    /// Acts on a batch. Answers how many events it dealt with before one failed, and that failure.
-    pub(crate) async fn deliver(&self, batch: &[Delivery]) -> (usize, Option<crate::Error>) {
+    /// Acts on a batch.
+    pub(crate) async fn deliver(&self, batch: &[Delivery]) -> Delivered {
         match &self.what {
             What::Record(record) => {
-                let cause = batch.first().map(|it| it.id.to_string()).unwrap_or_default();
-                let work = async |tx: &mut Tx| record(tx, batch.to_vec()).await;
-                match self.db.write_as_system(&cause, work).await {
-                    Ok(()) => (batch.len(), None),
-                    Err(error) => (0, Some(error)),
+                let work = async |tx: &mut Tx| record.record(tx, batch).await;
+                match self.db.write_as_system("log", work).await {
+                    Ok(held) => Delivered { done: batch.len(), held, failure: None },
+                    Err(error) => Delivered { failure: Some(error), ..Delivered::default() },
                 }
             }
             What::React(reactions) => {
                 for (done, event) in batch.iter().enumerate() {
                     let Some(reactions) = reactions.get(&event.name) else { continue };
                     if let Err(error) = self.react(reactions, event).await {
-                        return (done, Some(error));
+                        return Delivered { done, failure: Some(error), ..Delivered::default() };
                     }
                 }
-                (batch.len(), None)
+                Delivered { done: batch.len(), ..Delivered::default() }
             }
         }
     }

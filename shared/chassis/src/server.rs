@@ -28,7 +28,8 @@ use tracing::Instrument;
 use crate::{
     Error,
     access::Access,
-    call::{Account, CONSISTENCY_TOKEN, Context},
+    call::{Account, CONSISTENCY_TOKEN, Context, EVENT_IDS},
+    denials::Denials,
     error::{overloaded, status},
     key_limits::KeyLimits,
     rule::{Audience, Rule, Rules},
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) running: TaskTracker,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) keys: KeyLimits,
+    pub(crate) denials: Denials,
     /// Whose word about where a call came from is believed.
     pub(crate) proxies: Vec<IpAddr>,
     pub(crate) deadline_max: Duration,
@@ -157,15 +159,20 @@ impl Shared {
             origin,
             deadline,
             known,
+            wrote: Mutex::default(),
             seen: Mutex::default(),
             decided: Mutex::default(),
+            denied: Mutex::default(),
             bearer,
         });
         request.extensions_mut().insert(context.clone());
+        let shared = self.clone();
         let work = async move {
             let response = routes.call(request).await;
             drop(permit);
-            told(response.unwrap_or_else(|never| match never {}), &context)
+            let response = response.unwrap_or_else(|never| match never {});
+            shared.denials.note(&context, response.headers()).await;
+            told(response, &context)
         };
         if !self.detached {
             let response = tokio::time::timeout_at(deadline.into(), work).await;
@@ -283,8 +290,17 @@ fn peer(request: &Request<Body>) -> Peer {
     name.map_or(Peer::Client, Peer::Service)
 }
 
-/// The answer with the state of access that the call has seen.
+/// The most events that an answer names: an answer's head has 8 KiB.
+const EVENT_IDS_MAX: usize = 50;
+
+/// The answer with the state of access that the call has seen, and the events that it has written.
 fn told(mut response: Response<Body>, context: &Context) -> Response<Body> {
+    let wrote = context.wrote.lock().unwrap_or_else(PoisonError::into_inner);
+    let ids: Vec<String> = wrote.iter().take(EVENT_IDS_MAX).map(ToString::to_string).collect();
+    drop(wrote);
+    if let Some(ids) = HeaderValue::from_str(&ids.join(",")).ok().filter(|it| !it.is_empty()) {
+        response.headers_mut().insert(EVENT_IDS, ids);
+    }
     let seen = context.seen.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(token) = seen.as_deref().and_then(|it| HeaderValue::from_str(it).ok()) {
         response.headers_mut().insert(CONSISTENCY_TOKEN, token);

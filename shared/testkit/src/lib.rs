@@ -5,6 +5,7 @@
 
 mod browser;
 mod database;
+mod deployments;
 mod names;
 mod nats;
 mod oidc;
@@ -16,8 +17,10 @@ mod slow;
 mod smtp;
 mod suite;
 
+pub use audit::Findings;
 pub use browser::Browser;
 pub use database::{Database, config};
+pub use deployments::stop_deployments;
 pub use names::Names;
 pub use nats::Nats;
 pub use oidc::Oidc;
@@ -26,7 +29,7 @@ pub use process::{Process, binary};
 pub use receiver::{Answer, Post, Receiver};
 pub use repository::Repository;
 pub use smtp::Smtp;
-pub use suite::{Options, Suite, stop_deployments};
+pub use suite::{Options, Suite};
 
 use std::time::Duration;
 

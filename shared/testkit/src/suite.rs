@@ -22,7 +22,7 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Database, Person, database, eventually, slow};
+use crate::{Database, Person, database, deployments::stop_deployments, eventually, slow};
 
 /// What is different from the defaults.
 #[derive(Default)]
@@ -55,6 +55,8 @@ pub struct Options {
     pub webhook_exceptions: Vec<String>,
     /// Who finds the addresses of webhooks.
     pub webhook_dns: Option<SocketAddr>,
+    /// Witnesses of the audit log.
+    pub witness_keys: Vec<String>,
 }
 
 /// A running suite.
@@ -71,6 +73,8 @@ pub struct Suite {
     pub address: SocketAddr,
     /// The billing system's way to identity.
     pub billing: Link,
+    /// The project service's way to the log.
+    pub producer: Link,
     monitoring: Link,
     hosting: Link,
     options: Options,
@@ -122,6 +126,7 @@ impl Suite {
         let billing = host.client("billing", "identity");
         let monitoring = host.client("monitoring", "invitation");
         let hosting = host.client("billing", "project");
+        let producer = host.client("project", "audit");
 
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
@@ -144,6 +149,7 @@ impl Suite {
             pool,
             address,
             billing,
+            producer,
             monitoring,
             hosting,
             options,
@@ -160,6 +166,8 @@ impl Suite {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::copy(self.folder.path().join("secret.key"), folder.path().join("secret.key"))
             .expect("the deployment's key");
+        std::fs::copy(self.folder.path().join("audit.key"), folder.path().join("audit.key"))
+            .expect("the log's key");
         let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
         Self::launch(options, self.database.share(), folder, self.clock.clone()).await
     }
@@ -174,6 +182,43 @@ impl Suite {
         self.stop.cancel();
         self.running.await.expect("the suite does not panic").expect("the suite ends well");
         self.pool.close().await;
+    }
+
+    /// Derives the audit log again from what is stored, as `tenantry audit fsck` does.
+    pub async fn fsck(&self) -> audit::Findings {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["secret.key", "audit.key", "audit.keys", "audit.signed"] {
+            std::fs::copy(self.folder.path().join(name), folder.path().join(name))
+                .expect("a file of the data directory");
+        }
+        let options = self.database.options.clone();
+        let mut host = host(&Options::default(), options, folder.path(), self.address);
+        audit::install(&mut host).expect("the service installs");
+        audit::fsck(&host).await.expect("the log can be read")
+    }
+
+    /// Ends the suite, lets `between` happen, and answers why it does not start again.
+    pub async fn restart_refused(self, between: impl AsyncFnOnce(&PgPool)) -> String {
+        self.stop.cancel();
+        self.running.await.expect("the suite does not panic").expect("the suite ends well");
+        between(&self.pool).await;
+        self.pool.close().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let database = self.database.options.clone();
+        let host = install(host(&self.options, database, self.folder.path(), address));
+        let serving = host.run(listener, || (), std::future::pending());
+        let ended = tokio::time::timeout(crate::PATIENCE, serving).await.expect("it ends");
+        self.database.drop().await;
+        format!("{:#}", ended.expect_err("it is refused"))
+    }
+
+    /// Ends a suite whose log was damaged on purpose, without the checks of its end.
+    pub async fn abandon(self) {
+        self.stop.cancel();
+        self.running.await.expect("the suite does not panic").expect("the suite ends well");
+        self.pool.close().await;
+        self.database.drop().await;
     }
 
     /// What the billing system says about an organization.
@@ -221,10 +266,24 @@ impl Suite {
 
     /// Events that were written, and entries of the log.
     pub async fn written_and_logged(&self) -> (i64, i64) {
-        let written =
-            "select (select count(*) from identity.outbox) + (select count(*) from project.outbox)
-                            + (select count(*) from invitation.outbox)";
-        (self.count(written).await, self.count("select count(*) from audit.entry").await)
+        let written = "select coalesce(sum(n), 0)::bigint from (
+                           select sum(last) from identity.outbox_sequence
+                           union all select sum(last) from project.outbox_sequence
+                           union all select sum(last) from invitation.outbox_sequence
+                           union all select sum(last) from audit.outbox_sequence
+                           union all select count(*) from identity.outbox where sequence = 0) as it (n)";
+        let logged = "select coalesce(sum(size), 0)::bigint from audit.tree
+                      where org_id <> 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
+        (self.count(written).await, self.count(logged).await)
+    }
+
+    /// How many entries tell an action.
+    pub async fn told(&self, action: &str) -> i64 {
+        let entries =
+            "select count(*) from audit.entry join audit.term on term.number = entry.action
+                       where value = $1";
+        let entries = sqlx::query_scalar(entries).bind(action);
+        entries.fetch_one(&self.pool).await.expect("a count")
     }
 
     /// How often somebody began a transaction inside another.
@@ -279,6 +338,7 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         invitation_mails_max: options.invitation_mails_max,
         webhook_exceptions: options.webhook_exceptions.clone(),
         webhook_dns: options.webhook_dns,
+        audit_witness_keys: options.witness_keys.clone(),
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
         local_repositories: true,
@@ -316,26 +376,4 @@ fn install(mut host: Host) -> Host {
         install(&mut host).expect("a service installs");
     }
     host
-}
-
-/// What was deployed outlives the suite; a test leaves nothing behind.
-pub fn stop_deployments(folder: &Path) {
-    let databases = folder.join("runner/services/postgres/postmaster.pid");
-    let databases = std::fs::read_to_string(databases).unwrap_or_default();
-    let server = databases.lines().next().and_then(|it| it.trim().parse().ok());
-    if let Some(server) = server.and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(server, rustix::process::Signal::INT);
-    }
-    let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
-    for home in environments.flatten().map(|it| it.path()) {
-        let state = std::fs::read(home.join("state.json")).unwrap_or_default();
-        let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
-        let starting = std::fs::read_to_string(home.join("starting")).unwrap_or_default();
-        let starting = starting.split(' ').next().and_then(|it| it.parse().ok());
-        let known = ["process", "previous"].map(|it| state[it]["pid"].as_i64());
-        let known = known.into_iter().flatten().filter_map(|it| i32::try_from(it).ok());
-        for pid in known.chain(starting).filter_map(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Benchmarks, each beside its reference in the same run: only the ratio counts.
 
+mod audit_log;
 mod bare;
 mod check;
 mod grants;
@@ -52,6 +53,9 @@ async fn main() -> Result<()> {
     }
     if "logins".contains(&wanted) {
         logins::run().await?;
+    }
+    if "audit".contains(&wanted) {
+        audit_log::run().await?;
     }
     if "large".contains(&wanted) {
         large::run().await?;

@@ -78,6 +78,9 @@ fn elsewhere<M>() -> Reply<M> {
 
 #[tonic::async_trait]
 impl AuditService for Noop {
+    type WatchEntriesStream = futures::stream::Empty<Result<pb::WatchEntriesResponse, Status>>;
+    type ExportEntriesStream = futures::stream::Empty<Result<pb::ExportEntriesResponse, Status>>;
+
     async fn list_account_entries(
         &self,
         request: Request<pb::ListAccountEntriesRequest>,
@@ -95,28 +98,31 @@ impl AuditService for Noop {
         elsewhere()
     }
 
-    async fn get_checkpoint(
+    async fn watch_entries(
         &self,
-        _: Request<pb::GetCheckpointRequest>,
-    ) -> Reply<pb::GetCheckpointResponse> {
+        _: Request<pb::WatchEntriesRequest>,
+    ) -> Reply<Self::WatchEntriesStream> {
         elsewhere()
     }
 
-    async fn get_inclusion_proof(
+    async fn export_entries(
         &self,
-        _: Request<pb::GetInclusionProofRequest>,
-    ) -> Reply<pb::GetInclusionProofResponse> {
+        _: Request<pb::ExportEntriesRequest>,
+    ) -> Reply<Self::ExportEntriesStream> {
         elsewhere()
     }
 
-    async fn get_verifier_key(
+    async fn get_retention(
         &self,
-        _: Request<pb::GetVerifierKeyRequest>,
-    ) -> Reply<pb::GetVerifierKeyResponse> {
+        _: Request<pb::GetRetentionRequest>,
+    ) -> Reply<pb::GetRetentionResponse> {
         elsewhere()
     }
 
-    async fn append(&self, _: Request<pb::AppendRequest>) -> Reply<pb::AppendResponse> {
+    async fn set_legal_hold(
+        &self,
+        _: Request<pb::SetLegalHoldRequest>,
+    ) -> Reply<pb::SetLegalHoldResponse> {
         elsewhere()
     }
 }

@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use api::audit;
+use verifier::{Pins, note::VerifierKey, receipt::Receipt};
 
 use super::story::{Person, Place, Story, patiently};
-use crate::{
-    client::Client,
-    verify::{self, Proof},
-};
+use crate::client::Client;
 
 const IDENTITY: &str = "tenantry.identity.v1";
 const PROJECT: &str = "tenantry.project.v1";
@@ -41,6 +39,8 @@ const LOG: &[(&str, &[&str])] = &[
         ],
     ),
     (INVITATION, &["InvitationCreated", "InvitationAccepted", "InvitationExpired"]),
+    // What Bob was refused.
+    (AUDIT, &["PermissionDenied"]),
 ];
 
 impl Story<'_> {
@@ -76,7 +76,7 @@ impl Story<'_> {
             org_id: place.org_id.clone(),
             event_id: event_id.context("Bob's removal is in the log")?,
         };
-        let method = format!("{AUDIT}.AuditService/GetInclusionProof");
+        let method = format!("{AUDIT}.LogService/GetInclusionProof");
         let proof = patiently("no checkpoint was signed", async || {
             let got: Result<audit::GetInclusionProofResponse, _> =
                 audit.call(&method, get.clone()).await;
@@ -89,21 +89,23 @@ impl Story<'_> {
         let json = audit.json(&proof.await?)?;
         let path = folder.join("proof.json");
         std::fs::write(&path, serde_json::to_vec_pretty(&json)?)?;
-        let method = format!("{AUDIT}.AuditService/GetVerifierKey");
-        let key: audit::GetVerifierKeyResponse =
-            self.voice.call(&audit, &method, audit::GetVerifierKeyRequest {}).await?;
+        let method = format!("{AUDIT}.LogService/GetVerifierKeys");
+        let keys: audit::GetVerifierKeysResponse =
+            self.voice.call(&audit, &method, audit::GetVerifierKeysRequest {}).await?;
+        let key = keys.verifier_keys.first().context("the log has a key")?.clone();
 
-        let proof = Proof::from_json(&json)?;
-        let proven = verify::verify(&proof, &key.verifier_key, Some(&place.org_id))?;
+        let receipt = Receipt::from_json(&json)?;
+        let pins =
+            Pins { keys: vec![VerifierKey::parse(&key)?], org_id: Some(place.org_id.clone()) };
+        let (head, proven) = receipt.verify(&pins)?;
         self.voice.say(&format!(
             "    verified: entry {} of {} in {}",
-            proof.index, proven.size, proven.origin
+            proven.index, head.size, head.origin
         ));
-        let mut forged = proof;
+        let mut forged = receipt;
         forged.leaf.push(0);
-        let refused = verify::verify(&forged, &key.verifier_key, None);
-        ensure!(refused.is_err(), "a changed entry must not verify");
-        Ok((key.verifier_key, path))
+        ensure!(forged.verify(&pins).is_err(), "a changed entry must not verify");
+        Ok((key, path))
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn insert(
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Loads a key and keeps others from changing it. With a project, only a key of that project.
@@ -83,7 +83,7 @@ pub(crate) async fn revoke(tx: &mut Tx, revoked: Changed<ApiKey>) -> Result<ApiK
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(revoked).await
+    Ok(tx.emit(revoked))
 }
 
 /// The living keys of a member.

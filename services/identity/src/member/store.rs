@@ -28,7 +28,7 @@ pub(crate) async fn insert_row(tx: &mut Tx, it: &Member) -> Result<()> {
 /// Stores a new membership and its event.
 pub(crate) async fn insert(tx: &mut Tx, joined: Changed<Member>) -> Result<Member> {
     insert_row(tx, joined.state()).await?;
-    tx.emit(joined).await
+    Ok(tx.emit(joined))
 }
 
 /// A member, inside a transaction that holds the organization's lock.
@@ -49,7 +49,7 @@ pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<
 /// Stores a changed role and its event.
 pub(crate) async fn update_role(tx: &mut Tx, changed: Changed<Member>) -> Result<Member> {
     update_role_row(tx, changed.state()).await?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// Stores a changed role whose event is stored elsewhere.
@@ -75,7 +75,7 @@ pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Member>) -> Result<Memb
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(removed).await
+    Ok(tx.emit(removed))
 }
 
 /// One member.

@@ -92,14 +92,14 @@ pub(crate) async fn insert(
     .execute(tx.conn())
     .await?;
     member::store::insert_row(tx, owner).await?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Stores a changed organization and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Organization>) -> Result<Organization> {
     let id = changed.state().id;
     update_row(tx, changed.state()).await?;
-    tx.emit(changed).await?;
+    tx.emit(changed);
     // With the limits of its plan, and at its version.
     lock(tx, id).await
 }
@@ -114,7 +114,7 @@ pub(crate) async fn transfer(
     member::store::update_role_row(tx, from).await?;
     member::store::update_role_row(tx, to).await?;
     let id = it.id;
-    tx.emit(changed).await?;
+    tx.emit(changed);
     lock(tx, id).await
 }
 
@@ -244,7 +244,7 @@ pub(crate) async fn purge(tx: &mut Tx, purged: Changed<Organization>) -> Result<
     query!("delete from access_change where org_id = $1", id.0).execute(tx.conn()).await?;
     query!("delete from closing where org_id = $1", id.0).execute(tx.conn()).await?;
     query!("delete from organization where id = $1", id.0).execute(tx.conn()).await?;
-    tx.emit(purged).await?;
+    tx.emit(purged);
     Ok(())
 }
 

@@ -98,7 +98,7 @@ pub(crate) async fn insert_rows(tx: &mut Tx, grants: &[ProjectGrant]) -> Result<
 /// Stores a grant and its event.
 pub(crate) async fn save(tx: &mut Tx, changed: Changed<ProjectGrant>) -> Result<ProjectGrant> {
     upsert(tx, changed.state()).await?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 async fn upsert(tx: &mut Tx, it: &ProjectGrant) -> Result<()> {
@@ -127,7 +127,7 @@ pub(crate) async fn delete(tx: &mut Tx, revoked: Changed<ProjectGrant>) -> Resul
     query!("delete from project_grant where org_id = $1 and id = $2", it.org_id as _, it.id)
         .execute(tx.conn())
         .await?;
-    tx.emit(revoked).await
+    Ok(tx.emit(revoked))
 }
 
 /// Deletes every grant of a principal.

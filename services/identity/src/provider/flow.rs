@@ -84,7 +84,7 @@ impl Provider {
         let start = async |tx: &mut Tx| {
             store::insert(tx, state.id, &sealed, tx.now + LIFETIME).await?;
             let about = About::object("external_login", state.id.to_string(), "");
-            tx.emit(Changed::new((), &pb::ExternalLoginStarted { issuer }, about)).await?;
+            tx.emit(Changed::new((), &pb::ExternalLoginStarted { issuer }, about));
             Ok(pb::StartExternalLoginResponse { authorization_url: url.into(), state: shown })
         };
         self.db.write(call, start).await

@@ -64,5 +64,5 @@ pub(crate) async fn link(
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(linked).await
+    Ok(tx.emit(linked))
 }

@@ -38,7 +38,7 @@ impl SecondFactorService for Rpc {
             store::enroll(tx, user.id, &sealed).await?;
             let (secret, uri) = (authenticator.base32(), authenticator.uri(&user.email.0));
             let event = pb::TotpEnrolled { after: Some((&user).into()) };
-            tx.emit(user.told(&event)).await?;
+            tx.emit(user.told(&event));
             Ok(pb::EnrollTotpResponse { secret, uri })
         };
         reply(self.db.write(&call, enroll).await?)
@@ -104,7 +104,7 @@ impl SecondFactorService for Rpc {
             let recovery_codes = recovery_codes();
             store::replace_codes(tx, user.id, &recovery_codes).await?;
             let event = pb::RecoveryCodesRegenerated { after: Some((&user).into()) };
-            tx.emit(user.told(&event)).await?;
+            tx.emit(user.told(&event));
             Ok(pb::RegenerateRecoveryCodesResponse { recovery_codes })
         };
         reply(self.db.write(&call, regenerate).await?)

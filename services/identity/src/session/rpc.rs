@@ -159,7 +159,7 @@ impl SessionService for Rpc {
             let count = store::end_all(tx, user.id, Some(account.credential_id)).await?;
             let revoked_count = i32::try_from(count).unwrap_or(i32::MAX);
             let after = Some((&user).into());
-            tx.emit(user.told(&pb::SessionsRevoked { after, count: revoked_count })).await?;
+            tx.emit(user.told(&pb::SessionsRevoked { after, count: revoked_count }));
             Ok(pb::RevokeOtherSessionsResponse { revoked_count })
         };
         let revoked = self.db.write(&call, revoke).await?;

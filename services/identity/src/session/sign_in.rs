@@ -169,7 +169,7 @@ impl SignIn {
         M: prost::Message + api::check::Check,
     {
         let tell = async |tx: &mut Tx| {
-            tx.emit(failed(user_id, reason)).await?;
+            tx.emit(failed(user_id, reason));
             Ok(pb::LogoutResponse {})
         };
         self.db.write(call, tell).await.map(|_| ())

@@ -39,7 +39,7 @@ pub(crate) async fn insert(
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(opened).await
+    Ok(tx.emit(opened))
 }
 
 /// Loads a session of an account that has not ended, and keeps others from ending it.
@@ -58,7 +58,7 @@ pub(crate) async fn lock(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<Optio
 pub(crate) async fn end(tx: &mut Tx, ended: Changed<Session>) -> Result<Session> {
     let (id, now) = (ended.state().id, tx.now);
     query!("update session set revoked_at = $2 where id = $1", id, now).execute(tx.conn()).await?;
-    tx.emit(ended).await
+    Ok(tx.emit(ended))
 }
 
 /// Notes that a person has shown again who they are.
@@ -67,7 +67,7 @@ pub(crate) async fn renew(tx: &mut Tx, renewed: Changed<Session>) -> Result<Sess
     query!("update session set proved_at = $2 where id = $1", it.id, it.proved_at)
         .execute(tx.conn())
         .await?;
-    tx.emit(renewed).await
+    Ok(tx.emit(renewed))
 }
 
 /// Ends every session of an account but one, which the event of the cause tells.

@@ -185,5 +185,5 @@ async fn place(
     } else {
         store::remove(tx, org_id, id, user_id).await?;
     }
-    Ok((tx.emit(changed).await?, consistency_token(org_id, version)))
+    Ok((tx.emit(changed), consistency_token(org_id, version)))
 }

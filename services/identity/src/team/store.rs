@@ -25,7 +25,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Team>) -> Result<Team> 
     .execute(tx.conn())
     .await
     .on_constraint("team_name", Refused::NameTaken(it.name.clone()))?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Stores a changed team and its event.
@@ -45,7 +45,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Team>) -> Result<Team> 
     .execute(tx.conn())
     .await
     .on_constraint("team_name", Refused::NameTaken(it.name.clone()))?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// A team, inside a transaction that holds the organization's lock.
@@ -113,7 +113,7 @@ pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Team>) -> Result<Team> 
     query!("delete from team where org_id = $1 and id = $2", it.org_id as _, it.id as _)
         .execute(tx.conn())
         .await?;
-    tx.emit(deleted).await
+    Ok(tx.emit(deleted))
 }
 
 /// Whether a member is in a team.

@@ -107,7 +107,7 @@ impl UserService for Rpc {
             let link = MailedLink::new(&self.links, Purpose::Verify, &user, &to, tx.now);
             mailed_link::store::send(tx, &link).await?;
             let event = pb::VerificationSent { after: Some((&user).into()) };
-            tx.emit(user.told(&event)).await?;
+            tx.emit(user.told(&event));
             Ok(pb::ResendVerificationResponse {})
         };
         reply(self.db.write(&call, resend).await?)
@@ -182,7 +182,7 @@ impl UserService for Rpc {
                     let link = MailedLink::new(&self.links, Purpose::Reset, &user, &to, tx.now);
                     mailed_link::store::send(tx, &link).await?;
                     let event = pb::PasswordResetRequested { after: Some((&user).into()) };
-                    tx.emit(user.told(&event)).await?;
+                    tx.emit(user.told(&event));
                 }
             }
             Ok(pb::RequestPasswordResetResponse {})
@@ -230,7 +230,7 @@ impl UserService for Rpc {
             };
             mailed_link::store::send(tx, &link).await?;
             let (after, new_email) = (Some((&user).into()), to.typed.0.clone());
-            tx.emit(user.told(&pb::EmailChangeRequested { after, new_email })).await?;
+            tx.emit(user.told(&pb::EmailChangeRequested { after, new_email }));
             Ok(pb::RequestEmailChangeResponse {})
         };
         reply(self.db.write(&call, send).await?)

@@ -29,7 +29,7 @@ pub(crate) async fn insert(
     if inserted.rows_affected() == 0 {
         return Ok(None);
     }
-    tx.emit(created).await.map(Some)
+    Ok(Some(tx.emit(created)))
 }
 
 /// Loads a living account and keeps others from changing it.
@@ -79,7 +79,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> 
     .execute(tx.conn())
     .await
     .on_constraint("account_email", Refused::EmailTaken)?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// Stores the hash of a password; none for an account that has none any more.

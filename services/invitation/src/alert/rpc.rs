@@ -40,7 +40,7 @@ impl AlertService for Rpc {
                 Turn::Open(opened) => Some(store::insert(tx, opened).await?),
                 Turn::Change(it) | Turn::Close(it) => {
                     store::update(tx, it.state()).await?;
-                    Some(tx.emit(it).await?)
+                    Some(tx.emit(it))
                 }
                 Turn::Same(it) => {
                     store::update(tx, &it).await?;

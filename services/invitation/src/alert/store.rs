@@ -44,7 +44,7 @@ pub(crate) async fn insert(tx: &mut Tx, opened: Changed<Alert>) -> Result<Alert>
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(opened).await
+    Ok(tx.emit(opened))
 }
 
 /// Stores an alert as it is now.

@@ -173,7 +173,7 @@ impl InvitationService for Rpc {
         let clean = async |tx: &mut Tx| {
             let count = store::clean_up(tx, grant.org_id()).await?;
             let count = i32::try_from(count).unwrap_or(i32::MAX);
-            tx.emit(wire::cleaned_up(grant.org_id(), count)).await?;
+            tx.emit(wire::cleaned_up(grant.org_id(), count));
             Ok(pb::CleanUpInvitationsResponse { count })
         };
         reply(self.db.write(&call, clean).await?)

@@ -100,7 +100,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Invitation>) -> Result<
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Loads an invitation by the id in its link and keeps others from changing it.
@@ -231,7 +231,7 @@ pub(crate) async fn accept(
     .execute(tx.conn())
     .await?;
     let it = update(tx, accepted).await?;
-    if it.expiry_told_at == Some(now) { tx.emit(it.expired(now)).await } else { Ok(it) }
+    if it.expiry_told_at == Some(now) { Ok(tx.emit(it.expired(now))) } else { Ok(it) }
 }
 
 /// Stores an invitation as it is now, and its event.
@@ -253,7 +253,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// One invitation.

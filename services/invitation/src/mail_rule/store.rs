@@ -34,7 +34,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<MailRule>) -> Result<Ma
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Loads a rule of the organization, or of the project that the grant is about, and keeps others from
@@ -113,7 +113,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<MailRule>) -> Result<Ma
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// Deletes a rule.
@@ -122,7 +122,7 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<MailRule>) -> Result<()> {
     query!("delete from mail_rule where org_id = $1 and id = $2", it.org_id as _, it.id as _)
         .execute(tx.conn())
         .await?;
-    tx.emit(gone).await?;
+    tx.emit(gone);
     Ok(())
 }
 

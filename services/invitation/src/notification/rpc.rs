@@ -78,7 +78,7 @@ impl NotificationService for Rpc {
         let (ids, user_id) = (wire::ids(&call.message.notification_ids)?, call.account()?.user_id);
         let read = async |tx: &mut Tx| {
             let count = store::read(tx, user_id, &ids).await?;
-            tx.emit(wire::read(user_id, count)).await?;
+            tx.emit(wire::read(user_id, count));
             Ok(pb::MarkNotificationsReadResponse { count })
         };
         reply(self.db.write(&call, read).await?)
@@ -92,7 +92,7 @@ impl NotificationService for Rpc {
         let (ids, user_id) = (wire::ids(&call.message.notification_ids)?, call.account()?.user_id);
         let dismiss = async |tx: &mut Tx| {
             let count = store::dismiss(tx, user_id, &ids).await?;
-            tx.emit(wire::dismissed(user_id, count)).await?;
+            tx.emit(wire::dismissed(user_id, count));
             Ok(pb::DismissNotificationsResponse { count })
         };
         reply(self.db.write(&call, dismiss).await?)
@@ -149,7 +149,7 @@ impl NotificationService for Rpc {
             preference::store::set(tx, user_id, &new).await?;
             let said = preference::store::list(tx, user_id).await?;
             let quiet = preference::store::quiet_hours(tx, user_id).await?;
-            tx.emit(wire::changed(user_id, &said, quiet.as_ref())).await?;
+            tx.emit(wire::changed(user_id, &said, quiet.as_ref()));
             let preferences = said.iter().map(Into::into).collect();
             Ok(pb::SetNotificationPreferenceResponse { preferences })
         };
@@ -166,7 +166,7 @@ impl NotificationService for Rpc {
         let set = async |tx: &mut Tx| {
             preference::store::set_quiet(tx, user_id, quiet.as_ref()).await?;
             let said = preference::store::list(tx, user_id).await?;
-            tx.emit(wire::changed(user_id, &said, quiet.as_ref())).await?;
+            tx.emit(wire::changed(user_id, &said, quiet.as_ref()));
             Ok(pb::SetQuietHoursResponse { quiet_hours: quiet.as_ref().map(Into::into) })
         };
         reply(self.db.write(&call, set).await?)

@@ -127,7 +127,7 @@ impl WebhookService for Rpc {
         let Answer { status, duration_ms, body, failure } = self.ping(&webhook).await;
         let success = failure.is_none();
         let told = async |tx: &mut Tx| {
-            tx.emit(webhook.tested(success, status)).await?;
+            tx.emit(webhook.tested(success, status));
             Ok(pb::TestWebhookResponse {
                 success,
                 response_status: status,
@@ -184,7 +184,7 @@ impl WebhookService for Rpc {
         let replay = async |tx: &mut Tx| {
             let webhook = store::lock(tx, &grant, it.webhook_id.parse()?).await?;
             let count = store::replay(tx, &webhook, (after, it.failed_only)).await?;
-            tx.emit(webhook.replayed(count)).await?;
+            tx.emit(webhook.replayed(count));
             Ok(pb::ReplayDeliveriesResponse { count })
         };
         reply(self.db.write(&call, replay).await?)

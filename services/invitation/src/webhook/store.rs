@@ -81,7 +81,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Webhook>) -> Result<Web
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Loads a webhook of the organization, or of the project that the grant is about, and keeps others from
@@ -153,7 +153,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Webhook>) -> Result<Web
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// Deletes a webhook with its deliveries (NO-7).
@@ -162,7 +162,7 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<Webhook>) -> Result<()> {
     query!("delete from webhook where org_id = $1 and id = $2", it.org_id as _, it.id as _)
         .execute(tx.conn())
         .await?;
-    tx.emit(gone).await?;
+    tx.emit(gone);
     Ok(())
 }
 

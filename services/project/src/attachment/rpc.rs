@@ -167,7 +167,7 @@ impl AttachmentService for Rpc {
                 environment_id: environment.id.into(),
                 service_key: attachment.service_key.clone(),
             };
-            tx.emit(Changed::new((), &event, attachment.about())).await?;
+            tx.emit(Changed::new((), &event, attachment.about()));
             let name = name(environment.id);
             let password = self.vault.unseal(grant.org_id(), &name, &mine.sealed)?;
             let value = format!("postgres://{name}:{password}@{address}/{name}");

@@ -37,7 +37,7 @@ pub(crate) async fn insert(tx: &mut Tx, attached: Changed<Attachment>) -> Result
     .execute(tx.conn())
     .await
     .on_constraint("attachment_service", Refused::Attached)?;
-    tx.emit(attached).await
+    Ok(tx.emit(attached))
 }
 
 /// Stores an attachment as it is now, and its event.
@@ -53,7 +53,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Attachment>) -> Result<
     )
     .execute(tx.conn())
     .await?;
-    let mut it = tx.emit(changed).await?;
+    let mut it = tx.emit(changed);
     it.version += 1;
     Ok(it)
 }
@@ -64,7 +64,7 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<Attachment>) -> Result<()>
     query!("delete from attachment where org_id = $1 and id = $2", it.org_id as _, it.id as _)
         .execute(tx.conn())
         .await?;
-    tx.emit(gone).await.map(|_| ())
+    Ok(tx.emit(gone)).map(|_| ())
 }
 
 /// Loads an attachment and keeps others from changing it.

@@ -64,7 +64,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Environment>) -> Result
     .execute(tx.conn())
     .await
     .map_err(taken)?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// The rule behind a constraint.
@@ -142,7 +142,7 @@ async fn write(tx: &mut Tx, it: &Environment) -> Result<()> {
 /// Stores an environment as it is now, and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Environment>) -> Result<Environment> {
     write(tx, changed.state()).await?;
-    let mut it = tx.emit(changed).await?;
+    let mut it = tx.emit(changed);
     it.version += 1;
     Ok(it)
 }
@@ -165,7 +165,7 @@ pub(crate) async fn begin(
         }
         other => other,
     })?;
-    let (mut it, task) = tx.emit(begun).await?;
+    let (mut it, task) = tx.emit(begun);
     it.version += 1;
     Ok((it, task))
 }
@@ -179,13 +179,13 @@ pub(crate) async fn end(tx: &mut Tx, ended: Changed<(Environment, Task)>) -> Res
     } else {
         write(tx, it).await?;
     }
-    Ok(tx.emit(ended).await?.1)
+    Ok(tx.emit(ended).1)
 }
 
 /// Deletes an environment whose record is dropped, and stores its event.
 pub(crate) async fn remove(tx: &mut Tx, dropped: Changed<Environment>) -> Result<()> {
     delete(tx, dropped.state()).await?;
-    tx.emit(dropped).await.map(|_| ())
+    Ok(tx.emit(dropped)).map(|_| ())
 }
 
 async fn delete(tx: &mut Tx, it: &Environment) -> Result<()> {

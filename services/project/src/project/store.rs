@@ -88,7 +88,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Pro
     .execute(tx.conn())
     .await
     .on_constraint("project_slug", Refused::SlugTaken(it.slug.clone()))?;
-    tx.emit(created).await
+    Ok(tx.emit(created))
 }
 
 /// Stores a project as it is now, and its event.
@@ -114,7 +114,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
     )
     .execute(tx.conn())
     .await?;
-    let mut it = tx.emit(changed).await?;
+    let mut it = tx.emit(changed);
     it.version += 1;
     Ok(it)
 }
@@ -139,7 +139,7 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<Project>) -> Result<()> {
     query!("delete from project where org_id = $1 and id = $2", org_id, id)
         .execute(tx.conn())
         .await?;
-    tx.emit(gone).await.map(|_| ())
+    Ok(tx.emit(gone)).map(|_| ())
 }
 
 /// Loads a project and keeps others from changing it.

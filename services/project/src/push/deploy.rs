@@ -44,7 +44,7 @@ pub(crate) async fn follow(
         environment_ids: ids,
     };
     let about = About::object("project", place.1, "").of(place.0).in_project(place.1);
-    tx.emit(Changed::new((), &event, about)).await?;
+    tx.emit(Changed::new((), &event, about));
     Ok(answer)
 }
 

@@ -33,7 +33,8 @@ pub(crate) async fn rotate(
     if stored.execute(tx.conn()).await?.rows_affected() == 0 {
         return Err(Error::NotFound(ProjectId::NOUN));
     }
-    tx.emit(rotated).await
+    tx.emit(rotated);
+    Ok(())
 }
 
 /// The environments that follow a branch.

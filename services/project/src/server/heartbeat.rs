@@ -32,7 +32,7 @@ pub(crate) async fn note(tx: &mut Tx, agent: &Agent, it: &pb::HeartbeatRequest) 
     store::seen(tx, &after).await?;
     // Of a shared server only its operator needs to know, and sees it in the log.
     if before.health != after.health && after.org_id.is_some() {
-        tx.emit(changed(&before, after)).await?;
+        tx.emit(changed(&before, after));
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ pub(crate) async fn sweep(tx: &mut Tx) -> Result<()> {
         store::seen(tx, &after).await?;
         tracing::warn!(server = %after.id, ?health, "a server went silent");
         if after.org_id.is_some() {
-            tx.emit(changed(&server, after)).await?;
+            tx.emit(changed(&server, after));
         }
     }
     Ok(())

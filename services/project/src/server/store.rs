@@ -51,7 +51,7 @@ pub(crate) async fn insert(tx: &mut Tx, connected: Changed<Server>) -> Result<Se
     .execute(tx.conn())
     .await
     .on_constraint("server_address", Refused::Exists)?;
-    tx.emit(connected).await
+    Ok(tx.emit(connected))
 }
 
 /// Stores what somebody changed of a server, and its event.
@@ -73,7 +73,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Server>) -> Result<Serv
     .execute(tx.conn())
     .await
     .on_constraint("server_address", Refused::Exists)?;
-    let mut it = tx.emit(changed).await?;
+    let mut it = tx.emit(changed);
     it.version += 1;
     Ok(it)
 }
@@ -95,7 +95,7 @@ pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Server>) -> Result<()> 
     )
     .execute(tx.conn())
     .await?;
-    tx.emit(removed).await.map(|_| ())
+    Ok(tx.emit(removed)).map(|_| ())
 }
 
 /// Loads a server of an organization and keeps others from changing it.

@@ -97,7 +97,7 @@ pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
 /// Stores a task as it is now, and its event.
 pub(crate) async fn save(tx: &mut Tx, changed: Changed<Task>) -> Result<Task> {
     update(tx, changed.state()).await?;
-    tx.emit(changed).await
+    Ok(tx.emit(changed))
 }
 
 /// The task that is queued or running in a locked environment, or that copies it.

@@ -58,7 +58,7 @@ pub(crate) async fn apply(tx: &mut Tx, it: &Environment, changed: Changed<Patch>
         .execute(tx.conn())
         .await?;
     }
-    tx.emit(changed).await.map(|_| ())
+    Ok(tx.emit(changed)).map(|_| ())
 }
 
 /// Gives an environment the variables of another one of its organization.

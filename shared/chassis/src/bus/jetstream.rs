@@ -1,11 +1,7 @@
 //! Events through NATS JetStream. The outbox stays the truth: a stream that was lost is published anew,
 //! and what arrives twice acts once.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::{
@@ -17,18 +13,20 @@ use futures::{StreamExt, future::BoxFuture};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH_LEN, IDLE, POLL, back_off, follow, relay::Relay};
+use super::{BATCH_LEN, IDLE, POLL, back_off, follow, relay::Relay, settle::Followers};
 use crate::{
     db::Db,
-    link::{Link, Target},
     outbox::Delivery,
-    react::{ATTEMPTS_MAX, Subscriber},
+    react::{ATTEMPTS_MAX, Delivered, Subscriber},
 };
 
 const STREAM: &str = "TENANTRY";
 
 /// How long NATS may take to answer.
 const REQUEST_MAX: Duration = Duration::from_secs(2);
+
+/// How soon an event comes again that arrived before one that precedes it.
+const HOLD: Duration = Duration::from_millis(500);
 
 /// The dedup window; the inbox holds longer.
 const DUPLICATES: Duration = Duration::from_secs(120);
@@ -37,9 +35,6 @@ const DUPLICATES: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct JetStream {
     pub(super) context: jetstream::Context,
-    /// Ways to the audit service, by the service that takes them.
-    direct: BTreeMap<&'static str, Link>,
-    patience: Duration,
     /// Where NATS is, without credentials.
     place: String,
 }
@@ -59,17 +54,7 @@ impl JetStream {
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_MAX);
         let place = url.rsplit('@').next().unwrap_or_default().to_owned();
-        Ok(Self { context, direct: BTreeMap::new(), patience: Duration::from_secs(30), place })
-    }
-
-    /// Gives a service a way around NATS to the audit service.
-    pub(crate) fn append_directly(&mut self, name: &'static str, audit: Arc<OnceLock<Target>>) {
-        self.direct.insert(name, Link::new(name, audit));
-    }
-
-    /// How long NATS may be away before the way around it is taken.
-    pub(crate) fn give_up_after(&mut self, patience: Duration) {
-        self.patience = patience;
+        Ok(Self { context, place })
     }
 
     pub(super) async fn stream(&self) -> anyhow::Result<stream::Stream> {
@@ -101,6 +86,7 @@ impl JetStream {
         self,
         outboxes: Vec<Db>,
         subscribers: Vec<Subscriber>,
+        followers: &BTreeMap<&'static str, Followers>,
         stop: &CancellationToken,
     ) -> Vec<BoxFuture<'static, ()>> {
         let version = self.context.client().server_info().version;
@@ -109,8 +95,8 @@ impl JetStream {
         }
         let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
         for outbox in outboxes {
-            let direct = self.direct.get(outbox.name()).cloned();
-            let relay = Relay::new(self.clone(), outbox.clone(), direct, self.patience);
+            let followers = followers[outbox.name()].clone();
+            let relay = Relay::new(self.clone(), outbox.clone(), followers);
             let (name, stop) = (format!("the relay of {}", outbox.name()), stop.clone());
             let wake = (outbox, IDLE);
             tasks.push(Box::pin(async move { follow(name, stop, wake, || relay.step()).await }));
@@ -146,24 +132,18 @@ impl Puller {
         // A request that was under way when the server went is never answered.
         while let Some(message) = timeout(REQUEST_MAX, pulled.next()).await? {
             let message = message.map_err(|error| anyhow::anyhow!(error))?;
-            match Delivery::of(message.payload.to_vec()) {
-                Ok(event) => {
-                    batch.push(event);
-                    messages.push(message);
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a message that is no event; skipped");
-                    message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
-                }
-            }
+            batch.push(Delivery::of(publisher(&message.subject), message.payload.to_vec()));
+            messages.push(message);
         }
         let more = !batch.is_empty();
         let mut start = 0;
         while start < batch.len() {
-            let (done, failure) = self.to.deliver(&batch[start..]).await;
-            for message in &messages[start..start + done] {
-                // Not confirmed: what is delivered again acts once.
-                message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
+            let Delivered { done, held, failure } = self.to.deliver(&batch[start..]).await;
+            for (event, message) in batch[start..start + done].iter().zip(&messages[start..]) {
+                // Only after the commit. Not confirmed: what is delivered again acts once.
+                let again = held.contains(&event.id);
+                let answer = if again { AckKind::Nak(Some(HOLD)) } else { AckKind::Ack };
+                message.ack_with(answer).await.map_err(|error| anyhow::anyhow!(error))?;
             }
             start += done;
             let Some(error) = failure else { continue };
@@ -216,6 +196,12 @@ impl Puller {
         };
         message.ack_with(answer).await.map_err(|error| anyhow::anyhow!(error))
     }
+}
+
+/// The service that published on a subject, `tenantry.<service>.…`: NATS lets each service publish on its own
+/// subjects only, if it runs with the permissions of `deploy/nats.conf`.
+fn publisher(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
 }
 
 /// Whether a server version is older than `floor`.

@@ -1,10 +1,12 @@
 //! Events inside one process: each subscriber has its own position in each outbox.
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, IDLE, follow};
+use super::{BATCH, IDLE, follow, settle::Followers};
 use crate::{
     db::{Db, Tx},
     outbox::{self, Cursor, Delivery},
@@ -19,14 +21,22 @@ const PASSED_MAX: usize = 1_000;
 pub(super) fn tasks(
     outboxes: &[Db],
     subscribers: &[Subscriber],
+    followers: &BTreeMap<&'static str, Followers>,
     stop: &CancellationToken,
 ) -> Vec<BoxFuture<'static, ()>> {
     let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
     for subscriber in subscribers {
         for outbox in outboxes {
-            let reader =
-                Reader { outbox: outbox.clone(), to: subscriber.clone(), state: Mutex::default() };
             let name = format!("{} follows {}", subscriber.db.name(), outbox.name());
+            let followers = followers[outbox.name()].clone();
+            followers.at(&name, Cursor::default());
+            let reader = Reader {
+                name: name.clone(),
+                outbox: outbox.clone(),
+                to: subscriber.clone(),
+                followers,
+                state: Mutex::default(),
+            };
             let (stop, outbox) = (stop.clone(), outbox.clone());
             tasks.push(Box::pin(async move {
                 follow(name, stop, (outbox, IDLE), || reader.step()).await;
@@ -38,8 +48,10 @@ pub(super) fn tasks(
 
 /// One subscriber at one outbox.
 struct Reader {
+    name: String,
     outbox: Db,
     to: Subscriber,
+    followers: Followers,
     state: Mutex<State>,
 }
 
@@ -66,13 +78,17 @@ impl Reader {
             state.cursor = Some(from);
             return Ok(false);
         }
-        let (done, failure) = self.to.deliver(&batch).await;
-        if let Some(error) = failure {
+        let delivered = self.to.deliver(&batch).await;
+        if let Some(error) = delivered.failure {
             // The inbox keeps the events that were dealt with from acting again.
-            return self.failed(&mut state, &batch[done], error).await;
+            return self.failed(&mut state, &batch[delivered.done], error).await;
+        }
+        if let Some(first) = delivered.held.first() {
+            anyhow::bail!("the log cannot keep {first} yet: an event before it is missing");
         }
         state.attempts = 0;
         state.cursor = Some(cursor);
+        self.followers.at(&self.name, cursor);
         state.passed += batch.len();
         if state.passed >= PASSED_MAX || batch.iter().any(|it| self.to.takes(&it.name)) {
             let source = self.outbox.name();

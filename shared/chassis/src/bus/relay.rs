@@ -1,76 +1,34 @@
-//! Publishes one outbox to JetStream; while NATS stays away, hands it to the audit service directly.
+//! Publishes one outbox to JetStream.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-
-use api::audit::{AppendRequest, audit_service_client::AuditServiceClient};
 use async_nats::HeaderMap;
 
-use super::{BATCH, jetstream::JetStream};
+use super::{BATCH, jetstream::JetStream, settle::Followers};
 use crate::{
     db::{Db, Tx},
-    error::remote,
-    link::Link,
-    outbox::{self, Delivery},
+    outbox::{self, Cursor, Delivery},
 };
-
-/// The reader that goes around NATS.
-const DIRECT: &str = "append";
 
 /// Publishes one outbox.
 pub(super) struct Relay {
     nats: JetStream,
     outbox: Db,
-    /// The way around NATS.
-    direct: Option<Link>,
-    patience: Duration,
-    /// Since when NATS is away.
-    failing: Mutex<Option<Instant>>,
+    followers: Followers,
 }
 
 impl Relay {
-    pub(super) fn new(
-        nats: JetStream,
-        outbox: Db,
-        direct: Option<Link>,
-        patience: Duration,
-    ) -> Self {
-        Self { nats, outbox, direct, patience, failing: Mutex::default() }
+    pub(super) fn new(nats: JetStream, outbox: Db, followers: Followers) -> Self {
+        followers.at("relay", Cursor::default());
+        Self { nats, outbox, followers }
     }
 
-    /// Carries a batch on. Answers whether there may be more.
+    /// Publishes a batch and remembers it once NATS has it. Answers whether there may be more.
     pub(super) async fn step(&self) -> anyhow::Result<bool> {
-        let outcome = self.publish_next().await;
-        let Err(error) = outcome else {
-            *self.failing() = None;
-            return outcome;
-        };
-        let since = *self.failing().get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.patience
-            && let Some(audit) = &self.direct
-        {
-            while self.follow(DIRECT, Some(audit)).await? {}
-        }
-        Err(error)
-    }
-
-    fn failing(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Publishes a batch and remembers it once NATS has it.
-    async fn publish_next(&self) -> anyhow::Result<bool> {
         let stream = self.nats.stream().await?;
         // A stream that was created anew has nothing of what an earlier one had: start over.
         let reader = format!("relay@{}", stream.cached_info().created.unix_timestamp_nanos());
-        self.follow(&reader, None).await
-    }
-
-    /// Carries a batch on, through NATS or `around` it, and remembers it.
-    async fn follow(&self, reader: &str, around: Option<&Link>) -> anyhow::Result<bool> {
         let work = async |tx: &mut Tx| {
+            let from = outbox::load(tx.conn(), &reader, self.outbox.name()).await?;
+            self.followers.at("relay", from);
             // One relay at a time, however many replicas there are.
             let alone = sqlx::query_scalar!(
                 r#"select pg_try_advisory_xact_lock(hashtext(current_schema()), 1) as "alone!""#
@@ -78,16 +36,13 @@ impl Relay {
             if !alone.fetch_one(tx.conn()).await? {
                 return Ok(false);
             }
-            let from = outbox::load(tx.conn(), reader, self.outbox.name()).await?;
+            let from = outbox::load(tx.conn(), &reader, self.outbox.name()).await?;
             let (batch, cursor) = outbox::read(&self.outbox, from, BATCH).await?;
             if batch.is_empty() {
                 return Ok(false);
             }
-            match around {
-                None => self.publish(&batch).await?,
-                Some(audit) => append(audit, &batch).await?,
-            }
-            outbox::save(tx.conn(), reader, self.outbox.name(), cursor).await?;
+            self.publish(&batch).await?;
+            outbox::save(tx.conn(), &reader, self.outbox.name(), cursor).await?;
             Ok(true)
         };
         Ok(self.outbox.write_as_system("relay", work).await?)
@@ -107,17 +62,10 @@ impl Relay {
     }
 }
 
-/// Hands events to the audit service, which skips what it has. The log catches up; reactions wait for NATS.
-async fn append(audit: &Link, batch: &[Delivery]) -> anyhow::Result<()> {
-    let envelopes = batch.iter().map(|it| it.envelope.clone()).collect();
-    let mut client = AuditServiceClient::new(audit.clone());
-    client.append(AppendRequest { envelopes }).await.map_err(remote("audit"))?;
-    Ok(())
-}
-
-/// `tenantry.identity.v1.member_joined.<org id>`, so that wildcards choose service, event or tenant.
+/// `tenantry.identity.v1.member_joined.<org id>`, so that wildcards choose service, event or tenant. The second
+/// word is the service that publishes: NATS lets it use no other (A-12).
 fn subject(event: &Delivery) -> String {
-    let (package, name) = event.name.rsplit_once('.').unwrap_or(("tenantry", &event.name));
+    let name = event.name.rsplit('.').next().unwrap_or_default();
     let mut snake = String::new();
     for (i, c) in name.char_indices() {
         if c.is_ascii_uppercase() && i > 0 {
@@ -126,7 +74,7 @@ fn subject(event: &Delivery) -> String {
         snake.push(c.to_ascii_lowercase());
     }
     let org = event.org_id.map_or_else(|| "account".to_owned(), |it| it.to_string());
-    format!("{package}.{snake}.{org}")
+    format!("tenantry.{}.v1.{snake}.{org}", event.source)
 }
 
 /// CloudEvents 1.0 in binary mode, and the id by which JetStream drops duplicates.

@@ -18,6 +18,8 @@ use super::{
 use crate::{
     access::RemoteAuthority,
     bus::{Bus, IDLE, JetStream, follow},
+    db::Db,
+    denials::Denials,
     key_limits::KeyLimits,
     link::Target,
     rule::Rules,
@@ -53,7 +55,10 @@ impl Host {
         let ending = CancellationToken::new();
         let background = TaskTracker::new();
         self.start_bus(&ending, &background).await?;
-        let stack = self.stack(rules)?;
+        let outboxes = self.databases.iter().map(|it| it.0.clone());
+        let denials = Denials::new(outboxes, self.clock.clone());
+        background.spawn(denials.clone().run(ending.clone()));
+        let stack = self.stack(rules, denials)?;
         self.connect(&stack, tls.as_ref())?;
         let failed = self.start_tasks(&ending, &background);
 
@@ -114,31 +119,28 @@ impl Host {
     ) -> anyhow::Result<()> {
         let whole = self.served.iter().any(|it| it.starts_with("tenantry.audit."));
         let bus = match &self.config.nats_url {
-            Some(url) => {
-                let mut bus = JetStream::connect(url, "tenantry").await?;
-                for name in self.databases.iter().map(|it| it.0.name()).filter(|it| *it != "audit")
-                {
-                    bus.append_directly(name, self.links.entry("audit").or_default().clone());
-                }
-                bus.give_up_after(Duration::from_secs(self.config.nats_patience_s));
-                Bus::JetStream(Box::new(bus))
-            }
+            Some(url) => Bus::JetStream(Box::new(JetStream::connect(url, "tenantry").await?)),
             None if whole => Bus::Local,
             None => bail!("the audit service is in another process, so this one needs --nats-url"),
         };
-        let outboxes = self.databases.iter().map(|it| it.0.clone()).collect();
-        for task in bus.tasks(outboxes, std::mem::take(&mut self.subscribers), ending) {
+        let databases: Vec<_> = self.databases.iter().map(|it| it.0.clone()).collect();
+        let link = |it: &Db| (it.clone(), self.client(it.name(), "audit"));
+        let outboxes = databases.iter().map(link).collect();
+        let patience = Duration::from_secs(self.config.nats_patience_s);
+        let subscribers = std::mem::take(&mut self.subscribers);
+        for task in bus.tasks(outboxes, subscribers, patience, ending) {
             background.spawn(task);
         }
         Ok(())
     }
 
-    fn stack(&mut self, rules: Rules) -> anyhow::Result<Stack> {
+    fn stack(&mut self, rules: Rules, denials: Denials) -> anyhow::Result<Stack> {
         let shared = Shared {
             rules,
             access: self.access.clone(),
             running: TaskTracker::new(),
             keys: KeyLimits::new(&self.clock),
+            denials,
             proxies: self.config.trusted_proxies.clone(),
             permits: Arc::new(tokio::sync::Semaphore::new(self.config.in_flight_max)),
             deadline_max: Duration::from_secs(self.config.deadline_s_max),
