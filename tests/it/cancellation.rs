@@ -33,7 +33,7 @@ async fn a_client_that_goes_away_loses_nothing() {
 /// The same with both safety devices switched off: if this finds nothing, the test above proves nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_guards_it_would() {
-    let guards = Guards { detached: false, clean_connections: false };
+    let guards = Guards { detached: false, clean_connections: false, ..Guards::default() };
     for _ in 0..3 {
         if harass(guards).await != Damage::default() {
             return;

@@ -196,13 +196,19 @@ async fn a_deletion_that_is_broken_off_comes_to_its_end() {
 }
 
 async fn start(folder: &Path, port: u16) -> (Process, Client) {
-    let arguments = [
+    start_with(folder, port, vec![]).await
+}
+
+/// The suite as a process, with more settings.
+pub(crate) async fn start_with(folder: &Path, port: u16, more: Vec<String>) -> (Process, Client) {
+    let mut arguments = vec![
         format!("--data-dir={}", folder.display()),
         format!("--listen=127.0.0.1:{port}"),
         "--created-orgs-max=100000".to_owned(),
         "--sign-ins-max=0".to_owned(),
         "--local-repositories=true".to_owned(),
     ];
+    arguments.extend(more);
     let process = Process::start("tenantry", &arguments, &folder.join("log"));
     let endpoint = format!("http://127.0.0.1:{port}");
     let client =

@@ -157,7 +157,7 @@ async fn a_quiet_log_has_a_heartbeat() {
     suite.finish().await;
 }
 
-/// AU-2, AU-19: the first event of a change is its primary one, and what follows from it names it; what is so
+/// AU-1, AU-2, AU-19: the first event of a change is its primary one, and what follows from it names it; what is so
 /// already leaves no entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cascade_names_its_cause_and_a_repetition_leaves_nothing() {

@@ -74,3 +74,30 @@ async fn everything_delivered_twice_acts_once() {
     assert_eq!(suite.count("select max(use_count)::bigint from invitation.invitation").await, 1);
     suite.finish().await;
 }
+
+/// with the permissions of `deploy/nats.conf` a service publishes its own events and no others, so the
+/// subject proves who an event is of.
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_lets_a_service_publish_its_own_events_only() {
+    let nats = Nats::start_with_permissions();
+    let options = async_nats::ConnectOptions::with_user_and_password(
+        "project".to_owned(),
+        "project".to_owned(),
+    );
+    let client = options.connect(nats.url()).await.unwrap();
+    let mut context = async_nats::jetstream::new(client);
+    context.set_timeout(std::time::Duration::from_secs(2));
+    let stream = async_nats::jetstream::stream::Config {
+        name: "TENANTRY".to_owned(),
+        subjects: vec!["tenantry.>".to_owned()],
+        ..Default::default()
+    };
+    context.get_or_create_stream(stream).await.unwrap();
+    let publish = async |subject: &'static str| {
+        let sent = context.publish(subject, "x".into()).await.unwrap();
+        sent.await.map(|it| it.sequence)
+    };
+    assert_eq!(publish("tenantry.project.v1.x.account").await.unwrap(), 1);
+    publish("tenantry.identity.v1.x.account").await.unwrap_err();
+    assert_eq!(publish("tenantry.project.v1.x.account").await.unwrap(), 2, "nothing between");
+}

@@ -7,14 +7,14 @@ use testkit::{Suite, eventually};
 use uuid::Uuid;
 
 /// Begins a transaction that has its number already, as if it had changed something.
-async fn begin(pool: &PgPool) -> Transaction<'static, Postgres> {
+pub(crate) async fn begin(pool: &PgPool) -> Transaction<'static, Postgres> {
     let mut tx = pool.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()").execute(&mut *tx).await.unwrap();
     tx
 }
 
 /// Writes an event; answers its id.
-async fn write(connection: &mut PgConnection) -> Uuid {
+pub(crate) async fn write(connection: &mut PgConnection) -> Uuid {
     let id = chassis::id::new();
     let told = prost_types::Any {
         type_url: "/tenantry.identity.v1.LoginFailed".to_owned(),
@@ -37,7 +37,7 @@ async fn write(connection: &mut PgConnection) -> Uuid {
     id
 }
 
-async fn logged(suite: &Suite, id: Uuid) {
+pub(crate) async fn logged(suite: &Suite, id: Uuid) {
     eventually("an event in the log", async || {
         let there = "select exists (select from audit.entry where event_id = $1)";
         let there: bool = sqlx::query_scalar(there).bind(id).fetch_one(&suite.pool).await.unwrap();

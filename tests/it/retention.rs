@@ -44,11 +44,9 @@ async fn a_plan_shows_so_many_days_and_then_only_hashes_stay() {
     assert_eq!(suite.told("audit.legal_hold_changed").await, 1);
     suite.clock.advance(Duration::days(100));
     let owner = owner.again().await;
-    let ledger = Ledger { owner: owner.clone(), ..ledger };
     let suite = suite.restart(async |_| {}).await;
-    let owner = owner.with_token(&owner.token);
     let owner = testkit::Person { client: suite.client.with_token(&owner.token), ..owner };
-    let ledger = Ledger { owner: owner.clone(), ..Ledger::new(&suite, &owner, &world.org).await };
+    let ledger = Ledger::new(&suite, &owner, &world.org).await;
     assert!(ledger.find(json!({})).await.is_empty());
     let kept = "select count(*) from audit.entry join audit.tree on number = entry.tree where held";
     assert!(suite.count(kept).await > 5);
@@ -68,7 +66,10 @@ async fn a_plan_shows_so_many_days_and_then_only_hashes_stay() {
     let ledger = Ledger::new(&suite, &owner, &world.org).await;
     eventually("the purge", async || (suite.told("audit.purged").await >= 1).then_some(())).await;
     let purged = ledger.find(json!({ "action": "audit.purged" })).await;
-    assert!(purged[0]["envelope"]["event"]["count"].as_str().unwrap().parse::<i64>().unwrap() > 5);
+    let count = |it: &serde_json::Value| {
+        it["envelope"]["event"]["count"].as_str().unwrap().parse::<i64>().unwrap()
+    };
+    assert!(purged.iter().map(count).sum::<i64>() > 5);
 
     let now = ledger.head(&suite).await;
     let file = ledger.export(ExportFormat::Bundle).await;

@@ -26,11 +26,12 @@ async fn the_story_in_one_process_with_jetstream() {
     suite.finish().await;
 }
 
-/// Four services and a runner, each a process with a certificate; one PostgreSQL; a real nats-server.
+/// Four services and a runner, each a process with a certificate; one PostgreSQL; a real nats-server with the
+/// permissions of `deploy/nats.conf`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_story_in_four_processes_with_jetstream() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let (nats, database) = (Nats::start(), Database::new().await);
+    let (nats, database) = (Nats::start_with_permissions(), Database::new().await);
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
@@ -65,7 +66,7 @@ async fn the_story_in_four_processes_with_jetstream() {
             let more = vec![
                 format!("--listen=127.0.0.1:{}", ports[i]),
                 format!("--database-url={}", database.url()),
-                format!("--nats-url={}", nats.url()),
+                format!("--nats-url={}", nats.url_of(names[i])),
                 "--local-repositories=true".to_owned(),
             ];
             start(names[i], more)

@@ -34,7 +34,7 @@ async fn fsck(suite: &Suite) -> testkit::Findings {
     suite.fsck().await
 }
 
-/// A-10, G-10: the triggers refuse every change, also where replication would skip them.
+/// A-10, AU-3, G-10: the triggers refuse every change, also where replication would skip them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_refuses_to_change_the_log() {
     let suite = Suite::start().await;

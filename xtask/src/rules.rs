@@ -9,8 +9,8 @@ use std::{
 
 use crate::{Outcome, run::root};
 
-/// Where rules are: their families.
-const FAMILIES: [&str; 6] = ["ID-", "PE-", "IN-", "NO-", "AU-", "PL-"];
+/// Where rules are: their families. Those of reliability, `A-01`, have two digits.
+const FAMILIES: [&str; 7] = ["ID-", "PE-", "IN-", "NO-", "AU-", "PL-", "A-"];
 
 /// The document as it would be generated now. Fails if a rule is named by no test.
 pub(crate) fn with_tests(document: &str) -> Outcome<String> {
@@ -86,7 +86,8 @@ fn rules(comment: &str) -> Vec<String> {
         let range = words.get(i + 1).is_some_and(|it| it == "to");
         let last = words.get(i + 2).and_then(parse).filter(|it| range && it.0 == family);
         for number in number..=last.map_or(number, |it| it.1) {
-            rules.push(format!("{family}{number}"));
+            let width = if family == "A-" { 2 } else { 1 };
+            rules.push(format!("{family}{number:0width$}"));
         }
     }
     // The end of a range is a rule that is named, too.
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_comment_names_rules_one_by_one_and_in_ranges() {
-        let named = rules("ID-1, ID-3 to ID-5, (PL-4), and 9.20: whatever. I-06 is none.");
-        assert_eq!(named, ["ID-1", "ID-3", "ID-4", "ID-5", "PL-4"]);
+        let named = rules("ID-1, ID-3 to ID-5, (PL-4), A-03, and 9.20: whatever. I-06 is none.");
+        assert_eq!(named, ["ID-1", "ID-3", "ID-4", "ID-5", "PL-4", "A-03"]);
     }
 }

@@ -50,7 +50,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let keys = signer::key::read_or_create(&folder)?;
     let signer = Arc::new(note::Signer::new(keys, &host.config().audit_origin));
     signer::key::known(&folder, &signer.verifier_keys())?;
-    let ledger = Arc::new(log::ingest::Ledger::new(db.clone(), person::Vault::new(host.key()))?);
+    let ledger = Arc::new(log::ingest::Ledger::new(
+        db.clone(),
+        person::Vault::new(host.key()),
+        host.guards().one_entry,
+    )?);
     host.rpc(AuditServiceServer::new(entry::rpc::Rpc {
         reader: entry::read::Reader::new(db.clone(), ledger.clone())?,
         access: host.access(),

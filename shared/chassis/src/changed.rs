@@ -57,7 +57,6 @@ pub struct Changed<T> {
 #[derive(Debug)]
 pub(crate) struct Fact {
     pub(crate) id: Uuid,
-    pub(crate) name: String,
     pub(crate) event: Any,
     pub(crate) about: About,
     /// Why it was not done, if it was not.
@@ -68,7 +67,7 @@ impl<T> Changed<T> {
     /// Pairs a state with its event.
     pub fn new<E: Message + Name>(state: T, event: &E, about: About) -> Self {
         let event = Any { type_url: E::type_url(), value: event.encode_to_vec() };
-        let fact = Fact { id: id::new(), name: E::full_name(), event, about, refused: None };
+        let fact = Fact { id: id::new(), event, about, refused: None };
         Self { state, fact: Box::new(fact) }
     }
 
@@ -99,10 +98,6 @@ impl<T> Changed<T> {
 }
 
 impl Fact {
-    pub(crate) fn org_id(&self) -> Option<OrgId> {
-        self.about.org_id
-    }
-
     /// The envelope in which the event leaves.
     pub(crate) fn envelope(self, head: pb::Envelope) -> pb::Envelope {
         let (outcome, why) = match self.refused {
@@ -110,6 +105,7 @@ impl Fact {
             None => (pb::Outcome::Success, ""),
         };
         pb::Envelope {
+            id: self.id.to_string(),
             outcome: outcome.into(),
             reason: why.to_owned(),
             org_id: self.about.org_id.map(String::from).unwrap_or_default(),

@@ -20,6 +20,7 @@ use crate::{
     call::{Account, Call, system, user},
     changed::Changed,
     clock::{Clock, timestamp},
+    host::Guards,
     idempotency,
     key::random,
     outbox,
@@ -33,7 +34,7 @@ pub struct Db {
     writes: PgPool,
     clock: Clock,
     committed: Arc<Notify>,
-    guard: bool,
+    guards: Guards,
 }
 
 /// One unit of work: its writes and its events commit together, or not at all.
@@ -43,10 +44,10 @@ pub struct Tx {
     actor: pb::Actor,
     origin: pb::Origin,
     committed: Arc<Notify>,
-    /// The event that this work follows from, if it is a reaction; else the first one that it writes.
+    /// The event that this work follows from, if it is a reaction; else its own primary one.
     parent: Option<Uuid>,
     /// Events that are written as the last thing before the commit.
-    events: Vec<outbox::Event>,
+    events: Vec<pb::Envelope>,
     /// Which events the caller is told of.
     pub(crate) told: Vec<Uuid>,
     /// Whether somebody waits for what this writes.
@@ -64,7 +65,7 @@ impl Db {
         name: &'static str,
         options: PgConnectOptions,
         clock: Clock,
-        guard: bool,
+        guards: Guards,
     ) -> Self {
         let options = options.application_name(name).options([
             ("search_path", name),
@@ -82,7 +83,7 @@ impl Db {
                 .connect_lazy_with(options)
         };
         let (reads, writes) = (pool(options.clone()), pool(options));
-        Self { name, reads, writes, clock, committed: Arc::default(), guard }
+        Self { name, reads, writes, clock, committed: Arc::default(), guards }
     }
 
     /// The service.
@@ -99,6 +100,11 @@ impl Db {
     pub async fn close(&self) {
         self.reads.close().await;
         self.writes.close().await;
+    }
+
+    /// Safety devices, on but in tests.
+    pub(crate) fn guards(&self) -> Guards {
+        self.guards
     }
 
     /// For migrations and other work that is not a call.
@@ -194,7 +200,10 @@ impl Db {
         origin: pb::Origin,
         parent: Option<Uuid>,
     ) -> Result<Tx> {
-        let mut lease = Lease { connection: Some(self.writes.acquire().await?), guard: self.guard };
+        let mut lease = Lease {
+            connection: Some(self.writes.acquire().await?),
+            guard: self.guards.clean_connections,
+        };
         raw_sql("begin").execute(lease.connection()).await?;
         Ok(Tx {
             lease,
@@ -217,7 +226,7 @@ async fn finish<T>(
     work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
 ) -> Result<(T, Vec<Uuid>)> {
     let mut outcome = work(&mut tx).await;
-    let events = std::mem::take(&mut tx.events);
+    let events = tx.take_events();
     if outcome.is_ok()
         && let Err(error) = outbox::write(tx.conn(), events).await
     {
@@ -281,25 +290,39 @@ impl Tx {
     }
 
     /// Writes the event of a change, whose state has just been stored, and gives that state back. The first
-    /// event of a piece of work is its primary one; the others name it as their parent (AU-1, AU-2).
+    /// event of a piece of work is its primary one, and the others follow from it (AU-1, AU-2).
     pub fn emit<T>(&mut self, changed: Changed<T>) -> T {
         let (state, fact) = changed.into_parts();
         self.wake();
-        let (id, name, org_id) = (fact.id, fact.name.clone(), fact.org_id());
-        let envelope = fact.envelope(pb::Envelope {
-            id: id.to_string(),
+        self.told.push(fact.id);
+        self.events.push(fact.envelope(pb::Envelope {
             source: self.source.to_owned(),
             actor: Some(self.actor.clone()),
             occur_time: Some(timestamp(self.now)),
             origin: Some(self.origin.clone()),
-            parent_event_id: self.parent.map(String::from).unwrap_or_default(),
             salt: random()[..16].to_vec(),
             ..Default::default()
-        });
-        self.parent.get_or_insert(id);
-        self.told.push(id);
-        let (org_id, envelope) = (org_id.map(|it| it.0), envelope.encode_to_vec());
-        self.events.push(outbox::Event { id, name, org_id, envelope });
+        }));
         state
+    }
+
+    /// This event is the primary one of the work, although others are written before it.
+    pub fn lead<T>(&mut self, changed: &Changed<T>) {
+        self.parent.get_or_insert(changed.event_id());
+    }
+
+    /// The events of the work, each with what it follows from; the primary one is told first.
+    fn take_events(&mut self) -> Vec<pb::Envelope> {
+        let mut events = std::mem::take(&mut self.events);
+        let first = events.first().and_then(|it| Uuid::try_parse(&it.id).ok());
+        let parent = self.parent.or(first).unwrap_or_default();
+        for event in &mut events {
+            let id = parent.to_string();
+            if event.id != id {
+                event.parent_event_id = id;
+            }
+        }
+        self.told.sort_by_key(|it| *it != parent);
+        events
     }
 }

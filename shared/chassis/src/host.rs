@@ -44,11 +44,26 @@ pub struct Guards {
     pub detached: bool,
     /// A connection that comes back inside a transaction is discarded.
     pub clean_connections: bool,
+    /// A reader of an outbox leaves alone what a running transaction can still precede.
+    pub horizon: bool,
+    /// An event is acknowledged after what it caused has been committed.
+    pub late_acks: bool,
+    /// An outbox keeps its events although the broker has them.
+    pub kept_events: bool,
+    /// An event becomes one entry of the log, however often it comes.
+    pub one_entry: bool,
 }
 
 impl Default for Guards {
     fn default() -> Self {
-        Self { detached: true, clean_connections: true }
+        Self {
+            detached: true,
+            clean_connections: true,
+            horizon: true,
+            late_acks: true,
+            kept_events: true,
+            one_entry: true,
+        }
     }
 }
 
@@ -125,6 +140,11 @@ impl Host {
         Self { guards, ..self }
     }
 
+    /// Safety devices; all are on but in tests that show why they are needed.
+    pub fn guards(&self) -> Guards {
+        self.guards
+    }
+
     /// The settings.
     pub fn config(&self) -> &Config {
         &self.config
@@ -157,8 +177,7 @@ impl Host {
 
     /// The schema `name`, brought up to date before the first call.
     pub fn database(&mut self, name: &'static str, migrations: &'static Migrator) -> Db {
-        let guard = self.guards.clean_connections;
-        let db = Db::new(name, self.options.clone(), self.clock.clone(), guard);
+        let db = Db::new(name, self.options.clone(), self.clock.clone(), self.guards);
         self.databases.push((db.clone(), migrations));
         db
     }

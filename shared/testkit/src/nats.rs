@@ -12,19 +12,41 @@ pub struct Nats {
     child: Child,
     folder: TempDir,
     port: u16,
+    configured: bool,
 }
 
 impl Nats {
     /// Starts a server.
     pub fn start() -> Self {
+        Self::begin(false)
+    }
+
+    /// Starts a server with the permissions of `deploy/nats.conf`: each service has a user of its name.
+    pub fn start_with_permissions() -> Self {
+        Self::begin(true)
+    }
+
+    fn begin(configured: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (child, port) = spawn(&folder, "-1");
-        Self { child, folder, port }
+        if configured {
+            let text = include_str!("../../../deploy/nats.conf");
+            // What is given on the command line; older servers do not know the other one.
+            let text = text.replace("port: 4222\n", "").replace(", sync_interval: always", "");
+            let text = text.replace("/data", &folder.path().to_string_lossy());
+            std::fs::write(folder.path().join("nats.conf"), text).expect("a file");
+        }
+        let (child, port) = spawn(&folder, "-1", configured);
+        Self { child, folder, port, configured }
     }
 
     /// How to connect.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// How a service connects, where there are permissions.
+    pub fn url_of(&self, service: &str) -> String {
+        format!("nats://{service}:{service}@127.0.0.1:{}", self.port)
     }
 
     /// Kills the server, as a crash would.
@@ -35,7 +57,7 @@ impl Nats {
 
     /// Starts the server again, on the same port, with what its disk kept.
     pub fn restart(&mut self) {
-        let (child, _) = spawn(&self.folder, &self.port.to_string());
+        let (child, _) = spawn(&self.folder, &self.port.to_string(), self.configured);
         self.child = child;
     }
 
@@ -52,10 +74,16 @@ impl Drop for Nats {
     }
 }
 
-fn spawn(folder: &TempDir, port: &str) -> (Child, u16) {
+fn spawn(folder: &TempDir, port: &str, configured: bool) -> (Child, u16) {
     let path = folder.path().to_string_lossy().into_owned();
-    let mut child = Command::new("nats-server")
-        .args(["-js", "-sd", &path, "-a", "127.0.0.1", "-p", port, "--ports_file_dir", &path])
+    let mut command = Command::new("nats-server");
+    if configured {
+        command.args(["-c", &folder.path().join("nats.conf").to_string_lossy()]);
+    } else {
+        command.args(["-js", "-sd", &path]);
+    }
+    let mut child = command
+        .args(["-a", "127.0.0.1", "-p", port, "--ports_file_dir", &path])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

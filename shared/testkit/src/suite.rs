@@ -22,7 +22,7 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Database, Person, database, deployments::stop_deployments, eventually, slow};
+use crate::{Database, Person, database, deployments::stop_deployments, eventually, primary, slow};
 
 /// What is different from the defaults.
 #[derive(Default)]
@@ -304,6 +304,7 @@ impl Suite {
     /// connection is left in a transaction, and the suite drains.
     pub async fn finish(self) {
         self.logged().await;
+        primary::check(&self.pool).await;
         let dead = "select (select count(*) from identity.dead_letter)
                          + (select count(*) from project.dead_letter)
                          + (select count(*) from invitation.dead_letter)";

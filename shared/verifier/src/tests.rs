@@ -132,6 +132,7 @@ fn the_example_of_the_specification_of_signed_notes_is_believed() {
     assert_eq!(note::open(&forged, &pins), Err(Refused::BadSignature));
 }
 
+/// one bit, another place, a path that is not the whole one.
 #[test]
 fn a_receipt_is_believed_as_it_is_and_in_no_other_way() {
     let leaves = leaves(7);
@@ -159,6 +160,7 @@ fn a_receipt_is_believed_as_it_is_and_in_no_other_way() {
     assert_eq!(refused(&|it| it.leaf = [it.leaf.as_slice(), &[1]].concat()), not_in_log);
 }
 
+/// another key, another log, another organization, another text.
 #[test]
 fn a_head_is_believed_only_from_the_pinned_log_and_key() {
     let leaves = leaves(3);
@@ -195,7 +197,7 @@ fn a_head_is_believed_only_from_the_pinned_log_and_key() {
     );
 }
 
-/// G-10: fork, truncation, roll-back and replay, for somebody who has seen an older head.
+/// G-10: fork, truncation, roll-back and replay, for somebody who has seen an older head.
 #[test]
 fn a_log_that_goes_back_or_is_another_one_is_refused() {
     let leaves = leaves(8);

@@ -271,7 +271,9 @@ impl UserService for Rpc {
             }
             let user = store::lock_caller(tx, account.user_id).await?;
             let owns = organizations.iter().filter(|it| it.1).map(|it| it.0).collect();
-            let user = store::update(tx, user.delete(owns, typed.as_deref(), tx.now)?).await?;
+            let deleted = user.delete(owns, typed.as_deref(), tx.now)?;
+            tx.lead(&deleted);
+            let user = store::update(tx, deleted).await?;
             store::set_password(tx, user.id, None).await?;
             store::unlink_all(tx, user.id).await?;
             second_factor::store::forget(tx, user.id).await?;

@@ -42,15 +42,17 @@ pub struct JetStream {
 impl JetStream {
     /// Connects, and goes on trying in the background if NATS is away: calls do not need it.
     pub async fn connect(url: &str, name: &str) -> anyhow::Result<Self> {
-        let client = async_nats::ConnectOptions::new()
+        let server = url.parse::<async_nats::ServerAddr>().context(
+            "--nats-url is no address of a NATS server, for example nats://127.0.0.1:4222",
+        )?;
+        let mut options = async_nats::ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
-            .event_callback(async |event| tracing::info!(%event, "nats"))
-            .connect(url)
-            .await
-            .context(
-                "--nats-url is no address of a NATS server, for example nats://127.0.0.1:4222",
-            )?;
+            .event_callback(async |event| tracing::info!(%event, "nats"));
+        if let (Some(user), Some(password)) = (server.username(), server.password()) {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        let client = options.connect(server).await.context("NATS")?;
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_MAX);
         let place = url.rsplit('@').next().unwrap_or_default().to_owned();
@@ -134,6 +136,11 @@ impl Puller {
             let message = message.map_err(|error| anyhow::anyhow!(error))?;
             batch.push(Delivery::of(publisher(&message.subject), message.payload.to_vec()));
             messages.push(message);
+        }
+        if !self.to.db.guards().late_acks {
+            for message in &messages {
+                message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
+            }
         }
         let more = !batch.is_empty();
         let mut start = 0;

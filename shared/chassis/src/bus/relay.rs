@@ -42,6 +42,12 @@ impl Relay {
                 return Ok(false);
             }
             self.publish(&batch).await?;
+            if !self.outbox.guards().kept_events {
+                let ids: Vec<uuid::Uuid> = batch.iter().map(|it| it.id).collect();
+                sqlx::query!("delete from outbox where id = any ($1)", &ids)
+                    .execute(tx.conn())
+                    .await?;
+            }
             outbox::save(tx.conn(), &reader, self.outbox.name(), cursor).await?;
             Ok(true)
         };

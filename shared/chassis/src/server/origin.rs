@@ -63,3 +63,26 @@ fn connection(request: &Request<Body>) -> Option<SocketAddr> {
     let tcp = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     tcp.or_else(|| extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// AU-18: what a caller says of its address counts only if a trusted proxy says it, and then what that
+    /// proxy itself has seen.
+    #[test]
+    fn an_address_is_that_of_the_connection_or_of_a_trusted_proxy() {
+        let request = |from: &str, told: &str| {
+            let mut request = Request::new(Body::empty());
+            let remote_addr = Some(SocketAddr::new(from.parse().unwrap(), 1));
+            request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+            request.headers_mut().insert("x-forwarded-for", told.parse().unwrap());
+            request
+        };
+        let proxies = ["10.0.0.1".parse().unwrap()];
+        assert_eq!(address(&request("192.0.2.9", "1.2.3.4"), &proxies), "192.0.2.9");
+        assert_eq!(address(&request("10.0.0.1", "1.2.3.4"), &proxies), "1.2.3.4");
+        assert_eq!(address(&request("10.0.0.1", "6.6.6.6, 1.2.3.4"), &proxies), "1.2.3.4");
+        assert_eq!(address(&request("10.0.0.1", "no address"), &proxies), "10.0.0.1");
+    }
+}
