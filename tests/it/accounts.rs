@@ -197,6 +197,9 @@ async fn a_second_factor_is_asked_for() {
     let again = json!({ "password": PASSWORD, "code": code() });
     ann.tell(&format!("{SESSIONS}/Reauthenticate"), again).await;
     later();
+    let codes = ann.tell(&format!("{FACTOR}/RegenerateRecoveryCodes"), give(&code())).await;
+    assert_eq!(codes["recoveryCodes"].as_array().unwrap().len(), 10);
+    later();
     ann.tell(&disable, give(&code())).await;
     ann.again().await;
     let stored = "select count(*) from identity.account where totp_secret is not null";

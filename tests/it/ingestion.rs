@@ -206,3 +206,34 @@ async fn an_outbox_is_settled_with_the_log() {
     suite.logged().await;
     suite.finish().await;
 }
+
+/// AU-1: methods that no other test calls to their end: each leaves its one primary event.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_changes_leave_their_entry_too() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let ledger = Ledger::new(&suite, &world.owner, &world.org).await;
+    let servers = "project.v1.ServerService";
+    let connect = world.here(json!({ "name": "eu-1", "address": "eu-1.example.com" }));
+    let server = world.owner.tell(&format!("{servers}/ConnectServer"), connect).await;
+    let server = server["server"]["id"].clone();
+    let rename = json!({ "serverId": server, "name": "eu-2", "updateMask": "name" });
+    world.owner.tell(&format!("{servers}/UpdateServer"), world.here(rename)).await;
+    let remove = world.here(json!({ "serverId": server }));
+    world.owner.tell(&format!("{servers}/RemoveServer"), remove).await;
+    let keys = "identity.v1.ApiKeyService";
+    let create = world.there(json!({ "name": "ci" }));
+    let key = world.owner.tell(&format!("{keys}/CreateProjectApiKey"), create).await;
+    let revoke = world.there(json!({ "apiKeyId": key["apiKey"]["id"] }));
+    world.owner.tell(&format!("{keys}/RevokeProjectApiKey"), revoke).await;
+    let register = json!({ "email": "new@example.com", "password": testkit::PASSWORD });
+    suite.client.ask("identity.v1.UserService/Register", register).await.unwrap();
+    let token = testkit::Person::login(&suite.client, "new@example.com").await.unwrap();
+    let new = world.viewer.with_token(&token);
+    new.tell("identity.v1.UserService/ResendVerification", json!({})).await;
+    suite.logged().await;
+    let told = ledger.find(json!({ "resourceType": "server" })).await;
+    let actions: Vec<_> = told.iter().map(|it| it["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["server.deleted", "server.updated", "server.created"]);
+    suite.finish().await;
+}

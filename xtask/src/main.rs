@@ -70,6 +70,8 @@ fn test(filter: &[String]) -> Outcome {
     if filter.is_empty() {
         lint()?;
         generate::check()?;
+        // What tests note here is looked at after them.
+        let _ = std::fs::remove_dir_all(run::root().join("target/told"));
     }
     // The stories start real processes.
     run::cargo(&["build", "--workspace", "--bins"])?;
@@ -81,7 +83,7 @@ fn test(filter: &[String]) -> Outcome {
 }
 
 fn bench(filter: &[String]) -> Outcome {
-    machine::need(&[machine::POSTGRES])?;
+    machine::need(&[machine::POSTGRES, machine::NATS])?;
     run::cargo(&["build", "--profile", "bench-run", "--package", "tenantry"])?;
     let mut bench = vec!["run", "--profile", "bench-run", "--package", "bench", "--"];
     bench.extend(filter.iter().map(String::as_str));

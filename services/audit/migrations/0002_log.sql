@@ -216,6 +216,11 @@ declare
     at   timestamptz;
 begin
     select purged_before, size into low, high from tree where number = of_tree;
+    -- Most logs are younger than what is asked for.
+    select received_at into at from entry where tree = of_tree and index = low;
+    if at >= moment then
+        return low;
+    end if;
     while low < high loop
         mid := (low + high) / 2;
         select received_at into at from entry where tree = of_tree and index = mid;

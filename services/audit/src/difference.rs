@@ -1,66 +1,68 @@
 //! What differs between `before` and `after` of an event, field by field.
 
-use std::collections::BTreeMap;
-
 use api::audit::FieldChange;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, ReflectMessage, SerializeOptions,
+};
 use prost_types::Any;
-use serde_json::Value;
 
 /// Fields that change with every change and tell nothing.
 const BOOKKEEPING: [&str; 3] = ["update_time", "etag", "revision"];
 
-/// The fields that an event changed, by path. None if it is of a type that this version does not know.
+/// The fields that differ between `before` and `after` of an event, by path. None if it has only one of them, or
+/// is of a type that this version does not know.
 pub(crate) fn changes(pool: &DescriptorPool, event: &Any) -> Vec<FieldChange> {
     let name = event.type_url.rsplit('/').next().unwrap_or_default();
     let Some(descriptor) = pool.get_message_by_name(name) else { return vec![] };
+    let sides = ["before", "after"].map(|it| descriptor.get_field_by_name(it));
+    let [Some(before), Some(after)] = sides else { return vec![] };
     let Ok(event) = DynamicMessage::decode(descriptor, &*event.value) else { return vec![] };
-    let (before, after) = (side(&event, "before"), side(&event, "after"));
-    if before.is_empty() && after.is_empty() {
+    if !event.has_field(&before) || !event.has_field(&after) {
         return vec![];
     }
-    let mut fields: Vec<&String> = before.keys().chain(after.keys()).collect();
-    fields.sort();
-    fields.dedup();
-    let text = |it: Option<&Value>| it.map(ToString::to_string).unwrap_or_default();
-    let changed = fields.into_iter().filter(|it| before.get(*it) != after.get(*it));
-    let change = |field: &String| FieldChange {
-        field: field.clone(),
-        before: text(before.get(field)),
-        after: text(after.get(field)),
-    };
-    changed.map(change).collect()
-}
-
-/// The fields of one side, flat.
-fn side(event: &DynamicMessage, name: &str) -> BTreeMap<String, Value> {
-    let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
-    let mut fields = BTreeMap::new();
-    let given = event.has_field_by_name(name).then(|| event.get_field_by_name(name)).flatten();
-    let json = given
-        .as_ref()
-        .and_then(|it| it.as_message())
-        .and_then(|it| it.serialize_with_options(serde_json::value::Serializer, &options).ok());
-    if let Some(json) = json {
-        flatten("", json, &mut fields);
+    let mut changes = vec![];
+    let (before, after) = (event.get_field(&before), event.get_field(&after));
+    if let (Some(before), Some(after)) = (before.as_message(), after.as_message()) {
+        compare("", before, after, &mut changes);
     }
-    fields
+    changes
 }
 
-fn flatten(path: &str, value: Value, to: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                if !BOOKKEEPING.contains(&name.as_str()) {
-                    let path = if path.is_empty() { name } else { format!("{path}.{name}") };
-                    flatten(&path, value, to);
-                }
+/// Compares two messages of one type, field by field; what is equal is never turned into text.
+fn compare(path: &str, before: &DynamicMessage, after: &DynamicMessage, to: &mut Vec<FieldChange>) {
+    for field in after.descriptor().fields() {
+        let (old, new) = (before.get_field(&field), after.get_field(&field));
+        if old == new || BOOKKEEPING.contains(&field.name()) {
+            continue;
+        }
+        let at = if path.is_empty() {
+            field.name().to_owned()
+        } else {
+            format!("{path}.{}", field.name())
+        };
+        // Times, masks and the like are told as a whole.
+        let ours =
+            matches!(field.kind(), Kind::Message(it) if it.full_name().starts_with("tenantry."));
+        match (old.as_message(), new.as_message()) {
+            (Some(old), Some(new)) if ours => compare(&at, old, new, to),
+            _ => {
+                let (before, after) = (text(before, &field), text(after, &field));
+                to.push(FieldChange { field: at, before, after });
             }
         }
-        other => {
-            to.insert(path.to_owned(), other);
-        }
     }
+}
+
+/// One field as JSON; empty if it is not set.
+fn text(message: &DynamicMessage, field: &FieldDescriptor) -> String {
+    if !message.has_field(field) {
+        return String::new();
+    }
+    let mut alone = DynamicMessage::new(message.descriptor());
+    alone.set_field(field, message.get_field(field).into_owned());
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    let json = alone.serialize_with_options(serde_json::value::Serializer, &options);
+    json.ok().and_then(|it| it.get(field.name()).map(ToString::to_string)).unwrap_or_default()
 }
 
 #[cfg(test)]

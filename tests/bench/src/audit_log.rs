@@ -245,6 +245,17 @@ async fn disk(connection: &mut PgConnection) -> Result<()> {
                    and relname not in ('outbox', 'outbox_sequence', 'outbox_cursor', 'inbox', 'idempotency')";
     let it = connection.fetch_one(sizes).await?;
     let (all, entries, leaves): (f64, f64, f64) = (it.get(0), it.get(1), it.get(2));
+    if std::env::var_os("BENCH_RELATIONS").is_some() {
+        let each =
+            "select c.relname, pg_relation_size(c.oid)::float8, c.relkind::text from pg_class c
+                    join pg_namespace n on n.oid = c.relnamespace
+                    where nspname in ('audit', 'pg_toast') and relkind in ('r', 'i', 't')
+                    order by 2 desc limit 14";
+        for it in connection.fetch_all(each).await? {
+            let (name, size): (String, f64) = (it.get(0), it.get(1));
+            say(&format!("| {name} | {:.0} bytes per entry | | | |\n", size / entries));
+        }
+    }
     let beyond = (all - leaves) / entries;
     let leaf = leaves / entries;
     say(&format!(
@@ -344,7 +355,7 @@ async fn pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
         }
         let mut bare = vec![];
         let query = "select index, event_id, received_at, flags, leaf from audit.entry
-                     where actor = (select number from audit.term join audit.tree on tree.number = term.tree
+                     where actor = (select term.number from audit.term join audit.tree on tree.number = term.tree
                                     where org_id = $1 and kind = 1 and value = $2)
                        and index < $3 order by index desc limit 50";
         for _ in 0..200 {

@@ -53,8 +53,10 @@ insert into invitation.invitation (id, org_id, email, canonical_email, role, pro
 values (gen_random_uuid(), :org, 'guest@example.com', 'guest' || :guest, 1, '[]', '', 1,
     decode(repeat('ab', 32), 'hex'), decode(repeat('cd', 32), 'hex'), :user, 'Ann', 'Acme', now(),
     now() + interval '7 days', '{}', array[now()], 1);
-insert into invitation.outbox (id, type, org_id, envelope)
-values (gen_random_uuid(), 'x', :org, decode(repeat('ab', 700), 'hex'));
+with counted as (insert into invitation.outbox_sequence as counter (org_id, last) values (:org, 1)
+                 on conflict (org_id) do update set last = counter.last + 1 returning last)
+insert into invitation.outbox (id, type, org_id, sequence, envelope)
+select gen_random_uuid(), 'x', :org, last, decode(repeat('ab', 700), 'hex') from counted;
 insert into invitation.mail (id, template, subject_id, due_at)
 values (gen_random_uuid(), 'x', gen_random_uuid(), now() + interval '1 year');
 commit;

@@ -36,8 +36,10 @@ insert into project.environment (id, org_id, project_id, name, kind, state, bran
 values (gen_random_uuid(), :org, :project, gen_random_uuid()::text, 'development', 'pending', 'main',
     now(), now());
 select id, service_key, removing from project.attachment where org_id = :org and project_id = :project;
-insert into project.outbox (id, type, org_id, envelope)
-values (gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, decode(repeat('ab', 700), 'hex'));
+with counted as (insert into project.outbox_sequence as counter (org_id, last) values (:org, 1)
+                 on conflict (org_id) do update set last = counter.last + 1 returning last)
+insert into project.outbox (id, type, org_id, sequence, envelope)
+select gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, last, decode(repeat('ab', 700), 'hex') from counted;
 commit;
 ";
 
@@ -57,8 +59,10 @@ insert into project.project (id, org_id, name, slug, repository_url, default_bra
     created_at, updated_at)
 values (:made, :org, 'Shop', 'shop-' || :made, 'https://git.example.com/a.git', 'main', :user, now(),
     now());
-insert into project.outbox (id, type, org_id, envelope)
-values (gen_random_uuid(), 'tenantry.project.v1.ProjectCreated', :org, decode(repeat('ab', 700), 'hex'));
+with counted as (insert into project.outbox_sequence as counter (org_id, last) values (:org, 1)
+                 on conflict (org_id) do update set last = counter.last + 1 returning last)
+insert into project.outbox (id, type, org_id, sequence, envelope)
+select gen_random_uuid(), 'tenantry.project.v1.ProjectCreated', :org, last, decode(repeat('ab', 700), 'hex') from counted;
 select id from identity.organization where id = :org for update;
 select name, slug, plan, owner_id, subscription, access_version,
        (select count(*) from identity.member where org_id = :org),
@@ -72,8 +76,10 @@ select :org, access_version, gen_random_uuid(), now() from raised;
 insert into identity.project (org_id, id) values (:org, :made);
 insert into identity.project_grant (id, org_id, project_id, user_id, role, granted_by, created_at)
 values (gen_random_uuid(), :org, :made, :user, 'admin', :user, now());
-insert into identity.outbox (id, type, org_id, envelope)
-values (gen_random_uuid(), 'tenantry.identity.v1.ProjectRegistered', :org, decode(repeat('ab', 700), 'hex'));
+with counted as (insert into identity.outbox_sequence as counter (org_id, last) values (:org, 1)
+                 on conflict (org_id) do update set last = counter.last + 1 returning last)
+insert into identity.outbox (id, type, org_id, sequence, envelope)
+select gen_random_uuid(), 'tenantry.identity.v1.ProjectRegistered', :org, last, decode(repeat('ab', 700), 'hex') from counted;
 commit;
 ";
 

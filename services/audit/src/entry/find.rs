@@ -4,7 +4,7 @@
 use api::audit as pb;
 use chassis::{Db, Error, OrgId, ProjectId, Result, UserId, moment};
 
-use super::store;
+use super::store::{self, Wish};
 use crate::facts::Kind;
 
 /// Names that a text may match at most: more would be no search.
@@ -70,12 +70,12 @@ impl Wanted {
         format!("{:?}", (self.org_id, self.project_id, self.account, &self.filter))
     }
 
-    fn facts(&self) -> Vec<(Kind, Vec<String>, bool)> {
+    fn facts(&self) -> Vec<Wish> {
         let it = &self.filter;
         let mut facts = vec![];
         let mut fact = |kind, value: String, prefix| {
             if !value.is_empty() {
-                facts.push((kind, vec![value], prefix));
+                facts.push((kind, value, prefix));
             }
         };
         fact(Kind::Actor, it.actor_id.clone(), false);
@@ -104,8 +104,10 @@ pub(crate) async fn search(db: &Db, wanted: &Wanted) -> Result<Search> {
         Search { tree: tree.number, first: tree.first, end: tree.end, ..Search::default() };
     search.outcome = i16::try_from(wanted.filter.outcome).ok().filter(|it| *it != 0);
     let mut fewest = i64::MAX;
-    for (kind, values, prefix) in wanted.facts() {
-        let (numbers, entries) = store::terms(db, tree.number, kind, &values[0], prefix).await?;
+    let facts = wanted.facts();
+    let found =
+        if facts.is_empty() { vec![] } else { store::terms(db, tree.number, &facts).await? };
+    for ((kind, ..), (numbers, entries)) in facts.into_iter().zip(found) {
         search.nothing |= numbers.is_empty();
         let driver = match kind {
             Kind::Actor => Some(Driver::Actor),
@@ -138,16 +140,23 @@ pub(crate) async fn search(db: &Db, wanted: &Wanted) -> Result<Search> {
         search.terms.named = Some(numbers);
     }
     if let Some(user_id) = wanted.account {
-        let (mut numbers, _) =
-            store::terms(db, tree.number, Kind::Actor, &user_id.to_string(), false).await?;
-        let (object, _) =
-            store::terms(db, tree.number, Kind::Resource, &format!("{user_id}:"), true).await?;
-        numbers.extend(object);
+        let wishes = [
+            (Kind::Actor, user_id.to_string(), false),
+            (Kind::Resource, format!("{user_id}:"), true),
+        ];
+        let found = store::terms(db, tree.number, &wishes).await?;
+        let numbers: Vec<i32> = found.into_iter().flat_map(|it| it.0).collect();
         (search.driver, search.follow) = (Driver::Named, numbers.clone());
         search.terms.named = Some(numbers);
     }
-    if search.driver == Driver::Tree {
-        search.follow = vec![tree.number];
+    // What is followed needs no second look.
+    match search.driver {
+        Driver::Tree => search.follow = vec![tree.number],
+        Driver::Actor => search.terms.actor = None,
+        Driver::Resource => search.terms.resource = None,
+        Driver::Project => search.terms.project = None,
+        Driver::Action => search.terms.action = None,
+        Driver::Named => search.terms.named = None,
     }
     Ok(search)
 }

@@ -60,8 +60,8 @@ impl Reader {
         row: &Row,
         keys: &std::collections::BTreeMap<seal::PersonId, chassis::key::Secret>,
     ) -> Result<pb::Entry> {
-        let leaf_keys = keys.iter().map(|it| (*it.0, seal::leaf_key(it.1, row.event_id))).collect();
-        let opened = seal::open(self.ledger.plans(), &row.leaf, &leaf_keys);
+        let key = |person| Some(seal::leaf_key(keys.get(&person)?, row.event_id));
+        let opened = seal::open(self.ledger.plans(), &row.leaf, key);
         let opened = opened.unwrap_or_else(|| row.leaf.clone());
         let envelope = Envelope::decode(&*opened).map_err(anyhow::Error::from)?;
         Ok(pb::Entry {

@@ -46,33 +46,44 @@ async fn index_at(db: &Db, tree: i32, moment: OffsetDateTime) -> Result<i64> {
     Ok(index.fetch_one(db.pool()).await?.index)
 }
 
-/// The numbers of a fact in one tree, and how many entries have it. With `prefix`, of every fact that begins
-/// so.
-pub(crate) async fn terms(
-    db: &Db,
-    tree: i32,
-    kind: Kind,
-    value: &str,
-    prefix: bool,
-) -> Result<(Vec<i32>, i64)> {
-    // The next text after all that begin so: prefixes end with a dot or a colon.
-    let mut end = value.to_owned();
-    if let Some(last) = end.pop().filter(|_| prefix) {
-        end.push(char::from_u32(u32::from(last) + 1).unwrap_or(last));
+/// A fact that entries must have: its kind, its value, and whether every fact counts that begins so.
+pub(crate) type Wish = (Kind, String, bool);
+
+/// The numbers of facts in one tree, and how many entries have them; for each wish.
+pub(crate) async fn terms(db: &Db, tree: i32, wishes: &[Wish]) -> Result<Vec<(Vec<i32>, i64)>> {
+    let (mut kinds, mut values, mut ends) = (vec![], vec![], vec![]);
+    for (kind, value, prefix) in wishes {
+        // The next text after all that begin so: prefixes end with a dot or a colon. After an exact value
+        // comes the value with a zero byte, which PostgreSQL cannot hold; the lowest letter will do.
+        let mut end = value.clone();
+        match end.pop().filter(|_| *prefix) {
+            Some(last) => end.push(char::from_u32(u32::from(last) + 1).unwrap_or(last)),
+            None => end = format!("{value}\u{1}"),
+        }
+        kinds.push(*kind as i16);
+        values.push(value.clone());
+        ends.push(end);
     }
     let rows = query!(
-        "select number, entries from term
-         where tree = $1 and kind = $2
-           and ((not $5 and value = $3) or ($5 and value >= $3 and value < $4))",
+        r#"select wish.n as "n!", number, entries
+           from unnest($2::smallint[], $3::text[], $4::text[]) with ordinality
+                as wish (kind, value, above, n)
+           join term on term.tree = $1 and term.kind = wish.kind
+                and term.value >= wish.value and term.value < wish.above"#,
         tree,
-        kind as i16,
-        value,
-        end,
-        prefix,
+        &kinds,
+        &values,
+        &ends,
     );
-    let rows = rows.fetch_all(db.pool()).await?;
-    let entries = rows.iter().map(|it| it.entries).sum();
-    Ok((rows.into_iter().map(|it| it.number).collect(), entries))
+    let mut found = vec![(vec![], 0); wishes.len()];
+    for row in rows.fetch_all(db.pool()).await? {
+        let place = usize::try_from(row.n - 1).ok().and_then(|it| found.get_mut(it));
+        if let Some((numbers, entries)) = place {
+            numbers.push(row.number);
+            *entries += row.entries;
+        }
+    }
+    Ok(found)
 }
 
 /// The numbers of actors and objects that ever had a name like this, and how many entries have them.
@@ -93,7 +104,8 @@ pub(crate) async fn named(db: &Db, tree: i32, text: &str, limit: i64) -> Result<
 }
 
 /// A page along one index: for each number that is followed, the next entries that have all else that is
-/// wanted; of these, the next ones. Each number is a short walk along an index, whatever page it is.
+/// wanted; of these, the next ones. Each number is a short walk along an index, whatever page it is: the rows are
+/// compared as pairs and ordered like the index, so that PostgreSQL walks and never sorts.
 macro_rules! walk {
     ($db:expr, $it:expr, $limit:expr, $follow:literal, $order:literal) => {
         query_as!(
@@ -101,7 +113,7 @@ macro_rules! walk {
             "select found.index, found.event_id, found.received_at, found.flags, found.leaf
              from unnest($1::integer[]) as followed (number) cross join lateral (
                  select index, event_id, received_at, flags, leaf from entry
-                 where tree = $2 and index >= $3 and index < $4
+                 where tree = $2
                    and ($5::integer[] is null or actor = any ($5))
                    and ($6::integer[] is null or resource = any ($6))
                    and ($7::integer[] is null or type = any ($7))
@@ -110,9 +122,15 @@ macro_rules! walk {
                    and ($10::integer[] is null or action = any ($10))
                    and ($11::integer[] is null or actor = any ($11) or resource = any ($11))
                    and ($12::smallint is null or outcome = $12)
-                   and "
+                   and ("
                 + $follow
-                + " = followed.number order by index "
+                + ", index) >= (followed.number, $3) and ("
+                + $follow
+                + ", index) < (followed.number, $4) order by "
+                + $follow
+                + " "
+                + $order
+                + ", index "
                 + $order
                 + " limit $13
              ) as found order by found.index "

@@ -28,6 +28,10 @@ const REQUEST_MAX: Duration = Duration::from_secs(2);
 /// How soon an event comes again that arrived before one that precedes it.
 const HOLD: Duration = Duration::from_millis(500);
 
+/// How long the stream keeps events: they hold names and addresses as they were written, and a person who was
+/// erased must be gone from here, too. The outbox is what is relied on.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// The dedup window; the inbox holds longer.
 const DUPLICATES: Duration = Duration::from_secs(120);
 
@@ -70,6 +74,7 @@ impl JetStream {
             storage: StorageType::File,
             discard: DiscardPolicy::New,
             duplicate_window: DUPLICATES,
+            max_age: KEPT,
             deny_delete: true,
             deny_purge: true,
             ..Default::default()
