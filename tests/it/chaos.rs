@@ -1,4 +1,5 @@
-//! Everything is killed while people work: what was answered is in the log, once, in order, and nothing else is.
+//! Everything is killed while people work: what was answered is in the log, once, in order, and nothing else
+//! is.
 
 use std::{
     collections::BTreeSet,

@@ -28,7 +28,7 @@ fn event(org: Uuid, sequence: i64) -> Envelope {
             id: "project".to_owned(),
             ..Default::default()
         }),
-        occur_time: Some(std::time::SystemTime::now().into()),
+        occur_time: Some(chassis::timestamp(chassis::Clock::default().now())),
         event: Some(prost_types::Any {
             type_url: LoginFailed::type_url(),
             value: told.encode_to_vec(),
@@ -90,8 +90,9 @@ async fn events_become_entries_once_and_in_order() {
 async fn what_is_odd_is_kept_and_flagged() {
     let suite = Suite::start().await;
     let org = chassis::id::new();
-    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(3_600);
-    let wrong = Envelope { occur_time: Some(ahead.into()), ..event(org, 2) };
+    let ahead =
+        chassis::timestamp(chassis::Clock::default().now() + chassis::clock::Duration::hours(1));
+    let wrong = Envelope { occur_time: Some(ahead), ..event(org, 2) };
     let events = [event(org, 1), wrong, event(org, 1)];
     append(&suite, events.iter().map(Message::encode_to_vec).collect()).await;
     assert_eq!(numbers(&suite, org).await, [(1, 0), (2, 1), (1, 2)]);
@@ -157,8 +158,8 @@ async fn a_quiet_log_has_a_heartbeat() {
     suite.finish().await;
 }
 
-/// AU-1, AU-2, AU-19: the first event of a change is its primary one, and what follows from it names it; what is so
-/// already leaves no entry.
+/// AU-1, AU-2, AU-19: the first event of a change is its primary one, and what follows from it names it; what
+/// is so already leaves no entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cascade_names_its_cause_and_a_repetition_leaves_nothing() {
     let suite = Suite::start().await;

@@ -155,8 +155,8 @@ const ROWS: &str = "
              + (select count(*) from invitation.mail_rule where project_id::text = $1)
              + (select count(*) from identity.api_key where project_id::text = $1 and revoked_at is null)";
 
-/// PE-9, PE-10, PE-11, PE-12, PE-14, PE-15, AU-11: a deletion is previewed, costs the exact name and a yes, waits
-/// for nothing that runs, and leaves nothing but the log: no process, file, row or grant.
+/// PE-9, PE-10, PE-11, PE-12, PE-14, PE-15, AU-11: a deletion is previewed, costs the exact name and a yes,
+/// waits for nothing that runs, and leaves nothing but the log: no process, file, row or grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_project_leaves_nothing() {
     let suite = Suite::start().await;

@@ -9,8 +9,8 @@ use prost_types::Any;
 /// Fields that change with every change and tell nothing.
 const BOOKKEEPING: [&str; 3] = ["update_time", "etag", "revision"];
 
-/// The fields that differ between `before` and `after` of an event, by path. None if it has only one of them, or
-/// is of a type that this version does not know.
+/// The fields that differ between `before` and `after` of an event, by path. None if it has only one of
+/// them, or is of a type that this version does not know.
 pub(crate) fn changes(pool: &DescriptorPool, event: &Any) -> Vec<FieldChange> {
     let name = event.type_url.rsplit('/').next().unwrap_or_default();
     let Some(descriptor) = pool.get_message_by_name(name) else { return vec![] };

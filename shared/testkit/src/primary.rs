@@ -1,5 +1,5 @@
-//! Each change leaves exactly one primary event: looked at in what every test has left in the log, so that the
-//! methods that some test has called are known, too (AU-1).
+//! Each change leaves exactly one primary event: looked at in what every test has left in the log, so that
+//! the methods that some test has called are known, too (AU-1).
 
 use std::{collections::BTreeMap, path::PathBuf};
 

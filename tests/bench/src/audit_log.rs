@@ -1,10 +1,12 @@
 //! The audit log: how fast the stream becomes entries, how soon an entry is proven, what a page and a proof
 //! cost, and what an entry takes on disk.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a reference is written by hand, in a task of its own"
+)]
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use api::{
@@ -15,47 +17,19 @@ use api::{
     project::{Environment, EnvironmentUpdated},
 };
 use async_nats::jetstream;
+use chassis::Clock;
 use prost::{Message, Name};
 use sqlx::{Connection, Executor, PgConnection, Row};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::{Request, metadata::MetadataValue};
 use uuid::Uuid;
 
-use crate::{load, median, row, say, suite::Suite};
+use crate::{load, median, nats::Nats, row, say, suite::Suite};
 
-/// Entries that are loaded; `BENCH_ENTRIES` asks for more.
+/// Entries that are loaded; `cargo xtask bench audit 2000000` asks for more.
 const ENTRIES: u64 = 200_000;
 /// Organizations beside Ann's.
 const ORGS: u64 = 20;
-
-/// A nats-server of its own.
-struct Nats {
-    child: Child,
-    port: u16,
-    _folder: TempDir,
-}
-
-impl Nats {
-    fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let store = folder.path().to_string_lossy().into_owned();
-        let child = Command::new("nats-server")
-            .args(["-js", "-sd", &store, "-a", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        Ok(Self { child, port, _folder: folder })
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// An event as the project service writes it.
 fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
@@ -87,7 +61,7 @@ fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
             email: format!("person{actor}@example.com"),
             credential_id: id.to_string(),
         }),
-        occur_time: Some(std::time::SystemTime::now().into()),
+        occur_time: Some(chassis::timestamp(Clock::default().now())),
         origin: Some(Origin {
             method: "tenantry.project.v1.EnvironmentService/UpdateEnvironment".to_owned(),
             request_id: id.to_string(),
@@ -109,8 +83,7 @@ fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
 
 /// Measures everything.
 pub(crate) async fn run() -> Result<()> {
-    let entries = std::env::var("BENCH_ENTRIES").ok().and_then(|it| it.parse().ok());
-    let entries: u64 = entries.unwrap_or(ENTRIES);
+    let entries = std::env::args().nth(2).and_then(|it| it.parse().ok()).unwrap_or(ENTRIES);
     let nats = Nats::start()?;
     let url = format!("nats://127.0.0.1:{}", nats.port);
     let suite = Suite::start_with(tenantry::INSTALLS, |it| {
@@ -140,10 +113,6 @@ pub(crate) async fn run() -> Result<()> {
 
 /// Publishes events of many organizations, half of them Ann's.
 fn publisher(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Result<()>> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a benchmark has no host whose tasks are drained"
-    )]
     tokio::spawn(async move {
         let mut sequences = vec![0_u64; usize::try_from(ORGS).unwrap_or_default() + 1];
         let mut acks = vec![];
@@ -187,7 +156,7 @@ async fn ingestion(
     let (mut middle, total) = (0, i64::try_from(entries)?);
     while logged(&mut connection).await? < size + total {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if middle == 0 && logged(&mut connection).await? > size + (at + total) / 2 {
+        if middle == 0 && logged(&mut connection).await? > size + i64::midpoint(at, total) {
             middle = resident();
         }
     }
@@ -245,17 +214,6 @@ async fn disk(connection: &mut PgConnection) -> Result<()> {
                    and relname not in ('outbox', 'outbox_sequence', 'outbox_cursor', 'inbox', 'idempotency')";
     let it = connection.fetch_one(sizes).await?;
     let (all, entries, leaves): (f64, f64, f64) = (it.get(0), it.get(1), it.get(2));
-    if std::env::var_os("BENCH_RELATIONS").is_some() {
-        let each =
-            "select c.relname, pg_relation_size(c.oid)::float8, c.relkind::text from pg_class c
-                    join pg_namespace n on n.oid = c.relnamespace
-                    where nspname in ('audit', 'pg_toast') and relkind in ('r', 'i', 't')
-                    order by 2 desc limit 14";
-        for it in connection.fetch_all(each).await? {
-            let (name, size): (String, f64) = (it.get(0), it.get(1));
-            say(&format!("| {name} | {:.0} bytes per entry | | | |\n", size / entries));
-        }
-    }
     let beyond = (all - leaves) / entries;
     let leaf = leaves / entries;
     say(&format!(
@@ -278,7 +236,7 @@ async fn provable(
     for n in first..first + 5_000 {
         tick.tick().await;
         let subject = format!("tenantry.project.v1.environment_updated.{org}");
-        published.push(std::time::SystemTime::now());
+        published.push(Clock::default().now());
         let _ = stream.publish(subject, event(org, n, n % 97).into()).await?;
     }
     let last = i64::try_from(first + 5_000)?;
@@ -300,7 +258,6 @@ async fn provable(
     let mut waits: Vec<f64> = vec![];
     for (row, at) in rows.iter().rev().zip(published) {
         let signed: time::OffsetDateTime = row.try_get(0)?;
-        let at = time::OffsetDateTime::from(at);
         waits.push((signed - at).as_seconds_f64() * 1_000.0);
     }
     waits.sort_by(f64::total_cmp);
@@ -355,7 +312,8 @@ async fn pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
         }
         let mut bare = vec![];
         let query = "select index, event_id, received_at, flags, leaf from audit.entry
-                     where actor = (select term.number from audit.term join audit.tree on tree.number = term.tree
+                     where actor = (select term.number from audit.term
+                                    join audit.tree on tree.number = term.tree
                                     where org_id = $1 and kind = 1 and value = $2)
                        and index < $3 order by index desc limit 50";
         for _ in 0..200 {

@@ -10,6 +10,7 @@ mod large;
 mod load;
 mod logins;
 mod mutation;
+mod nats;
 mod noop;
 mod start;
 mod suite;

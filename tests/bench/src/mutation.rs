@@ -39,7 +39,8 @@ select id, service_key, removing from project.attachment where org_id = :org and
 with counted as (insert into project.outbox_sequence as counter (org_id, last) values (:org, 1)
                  on conflict (org_id) do update set last = counter.last + 1 returning last)
 insert into project.outbox (id, type, org_id, sequence, envelope)
-select gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, last, decode(repeat('ab', 700), 'hex') from counted;
+select gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, last,
+       decode(repeat('ab', 700), 'hex') from counted;
 commit;
 ";
 
@@ -62,7 +63,8 @@ values (:made, :org, 'Shop', 'shop-' || :made, 'https://git.example.com/a.git', 
 with counted as (insert into project.outbox_sequence as counter (org_id, last) values (:org, 1)
                  on conflict (org_id) do update set last = counter.last + 1 returning last)
 insert into project.outbox (id, type, org_id, sequence, envelope)
-select gen_random_uuid(), 'tenantry.project.v1.ProjectCreated', :org, last, decode(repeat('ab', 700), 'hex') from counted;
+select gen_random_uuid(), 'tenantry.project.v1.ProjectCreated', :org, last,
+       decode(repeat('ab', 700), 'hex') from counted;
 select id from identity.organization where id = :org for update;
 select name, slug, plan, owner_id, subscription, access_version,
        (select count(*) from identity.member where org_id = :org),
@@ -79,7 +81,8 @@ values (gen_random_uuid(), :org, :made, :user, 'admin', :user, now());
 with counted as (insert into identity.outbox_sequence as counter (org_id, last) values (:org, 1)
                  on conflict (org_id) do update set last = counter.last + 1 returning last)
 insert into identity.outbox (id, type, org_id, sequence, envelope)
-select gen_random_uuid(), 'tenantry.identity.v1.ProjectRegistered', :org, last, decode(repeat('ab', 700), 'hex') from counted;
+select gen_random_uuid(), 'tenantry.identity.v1.ProjectRegistered', :org, last,
+       decode(repeat('ab', 700), 'hex') from counted;
 commit;
 ";
 

@@ -104,8 +104,8 @@ pub(crate) async fn named(db: &Db, tree: i32, text: &str, limit: i64) -> Result<
 }
 
 /// A page along one index: for each number that is followed, the next entries that have all else that is
-/// wanted; of these, the next ones. Each number is a short walk along an index, whatever page it is: the rows are
-/// compared as pairs and ordered like the index, so that PostgreSQL walks and never sorts.
+/// wanted; of these, the next ones. Each number is a short walk along an index, whatever page it is: the
+/// rows are compared as pairs and ordered like the index, so that PostgreSQL walks and never sorts.
 macro_rules! walk {
     ($db:expr, $it:expr, $limit:expr, $follow:literal, $order:literal) => {
         query_as!(

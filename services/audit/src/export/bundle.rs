@@ -3,7 +3,7 @@
 //! | line | holds |
 //! |---|---|
 //! | first | which log, the signed head, where that head is in the suite's tree |
-//! | one per entry | index, hash and bytes of the leaf, what opens its sealed fields; with a filter its path |
+//! | one per entry | index, hash and bytes of the leaf, what opens its fields; with a filter its path |
 //! | one per entry that is not shown any more | index and hash of the leaf |
 //! | last | how many entries there are |
 

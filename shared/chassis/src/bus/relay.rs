@@ -68,8 +68,8 @@ impl Relay {
     }
 }
 
-/// `tenantry.identity.v1.member_joined.<org id>`, so that wildcards choose service, event or tenant. The second
-/// word is the service that publishes: NATS lets it use no other.
+/// `tenantry.identity.v1.member_joined.<org id>`, so that wildcards choose service, event or tenant. The
+/// second word is the service that publishes: NATS lets it use no other.
 fn subject(event: &Delivery) -> String {
     let name = event.name.rsplit('.').next().unwrap_or_default();
     let mut snake = String::new();
