@@ -231,6 +231,7 @@ async fn small_changes_leave_their_entry_too() {
     suite.client.ask("identity.v1.UserService/Register", register).await.unwrap();
     let token = testkit::Person::login(&suite.client, "new@example.com").await.unwrap();
     let new = world.viewer.with_token(&token);
+    suite.clock.advance(chassis::clock::Duration::seconds(61));
     new.tell("identity.v1.UserService/ResendVerification", json!({})).await;
     suite.logged().await;
     let told = ledger.find(json!({ "resourceType": "server" })).await;
