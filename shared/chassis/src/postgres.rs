@@ -80,11 +80,27 @@ impl Postgres {
         }
         let mut server = Self { data, socket, port, listens: listens.is_some(), child: None };
         server.check_version(&bin)?;
-        if !server.runs() {
-            server.child = Some(server.spawn(&bin, owner, durability)?);
+        // A server that was killed is not gone at once: its process has to be collected, its children end, and
+        // until then PostgreSQL takes the files for those of another one.
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            if !server.runs() {
+                server.child = Some(server.spawn(&bin, owner, durability)?);
+            }
+            match server.wait().await {
+                Ok(()) => return Ok(server),
+                Err(_) if server.is_held() && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        server.wait().await?;
-        Ok(server)
+    }
+
+    /// Whether what PostgreSQL said last is that another one holds the files.
+    fn is_held(&self) -> bool {
+        let reason = last_line(&self.log());
+        ["already exists", "still in use"].iter().any(|it| reason.contains(it))
     }
 
     /// How to connect.
