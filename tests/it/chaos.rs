@@ -126,20 +126,22 @@ async fn nothing_that_was_answered_is_missing_whatever_is_killed() {
     }
     let answered: BTreeSet<String> = answered.lock().unwrap().iter().cloned().collect();
     assert!(answered.len() > 50, "{} answers", answered.len());
-    let serving = eventually("the suite", async || {
-        let mut log = LogServiceClient::new(channel.clone());
-        Some(log.get_verifier_keys(pb::GetVerifierKeysRequest {}).await)
-    });
-    if let Err(status) = serving.await {
-        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-        let last: Vec<_> = log.lines().rev().take(30).collect();
-        panic!("{status}; its last words, backwards:\n{}", last.join("\n"));
-    }
+    still_serving(&channel, folder.path()).await;
     let told = settled(&channel, &ann, &org_id, &answered).await;
     let once: BTreeSet<&String> = told.iter().collect();
     assert_eq!(once.len(), told.len(), "an event is there twice");
     assert!(suite.stop(), "it drains");
     stop_deployments(folder.path());
+}
+
+/// Fails with the last words of a suite that did not come back.
+async fn still_serving(channel: &Channel, folder: &Path) {
+    let mut log = LogServiceClient::new(channel.clone());
+    if let Err(status) = log.get_verifier_keys(pb::GetVerifierKeysRequest {}).await {
+        let log = std::fs::read_to_string(folder.join("log")).unwrap();
+        let last: Vec<_> = log.lines().rev().take(30).collect();
+        panic!("{status}; its last words, backwards:\n{}", last.join("\n"));
+    }
 }
 
 /// The events of the log, once it holds all that was answered; every proof of it verifies.
