@@ -80,8 +80,8 @@ impl Postgres {
         }
         let mut server = Self { data, socket, port, listens: listens.is_some(), child: None };
         server.check_version(&bin)?;
-        // A server that was killed is not gone at once: its process has to be collected, its children end, and
-        // until then PostgreSQL takes the files for those of another one.
+        // A server that was killed is not gone at once: its process has to be collected, its children end,
+        // and until then PostgreSQL takes the files for those of another one.
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             if !server.runs() {
