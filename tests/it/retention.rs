@@ -7,6 +7,14 @@ use testkit::{Suite, eventually};
 
 use crate::{ledger::Ledger, world::World};
 
+/// What is not shown is not told by its proof either.
+async fn not_proven(owner: &testkit::Person, question: &serde_json::Value) {
+    let proof = owner.refused("audit.v1.LogService/GetInclusionProof", question.clone()).await;
+    let receipt = json!({ "eventId": question["eventId"] });
+    let receipt = owner.refused("audit.v1.LogService/GetReceipt", receipt).await;
+    assert_eq!((proof.as_str(), receipt.as_str()), ("NOT_FOUND", "NOT_FOUND"));
+}
+
 /// AU-9, AU-10, AU-11, A-17: a plan shows so many days, at once; what is hidden for thirty days is purged, a
 /// month at a time; the hashes stay, so that a bundle still proves all of it; the log says so.
 #[tokio::test(flavor = "multi_thread")]
@@ -25,14 +33,19 @@ async fn a_plan_shows_so_many_days_and_then_only_hashes_stay() {
     suite.clock.advance(Duration::days(10));
     let owner = world.owner.again().await;
     let ledger = Ledger { owner: owner.clone(), ..ledger };
-    assert_eq!(ledger.find(json!({})).await.len(), shown);
+    let all = ledger.find(json!({})).await;
+    assert_eq!(all.len(), shown);
+    let first = all[shown - 1]["envelope"]["id"].as_str().unwrap().to_owned();
     // A smaller plan hides at once; going back shows again.
     owner.change_plan(&world.org, Plan::Starter).await.unwrap();
     suite.logged().await;
     assert_eq!(days(&owner).await, 7);
     assert_eq!(ledger.find(json!({})).await.len(), 1, "only the change of plan");
+    let prove = world.here(json!({ "eventId": first }));
+    not_proven(&owner, &prove).await;
     owner.change_plan(&world.org, Plan::Pro).await.unwrap();
     suite.logged().await;
+    owner.tell("audit.v1.LogService/GetInclusionProof", prove).await;
     assert_eq!(ledger.find(json!({})).await.len(), shown + 2);
 
     let head = ledger.head(&suite).await;

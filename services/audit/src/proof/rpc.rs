@@ -15,7 +15,8 @@ use super::{
     store::{self, Signed},
 };
 use crate::{
-    log::{SUITE, ingest::Ledger},
+    entry,
+    log::{SUITE, ingest::Ledger, store::stored},
     note::{self, Signer, Witness},
     person, seal,
 };
@@ -76,7 +77,7 @@ impl LogService for Rpc {
         let signed = store::signed(&self.db, grant.org_id()).await?.ok_or_else(not_yet_signed)?;
         let (from_size, to) = (call.message.from_size, call.message.to_size);
         let (to, hashes) = continuation(&self.db, &signed, from_size, to).await?;
-        let to_size = crate::log::store::stored(to)?;
+        let to_size = stored(to)?;
         reply(pb::GetConsistencyProofResponse { from_size, to_size, hashes })
     }
 
@@ -100,7 +101,7 @@ impl LogService for Rpc {
         let signed = store::signed(&self.db, SUITE).await?.ok_or_else(not_yet_signed)?;
         let (from_size, to) = (call.message.from_size, call.message.to_size);
         let (to, hashes) = continuation(&self.db, &signed, from_size, to).await?;
-        let to_size = crate::log::store::stored(to)?;
+        let to_size = stored(to)?;
         reply(pb::GetSuiteConsistencyProofResponse { from_size, to_size, hashes })
     }
 
@@ -112,7 +113,7 @@ impl LogService for Rpc {
         let note = call.message.checkpoint.as_str();
         let of_suite = note.lines().next() == Some(&self.signer.origin("suite"));
         let size = note::size(note).filter(|_| of_suite && self.signer.signed(note));
-        let size = crate::log::store::stored(size.ok_or_else(unknown_checkpoint)?)?;
+        let size = stored(size.ok_or_else(unknown_checkpoint)?)?;
         let lines: Vec<_> = self.witnesses.iter().filter_map(|it| it.line(note)).collect();
         if lines.is_empty() {
             return Err(unknown_witness().into());
@@ -153,12 +154,17 @@ impl Rpc {
         let event_id = Uuid::try_parse(event_id).map_err(|_| Error::NotFound("entry"))?;
         let leaf =
             store::leaf(&self.db, org_id, event_id).await?.ok_or(Error::NotFound("entry"))?;
+        // AU-9: what lists no longer show is not told by its proof either.
+        let shown = entry::store::bounds(&self.db, org_id, None, None).await?;
+        if shown.is_none_or(|it| stored(leaf.index).is_ok_and(|index| index < it.first)) {
+            return Err(Error::NotFound("entry"));
+        }
         let signed = store::signed(&self.db, org_id).await?;
         let covers = |it: &Signed| leaf.index < it.size;
         let signed = signed.filter(covers).ok_or_else(not_yet_signed)?;
         let hashes = inclusion(&self.db, &signed.tree, leaf.index, signed.size).await?;
         Ok(pb::GetReceiptResponse {
-            index: crate::log::store::stored(leaf.index)?,
+            index: stored(leaf.index)?,
             keys: self.keys(event_id, &leaf.bytes).await?,
             leaf: leaf.bytes,
             hashes,
