@@ -290,7 +290,7 @@ async fn the_overview_tells_the_truth() {
     assert_eq!(now["recentDeployments"][0]["commitAuthor"], "Ann");
 
     let home = suite.folder().join("runner").join(&one);
-    let state = std::fs::read(home.join("state.json")).unwrap();
+    let state = std::fs::read(home.join("record.json")).unwrap();
     let state: Value = serde_json::from_slice(&state).unwrap();
     let leader = state["process"]["pid"].to_string();
     // Figures are seconds old; nothing changes any more, so they must come to agree.

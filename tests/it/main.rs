@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod attachments;
+mod attacks;
 mod authorization;
 mod bad_input;
 mod cancellation;

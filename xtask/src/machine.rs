@@ -33,6 +33,14 @@ pub(crate) const GIT: Need =
 /// Perl, in which the sample application of the story is written.
 pub(crate) const PERL: Need =
     Need { name: "perl", package: "perl", found: || answers("perl", "-v") };
+/// Bubblewrap, the sandbox of deployed code.
+pub(crate) const BUBBLEWRAP: Need =
+    Need { name: "bubblewrap", package: "bubblewrap", found: || answers("bwrap", "--version") };
+/// iproute2, with which a runner that is root makes networks of environments.
+const IPROUTE: Need = Need { name: "ip", package: "iproute2", found: || answers("ip", "-V") };
+/// nftables, which keeps environments from this machine and from each other.
+const NFTABLES: Need =
+    Need { name: "nft", package: "nftables", found: || answers("nft", "--version") };
 /// A browser, and the program that drives it.
 pub(crate) const BROWSER: Need = Need {
     name: "chromedriver",
@@ -48,6 +56,11 @@ const PIP: Need = Need {
 const BUF_VERSION: &str = "1.75.0";
 const OIDC_VERSION: &str = "0.3.4";
 const DENY_VERSION: &str = "0.20.2";
+
+/// What only root can use for isolation.
+pub(crate) fn want_networks() -> Outcome {
+    if root_user() { need(&[IPROUTE, NFTABLES]) } else { Ok(()) }
+}
 
 /// Makes sure that the machine has these, installing what it misses.
 pub(crate) fn need(needs: &[Need]) -> Outcome {

@@ -65,7 +65,9 @@ fn test(filter: &[String]) -> Outcome {
         machine::GIT,
         machine::PERL,
         machine::BROWSER,
+        machine::BUBBLEWRAP,
     ])?;
+    machine::want_networks()?;
     machine::oidc()?;
     if filter.is_empty() {
         lint()?;

@@ -42,10 +42,13 @@ pub(crate) fn finish(command: &mut Command, name: &str) -> Outcome {
 
 /// Builds and serves the suite.
 pub(crate) fn suite(arguments: &[String]) -> Outcome {
-    machine::need(&[machine::POSTGRES, machine::GIT, machine::PERL])?;
+    machine::need(&[machine::POSTGRES, machine::GIT, machine::PERL, machine::BUBBLEWRAP])?;
+    machine::want_networks()?;
     cargo(&["build", "--package", "tenantry"])?;
     let mut command = Command::new(root().join("target/debug/tenantry"));
-    command.current_dir(root()).args(["--local-repositories", "true"]);
+    // For trying out: whoever starts this deploys code of their own.
+    let own = ["--local-repositories", "true", "--allow-weak-isolation", "true"];
+    command.current_dir(root()).args(own);
     command.args(arguments.iter().filter(|it| *it != "--"));
-    finish(&mut command, "tenantry --local-repositories true")
+    finish(&mut command, &format!("tenantry {}", own.join(" ")))
 }

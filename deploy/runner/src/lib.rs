@@ -1,23 +1,24 @@
-//! Executes tasks: leases them from the project service over gRPC, works, reports. The project service never
-//! knows how.
+//! The runner: leases tasks from the project service over gRPC, executes them, reports.
 //!
 //! | concept | file |
 //! |---|---|
 //! | the verbs of a driver | `driver` |
-//! | the driver that runs processes of this machine | `process` |
-//! | one task, from its lease to its end | `work` |
-//! | what is said every few seconds | `beat` |
-//! | the project service, as a runner sees it | `desk` |
+//! | the driver that runs sandboxed processes of this machine | `process` |
+//! | one task, from its lease to its end | `task` |
+//! | heartbeats | `heartbeat` |
+//! | the project service as a runner sees it | `client` |
+//! | foreign text | `text` |
 //! | the runner of a connected server, as a program | `program` |
 
-mod beat;
-mod desk;
+mod client;
 pub mod driver;
+mod heartbeat;
 mod process;
 pub mod program;
-mod work;
+mod task;
+mod text;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use api::project::{LeaseTaskRequest, runner_service_client::RunnerServiceClient};
@@ -26,42 +27,56 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use desk::{Desk, Remote};
+pub use process::NetworkSettings;
+
+use client::{RemoteClient, TaskClient};
 use driver::Driver;
 use process::Processes;
-use work::Held;
+use task::{ActiveLeases, TaskWorker};
 
-/// How long one question for work waits at the project service.
-const WAIT: i64 = 20;
+/// Seconds that one question for work waits at the project service.
+const LEASE_WAIT_S: i64 = 20;
 
-/// How long a runner rests after a question failed.
-const REST: Duration = Duration::from_millis(500);
+/// Time until the next question after one failed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many tasks a runner works on at once.
+/// Tasks that a runner works on at once.
 const TASKS_MAX: usize = 8;
 
-/// What a runner is started with.
+/// Guarantees that a server must give before it runs deployed code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolationPolicy {
+    /// All of them: deployed code is that of strangers.
+    Required,
+    /// A sandbox; what else the machine cannot give is reported. For servers whose owner deploys to them.
+    BestEffort,
+}
+
+/// Settings of a runner.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Its own name.
     pub name: String,
-    /// Where it works.
-    pub folder: PathBuf,
+    /// The folder of its environments.
+    pub data_dir: PathBuf,
     /// The address that deployed programs listen on.
-    pub bind: std::net::IpAddr,
-    /// Where they are reached, in their URLs.
+    pub bind: IpAddr,
+    /// The host part of their URLs, where they are reached from other machines.
     pub address: String,
-    /// The administrator of a PostgreSQL for them; without it the runner has one of its own.
+    /// The administrator of a PostgreSQL for them; without it the runner starts one of its own.
     pub database_url: Option<String>,
+    /// Guarantees without which nothing is deployed.
+    pub isolation: IsolationPolicy,
+    /// Networks of environments.
+    pub network: NetworkSettings,
 }
 
 impl Settings {
     /// A runner that serves this machine only. Its name is kept in its folder: another folder is another
     /// server.
-    pub fn local(folder: PathBuf) -> anyhow::Result<Self> {
-        let bind = std::net::Ipv4Addr::LOCALHOST.into();
-        std::fs::create_dir_all(&folder)?;
-        let file = folder.join("name");
+    pub fn local(data_dir: PathBuf, isolation: IsolationPolicy) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&data_dir)?;
+        let file = data_dir.join("name");
         let name = if let Ok(name) = std::fs::read_to_string(&file) {
             name.trim().to_owned()
         } else {
@@ -69,17 +84,34 @@ impl Settings {
             std::fs::write(&file, &name).context("the runner's name cannot be written")?;
             name
         };
-        let address = "127.0.0.1".to_owned();
-        Ok(Self { name, folder, bind, address, database_url: None })
+        Ok(Self {
+            name,
+            data_dir,
+            bind: std::net::Ipv4Addr::LOCALHOST.into(),
+            address: "127.0.0.1".to_owned(),
+            database_url: None,
+            isolation,
+            network: NetworkSettings::default(),
+        })
+    }
+}
+
+/// The policy of a shared server.
+pub fn shared_isolation(config: &chassis::Config) -> IsolationPolicy {
+    if config.allow_weak_isolation {
+        IsolationPolicy::BestEffort
+    } else {
+        IsolationPolicy::Required
     }
 }
 
 /// Adds a runner to a process; its server is shared.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let project = host.client("runner", "project");
-    let settings = Settings::local(host.folder().path().join("runner"))?;
-    let desk = Arc::new(Remote { client: RunnerServiceClient::new(project), bearer: None });
-    host.task("the runner", move |stop| run(desk, settings, stop));
+    let folder = host.folder().path().join("runner");
+    let settings = Settings::local(folder, shared_isolation(host.config()))?;
+    let client = RemoteClient { client: RunnerServiceClient::new(project), bearer: None };
+    host.task("the runner", move |stop| run(Arc::new(client), settings, stop));
     Ok(())
 }
 
@@ -90,64 +122,66 @@ pub async fn run_shared(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let client = RunnerServiceClient::new(project);
-    run(Arc::new(Remote { client, bearer: None }), settings, stop).await
+    run(Arc::new(RemoteClient { client, bearer: None }), settings, stop).await
 }
 
-/// Takes tasks until `stop`. What is deployed goes on running without the runner.
+/// Works on tasks until `stop`. What is deployed goes on running without the runner.
 pub(crate) async fn run(
-    desk: Arc<dyn Desk>,
+    client: Arc<dyn TaskClient>,
     settings: Settings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let name = settings.name.clone();
     let driver: Arc<dyn Driver> =
-        Arc::new(Processes::new(settings.clone()).context("the runner has no folder to work in")?);
-    let held = Arc::new(Held::default());
+        Arc::new(Processes::new(settings.clone()).await.context("the runner cannot start")?);
+    let leases = Arc::new(ActiveLeases::default());
     let places = Arc::new(Semaphore::new(TASKS_MAX));
     let mut tasks = JoinSet::new();
-    let heard = CancellationToken::new();
-    let beat = beat::Beat {
-        desk: desk.clone(),
+    let registered = CancellationToken::new();
+    let heartbeat = heartbeat::Heartbeat {
+        client: client.clone(),
         driver: driver.clone(),
         settings,
-        held: held.clone(),
-        heard: heard.clone(),
+        leases: leases.clone(),
+        registered: registered.clone(),
     };
-    tasks.spawn(beat.run(stop.clone()));
-    tasks.spawn(beat::tend(driver.clone(), stop.clone()));
-    // Before its first word the server of a runner is not known.
+    tasks.spawn(heartbeat.run(stop.clone()));
+    tasks.spawn(heartbeat::reconcile(driver.clone(), stop.clone()));
+    tasks.spawn(heartbeat::measure(driver.clone(), stop.clone()));
+    // The project service knows the server from its first heartbeat on.
     tokio::select! {
-        () = heard.cancelled() => {}
+        () = registered.cancelled() => {}
         () = stop.cancelled() => {}
     }
     while !stop.is_cancelled() {
         let place = places.clone().acquire_owned().await?;
         while tasks.try_join_next().is_some() {}
-        let wait = Some(prost_types::Duration { seconds: WAIT, nanos: 0 });
-        let asked = tokio::select! {
-            asked = desk.lease(LeaseTaskRequest { runner: name.clone(), wait }) => asked,
+        let wait = Some(prost_types::Duration { seconds: LEASE_WAIT_S, nanos: 0 });
+        let leased = tokio::select! {
+            leased = client.lease(LeaseTaskRequest { runner: name.clone(), wait }) => leased,
             () = stop.cancelled() => break,
         };
-        match asked {
+        match leased {
             Ok(Some(lease)) => {
-                let job = work::Job {
-                    desk: desk.clone(),
+                let worker = TaskWorker {
+                    client: client.clone(),
                     driver: driver.clone(),
-                    held: held.clone(),
+                    leases: leases.clone(),
                     runner: name.clone(),
                 };
                 let stop = stop.clone();
                 tasks.spawn(async move {
-                    job.work(lease, stop).await;
+                    worker.work(lease, stop).await;
                     drop(place);
                 });
             }
             Ok(None) => {}
             Err(status) => {
-                tracing::warn!(code = ?status.code(), message = status.message(), "no work");
+                let (code, message) = (status.code(), status.message());
+                tracing::warn!(?code, message, "no task can be leased");
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = tokio::time::sleep(REST) => {}
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
                 }
             }
         }

@@ -1,53 +1,68 @@
-//! Runs environments as processes of this machine.
+//! The driver that runs environments as sandboxed processes of this machine.
 //!
 //! | concept | file |
 //! |---|---|
-//! | where an environment's files lie, and what is known of it | `home` |
-//! | which commands a repository asks for | `manifest` |
-//! | fetching and building a version | `release` |
-//! | starting a program, its limits, what keeps it from others | `launch`, `account`, `limits` |
-//! | ending what runs | `group` |
-//! | the databases of environments | `databases` |
-//! | what runs and what it uses | `figures`, `http` |
-//! | looking after what should run | `supervise` |
+//! | files of an environment | `directory`, `record` |
+//! | accounts, networks, limits | `account`, `network`, `limits` |
+//! | the sandbox of everything that a tenant controls | `sandbox` |
+//! | commands that a repository asks for | `manifest` |
+//! | fetching and building a version, copying one | `release`, `copy` |
+//! | starting a program | `launch`, `http` |
+//! | processes of this machine | `process_table`, `process_tree` |
+//! | databases of environments | `database` |
+//! | usage, restarts, reports | `usage`, `supervise` |
 
 mod account;
-mod databases;
-mod figures;
-mod group;
-mod home;
+mod copy;
+mod database;
+mod directory;
 mod http;
 mod launch;
 mod limits;
 mod manifest;
+mod network;
+mod process_table;
+mod process_tree;
+mod record;
 mod release;
+mod sandbox;
 mod supervise;
+mod usage;
 
 use std::{
-    collections::HashSet,
-    net::{SocketAddr, TcpListener},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    collections::HashMap,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use api::project::{Capacity, EnvironmentReport, Lease, Observed, Variable};
-use tokio::fs;
+use anyhow::{Context, Result, ensure};
+use api::project::{EnvironmentReport, Lease, Observed, Variable};
+use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
+
+pub use network::NetworkSettings;
 
 use crate::{
     Settings,
-    driver::{About, Done, Driver, Reporter},
+    driver::{Driver, DriverInfo, ProgressReporter, TaskOutcome},
 };
 use account::Accounts;
-use databases::Databases;
-use figures::Figures;
-use home::{Home, Known, Wanted};
-use launch::{Launch, Sandbox};
-use limits::Limits;
+use database::Databases;
+use directory::EnvironmentDir;
+use launch::Launch;
+use limits::Limiter;
 use manifest::Manifest;
+use network::Network;
+use process_tree::ProcessTree;
+use record::{DesiredState, EnvironmentRecord};
+use sandbox::Sandbox;
+use usage::UsageMeter;
 
-/// How long a program may take until it serves, unless its repository says otherwise.
-const START_MAX: Duration = Duration::from_secs(60);
+/// Time for a program until it serves, unless its repository says otherwise.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Steps of a deployment.
 const STEPS: i32 = 5;
@@ -55,263 +70,260 @@ const STEPS: i32 = 5;
 /// The environments that run on this machine.
 pub(crate) struct Processes {
     settings: Settings,
-    accounts: Accounts,
     sandbox: Sandbox,
-    limits: Limits,
-    figures: Figures,
+    usage: UsageMeter,
     databases: Databases,
-    /// Environments in which something is being done.
-    busy: Mutex<HashSet<String>>,
+    /// Locks of environments that a task or the supervision works on.
+    locks: Mutex<HashMap<Uuid, Arc<EnvironmentLock>>>,
 }
 
-/// An environment in which something is being done.
-struct Busy<'a>(&'a Processes, String);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
-}
+/// Held by whoever works on an environment.
+type EnvironmentLock = tokio::sync::Mutex<()>;
 
 impl Processes {
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
-        let folder = &settings.folder;
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    pub(crate) async fn new(settings: Settings) -> Result<Self> {
+        let root = &settings.data_dir;
+        std::fs::create_dir_all(root)
+            .with_context(|| format!("cannot create {}", root.display()))?;
+        // Accounts of environments reach their own folders; names of others are not listed.
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
         // Local repositories belong to whoever made them, which git distrusts.
-        std::fs::write(folder.join("gitconfig"), "[safe]\n\tdirectory = *\n")?;
-        let accounts = Accounts::of(folder.clone());
-        let (sandbox, limits) = (Sandbox::probe(&accounts), Limits::probe());
-        tracing::info!(isolation = sandbox.word(), limits = limits.word(), "the runner works");
-        let (figures, busy) = (Figures::default(), Mutex::default());
-        let databases = folder.join("services");
-        let databases = Databases::new(databases, settings.database_url.clone());
-        Ok(Self { settings, accounts, sandbox, limits, figures, databases, busy })
+        std::fs::write(root.join("gitconfig"), "[safe]\n\tdirectory = *\n")?;
+        let accounts = Accounts::new(root.clone());
+        accounts.check_reachable()?;
+        let network = Network::probe(&settings.network, settings.bind).await;
+        let limiter = Limiter::probe();
+        let sandbox = Sandbox::probe(root, accounts, network, limiter, settings.isolation).await?;
+        let (isolation, limits) = (sandbox.description(), sandbox.limiter.description());
+        tracing::info!(isolation, limits, missing = ?sandbox.missing(), "the runner starts");
+        let databases = Databases::new(root.join("services"), settings.database_url.clone());
+        let (usage, locks) = (UsageMeter::default(), Mutex::default());
+        Ok(Self { settings, sandbox, usage, databases, locks })
     }
 
-    fn home(&self, environment_id: &str) -> Home {
-        // The id is a UUID of the project service, so it is one step of a path.
-        Home::new(self.settings.folder.join(environment_id))
+    fn environment(&self, id: &str) -> Result<EnvironmentDir> {
+        EnvironmentDir::new(&self.settings.data_dir, id)
     }
 
-    fn hold(&self, environment_id: &str) -> Busy<'_> {
-        let id = environment_id.to_owned();
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        Busy(self, id)
+    fn gitconfig(&self) -> PathBuf {
+        self.settings.data_dir.join("gitconfig")
     }
 
-    fn is_busy(&self, environment_id: &str) -> bool {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(environment_id)
+    fn lock_of(&self, environment: &EnvironmentDir) -> Arc<EnvironmentLock> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, it| Arc::strong_count(it) > 1);
+        locks.entry(environment.id()).or_default().clone()
     }
 
-    fn url(&self, known: &Known) -> String {
-        format!("http://{}:{}", self.settings.address, known.port)
+    /// Waits until nobody else works on an environment.
+    async fn hold(&self, environment: &EnvironmentDir) -> OwnedMutexGuard<()> {
+        self.lock_of(environment).lock_owned().await
     }
 
-    fn free_port(&self) -> Result<u16> {
+    /// Holds an environment unless somebody works on it.
+    fn try_hold(&self, environment: &EnvironmentDir) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(environment).try_lock_owned().ok()
+    }
+
+    fn unused_port(&self) -> Result<u16> {
         let listener = TcpListener::bind((self.settings.bind, 0)).context("no port is free")?;
         Ok(listener.local_addr()?.port())
     }
 
-    /// The lease with what the program is told of its extra services, which are there now.
-    async fn provided(&self, lease: &Lease, report: &Reporter) -> Result<Lease> {
+    /// The URL of an environment, at which it is published from now on.
+    async fn publish(&self, environment: &EnvironmentDir, port: u16) -> Result<String> {
+        let network = self.sandbox.network.attach(environment).await?;
+        let place = self.sandbox.network.publish(&network, port, &self.settings.address).await?;
+        Ok(format!("http://{place}"))
+    }
+
+    /// The lease with the variables of its extra services, which are there when this returns.
+    async fn with_extra_services(&self, lease: &Lease, report: &ProgressReporter) -> Result<Lease> {
         let mut lease = lease.clone();
-        for it in &lease.provisions {
-            let value = self.databases.provide(it).await;
-            let value =
-                value.with_context(|| format!("{} could not be provided", it.service_key))?;
-            let line = if value.is_some() { "is there" } else { "is gone" };
-            report.say(vec![format!("{} {line}", it.service_key)]).await;
-            let name = it.variable.clone();
+        for provision in &lease.provisions {
+            let key = &provision.service_key;
+            let value = self.databases.provide(&self.sandbox.network, provision).await;
+            let value = value.with_context(|| format!("{key} cannot be provided"))?;
+            let line = if value.is_some() { "is ready" } else { "is removed" };
+            report.log(vec![format!("{key} {line}")]).await;
+            let name = provision.variable.clone();
             lease.variables.extend(value.map(|value| Variable { name, value }));
         }
         Ok(lease)
     }
 
-    /// Starts a version beside what runs and waits until it serves.
-    async fn serve(
+    /// Starts what was deployed, on its port. Returns its URL.
+    async fn start_release(
         &self,
-        home: &Home,
-        launch: &Launch,
-        port: u16,
-        patience: Duration,
-    ) -> Result<group::Process> {
-        let address = SocketAddr::new(self.settings.bind, port);
-        let mut child = self.start_program(home, launch, address)?;
-        // Before anything else can go wrong: a runner that is killed from here on leaves no stray behind.
-        let new = child.id().and_then(group::Process::of).context("the command ended at once")?;
-        home.note_starting(&new).await?;
-        self.limits.apply(home.id(), &new, launch);
-        launch::open(&mut child).await?;
-        let stray = group::Stray::new(&new);
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                new.stop().await;
-                let said = home.last_lines().await;
-                bail!("the program ended before it served ({status}); {said}");
-            }
-            match http::get_status(address, &launch.health).await {
-                Some(status) if status < 500 => {
-                    stray.keep();
-                    return Ok(new);
-                }
-                status if Instant::now() > deadline => {
-                    new.stop().await;
-                    let said = home.last_lines().await;
-                    match status {
-                        Some(status) => bail!("it answers with HTTP status {status}; {said}"),
-                        None => bail!(
-                            "it does not answer on {address}; does it listen on $PORT? {said}"
-                        ),
-                    }
-                }
-                _ => tokio::time::sleep(Duration::from_millis(25)).await,
-            }
-        }
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        record: &mut EnvironmentRecord,
+    ) -> Result<String> {
+        ensure!(!record.release.is_empty(), "nothing is deployed here; deploy it first");
+        let manifest = Manifest::read(environment, &record.release)?;
+        let launch = Launch::new(lease, &record.release, &manifest);
+        let port = if record.port == 0 { self.unused_port()? } else { record.port };
+        let timeout = manifest.start_timeout(START_TIMEOUT);
+        let process = self.serve(environment, &launch, port, timeout).await?;
+        environment.write_launch(&launch).await?;
+        record.set_running(process, port);
+        environment.write_record(record).await?;
+        environment.clear_starting().await;
+        self.publish(environment, port).await
     }
 
-    /// Starts, in its own place, what was deployed.
-    async fn start_release(&self, lease: &Lease, home: &Home, known: &mut Known) -> Result<()> {
-        ensure!(!known.release.is_empty(), "nothing is deployed here; deploy it first");
-        let manifest = Manifest::read(&home.release(&known.release)).await?;
-        let launch = Launch::of(lease, home, &known.release, &manifest);
-        let port = if known.port == 0 { self.free_port()? } else { known.port };
-        let process = self.serve(home, &launch, port, manifest.patience(START_MAX)).await?;
-        home.keep_launch(&launch).await?;
-        known.serves(process, port);
-        home.write(known).await?;
-        home.forget_starting().await
+    /// Ends everything of an environment that is not held by its record.
+    fn end_rest(&self, environment: &EnvironmentDir) {
+        self.sandbox.accounts.kill_all(environment);
+        self.sandbox.limiter.remove_empty(&environment.id().to_string());
     }
 }
 
 #[tonic::async_trait]
 impl Driver for Processes {
-    fn about(&self) -> About {
-        let capacity: Capacity = figures::machine(&self.settings.folder);
-        About { capacity, isolation: self.sandbox.word(), limits: self.limits.word() }
+    fn info(&self) -> DriverInfo {
+        DriverInfo {
+            capacity: usage::capacity(&self.settings.data_dir),
+            isolation: self.sandbox.description(),
+            limits: self.sandbox.limiter.description().to_owned(),
+        }
     }
 
-    async fn deploy(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        let home = self.home(&lease.environment_id);
-        home.prepare(&self.accounts).await?;
-        let lease = &self.provided(lease, report).await?;
-        let mut known = home.read().await;
-        if known.release == lease.release && known.runs() {
-            // An earlier runner did it all, but did not live to say so.
+    async fn deploy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
+        environment.prepare(&self.sandbox.accounts).await?;
+        let lease = &self.with_extra_services(lease, report).await?;
+        let mut record = environment.record().await;
+        if record.release == lease.release && record.is_running() {
+            // An earlier runner did it all, but ended before it reported.
             report.step("done", STEPS, STEPS, "it serves already").await;
-            return Ok(Done {
-                commit: known.commit.clone(),
-                url: self.url(&known),
-                ..Done::default()
-            });
+            let url = self.publish(&environment, record.port).await?;
+            return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
         }
-        let (commit, built) = self.fetch(lease, &home, &known, report).await?;
-        let manifest = self.build(lease, &home, built, report).await?;
-        let launch = Launch::of(lease, &home, &lease.release, &manifest);
-        let port = self.free_port()?;
-        report
-            .step("start", 3, STEPS, format!("starting `{}` on port {port}", launch.command))
-            .await;
-        let patience = manifest.patience(START_MAX);
-        let process = self.serve(&home, &launch, port, patience).await?;
+        let checkout = self.fetch(lease, &environment, &record, report).await?;
+        let commit_info = self.commit_info(lease, &environment).await;
+        let manifest = self.build(lease, &environment, &checkout, report).await?;
+        let launch = Launch::new(lease, &lease.release, &manifest);
+        let port = self.unused_port()?;
+        let line = format!("starting `{}` on port {port}", launch.command);
+        report.step("start", 3, STEPS, line).await;
+        let timeout = manifest.start_timeout(START_TIMEOUT);
+        let process = self.serve(&environment, &launch, port, timeout).await?;
         report.step("health", 4, STEPS, "it answers").await;
         report.settle();
-        let old = known.takes_over(process, port, &lease.release, &commit);
-        home.keep_launch(&launch).await?;
-        home.write(&known).await?;
-        home.forget_starting().await?;
+        let old_port = record.port;
+        let old = record.switch_release(process, port, &lease.release, &checkout.commit);
+        environment.write_launch(&launch).await?;
+        environment.write_record(&record).await?;
+        environment.clear_starting().await;
+        let url = self.publish(&environment, port).await?;
         if let Some(old) = old {
             old.stop().await;
+            self.sandbox.network.unpublish(old_port).await;
         }
-        known.previous = None;
-        home.write(&known).await?;
-        home.sweep(&known).await?;
-        report.step("done", STEPS, STEPS, format!("serving on {}", self.url(&known))).await;
-        let about = self.about_commit(&home, &lease.release).await;
-        Ok(Done { commit, about, url: self.url(&known), ..Done::default() })
+        record.previous = None;
+        environment.write_record(&record).await?;
+        environment.remove_old_releases(&record).await?;
+        self.sandbox.limiter.remove_empty(&environment.id().to_string());
+        report.step("done", STEPS, STEPS, format!("serving on {url}")).await;
+        Ok(TaskOutcome { commit: checkout.commit, commit_info, url, observed: None })
     }
 
-    async fn start(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        let home = self.home(&lease.environment_id);
-        let mut known = home.read().await;
+    async fn start(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
+        let mut record = environment.record().await;
         report.step("start", 1, 2, "starting").await;
-        if !known.runs() {
-            let lease = &self.provided(lease, report).await?;
-            self.start_release(lease, &home, &mut known).await?;
-        }
-        report.step("done", 2, 2, format!("serving on {}", self.url(&known))).await;
-        Ok(Done { commit: known.commit.clone(), url: self.url(&known), ..Done::default() })
+        let url = if record.is_running() {
+            self.publish(&environment, record.port).await?
+        } else {
+            let lease = &self.with_extra_services(lease, report).await?;
+            self.start_release(lease, &environment, &mut record).await?
+        };
+        report.step("done", 2, 2, format!("serving on {url}")).await;
+        Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() })
     }
 
-    async fn stop(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        let home = self.home(&lease.environment_id);
+    async fn stop(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
         report.step("stop", 1, 2, "stopping").await;
-        home.end_strays().await;
-        let mut known = home.read().await;
-        let process = known.rests(Wanted::Stopped);
-        // Written first: what should not run is not started again meanwhile.
-        home.write(&known).await?;
+        environment.end_unfinished().await;
+        let mut record = environment.record().await;
+        let process = record.set_stopped();
+        // Written first, so that the supervision does not restart it.
+        environment.write_record(&record).await?;
         if let Some(process) = process {
             process.stop().await;
         }
-        self.accounts.end_all(&home);
-        self.limits.forget(home.id());
-        Ok(Done { commit: known.commit, ..Done::default() })
+        self.end_rest(&environment);
+        self.sandbox.network.unpublish(record.port).await;
+        Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
     }
 
-    async fn pause(&self, lease: &Lease, _: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        let home = self.home(&lease.environment_id);
-        let mut known = home.read().await;
-        let process = known.process.clone().filter(group::Process::lives);
+    async fn pause(&self, lease: &Lease, _: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
+        let mut record = environment.record().await;
+        let process = record.process.clone().filter(ProcessTree::is_alive);
         let process = process.context("it does not run, so it cannot be paused")?;
-        known.wanted = Wanted::Paused;
-        home.write(&known).await?;
+        record.desired = DesiredState::Paused;
+        environment.write_record(&record).await?;
         process.freeze();
-        Ok(Done::default())
+        Ok(TaskOutcome::default())
     }
 
-    async fn resume(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let home = self.home(&lease.environment_id);
+    async fn resume(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
         {
-            let _busy = self.hold(&lease.environment_id);
-            let mut known = home.read().await;
-            if let Some(process) = known.process.clone().filter(group::Process::lives) {
+            let _held = self.hold(&environment).await;
+            let mut record = environment.record().await;
+            if let Some(process) = record.process.clone().filter(ProcessTree::is_alive) {
                 process.thaw();
-                known.wanted = Wanted::Running;
-                home.write(&known).await?;
-                return Ok(Done { url: self.url(&known), ..Done::default() });
+                record.desired = DesiredState::Running;
+                environment.write_record(&record).await?;
+                let url = self.publish(&environment, record.port).await?;
+                return Ok(TaskOutcome { url, ..TaskOutcome::default() });
             }
         }
-        // The machine was started again meanwhile: what was frozen is gone, its data is not.
+        // The machine was restarted meanwhile: the frozen process is gone, its data is not.
         self.start(lease, report).await
     }
 
-    async fn look(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        let known = self.home(&lease.environment_id).read().await;
-        let observed = known.observed();
-        report.say(vec![format!("found: {}", observed.as_str_name())]).await;
-        let url = if observed == Observed::Running { self.url(&known) } else { String::new() };
-        Ok(Done { commit: known.commit, url, observed: Some(observed), ..Done::default() })
+    async fn observe(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
+        let record = environment.record().await;
+        let observed = record.observed();
+        report.log(vec![format!("found: {}", observed.as_str_name())]).await;
+        let url = if observed == Observed::Running {
+            self.publish(&environment, record.port).await?
+        } else {
+            String::new()
+        };
+        let observed = Some(observed);
+        Ok(TaskOutcome { commit: record.commit, url, observed, ..TaskOutcome::default() })
     }
 
-    async fn copy(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        let _still = self.hold(&lease.source_environment_id);
+    async fn copy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let source = self.environment(&lease.source_environment_id)?;
+        // In one order, so that two copies in opposite directions do not wait for each other.
+        let mut both = [&environment, &source];
+        both.sort_by_key(|it| it.id());
+        let _first = self.hold(both[0]).await;
+        let _second = self.hold(both[1]).await;
         self.copy_environment(lease, report).await
     }
 
-    async fn provision(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let _busy = self.hold(&lease.environment_id);
-        report.step("provision", 1, 2, "looking after extra services").await;
-        self.provided(lease, report).await?;
+    async fn provision(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
+        report.step("provision", 1, 2, "providing extra services").await;
+        self.with_extra_services(lease, report).await?;
         report.step("done", 2, 2, "the program finds them from its next start on").await;
-        Ok(Done::default())
+        Ok(TaskOutcome::default())
     }
 
     fn database_address(&self) -> String {
@@ -319,53 +331,43 @@ impl Driver for Processes {
     }
 
     async fn destroy(&self, environment_id: &str) -> Result<()> {
-        let _busy = self.hold(environment_id);
-        let home = self.home(environment_id);
-        home.end_strays().await;
-        let known = home.read().await;
-        for process in [known.process, known.previous].into_iter().flatten() {
+        let environment = self.environment(environment_id)?;
+        let _held = self.hold(&environment).await;
+        environment.end_unfinished().await;
+        let record = environment.record().await;
+        for process in [record.process, record.previous].into_iter().flatten() {
             process.stop().await;
         }
-        self.accounts.end_all(&home);
-        self.limits.forget(home.id());
-        if self.databases.is_there() {
-            self.databases.remove(&databases::name(environment_id)).await?;
+        self.end_rest(&environment);
+        self.sandbox.network.unpublish(record.port).await;
+        self.sandbox.network.detach(&environment).await;
+        if self.databases.exists() {
+            let name = database::name(environment_id);
+            self.databases.remove(&self.sandbox.network, &name).await?;
         }
-        match fs::remove_dir_all(home.path()).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("{} cannot be removed", home.path().display()))
-            }
-            _ => Ok(()),
-        }
+        environment.remove().await
     }
 
     async fn abandon(&self, lease: &Lease) -> Result<()> {
-        let _busy = self.hold(&lease.environment_id);
-        let home = self.home(&lease.environment_id);
-        home.end_strays().await;
-        let known = home.read().await;
-        if known.release != lease.release {
-            home.remove_release(&lease.release).await?;
+        let environment = self.environment(&lease.environment_id)?;
+        let _held = self.hold(&environment).await;
+        environment.end_unfinished().await;
+        if environment.record().await.release != lease.release && !lease.release.is_empty() {
+            environment.remove_release(&lease.release).await?;
         }
         Ok(())
     }
 
-    async fn tend(&self) {
-        self.databases.adopt().await;
-        self.mend_all().await;
+    async fn reconcile(&self) {
+        self.databases.resume(&self.sandbox.network).await;
+        self.reconcile_all().await;
     }
 
-    async fn environments(&self) -> Vec<EnvironmentReport> {
-        self.reports().await
+    async fn measure(&self) {
+        self.measure_all().await;
     }
-}
 
-/// The path of a folder, for a command line.
-fn text(path: &std::path::Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-/// An environment's folder, by its id.
-fn id_of(path: &std::path::Path) -> String {
-    path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default()
+    async fn reports(&self) -> Vec<EnvironmentReport> {
+        self.reports_of_all().await
+    }
 }

@@ -5,17 +5,18 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::{Context, ensure};
 use api::project::runner_service_client::RunnerServiceClient;
 use clap::Parser;
+use ipnet::Ipv4Net;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use crate::{Settings, desk::Remote};
+use crate::{IsolationPolicy, NetworkSettings, Settings, client::RemoteClient};
 
-/// Executes what environments of this server are asked to do. `ServerService/ConnectServer` gives the token.
+/// Executes the tasks of environments on this server. `ServerService/ConnectServer` gives the token.
 #[derive(Parser)]
 #[command(name = "tenantry-runner", version)]
 struct Arguments {
-    /// Where the project service is. `http://` only on this machine.
+    /// Address of the project service. `http://` only on this machine.
     #[arg(long, env = "TENANTRY_PROJECT_URL", default_value = "http://127.0.0.1:50051")]
     project_url: String,
     /// The authority that signed the certificate of the project service (PEM). Needed with `https://`.
@@ -27,7 +28,7 @@ struct Arguments {
     /// A file with the agent token, instead.
     #[arg(long, env = "TENANTRY_AGENT_TOKEN_FILE")]
     agent_token_file: Option<PathBuf>,
-    /// Where environments live.
+    /// Folder of environments.
     #[arg(long, env = "TENANTRY_RUNNER_DIR", default_value = "/var/lib/tenantry-runner")]
     data_dir: PathBuf,
     /// The address that deployed programs listen on.
@@ -37,10 +38,22 @@ struct Arguments {
     /// it the runner starts one of its own when the first is needed.
     #[arg(long, env = "TENANTRY_RUNNER_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// What is logged, as `tracing` filters say.
+    /// Whether this server refuses to run deployed code that it cannot isolate completely: a sandbox, and an
+    /// account, a network and control groups for each environment. Without it the server's health says what is
+    /// missing.
+    #[arg(long, env = "TENANTRY_RUNNER_REQUIRE_ISOLATION")]
+    require_isolation: bool,
+    /// Addresses of environments on this machine, if the runner is root. Nothing else may use them here.
+    #[arg(long, env = "TENANTRY_RUNNER_NETWORK", default_value = "10.213.0.0/16")]
+    network: Ipv4Net,
+    /// Private networks that deployed programs may reach, with commas between them; they reach public
+    /// addresses only.
+    #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
+    reachable_networks: Vec<Ipv4Net>,
+    /// Log level, or levels by module (`tracing` filters).
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
-    /// Where they are reached, in their URLs. Defaults to the address that they listen on.
+    /// Host part of the URLs of deployed programs. Default: the address that they listen on.
     #[arg(long, env = "TENANTRY_RUNNER_ADDRESS")]
     address: Option<String>,
 }
@@ -59,13 +72,20 @@ async fn run(it: Arguments) -> anyhow::Result<()> {
         // The token says whose runner it is; the name is for the log.
         name: "runner".to_owned(),
         address: it.address.unwrap_or_else(|| it.bind.to_string()),
-        folder: it.data_dir,
+        data_dir: it.data_dir,
         bind: it.bind,
         database_url: it.database_url,
+        // Whoever connects a server deploys to it; its health says what it cannot give.
+        isolation: if it.require_isolation {
+            IsolationPolicy::Required
+        } else {
+            IsolationPolicy::BestEffort
+        },
+        network: NetworkSettings { addresses: it.network, reachable: it.reachable_networks },
     };
     let stop = CancellationToken::new();
-    let desk = Arc::new(Remote { client, bearer: Some(bearer) });
-    let work = crate::run(desk, settings, stop.clone());
+    let client = Arc::new(RemoteClient { client, bearer: Some(bearer) });
+    let work = crate::run(client, settings, stop.clone());
     tokio::pin!(work);
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -96,7 +96,8 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stopping = stop.clone();
-    let settings = runner::Settings::local(folder.path().join("runner"))?;
+    let isolation = runner::shared_isolation(&config);
+    let settings = runner::Settings::local(folder.path().join("runner"), isolation)?;
     let work = runner::run_shared(project, settings, stop);
     tokio::pin!(work);
     tokio::select! {

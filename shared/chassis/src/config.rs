@@ -110,6 +110,10 @@ pub struct Config {
     /// strangers: a path is read with the runner's rights.
     #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
     pub local_repositories: bool,
+    /// Whether deployed code runs although this machine cannot isolate it completely: a sandbox, and an
+    /// account, a network and control groups for each environment. For code of your own, not for strangers'.
+    #[arg(long, env = "TENANTRY_ALLOW_WEAK_ISOLATION", default_value_t = false, action = clap::ArgAction::Set)]
+    pub allow_weak_isolation: bool,
     /// Identity provider, by OpenID Connect, with which people can sign in: its issuer, as its tokens name
     /// it.
     #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::SocketAddr,
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown},
         process::CommandExt,
@@ -26,10 +27,20 @@ const INSTALL: &str = "install it, for example `apt-get install postgresql`, or 
 pub struct Postgres {
     data: PathBuf,
     socket: PathBuf,
-    /// The port on this machine, and whether it is more than the name of the socket.
+    /// The port on this machine, or only a part of the socket's name.
     port: u16,
-    listens: bool,
+    /// Set for a server of environments.
+    listener: Option<PublicListener>,
     child: Option<Child>,
+}
+
+/// A TCP address for clients that prove themselves by password.
+#[derive(Clone, Debug)]
+pub struct PublicListener {
+    /// The address to listen on.
+    pub address: SocketAddr,
+    /// The network of its clients, in CIDR notation.
+    pub clients: String,
 }
 
 /// The port in the name of the socket of a server that listens on nothing else.
@@ -51,20 +62,21 @@ impl Postgres {
         Self::launch(folder, bin, durability, None).await
     }
 
-    /// The same for programs of others on this machine: it listens on a port of the loopback, asks for
-    /// passwords there, and goes on when this process ends.
-    pub async fn start_for_others(folder: &Path, port: u16) -> Result<Self> {
-        Self::launch(folder, None, Durability::Durable, Some(port)).await
+    /// The same for databases of environments: an account of its own, a TCP listener with passwords, and it goes
+    /// on when this process ends.
+    pub async fn start_for_environments(folder: &Path, listener: PublicListener) -> Result<Self> {
+        Self::launch(folder, None, Durability::Durable, Some(listener)).await
     }
 
     async fn launch(
         folder: &Path,
         bin: Option<&Path>,
         durability: Durability,
-        listens: Option<u16>,
+        listener: Option<PublicListener>,
     ) -> Result<Self> {
         let bin = find(bin)?;
-        let owner = owner()?;
+        let owner =
+            owner(if listener.is_some() { &ENVIRONMENT_ACCOUNTS } else { &SUITE_ACCOUNTS })?;
         let data = folder.join("postgres");
         let socket = socket_folder(folder);
         for path in [folder, &socket] {
@@ -73,12 +85,18 @@ impl Postgres {
         }
         private(&socket, owner)?;
         initialize(&bin, &data, owner)?;
-        let port = listens.unwrap_or(PORT);
-        if listens.is_some() {
-            let rules = "local all tenantry trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        let port = listener.as_ref().map_or(PORT, |it| it.address.port());
+        if let Some(PublicListener { address, clients }) = &listener {
+            // The socket lies in a folder that only root and the server's account enter. This machine's own
+            // connections come from the address itself.
+            let rules = format!(
+                "local all tenantry trust\nhost all all {clients} scram-sha-256\n\
+                 host all all {}/32 scram-sha-256\n",
+                address.ip()
+            );
             fs::write(data.join("pg_hba.conf"), rules).context("cannot write who may connect")?;
         }
-        let mut server = Self { data, socket, port, listens: listens.is_some(), child: None };
+        let mut server = Self { data, socket, port, listener, child: None };
         server.check_version(&bin)?;
         // A server that was killed is not gone at once: its process has to be collected, its children end,
         // and until then PostgreSQL takes the files for those of another one.
@@ -173,8 +191,9 @@ impl Postgres {
         let mut command = Command::new(bin.join("postgres"));
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket);
         command.arg("-p").arg(self.port.to_string());
-        let listens = if self.listens { "listen_addresses=127.0.0.1" } else { "listen_addresses=" };
-        let mut settings = vec![listens, "max_connections=120", "shared_buffers=64MB"];
+        let address = self.listener.as_ref().map(|it| it.address.ip().to_string());
+        let listens = format!("listen_addresses={}", address.unwrap_or_default());
+        let mut settings = vec![listens.as_str(), "max_connections=120", "shared_buffers=64MB"];
         settings.push("log_line_prefix=%m [%p] %d ");
         if durability == Durability::Fast {
             settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
@@ -268,8 +287,15 @@ fn major(bin: &Path) -> Result<u32> {
     number.with_context(|| format!("{} does not tell its version: {text}", bin.display()))
 }
 
+/// Accounts of the suite's own server, by preference.
+const SUITE_ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
+
+/// Accounts of the server of environments, by preference. Whoever gets the rights of that server's account does
+/// not get the suite's files.
+const ENVIRONMENT_ACCOUNTS: [&str; 2] = ["tenantry-databases", "nobody"];
+
 /// The account that the server runs as: not root, which PostgreSQL refuses.
-fn owner() -> Result<Option<(u32, u32)>> {
+fn owner(names: &[&str]) -> Result<Option<(u32, u32)>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
@@ -279,8 +305,10 @@ fn owner() -> Result<Option<(u32, u32)>> {
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    let found = account("postgres").or_else(|| account("nobody"));
-    Ok(Some(found.context("PostgreSQL refuses root, and there is no account postgres or nobody")?))
+    let found = names.iter().find_map(|it| account(it));
+    Ok(Some(found.with_context(|| {
+        format!("PostgreSQL refuses root, and there is no account {}", names.join(" or "))
+    })?))
 }
 
 fn as_owner(command: &mut Command, owner: Option<(u32, u32)>) -> &mut Command {

@@ -1,8 +1,8 @@
 //! Ending what a suite has deployed.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
-/// What was deployed outlives the suite; a test leaves nothing behind.
+/// Ends what was deployed below a data directory: it outlives the suite, and a test leaves nothing behind.
 pub fn stop_deployments(folder: &Path) {
     let databases = folder.join("runner/services/postgres/postmaster.pid");
     let databases = std::fs::read_to_string(databases).unwrap_or_default();
@@ -11,15 +11,33 @@ pub fn stop_deployments(folder: &Path) {
         let _ = rustix::process::kill_process(server, rustix::process::Signal::INT);
     }
     let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
-    for home in environments.flatten().map(|it| it.path()) {
-        let state = std::fs::read(home.join("state.json")).unwrap_or_default();
-        let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
-        let starting = std::fs::read_to_string(home.join("starting")).unwrap_or_default();
-        let starting = starting.split(' ').next().and_then(|it| it.parse().ok());
-        let known = ["process", "previous"].map(|it| state[it]["pid"].as_i64());
-        let known = known.into_iter().flatten().filter_map(|it| i32::try_from(it).ok());
-        for pid in known.chain(starting).filter_map(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+    for environment in environments.flatten().map(|it| it.path()) {
+        stop_environment(&environment);
+    }
+}
+
+/// Kills the sandboxes of an environment, with everything in them, and removes its network.
+fn stop_environment(environment: &Path) {
+    let read = |name: &str| -> serde_json::Value {
+        let text = std::fs::read(environment.join(name)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    };
+    let (record, starting) = (read("record.json"), read("starting"));
+    let roots = [&record["process"]["pid"], &record["previous"]["pid"], &starting["pid"]];
+    for root in roots.into_iter().filter_map(serde_json::Value::as_i64) {
+        // The child of a sandbox is the init process of its pid namespace.
+        let children = std::fs::read_to_string(format!("/proc/{root}/task/{root}/children"));
+        let children = children.unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|it| it.parse().ok());
+        for pid in i32::try_from(root).into_iter().chain(children) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
         }
+    }
+    let id = environment.file_name().unwrap_or_default().to_string_lossy().replace('-', "");
+    if rustix::process::geteuid().is_root() && id.len() == 32 {
+        let namespace = format!("tny-{}", &id[16..]);
+        let _ = Command::new("ip").args(["netns", "delete", &namespace]).output();
     }
 }

@@ -343,6 +343,8 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
         local_repositories: true,
+        // Root has everything that isolation needs; without it deployed code runs in a weaker sandbox.
+        allow_weak_isolation: !rustix::process::geteuid().is_root(),
         nats_patience_s: if options.nats_patience_s == 0 {
             defaults.nats_patience_s
         } else {

@@ -1,5 +1,5 @@
-//! The accounts that deployed code runs as: never root, and each environment another, so that none reads the
-//! files of another or signals its processes.
+//! Accounts (numeric user ids) of environments: never root, one for each, so that none reads the files of
+//! another or signals its processes.
 
 use std::{
     collections::BTreeSet,
@@ -8,83 +8,116 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use super::{figures, home::Home};
+use super::{directory::EnvironmentDir, process_table::ProcessTable};
 
-/// The first account of an environment, and how many there are: such numbers belong to nobody. The second
-/// row is for containers, in which only small ones exist.
-const RANGES: [(u32, u32); 2] = [(600_000, 1_000_000_000), (20_000, 40_000)];
+/// A contiguous range of user ids that belong to nobody on this machine.
+#[derive(Clone, Copy)]
+struct AccountRange {
+    first: u32,
+    count: u32,
+}
 
-/// Gives each environment an account, if this process is root. Otherwise deployed code runs as it does.
+/// Ranges by preference; in a container only the small numbers of the second may be mapped.
+const RANGES: [AccountRange; 2] = [
+    AccountRange { first: 600_000, count: 1_000_000_000 },
+    AccountRange { first: 20_000, count: 40_000 },
+];
+
+/// Assigns accounts, if this process is root. Otherwise all deployed code has the account of this process.
 pub(super) struct Accounts {
-    folder: PathBuf,
-    root: bool,
-    range: (u32, u32),
-    /// One at a time takes a number.
-    taking: Mutex<()>,
+    root: PathBuf,
+    is_root: bool,
+    range: AccountRange,
+    /// One environment at a time is assigned an account.
+    assigning: Mutex<()>,
 }
 
 impl Accounts {
-    pub(super) fn of(folder: PathBuf) -> Self {
-        let root = geteuid().is_root();
-        let range = RANGES.into_iter().find(|it| root && exists(&folder, it.0 + it.1 - 1));
-        let range = range.unwrap_or(RANGES[1]);
-        Self { folder, root, range, taking: Mutex::default() }
+    /// Accounts of the environments below `root`.
+    pub(super) fn new(root: PathBuf) -> Self {
+        let is_root = geteuid().is_root();
+        let is_mapped = |it: &AccountRange| is_root && can_own(&root, it.first + it.count - 1);
+        let range = RANGES.into_iter().find(is_mapped).unwrap_or(RANGES[1]);
+        Self { root, is_root, range, assigning: Mutex::default() }
     }
 
-    pub(super) fn are_own(&self) -> bool {
-        self.root
+    /// Fails if accounts of environments cannot reach their own folders.
+    pub(super) fn check_reachable(&self) -> Result<()> {
+        for folder in std::fs::canonicalize(&self.root)?.ancestors().filter(|_| self.is_root) {
+            let mode = std::fs::metadata(folder)?.mode();
+            ensure!(
+                mode & 0o001 != 0,
+                "accounts of environments may not enter {0}; choose another data directory, or `chmod o+x {0}`",
+                folder.display()
+            );
+        }
+        Ok(())
     }
 
-    /// The account of an environment: the owner of its folder.
-    pub(super) fn get(&self, home: &Home) -> Option<u32> {
-        let owner = std::fs::metadata(home.path()).ok()?.uid();
-        (self.root && owner >= self.range.0).then_some(owner)
+    /// Whether each environment has an account of its own.
+    pub(super) fn are_separate(&self) -> bool {
+        self.is_root
     }
 
-    /// Gives a folder of an environment to its account.
-    pub(super) fn own(&self, home: &Home, folder: &Path) -> Result<()> {
-        if !self.root {
+    /// The account of an environment: the owner of its data folder, whose parent only root changes.
+    pub(super) fn get(&self, environment: &EnvironmentDir) -> Option<u32> {
+        let owner = std::fs::symlink_metadata(environment.data()).ok()?.uid();
+        (self.is_root && owner >= self.range.first).then_some(owner)
+    }
+
+    /// Gives a folder that the runner has just made to the environment's account.
+    pub(super) fn give(&self, environment: &EnvironmentDir, folder: &Path) -> Result<()> {
+        if !self.is_root {
             return Ok(());
         }
-        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = match self.get(home) {
+        let _assigning = self.assigning.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = match self.get(environment) {
             Some(account) => account,
-            None => self.free(home)?,
+            None => self.unused(environment)?,
         };
-        chown(folder, Some(account), Some(account)).context("a folder cannot be given away")
+        chown(folder, Some(account), Some(account)).context("a folder cannot change its owner")
     }
 
-    /// A number that no environment has. It follows from the environment's id, so that another runner on this
-    /// machine takes others.
-    fn free(&self, home: &Home) -> Result<u32> {
-        let mut taken = BTreeSet::new();
-        for entry in std::fs::read_dir(&self.folder)? {
-            taken.insert(entry?.metadata()?.uid());
+    /// An account that no environment here has. The search starts at a number made from the environment's id,
+    /// so that another runner of this machine assigns others.
+    fn unused(&self, environment: &EnvironmentDir) -> Result<u32> {
+        let mut used = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            if let Ok(data) = std::fs::symlink_metadata(entry?.path().join("data")) {
+                used.insert(data.uid());
+            }
         }
-        let (first, count) = self.range;
-        let digits: String = home.id().chars().filter(char::is_ascii_hexdigit).collect();
-        let wanted = u32::from_str_radix(digits.get(24..).unwrap_or_default(), 16).unwrap_or(0);
-        let numbers = (0..count).map(|it| first + (wanted % count + it) % count);
-        numbers.into_iter().find(|it| !taken.contains(it)).context("no account is free")
+        let AccountRange { first, count } = self.range;
+        let wanted = u32::try_from(environment.id().as_u128() & 0xffff_ffff).unwrap_or(0) % count;
+        let mut candidates = (0..count).map(|it| first + (wanted + it) % count);
+        candidates.find(|it| !used.contains(it)).context("no account is unused")
     }
 
-    /// Ends whatever still runs as the environment's account, wherever it has hidden.
-    pub(super) fn end_all(&self, home: &Home) {
-        let Some(account) = self.get(home) else { return };
-        for pid in figures::of_account(account) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
+    /// Kills every process of the environment's account, wherever it is.
+    pub(super) fn kill_all(&self, environment: &EnvironmentDir) {
+        let Some(account) = self.get(environment) else { return };
+        // A process that forks while the table is read is caught by the next look.
+        for _ in 0..10 {
+            let table = ProcessTable::read();
+            let rows = table.of_account(account);
+            if rows.iter().all(|it| it.is_zombie) {
+                break;
+            }
+            for row in rows {
+                if let Some(pid) = i32::try_from(row.pid).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
             }
         }
     }
 }
 
-/// Whether this machine knows an account: in a container it may not.
-fn exists(folder: &Path, account: u32) -> bool {
-    let probe = folder.join(".account");
+/// Whether a file can belong to an account: in a container it may not be mapped.
+fn can_own(root: &Path, account: u32) -> bool {
+    let probe = root.join(".account");
     let owned = std::fs::write(&probe, "").is_ok() && chown(&probe, Some(account), None).is_ok();
     let _ = std::fs::remove_file(&probe);
     owned

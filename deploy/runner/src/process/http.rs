@@ -1,9 +1,6 @@
-//! Asks a program whether it serves.
+//! Health check of a deployed program over HTTP/1.1.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,16 +8,12 @@ use tokio::{
     time::timeout,
 };
 
-/// One request may take this long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The status with which an address answers `GET` of a path, if it answers.
+/// The status of the answer to `GET path`; `None` if there is none in time.
 pub(super) async fn get_status(address: SocketAddr, path: &str) -> Option<u16> {
-    // What listens everywhere is asked here.
-    let here = address.ip().is_unspecified();
-    let ip = if here { IpAddr::from(Ipv4Addr::LOCALHOST) } else { address.ip() };
-    let address = SocketAddr::new(ip, address.port());
-    timeout(PATIENCE, async {
+    timeout(REQUEST_TIMEOUT, async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

@@ -1,246 +1,234 @@
-//! A version: its code is fetched, its program built; or another environment's is copied.
+//! A version of an environment: its code is fetched and built.
 
 use std::{
-    path::Path,
+    collections::{BTreeMap, VecDeque},
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use api::project::{Lease, TaskKind};
-use tokio::{
-    fs,
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
-};
+use tokio::net::unix::pipe;
 
 use super::{
-    Processes, STEPS, databases,
-    group::{Process, Stray},
-    home::{Home, Known, Wanted},
-    launch::{self, Launch},
+    Processes, STEPS,
+    directory::EnvironmentDir,
+    launch::Launch,
+    limits::ResourceLimits,
     manifest::Manifest,
-    text,
+    record::EnvironmentRecord,
+    sandbox::{Access, Input, Mount, Output, PATH, SandboxCommand},
+    usage,
 };
-use crate::driver::{Done, Reporter};
+use crate::{
+    driver::{CommitInfo, ProgressReporter},
+    text::BoundedLines,
+};
 
-/// How long fetching may take.
-const FETCH_MAX: Duration = Duration::from_secs(600);
+/// Time for fetching code.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long building may take.
-const BUILD_MAX: Duration = Duration::from_secs(1_800);
+/// Time for a build.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 
-/// Lines of a build are handed on at least so often.
-const SAY: Duration = Duration::from_millis(200);
+/// Interval at which lines of a build are reported.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Interval at which the files of a build are measured.
+const DISK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Lines of a failed build that its error repeats.
+const ERROR_LINES: usize = 20;
+
+/// The code of a deployment.
+pub(super) struct Checkout {
+    pub(super) commit: String,
+    /// Whether an earlier deployment has built it.
+    pub(super) is_built: bool,
+}
 
 impl Processes {
-    /// Brings the code of a version here; answers its commit, and whether an earlier deployment left it here,
-    /// built.
+    /// Fetches the code of a version. A rollback finds it where an earlier deployment left it.
     pub(super) async fn fetch(
         &self,
         lease: &Lease,
-        home: &Home,
-        known: &Known,
-        report: &Reporter,
-    ) -> Result<(String, bool)> {
-        let folder = home.release(&lease.release);
-        let what = if lease.commit.is_empty() { &lease.branch } else { &lease.commit };
-        let line = format!("fetching {what} of {}", lease.repository_url);
+        environment: &EnvironmentDir,
+        record: &EnvironmentRecord,
+        report: &ProgressReporter,
+    ) -> Result<Checkout> {
+        let wanted = if lease.commit.is_empty() { &lease.branch } else { &lease.commit };
+        let line = format!("fetching {wanted} of {}", lease.repository_url);
         report.step("checkout", 1, STEPS, line).await;
         if lease.kind() == TaskKind::Rollback
-            && known.releases.contains(&lease.release)
-            && let Ok(head) = self.head(home, &folder).await
+            && record.releases.contains(&lease.release)
+            && let Ok(commit) = self.head(lease, environment).await
         {
-            report.say(vec![format!("{head} is still here, as it was built")]).await;
-            return Ok((head, true));
+            report.log(vec![format!("{commit} is still here, as it was built")]).await;
+            return Ok(Checkout { commit, is_built: true });
         }
-        home.remove_release(&lease.release).await?;
-        fs::create_dir_all(&folder).await?;
-        self.accounts.own(home, &folder)?;
-        self.git(home, &folder, &["init", "--quiet", "."]).await?;
-        let wanted = if lease.commit.is_empty() {
-            format!("refs/heads/{}", lease.branch)
-        } else {
-            lease.commit.clone()
-        };
-        let url = &lease.repository_url;
-        let shallow = ["fetch", "--quiet", "--depth=1", "--", url, &wanted];
-        if let Err(error) = self.git(home, &folder, &shallow).await {
+        let folder = environment.release(&lease.release)?;
+        environment.make_account_folder(&self.sandbox.accounts, &folder).await?;
+        self.git(lease, environment, &["init", "--quiet", "."]).await?;
+        self.fetch_commit(lease, environment).await?;
+        let commit = self.head(lease, environment).await.context("git cannot name the commit")?;
+        report.log(vec![format!("commit {commit}")]).await;
+        Ok(Checkout { commit, is_built: false })
+    }
+
+    async fn fetch_commit(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<()> {
+        let (url, branch) = (&lease.repository_url, format!("refs/heads/{}", lease.branch));
+        let is_commit = |it: &str| it.bytes().all(|it| it.is_ascii_hexdigit());
+        ensure!(is_commit(&lease.commit), "{:?} is not the name of a commit", lease.commit);
+        let wanted = if lease.commit.is_empty() { &branch } else { &lease.commit };
+        let shallow = ["fetch", "--quiet", "--depth=1", "--", url, wanted];
+        if let Err(error) = self.git(lease, environment, &shallow).await {
             ensure!(!lease.commit.is_empty(), error.context("git could not fetch the branch"));
-            // Not every server gives a single commit away.
-            let branch = format!("refs/heads/{}", lease.branch);
-            self.git(home, &folder, &["fetch", "--quiet", "--", url, &branch])
-                .await
-                .context("git could not fetch the branch")?;
+            // Not every server hands out a single commit.
+            let whole = ["fetch", "--quiet", "--", url, &branch];
+            let fetched = self.git(lease, environment, &whole).await;
+            fetched.context("git could not fetch the branch")?;
         }
         let at = if lease.commit.is_empty() { "FETCH_HEAD" } else { &lease.commit };
-        self.git(home, &folder, &["checkout", "--quiet", "--detach", at])
-            .await
-            .context("the commit is not on the branch any more")?;
-        let commit = self.head(home, &folder).await.context("git could not name the commit")?;
-        report.say(vec![format!("commit {commit}")]).await;
-        Ok((commit, false))
+        let checkout = ["checkout", "--quiet", "--detach", at];
+        let done = self.git(lease, environment, &checkout).await;
+        done.context("the commit is not on the branch any more").map(|_| ())
     }
 
-    async fn head(&self, home: &Home, folder: &Path) -> Result<String> {
-        Ok(self.git(home, folder, &["rev-parse", "HEAD"]).await?.trim().to_owned())
+    async fn head(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<String> {
+        let commit = self.git(lease, environment, &["rev-parse", "HEAD"]).await?;
+        Ok(commit.trim().to_owned())
     }
 
-    /// What a commit says of itself: the first line of its message, and who wrote it.
-    pub(super) async fn about_commit(&self, home: &Home, release: &str) -> (String, String) {
+    /// The first line of a commit's message and its author; empty if git does not say.
+    pub(super) async fn commit_info(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+    ) -> CommitInfo {
         let format = ["log", "-1", "--format=%s%n%an"];
-        let said = self.git(home, &home.release(release), &format).await.unwrap_or_default();
-        let (subject, author) = said.trim().split_once('\n').unwrap_or((said.trim(), ""));
-        (subject.to_owned(), author.to_owned())
+        let text = self.git(lease, environment, &format).await.unwrap_or_default();
+        let (subject, author) = text.trim().split_once('\n').unwrap_or((text.trim(), ""));
+        CommitInfo { subject: subject.to_owned(), author: author.to_owned() }
     }
 
-    async fn git(&self, home: &Home, folder: &Path, arguments: &[&str]) -> Result<String> {
-        let mut git = self.plain(home, "git", folder);
-        git.args(arguments);
-        output(git).await
+    /// Runs git inside, because a build may have changed the repository's configuration and hooks.
+    async fn git(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        arguments: &[&str],
+    ) -> Result<String> {
+        let variables = [
+            ("PATH", PATH),
+            ("HOME", "/tmp"),
+            ("LANG", "C.UTF-8"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/etc/gitconfig"),
+        ];
+        let variables: BTreeMap<_, _> = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let code = environment.release(&lease.release)?;
+        let mut mounts = vec![
+            Mount::new(code, "/app", Access::ReadWrite),
+            Mount::new(self.gitconfig(), "/etc/gitconfig", Access::ReadOnly),
+        ];
+        // The project service lets a path of this machine through only where it is allowed.
+        let local = lease.repository_url.trim_start_matches("file://");
+        if local.starts_with('/') {
+            mounts.push(Mount::new(local, local, Access::ReadOnly));
+        }
+        let arguments = ["git"].iter().chain(arguments).map(|it| (*it).to_owned()).collect();
+        let (limits, input) = (ResourceLimits::of(lease.resources), Input::Empty);
+        let command = SandboxCommand {
+            environment,
+            mounts,
+            working_dir: "/app",
+            variables,
+            arguments,
+            limits,
+            input,
+        };
+        self.sandbox.run("git", command, FETCH_TIMEOUT).await
     }
 
-    /// Runs the build command of a version; what it says goes to the task's log.
+    /// Runs the build command of a version; its output goes to the task's log.
     pub(super) async fn build(
         &self,
         lease: &Lease,
-        home: &Home,
-        built: bool,
-        report: &Reporter,
+        environment: &EnvironmentDir,
+        checkout: &Checkout,
+        report: &ProgressReporter,
     ) -> Result<Manifest> {
-        let folder = home.release(&lease.release);
-        let manifest = Manifest::read(&folder).await?;
-        let Some(command) = manifest.build.as_ref().filter(|_| !built) else {
+        let manifest = Manifest::read(environment, &lease.release)?;
+        let Some(command) = manifest.build.as_ref().filter(|_| !checkout.is_built) else {
             report.step("build", 2, STEPS, "there is nothing to build").await;
             return Ok(manifest);
         };
         report.step("build", 2, STEPS, format!("building: {command}")).await;
-        let launch = Launch::of(lease, home, &lease.release, &manifest);
-        let mut building =
-            self.inside(home, &folder, &format!("exec 2>&1; {command}"), "ulimit -c 0; ");
-        building.envs(&launch.variables).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = building.spawn().context("the build cannot be started")?;
-        let process = child.id().and_then(Process::of).context("the build ended at once")?;
-        home.note_starting(&process).await?;
-        let stray = Stray::new(&process);
-        launch::open(&mut child).await?;
-        let said = child.stdout.take().context("the build says nothing")?;
-        let last = tokio::time::timeout(BUILD_MAX, relay(said, report)).await;
-        let last = last.context("the build takes longer than half an hour")?;
-        let status = child.wait().await?;
-        drop(stray);
-        home.forget_starting().await?;
-        ensure!(status.success(), "the build failed ({status}); the last that it said:\n{last}");
-        Ok(manifest)
-    }
-
-    /// Copies another environment of this machine: its data, and the version that it serves.
-    pub(super) async fn copy_environment(&self, lease: &Lease, report: &Reporter) -> Result<Done> {
-        let (from, to) =
-            (self.home(&lease.source_environment_id), self.home(&lease.environment_id));
-        let source = from.read().await;
-        ensure!(source.release == lease.source_release, "the source is not what it was; try again");
-        to.prepare(&self.accounts).await?;
-        let lease = &self.provided(lease, report).await?;
-        let mut known = to.read().await;
-        report.step("copy", 1, 3, "copying the data").await;
-        let before = known.rests(Wanted::Stopped);
-        to.write(&known).await?;
-        if let Some(process) = before {
-            process.stop().await;
-        }
-        // What changes while it is copied would be torn.
-        let still = source.process.clone().filter(Process::lives);
-        let still = still.filter(|_| source.wanted == Wanted::Running);
-        let thaw = Thaw(still);
-        thaw.0.iter().for_each(Process::freeze);
-        let copied = async {
-            self.replace(&from.data(), &to.data(), &to).await?;
-            self.replace(&from.release(&source.release), &to.release(&lease.release), &to).await?;
-            for it in lease.provisions.iter().filter(|it| !it.remove) {
-                let source = databases::name(&lease.source_environment_id);
-                self.databases.copy(&source, &it.name).await?;
+        let launch = Launch::new(lease, &lease.release, &manifest);
+        let command = Self::shell(environment, &launch, command)?;
+        let (reader, writer) = std::io::pipe()?;
+        let output =
+            Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
+        let mut sandboxed = self.sandbox.spawn("build", command, output).await?;
+        let reader = pipe::Receiver::from_owned_fd(reader.into())?;
+        let finished = async { tokio::join!(relay(reader, report), sandboxed.wait()) };
+        let building = async {
+            tokio::select! {
+                finished = finished => Ok(finished),
+                error = within_disk_limit(environment, launch.limits) => Err(error),
             }
-            Ok::<_, anyhow::Error>(())
         };
-        let copied = copied.await;
-        drop(thaw);
-        copied?;
-        (known.release, known.commit) = (lease.release.clone(), source.commit.clone());
-        known.releases.push(lease.release.clone());
-        known.port = 0;
-        to.write(&known).await?;
-        if source.wanted == Wanted::Stopped {
-            return Ok(Done { commit: known.commit, ..Done::default() });
-        }
-        report.step("start", 2, 3, "starting the copy").await;
-        self.start_release(lease, &to, &mut known).await?;
-        let (commit, url) = (known.commit.clone(), self.url(&known));
-        report.step("done", 3, 3, format!("serving on {url}")).await;
-        Ok(Done { commit, url, ..Done::default() })
-    }
-
-    /// Puts a copy of a folder in place of another, for the environment's account.
-    async fn replace(&self, from: &Path, to: &Path, home: &Home) -> Result<()> {
-        if fs::try_exists(to).await? {
-            fs::remove_dir_all(to).await?;
-        }
-        let mut copy = Command::new("cp");
-        copy.args(["-a", "--reflink=auto", "--", &text(from), &text(to)]);
-        output(copy).await.context("the files cannot be copied")?;
-        if let Some(account) = self.accounts.get(home) {
-            let mut chown = Command::new("chown");
-            chown.args(["-R", "-h", &format!("{account}:{account}"), "--", &text(to)]);
-            output(chown).await.context("the copy cannot be given away")?;
-        }
-        Ok(())
+        let finished = tokio::time::timeout(BUILD_TIMEOUT, building).await;
+        let (last, status) = finished.context("the build did not end within 30 minutes")??;
+        let status = status?;
+        environment.clear_starting().await;
+        ensure!(status.success(), "the build failed ({status}); its last output:\n{last}");
+        // A build can write the manifest.
+        Manifest::read(environment, &lease.release)
     }
 }
 
-/// Lets go on, at its end, what was frozen.
-struct Thaw(Option<Process>);
-
-impl Drop for Thaw {
-    fn drop(&mut self) {
-        self.0.iter().for_each(Process::thaw);
-    }
-}
-
-/// Hands on what a build says; answers the last lines.
-async fn relay(said: tokio::process::ChildStdout, report: &Reporter) -> String {
-    let mut lines = BufReader::new(said).split(b'\n');
-    let (mut batch, mut last) = (vec![], std::collections::VecDeque::new());
-    let mut told = Instant::now();
+/// Reports the lines of a build; returns the last ones.
+async fn relay(reader: pipe::Receiver, report: &ProgressReporter) -> String {
+    let mut lines = BoundedLines::new(reader);
+    let (mut batch, mut last) = (vec![], VecDeque::new());
+    let mut reported_at = Instant::now();
     loop {
-        let line = tokio::time::timeout(SAY, lines.next_segment()).await;
-        let ended = matches!(line, Ok(Ok(None) | Err(_)));
+        let line = tokio::time::timeout(REPORT_INTERVAL, lines.next()).await;
+        let has_ended = matches!(line, Ok(Ok(None) | Err(_)));
         if let Ok(Ok(Some(line))) = line {
-            let line = String::from_utf8_lossy(&line).into_owned();
             last.push_back(line.clone());
-            if last.len() > 20 {
+            if last.len() > ERROR_LINES {
                 last.pop_front();
             }
             batch.push(line);
         }
-        let due = ended || batch.len() >= 1_000 || told.elapsed() > SAY;
-        if due && !batch.is_empty() {
-            report.say(std::mem::take(&mut batch)).await;
-            told = Instant::now();
+        let is_due = has_ended || batch.len() >= 1_000 || reported_at.elapsed() > REPORT_INTERVAL;
+        if is_due && !batch.is_empty() {
+            report.log(std::mem::take(&mut batch)).await;
+            reported_at = Instant::now();
         }
-        if ended {
+        if has_ended {
             break;
         }
     }
     last.into_iter().collect::<Vec<_>>().join("\n")
 }
 
-/// Runs a command to its end; fails with what it complained of.
-pub(super) async fn output(mut command: Command) -> Result<String> {
-    let output = tokio::time::timeout(FETCH_MAX, command.kill_on_drop(true).output()).await;
-    let output = output.context("it took too long")??;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        bail!("{}", errors.trim());
+/// Returns as soon as the files of an environment take more than its limit.
+async fn within_disk_limit(environment: &EnvironmentDir, limits: ResourceLimits) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(DISK_INTERVAL).await;
+        let usage = usage::measure_disk(environment.path().to_owned()).await;
+        if usage.exceeds(limits) {
+            return anyhow::anyhow!(
+                "the files of the environment take more than its {} GiB, or are too many to count",
+                limits.disk_gb
+            );
+        }
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,0 +1,213 @@
+//! Resource usage of environments, measured like `ps` and `du` do.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use api::project::Capacity;
+use rustix::{fs::statvfs, param::clock_ticks_per_second};
+use uuid::Uuid;
+use walkdir::WalkDir;
+
+use super::{
+    limits::ResourceLimits,
+    process_table::{ProcessRow, ProcessTable},
+};
+
+/// Measuring the files of an environment takes at most one part in so many of the time.
+const DISK_DUTY_CYCLE: u32 = 20;
+
+/// Files that one measurement counts.
+const DISK_FILES_MAX: usize = 2_000_000;
+
+/// Time of one measurement.
+const DISK_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Usage of one environment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ResourceUsage {
+    pub(super) processes: i32,
+    pub(super) memory_bytes: i64,
+    pub(super) cpu_cores: f64,
+    pub(super) disk: DiskUsage,
+}
+
+/// Bytes that files take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DiskUsage {
+    pub(super) bytes: i64,
+    /// The measurement reached its bounds first; there is more.
+    pub(super) is_partial: bool,
+}
+
+impl DiskUsage {
+    /// Whether an environment takes more than it may, or has too many files to know.
+    pub(super) fn exceeds(self, limits: ResourceLimits) -> bool {
+        self.is_partial || u64::try_from(self.bytes).is_ok_and(|it| it > limits.disk_bytes())
+    }
+}
+
+/// A measurement of files.
+#[derive(Clone, Copy, Default)]
+struct DiskSample {
+    usage: DiskUsage,
+    measured_at: Option<Instant>,
+    took: Duration,
+}
+
+impl DiskSample {
+    fn is_due(&self) -> bool {
+        self.measured_at.is_none_or(|it| it.elapsed() > self.took * DISK_DUTY_CYCLE)
+    }
+}
+
+/// Processor time at one moment.
+#[derive(Clone, Copy)]
+struct CpuSample {
+    taken_at: Instant,
+    ticks: u64,
+}
+
+/// The last samples of every environment.
+#[derive(Default)]
+pub(super) struct UsageMeter {
+    cpu: Mutex<HashMap<Uuid, CpuSample>>,
+    disk: Mutex<HashMap<Uuid, DiskSample>>,
+}
+
+impl UsageMeter {
+    /// Usage of an environment: of the processes in `rows`, and of its files as last measured.
+    pub(super) fn usage(&self, id: Uuid, rows: &[&ProcessRow]) -> ResourceUsage {
+        let ticks = rows.iter().map(|it| it.cpu_ticks).sum::<u64>();
+        let now = CpuSample { taken_at: Instant::now(), ticks };
+        let before = self.cpu.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+        ResourceUsage {
+            processes: i32::try_from(rows.len()).unwrap_or(i32::MAX),
+            memory_bytes: rows.iter().map(|it| it.memory_bytes).sum(),
+            cpu_cores: before.map_or(0.0, |before| cores(before, now)),
+            disk: self.disk(id),
+        }
+    }
+
+    /// The files of an environment, as last measured.
+    pub(super) fn disk(&self, id: Uuid) -> DiskUsage {
+        let samples = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.get(&id).map(|it| it.usage).unwrap_or_default()
+    }
+
+    /// Measures the files of an environment again if the last measurement is old enough.
+    pub(super) async fn refresh_disk(&self, id: Uuid, folder: &Path) {
+        let is_due = {
+            let samples = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            samples.get(&id).is_none_or(DiskSample::is_due)
+        };
+        if is_due {
+            let started = Instant::now();
+            let usage = measure_disk(folder.to_owned()).await;
+            let now = Instant::now();
+            let sample =
+                DiskSample { usage, measured_at: Some(now), took: now.duration_since(started) };
+            self.disk.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sample);
+        }
+    }
+
+    /// Drops samples of environments that are not in `ids`.
+    pub(super) fn retain_only(&self, ids: &[Uuid]) {
+        self.cpu.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| ids.contains(id));
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| ids.contains(id));
+    }
+}
+
+fn cores(before: CpuSample, now: CpuSample) -> f64 {
+    // The time of a process that has ended since is not counted.
+    let ticks = u32::try_from(now.ticks.saturating_sub(before.ticks)).unwrap_or(u32::MAX);
+    let per_second = u32::try_from(clock_ticks_per_second()).unwrap_or(100);
+    let seconds = now.taken_at.duration_since(before.taken_at).as_secs_f64().max(0.001);
+    f64::from(ticks) / f64::from(per_second) / seconds
+}
+
+/// The processes of an environment: those of its account, or of its process tree where all share one account.
+pub(super) fn processes_of(
+    table: &ProcessTable,
+    account: Option<u32>,
+    root: Option<u32>,
+) -> Vec<&ProcessRow> {
+    match (account, root) {
+        (Some(account), _) => table.of_account(account),
+        (None, Some(root)) => table.tree(root),
+        (None, None) => vec![],
+    }
+}
+
+/// Bytes that the files of a folder take on disk, like `du` counts them, within bounds of number and time.
+pub(super) async fn measure_disk(folder: PathBuf) -> DiskUsage {
+    let measured = tokio::task::spawn_blocking(move || {
+        disk_usage(&folder, DISK_FILES_MAX, Instant::now() + DISK_TIME_MAX)
+    });
+    measured.await.unwrap_or_default()
+}
+
+fn disk_usage(folder: &Path, files_max: usize, deadline: Instant) -> DiskUsage {
+    let mut usage = DiskUsage::default();
+    let mut hard_linked = std::collections::HashSet::new();
+    // Links are not followed; what disappears meanwhile is left out.
+    for (count, entry) in WalkDir::new(folder).same_file_system(true).into_iter().enumerate() {
+        if count >= files_max || (count % 1_024 == 0 && Instant::now() > deadline) {
+            usage.is_partial = true;
+            break;
+        }
+        let Some(metadata) = entry.ok().and_then(|it| it.metadata().ok()) else { continue };
+        let is_counted = metadata.is_dir()
+            || metadata.nlink() == 1
+            || hard_linked.insert((metadata.dev(), metadata.ino()));
+        if is_counted {
+            usage.bytes += i64::try_from(metadata.blocks() * 512).unwrap_or(i64::MAX);
+        }
+    }
+    usage
+}
+
+/// What the machine has.
+pub(super) fn capacity(folder: &Path) -> Capacity {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().find_map(|it| it.strip_prefix("MemTotal:"));
+    let kilobytes = memory.and_then(|it| it.trim().split(' ').next()?.parse::<i64>().ok());
+    let disk_gb = statvfs(folder).map_or(0, |it| it.f_blocks * it.f_frsize) >> 30;
+    Capacity {
+        cpu_cores: f64::from(u32::try_from(cores).unwrap_or(1)).min(1024.0),
+        memory_mb: i32::try_from(kilobytes.unwrap_or(0) / 1024).unwrap_or(0).max(256),
+        disk_gb: i32::try_from(disk_gb).unwrap_or(i32::MAX).clamp(1, 1_048_576),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_measured_like_du_and_within_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..50 {
+            fs::write(folder.path().join(number.to_string()), vec![1; number * 100]).unwrap();
+        }
+        fs::hard_link(folder.path().join("49"), folder.path().join("linked")).unwrap();
+        std::os::unix::fs::symlink("/usr", folder.path().join("usr")).unwrap();
+        let output =
+            std::process::Command::new("du").args(["-s", "-B1"]).arg(folder.path()).output();
+        let output = String::from_utf8(output.unwrap().stdout).unwrap();
+        let soon = Instant::now() + DISK_TIME_MAX;
+        let usage = disk_usage(folder.path(), DISK_FILES_MAX, soon);
+        assert_eq!(usage.bytes.to_string(), output.split('\t').next().unwrap());
+        assert!(!usage.is_partial);
+        assert!(disk_usage(folder.path(), 20, soon).is_partial);
+        assert!(
+            disk_usage(folder.path(), 2_000, Instant::now() - Duration::from_secs(1)).is_partial
+        );
+    }
+}
