@@ -1,7 +1,7 @@
 //! Deployed code against its host: each attack is a real deployment on a real runner.
 //!
-//! As root every boundary holds. A runner that is not root has no accounts, networks and control groups to give
-//! away, so those attacks are for root only; a file system view of its own is there for both.
+//! As root every boundary holds. A runner that is not root has no accounts, networks and control groups to
+//! give away, so those attacks are for root only; a file system view of its own is there for both.
 
 use std::path::{Path, PathBuf};
 
@@ -110,11 +110,14 @@ async fn variables_of_a_tenant_act_inside_its_sandbox_only() {
     let suite = Suite::start().await;
     let attacker = Attacker::new(&suite).await;
     let data = attacker.directory(&suite).join("data");
-    let plant = "mkdir -p $DATA_DIR/bin; for name in sh bash setpriv unshare nsenter prlimit bwrap git mount mkdir; \
-                 do printf '#!/bin/sh\\n/usr/bin/id -u >> %s/uids\\nexec /usr/bin/%s \"$@\"\\n' \
-                 $(dirname $0)$DATA_DIR $name > $DATA_DIR/bin/$name; chmod 755 $DATA_DIR/bin/$name; done; \
-                 echo '/usr/bin/id -u >> $DATA_DIR/uids' > $DATA_DIR/profile";
-    attacker.shell(&plant.replace("$(dirname $0)", "")).await;
+    let plant = r#"mkdir -p $DATA_DIR/bin
+        for name in sh bash setpriv unshare nsenter prlimit bwrap git mount mkdir; do
+            printf '#!/bin/sh\n/usr/bin/id -u >> %s/uids\nexec /usr/bin/%s "$@"\n' \
+                $DATA_DIR $name > $DATA_DIR/bin/$name
+            chmod 755 $DATA_DIR/bin/$name
+        done
+        echo "/usr/bin/id -u >> $DATA_DIR/uids" > $DATA_DIR/profile"#;
+    attacker.shell(plant).await;
     let host = data.display();
     let hostile = [
         ("PATH", format!("{host}/bin:/data/bin:/usr/bin:/bin")),
@@ -183,7 +186,8 @@ async fn links_in_the_tree_of_a_tenant_lead_nowhere() {
     );
     attacker.shell(&replace).await;
     attacker.hosting.run("Restart", &attacker.id, json!({})).await;
-    let hidden = "rm -rf /app/tenantry.toml tenantry.toml; mkfifo /app/tenantry.toml || mkfifo tenantry.toml; true";
+    let hidden = "rm -rf /app/tenantry.toml tenantry.toml; \
+                  mkfifo /app/tenantry.toml || mkfifo tenantry.toml; true";
     attacker.shell(hidden).await;
     let task = attacker.hosting.run("Restart", &attacker.id, json!({})).await;
     assert_eq!(task["state"], "TASK_STATE_FAILED", "a pipe is no manifest: {task}");
@@ -317,14 +321,18 @@ async fn a_build_that_floods_its_log_costs_the_suite_nothing() {
     // The high-water mark starts again.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory_peak();
-    let flood = "head -c 600000000 /dev/zero | tr '\\0' x; echo; yes line | head -n 2000000; echo last; exit 3";
+    let flood = "head -c 600000000 /dev/zero | tr '\\0' x; echo; yes line | head -n 2000000; \
+                 echo last; exit 3";
     let task = attacker.deploy(flood, "exec perl shell.pl").await;
     assert_eq!(task["state"], "TASK_STATE_FAILED");
     let grown = memory_peak() - before;
     assert!(grown < 200, "the suite grew by {grown} MiB");
     let lines = task["logLines"].as_array().unwrap();
     let log = suite
-        .count("select coalesce(sum(octet_length(array_to_string(lines, ''))), 0)::bigint from project.task_log")
+        .count(
+            "select coalesce(sum(octet_length(array_to_string(lines, ''))), 0)::bigint
+             from project.task_log",
+        )
         .await;
     assert!(log < 8 << 20, "{log} bytes of log were kept");
     assert!(task.to_string().contains("not kept"), "{:?}", lines.last());
@@ -364,13 +372,15 @@ async fn a_build_that_hoards_memory_meets_its_limit() {
     suite.finish().await;
 }
 
-/// Very many files, and folders deeper than any path, keep a runner neither from its heartbeats nor from a task.
+/// Very many files, and folders deeper than any path, keep a runner neither from its heartbeats nor from a
+/// task.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_files_do_not_silence_the_runner() {
     let suite = Suite::start().await;
     let attacker = Attacker::new(&suite).await;
     let files = "cd $DATA_DIR && perl -e 'for my $d (1..200) { mkdir $d; for (1..500) { \
-                 open my $f, \">\", \"$d/$_\"; } } for (1..3000) { mkdir \"d\"; chdir \"d\" or last }' && echo made";
+                 open my $f, \">\", \"$d/$_\"; } } \
+                 for (1..3000) { mkdir \"d\"; chdir \"d\" or last }' && echo made";
     let task = attacker.deploy(files, "exec perl shell.pl").await;
     assert_eq!(task["state"], COMPLETED, "{task}");
     let healthy = "select count(*) from project.server where health = 'healthy'";

@@ -7,22 +7,34 @@ use serde_json::json;
 use testkit::{Process, Suite, eventually};
 
 use crate::{
-    hosting::{Hosting, visit},
+    hosting::{ENVIRONMENTS, Hosting, visit},
     tasks::Hand,
     world::text,
 };
 
-fn start(at: SocketAddr, token: &Path, folder: &Path) -> Process {
-    let arguments = [
+fn arguments(at: SocketAddr, token: &Path, folder: &Path) -> Vec<String> {
+    vec![
         format!("--project-url=http://{at}"),
         format!("--agent-token-file={}", token.display()),
         format!("--data-dir={}", folder.join("work").display()),
-    ];
+    ]
+}
+
+fn start(at: SocketAddr, token: &Path, folder: &Path) -> Process {
+    let arguments = arguments(at, token, folder);
     Process::start("tenantry-runner", &arguments, &folder.join("log"))
 }
 
 /// A server that is really there, with its program.
 async fn connect(suite: &Suite, folder: &Path) -> (Hosting, String, Process) {
+    connect_with(suite, folder, start).await
+}
+
+async fn connect_with(
+    suite: &Suite,
+    folder: &Path,
+    start: impl FnOnce(SocketAddr, &Path, &Path) -> Process,
+) -> (Hosting, String, Process) {
     let hand = Hand::new(suite).await;
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::write(folder.join("token"), &hand.token).unwrap();
@@ -97,4 +109,43 @@ fn a_runner_without_a_token_says_what_to_do() {
     assert!(said(&["--agent-token=x"]).contains("begins with tny_agt_"));
     let far = ["--agent-token=tny_agt_x", "--project-url=http://example.com:1"];
     assert!(said(&far).contains("use https://"), "{}", said(&far));
+}
+
+/// A runner without rights sandboxes what its owner deploys, and its health says what it cannot give; asked
+/// for more, it refuses and says what is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_without_rights_says_what_it_cannot_give() {
+    let suite = Suite::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let plain = |extra: &'static [&'static str]| {
+        move |at: SocketAddr, token: &Path, folder: &Path| {
+            let mut all = arguments(at, token, folder);
+            all.extend(extra.iter().map(|it| (*it).to_owned()));
+            Process::start_unprivileged("tenantry-runner", &all, folder, &folder.join("log"))
+        }
+    };
+    let (it, id, runner) = connect_with(&suite, folder.path(), plain(&[])).await;
+    let deployed = it.run("Deploy", &id, json!({})).await;
+    assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
+    let page = it.page(&id, "/").await;
+    assert!(page.starts_with("one") && !page.contains("uid: 0\n"), "{page}");
+    let method = format!("{ENVIRONMENTS}/GetEnvironmentHealth");
+    let known = "bubblewrap; the runner's account; the machine's network";
+    eventually("its health", async || {
+        let health = it.owner().tell(&method, it.of(&id, json!({}))).await;
+        health.to_string().contains(known).then_some(())
+    })
+    .await;
+    runner.kill();
+
+    let token = folder.path().join("token");
+    let strict = plain(&["--require-isolation"])(suite.address, &token, folder.path());
+    let refused = it.run("Restart", &id, json!({})).await;
+    assert_eq!(refused["state"], "TASK_STATE_FAILED", "{refused}");
+    let error = text(&refused["errorMessage"]);
+    let missing = ["an account for each environment", "a network for each environment"];
+    assert!(missing.iter().all(|it| error.contains(it)), "{error}");
+    strict.kill();
+    suite.finish().await;
+    testkit::stop_deployments_of_runner(&folder.path().join("work"));
 }

@@ -1,5 +1,5 @@
-//! The verbs of a driver. The first one runs processes of this machine; one for a container engine or a cluster
-//! has the same.
+//! The verbs of a driver. The first one runs processes of this machine; one for a container engine or a
+//! cluster has the same.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -69,7 +69,8 @@ struct LogBudget {
 }
 
 impl LogBudget {
-    /// The lines that fit. The first that does not is replaced by a line that says so; later ones are dropped.
+    /// The lines that fit. The first that does not is replaced by a line that says so; later ones are
+    /// dropped.
     fn admit(&mut self, lines: Vec<String>) -> Vec<String> {
         let mut admitted = vec![];
         for line in lines {

@@ -72,9 +72,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A runner that serves this machine only. Its name is kept in its folder: another folder is another
-    /// server.
-    pub fn local(data_dir: PathBuf, isolation: IsolationPolicy) -> anyhow::Result<Self> {
+    /// The runner of a shared server that serves this machine only. Its name is kept in its folder: another
+    /// folder is another server.
+    pub fn shared(data_dir: PathBuf, config: &chassis::Config) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&data_dir)?;
         let file = data_dir.join("name");
         let name = if let Ok(name) = std::fs::read_to_string(&file) {
@@ -90,18 +90,16 @@ impl Settings {
             bind: std::net::Ipv4Addr::LOCALHOST.into(),
             address: "127.0.0.1".to_owned(),
             database_url: None,
-            isolation,
-            network: NetworkSettings::default(),
+            isolation: if config.allow_weak_isolation {
+                IsolationPolicy::BestEffort
+            } else {
+                IsolationPolicy::Required
+            },
+            network: NetworkSettings {
+                addresses: config.runner_network,
+                reachable: config.runner_reachable_networks.clone(),
+            },
         })
-    }
-}
-
-/// The policy of a shared server.
-pub fn shared_isolation(config: &chassis::Config) -> IsolationPolicy {
-    if config.allow_weak_isolation {
-        IsolationPolicy::BestEffort
-    } else {
-        IsolationPolicy::Required
     }
 }
 
@@ -109,7 +107,7 @@ pub fn shared_isolation(config: &chassis::Config) -> IsolationPolicy {
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let project = host.client("runner", "project");
     let folder = host.folder().path().join("runner");
-    let settings = Settings::local(folder, shared_isolation(host.config()))?;
+    let settings = Settings::shared(folder, host.config())?;
     let client = RemoteClient { client: RunnerServiceClient::new(project), bearer: None };
     host.task("the runner", move |stop| run(Arc::new(client), settings, stop));
     Ok(())

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | files of an environment | `directory`, `record` |
 //! | accounts, networks, limits | `account`, `network`, `limits` |
-//! | the sandbox of everything that a tenant controls | `sandbox` |
+//! | the sandbox of everything that a tenant controls | `sandbox`, `bubblewrap` |
 //! | commands that a repository asks for | `manifest` |
 //! | fetching and building a version, copying one | `release`, `copy` |
 //! | starting a program | `launch`, `http` |
@@ -13,6 +13,7 @@
 //! | usage, restarts, reports | `usage`, `supervise` |
 
 mod account;
+mod bubblewrap;
 mod copy;
 mod database;
 mod directory;

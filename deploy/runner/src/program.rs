@@ -38,9 +38,9 @@ struct Arguments {
     /// it the runner starts one of its own when the first is needed.
     #[arg(long, env = "TENANTRY_RUNNER_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// Whether this server refuses to run deployed code that it cannot isolate completely: a sandbox, and an
-    /// account, a network and control groups for each environment. Without it the server's health says what is
-    /// missing.
+    /// Whether this server refuses to run deployed code that it cannot isolate completely: a sandbox, and
+    /// an account, a network and control groups for each environment. Without it the server's health says
+    /// what is missing.
     #[arg(long, env = "TENANTRY_RUNNER_REQUIRE_ISOLATION")]
     require_isolation: bool,
     /// Addresses of environments on this machine, if the runner is root. Nothing else may use them here.

@@ -49,8 +49,8 @@ fn is_plain(it: char) -> bool {
     it == '\n' || (!it.is_control() && !is_format)
 }
 
-/// Splits a stream of bytes into lines of at most [`LINE_BYTES_MAX`] bytes, in constant memory. Reading can be
-/// cancelled between any two polls without a loss.
+/// Splits a stream of bytes into lines of at most [`LINE_BYTES_MAX`] bytes, in constant memory. Reading can
+/// be cancelled between any two polls without a loss.
 pub(crate) struct BoundedLines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,

@@ -96,8 +96,7 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stopping = stop.clone();
-    let isolation = runner::shared_isolation(&config);
-    let settings = runner::Settings::local(folder.path().join("runner"), isolation)?;
+    let settings = runner::Settings::shared(folder.path().join("runner"), &config)?;
     let work = runner::run_shared(project, settings, stop);
     tokio::pin!(work);
     tokio::select! {

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use ipnet::Ipv4Net;
 use secrecy::SecretString;
 
 /// Settings of a process of the suite.
@@ -112,8 +113,21 @@ pub struct Config {
     pub local_repositories: bool,
     /// Whether deployed code runs although this machine cannot isolate it completely: a sandbox, and an
     /// account, a network and control groups for each environment. For code of your own, not for strangers'.
-    #[arg(long, env = "TENANTRY_ALLOW_WEAK_ISOLATION", default_value_t = false, action = clap::ArgAction::Set)]
+    #[arg(
+        long,
+        env = "TENANTRY_ALLOW_WEAK_ISOLATION",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
     pub allow_weak_isolation: bool,
+    /// Addresses of environments on the runner's machine, if the runner is root. Nothing else may use them
+    /// there.
+    #[arg(long, env = "TENANTRY_RUNNER_NETWORK", default_value = "10.213.0.0/16")]
+    pub runner_network: Ipv4Net,
+    /// Private networks that deployed programs and git may reach, with commas between them; they reach public
+    /// addresses only.
+    #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
+    pub runner_reachable_networks: Vec<Ipv4Net>,
     /// Identity provider, by OpenID Connect, with which people can sign in: its issuer, as its tokens name
     /// it.
     #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]

@@ -62,8 +62,8 @@ impl Postgres {
         Self::launch(folder, bin, durability, None).await
     }
 
-    /// The same for databases of environments: an account of its own, a TCP listener with passwords, and it goes
-    /// on when this process ends.
+    /// The same for databases of environments: an account of its own, a TCP listener with passwords, and it
+    /// goes on when this process ends.
     pub async fn start_for_environments(folder: &Path, listener: PublicListener) -> Result<Self> {
         Self::launch(folder, None, Durability::Durable, Some(listener)).await
     }
@@ -290,8 +290,8 @@ fn major(bin: &Path) -> Result<u32> {
 /// Accounts of the suite's own server, by preference.
 const SUITE_ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 
-/// Accounts of the server of environments, by preference. Whoever gets the rights of that server's account does
-/// not get the suite's files.
+/// Accounts of the server of environments, by preference. Whoever gets the rights of that server's account
+/// does not get the suite's files.
 const ENVIRONMENT_ACCOUNTS: [&str; 2] = ["tenantry-databases", "nobody"];
 
 /// The account that the server runs as: not root, which PostgreSQL refuses.

@@ -4,13 +4,18 @@ use std::{path::Path, process::Command};
 
 /// Ends what was deployed below a data directory: it outlives the suite, and a test leaves nothing behind.
 pub fn stop_deployments(folder: &Path) {
-    let databases = folder.join("runner/services/postgres/postmaster.pid");
+    stop_deployments_of_runner(&folder.join("runner"));
+}
+
+/// The same for the folder of a runner.
+pub fn stop_deployments_of_runner(folder: &Path) {
+    let databases = folder.join("services/postgres/postmaster.pid");
     let databases = std::fs::read_to_string(databases).unwrap_or_default();
     let server = databases.lines().next().and_then(|it| it.trim().parse().ok());
     if let Some(server) = server.and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(server, rustix::process::Signal::INT);
     }
-    let Ok(environments) = std::fs::read_dir(folder.join("runner")) else { return };
+    let Ok(environments) = std::fs::read_dir(folder) else { return };
     for environment in environments.flatten().map(|it| it.path()) {
         stop_environment(&environment);
     }
@@ -36,6 +41,14 @@ fn stop_environment(environment: &Path) {
         }
     }
     let id = environment.file_name().unwrap_or_default().to_string_lossy().replace('-', "");
+    for controller in ["", "cpu", "memory", "pids"] {
+        let groups = Path::new("/sys/fs/cgroup").join(controller).join("tenantry");
+        for group in std::fs::read_dir(groups).into_iter().flatten().flatten() {
+            if group.file_name().to_string_lossy().replace('-', "").starts_with(&id) {
+                let _ = std::fs::remove_dir(group.path());
+            }
+        }
+    }
     if rustix::process::geteuid().is_root() && id.len() == 32 {
         let namespace = format!("tny-{}", &id[16..]);
         let _ = Command::new("ip").args(["netns", "delete", &namespace]).output();

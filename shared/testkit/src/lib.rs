@@ -21,7 +21,7 @@ mod suite;
 pub use audit::Findings;
 pub use browser::Browser;
 pub use database::{Database, config};
-pub use deployments::stop_deployments;
+pub use deployments::{stop_deployments, stop_deployments_of_runner};
 pub use names::Names;
 pub use nats::Nats;
 pub use oidc::Oidc;

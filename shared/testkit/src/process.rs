@@ -16,6 +16,9 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// An account without rights.
+const NOBODY: u32 = 65_534;
+
 /// A running process; it ends with the test.
 pub struct Process {
     child: Child,
@@ -33,6 +36,30 @@ impl Process {
             .spawn()
             .expect("the process starts");
         Self { child }
+    }
+
+    /// The same as an account without rights, if the test is root.
+    pub fn start_unprivileged(
+        name: &str,
+        arguments: &[String],
+        folder: &std::path::Path,
+        log: &std::path::Path,
+    ) -> Self {
+        // The account may not enter the folder of the workspace.
+        let program = folder.join(name);
+        if !program.exists() {
+            std::fs::copy(binary(name), &program).expect("a copy of the program");
+        }
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir("/").env("HOME", folder).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a log file")).stderr(log);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
+            std::os::unix::process::CommandExt::gid(&mut command, NOBODY);
+            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("a folder");
+        }
+        Self { child: command.spawn().expect("the process starts") }
     }
 
     /// Runs a program of this workspace to its end.

@@ -50,7 +50,8 @@ impl Accounts {
             let mode = std::fs::metadata(folder)?.mode();
             ensure!(
                 mode & 0o001 != 0,
-                "accounts of environments may not enter {0}; choose another data directory, or `chmod o+x {0}`",
+                "accounts of environments may not enter {0}; choose another data directory, or \
+                 `chmod o+x {0}`",
                 folder.display()
             );
         }

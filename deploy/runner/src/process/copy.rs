@@ -6,12 +6,14 @@ use anyhow::{Context, Result, ensure};
 use api::project::Lease;
 
 use super::{
-    Processes, database,
+    Processes,
+    bubblewrap::{Access, Mount},
+    database,
     directory::EnvironmentDir,
     limits::ResourceLimits,
     process_tree::ProcessTree,
     record::DesiredState,
-    sandbox::{Access, Input, Mount, Output, PATH, SandboxCommand},
+    sandbox::{Input, Output, PATH, SandboxCommand},
 };
 use crate::{
     driver::{ProgressReporter, TaskOutcome},

@@ -1,5 +1,5 @@
-//! Databases of environments: on a PostgreSQL that the operator names, or on one of the runner's own, which goes
-//! on when the runner ends, like everything that is deployed.
+//! Databases of environments: on a PostgreSQL that the operator names, or on one of the runner's own, which
+//! goes on when the runner ends, like everything that is deployed.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -109,8 +109,8 @@ impl Databases {
         connected.context("PostgreSQL for environments does not answer")
     }
 
-    /// Creates, changes or removes a database with its role. Returns its address for the program, unless it is
-    /// removed.
+    /// Creates, changes or removes a database with its role. Returns its address for the program, unless it
+    /// is removed.
     pub(super) async fn provide(
         &self,
         network: &Network,
@@ -151,8 +151,8 @@ impl Databases {
         run(&mut admin, format!("drop role if exists {name}")).await
     }
 
-    /// Puts a copy of the database `source` in place of the one of `target`. Reading and writing are logged in
-    /// with no more rights than the environments have: what a dump holds runs as whoever restores it.
+    /// Puts a copy of the database `source` in place of the one of `target`. Reading and writing are logged
+    /// in with no more rights than the environments have: what a dump holds runs as whoever restores it.
     pub(super) async fn copy(
         &self,
         network: &Network,

@@ -1,5 +1,5 @@
-//! Files of an environment. Everything that the runner believes lies outside of what the environment's account
-//! can change:
+//! Files of an environment. Everything that the runner believes lies outside of what the environment's
+//! account can change:
 //!
 //! ```text
 //! <runner>/<environment id>/       root, 0711
@@ -196,8 +196,8 @@ impl EnvironmentDir {
         remove_tree(&self.path).await
     }
 
-    /// A regular file of a deployment's code, at most `max` bytes; `None` if there is none. No symbolic link is
-    /// followed on the way, and nothing but a regular file is opened.
+    /// A regular file of a deployment's code, at most `max` bytes; `None` if there is none. No symbolic
+    /// link is followed on the way, and nothing but a regular file is opened.
     pub(super) fn read_release_file(
         &self,
         release: &str,

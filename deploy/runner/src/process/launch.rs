@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use super::{
     Processes,
+    bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
     http,
     limits::ResourceLimits,
     manifest::Manifest,
     process_tree::ProcessTree,
-    sandbox::{Access, Input, Mount, Output, PATH, SandboxCommand},
+    sandbox::{Input, Output, PATH, SandboxCommand},
 };
 
 /// Interval of asking a program that starts whether it serves.

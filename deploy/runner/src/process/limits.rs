@@ -1,5 +1,5 @@
-//! Resource limits of what is deployed: a control group for each program where the machine has them (version 2
-//! or 1), resource limits of each process everywhere.
+//! Resource limits of what is deployed: a control group for each program where the machine has them
+//! (version 2 or 1), resource limits of each process everywhere.
 
 use std::{
     fs, io,
@@ -81,7 +81,12 @@ impl Limiter {
         }
         let hierarchies = CONTROLLERS.map(|it| root.join(it));
         let make = |it: &PathBuf| {
-            it.join("cgroup.procs").exists() && fs::create_dir_all(it.join("tenantry")).is_ok()
+            let parent = it.join("tenantry");
+            let group = parent.join(format!("probe-{}", std::process::id()));
+            it.join("cgroup.procs").exists()
+                && fs::create_dir_all(&parent).is_ok()
+                && fs::create_dir(&group).is_ok()
+                && fs::remove_dir(&group).is_ok()
         };
         if hierarchies.iter().all(make) { Self::CgroupV1 } else { Self::Rlimits }
     }

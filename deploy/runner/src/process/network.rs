@@ -1,6 +1,6 @@
-//! Networks of environments: a network namespace each, connected to one bridge of the machine. Programs inside
-//! reach the internet, name servers and the services that the runner provides; they reach neither the machine,
-//! nor each other, nor private networks. Made with `ip` (iproute2) and `nft` (nftables).
+//! Networks of environments: a network namespace each, connected to one bridge of the machine. Programs
+//! inside reach the internet, name servers and the services that the runner provides; they reach neither
+//! the machine, nor each other, nor private networks. Made with `ip` (iproute2) and `nft` (nftables).
 
 use std::{
     collections::HashMap,
@@ -31,13 +31,6 @@ pub struct NetworkSettings {
     pub addresses: Ipv4Net,
     /// Private networks that programs may reach.
     pub reachable: Vec<Ipv4Net>,
-}
-
-impl Default for NetworkSettings {
-    fn default() -> Self {
-        let addresses = Ipv4Net::new_assert(Ipv4Addr::new(10, 213, 0, 0), 16);
-        Self { addresses, reachable: vec![] }
-    }
 }
 
 /// The network of one environment.
@@ -211,13 +204,14 @@ impl Namespaces {
         };
         let resolvers = name_servers().iter().map(ToString::to_string).collect();
         let reachable = self.settings.reachable.iter().map(ToString::to_string).collect();
-        format!(
-            "{RULES}add rule inet tenantry postrouting ip saddr {addresses} oifname != {{ \"{BRIDGE}\", \"lo\" }} masquerade\n\
-             {resolvers}{reachable}",
-            addresses = self.settings.addresses,
-            resolvers = listed(resolvers, "resolvers"),
-            reachable = listed(reachable, "reachable"),
-        )
+        let masquerade = format!(
+            "add rule inet tenantry postrouting ip saddr {} \
+             oifname != {{ \"{BRIDGE}\", \"lo\" }} masquerade\n",
+            self.settings.addresses
+        );
+        let (resolvers, reachable) =
+            (listed(resolvers, "resolvers"), listed(reachable, "reachable"));
+        [RULES, &masquerade, &resolvers, &reachable].concat()
     }
 
     async fn attach(&self, environment: &EnvironmentDir) -> Result<EnvironmentNetwork> {
@@ -251,8 +245,8 @@ impl Namespaces {
         address.addr().to_bits().checked_sub(self.settings.addresses.network().to_bits())
     }
 
-    /// Makes a namespace. The name of its interface on the bridge holds its index, so the kernel gives each index
-    /// away once, whichever runner of this machine asks.
+    /// Makes a namespace. The name of its interface on the bridge holds its index, so the kernel gives each
+    /// index away once, whichever runner of this machine asks.
     async fn make(&self, environment: &EnvironmentDir, namespace: &str) -> Result<u32> {
         let _ = run("ip", &["netns", "delete", namespace]).await;
         run("ip", &["netns", "add", namespace]).await?;
@@ -314,47 +308,11 @@ pub(super) fn name_servers() -> Vec<Ipv4Addr> {
     if direct.is_empty() { listed("/run/systemd/resolve/resolv.conf") } else { direct }
 }
 
-/// Rules that hold for every environment of this machine. Repeating them changes nothing.
-const RULES: &str = r#"add table inet tenantry
-add set inet tenantry services { type ipv4_addr . inet_service; }
-add set inet tenantry resolvers { type ipv4_addr; }
-add set inet tenantry reachable { type ipv4_addr; flags interval; }
-add map inet tenantry published { type ipv4_addr . inet_service : ipv4_addr . inet_service; }
-add map inet tenantry published_everywhere { type inet_service : ipv4_addr . inet_service; }
-add chain inet tenantry input { type filter hook input priority -5; policy accept; }
-add chain inet tenantry forward { type filter hook forward priority -5; policy accept; }
-add chain inet tenantry prerouting { type nat hook prerouting priority -100; policy accept; }
-add chain inet tenantry output { type nat hook output priority -100; policy accept; }
-add chain inet tenantry postrouting { type nat hook postrouting priority 100; policy accept; }
-flush chain inet tenantry input
-flush chain inet tenantry forward
-flush chain inet tenantry prerouting
-flush chain inet tenantry output
-flush chain inet tenantry postrouting
-add rule inet tenantry input iifname "tny0" ct state established,related accept
-add rule inet tenantry input iifname "tny0" ip daddr . tcp dport @services accept
-add rule inet tenantry input iifname "tny0" ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
-add rule inet tenantry input iifname "tny0" drop
-add rule inet tenantry forward iifname "tny0" oifname "tny0" drop
-add rule inet tenantry forward iifname "tny0" ct state established,related accept
-add rule inet tenantry forward iifname "tny0" ip daddr . tcp dport @services accept
-add rule inet tenantry forward iifname "tny0" ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
-add rule inet tenantry forward iifname "tny0" ip daddr @reachable accept
-add rule inet tenantry forward iifname "tny0" ip daddr { 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3 } drop
-add rule inet tenantry forward iifname "tny0" meta nfproto ipv6 drop
-add rule inet tenantry forward oifname "tny0" ct state established,related accept
-add rule inet tenantry forward oifname "tny0" ct status dnat accept
-add rule inet tenantry forward oifname "tny0" drop
-add rule inet tenantry prerouting dnat ip to ip daddr . tcp dport map @published
-add rule inet tenantry prerouting fib daddr type local dnat ip to tcp dport map @published_everywhere
-add rule inet tenantry output dnat ip to ip daddr . tcp dport map @published
-"#;
+/// Rules that hold for every environment of this machine.
+const RULES: &str = include_str!("network.nft");
 
-/// Forwarding that this runner has switched on serves environments only.
-const FOREIGN_RULES: &str = r#"add chain inet tenantry foreign { type filter hook forward priority -4; policy accept; }
-flush chain inet tenantry foreign
-add rule inet tenantry foreign iifname != "tny0" oifname != "tny0" drop
-"#;
+/// Rules of a machine that forwarded no packets before.
+const FOREIGN_RULES: &str = include_str!("network_foreign.nft");
 
 async fn nft(rules: &str) -> Result<()> {
     feed("nft", &["-f", "-"], rules).await.map(|_| ())

@@ -28,7 +28,8 @@ impl ProcessRow {
     pub(super) fn read(pid: u32) -> Option<Self> {
         let account = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Field 2 is the name in parentheses, which may hold anything; the rest starts with field 3 (proc(5)).
+        // Field 2 is the name in parentheses, which may hold anything; the rest starts with field 3
+        // (proc(5)).
         let (_, rest) = stat.rsplit_once(") ")?;
         let fields: Vec<_> = rest.split(' ').collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();

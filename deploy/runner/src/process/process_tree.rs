@@ -41,8 +41,8 @@ impl ProcessId {
     }
 }
 
-/// A sandbox and everything in it. The sandbox ends with its main program; the init process of its pid namespace
-/// ends later, with the last process, and takes all others along when it is killed.
+/// A sandbox and everything in it. The sandbox ends with its main program; the init process of its pid
+/// namespace ends later, with the last process, and takes all others along when it is killed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessTree {
     #[serde(flatten)]
@@ -60,7 +60,8 @@ impl ProcessTree {
         self.sandbox.pid
     }
 
-    /// Waits for the init process, which appears when the sandbox is complete. Without one the sandbox has ended.
+    /// Waits for the init process, which appears when the sandbox is complete. Without one the sandbox has
+    /// ended.
     pub(super) async fn find_init(&mut self) {
         while self.init.is_none() && self.is_alive() {
             let table = ProcessTable::read();

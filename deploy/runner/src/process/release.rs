@@ -12,12 +12,13 @@ use tokio::net::unix::pipe;
 
 use super::{
     Processes, STEPS,
+    bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
     launch::Launch,
     limits::ResourceLimits,
     manifest::Manifest,
     record::EnvironmentRecord,
-    sandbox::{Access, Input, Mount, Output, PATH, SandboxCommand},
+    sandbox::{Input, Output, PATH, SandboxCommand},
     usage,
 };
 use crate::{

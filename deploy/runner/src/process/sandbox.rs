@@ -1,5 +1,6 @@
-//! The sandbox of everything that a tenant controls: builds, programs, and the tools that touch their files (git,
-//! tar). It is bubblewrap, started as the environment's account in the environment's network namespace:
+//! The sandbox of everything that a tenant controls: builds, programs, and the tools that touch their files
+//! (git, tar). It is bubblewrap, started as the environment's account in the environment's network
+//! namespace:
 //!
 //! ```text
 //! setsid  sh (gate)  prlimit  nsenter|setpriv  bwrap  command
@@ -24,6 +25,7 @@ use tokio::{
 
 use super::{
     account::Accounts,
+    bubblewrap::{self, Mount},
     directory::EnvironmentDir,
     limits::{Limiter, ResourceLimits},
     network::{EnvironmentNetwork, Network, name_servers},
@@ -41,60 +43,15 @@ const GATE: &str = r#"read -r _ && exec "$@" 3<&0 </dev/null"#;
 /// The same for a command that reads the rest of the input itself.
 const GATE_WITH_INPUT: &str = r#"read -r _ && exec "$@""#;
 
-/// Files of the machine that programs may read, where they exist.
-const READABLE: [&str; 14] = [
-    "/etc/alternatives",
-    "/etc/ca-certificates",
-    "/etc/java",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-    "/etc/mime.types",
-    "/etc/nsswitch.conf",
-    "/etc/perl",
-    "/etc/pki",
-    "/etc/protocols",
-    "/etc/services",
-    "/etc/ssl",
-];
-
 /// Bytes of a tool's output that are kept.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
-
-/// Size of `/tmp`, which lies in memory.
-const TMP_BYTES: u64 = 256 << 20;
-
-/// Rights to a mounted folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    ReadOnly,
-    ReadWrite,
-}
-
-/// A folder or file of the machine at a place inside.
-#[derive(Clone, Debug)]
-pub(super) struct Mount {
-    pub(super) source: PathBuf,
-    pub(super) target: String,
-    pub(super) access: Access,
-}
-
-impl Mount {
-    pub(super) fn new(
-        source: impl Into<PathBuf>,
-        target: impl Into<String>,
-        access: Access,
-    ) -> Self {
-        Self { source: source.into(), target: target.into(), access }
-    }
-}
 
 /// Standard input of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Input {
     Empty,
-    /// [`Sandboxed::input`]. Variables of such a command are seen in its command line, so they hold no secret.
+    /// [`Sandboxed::input`]. Variables of such a command are seen in its command line, so they hold no
+    /// secret.
     Pipe,
 }
 
@@ -125,8 +82,8 @@ pub(super) struct Sandboxed {
 }
 
 impl Sandboxed {
-    /// Waits for the end of the main program, and ends what it left in the background. Whoever reads the output
-    /// does so at the same time: it ends only then.
+    /// Waits for the end of the main program, and ends what it left in the background. Whoever reads the
+    /// output does so at the same time: it ends only then.
     pub(super) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.process.kill();
@@ -161,7 +118,7 @@ impl Sandbox {
             let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
             std::fs::write(&resolv_conf, text)?;
         }
-        let has_bubblewrap = bubblewrap_works().await;
+        let has_bubblewrap = bubblewrap::works().await;
         Ok(Self { accounts, network, limiter, policy, has_bubblewrap, resolv_conf })
     }
 
@@ -175,7 +132,8 @@ impl Sandbox {
             (self.accounts.are_separate(), "an account for each environment (run as root)"),
             (
                 self.network.is_separate(),
-                "a network for each environment (run as root with CAP_NET_ADMIN; install iproute2 and nftables)",
+                "a network for each environment (run as root with CAP_NET_ADMIN; install iproute2 and \
+                 nftables)",
             ),
             (
                 self.limiter.is_complete(),
@@ -205,8 +163,8 @@ impl Sandbox {
         );
         if self.policy == IsolationPolicy::Required && !missing.is_empty() {
             bail!(
-                "this shared server runs no deployed code, because it cannot give {}; if all code is your own, \
-                 start it with --allow-weak-isolation",
+                "this shared server runs no deployed code, because it cannot give {}; if all code is your \
+                 own, start it with --allow-weak-isolation true",
                 missing.join(", ")
             );
         }
@@ -223,7 +181,7 @@ impl Sandbox {
         self.admit()?;
         let environment = command.environment;
         let network = self.network.attach(environment).await?;
-        let arguments = self.bubblewrap_arguments(&command)?;
+        let arguments = bubblewrap::arguments(&command, &self.resolv_conf)?;
         let mut gated = self.gated(&command, &network);
         let mut opening = b"\n".to_vec();
         match command.input {
@@ -304,83 +262,6 @@ impl Sandbox {
         }
         command
     }
-
-    /// Arguments of bubblewrap: namespaces, mounts, and variables.
-    fn bubblewrap_arguments(&self, command: &SandboxCommand<'_>) -> Result<Vec<String>> {
-        let mut arguments: Vec<String> = [
-            "--unshare-user",
-            "--disable-userns",
-            "--unshare-pid",
-            "--unshare-ipc",
-            "--unshare-uts",
-            "--unshare-cgroup-try",
-            "--hostname",
-            "environment",
-            "--clearenv",
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--dir",
-            "/run",
-            "--size",
-        ]
-        .map(str::to_owned)
-        .into();
-        arguments.extend([TMP_BYTES.to_string(), "--tmpfs".to_owned(), "/tmp".to_owned()]);
-        arguments.extend(system_mounts());
-        let passwd = command.environment.passwd();
-        let mounts = [
-            Mount::new(passwd, "/etc/passwd", Access::ReadOnly),
-            Mount::new(self.resolv_conf.clone(), "/etc/resolv.conf", Access::ReadOnly),
-        ];
-        for mount in mounts.iter().chain(&command.mounts) {
-            let flag = match mount.access {
-                Access::ReadOnly => "--ro-bind",
-                Access::ReadWrite => "--bind",
-            };
-            arguments.extend([flag.to_owned(), path_text(&mount.source)?, mount.target.clone()]);
-        }
-        for (name, value) in &command.variables {
-            arguments.extend(["--setenv".to_owned(), name.clone(), value.clone()]);
-        }
-        arguments.extend(["--chdir".to_owned(), command.working_dir.to_owned()]);
-        // A zero byte would begin another argument.
-        let is_whole = |it: &String| !it.contains('\0');
-        ensure!(arguments.iter().all(is_whole), "a variable or path holds a zero byte");
-        Ok(arguments)
-    }
-}
-
-/// The programs and libraries of the machine, read-only.
-fn system_mounts() -> Vec<String> {
-    let mut arguments = ["--ro-bind", "/usr", "/usr"].map(str::to_owned).to_vec();
-    for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
-        let path = format!("/{name}");
-        match std::fs::read_link(&path) {
-            Ok(target) => {
-                let target = target.to_string_lossy().into_owned();
-                arguments.extend(["--symlink".to_owned(), target, path]);
-            }
-            Err(_) => arguments.extend(["--ro-bind-try".to_owned(), path.clone(), path]),
-        }
-    }
-    for path in READABLE {
-        arguments.extend(["--ro-bind-try", path, path].map(str::to_owned));
-    }
-    arguments
-}
-
-async fn bubblewrap_works() -> bool {
-    let mut command = Command::new("bwrap");
-    command.args(["--unshare-user", "--disable-userns", "--unshare-pid", "--ro-bind", "/", "/"]);
-    command.args(["--proc", "/proc", "--", "true"]).env_clear().env("PATH", PATH);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    if rustix::process::geteuid().is_root() {
-        // As an account without rights, like everything that is deployed.
-        command.uid(65_534).gid(65_534);
-    }
-    command.current_dir("/").status().await.is_ok_and(|it| it.success())
 }
 
 /// What a tool left.
@@ -399,9 +280,4 @@ async fn collect(sandboxed: &mut Sandboxed) -> Result<Finished> {
         sandboxed.wait(),
     )?;
     Ok(Finished { status, output, errors })
-}
-
-fn path_text(path: &Path) -> Result<String> {
-    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-    Ok(text.to_owned())
 }
