@@ -149,3 +149,31 @@ async fn a_runner_without_rights_says_what_it_cannot_give() {
     suite.finish().await;
     testkit::stop_deployments_of_runner(&folder.path().join("work"));
 }
+
+/// A program in a network of its own is reached at the address of its server, and is no longer when it stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_published_at_the_address_of_its_server() {
+    // Without rights a program listens on that address itself.
+    let server = if rustix::process::geteuid().is_root() { "10.213.0.1" } else { "127.0.0.1" };
+    for bind in [server, "0.0.0.0"] {
+        let suite = Suite::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let start = |at: SocketAddr, token: &Path, folder: &Path| {
+            let mut all = arguments(at, token, folder);
+            all.extend([format!("--bind={bind}"), format!("--address={server}")]);
+            Process::start("tenantry-runner", &all, &folder.join("log"))
+        };
+        let (it, id, runner) = connect_with(&suite, folder.path(), start).await;
+        let task = it.run("Deploy", &id, json!({})).await;
+        assert_eq!(task["state"], "TASK_STATE_COMPLETED", "{task}");
+        let url = text(&it.get(&id).await["url"]);
+        assert!(url.starts_with(&format!("http://{server}:")), "{url}");
+        assert!(visit(&url, "/").await.is_some(), "{bind}");
+        assert_eq!(it.run("Stop", &id, json!({})).await["state"], "TASK_STATE_COMPLETED");
+        assert!(visit(&url, "/").await.is_none(), "{bind}");
+        let sure = json!({ "confirmName": "main" });
+        assert_eq!(it.run("Destroy", &id, sure).await["state"], "TASK_STATE_COMPLETED");
+        assert!(runner.stop(), "it drains");
+        suite.finish().await;
+    }
+}

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api::project::HeartbeatRequest;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Settings, client::TaskClient, driver::Driver, task::ActiveLeases};
@@ -27,6 +28,8 @@ pub(crate) struct Heartbeat {
     pub(crate) leases: Arc<ActiveLeases>,
     /// Cancelled after the first heartbeat.
     pub(crate) registered: CancellationToken,
+    /// Environments to remove, for [`remove_unknown`].
+    pub(crate) unknown: mpsc::Sender<String>,
 }
 
 impl Heartbeat {
@@ -41,7 +44,8 @@ impl Heartbeat {
                     let (lost, cancelled) = (&response.lost_task_ids, &response.cancelled_task_ids);
                     self.leases.apply_revocations(lost, cancelled);
                     for id in response.unknown_environment_ids {
-                        self.remove_unknown(&id).await;
+                        // What does not fit is named again by the next heartbeat.
+                        let _ = self.unknown.try_send(id);
                     }
                     if is_first { Duration::ZERO } else { HEARTBEAT_INTERVAL }
                 }
@@ -70,19 +74,29 @@ impl Heartbeat {
             database_address: self.driver.database_address(),
         }
     }
+}
 
-    /// Removes what is left of an environment that the project service does not know.
-    async fn remove_unknown(&self, environment_id: &str) {
-        if self.leases.is_working_on(environment_id) {
-            return;
+/// Removes environments that the project service does not know, until `stop`; apart from the heartbeats, because
+/// many files take long.
+pub(crate) async fn remove_unknown(
+    driver: Arc<dyn Driver>,
+    leases: Arc<ActiveLeases>,
+    mut unknown: mpsc::Receiver<String>,
+    stop: CancellationToken,
+) {
+    loop {
+        let id = tokio::select! {
+            () = stop.cancelled() => return,
+            id = unknown.recv() => id,
+        };
+        let Some(id) = id else { return };
+        if leases.is_working_on(&id) {
+            continue;
         }
-        tracing::info!(
-            environment = environment_id,
-            "an environment no longer exists; it is removed"
-        );
-        if let Err(error) = self.driver.destroy(environment_id).await {
+        tracing::info!(environment = id, "an environment no longer exists; it is removed");
+        if let Err(error) = driver.destroy(&id).await {
             let error = format!("{error:#}");
-            tracing::warn!(environment = environment_id, error, "something was left behind");
+            tracing::warn!(environment = id, error, "something was left behind");
         }
     }
 }

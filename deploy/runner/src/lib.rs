@@ -23,7 +23,10 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use api::project::{LeaseTaskRequest, runner_service_client::RunnerServiceClient};
 use chassis::Host;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -39,6 +42,9 @@ const LEASE_WAIT_S: i64 = 20;
 
 /// Time until the next question after one failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Environments that wait for their removal.
+const UNKNOWN_MAX: usize = 256;
 
 /// Tasks that a runner works on at once.
 const TASKS_MAX: usize = 8;
@@ -136,16 +142,21 @@ pub(crate) async fn run(
     let places = Arc::new(Semaphore::new(TASKS_MAX));
     let mut tasks = JoinSet::new();
     let registered = CancellationToken::new();
+    let (unknown, unknown_ids) = mpsc::channel(UNKNOWN_MAX);
     let heartbeat = heartbeat::Heartbeat {
         client: client.clone(),
         driver: driver.clone(),
         settings,
         leases: leases.clone(),
         registered: registered.clone(),
+        unknown,
     };
     tasks.spawn(heartbeat.run(stop.clone()));
     tasks.spawn(heartbeat::reconcile(driver.clone(), stop.clone()));
     tasks.spawn(heartbeat::measure(driver.clone(), stop.clone()));
+    let removal =
+        heartbeat::remove_unknown(driver.clone(), leases.clone(), unknown_ids, stop.clone());
+    tasks.spawn(removal);
     // The project service knows the server from its first heartbeat on.
     tokio::select! {
         () = registered.cancelled() => {}

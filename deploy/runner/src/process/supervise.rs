@@ -131,6 +131,7 @@ impl Processes {
             record.failure = format!("it ended {RESTARTS_MAX} times in a row; {output}");
         } else if let Some(launch) = environment.launch().await {
             // Nothing of the run before may be left, wherever it has hidden.
+            record.process.iter().for_each(ProcessTree::kill);
             self.sandbox.accounts.kill_all(environment);
             match self.serve(environment, &launch, record.port, RESTART_TIMEOUT).await {
                 Ok(process) => {
