@@ -1,10 +1,14 @@
 //! Roles of the services in PostgreSQL: statements injected into one service reach its own schema only.
 
+use std::process::Command;
+
+use chassis::{Config, Host, host::DataDir, postgres};
+use serde_json::json;
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgDatabaseError},
 };
-use testkit::Suite;
+use testkit::{Database, Person, Suite};
 
 const SERVICES: [&str; 4] = ["identity", "project", "invitation", "audit"];
 
@@ -202,5 +206,136 @@ async fn every_privilege_of_the_log_is_written_down() {
         "tree: SELECT",
     ];
     assert_eq!(own, written_down);
+    suite.finish().await;
+}
+
+/// The four services in a database that a `--database-url` with this user names.
+fn host(database: &Database, user: &str, folder: &std::path::Path) -> Host {
+    let config = Config { database_url: Some(database.url().into()), ..testkit::config() };
+    let options = database.options.clone().username(user);
+    let data = DataDir::open(Some(folder)).unwrap();
+    let mut host = Host::new(config, options, data).unwrap();
+    for install in tenantry::INSTALLS {
+        install(&mut host).unwrap();
+    }
+    host
+}
+
+/// With a `--database-url`, sessions take the role of their service at their start, also for an owner that is
+/// no superuser; and a user that may not make the roles is refused with the statement that helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_takes_the_role_of_each_service_or_is_refused_in_words() {
+    let (database, folder) = (Database::new().await, tempfile::tempdir().unwrap());
+    let owner = format!("owner_{}", uuid::Uuid::new_v4().simple());
+    let mut admin = PgConnection::connect_with(&database.options).await.unwrap();
+    let run = async |connection: &mut PgConnection, sql: String| {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+    };
+    let schemas = SERVICES.join(", ");
+    run(
+        &mut admin,
+        format!(
+            "create role {owner} login; drop schema {schemas} cascade;
+             do $$ begin execute format('alter database %I owner to {owner}', current_database()); end $$"
+        ),
+    )
+    .await;
+    let refused = host(&database, &owner, folder.path()).migrate().await.unwrap_err().to_string();
+    assert!(
+        refused.contains("create role tenantry_identity login; grant tenantry_identity to"),
+        "{refused}"
+    );
+    let roles = SERVICES.map(|it| format!("tenantry_{it}")).join(", ");
+    run(&mut admin, format!("grant {roles} to {owner}")).await;
+    let owned = host(&database, &owner, folder.path());
+    owned.migrate().await.unwrap();
+    for db in owned.databases() {
+        let user = sqlx::query_scalar("select current_user::text || ' ' || session_user::text");
+        let user: String = user.fetch_one(db.pool()).await.unwrap();
+        assert_eq!(user, format!("tenantry_{} {owner}", db.name()));
+        // Not even resetting the role leads back to the owner.
+        let reset = sqlx::raw_sql("reset role; select from identity.account; reset role");
+        assert_eq!(reset.execute(db.pool()).await.is_ok(), db.name() == "identity");
+        db.close().await;
+    }
+    run(
+        &mut admin,
+        format!(
+            "do $$ begin execute format('alter database %I owner to tenantry', current_database()); end $$;
+             reassign owned by {owner} to tenantry; drop owned by {owner}; drop role {owner}"
+        ),
+    )
+    .await;
+    admin.close().await.unwrap();
+    database.drop().await;
+}
+
+/// The strictest way: a `--database-url` that names the service's own role. It does not migrate; the start
+/// says so if it would have to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_may_be_given_nothing_but_its_own_role() {
+    let (database, folder) = (Database::new().await, tempfile::tempdir().unwrap());
+    let only = || {
+        let config = Config { database_url: Some(database.url().into()), ..testkit::config() };
+        let options = database.options.clone().username("tenantry_identity");
+        let data = DataDir::open(Some(folder.path())).unwrap();
+        let mut host = Host::new(config, options, data).unwrap();
+        identity(&mut host);
+        host
+    };
+    only().migrate().await.unwrap();
+    let mut admin = PgConnection::connect_with(&database.options).await.unwrap();
+    let old = "delete from identity._sqlx_migrations where version = 1";
+    sqlx::raw_sql(old).execute(&mut admin).await.unwrap();
+    let refused = only().migrate().await.unwrap_err().to_string();
+    assert!(
+        refused.contains("run `tenantry migrate` with the owner's --database-url"),
+        "{refused}"
+    );
+    admin.close().await.unwrap();
+    database.drop().await;
+}
+
+/// Installs the identity service alone.
+fn identity(host: &mut Host) {
+    tenantry::INSTALLS[0](host).unwrap();
+}
+
+/// A dump without owners and privileges is enough: the next start gives the roles what they need.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_dump_is_served_with_the_same_privileges() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    ann.create_organization("acme").await.unwrap();
+    suite.logged().await;
+    let url = suite.database_url();
+    let suite = suite
+        .restart(async |pool| {
+            let program = |name: &str| Command::new(postgres::program(name).unwrap());
+            let dump = program("pg_dump").args(["--no-owner", "--no-privileges", &url]).output();
+            let dump = dump.unwrap();
+            assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+            let drop = format!("drop schema {} cascade", SERVICES.join(", "));
+            sqlx::raw_sql(AssertSqlSafe(drop)).execute(pool).await.unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), dump.stdout).unwrap();
+            let restore = program("psql")
+                .args(["-q", "-v", "ON_ERROR_STOP=1", "-f", &file.path().to_string_lossy(), &url])
+                .output()
+                .unwrap();
+            assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
+        })
+        .await;
+    let ann = Person { client: suite.client.with_token(&ann.token), ..ann };
+    let second = json!({ "name": "second", "slug": "second" });
+    ann.tell("identity.v1.OrganizationService/CreateOrganization", second).await;
+    suite.logged().await;
+    let mut connection = log_in(&suite, "tenantry_audit").await;
+    for sql in ["delete from audit.entry", "select audit.make_month('mine', '2030-01-01')"] {
+        assert_eq!(refusal(&mut connection, sql).await.as_deref(), Some(FORBIDDEN), "{sql}");
+    }
+    connection.close().await.unwrap();
+    let found = suite.fsck().await;
+    assert!(found.differs.is_empty(), "{found}");
     suite.finish().await;
 }

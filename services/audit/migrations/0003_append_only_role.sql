@@ -131,8 +131,7 @@ create function forget_erased() returns void language sql as $$
     delete from person where id in (select id from person_erased);
 $$;
 
--- These run as the owner, whoever calls them, and find nothing but this schema. Nobody may call them until
--- the role of the service is given that right.
+-- These run as the owner, whoever calls them, and find nothing but this schema; privileges.sql says who may.
 do $$
 declare
     it regprocedure;
@@ -141,12 +140,8 @@ begin
                           "delete_purged(integer, integer)", "forget_person(uuid, timestamptz)",
                           forget_erased()}'::regprocedure[] loop
         execute format('alter function %s security definer set search_path = %I, pg_temp', it, current_schema());
-        execute format('revoke all on function %s from public', it);
     end loop;
-    foreach it in array '{refuse_change(), refuse_unpurged_change(), append_only(text), guard_entries(text),
-                          "make_month(text, date)", "attach_month(text, date)"}'::regprocedure[] loop
+    foreach it in array '{refuse_change(), refuse_unpurged_change()}'::regprocedure[] loop
         execute format('alter function %s set search_path = %I, pg_temp', it, current_schema());
     end loop;
-    revoke all on function append_only(text), guard_entries(text), make_month(text, date),
-        attach_month(text, date) from public;
 end $$;
