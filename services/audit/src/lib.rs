@@ -19,6 +19,10 @@ mod entry;
 mod export;
 mod facts;
 mod fsck;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each target needs a part of it")]
+mod fuzz_input;
 mod log;
 mod memory;
 mod merkle;
