@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
+    error::DatabaseError,
     migrate::{Migrate, MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     query_scalar,
@@ -124,7 +125,7 @@ fn waits_for_lock(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
         return false;
     };
-    error.as_database_error().and_then(|it| it.code()).is_some_and(|it| it == "55P03")
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|it| it == "55P03")
 }
 
 /// Fails if a schema is not up to date: the role of a service does not migrate.

@@ -2,7 +2,10 @@
 //! that SQL injected into one service neither reads nor writes the data of another.
 
 use anyhow::{Context, bail};
-use sqlx::{AssertSqlSafe, Executor, PgConnection, postgres::PgConnectOptions, query_scalar};
+use sqlx::{
+    AssertSqlSafe, Executor, PgConnection, error::DatabaseError, postgres::PgConnectOptions,
+    query_scalar,
+};
 
 /// How sessions of a service take its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ async fn run(owner: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
 }
 
 fn code(error: &sqlx::Error) -> String {
-    error.as_database_error().and_then(|it| it.code()).unwrap_or_default().into_owned()
+    error.as_database_error().and_then(DatabaseError::code).unwrap_or_default().into_owned()
 }
 
 fn advice(schema: &str, role: &str) -> String {
