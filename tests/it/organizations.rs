@@ -242,3 +242,36 @@ async fn a_slug_is_free_again_and_a_restore_asks_for_another() {
     assert_eq!(back["organization"]["subscription"], "SUBSCRIPTION_CANCELED");
     suite.finish().await;
 }
+
+/// ID-35: an organization whose purge fails is tried again later, and stands in the way of no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_cannot_be_purged_holds_up_no_other() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let delete = format!("{ORGS}/DeleteOrganization");
+    let mut orgs = vec![];
+    for name in ["broken", "sound"] {
+        let org = ann.create_organization(name).await.unwrap();
+        ann.tell(&delete, json!({ "orgId": org, "confirmName": name })).await;
+        orgs.push(org);
+    }
+    // A row that the purge does not know of, as a bug or a damaged index would leave one.
+    let broken = "create table identity.stray (org_id uuid references identity.organization);
+                  insert into identity.stray
+                  select id from identity.organization order by deleted_at limit 1";
+    sqlx::raw_sql(broken).execute(&suite.pool).await.unwrap();
+    suite.clock.advance(chassis::clock::Duration::days(30));
+    let left = "select count(*) from identity.organization";
+    eventually("the purge of the other", async || (suite.count(left).await == 1).then_some(()))
+        .await;
+    let name: String = sqlx::query_scalar("select name from identity.organization")
+        .fetch_one(&suite.pool)
+        .await
+        .unwrap();
+    assert_eq!(name, "broken");
+    sqlx::raw_sql("drop table identity.stray").execute(&suite.pool).await.unwrap();
+    suite.clock.advance(chassis::clock::Duration::days(2));
+    eventually("the purge, tried again", async || (suite.count(left).await == 0).then_some(()))
+        .await;
+    suite.finish().await;
+}

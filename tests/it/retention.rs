@@ -3,6 +3,7 @@
 use api::{audit::ExportFormat, identity::Plan};
 use chassis::clock::Duration;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use testkit::{Suite, eventually};
 
 use crate::{ledger::Ledger, world::World};
@@ -90,6 +91,47 @@ async fn a_plan_shows_so_many_days_and_then_only_hashes_stay() {
     let report = report.unwrap();
     assert!(report.whole && report.hidden >= head.size && report.head.size >= now.size);
     assert_eq!(report.root_at, Some(head.root), "what was seen before is what it was");
+    let found = suite.fsck().await;
+    assert!(found.differs.is_empty(), "{found}");
+    suite.finish().await;
+}
+
+/// A purge takes no lock that a reader holds or ingestion needs: while a backup reads the whole log, entries
+/// are purged and new ones come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_and_new_entries_go_on_while_a_backup_reads_the_log() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    suite.logged().await;
+    suite.clock.advance(Duration::days(100));
+    let mut backup = PgConnection::connect(&suite.database_url()).await.unwrap();
+    // A month of long ago that has no entries any more.
+    sqlx::query("select audit.open_month('2020-01-01')").execute(&suite.pool).await.unwrap();
+    let mut reading = backup.begin().await.unwrap();
+    let read = "select count(*) from audit.entry";
+    sqlx::query(read).execute(&mut *reading).await.unwrap();
+
+    let suite = suite.restart(async |_| {}).await;
+    let kept = "select count(*) from audit.entry join audit.tree on number = entry.tree
+                where index < purged_before";
+    eventually("the purge", async || {
+        (suite.told("audit.purged").await >= 1 && suite.count(kept).await == 0).then_some(())
+    })
+    .await;
+    let owner = testkit::Person {
+        client: suite.client.with_token(&world.owner.token),
+        ..world.owner.clone()
+    };
+    let owner = owner.again().await;
+    owner.create_organization("second").await.unwrap();
+    suite.logged().await;
+    let months = "select count(*) from pg_inherits where inhparent = 'audit.entry'::regclass";
+    assert_eq!(suite.count(months).await, 3, "the backup reads this month, too");
+    reading.rollback().await.unwrap();
+    backup.close().await.unwrap();
+    let suite = suite.restart(async |_| {}).await;
+    eventually("the empty month goes", async || (suite.count(months).await == 2).then_some(()))
+        .await;
     let found = suite.fsck().await;
     assert!(found.differs.is_empty(), "{found}");
     suite.finish().await;

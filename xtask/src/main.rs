@@ -1,6 +1,7 @@
 //! `cargo xtask …`: the only entry point, for people and for CI. Needs nothing but cargo: it installs what
 //! is missing, and says so. No dependencies, so that it builds in a second.
 
+mod advisories;
 mod generate;
 mod machine;
 mod rules;
@@ -15,6 +16,8 @@ cargo xtask lint             fmt, clippy, buf lint, cargo deny
 cargo xtask gen              the checked queries (.sqlx), golden files, the README's table
 cargo xtask check            compiles everything, no more
 cargo xtask bench            benchmarks, each beside its reference
+cargo xtask fuzz [seconds]   every fuzz target, one after the other, a minute each or that long
+cargo xtask advisories CLONE renews advisories.txt from a clone of the RustSec advisory database
 ";
 
 /// Anything that can go wrong, as one sentence.
@@ -30,6 +33,11 @@ fn main() -> ExitCode {
         Some("gen") => generate::all(),
         Some("check") => run::cargo(&["check", "--workspace", "--all-targets"]),
         Some("bench") => bench(rest),
+        Some("fuzz") => fuzz(rest),
+        Some("advisories") => match rest {
+            [clone] => advisories::renew(clone.as_ref()),
+            _ => Err("name the clone: cargo xtask advisories CLONE".to_owned()),
+        },
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
@@ -50,11 +58,9 @@ fn lint() -> Outcome {
     run::program(&buf, &["lint"])?;
     run::program(&buf, &["format", "--diff", "--exit-code", "--path", "proto/tenantry"])?;
     let deny = machine::cargo_deny()?;
-    // The advisory database is not reachable from everywhere; the floors in deny.toml stand in for it.
-    run::program(
-        &deny,
-        &["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"],
-    )?;
+    let checks = ["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
+    run::program(&deny, &checks)?;
+    advisories::check(&deny)?;
     run::cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
 }
 
@@ -77,11 +83,28 @@ fn test(filter: &[String]) -> Outcome {
     }
     // The stories start real processes.
     run::cargo(&["build", "--workspace", "--bins"])?;
-    let mut test = vec!["test", "--workspace", "--"];
-    test.extend(filter.iter().map(String::as_str));
-    let outcome = run::cargo(&test);
+    let mut test = run::cargo_command();
+    test.args(["test", "--workspace", "--"]).args(filter);
+    // Each fuzz target gets a minute in CI, and a second of a developer's time.
+    let budget_s = if std::env::var_os("CI").is_some() { 60 } else { 1 };
+    test.env(FUZZ_BUDGET_MS, (budget_s * 1_000).to_string());
+    let outcome = run::finish(&mut test, "cargo test --workspace");
     machine::stop_test_postgres();
     outcome
+}
+
+/// The time that each fuzz target takes, in milliseconds.
+const FUZZ_BUDGET_MS: &str = "BOLERO_RANDOM_TEST_TIME_MS";
+
+/// Runs every fuzz target; each says how many inputs it has seen.
+fn fuzz(seconds: &[String]) -> Outcome {
+    let seconds = seconds.first().map_or("60", String::as_str);
+    let budget_s: u64 =
+        seconds.parse().map_err(|_| format!("{seconds} is no number of seconds"))?;
+    let mut test = run::cargo_command();
+    test.args(["test", "--workspace", "--lib", "--", "fuzz::", "--test-threads=1", "--nocapture"]);
+    test.env(FUZZ_BUDGET_MS, (budget_s * 1_000).to_string());
+    run::finish(&mut test, "cargo test --workspace --lib fuzz::")
 }
 
 fn bench(filter: &[String]) -> Outcome {

@@ -1,6 +1,6 @@
 //! What an operator does to the audit log as a whole.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use chassis::{Config, Host, host::DataDir, process};
 use clap::Subcommand;
 
@@ -49,7 +49,9 @@ async fn fsck(config: Config) -> anyhow::Result<()> {
     if let Some(postgres) = postgres {
         tokio::task::spawn_blocking(|| postgres.stop()).await?;
     }
-    let found = found?;
+    let found = found.context(
+        "the log cannot be read; in a database that was just restored, run `tenantry migrate` first",
+    )?;
     print(&found.to_string())?;
     ensure!(found.differs.is_empty(), "the log is not what was signed");
     Ok(())

@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 /// The longest leaf, in bytes: tlog-tiles tells an entry's length in 16 bits, and so do we in half of that.
 pub(crate) const LEAF_BYTES_MAX: usize = 32 << 10;
+/// The longest part of an envelope that is kept when its event is cut off.
+const PART_BYTES_MAX: usize = 2 << 10;
 /// How much of what cannot be read is kept.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
@@ -70,12 +72,25 @@ impl Arrival {
         Self { id, source, org_id: Uuid::nil(), sequence: 0, bytes, envelope }
     }
 
-    /// The same event without its body, which is too long.
-    fn cut(self, now: OffsetDateTime) -> Self {
+    /// The same event without its body and without other parts that are too long. Its place among the events
+    /// of its source stays.
+    pub(crate) fn cut(self, now: OffsetDateTime) -> Self {
+        let it = self.envelope;
         let envelope = Envelope {
+            id: it.id,
+            source: it.source,
+            org_id: it.org_id,
+            sequence: it.sequence,
             event: Some(unparseable(&self.bytes, "TOO_LONG")),
-            occur_time: self.envelope.occur_time.or_else(|| Some(timestamp(now))),
-            ..self.envelope
+            occur_time: it.occur_time.or_else(|| Some(timestamp(now))),
+            project_id: short(it.project_id),
+            environment_id: short(it.environment_id),
+            parent_event_id: short(it.parent_event_id),
+            resource: small(it.resource),
+            actor: small(it.actor),
+            origin: small(it.origin),
+            outcome: it.outcome,
+            ..Default::default()
         };
         Self { bytes: envelope.encode_to_vec(), envelope, ..self }
     }
@@ -86,6 +101,16 @@ impl Arrival {
         // An event may be on its way for long; it cannot come before it happened.
         told.map_or(time::Duration::ZERO, |it| it - now)
     }
+}
+
+/// A part of an envelope, if it is short enough to be kept when its event is cut off.
+fn small<M: Message>(part: Option<M>) -> Option<M> {
+    part.filter(|it| it.encoded_len() <= PART_BYTES_MAX)
+}
+
+/// An identifier, if it can be one.
+fn short(id: String) -> String {
+    if Uuid::try_parse(&id).is_ok() { id } else { String::new() }
 }
 
 fn unparseable(bytes: &[u8], why: &str) -> Any {

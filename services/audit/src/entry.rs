@@ -1,6 +1,8 @@
 //! Reading entries: lists, and what comes.
 
 pub(crate) mod find;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod read;
 pub(crate) mod rpc;
 pub(crate) mod store;

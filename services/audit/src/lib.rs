@@ -19,6 +19,10 @@ mod entry;
 mod export;
 mod facts;
 mod fsck;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each target needs a part of it")]
+mod fuzz_input;
 mod log;
 mod memory;
 mod merkle;
@@ -42,10 +46,12 @@ use chassis::Host;
 pub use fsck::Findings;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+/// The role of the service appends and reads.
+const PRIVILEGES: &str = include_str!("../privileges.sql");
 
 /// Adds the audit service to a process.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
-    let db = host.database("audit", &MIGRATIONS);
+    let db = host.restricted_database("audit", &MIGRATIONS, PRIVILEGES);
     let folder = host.folder().path().to_owned();
     let keys = signer::key::read_or_create(&folder)?;
     let signer = Arc::new(note::Signer::new(keys, &host.config().audit_origin));

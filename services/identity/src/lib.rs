@@ -145,5 +145,5 @@ fn install_organizations(host: &mut Host, db: &Db) {
     let grants = project_access::rpc::Rpc { db: db.clone(), access, pager };
     host.rpc(ProjectAccessServiceServer::new(grants));
     let purged = db.clone();
-    host.task("purge", |stop| organization::deletion::purge_all(purged, stop));
+    host.task("purge", |stop| organization::purge::run(purged, stop));
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod deletion;
 mod life;
+pub(crate) mod purge;
 pub(crate) mod rpc;
 pub(crate) mod store;
 pub(crate) mod wire;

@@ -16,6 +16,8 @@
 mod attachment;
 mod collaborator;
 mod environment;
+#[cfg(test)]
+mod fuzz;
 mod organization;
 mod project;
 mod push;

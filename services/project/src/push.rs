@@ -10,6 +10,9 @@ use api::project::PushFormat;
 use chassis::key;
 use serde::Deserialize;
 
+/// The longest name of a branch, in bytes: what a file system takes.
+const BRANCH_BYTES_MAX: usize = 255;
+
 /// A push to a branch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Push {
@@ -63,6 +66,9 @@ pub(crate) fn read(event: &str, body: &[u8]) -> Result<Push, Ignored> {
     let Some(branch) = body.reference.strip_prefix("refs/heads/") else {
         return Err(Ignored("only pushes to branches deploy; this is a tag or another ref"));
     };
+    if branch.is_empty() || branch.len() > BRANCH_BYTES_MAX || branch.contains(char::is_control) {
+        return Err(Ignored("the name of the branch is too long, or no text"));
+    }
     let commit = body.after.to_lowercase();
     if commit.bytes().all(|it| it == b'0') {
         return Err(Ignored("the branch was deleted"));
@@ -99,6 +105,10 @@ mod tests {
 
         let zero = format!(r#"{{"ref":"refs/heads/main","after":"{}"}}"#, "0".repeat(40));
         let tag = format!(r#"{{"ref":"refs/tags/v1","after":"{COMMIT}"}}"#);
+        let long = format!(r#"{{"ref":"refs/heads/{}","after":"{COMMIT}"}}"#, "a".repeat(256));
+        let control = format!(r#"{{"ref":"refs/heads/a\u0007","after":"{COMMIT}"}}"#);
+        assert!(read("push", long.as_bytes()).is_err());
+        assert!(read("push", control.as_bytes()).is_err());
         for (event, body) in [("ping", "{}"), ("push", &*zero), ("push", &*tag), ("push", "{")] {
             assert!(read(event, body.as_bytes()).is_err(), "{event} {body}");
         }

@@ -13,12 +13,15 @@ type Patterns = BTreeMap<String, usize>;
 /// One `impl Check` for each message of the contract.
 pub fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let rules = pool.get_extension_by_name("buf.validate.field").ok_or("no buf.validate.field")?;
-    let (mut code, mut patterns) = (String::new(), Patterns::new());
+    let (mut code, mut patterns, mut messages) = (String::new(), Patterns::new(), String::new());
     for message in pool.all_messages() {
         if message.package_name().starts_with("tenantry.") && !message.is_map_entry() {
             code += &check(&message, &rules, &mut patterns)?;
+            let name = message.full_name();
+            write!(messages, "({name:?}, decode::<crate::{}>), ", path(name))?;
         }
     }
+    writeln!(code, "#[cfg(test)] pub(crate) const MESSAGES: &[(&str, Decode)] = &[{messages}];")?;
     for (pattern, number) in patterns {
         writeln!(
             code,
@@ -124,9 +127,11 @@ fn field_check(
             None => value_check(field, rule, patterns)?,
         };
         if !each.is_empty() {
+            // What is found wrong before is enough: no more of a long list is looked at.
             write!(
                 body,
-                "for (i, it) in self.{name}.iter().enumerate() {{ let at = at.item(i); {each} }}"
+                "for (i, it) in self.{name}.iter().enumerate() {{ \
+                 if violations.len() >= VIOLATIONS_MAX {{ break; }} let at = at.item(i); {each} }}"
             )?;
         }
         body

@@ -15,6 +15,10 @@ pub struct Violation {
 /// What is wrong with a message; empty if nothing is.
 pub type Violations = Vec<Violation>;
 
+/// More violations than this are not collected: a list of two-byte items has millions of them, and they are
+/// sent in the trailers of an answer.
+pub const VIOLATIONS_MAX: usize = 25;
+
 /// A message that knows its declared rules.
 pub trait Check {
     /// Adds every violation in this message, which stands at `at`.
@@ -63,7 +67,9 @@ impl At<'_> {
     }
 
     fn say(&self, violations: &mut Violations, description: String) {
-        violations.push(Violation { field: self.path(), description });
+        if violations.len() < VIOLATIONS_MAX {
+            violations.push(Violation { field: self.path(), description });
+        }
     }
 
     fn required(&self, violations: &mut Violations) {
@@ -142,6 +148,15 @@ impl At<'_> {
             self.say(violations, format!("must not be {names}"));
         }
     }
+}
+
+/// Decodes a message and checks it.
+#[cfg(test)]
+type Decode = fn(&[u8]) -> Option<Violations>;
+
+#[cfg(test)]
+fn decode<M: Check + prost::Message + Default>(bytes: &[u8]) -> Option<Violations> {
+    Some(M::decode(bytes).ok()?.violations())
 }
 
 include!(concat!(env!("OUT_DIR"), "/checks.rs"));

@@ -2,6 +2,8 @@
 //! from `proto/`. Nothing here is written by hand but [`check`].
 
 pub mod check;
+#[cfg(test)]
+mod fuzz;
 
 pub use tenantry::{
     audit::v1 as audit, error::v1 as error, event::v1 as event, identity::v1 as identity,

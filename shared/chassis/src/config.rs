@@ -18,7 +18,9 @@ pub struct Config {
     /// ~/.local/share/tenantry.
     #[arg(long, env = "TENANTRY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// A PostgreSQL server, 15 or newer. Without it a private one is started in the data directory.
+    /// A PostgreSQL server, 15 or newer: an owner of the schemas, who can make roles, or the role of a
+    /// service (`tenantry_identity`, …), for which `tenantry migrate` was run by the owner. Without it a
+    /// private server is started in the data directory.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
     /// The folder with the `postgres` and `initdb` of the private PostgreSQL. Default: what `pg_config`

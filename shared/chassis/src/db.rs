@@ -107,11 +107,6 @@ impl Db {
         self.guards
     }
 
-    /// For migrations and other work that is not a call.
-    pub(crate) fn writes(&self) -> &PgPool {
-        &self.writes
-    }
-
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -3,6 +3,8 @@
 mod database;
 mod folder;
 mod front;
+mod migrate;
+mod roles;
 mod run;
 
 use std::{
@@ -76,7 +78,7 @@ pub struct Host {
     folder: DataDir,
     guards: Guards,
     descriptors: &'static [u8],
-    databases: Vec<(Db, &'static Migrator)>,
+    databases: Vec<(Db, Schema)>,
     routes: Routes,
     served: Vec<&'static str>,
     subscribers: Vec<Subscriber>,
@@ -86,6 +88,14 @@ pub struct Host {
     links: BTreeMap<&'static str, Arc<OnceLock<Target>>>,
     tasks: Vec<Task>,
     draining: CancellationToken,
+}
+
+/// The tables of a service.
+#[derive(Clone, Copy)]
+pub(crate) struct Schema {
+    migrations: &'static Migrator,
+    /// Statements that narrow what the service's role may do with them.
+    privileges: &'static str,
 }
 
 type Task = (
@@ -175,11 +185,32 @@ impl Host {
         Pager::new(&self.key)
     }
 
-    /// The schema `name`, brought up to date before the first call.
+    /// The schema `name`, brought up to date before the first call. The service works as the role
+    /// `tenantry_<name>`, which reads and writes all of it.
     pub fn database(&mut self, name: &'static str, migrations: &'static Migrator) -> Db {
-        let db = Db::new(name, self.options.clone(), self.clock.clone(), self.guards);
-        self.databases.push((db.clone(), migrations));
+        self.restricted_database(name, migrations, "")
+    }
+
+    /// The same, with statements that narrow what the role may do. They run after the migrations at every
+    /// start, with the schema as search path.
+    pub fn restricted_database(
+        &mut self,
+        name: &'static str,
+        migrations: &'static Migrator,
+        privileges: &'static str,
+    ) -> Db {
+        let options = roles::options(&self.options, name, self.role_mode());
+        let db = Db::new(name, options, self.clock.clone(), self.guards);
+        self.databases.push((db.clone(), Schema { migrations, privileges }));
         db
+    }
+
+    /// How sessions take the role of their service: the private server lets them log in as it.
+    fn role_mode(&self) -> roles::Mode {
+        match self.config.database_url {
+            Some(_) => roles::Mode::Startup,
+            None => roles::Mode::Login,
+        }
     }
 
     /// Serves an RPC service.
@@ -273,7 +304,7 @@ impl Host {
 
     /// Brings every schema up to date.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        database::prepare(&self.options, &self.databases).await
+        database::prepare(&self.options, &self.databases, self.role_mode()).await
     }
 
     /// The databases, for checks from outside.

@@ -10,6 +10,8 @@ pub mod db;
 mod denials;
 pub mod email;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod id;
 mod idempotency;

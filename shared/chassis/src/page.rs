@@ -104,3 +104,6 @@ impl Page {
         BASE64URL_NOPAD.encode(&token)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -172,7 +172,7 @@ impl Postgres {
         ensure!(
             have.trim() == program.to_string(),
             "the data in {} was written by PostgreSQL {}, but {} is PostgreSQL {program}; name the old one \
-             with --pg-bin, or move the data with pg_dump and psql",
+             with --pg-bin, or move the data with `pg_dump --no-owner --no-privileges` and psql",
             self.data.display(),
             have.trim(),
             bin.display()

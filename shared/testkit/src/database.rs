@@ -60,11 +60,16 @@ impl Database {
         Self { options: self.options.clone(), name: self.name.clone() }
     }
 
-    /// As an address, for processes.
+    /// As an address of the owner, for processes.
     pub fn url(&self) -> String {
+        self.url_as("tenantry")
+    }
+
+    /// As an address of this user.
+    pub fn url_as(&self, user: &str) -> String {
         let socket =
             self.options.get_socket().map(|it| it.display().to_string()).unwrap_or_default();
-        format!("postgres://tenantry@localhost:5432/{}?host={socket}", self.name)
+        format!("postgres://{user}@localhost:5432/{}?host={socket}", self.name)
     }
 
     /// How often somebody began a transaction on a connection that was left inside another: the sign of a

@@ -148,8 +148,9 @@ impl Reading {
         // Behind entries that are hidden, numbers begin somewhere.
         let (from, last) =
             first.unwrap_or(if hidden { (it.sequence, it.sequence - 1) } else { (1, 0) });
-        if it.sequence > last + 1 {
-            let (source_name, sequence) = (it.source.clone(), last + 1);
+        let next = last.saturating_add(1);
+        if it.sequence > next {
+            let (source_name, sequence) = (it.source.clone(), next);
             return Err(Refused::Gap { source_name, sequence, index: it.index });
         }
         self.report.sources.insert(it.source.clone(), (from, last.max(it.sequence)));

@@ -173,4 +173,6 @@ pub(crate) fn hashes(json: &Value) -> Result<Vec<tree::Hash>, Refused> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

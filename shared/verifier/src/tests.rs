@@ -36,12 +36,12 @@ fn line(seed: u8, name: &str, text: &str) -> String {
     format!("\u{2014} {name} {}\n", BASE64.encode(&bytes))
 }
 
-fn head(origin: &str, size: u64, root: &Hash) -> String {
+pub(super) fn head(origin: &str, size: u64, root: &Hash) -> String {
     let text = format!("{origin}\n{size}\n{}\n", BASE64.encode(root));
     format!("{text}\n{}", line(1, NAME, &text))
 }
 
-fn pins() -> Pins {
+pub(super) fn pins() -> Pins {
     let keys = vec![VerifierKey::parse(&key(&pair(1), NAME).0).unwrap()];
     Pins { keys, org_id: Some("acme".to_owned()) }
 }
@@ -59,11 +59,11 @@ fn leaf(source: &str, sequence: i64) -> Vec<u8> {
     event.encode_to_vec()
 }
 
-fn leaves(count: i64) -> Vec<Vec<u8>> {
+pub(super) fn leaves(count: i64) -> Vec<Vec<u8>> {
     (1..=count).map(|it| leaf("identity", it)).collect()
 }
 
-fn root(leaves: &[Vec<u8>]) -> Hash {
+pub(super) fn root(leaves: &[Vec<u8>]) -> Hash {
     let mut tree = Growing::default();
     for leaf in leaves {
         tree.add(leaf_hash(leaf));
@@ -85,7 +85,7 @@ fn path(index: usize, leaves: &[Vec<u8>]) -> Vec<Hash> {
     }
 }
 
-fn receipt(index: usize, leaves: &[Vec<u8>]) -> Receipt {
+pub(super) fn receipt(index: usize, leaves: &[Vec<u8>]) -> Receipt {
     Receipt {
         index: index as u64,
         leaf: leaves[index].clone(),
@@ -96,7 +96,7 @@ fn receipt(index: usize, leaves: &[Vec<u8>]) -> Receipt {
 }
 
 /// A bundle of all entries, as its lines.
-fn bundle(leaves: &[Vec<u8>]) -> Vec<Value> {
+pub(super) fn bundle(leaves: &[Vec<u8>]) -> Vec<Value> {
     let checkpoint = head(&format!("{NAME}/acme"), leaves.len() as u64, &root(leaves));
     let mut lines =
         vec![json!({ "tenantry_audit_bundle": 1, "checkpoint": checkpoint, "whole": true })];
@@ -298,4 +298,38 @@ fn a_gap_in_the_numbers_of_a_service_is_told() {
     all.remove(2);
     let gap = Refused::Gap { source_name: "identity".to_owned(), sequence: 3, index: 2 };
     assert_eq!(verify(&bundle(&all)).unwrap_err(), gap);
+}
+
+/// A project whose name looks sealed is shown with that name.
+#[test]
+fn a_name_of_an_object_that_looks_sealed_is_shown() {
+    let name = format!("sealed:{}", data_encoding::BASE64URL_NOPAD.encode(&[1; 40]));
+    let shown = |kind: &str| {
+        let (kind, name) = (kind.to_owned(), name.clone());
+        let resource = api::event::Resource { kind, name, id: "7".to_owned() };
+        let leaf = Envelope { resource: Some(resource), ..Default::default() }.encode_to_vec();
+        receipt::read(0, &leaf, &sealed::Keys::new()).unwrap().resource
+    };
+    assert_eq!(shown("project"), format!("project \u{201c}{name}\u{201d}"));
+    assert_eq!(shown("member"), "member \u{201c}erased\u{201d}");
+}
+
+/// A number of an event that cannot be followed is refused like any gap.
+#[test]
+fn the_highest_number_of_a_service_is_no_way_around_the_check() {
+    let leaves = vec![leaf("identity", i64::MAX), leaf("identity", i64::MAX)];
+    let mut lines = bundle(&leaves);
+    lines.insert(1, json!({ "index": 0, "leaf_hash": BASE64.encode(&leaf_hash(b"hidden")) }));
+    for (index, line) in lines[2..4].iter_mut().enumerate() {
+        line["index"] = json!(index + 1);
+    }
+    let mut hashes = vec![b"hidden".to_vec()];
+    hashes.extend(leaves);
+    lines[0]["checkpoint"] = json!(head(&format!("{NAME}/acme"), 3, &root(&hashes)));
+    lines[4]["count"] = json!(3);
+    assert_eq!(
+        verify(&lines).unwrap().entries,
+        2,
+        "a number that is used again takes nothing away"
+    );
 }

@@ -70,7 +70,7 @@ impl Wanted {
         format!("{:?}", (self.org_id, self.project_id, self.account, &self.filter))
     }
 
-    fn facts(&self) -> Vec<Wish> {
+    pub(super) fn facts(&self) -> Vec<Wish> {
         let it = &self.filter;
         let mut facts = vec![];
         let mut fact = |kind, value: String, prefix| {
@@ -162,7 +162,7 @@ pub(crate) async fn search(db: &Db, wanted: &Wanted) -> Result<Search> {
 }
 
 /// The time that is asked for.
-fn times(
+pub(super) fn times(
     filter: &pb::EntryFilter,
 ) -> Result<(Option<time::OffsetDateTime>, Option<time::OffsetDateTime>)> {
     let read = |name: &str, it: Option<prost_types::Timestamp>| match it {

@@ -8,7 +8,7 @@ use std::{
 use api::{event::Envelope, identity as id};
 use chassis::{Db, Result, Tx, outbox::Delivery, react::Record};
 use prost::{Message, Name};
-use time::Date;
+use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     store::{self, Row},
 };
 use crate::{
-    arrival::Arrival,
+    arrival::{Arrival, LEAF_BYTES_MAX},
     facts::{Actions, Facts, Kind},
     merkle::leaf_hash,
     person::{self, Vault},
@@ -67,7 +67,7 @@ impl Ledger {
     /// Appends what is new. Answers the events that must come again, because one before them is missing.
     pub(crate) async fn append(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Vec<Uuid>> {
         self.open_month(tx).await?;
-        let arrivals: Vec<_> = batch.iter().map(|it| Arrival::of(it, tx.now)).collect();
+        let arrivals: Vec<_> = batch.iter().map(|it| self.arrival(it, tx.now)).collect();
         let org_ids: BTreeSet<Uuid> = arrivals.iter().map(|it| it.org_id).collect();
         let org_ids: Vec<Uuid> = org_ids.into_iter().collect();
         let mut trees = store::lock(tx, &org_ids).await?;
@@ -125,6 +125,13 @@ impl Ledger {
         }
         tx.wake();
         Ok(held)
+    }
+
+    /// An event as it is logged: without its body, if its leaf were too long.
+    fn arrival(&self, delivery: &Delivery, now: OffsetDateTime) -> Arrival {
+        let arrival = Arrival::of(delivery, now);
+        let fits = seal::sealed_len(&self.plans, &arrival.bytes) <= LEAF_BYTES_MAX;
+        if fits { arrival } else { arrival.cut(now) }
     }
 
     async fn open_month(&self, tx: &Tx) -> Result<()> {

@@ -96,28 +96,9 @@ pub(crate) async fn read(
 /// Destroys the keys of an account and of its addresses, and its names; answers how many keys.
 pub(crate) async fn forget(tx: &mut Tx, user_id: Uuid) -> Result<u64> {
     let now = tx.now;
-    query!(
-        "insert into person_erased (id, erased_at) values ($1, $2) on conflict do nothing",
-        user_id,
-        now
-    )
-    .execute(tx.conn())
-    .await?;
-    query!(
-        "delete from term_name where person = $1
-            or person in (select address from person_address where account = $1)",
-        user_id
-    )
-    .execute(tx.conn())
-    .await?;
-    let destroyed = query!(
-        "delete from person where id = $1
-            or id in (select address from person_address where account = $1)",
-        user_id
-    );
-    let destroyed = destroyed.execute(tx.conn()).await?.rows_affected();
-    query!("delete from person_address where account = $1", user_id).execute(tx.conn()).await?;
-    Ok(destroyed)
+    let destroyed = query_scalar!(r#"select forget_person($1, $2) as "keys!""#, user_id, now);
+    let destroyed = destroyed.fetch_one(tx.conn()).await?;
+    Ok(u64::try_from(destroyed).unwrap_or(0))
 }
 
 /// The organizations in whose logs an account acted or was acted on.

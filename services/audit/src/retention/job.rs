@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use api::audit::{EntriesPurged, LegalHoldChanged};
 use chassis::{About, Changed, Db, OrgId, Result, Tx};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{is_due, store};
+use super::{purged_before, store};
 
 /// How often it is looked for something to purge.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -15,7 +16,7 @@ const EVERY: Duration = Duration::from_secs(3600);
 pub(crate) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     while !stop.is_cancelled() {
         if let Err(error) = purge(&db).await {
-            tracing::warn!(%error, "nothing was purged; it will be");
+            tracing::warn!(?error, "the purge broke off; it goes on at the next look");
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -25,33 +26,50 @@ pub(crate) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Purges every month of every log that is due. A month at a time, each in a transaction.
+/// How many entries are deleted in one transaction. Ingestion waits for one such transaction at most.
+const BATCH: i32 = 500;
+
+/// Purges what is due: marks it, log by log, then deletes what is marked in small batches, then drops months
+/// that are empty. A purge that breaks off goes on at the next look.
 pub(crate) async fn purge(db: &Db) -> Result<()> {
-    let current = crate::log::store::month(db.now());
-    for month in store::months(db).await?.into_iter().filter(|it| *it < current) {
-        let mut due = vec![];
-        for log in store::limited(db, month).await? {
-            if is_due(month, log.days, db.now()) {
-                due.push(log);
-            }
-        }
-        if due.is_empty() {
-            continue;
-        }
-        let work = async |tx: &mut Tx| {
-            for log in store::purge(tx, month, &due).await? {
-                let about = About::object("organization", log.org_id.to_string(), "");
-                let of_org = !log.org_id.is_nil();
-                let about = if of_org { about.of(OrgId(log.org_id)) } else { about };
-                let (first_index, last_index) = (log.first, log.last);
-                let event =
-                    EntriesPurged { first_index, last_index, count: log.last - log.first + 1 };
-                tx.emit(Changed::new((), &event, about));
-            }
-            Ok(())
-        };
-        db.write_as_system("purge", work).await?;
+    for (plan, days) in store::plans(db).await? {
+        mark(db, &plan, purged_before(days, db.now())).await?;
     }
+    for number in store::undeleted(db).await? {
+        let batch = async |tx: &mut Tx| store::delete_purged(tx, number, BATCH).await;
+        while db.write_as_system("purge", batch).await? {}
+    }
+    db.write_as_system("purge", async |tx: &mut Tx| store::forget_erased(tx).await).await?;
+    // Nothing is received in a month that is over for so long.
+    let old = purged_before(0, db.now()).date();
+    for month in store::months(db).await?.into_iter().filter(|it| *it < old) {
+        db.write_as_system("purge", async |tx: &mut Tx| store::drop_month(tx, month).await).await?;
+    }
+    Ok(())
+}
+
+/// Marks the entries of every log with a plan that were received before a moment, each log in a transaction.
+async fn mark(db: &Db, plan: &str, before: OffsetDateTime) -> Result<()> {
+    let mut after = 0;
+    loop {
+        let page = store::page(db, plan, before, after).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = *last;
+        for (number, _) in page.into_iter().filter(|it| it.1) {
+            db.write_as_system("purge", async |tx: &mut Tx| mark_one(tx, number, before).await)
+                .await?;
+        }
+    }
+}
+
+async fn mark_one(tx: &mut Tx, number: i32, before: OffsetDateTime) -> Result<()> {
+    let Some(log) = store::mark_purged(tx, number, before).await? else { return Ok(()) };
+    let about = About::object("organization", log.org_id.to_string(), "");
+    let of_org = !log.org_id.is_nil();
+    let about = if of_org { about.of(OrgId(log.org_id)) } else { about };
+    let (first_index, last_index) = (log.first, log.last);
+    let event = EntriesPurged { first_index, last_index, count: last_index - first_index + 1 };
+    tx.emit(Changed::new((), &event, about));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use api::audit as pb;
 use chassis::{Db, OrgId, Result, Tx};
 use sqlx::{query, query_scalar};
-use time::Date;
+use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 /// How long entries of a log are kept.
@@ -34,31 +34,44 @@ pub(crate) async fn hold(tx: &mut Tx, org_id: OrgId, held: bool) -> Result<bool>
     Ok(changed.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
-/// The months that have entries.
+/// The months that have a partition.
 pub(crate) async fn months(db: &Db) -> Result<Vec<Date>> {
     let months = query_scalar!(r#"select months() as "month!" order by 1"#);
     Ok(months.fetch_all(db.pool()).await?)
 }
 
-/// A log whose entries are not kept for ever.
-pub(crate) struct Limited {
-    pub(crate) number: i32,
-    pub(crate) days: i32,
+/// How many trees are looked at in one statement.
+const PAGE: i64 = 500;
+
+/// For how many days each plan shows entries; plans that are not here show them for ever.
+pub(crate) async fn plans(db: &Db) -> Result<Vec<(String, i32)>> {
+    let rows = query!("select plan, days from retention order by plan");
+    let rows = rows.fetch_all(db.pool()).await?;
+    Ok(rows.into_iter().map(|it| (it.plan, it.days)).collect())
 }
 
-/// The logs that have entries of a month, are not held, and do not keep them for ever.
-pub(crate) async fn limited(db: &Db, month: Date) -> Result<Vec<Limited>> {
+/// Trees of a plan after the tree `after`, in the order of their numbers, each with whether it has entries
+/// that were received before a moment and are neither purged nor held.
+pub(crate) async fn page(
+    db: &Db,
+    plan: &str,
+    before: OffsetDateTime,
+    after: i32,
+) -> Result<Vec<(i32, bool)>> {
     // (no org_id): the purge looks at every log.
     let rows = query!(
-        "select number, days from tree join retention using (plan)
-         where not held and exists (
-             select from entry where tree = number
-               and received_at >= $1::date::timestamp at time zone 'UTC'
-               and received_at < ($1::date + interval '1 month')::timestamp at time zone 'UTC')",
-        month
+        r#"select number, not held and exists (
+                      select from entry
+                      where entry.tree = number and index >= purged_before and received_at < $2
+                  ) as "due!"
+           from tree where plan = $1 and number > $3 order by number limit $4"#,
+        plan,
+        before,
+        after,
+        PAGE,
     );
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(rows.into_iter().map(|it| Limited { number: it.number, days: it.days }).collect())
+    Ok(rows.into_iter().map(|it| (it.number, it.due)).collect())
 }
 
 /// What was purged of one log.
@@ -68,42 +81,46 @@ pub(crate) struct Purged {
     pub(crate) last: i64,
 }
 
-/// Purges the entries that some logs received in a month. The trees are locked, so that nobody holds one
-/// meanwhile.
-pub(crate) async fn purge(tx: &mut Tx, month: Date, due: &[Limited]) -> Result<Vec<Purged>> {
+/// Marks the entries that a log received before a moment as purged, unless somebody holds it.
+pub(crate) async fn mark_purged(
+    tx: &mut Tx,
+    number: i32,
+    before: OffsetDateTime,
+) -> Result<Option<Purged>> {
     // (no org_id): the purge looks at every log.
-    let numbers: Vec<i32> = due.iter().map(|it| it.number).collect();
-    // A large month takes its time to be copied.
-    query!("set local statement_timeout = '30min'").execute(tx.conn()).await?;
-    let free = query_scalar!(
-        "select number from tree where number = any ($1) and not held order by org_id for update",
-        &numbers
+    let row = query!(
+        r#"select org_id, first_index as "first!", last_index as "last!"
+           from mark_purged($1, $2) join tree on number = $1"#,
+        number,
+        before
     );
-    let free = free.fetch_all(tx.conn()).await?;
-    let purged = query!(
-        r#"select org_id, min(entry.index) as "first!", max(entry.index) as "last!"
-           from entry join tree on number = entry.tree
-           where entry.tree = any ($1) and received_at >= $2::date::timestamp at time zone 'UTC'
-             and received_at < ($2::date + interval '1 month')::timestamp at time zone 'UTC'
-           group by org_id order by org_id"#,
-        &free,
-        month,
+    let row = row.fetch_optional(tx.conn()).await?;
+    Ok(row.map(|it| Purged { org_id: it.org_id, first: it.first, last: it.last }))
+}
+
+/// Trees whose purged entries are not all deleted.
+pub(crate) async fn undeleted(db: &Db) -> Result<Vec<i32>> {
+    let trees = query_scalar!(
+        "select number from tree where deleted_before < purged_before order by number limit $1",
+        PAGE
     );
-    let purged = purged.fetch_all(tx.conn()).await?;
-    query!("select purge_month($1, $2)", month, &free).fetch_one(tx.conn()).await?;
-    for it in &purged {
-        query!(
-            "update tree set purged_before = greatest(purged_before, $2) where org_id = $1",
-            it.org_id,
-            it.last + 1
-        )
-        .execute(tx.conn())
-        .await?;
-    }
-    // Keys that somebody made for a person while that person was erased.
-    query!("delete from person where id in (select id from person_erased)")
-        .execute(tx.conn())
-        .await?;
-    let log = |(org_id, first, last)| Purged { org_id, first, last };
-    Ok(purged.into_iter().map(|it| log((it.org_id, it.first, it.last))).collect())
+    Ok(trees.fetch_all(db.pool()).await?)
+}
+
+/// Deletes the next purged entries of a log; answers whether there are more.
+pub(crate) async fn delete_purged(tx: &mut Tx, number: i32, at_most: i32) -> Result<bool> {
+    let more = query_scalar!(r#"select delete_purged($1, $2) as "more!""#, number, at_most);
+    Ok(more.fetch_one(tx.conn()).await?)
+}
+
+/// Drops the partition of a month if it is empty and nobody uses the table at this moment.
+pub(crate) async fn drop_month(tx: &mut Tx, month: Date) -> Result<bool> {
+    let dropped = query_scalar!(r#"select drop_month($1) as "dropped!""#, month);
+    Ok(dropped.fetch_one(tx.conn()).await?)
+}
+
+/// Destroys keys that somebody made for a person while that person was erased.
+pub(crate) async fn forget_erased(tx: &mut Tx) -> Result<()> {
+    query!("select forget_erased()").fetch_one(tx.conn()).await?;
+    Ok(())
 }

@@ -1,14 +1,16 @@
 //! Sealing leaves, opening them, and forgetting people.
 
 use api::{event, identity};
+use chassis::outbox::Delivery;
 use prost::Message;
 use prost_reflect::{DescriptorPool, Kind};
 
 use super::*;
+use crate::arrival::{Arrival, LEAF_BYTES_MAX};
 
-const KEY: Secret = [7; 32];
+pub(super) const KEY: Secret = [7; 32];
 
-fn plans() -> Plans {
+pub(super) fn plans() -> Plans {
     Plans::load(api::DESCRIPTORS).unwrap()
 }
 
@@ -17,7 +19,7 @@ fn any<E: prost::Name>(event: &E) -> prost_types::Any {
 }
 
 /// An event about one person, done by another.
-fn envelope(ann: Uuid, bob: Uuid) -> event::Envelope {
+pub(super) fn envelope(ann: Uuid, bob: Uuid) -> event::Envelope {
     let member = identity::Member {
         user_id: bob.to_string(),
         email: "bob@example.com".to_owned(),
@@ -50,7 +52,7 @@ fn envelope(ann: Uuid, bob: Uuid) -> event::Envelope {
     }
 }
 
-fn keys_of(people: &People) -> BTreeMap<PersonId, Secret> {
+pub(super) fn keys_of(people: &People) -> BTreeMap<PersonId, Secret> {
     people.all.iter().zip(1_u8..).map(|(id, n)| (*id, [n; 32])).collect()
 }
 
@@ -83,6 +85,40 @@ fn what_is_sealed_opens_with_the_keys_of_its_people_only() {
     assert_eq!(opened.resource.unwrap().name, ERASED);
     let told = identity::MemberRemoved::decode(&*opened.event.unwrap().value).unwrap();
     assert_eq!(told.before.unwrap().email, ERASED);
+}
+
+/// A project whose name looks sealed, or erased, is shown with that name.
+#[test]
+fn a_name_of_an_object_that_looks_sealed_is_shown() {
+    let (plans, bob) = (plans(), Uuid::from_u128(2));
+    for name in [seal_text(&[1; 32], bob, "Bob"), ERASED.to_owned()] {
+        let mut it = envelope(Uuid::from_u128(1), bob);
+        it.resource =
+            Some(event::Resource { kind: "project".to_owned(), id: bob.to_string(), name });
+        let plain = it.encode_to_vec();
+        let persons = keys_of(&people(&plans, &KEY, &plain).unwrap());
+        let leaf = seal(&plans, &KEY, Uuid::from_u128(3), &plain, &persons).unwrap();
+        let key = |it| persons.get(&it).map(|it| leaf_key(it, Uuid::from_u128(3)));
+        assert_eq!(open(&plans, &leaf, key).unwrap(), plain);
+    }
+}
+
+/// A leaf fits, however many personal texts an event has: parts of a message may come many times, and each
+/// is sealed. The event is cut, and keeps its place among those of its source.
+#[test]
+fn a_leaf_fits_whatever_is_sealed_in_it() {
+    let (plans, now) = (plans(), time::OffsetDateTime::UNIX_EPOCH);
+    let mut it = envelope(Uuid::from_u128(1), Uuid::from_u128(2));
+    (it.source, it.sequence) = ("project".to_owned(), 7);
+    let again = event::Envelope { actor: it.actor.clone(), ..Default::default() };
+    let bytes = [it.encode_to_vec(), again.encode_to_vec().repeat(200)].concat();
+    let arrival = Arrival::of(&Delivery::of("project", bytes), now);
+    assert!(arrival.bytes.len() < LEAF_BYTES_MAX);
+    assert!(sealed_len(&plans, &arrival.bytes) > LEAF_BYTES_MAX);
+    let (id, cut) = (arrival.id, arrival.cut(now));
+    assert!(sealed_len(&plans, &cut.bytes) < LEAF_BYTES_MAX);
+    assert_eq!((cut.id, cut.sequence, &*cut.source), (id, 7, "project"));
+    assert_eq!(cut.envelope.actor.unwrap().name, "Ann");
 }
 
 /// what is not personal stays as it was, also fields of a later version and fields in another order.

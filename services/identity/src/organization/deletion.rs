@@ -1,17 +1,13 @@
-//! What a deletion takes along in other services, and the purge after its time.
+//! What a deletion takes along in other services.
 
 use api::{
     identity as pb, invitation::invitation_service_client::InvitationServiceClient,
     project::project_service_client::ProjectServiceClient,
 };
-use chassis::{Db, OrgId, Result, Tx, call::Context, error::remote, link::Link};
-use tokio_util::sync::CancellationToken;
+use chassis::{Db, OrgId, Result, call::Context, error::remote, link::Link};
 
-use super::{RESTORABLE, store};
+use super::store;
 use crate::api_key;
-
-/// How often it is looked whether an organization is due for its purge.
-const PURGE_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Asks the services that have something of an organization.
 #[derive(Clone)]
@@ -63,23 +59,4 @@ impl Deletion {
         let answer = project.describe_organization(context.forward(question)).await;
         Ok(answer.map_err(remote("project"))?.into_inner())
     }
-}
-
-/// Purges organizations whose time for a restore is over (ID-35), until `stop`.
-pub(crate) async fn purge_all(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
-    while stop.run_until_cancelled(tokio::time::sleep(PURGE_PAUSE)).await.is_some() {
-        match db.write_as_system("purge", purge_one).await {
-            Ok(Some(id)) => tracing::info!(%id, "a deleted organization was purged"),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "a deleted organization was not purged"),
-        }
-    }
-    Ok(())
-}
-
-async fn purge_one(tx: &mut Tx) -> Result<Option<OrgId>> {
-    let Some(id) = store::due_for_purge(tx, tx.now - RESTORABLE).await? else { return Ok(None) };
-    let organization = store::lock(tx, id).await?;
-    store::purge(tx, organization.purge()).await?;
-    Ok(Some(id))
 }

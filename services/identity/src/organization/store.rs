@@ -221,14 +221,21 @@ pub(crate) async fn delete_closing(tx: &mut Tx, id: OrgId) -> Result<()> {
     Ok(())
 }
 
-/// An organization that was deleted before a moment, and can be restored no more. Of every tenant.
-pub(crate) async fn due_for_purge(tx: &mut Tx, before: OffsetDateTime) -> Result<Option<OrgId>> {
+/// The organization that was deleted longest before a moment, but for some, and can be restored no more. Of
+/// every tenant.
+pub(crate) async fn due_for_purge(
+    db: &Db,
+    before: OffsetDateTime,
+    but: &[OrgId],
+) -> Result<Option<OrgId>> {
+    let but: Vec<Uuid> = but.iter().map(|it| it.0).collect();
     let id = query_scalar!(
-        "select id from organization where deleted_at <= $1
-         order by deleted_at limit 1 for update skip locked",
-        before
+        "select id from organization where deleted_at <= $1 and id <> all ($2)
+         order by deleted_at limit 1",
+        before,
+        &but
     );
-    Ok(id.fetch_optional(tx.conn()).await?)
+    Ok(id.fetch_optional(db.pool()).await?)
 }
 
 /// Deletes an organization with all that is in it, and stores the event.

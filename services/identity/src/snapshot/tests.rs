@@ -2,6 +2,7 @@
 
 #[path = "../../../../tests/it/model/dice.rs"]
 mod dice;
+mod fuzz;
 #[path = "../../../../tests/it/model/reference.rs"]
 mod reference;
 

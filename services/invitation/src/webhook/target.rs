@@ -199,6 +199,9 @@ fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

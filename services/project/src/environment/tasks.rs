@@ -281,4 +281,6 @@ enum Moment {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -3,42 +3,31 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sqlx::{
-    Connection, Executor, PgConnection, Row, migrate::Migrator, postgres::PgConnectOptions,
-};
+use sqlx::{Executor, PgConnection, Row, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
+use super::{Schema, migrate, roles};
 use crate::{
     db::{Db, Tx},
     idempotency,
 };
 
-static CHASSIS: Migrator = sqlx::migrate!();
-
 /// Checks the server's settings and brings every schema up to date.
 pub(super) async fn prepare(
     options: &PgConnectOptions,
-    databases: &[(Db, &'static Migrator)],
+    databases: &[(Db, Schema)],
+    mode: roles::Mode,
 ) -> anyhow::Result<()> {
-    let connection = PgConnection::connect_with(options).await;
-    let mut connection =
-        connection.context("the database does not answer; check --database-url")?;
+    let mut connection = migrate::connect(options).await?;
     check_settings(&mut connection).await?;
     // One at a time: another replica, or a start that was killed and whose last statement still runs.
-    connection.execute("select pg_advisory_lock(2)").await?;
-    for (db, migrations) in databases {
-        // A name of the code, never of a request.
-        let create = sqlx::AssertSqlSafe(format!("create schema if not exists {}", db.name()));
-        connection.execute(create).await?;
-        let (name, pool) = (db.name(), db.writes());
-        CHASSIS
-            .run(pool)
-            .await
-            .with_context(|| format!("the schema {name} cannot be brought up to date"))?;
-        migrations
-            .run(pool)
-            .await
-            .with_context(|| format!("the schema {name} cannot be brought up to date"))?;
+    migrate::lock(&mut connection).await?;
+    for (db, schema) in databases {
+        if options.get_username() == roles::name(db.name()) {
+            migrate::check(&mut connection, db.name(), *schema).await?;
+        } else {
+            migrate::schema(&mut connection, options, db.name(), *schema, mode).await?;
+        }
     }
     Ok(())
 }

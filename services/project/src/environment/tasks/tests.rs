@@ -6,10 +6,10 @@ use uuid::Uuid;
 use super::*;
 use crate::environment::{EnvironmentId, Kind as Purpose, ROOM};
 
-const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
-const ANN: (UserId, Cause) = (UserId(Uuid::nil()), Cause::User);
+pub(super) const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+pub(super) const ANN: (UserId, Cause) = (UserId(Uuid::nil()), Cause::User);
 
-fn environment(state: State) -> Environment {
+pub(super) fn environment(state: State) -> Environment {
     Environment {
         id: EnvironmentId(Uuid::nil()),
         org_id: OrgId(Uuid::nil()),

@@ -1,0 +1,32 @@
+-- What the audit service may do in its schema: append and read. It runs at every start, with this schema as
+-- the search path, after the role was given everything; a table of the log that is not named here would stay
+-- writable, so a test compares the privileges with a list.
+revoke all on tree, retention, tile, producer, term, term_name, person, person_address, person_erased,
+    entry, checkpoint, cosigned from tenantry_audit;
+
+-- Entries are read and written through their parent table; the partitions are the owner's.
+do $$
+declare
+    month regclass;
+begin
+    for month in select inhrelid from pg_inherits where inhparent = 'entry'::regclass loop
+        execute format('revoke all on %s from tenantry_audit', month);
+    end loop;
+end $$;
+
+grant select on retention, person_erased to tenantry_audit;
+grant select, insert on entry, tile, checkpoint, cosigned, producer, term, term_name, person, person_address
+    to tenantry_audit;
+grant update (note) on cosigned to tenantry_audit;
+grant update (sequence) on producer to tenantry_audit;
+grant update (entries) on term to tenantry_audit;
+-- The heads of trees move; what was purged moves by `mark_purged` only.
+grant select on tree to tenantry_audit;
+grant insert (org_id, held) on tree to tenantry_audit;
+grant update (size, edge, signed, note, signed_at, suite_index, plan, held) on tree to tenantry_audit;
+
+-- Functions that only read, and those that run as the owner for partitions, retention and erasure.
+revoke all on all functions in schema audit from public, tenantry_audit;
+grant execute on function months(), index_at(integer, timestamptz), little_endian(bigint) to tenantry_audit;
+grant execute on function open_month(date), drop_month(date), mark_purged(integer, timestamptz),
+    delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased() to tenantry_audit;

@@ -1,0 +1,107 @@
+//! Fuzz target: every message of the contract, decoded from foreign bytes and checked.
+
+#[path = "../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each target needs a part of it")]
+mod input;
+
+use std::sync::LazyLock;
+
+use bolero::check;
+use prost::Message;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
+
+use self::input::Input;
+use crate::check::{MESSAGES, VIOLATIONS_MAX};
+
+static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(crate::DESCRIPTORS).unwrap());
+
+/// How deep generated messages lie in each other, and how many items a list has.
+const DEPTH_MAX: usize = 4;
+const ITEMS_MAX: u8 = 4;
+
+/// Texts that rules tell apart.
+const TEXTS: [&str; 8] = [
+    "",
+    "a",
+    "0193c2d5-7a3e-7b1f-8c4d-5e6f7a8b9c0d",
+    "ann@example.com",
+    "https://example.com/",
+    "\u{202e}\u{0}\u{1f469}\u{200d}\u{1f4bb}",
+    "main",
+    "--upload-pack=x",
+];
+
+/// A message with random content of the right types.
+fn message(
+    descriptor: &MessageDescriptor,
+    numbers: &mut dyn Iterator<Item = u8>,
+    depth: usize,
+) -> DynamicMessage {
+    let mut message = DynamicMessage::new(descriptor.clone());
+    for field in descriptor.fields() {
+        let Some(choice) = numbers.next().filter(|it| it % 2 == 1) else { continue };
+        if field.is_list() {
+            let items = (0..(choice / 2) % ITEMS_MAX).filter_map(|_| value(&field, numbers, depth));
+            let items: Vec<_> = items.collect();
+            message.set_field(&field, Value::List(items));
+        } else if !field.is_map()
+            && let Some(value) = value(&field, numbers, depth)
+        {
+            message.set_field(&field, value);
+        }
+    }
+    message
+}
+
+fn value(
+    field: &FieldDescriptor,
+    numbers: &mut dyn Iterator<Item = u8>,
+    depth: usize,
+) -> Option<Value> {
+    let number = numbers.next()?;
+    Some(match field.kind() {
+        Kind::Message(_) if depth == DEPTH_MAX => return None,
+        Kind::Message(it) => Value::Message(message(&it, numbers, depth + 1)),
+        Kind::String => Value::String(TEXTS[usize::from(number) % TEXTS.len()].to_owned()),
+        Kind::Bytes => Value::Bytes(vec![number; 3].into()),
+        Kind::Bool => Value::Bool(number > 127),
+        Kind::Enum(_) => Value::EnumNumber(i32::from(number) - 2),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(i32::from(number) - 3),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(i64::from(number) - 3),
+        Kind::Uint32 | Kind::Fixed32 => Value::U32(number.into()),
+        Kind::Uint64 | Kind::Fixed64 => Value::U64(number.into()),
+        Kind::Float => Value::F32(number.into()),
+        Kind::Double => Value::F64(number.into()),
+    })
+}
+
+/// No bytes make a check panic, and a message has as many violations as a client can read.
+#[test]
+fn every_message_is_decoded_and_checked_with_bounded_work() {
+    check!().with_type::<(u16, Input)>().for_each(|(choice, input)| {
+        let (name, decode) = MESSAGES[usize::from(*choice) % MESSAGES.len()];
+        let descriptor = POOL.get_message_by_name(name).unwrap();
+        let sample = message(&descriptor, &mut input.numbers(), 0).encode_to_vec();
+        let bytes = input.bytes(&[sample.clone(), sample]);
+        if let Some(violations) = decode(&bytes) {
+            assert!(violations.len() <= VIOLATIONS_MAX, "{name}: {}", violations.len());
+            for it in violations {
+                assert!(!it.field.is_empty() && it.field.len() < 200, "{name}: {}", it.field);
+                assert!(it.description.len() < 2_000, "{name}: {}", it.description);
+            }
+        }
+    });
+}
+
+/// A list of two-byte items has as many violations as a client can read, however long it is.
+#[test]
+fn a_long_list_of_bad_items_has_few_violations() {
+    use crate::check::Check;
+    let notification_ids = vec![String::new(); 1_000_000];
+    let request =
+        crate::invitation::MarkNotificationsReadRequest { notification_ids, ..Default::default() };
+    assert_eq!(request.violations().len(), VIOLATIONS_MAX);
+}
