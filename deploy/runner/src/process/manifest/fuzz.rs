@@ -1,0 +1,34 @@
+//! Fuzz target: manifests that a tenant commits.
+
+#[path = "../../../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each target needs a part of it")]
+mod input;
+
+use bolero::check;
+
+use super::*;
+use input::Input;
+
+const SAMPLES: [&str; 3] = [
+    "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n[health]\npath = \"/up\"\ntimeout_s = 5\n",
+    "[run]\ncommand = '''a\nb'''\n",
+    "release: make\nweb: ./serve $PORT\nworker: x\n",
+];
+
+/// A manifest is refused, or its commands are arguments of a program, its path is a path, and its time has an end.
+#[test]
+fn a_manifest_is_refused_or_within_bounds() {
+    check!().with_type::<Input>().for_each(|input| {
+        let text = input.text(&SAMPLES);
+        for manifest in [Manifest::from_toml(&text), Manifest::from_procfile(&text)] {
+            let Ok(manifest) = manifest else { continue };
+            for command in manifest.build.iter().chain([&manifest.run]) {
+                assert!(!command.contains('\0') && command.len() <= COMMAND_BYTES_MAX);
+            }
+            assert!(manifest.health.starts_with('/'));
+            assert!(manifest.health.bytes().all(|it| it.is_ascii_graphic()));
+            let longest = Duration::from_secs(TIMEOUT_S_MAX);
+            assert!(manifest.start_timeout(longest) <= longest);
+        }
+    });
+}
