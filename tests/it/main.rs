@@ -44,6 +44,7 @@ mod retention;
 mod runners;
 mod search;
 mod servers;
+mod secrets;
 mod start;
 mod story;
 mod tampering;

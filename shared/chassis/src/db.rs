@@ -22,7 +22,7 @@ use crate::{
     clock::{Clock, timestamp},
     host::Guards,
     idempotency,
-    key::random,
+    key::{Key, Secret, random},
     outbox,
 };
 
@@ -35,6 +35,8 @@ pub struct Db {
     clock: Clock,
     committed: Arc<Notify>,
     guards: Guards,
+    /// Seals the first answers of calls with a `request_id`.
+    answers_key: Secret,
 }
 
 /// One unit of work: its writes and its events commit together, or not at all.
@@ -66,6 +68,7 @@ impl Db {
         options: PgConnectOptions,
         clock: Clock,
         guards: Guards,
+        key: &Key,
     ) -> Self {
         let options = options.application_name(name).options([
             ("search_path", name),
@@ -83,7 +86,8 @@ impl Db {
                 .connect_lazy_with(options)
         };
         let (reads, writes) = (pool(options.clone()), pool(options));
-        Self { name, reads, writes, clock, committed: Arc::default(), guards }
+        let answers_key = key.derive("first answers");
+        Self { name, reads, writes, clock, committed: Arc::default(), guards, answers_key }
     }
 
     /// The service.
@@ -142,7 +146,7 @@ impl Db {
         M: Message + Check,
         R: Message + Name + Default,
     {
-        let key = idempotency::Key::of(call)?;
+        let key = idempotency::Key::of(&self.answers_key, call)?;
         let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
         let once = async |tx: &mut Tx| {
             let Some(key) = key else {
@@ -154,7 +158,7 @@ impl Db {
                 return Ok(R::decode(&*first).map_err(anyhow::Error::from)?);
             }
             let response = work(tx).await?;
-            idempotency::store(tx, &key, response.encode_to_vec()).await?;
+            idempotency::store(tx, &key, &response.encode_to_vec()).await?;
             confirm(call).await?;
             Ok(response)
         };

@@ -177,7 +177,7 @@ impl Host {
 
     /// The schema `name`, brought up to date before the first call.
     pub fn database(&mut self, name: &'static str, migrations: &'static Migrator) -> Db {
-        let db = Db::new(name, self.options.clone(), self.clock.clone(), self.guards);
+        let db = Db::new(name, self.options.clone(), self.clock.clone(), self.guards, &self.key);
         self.databases.push((db.clone(), migrations));
         db
     }
