@@ -224,10 +224,10 @@ impl Access {
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
-    /// Refuses once the credential of a call that goes on is no longer good, as a stream must ask.
-    pub async fn still(&self, context: &Context) -> Result<()> {
+    /// The account of a call that goes on, from the newest state; fails once its credential has ended.
+    pub async fn still(&self, context: &Context) -> Result<Account> {
         let bearer = context.bearer.as_ref().ok_or_else(Error::bad_credential)?;
-        self.authority()?.authenticate(bearer, true).await.map(|_| ())
+        self.authority()?.authenticate(bearer, true).await
     }
 
     /// Refuses unless the caller has another permission on the same project, too, which only some requests
@@ -345,8 +345,8 @@ pub(crate) struct RemoteAuthority(pub(crate) Link);
 
 #[tonic::async_trait]
 impl Authority for RemoteAuthority {
-    async fn authenticate(&self, bearer: &SecretString, _fresh: bool) -> Result<Account> {
-        let mut request = tonic::Request::new(pb::AuthenticateRequest {});
+    async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account> {
+        let mut request = tonic::Request::new(pb::AuthenticateRequest { fresh });
         let value = format!("Bearer {}", bearer.expose_secret());
         let value = value.parse().map_err(|_| Error::bad_credential())?;
         request.metadata_mut().insert("authorization", value);
