@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod admission;
 mod attachments;
 mod authorization;
 mod bad_input;
@@ -13,6 +14,7 @@ mod chaos;
 mod collaborators;
 mod coverage;
 mod crash;
+mod credentials;
 mod crowd;
 mod environments;
 mod events;
@@ -43,10 +45,11 @@ mod receipts;
 mod retention;
 mod runners;
 mod search;
-mod servers;
 mod secrets;
+mod servers;
 mod start;
 mod story;
+mod streams;
 mod tampering;
 mod tasks;
 mod tidy;

@@ -24,6 +24,7 @@ use crate::{
     idempotency,
     key::{Key, Secret, random},
     outbox,
+    topics::{Subscription, Topics},
 };
 
 /// A service's database.
@@ -34,6 +35,7 @@ pub struct Db {
     writes: PgPool,
     clock: Clock,
     committed: Arc<Notify>,
+    topics: Topics,
     guards: Guards,
     /// Seals the first answers of calls with a `request_id`.
     answers_key: Secret,
@@ -54,6 +56,9 @@ pub struct Tx {
     pub(crate) told: Vec<Uuid>,
     /// Whether somebody waits for what this writes.
     wakes: bool,
+    topics: Topics,
+    /// Topics whose subscribers wake up after the commit.
+    published: Vec<Uuid>,
     /// The one moment at which the whole unit happens.
     pub now: OffsetDateTime,
 }
@@ -87,7 +92,8 @@ impl Db {
         };
         let (reads, writes) = (pool(options.clone()), pool(options));
         let answers_key = key.derive("first answers");
-        Self { name, reads, writes, clock, committed: Arc::default(), guards, answers_key }
+        let (committed, topics) = Default::default();
+        Self { name, reads, writes, clock, committed, topics, guards, answers_key }
     }
 
     /// The service.
@@ -128,6 +134,11 @@ impl Db {
     /// Resolves when this process has committed something for others to do, after the call.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.committed.notified()
+    }
+
+    /// Wakes up after each commit of this process that published to this topic ([`Tx::publish`]).
+    pub fn subscribe(&self, topic: Uuid) -> Subscription {
+        self.topics.subscribe(topic)
     }
 
     /// Wakes whoever follows the outbox.
@@ -219,6 +230,8 @@ impl Db {
             events: vec![],
             told: vec![],
             wakes: false,
+            topics: self.topics.clone(),
+            published: vec![],
             now: self.clock.now(),
         })
     }
@@ -246,6 +259,7 @@ async fn finish<T>(
     if tx.wakes {
         tx.committed.notify_waiters();
     }
+    tx.topics.publish(&tx.published);
     Ok((value, std::mem::take(&mut tx.told)))
 }
 
@@ -286,6 +300,11 @@ impl Tx {
     /// themselves. A task that looks and finds nothing must not: it would wake itself for ever.
     pub fn wake(&mut self) {
         self.wakes = true;
+    }
+
+    /// Streams of this process that follow this object read again once this has committed.
+    pub fn publish(&mut self, topic: Uuid) {
+        self.published.push(topic);
     }
 
     /// From here on this account acts: for calls that themselves prove who calls, like signing in.

@@ -1,5 +1,6 @@
 //! A process that hosts one or more services.
 
+mod connection;
 mod database;
 mod folder;
 mod front;

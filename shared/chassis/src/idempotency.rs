@@ -1,9 +1,9 @@
 //! A repeated call gets the first answer, which was stored with what the first call changed (AIP-155).
 //!
 //! Answers hold secrets that are shown once: API keys, agent tokens, webhook secrets. So an answer is sealed
-//! (AES-256-GCM) under a key that follows from the deployment's secret, the caller, the method, the request id
-//! and the body. The row holds none of these, only MACs: whoever reads the table learns nothing, and with the
-//! deployment's secret they would still need the request id, 122 random bits.
+//! (AES-256-GCM) under a key that follows from the deployment's secret, the caller, the method, the request
+//! id and the body. The row holds none of these, only MACs: whoever reads the table learns nothing, and with
+//! the deployment's secret they would still need the request id, 122 random bits.
 
 use api::{check::Check, error::Reason};
 use prost::Message;

@@ -90,8 +90,8 @@ impl Snapshots {
         Self { db, cache, lanes, born: Instant::now() }
     }
 
-    /// The facts about an organization; `None` if there is no such organization. [`Freshness::check`] fails if
-    /// they lack the change of the caller's token.
+    /// The facts about an organization; `None` if there is no such organization. Whether they have the change
+    /// of the caller's token is checked by [`Freshness::check`].
     pub(crate) async fn get(
         &self,
         org_id: OrgId,
