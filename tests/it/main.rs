@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod admission;
 mod attachments;
 mod attacks;
 mod authorization;
@@ -14,6 +15,7 @@ mod chaos;
 mod collaborators;
 mod coverage;
 mod crash;
+mod credentials;
 mod crowd;
 mod environments;
 mod events;
@@ -46,9 +48,11 @@ mod retention;
 mod roles;
 mod runners;
 mod search;
+mod secrets;
 mod servers;
 mod start;
 mod story;
+mod streams;
 mod tampering;
 mod tasks;
 mod tidy;

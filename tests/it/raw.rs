@@ -1,6 +1,7 @@
 //! Calls any method with any bytes.
 
 use bytes::{Buf, BufMut, Bytes};
+use futures::{StreamExt, stream};
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tonic::{
     Request, Status,
@@ -63,6 +64,35 @@ pub(crate) async fn call_within(
     }
     let answer = grpc.unary(request, path, Raw).await?;
     Ok(answer.into_inner())
+}
+
+/// Calls a method with a body that never ends; the server has to answer by itself.
+pub(crate) async fn unfinished(
+    channel: &Channel,
+    method: &str,
+    deadline: Option<std::time::Duration>,
+) -> Result<Bytes, Status> {
+    let first = stream::once(async { Bytes::new() });
+    let mut request = Request::new(first.chain(stream::pending()));
+    if let Some(deadline) = deadline {
+        // Only the server's clock is asked: a time-out of the client would say nothing about the server.
+        let value = format!("{}m", deadline.as_millis()).parse().unwrap();
+        request.metadata_mut().insert("grpc-timeout", value);
+    }
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let answer = grpc.client_streaming(request, format!("/{method}").parse().unwrap(), Raw).await?;
+    Ok(answer.into_inner())
+}
+
+/// The first message of a method that streams both ways.
+pub(crate) async fn first(channel: &Channel, method: &str, body: Vec<u8>) -> Result<Bytes, Status> {
+    let request = Request::new(stream::once(async { Bytes::from(body) }));
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let answer = grpc.streaming(request, format!("/{method}").parse().unwrap(), Raw).await?;
+    let first = answer.into_inner().message().await?;
+    first.ok_or_else(|| Status::unknown("the stream is empty"))
 }
 
 /// Sends and receives messages as they are.

@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
     let Arguments { config, verb } = Arguments::parse();
     block_on(async move {
         match verb {
-            None => serve::serve(config).await,
+            None => Box::pin(serve::serve(config)).await,
             Some(Verb::Demo(it)) => demo::run(it).await,
             Some(Verb::Verify(it)) => verify::run(&it),
             Some(Verb::Audit(it)) => audit_log::run(it).await,

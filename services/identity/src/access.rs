@@ -7,7 +7,7 @@ mod snapshots;
 mod store;
 mod wire;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use chassis::{
     Account, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx,
@@ -28,11 +28,14 @@ use crate::{
     },
     policy::Permission,
     session::{self, store::Proof},
-    snapshot::{Subject, Verdict, Wish},
+    snapshot::{Snapshot, Subject, Verdict, Wish},
 };
 
 /// How long a read may rest on what a credential proved a moment ago (G-06).
 const PROOF_LIFETIME: Duration = Duration::from_secs(1);
+
+/// How often the time of a credential's last use is stored.
+const USE_RECORDED_EVERY: time::Duration = time::Duration::minutes(1);
 
 /// Proofs kept at the same time; each is below 500 bytes.
 const PROOFS_MAX: u64 = 50_000;
@@ -57,14 +60,15 @@ impl Decider {
         Self { db, proofs, snapshots }
     }
 
+    /// The account of a credential's id; [`Self::authenticate`] compares the secret.
     async fn proof(&self, kind: Kind, id: Uuid, fresh: bool) -> Result<Option<Proof>> {
         let living = |it: &Proof| it.expires_at.is_none_or(|it| it > self.db.now());
         if !fresh && let Some(proof) = self.proofs.get(&id).filter(living) {
             return Ok(Some(proof));
         }
         let proof = match kind {
-            Kind::ApiKey => self.key_proof(id).await?,
-            _ => self.session_proof(id).await?,
+            Kind::ApiKey => api_key::store::proof(&self.db, id).await?,
+            _ => session::store::proof(&self.db, id).await?,
         };
         match &proof {
             Some(proof) => self.proofs.insert(id, proof.clone()),
@@ -73,27 +77,17 @@ impl Decider {
         Ok(proof)
     }
 
-    async fn session_proof(&self, id: Uuid) -> Result<Option<Proof>> {
-        let Some((proof, used_at)) = session::store::proof(&self.db, id).await? else {
-            return Ok(None);
-        };
+    /// Records the use of a credential that was proven, at most once a minute.
+    async fn record_use(&self, kind: Kind, id: Uuid, proof: &Proof) -> Result<()> {
         let now = self.db.now();
-        let living = proof.expires_at.is_some_and(|it| it > now);
-        if living && used_at + time::Duration::minutes(1) < now {
-            session::store::used(&self.db, id, now).await?;
+        let recent = proof.last_used_at.is_some_and(|it| it + USE_RECORDED_EVERY >= now);
+        if recent || proof.use_recorded.swap(true, Ordering::Relaxed) {
+            return Ok(());
         }
-        Ok(Some(proof))
-    }
-
-    async fn key_proof(&self, id: Uuid) -> Result<Option<Proof>> {
-        let Some((proof, used_at)) = api_key::store::proof(&self.db, id).await? else {
-            return Ok(None);
-        };
-        let now = self.db.now();
-        if used_at.is_none_or(|it| it + time::Duration::minutes(1) < now) {
-            api_key::store::used(&self.db, id, now).await?;
+        match kind {
+            Kind::ApiKey => api_key::store::used(&self.db, id, now).await,
+            _ => session::store::used(&self.db, id, now).await,
         }
-        Ok(Some(proof))
     }
 }
 
@@ -108,6 +102,7 @@ impl Authority for Decider {
         if over || !token.matches(&proof.secret_hash) {
             return Err(Error::bad_credential());
         }
+        self.record_use(kind, token.id, &proof).await?;
         Ok(proof.account)
     }
 
@@ -116,12 +111,26 @@ impl Authority for Decider {
         let permission = permission
             .ok_or_else(|| anyhow::anyhow!("there is no permission {}", question.permission))?;
         let wish = Wish { permission, project_id: question.project_id, write: question.write };
-        let known = context.known.as_deref();
-        let snapshot = self.snapshots.get(question.org_id, Freshness::newest(known)?).await?;
-        let Some(snapshot) = snapshot else { return Ok(Decision::default()) };
-        let verdict = snapshot.verdict(subject(context.account()?), &wish);
-        Ok(verdict.decision(consistency_token(snapshot.org_id, snapshot.version)))
+        let freshness = Freshness::newest(context.known.as_deref())?;
+        let snapshot = self.snapshots.get(question.org_id, freshness).await?;
+        decision(snapshot.as_deref(), subject(context.account()?), &wish, freshness)
     }
+}
+
+/// The decision from these facts, for whom it hides what they may not know before anything else is said.
+fn decision(
+    facts: Option<&Snapshot>,
+    subject: Subject<'_>,
+    wish: &Wish,
+    freshness: Freshness,
+) -> Result<Decision> {
+    let Some(facts) = facts else { return Ok(Decision::default()) };
+    let token = consistency_token(facts.org_id, facts.version);
+    let decision = facts.verdict(subject, wish).decision(token);
+    if decision.visible {
+        freshness.check(facts)?;
+    }
+    Ok(decision)
 }
 
 /// Who asks.

@@ -103,12 +103,9 @@ fn install_invitations(host: &mut Host, db: &Db, links: &link::Links) {
 
 /// What people and team inboxes are told.
 fn install_notifications(host: &mut Host, db: &Db) {
-    let board = notification::Board::new();
     host.rpc(NotificationServiceServer::new(notification::rpc::Rpc {
         db: db.clone(),
-        access: host.access(),
         pager: host.pager(),
-        board: board.clone(),
         draining: host.draining(),
     }));
     let (access, pager) = (host.access(), host.pager());
@@ -124,7 +121,7 @@ fn install_notifications(host: &mut Host, db: &Db) {
         pager,
         identity: identity.clone(),
     }));
-    let editor = news::editor::Editor { db: db.clone(), identity, board };
+    let editor = news::editor::Editor { db: db.clone(), identity };
     host.task("news", |stop| editor.run(stop));
     let old = db.clone();
     host.task("old notifications", |stop| notification::forget(old, stop));

@@ -1,6 +1,5 @@
 //! What a person is told in the application. Everything is their own (NO-11).
 
-mod board;
 mod forget;
 pub(crate) mod rpc;
 pub(crate) mod store;
@@ -10,7 +9,7 @@ mod wire;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(crate) use self::{board::Board, forget::forget};
+pub(crate) use self::forget::forget;
 
 /// Something a person is told.
 #[derive(Clone, Debug)]

@@ -1,25 +1,21 @@
 //! What a caller may do. A grant is the only proof, and only this module makes one.
 
+mod remote;
+
 use std::{
     sync::{Arc, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use api::{
-    check::Check,
-    error::Reason,
-    identity::{self as pb, access_service_client::AccessServiceClient},
-};
-use secrecy::{ExposeSecret, SecretString};
+use api::{check::Check, error::Reason};
+use secrecy::SecretString;
 use tonic::Code;
 
+pub(crate) use self::remote::RemoteAuthority;
 use crate::{
     Error, OrgId, ProjectId, Result,
-    call::{Account, Call, Context, KeyPower},
-    clock::moment,
+    call::{Account, Call, Context},
     denials::Denied,
-    error::remote,
-    link::Link,
     rule::Audience,
 };
 
@@ -224,10 +220,28 @@ impl Access {
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
-    /// Refuses once the credential of a call that goes on is no longer good, as a stream must ask.
-    pub async fn still(&self, context: &Context) -> Result<()> {
+    /// The account of a call that goes on, from the newest state; fails once its credential has ended.
+    pub async fn still(&self, context: &Context) -> Result<Account> {
         let bearer = context.bearer.as_ref().ok_or_else(Error::bad_credential)?;
-        self.authority()?.authenticate(bearer, true).await.map(|_| ())
+        self.authority()?.authenticate(bearer, true).await
+    }
+
+    /// Fails once the reader of a stream lost a right that the call was let in with: its credential ended, or
+    /// a permission is gone. A hidden object answers like a missing permission: the reader knows it.
+    pub(crate) async fn revalidate(&self, context: &Context) -> Result<()> {
+        if context.account.is_some() {
+            self.still(context).await?;
+        }
+        let rights = context.stream_rights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for it in rights {
+            let question = it.question(!context.rule.read);
+            let decision = self.authority()?.decide(context, &question).await?;
+            if !decision.allowed && !decision.visible {
+                return Err(Error::Denied { permission: it.permission });
+            }
+            decision.check(&question)?;
+        }
+        Ok(())
     }
 
     /// Refuses unless the caller has another permission on the same project, too, which only some requests
@@ -240,15 +254,6 @@ impl Access {
     ) -> Result<()> {
         let (org_id, project_id) = (grant.org_id, Some(grant.project_id));
         let question = Question { permission, org_id, project_id, write: !context.rule.read };
-        self.decide(context, &question).await.map(|_| ())
-    }
-
-    /// Refuses once a caller may no longer do what they were allowed to, as a stream must ask.
-    pub async fn again(&self, context: &Context, grant: &ScopeGrant) -> Result<()> {
-        self.still(context).await?;
-        let (permission, project_id) = (grant.permission(), grant.project_id);
-        let question =
-            Question { permission, org_id: grant.org_id, project_id, write: !context.rule.read };
         self.decide(context, &question).await.map(|_| ())
     }
 
@@ -284,23 +289,36 @@ impl Access {
         }
         decision.check(question)?;
         context.saw(&decision.token);
+        let permission = question.permission.to_owned();
+        let (org_id, project_id) = (question.org_id, question.project_id);
+        let decided = Decided { authority, asked, permission, org_id, project_id };
+        if let Some(open_call) = &context.open_call {
+            open_call.count_in(org_id)?;
+            let mut rights = context.stream_rights.lock().unwrap_or_else(PoisonError::into_inner);
+            rights.push(decided.clone());
+        }
         if question.write {
-            let mut decided = context.decided.lock().unwrap_or_else(PoisonError::into_inner);
-            let permission = question.permission.to_owned();
-            let (org_id, project_id) = (question.org_id, question.project_id);
-            decided.push(Decided { authority, asked, permission, org_id, project_id });
+            context.decided.lock().unwrap_or_else(PoisonError::into_inner).push(decided);
         }
         Ok(decision)
     }
 }
 
-/// A decision that a change rests on.
+/// A decision that a change or a stream rests on.
+#[derive(Clone)]
 pub(crate) struct Decided {
     authority: Arc<dyn Authority>,
     asked: Instant,
     permission: String,
     org_id: OrgId,
     project_id: Option<ProjectId>,
+}
+
+impl Decided {
+    fn question(&self, write: bool) -> Question<'_> {
+        let (permission, org_id) = (self.permission.as_str(), self.org_id);
+        Question { permission, org_id, project_id: self.project_id, write }
+    }
 }
 
 impl std::fmt::Debug for Decided {
@@ -326,9 +344,8 @@ pub(crate) async fn confirm(context: &Context) -> Result<()> {
             if tries > 3 {
                 return Err(Error::Unavailable("identity"));
             }
-            let (permission, org_id) = (it.permission.as_str(), it.org_id);
-            let question = Question { permission, org_id, project_id: it.project_id, write: true };
             it.asked = Instant::now();
+            let question = it.question(true);
             it.authority.decide(context, &question).await?.check(&question)?;
         }
     }
@@ -338,54 +355,4 @@ pub(crate) async fn confirm(context: &Context) -> Result<()> {
 /// An id that is no UUID names nothing, so nothing can be told by answering about the other fields, too.
 fn all_violations<M: Check>(call: &Call<M>, noun: &'static str) -> Error {
     call.check().err().unwrap_or(Error::NotFound(noun))
-}
-
-/// The identity service in another process.
-pub(crate) struct RemoteAuthority(pub(crate) Link);
-
-#[tonic::async_trait]
-impl Authority for RemoteAuthority {
-    async fn authenticate(&self, bearer: &SecretString, _fresh: bool) -> Result<Account> {
-        let mut request = tonic::Request::new(pb::AuthenticateRequest {});
-        let value = format!("Bearer {}", bearer.expose_secret());
-        let value = value.parse().map_err(|_| Error::bad_credential())?;
-        request.metadata_mut().insert("authorization", value);
-        request.set_timeout(Duration::from_secs(5));
-        let mut client = AccessServiceClient::new(self.0.clone());
-        let it = client.authenticate(request).await.map_err(remote("identity"))?.into_inner();
-        let power = |it: pb::KeyPower| {
-            let project_id = Some(it.project_id).filter(|it| !it.is_empty());
-            Ok::<_, Error>(KeyPower {
-                org_id: it.org_id.parse()?,
-                project_id: project_id.map(|it| it.parse()).transpose()?,
-                full: it.full,
-                name: it.name,
-            })
-        };
-        Ok(Account {
-            user_id: it.user_id.parse()?,
-            email: it.email,
-            display_name: it.display_name,
-            email_verified: it.email_verified,
-            credential_id: it.credential_id.parse().map_err(anyhow::Error::from)?,
-            key: it.key.map(power).transpose()?,
-            authenticated_at: it.authenticate_time.and_then(moment),
-        })
-    }
-
-    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
-        let question = pb::CheckRequest {
-            org_id: question.org_id.to_string(),
-            project_id: question.project_id.map(String::from).unwrap_or_default(),
-            permission: question.permission.to_owned(),
-            write: question.write,
-            consistency: None,
-        };
-        let mut client = AccessServiceClient::new(self.0.clone());
-        let answer = client.check(context.forward(question)).await.map_err(remote("identity"))?;
-        let it = answer.into_inner();
-        let reason = it.reason();
-        let (allowed, visible, token) = (it.allowed, it.visible, it.consistency_token);
-        Ok(Decision { allowed, visible, reason, token })
-    }
 }

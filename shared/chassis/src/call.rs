@@ -18,6 +18,7 @@ use crate::{
     denials::Denied,
     error::Reply,
     rule::{Audience, Rule},
+    server::limits::OpenCall,
     token::{self, Token},
 };
 
@@ -99,6 +100,10 @@ pub struct Context {
     pub(crate) denied: Mutex<Option<Denied>>,
     /// What was decided for this call, and when it was asked.
     pub(crate) decided: Mutex<Vec<Decided>>,
+    /// The rights with which a stream was let in, checked again as long as it runs.
+    pub(crate) stream_rights: Mutex<Vec<Decided>>,
+    /// The place of a stream or a long poll among the open calls.
+    pub(crate) open_call: Option<OpenCall>,
     /// The credential, to be passed on to the services that this call needs.
     pub(crate) bearer: Option<SecretString>,
 }

@@ -78,6 +78,25 @@ pub struct Config {
     /// Calls in flight; more are refused with UNAVAILABLE.
     #[arg(long, env = "TENANTRY_IN_FLIGHT_MAX", default_value_t = 512)]
     pub in_flight_max: usize,
+    /// Open connections; more are closed at once. Loopback may hold half of them, a trusted proxy all.
+    #[arg(long, env = "TENANTRY_CONNECTIONS_MAX", default_value_t = 4096)]
+    pub connections_max: usize,
+    /// Open connections of one network address: an IPv4 address, or an IPv6 network of 64 bits.
+    #[arg(long, env = "TENANTRY_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 128)]
+    pub connections_per_address_max: usize,
+    /// Open calls: streams, and runners that wait for work. Loopback may hold half of them, a trusted proxy
+    /// all. They do not count as calls in flight.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_MAX", default_value_t = 4096)]
+    pub open_calls_max: usize,
+    /// Open calls of one network address.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_PER_ADDRESS_MAX", default_value_t = 256)]
+    pub open_calls_per_address_max: usize,
+    /// Open calls of one account.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_PER_ACCOUNT_MAX", default_value_t = 32)]
+    pub open_calls_per_account_max: usize,
+    /// Open calls in one organization.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_PER_ORG_MAX", default_value_t = 256)]
+    pub open_calls_per_org_max: usize,
     /// Seconds that a call may take.
     #[arg(long, env = "TENANTRY_DEADLINE_S_MAX", default_value_t = 30)]
     pub deadline_s_max: u64,

@@ -22,8 +22,9 @@ use crate::{
     clock::{Clock, timestamp},
     host::Guards,
     idempotency,
-    key::random,
+    key::{Key, Secret, random},
     outbox,
+    topics::{Subscription, Topics},
 };
 
 /// A service's database.
@@ -34,7 +35,10 @@ pub struct Db {
     writes: PgPool,
     clock: Clock,
     committed: Arc<Notify>,
+    topics: Topics,
     guards: Guards,
+    /// Seals the first answers of calls with a `request_id`.
+    answers_key: Secret,
 }
 
 /// One unit of work: its writes and its events commit together, or not at all.
@@ -52,6 +56,9 @@ pub struct Tx {
     pub(crate) told: Vec<Uuid>,
     /// Whether somebody waits for what this writes.
     wakes: bool,
+    topics: Topics,
+    /// Topics whose subscribers wake up after the commit.
+    published: Vec<Uuid>,
     /// The one moment at which the whole unit happens.
     pub now: OffsetDateTime,
 }
@@ -66,6 +73,7 @@ impl Db {
         options: PgConnectOptions,
         clock: Clock,
         guards: Guards,
+        key: &Key,
     ) -> Self {
         let options = options.application_name(name).options([
             ("search_path", name),
@@ -83,7 +91,9 @@ impl Db {
                 .connect_lazy_with(options)
         };
         let (reads, writes) = (pool(options.clone()), pool(options));
-        Self { name, reads, writes, clock, committed: Arc::default(), guards }
+        let answers_key = key.derive("first answers");
+        let (committed, topics) = Default::default();
+        Self { name, reads, writes, clock, committed, topics, guards, answers_key }
     }
 
     /// The service.
@@ -121,6 +131,11 @@ impl Db {
         self.committed.notified()
     }
 
+    /// Wakes up after each commit of this process that published to this topic ([`Tx::publish`]).
+    pub fn subscribe(&self, topic: Uuid) -> Subscription {
+        self.topics.subscribe(topic)
+    }
+
     /// Wakes whoever follows the outbox.
     pub(crate) fn committed(&self) -> &Notify {
         &self.committed
@@ -137,7 +152,7 @@ impl Db {
         M: Message + Check,
         R: Message + Name + Default,
     {
-        let key = idempotency::Key::of(call)?;
+        let key = idempotency::Key::of(&self.answers_key, call)?;
         let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
         let once = async |tx: &mut Tx| {
             let Some(key) = key else {
@@ -149,7 +164,7 @@ impl Db {
                 return Ok(R::decode(&*first).map_err(anyhow::Error::from)?);
             }
             let response = work(tx).await?;
-            idempotency::store(tx, &key, response.encode_to_vec()).await?;
+            idempotency::store(tx, &key, &response.encode_to_vec()).await?;
             confirm(call).await?;
             Ok(response)
         };
@@ -210,6 +225,8 @@ impl Db {
             events: vec![],
             told: vec![],
             wakes: false,
+            topics: self.topics.clone(),
+            published: vec![],
             now: self.clock.now(),
         })
     }
@@ -237,6 +254,7 @@ async fn finish<T>(
     if tx.wakes {
         tx.committed.notify_waiters();
     }
+    tx.topics.publish(&tx.published);
     Ok((value, std::mem::take(&mut tx.told)))
 }
 
@@ -277,6 +295,11 @@ impl Tx {
     /// themselves. A task that looks and finds nothing must not: it would wake itself for ever.
     pub fn wake(&mut self) {
         self.wakes = true;
+    }
+
+    /// Streams of this process that follow this object read again once this has committed.
+    pub fn publish(&mut self, topic: Uuid) {
+        self.published.push(topic);
     }
 
     /// From here on this account acts: for calls that themselves prove who calls, like signing in.

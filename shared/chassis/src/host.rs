@@ -1,5 +1,6 @@
 //! A process that hosts one or more services.
 
+mod connection;
 mod database;
 mod folder;
 mod front;
@@ -200,7 +201,7 @@ impl Host {
         privileges: &'static str,
     ) -> Db {
         let options = roles::options(&self.options, name, self.role_mode());
-        let db = Db::new(name, options, self.clock.clone(), self.guards);
+        let db = Db::new(name, options, self.clock.clone(), self.guards, &self.key);
         self.databases.push((db.clone(), Schema { migrations, privileges }));
         db
     }

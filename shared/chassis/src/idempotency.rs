@@ -1,4 +1,9 @@
 //! A repeated call gets the first answer, which was stored with what the first call changed (AIP-155).
+//!
+//! Answers hold secrets that are shown once: API keys, agent tokens, webhook secrets. So an answer is sealed
+//! (AES-256-GCM) under a key that follows from the deployment's secret, the caller, the method, the request
+//! id and the body. The row holds none of these, only MACs: whoever reads the table learns nothing, and with
+//! the deployment's secret they would still need the request id, 122 random bits.
 
 use api::{check::Check, error::Reason};
 use prost::Message;
@@ -9,32 +14,37 @@ use crate::{
     Error, Result,
     call::Call,
     db::Tx,
-    key::{Secret, hash},
+    key::{self, Secret},
 };
 
-/// What makes two calls the same: caller, method and request id; the hash tells whether they really are.
+/// One request that can be repeated.
 pub(crate) struct Key {
-    caller: String,
-    method: String,
     request_id: Uuid,
-    body_hash: Secret,
+    request_mac: Secret,
+    body_mac: Secret,
+    seal: Secret,
 }
 
 impl Key {
     /// The key of a call, if it carries a request id.
-    pub(crate) fn of<M: Message + Check>(call: &Call<M>) -> Result<Option<Self>> {
+    pub(crate) fn of<M: Message + Check>(secret: &Secret, call: &Call<M>) -> Result<Option<Self>> {
         let request_id = call.message.request_id();
         if request_id.is_empty() {
             return Ok(None);
         }
         let request_id = Uuid::try_parse(request_id);
         let request_id = request_id.map_err(|_| Error::invalid("request_id", "must be a UUID"))?;
-        let (caller, method) = (call.idempotency_scope(), call.rule.method.clone());
+        let (caller, method) = (call.idempotency_scope(), call.rule.method.as_str());
+        let body = call.message.encode_to_vec();
+        let request = [caller.as_bytes(), method.as_bytes(), request_id.as_bytes()];
+        let mac = |purpose: &[u8], body: &[u8]| {
+            key::mac(secret, &[purpose, request[0], request[1], request[2], body])
+        };
         Ok(Some(Self {
-            caller,
-            method,
             request_id,
-            body_hash: hash(&call.message.encode_to_vec()),
+            request_mac: mac(b"request", b""),
+            body_mac: mac(b"body", &body),
+            seal: mac(b"seal", &body),
         }))
     }
 }
@@ -44,12 +54,10 @@ impl Key {
 pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
     let now = tx.now;
     let claimed = sqlx::query!(
-        "insert into idempotency (caller, method, request_id, body_hash, created_at)
-         values ($1, $2, $3, $4, $5) on conflict do nothing",
-        key.caller,
-        key.method,
-        key.request_id,
-        &key.body_hash,
+        "insert into idempotency (request_mac, body_mac, created_at)
+         values ($1, $2, $3) on conflict do nothing",
+        &key.request_mac,
+        &key.body_mac,
         now,
     )
     .execute(tx.conn())
@@ -58,15 +66,13 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let first = sqlx::query!(
-        r#"select body_hash, response as "response!", event_ids from idempotency
-           where caller = $1 and method = $2 and request_id = $3"#,
-        key.caller,
-        key.method,
-        key.request_id,
+        r#"select body_mac, response as "response!", event_ids from idempotency
+           where request_mac = $1"#,
+        &key.request_mac,
     )
     .fetch_one(tx.conn())
     .await?;
-    if first.body_hash != key.body_hash {
+    if !key::equal(&first.body_mac, &key.body_mac) {
         return Err(Error::Refused {
             code: Code::InvalidArgument,
             reason: Reason::RequestIdReused,
@@ -75,19 +81,18 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
         });
     }
     tx.told = first.event_ids;
-    Ok(Some(first.response))
+    let response = key::open(&key.seal, &key.request_mac, &first.response);
+    Ok(Some(response.ok_or_else(|| anyhow::anyhow!("a first answer cannot be opened"))?))
 }
 
 /// Keeps the first answer.
-pub(crate) async fn store(tx: &mut Tx, key: &Key, response: Vec<u8>) -> Result<()> {
+pub(crate) async fn store(tx: &mut Tx, key: &Key, response: &[u8]) -> Result<()> {
     let told = tx.told.clone();
+    let sealed = key::seal(&key.seal, &key.request_mac, response);
     sqlx::query!(
-        "update idempotency set response = $4, event_ids = $5
-         where caller = $1 and method = $2 and request_id = $3",
-        key.caller,
-        key.method,
-        key.request_id,
-        response,
+        "update idempotency set response = $2, event_ids = $3 where request_mac = $1",
+        &key.request_mac,
+        sealed,
         &told,
     )
     .execute(tx.conn())

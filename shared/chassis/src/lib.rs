@@ -1,6 +1,7 @@
 //! What every service stands on: one file per promise.
 
 pub mod access;
+mod budget;
 pub mod bus;
 pub mod call;
 pub mod changed;
@@ -10,6 +11,7 @@ pub mod db;
 mod denials;
 pub mod email;
 pub mod error;
+pub mod follow;
 #[cfg(test)]
 mod fuzz;
 pub mod host;
@@ -31,6 +33,7 @@ pub mod telemetry;
 pub mod throttle;
 pub mod tls;
 pub mod token;
+mod topics;
 pub mod web;
 
 pub use access::{Access, Grant, ProjectGrant, ScopeGrant};

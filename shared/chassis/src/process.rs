@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -55,6 +56,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     // One provider; with two in the tree the first TLS connection would panic.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    raise_file_limit();
     let telemetry = Telemetry::start(name, &config)?;
     let folder = DataDir::open(config.data_dir.as_deref())?;
     // Before anything is started: the port is the most frequent thing that is taken.
@@ -92,6 +94,15 @@ async fn run(
         }
     };
     host.run(listener, || ready(&config), stop).await
+}
+
+/// Raises the limit of open files, each connection being one, to what the operating system allows. The usual
+/// soft limit of 1024 is there for programs that use `select`.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused at most where there is a lower limit of another kind, and then that one holds.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// The database that the settings name, or a private one.

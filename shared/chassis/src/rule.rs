@@ -36,6 +36,10 @@ pub struct Rule {
     pub project_permission: Option<String>,
     /// Whether a connected server may call it, too, with its agent token; for methods of services.
     pub agents: bool,
+    /// Whether it answers with a stream.
+    pub streaming: bool,
+    /// Whether it may wait for something to happen before it answers.
+    pub long_poll: bool,
     /// The events that it writes.
     pub emits: Vec<String>,
     /// A request, as JSON.
@@ -105,6 +109,8 @@ fn rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<Rule> {
         )
         .filter(|it| !it.is_empty()),
         agents: agents(rule),
+        streaming: method.is_server_streaming(),
+        long_poll: rule.get_field_by_name("long_poll")?.as_bool()?,
         emits: texts(rule, "emits"),
         example: rule.get_field_by_name("example")?.as_str()?.to_owned(),
     })

@@ -1,10 +1,14 @@
 //! How services prove themselves: a certificate with exactly one name, `spiffe://tenantry/svc/<name>`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
-use rustls::pki_types::CertificateDer;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use webpki::EndEntityCert;
 
 /// What stands before a service's name in its certificate.
@@ -13,8 +17,9 @@ pub const SPIFFE: &str = "spiffe://tenantry/svc/";
 /// The certificate, key and authority of one service.
 #[derive(Clone)]
 pub struct Tls {
-    identity: Identity,
-    authority: Certificate,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    authority: Vec<u8>,
 }
 
 impl Tls {
@@ -24,24 +29,30 @@ impl Tls {
             std::fs::read(path)
                 .with_context(|| format!("cannot read the TLS file {}", path.display()))
         };
-        Ok(Self {
-            identity: Identity::from_pem(read(certificate)?, read(key)?),
-            authority: Certificate::from_pem(read(authority)?),
-        })
+        Ok(Self { certificate: read(certificate)?, key: read(key)?, authority: read(authority)? })
     }
 
     /// People connect without a certificate, services with theirs.
-    pub(crate) fn server(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .identity(self.identity.clone())
-            .client_ca_root(self.authority.clone())
-            .client_auth_optional(true)
+    pub(crate) fn server(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let mut roots = RootCertStore::empty();
+        for it in CertificateDer::pem_slice_iter(&self.authority) {
+            roots.add(it.context("--tls-ca is no PEM file")?)?;
+        }
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated();
+        let verifier = verifier.build().context("--tls-ca holds no certificate")?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
+        let key = PrivateKeyDer::from_pem_slice(&self.key).context("--tls-key is no PEM file")?;
+        let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+        let chain = chain.context("--tls-cert is no PEM file")?;
+        let mut config = config.with_single_cert(chain, key).context("--tls-cert, --tls-key")?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
     }
 
     pub(crate) fn client(&self) -> ClientTlsConfig {
         ClientTlsConfig::new()
-            .identity(self.identity.clone())
-            .ca_certificate(self.authority.clone())
+            .identity(Identity::from_pem(&self.certificate, &self.key))
+            .ca_certificate(Certificate::from_pem(&self.authority))
     }
 }
 

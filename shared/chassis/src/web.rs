@@ -1,14 +1,22 @@
 //! The few pages that browsers ask for, on the same port as the calls. What a page does it does by calls,
 //! with the rules, limits and traces that every call has.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use tonic::{body::Body, metadata::MetadataValue};
 
-use crate::id;
+use crate::{
+    budget::Exhausted,
+    id,
+    server::{limits::Limits, receive::NotReceived},
+};
 
 /// A form may be so large.
 const FORM_BYTES_MAX: usize = 64 * 1024;
@@ -93,7 +101,12 @@ impl Sites {
     }
 
     /// Answers a browser. `address` is where it is.
-    pub(crate) async fn serve(self, request: Request<Body>, address: String) -> Response<Body> {
+    pub(crate) async fn serve(
+        self,
+        request: Request<Body>,
+        address: String,
+        limits: Arc<Limits>,
+    ) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let Some(site) = self.find(parts.uri.path()) else {
             let text = "Nothing to see here: this port is for gRPC. Try `grpcurl` with `list`.\n";
@@ -105,11 +118,10 @@ impl Sites {
         };
         let is_form = parts.headers.get(header::CONTENT_TYPE).is_some_and(is_form);
         let max = if is_form { FORM_BYTES_MAX } else { BODY_BYTES_MAX };
-        let body = match Limited::new(body, max).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(_) => {
-                return whole(page(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", String::new()));
-            }
+        let received = limits.receive(body, max, Instant::now() + PATIENCE, &address).await;
+        let (body, _share) = match received {
+            Ok(it) => (it.bytes, it.share),
+            Err(why) => return whole(page(not_received(why), "text/plain", String::new())),
         };
         let visit = Visit {
             method: if parts.method == Method::HEAD { Method::GET } else { parts.method },
@@ -140,6 +152,17 @@ pub fn page(status: StatusCode, kind: &'static str, text: String) -> Response<St
         .header("x-robots-tag", "noindex")
         .body(text);
     answer.expect("these headers are well-formed")
+}
+
+/// The answer to a body that did not arrive.
+fn not_received(why: NotReceived) -> StatusCode {
+    match why {
+        NotReceived::Late => StatusCode::REQUEST_TIMEOUT,
+        NotReceived::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        NotReceived::Exhausted(Exhausted::Total) => StatusCode::SERVICE_UNAVAILABLE,
+        NotReceived::Exhausted(Exhausted::Holder) => StatusCode::TOO_MANY_REQUESTS,
+        NotReceived::Broken => StatusCode::BAD_REQUEST,
+    }
 }
 
 fn whole(answer: Response<String>) -> Response<Body> {

@@ -1,6 +1,9 @@
 //! The whole suite in a test, in process, on a port of its own.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use api::{
     identity::{self as pb, organization_service_client::OrganizationServiceClient},
@@ -39,6 +42,12 @@ pub struct Options {
     pub distant_database: bool,
     /// Calls in flight; 0 means the default.
     pub in_flight_max: usize,
+    /// Open connections; 0 means the default.
+    pub connections_max: usize,
+    /// Open calls in one organization; 0 means the default.
+    pub open_calls_per_org_max: usize,
+    /// Addresses of trusted proxies.
+    pub trusted_proxies: Vec<IpAddr>,
     /// Sign-ins from one address in a minute; 0 means no limit.
     pub sign_ins_max: u32,
     /// Organizations that one account may create; 0 means many.
@@ -75,6 +84,8 @@ pub struct Suite {
     pub billing: Link,
     /// The project service's way to the log.
     pub producer: Link,
+    /// The project service's way to identity.
+    pub identity: Link,
     monitoring: Link,
     hosting: Link,
     options: Options,
@@ -127,6 +138,7 @@ impl Suite {
         let monitoring = host.client("monitoring", "invitation");
         let hosting = host.client("billing", "project");
         let producer = host.client("project", "audit");
+        let identity = host.client("project", "identity");
 
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
@@ -150,6 +162,7 @@ impl Suite {
             address,
             billing,
             producer,
+            identity,
             monitoring,
             hosting,
             options,
@@ -357,14 +370,16 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
             options.created_orgs_max
         },
         sign_ins_max: options.sign_ins_max,
+        trusted_proxies: options.trusted_proxies.clone(),
         oidc_issuer: options.oidc_issuer.clone(),
         oidc_client_id: options.oidc_issuer.is_some().then(|| "tenantry".to_owned()),
         oidc_client_secret: options.oidc_issuer.is_some().then(|| "secret".into()),
-        in_flight_max: if options.in_flight_max == 0 {
-            defaults.in_flight_max
-        } else {
-            options.in_flight_max
-        },
+        in_flight_max: or_default(options.in_flight_max, defaults.in_flight_max),
+        connections_max: or_default(options.connections_max, defaults.connections_max),
+        open_calls_per_org_max: or_default(
+            options.open_calls_per_org_max,
+            defaults.open_calls_per_org_max,
+        ),
         ..defaults
     };
     let data = DataDir::open(Some(folder)).expect("a data directory");
@@ -372,6 +387,11 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .expect("a folder");
     Host::new(config, database, data).expect("a host")
+}
+
+/// A setting, or its default if it is 0.
+fn or_default(value: usize, default: usize) -> usize {
+    if value == 0 { default } else { value }
 }
 
 fn install(mut host: Host) -> Host {

@@ -1,19 +1,20 @@
 //! The gRPC surface of entries.
 
-use std::{collections::VecDeque, pin::Pin};
-
 use api::audit::{self as pb, audit_service_server::AuditService};
-use chassis::{Access, Call, Error, Reply, Result, ScopeGrant, Tx, page::Pager, reply};
-use futures::Stream;
-use tokio::time::Instant;
+use chassis::{
+    Access, Call, Error, Reply, Result, ScopeGrant, Tx,
+    follow::{Messages, follow},
+    page::Pager,
+    reply,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use super::{
     find::{self, Wanted},
     read::Reader,
     store,
-    watch::Watch,
+    watch::NewEntries,
 };
 use crate::{
     export::Export,
@@ -29,15 +30,13 @@ pub(crate) struct Rpc {
     pub(crate) signer: std::sync::Arc<crate::note::Signer>,
 }
 
-type Streamed<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
-
 /// How many entries a page has if nobody says (AU-12).
 const PAGE: i32 = 50;
 
 #[tonic::async_trait]
 impl AuditService for Rpc {
-    type WatchEntriesStream = Streamed<pb::WatchEntriesResponse>;
-    type ExportEntriesStream = Streamed<pb::ExportEntriesResponse>;
+    type WatchEntriesStream = Messages<pb::WatchEntriesResponse>;
+    type ExportEntriesStream = Messages<pb::ExportEntriesResponse>;
 
     async fn list_entries(
         &self,
@@ -72,19 +71,10 @@ impl AuditService for Rpc {
         let grant = self.access.scope(&call, &it.org_id, &it.project_id).await?;
         let wanted = wanted(&grant, it.filter.clone());
         let end = find::search(&self.reader.db, &wanted).await?.end;
-        let watch = Watch {
-            reader: self.reader.clone(),
-            access: self.access.clone(),
-            grant,
-            context: call.context(),
-            draining: self.draining.clone(),
-            wanted,
-            next: if it.from_index == 0 { end } else { it.from_index },
-            ready: VecDeque::new(),
-            asked: Instant::now(),
-            over: false,
-        };
-        Ok(Response::new(Box::pin(watch.stream())))
+        let next_index = if it.from_index == 0 { end } else { it.from_index };
+        let new = NewEntries { reader: self.reader.clone(), wanted, next_index };
+        let (db, org_id) = (&self.reader.db, grant.org_id().0);
+        Ok(Response::new(follow(db, org_id, self.draining.clone(), new)))
     }
 
     async fn export_entries(

@@ -124,6 +124,9 @@ impl Ledger {
             self.react(tx, arrival).await?;
         }
         tx.wake();
+        for org_id in org_ids {
+            tx.publish(org_id);
+        }
         Ok(held)
     }
 

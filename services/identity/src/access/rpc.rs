@@ -3,21 +3,18 @@
 use std::sync::Arc;
 
 use api::identity::{self as pb, access_service_server::AccessService};
-use chassis::{
-    Access, Call, Db, Error, OrgId, Reply, Result, UserId, access::Decision, moment, reply,
-    timestamp,
-};
+use chassis::{Access, Call, Db, Error, OrgId, Reply, Result, UserId, moment, reply, timestamp};
 use tonic::Request;
 
 use super::{
-    Freshness, Snapshots, audience,
+    Freshness, Snapshots, audience, decision,
     explain::{self, Words},
     store, subject, wire,
 };
 use crate::{
     organization::wire::consistency_token,
     policy::Permission,
-    snapshot::{Change, Snapshot, Subject, Verdict, Wish},
+    snapshot::{Change, Snapshot, Verdict, Wish},
 };
 
 pub(crate) struct Rpc {
@@ -35,7 +32,8 @@ impl AccessService for Rpc {
         let freshness = wire::freshness(it.consistency.as_ref(), call.known.as_deref())?;
         let snapshot = self.snapshots.get(it.org_id.parse()?, freshness).await?;
         let user_id = call.account()?.user_id;
-        let decision = decision(snapshot.as_deref(), subject(call.account()?), &wish);
+        let subject = subject(call.account()?);
+        let decision = decision(snapshot.as_deref(), subject, &wish, freshness)?;
         let shown = snapshot.as_deref().filter(|_| decision.visible);
         let org_role = shown.and_then(|it| it.org_role(user_id));
         let project_role = shown.and_then(|it| it.project_role(user_id, wish.project_id?));
@@ -71,9 +69,9 @@ impl AccessService for Rpc {
         let answer = |(wish, org_id): (&Wish, &OrgId)| {
             let place = distinct.binary_search(org_id).ok();
             let snapshot = place.and_then(|it| snapshots[it].as_deref());
-            wire::answer(&decision(snapshot, subject(account), wish))
+            Ok(wire::answer(&decision(snapshot, subject(account), wish, freshness)?))
         };
-        let answers = wishes.iter().zip(&org_ids).map(answer).collect();
+        let answers = wishes.iter().zip(&org_ids).map(answer).collect::<Result<_>>()?;
         reply(pb::BatchCheckResponse { answers })
     }
 
@@ -240,7 +238,8 @@ impl AccessService for Rpc {
         request: Request<pb::AuthenticateRequest>,
     ) -> Reply<pb::AuthenticateResponse> {
         let call = Call::of(request)?;
-        let it = call.account()?;
+        let newest = if call.message.fresh { Some(self.access.still(&call).await?) } else { None };
+        let it = newest.as_ref().map_or_else(|| call.account(), Ok)?;
         let key = it.key.as_ref().map(|it| pb::KeyPower {
             org_id: it.org_id.into(),
             project_id: it.project_id.map(String::from).unwrap_or_default(),
@@ -257,12 +256,6 @@ impl AccessService for Rpc {
             authenticate_time: it.authenticated_at.map(timestamp),
         })
     }
-}
-
-fn decision(snapshot: Option<&Snapshot>, subject: Subject<'_>, wish: &Wish) -> Decision {
-    let Some(snapshot) = snapshot else { return Decision::default() };
-    let token = consistency_token(snapshot.org_id, snapshot.version);
-    snapshot.verdict(subject, wish).decision(token)
 }
 
 /// A project that is asked about must be of the organization.

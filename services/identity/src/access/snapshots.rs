@@ -44,6 +44,19 @@ impl Freshness {
     pub(crate) fn at_least(token: &str) -> Result<Self> {
         Ok(Self::AtLeast(version(token)?))
     }
+
+    /// Fails if these facts lack the change that the caller's token is of. Only for callers who may know of
+    /// the organization: a forged token would tell others whether it exists.
+    pub(super) fn check(self, facts: &Snapshot) -> Result<()> {
+        match self {
+            Self::Newest(Some((of, wanted))) | Self::AtLeast((of, wanted))
+                if of == facts.org_id && wanted > facts.version =>
+            {
+                Err(ahead())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn version(token: &str) -> Result<(OrgId, i64)> {
@@ -77,7 +90,8 @@ impl Snapshots {
         Self { db, cache, lanes, born: Instant::now() }
     }
 
-    /// The facts about an organization; `None` if there is no such organization.
+    /// The facts about an organization; `None` if there is no such organization. Whether they have the change
+    /// of the caller's token is checked by [`Freshness::check`].
     pub(crate) async fn get(
         &self,
         org_id: OrgId,
@@ -89,7 +103,7 @@ impl Snapshots {
         }
         let newest = store::version(&self.db, org_id).await?;
         let Some(newest) = newest else { return Ok(None) };
-        self.at(org_id, newest, freshness, started).await
+        self.at(org_id, newest, started).await
     }
 
     /// The facts about several organizations, in their order; their versions are read together.
@@ -108,7 +122,7 @@ impl Snapshots {
         let mut all = vec![];
         for org_id in org_ids {
             all.push(match versions.get(org_id) {
-                Some(newest) => self.at(*org_id, *newest, freshness, started).await?,
+                Some(newest) => self.at(*org_id, *newest, started).await?,
                 None => None,
             });
         }
@@ -132,19 +146,7 @@ impl Snapshots {
     }
 
     /// The facts of the version that was the newest after `started`, or of a newer one.
-    async fn at(
-        &self,
-        org_id: OrgId,
-        newest: i64,
-        freshness: Freshness,
-        started: u64,
-    ) -> Result<Option<Arc<Snapshot>>> {
-        if let Freshness::Newest(Some((of, wanted))) | Freshness::AtLeast((of, wanted)) = freshness
-            && of == org_id
-            && wanted > newest
-        {
-            return Err(ahead());
-        }
+    async fn at(&self, org_id: OrgId, newest: i64, started: u64) -> Result<Option<Arc<Snapshot>>> {
         if let Some(entry) = self.cache.get(&org_id).filter(|it| it.snapshot.version >= newest) {
             entry.verified.fetch_max(started, Ordering::AcqRel);
             return Ok(Some(entry.snapshot.clone()));

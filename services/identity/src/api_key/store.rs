@@ -1,5 +1,7 @@
 //! Every SQL statement about API keys.
 
+use std::sync::Arc;
+
 use chassis::{
     Account, Changed, Db, Error, KeyPower, OrgId, ProjectId, Result, Tx, UserId, page::Page,
 };
@@ -141,8 +143,8 @@ pub(crate) async fn count(db: &Db, org_id: OrgId) -> Result<i64> {
     Ok(count.fetch_one(db.pool()).await?)
 }
 
-/// What a living key proves, and when it was last used.
-pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<(Proof, Option<OffsetDateTime>)>> {
+/// What a living key proves.
+pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
     // By id alone (no org_id): the key itself says of which organization it is.
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
@@ -167,8 +169,13 @@ pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<(Proof, Option<Off
             key: Some(power),
             authenticated_at: None,
         };
-        let proof = Proof { account, secret_hash: it.secret_hash, expires_at: it.expires_at };
-        (proof, it.last_used_at)
+        Proof {
+            account,
+            secret_hash: it.secret_hash,
+            expires_at: it.expires_at,
+            last_used_at: it.last_used_at,
+            use_recorded: Arc::default(),
+        }
     }))
 }
 

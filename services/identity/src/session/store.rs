@@ -1,5 +1,7 @@
 //! Every SQL statement about sessions, and sign-ins on their way.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use chassis::{Account, Changed, Db, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
@@ -14,6 +16,10 @@ pub(crate) struct Proof {
     pub(crate) secret_hash: Vec<u8>,
     /// `None`: it does not end by itself.
     pub(crate) expires_at: Option<OffsetDateTime>,
+    /// `None`: it was never used.
+    pub(crate) last_used_at: Option<OffsetDateTime>,
+    /// Whether a use was recorded since this was read.
+    pub(crate) use_recorded: Arc<AtomicBool>,
 }
 
 /// Stores a new session and its event.
@@ -102,9 +108,8 @@ pub(crate) async fn list(db: &Db, user_id: UserId, page: &Page) -> Result<Vec<Se
     Ok(sessions.fetch_all(db.pool()).await?)
 }
 
-/// What a session that has not ended proves, and when it was last used. One indexed read, which every call
-/// makes.
-pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<(Proof, OffsetDateTime)>> {
+/// What a session that has not ended proves. One indexed read, which every call makes.
+pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
                   account.email_verified_at is not null as "email_verified!",
@@ -126,8 +131,13 @@ pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<(Proof, OffsetDate
             authenticated_at: Some(it.proved_at),
         };
         let ends = it.expires_at.min(it.last_used_at + IDLE_MAX);
-        let proof = Proof { account, secret_hash: it.secret_hash, expires_at: Some(ends) };
-        (proof, it.last_used_at)
+        Proof {
+            account,
+            secret_hash: it.secret_hash,
+            expires_at: Some(ends),
+            last_used_at: Some(it.last_used_at),
+            use_recorded: Arc::default(),
+        }
     }))
 }
 

@@ -19,8 +19,7 @@ use super::store::{self, News};
 use crate::{
     catalogue::{self, Story},
     digest::{self, Letter, Recipient},
-    mail_rule,
-    notification::{self, Board},
+    mail_rule, notification,
     preference::{self, Preferences},
     webhook,
 };
@@ -38,7 +37,6 @@ const ATTEMPTS_MAX: i32 = 40;
 pub(crate) struct Editor {
     pub(crate) db: Db,
     pub(crate) identity: Link,
-    pub(crate) board: Board,
 }
 
 /// A reaction: keeps what somebody may have to be told of.
@@ -91,13 +89,12 @@ impl Editor {
             let audience = self.audience(&story).await?;
             told.push((story, audience));
         }
-        let mut users = vec![];
         let publish = async |tx: &mut Tx| {
             if !store::told(tx, news.event_id).await? {
                 return Ok(());
             }
             for (story, audience) in &told {
-                users.extend(self.tell_people(tx, story, audience).await?);
+                self.tell_people(tx, story, audience).await?;
                 if story.kind.for_hooks {
                     tell_hooks(tx, story).await?;
                     tell_rules(tx, story).await?;
@@ -105,9 +102,7 @@ impl Editor {
             }
             Ok(())
         };
-        self.db.write_as_system(&news.event_id.to_string(), publish).await?;
-        self.board.tell(users);
-        Ok(())
+        self.db.write_as_system(&news.event_id.to_string(), publish).await
     }
 
     /// Asks identity who may be told at this moment.
@@ -146,17 +141,17 @@ impl Editor {
         Ok(answer.map_err(remote("identity"))?.into_inner())
     }
 
-    /// In the application and by mail, as each person wants it. Answers who has something new.
+    /// In the application and by mail, as each person wants it.
     async fn tell_people(
         &self,
         tx: &mut Tx,
         story: &Story,
         audience: &ListAudienceResponse,
-    ) -> Result<Vec<uuid::Uuid>> {
+    ) -> Result<()> {
         let people = people(story, audience);
         let ids: Vec<_> = people.keys().copied().collect();
         if ids.is_empty() {
-            return Ok(vec![]);
+            return Ok(());
         }
         let preferences = preference::store::of(tx, &ids).await?;
         let wants = |id: &uuid::Uuid, channel: NotificationChannel| {
@@ -173,7 +168,7 @@ impl Editor {
                 digest::store::add(tx, &Letter::of(story, to, quiet)).await?;
             }
         }
-        Ok(in_app)
+        Ok(())
     }
 }
 

@@ -1,29 +1,27 @@
 //! The gRPC surface of notifications and preferences.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    pin::Pin,
-};
+use std::collections::HashSet;
 
 use api::invitation::{self as pb, notification_service_server::NotificationService};
-use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
-use futures::Stream;
+use chassis::{
+    Call, Db, Reply, Tx,
+    follow::{Messages, follow},
+    page::Pager,
+    reply,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use super::{
-    Board,
     store::{self, Filter},
-    watch::Watcher,
+    watch::NewNotifications,
     wire,
 };
 use crate::preference::{self, QuietHours};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
-    pub(crate) access: Access,
     pub(crate) pager: Pager,
-    pub(crate) board: Board,
     /// When streams end, so that the process can.
     pub(crate) draining: CancellationToken,
 }
@@ -98,31 +96,18 @@ impl NotificationService for Rpc {
         reply(self.db.write(&call, dismiss).await?)
     }
 
-    type WatchNotificationsStream =
-        Pin<Box<dyn Stream<Item = Result<pb::WatchNotificationsResponse, Status>> + Send>>;
+    type WatchNotificationsStream = Messages<pb::WatchNotificationsResponse>;
 
     async fn watch_notifications(
         &self,
         request: Request<pb::WatchNotificationsRequest>,
-    ) -> Result<Response<Self::WatchNotificationsStream>, Status> {
+    ) -> Reply<Self::WatchNotificationsStream> {
         let call = Call::of(request)?;
         let user_id = call.account()?.user_id;
         let after = wire::id("after_notification_id", &call.message.after_notification_id)?;
-        let watcher = Watcher {
-            db: self.db.clone(),
-            user_id,
-            heard: self.board.watch(),
-            draining: self.draining.clone(),
-            from: self.db.now(),
-            after,
-            ready: VecDeque::new(),
-            seen: HashSet::new(),
-            looked: false,
-            over: false,
-            access: self.access.clone(),
-            context: call.context(),
-        };
-        Ok(Response::new(Box::pin(watcher.stream())))
+        let (db, from) = (self.db.clone(), self.db.now());
+        let new = NewNotifications { db, user_id, from, after, seen: HashSet::new() };
+        Ok(Response::new(follow(&self.db, user_id.0, self.draining.clone(), new)))
     }
 
     async fn get_notification_preferences(

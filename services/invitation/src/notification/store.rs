@@ -13,6 +13,9 @@ pub(crate) async fn insert(tx: &mut Tx, story: &Story, user_ids: &[Uuid]) -> Res
     if user_ids.is_empty() {
         return Ok(());
     }
+    for user_id in user_ids {
+        tx.publish(*user_id);
+    }
     let now = tx.now;
     let ids: Vec<_> = user_ids.iter().map(|_| chassis::id::new()).collect();
     // A notification belongs to a person, not to a tenant; the tenant is what it is about: org_id is

@@ -1,14 +1,16 @@
 //! The gRPC surface of tasks, for people.
 
-use std::{collections::VecDeque, pin::Pin};
-
 use api::project::{self as pb, task_service_server::TaskService};
-use chassis::{Access, Call, Db, Error, Reply, Tx, page::Pager, reply};
-use futures::Stream;
+use chassis::{
+    Access, Call, Db, Error, Reply, Tx,
+    follow::{Messages, follow},
+    page::Pager,
+    reply,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
-use super::{Cancelled, Cause, NotFailed, Order, Outcome, State, runner, store, watch::Watch};
+use super::{Cancelled, Cause, NotFailed, Order, Outcome, State, runner, store, watch::TaskLog};
 use crate::{environment, project, server};
 
 pub(crate) struct Rpc {
@@ -20,8 +22,7 @@ pub(crate) struct Rpc {
 
 #[tonic::async_trait]
 impl TaskService for Rpc {
-    type WatchTaskLogStream =
-        Pin<Box<dyn Stream<Item = Result<pb::WatchTaskLogResponse, Status>> + Send>>;
+    type WatchTaskLogStream = Messages<pb::WatchTaskLogResponse>;
 
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Reply<pb::GetTaskResponse> {
         let call = Call::of(request)?;
@@ -116,19 +117,8 @@ impl TaskService for Rpc {
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let task = store::get(&self.db, &grant, it.task_id.parse()?).await?;
-        let watch = Watch {
-            db: self.db.clone(),
-            access: self.access.clone(),
-            grant,
-            context: call.context(),
-            draining: self.draining.clone(),
-            task,
-            next_line: it.from_line,
-            told: None,
-            ready: VecDeque::new(),
-            asked: tokio::time::Instant::now(),
-            over: false,
-        };
-        Ok(Response::new(Box::pin(watch.stream())))
+        let (db, task_id, next_line) = (self.db.clone(), task.id, it.from_line);
+        let log = TaskLog { db, grant, task_id, next_line, sent: None };
+        Ok(Response::new(follow(&self.db, task_id.0, self.draining.clone(), log)))
     }
 }

@@ -28,11 +28,11 @@ pub(crate) struct Rpc {
     pub(crate) draining: CancellationToken,
 }
 
-/// A runner waits so long at most in one call.
+/// The longest wait of one call.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// While one waits, another process may write what this one is not woken for.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a waiting call looks without a wake-up: leases end, and other processes write, too.
+const POLL_EVERY: Duration = Duration::from_secs(2);
 
 #[tonic::async_trait]
 impl RunnerService for Rpc {
@@ -41,13 +41,14 @@ impl RunnerService for Rpc {
         request: Request<pb::LeaseTaskRequest>,
     ) -> Reply<pb::LeaseTaskResponse> {
         let call = Call::of(request)?;
-        let agent = server::agent::of(&self.db, &call, &call.message.runner).await?;
         let wait = call.message.wait.and_then(|it| Duration::try_from(it).ok());
         let until = tokio::time::Instant::now() + wait.unwrap_or_default().min(WAIT_MAX);
+        let mut agent = server::agent::of(&self.db, &call, &call.message.runner).await?;
+        let mut of_server = self.db.subscribe(agent.server_id.0);
+        let mut of_any = self.db.subscribe(store::ANY_SERVER);
         loop {
-            let changed = self.db.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            of_server.mark_read();
+            of_any.mark_read();
             if call.gone.is_cancelled() {
                 return reply(pb::LeaseTaskResponse { lease: None });
             }
@@ -64,12 +65,15 @@ impl RunnerService for Rpc {
                 return reply(answer);
             }
             tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep(LOOK.min(until - now)) => {}
+                () = of_server.changed() => {}
+                () = of_any.changed(), if agent.shared => {}
+                () = tokio::time::sleep(POLL_EVERY.min(until - now)) => {}
                 () = self.draining.cancelled() => {}
                 // A task that is handed to nobody would wait for the end of its lease.
                 () = call.gone.cancelled() => return reply(answer),
             }
+            // The token may have been replaced while its runner waited.
+            agent = server::agent::of(&self.db, &call, &call.message.runner).await?;
         }
     }
 

@@ -32,9 +32,12 @@ macro_rules! tasks {
 
 pub(crate) use tasks;
 
-/// Stores a new task.
+/// Topic of tasks that wait for any shared server; those of one server have its id as topic.
+pub(crate) const ANY_SERVER: Uuid = Uuid::nil();
+
+/// Stores a new task and wakes the runners that wait for one.
 pub(crate) async fn insert(tx: &mut Tx, it: &Task) -> Result<()> {
-    tx.wake();
+    tx.publish(it.server_id.map_or(ANY_SERVER, |it| it.0));
     query!(
         "insert into task (id, org_id, project_id, environment_id, kind, state, triggered_by, cause,
             server_id,
@@ -64,6 +67,7 @@ pub(crate) async fn insert(tx: &mut Tx, it: &Task) -> Result<()> {
 
 /// Stores a task as it is now.
 pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
+    tx.publish(it.id.0);
     query!(
         "update task set state = $3, progress_percent = $4, current_step = $5, steps_completed = $6,
              total_steps = $7, error_message = $8, server_id = $9, commit = $10, cancel_requested = $11,
@@ -184,7 +188,7 @@ pub(crate) async fn log(tx: &mut Tx, id: TaskId, lines: &[String]) -> Result<()>
     if lines.is_empty() {
         return Ok(());
     }
-    tx.wake();
+    tx.publish(id.0);
     query!(
         "insert into task_log (task_id, first_line, lines)
          select $1, coalesce((select first_line + cardinality(lines) from task_log where task_id = $1

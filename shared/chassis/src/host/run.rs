@@ -8,11 +8,13 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     service::Routes,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Endpoint},
 };
 
 use super::{
-    Host, database,
+    Host,
+    connection::Acceptor,
+    database,
     front::{self, Front, Health},
 };
 use crate::{
@@ -23,7 +25,7 @@ use crate::{
     key_limits::KeyLimits,
     link::Target,
     rule::Rules,
-    server::{Shared, Stack},
+    server::{Shared, Stack, limits::Limits},
     telemetry::Meter,
     tls::Tls,
     web::Sites,
@@ -78,9 +80,10 @@ impl Host {
         };
         let sites = Sites(std::mem::take(&mut self.sites).into());
         let front = Front { stack, operator, sites };
+        let acceptor = Acceptor::new(front, tls.map(|it| it.server()).transpose()?);
         let failure = {
             let drain = front::Drain { begun: self.draining.clone(), patience: drain };
-            front::serve(Self::server(tls)?, front, listener, health, stop, drain).await?.flatten()
+            front::serve(acceptor, listener, health, stop, drain).await.flatten()
         };
         running.close();
         if tokio::time::timeout(drain, running.wait()).await.is_err() {
@@ -141,8 +144,8 @@ impl Host {
             running: TaskTracker::new(),
             keys: KeyLimits::new(&self.clock),
             denials,
-            proxies: self.config.trusted_proxies.clone(),
-            permits: Arc::new(tokio::sync::Semaphore::new(self.config.in_flight_max)),
+            limits: Arc::new(Limits::new(&self.config)),
+            clock: self.clock.clone(),
             deadline_max: Duration::from_secs(self.config.deadline_s_max),
             meter: Meter::new(),
             detached: self.guards.detached,
@@ -239,23 +242,6 @@ impl Host {
                 routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
         }
         Ok(routes)
-    }
-
-    fn server(tls: Option<Tls>) -> anyhow::Result<Server> {
-        let server = Server::builder()
-            // Browsers, and the proxies in front of them.
-            .accept_http1(true)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .http2_max_pending_accept_reset_streams(Some(20))
-            .http2_max_header_list_size(8 * 1024)
-            .max_connection_age(Duration::from_secs(30 * 60))
-            .max_connection_age_grace(Duration::from_secs(60))
-            .max_concurrent_streams(256);
-        Ok(match tls {
-            Some(tls) => server.tls_config(tls.server())?,
-            None => server,
-        })
     }
 }
 
