@@ -16,7 +16,12 @@ use crate::{
 };
 
 /// Posts as a git server does; answers the status and the text.
-async fn post(at: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+pub(crate) async fn post(
+    at: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String) {
     let mut stream = TcpStream::connect(at).await.unwrap();
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let request = format!(
@@ -31,23 +36,32 @@ async fn post(at: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) 
     (status, answer.split_once("\r\n\r\n").unwrap().1.trim().to_owned())
 }
 
-fn signature(secret: &str, body: &str) -> String {
+pub(crate) fn signature(secret: &str, body: &str) -> String {
     let mac = chassis::key::hmac_sha256(secret.as_bytes(), body.as_bytes());
     mac.iter().map(|it| format!("{it:02x}")).collect()
 }
 
-fn pushed(branch: &str, commit: &str) -> String {
+pub(crate) fn pushed(branch: &str, commit: &str) -> String {
     json!({ "ref": format!("refs/heads/{branch}"), "after": commit, "user_username": "ann" })
         .to_string()
 }
 
 /// A project's push webhook: its path and its secret.
-async fn hook(it: &Hosting) -> (String, String) {
+pub(crate) async fn hook(it: &Hosting) -> (String, String) {
     let method = format!("{PROJECTS}/RotatePushSecret");
     let made = it.owner().tell(&method, it.world.there(json!({}))).await;
     let path = text(&made["url"]);
     let path = path[path.find("/hooks/").unwrap()..].to_owned();
     (path, text(&made["secret"]))
+}
+
+/// A signed push, in the words of Gitea; answers the status and the text.
+pub(crate) async fn push(suite: &Suite, hook: &(String, String), branch: &str) -> (u16, String) {
+    let (path, secret) = hook;
+    let body = pushed(branch, &"a".repeat(40));
+    let signed = signature(secret, &body);
+    let headers = [("x-gitea-event", "push"), ("x-gitea-signature", signed.as_str())];
+    post(suite.address, path, &headers, &body).await
 }
 
 /// PE-46: from `git push` to a page, in the words of GitHub, GitLab and Gitea.

@@ -58,11 +58,11 @@ impl Hand {
     }
 }
 
-fn held(lease: &Value) -> Value {
+pub(crate) fn held(lease: &Value) -> Value {
     json!({ "taskId": lease["taskId"], "leaseId": lease["leaseId"] })
 }
 
-fn served() -> Value {
+pub(crate) fn served() -> Value {
     json!({ "commit": "0a1b2c3", "url": "http://127.0.0.1:1" })
 }
 

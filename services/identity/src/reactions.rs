@@ -1,7 +1,7 @@
 //! What this service does when something happened elsewhere.
 
 use api::{invitation, project as pb};
-use chassis::{OrgId, ProjectId, Result, Tx};
+use chassis::{Error, OrgId, ProjectId, Result, Tx};
 
 use crate::{
     api_key, organization,
@@ -20,7 +20,11 @@ pub(crate) async fn project_deleted(tx: &mut Tx, event: pb::ProjectDeleted) -> R
 }
 
 async fn forget(tx: &mut Tx, org_id: OrgId, project_id: ProjectId) -> Result<()> {
-    organization::store::lock(tx, org_id).await?;
+    match organization::store::lock(tx, org_id).await {
+        // Purged, and everything of the project with it.
+        Err(Error::NotFound(_)) => return Ok(()),
+        locked => locked?,
+    };
     if !store::is_registered(tx, org_id, project_id).await? {
         return Ok(());
     }

@@ -15,7 +15,9 @@ pub(crate) async fn member_joined(tx: &mut Tx, event: pb::MemberJoined) -> Resul
     let Some(member) = event.after.filter(|it| !it.invitation_id.is_empty()) else { return Ok(()) };
     let (org_id, user_id) = (member.org_id.parse()?, member.user_id.parse()?);
     let id: InvitationId = member.invitation_id.parse()?;
-    let it = store::lock(tx, org_id, id).await?;
+    // Also one that was cleaned up meanwhile; one that was purged has nothing to count.
+    let found = store::lock_by_link(tx, id.0).await?.filter(|it| it.org_id == org_id);
+    let Some(it) = found else { return Ok(()) };
     if !store::accepted(tx, id, user_id).await? && it.use_count < it.max_uses {
         store::accept(tx, it.accept(tx.now), user_id).await?;
     }

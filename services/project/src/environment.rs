@@ -5,9 +5,13 @@
 //! | which state allows what, and leads where | `machine` |
 //! | what a task does to its environment, from its queue to its end | `tasks` |
 //! | changes by hand | `edit` |
+//! | whether a task may come to be | `admission` |
+//! | the order of locks | `locking` |
 //! | what is asked of an environment, over gRPC | `rpc`, `operate` |
 
+pub(crate) mod admission;
 pub(crate) mod edit;
+pub(crate) mod locking;
 pub(crate) mod machine;
 mod operate;
 pub(crate) mod rpc;

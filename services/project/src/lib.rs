@@ -11,11 +11,13 @@
 //! | pushes that deploy | `push` |
 //! | the machines that they run on | `server` |
 //! | where code may come from | `repository` |
+//! | text of programs, commits and git | `foreign_text` |
 //! | what follows from the end of an organization | `organization`, `reactions` |
 
 mod attachment;
 mod collaborator;
 mod environment;
+mod foreign_text;
 #[cfg(test)]
 mod fuzz;
 mod organization;
@@ -92,5 +94,6 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on(&db, reactions::organization_deleted);
     host.on(&db, reactions::organization_restored);
     host.on(&db, reactions::organization_purged);
+    host.on(&db, reactions::subscription_changed);
     Ok(())
 }

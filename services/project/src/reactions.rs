@@ -1,12 +1,12 @@
 //! What this service does when something happened elsewhere.
 
 use api::{identity, project as pb};
-use chassis::{About, Changed, Db, OrgId, ProjectId, Result, Tx, UserId};
+use chassis::{About, Changed, Db, OrgId, Result, Tx, UserId};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    environment::{self, EnvironmentId},
-    organization,
+    environment::{self, Environment, admission},
+    organization::{self, Standing},
     project::store,
     server::heartbeat,
     task::{self, Kind, runner},
@@ -37,12 +37,13 @@ pub(crate) async fn organization_deleted(
 ) -> Result<()> {
     let Some(it) = event.after else { return Ok(()) };
     let (org_id, by): (OrgId, _) = (it.id.parse()?, it.owner_id.parse()?);
-    if !organization::store::advance(tx, org_id, it.revision, true).await? {
+    if !note_standing(tx, &it).await? {
         return Ok(());
     }
     let mut stopping = 0;
-    for place in environment::store::busy(tx, org_id).await? {
-        stopping += i32::from(stop(tx, (org_id, place.0), place.1, by).await?);
+    // All of them, so that whatever is beginning in one of them ends first and is seen.
+    for environment in environment::store::lock_of_organization(tx, org_id).await? {
+        stopping += i32::from(stop(tx, environment, by).await?);
     }
     let event = pb::OrganizationClosed {
         org_id: it.id,
@@ -60,7 +61,25 @@ pub(crate) async fn organization_restored(
     event: identity::OrganizationRestored,
 ) -> Result<()> {
     let Some(it) = event.after else { return Ok(()) };
-    organization::store::advance(tx, it.id.parse()?, it.revision, false).await.map(|_| ())
+    note_standing(tx, &it).await.map(|_| ())
+}
+
+/// In a blocked organization nothing starts by itself; what runs goes on (PL-4).
+pub(crate) async fn subscription_changed(
+    tx: &mut Tx,
+    event: identity::SubscriptionChanged,
+) -> Result<()> {
+    let Some(it) = event.after else { return Ok(()) };
+    note_standing(tx, &it).await.map(|_| ())
+}
+
+/// Notes the standing of an organization; `false` if a newer one is known. Wakes runners, for which tasks
+/// may have waited.
+async fn note_standing(tx: &mut Tx, it: &identity::Organization) -> Result<bool> {
+    let is_blocked = it.subscription() == identity::Subscription::Blocked;
+    let standing = Standing::of(it.delete_time.is_some(), is_blocked);
+    tx.wake();
+    organization::store::advance(tx, it.id.parse()?, it.revision, standing).await
 }
 
 /// A deleted organization is gone for good.
@@ -75,25 +94,22 @@ pub(crate) async fn organization_purged(
 /// Why a deployment ends before its time.
 const DELETED: &str = "the organization was deleted";
 
-/// Ends what an environment runs, and what it is about to run. Answers whether anything was to be ended.
-async fn stop(
-    tx: &mut Tx,
-    place: (OrgId, ProjectId),
-    id: EnvironmentId,
-    by: UserId,
-) -> Result<bool> {
-    let mut it = environment::store::lock(tx, place, id).await?;
+/// Ends what a locked environment runs, and what it is about to run. Answers whether anything was to be
+/// ended.
+async fn stop(tx: &mut Tx, mut it: Environment, by: UserId) -> Result<bool> {
+    let place = (it.org_id, it.project_id);
+    // A copy that was called off for the other one has changed this one.
+    it = environment::store::lock(tx, place, it.id).await?;
     if let Some(task) = task::store::active(tx, &it).await? {
         if matches!(task.kind, Kind::Stop | Kind::Destroy) {
             return Ok(true);
         }
+        let task = task::store::lock(tx, place.0, task.id).await?;
         runner::call_off(tx, &it, task, DELETED).await?;
-        it = environment::store::lock(tx, place, id).await?;
+        it = environment::store::lock(tx, place, it.id).await?;
     }
     // Even after a failed deployment an earlier one may run.
-    let Some(stopping) = it.shut(by, tx.now) else { return Ok(false) };
-    environment::store::begin(tx, stopping).await?;
-    Ok(true)
+    admission::shut(tx, it, by).await
 }
 
 /// How often silent servers are looked for.

@@ -3,10 +3,13 @@
 //! | concept | file |
 //! |---|---|
 //! | what a task is, and who holds it | here, `lease` |
+//! | limits of what a runner reports | `report`, `log` |
 //! | for people: look, follow, cancel, repeat | `rpc`, `watch` |
 //! | for runners: take, report, end | `runner` |
 
 pub(crate) mod lease;
+mod log;
+pub(crate) mod report;
 pub(crate) mod rpc;
 pub(crate) mod runner;
 pub(crate) mod store;
@@ -114,6 +117,8 @@ pub(crate) struct Task {
     pub(crate) attempts: i32,
     pub(crate) commit_subject: String,
     pub(crate) commit_author: String,
+    /// Bytes of its log.
+    pub(crate) log_bytes: i64,
 }
 
 /// What is asked of a runner.
@@ -139,6 +144,11 @@ impl Kind {
     /// Whether it puts a version in place of another.
     pub(crate) fn is_deployment(self) -> bool {
         matches!(self, Self::Deploy | Self::Rollback | Self::Promote)
+    }
+
+    /// Whether nothing runs after it that did not run before.
+    pub(crate) fn is_ending(self) -> bool {
+        matches!(self, Self::Stop | Self::Pause | Self::Destroy)
     }
 }
 
@@ -183,6 +193,11 @@ impl Order {
 }
 
 impl Task {
+    /// The environment that a copy is made of; `None` for other tasks.
+    pub(crate) fn source_of_copy(&self) -> Option<EnvironmentId> {
+        self.source_environment_id.filter(|_| self.kind == Kind::Clone)
+    }
+
     pub(crate) fn queue(
         environment: &Environment,
         order: Order,
@@ -220,6 +235,7 @@ impl Task {
             attempts: 0,
             commit_subject: String::new(),
             commit_author: String::new(),
+            log_bytes: 0,
         }
     }
 

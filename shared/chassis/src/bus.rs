@@ -104,6 +104,6 @@ pub(crate) async fn follow<F>(
 }
 
 /// 100 ms, 200 ms, … up to 5 s.
-fn back_off(failures: u32) -> Duration {
+pub(crate) fn back_off(failures: u32) -> Duration {
     POLL.saturating_mul(1 << failures.min(6)).min(Duration::from_secs(5))
 }

@@ -5,6 +5,8 @@
 //! also left for later if a lower position is: two transactions that touched one row took their positions
 //! while they held its lock, so position order is their commit order, and a later one must not overtake.
 
+pub(crate) mod cluster;
+
 use api::event::Envelope;
 use prost::Message;
 use sqlx::PgConnection;
@@ -47,6 +49,13 @@ impl Delivery {
         };
         let org_id = Uuid::try_parse(&it.org_id).ok();
         Self { id, name: name_of(&it), source: it.source, org_id, envelope }
+    }
+
+    /// Id of the object of the event, for example an account; without one, the event's own.
+    pub(crate) fn object_id(&self) -> Uuid {
+        let envelope = Envelope::decode(&*self.envelope).ok();
+        let object = envelope.and_then(|it| it.resource);
+        object.and_then(|it| Uuid::try_parse(&it.id).ok()).unwrap_or(self.id)
     }
 }
 

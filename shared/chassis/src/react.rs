@@ -1,6 +1,13 @@
 //! Reacting to what happened, here or in another service: at least once delivered, once acted on.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+mod deferred;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+};
 
 use api::event::Envelope;
 use prost::{Message, Name};
@@ -57,18 +64,24 @@ enum What {
     Record(Arc<dyn Record>),
 }
 
-/// What became of a batch.
+/// Outcome of a batch.
 #[derive(Default)]
 pub(crate) struct Delivered {
-    /// How many events were dealt with before one failed.
+    /// Number of events, from the first one on, that need no further delivery but for `held`.
     pub(crate) done: usize,
-    /// Among them, those that have to come again.
+    /// Events among them that the log takes later, because one before them is missing.
     pub(crate) held: Vec<Uuid>,
-    /// Why one failed.
+    /// Failure that ended the batch: nobody's events can be acted on, or set aside.
     pub(crate) failure: Option<crate::Error>,
 }
 
-/// After so many failures a reaction gives an event up, so that it does not block the ones behind it.
+impl Delivered {
+    fn failed(done: usize, error: crate::Error) -> Self {
+        Self { done, failure: Some(error), ..Self::default() }
+    }
+}
+
+/// Number of failures after which a reaction's event becomes a dead letter.
 pub(crate) const ATTEMPTS_MAX: u32 = 8;
 
 impl Subscriber {
@@ -126,62 +139,160 @@ impl Subscriber {
         }
     }
 
-    /// Acts on a batch.
+    /// Acts on a batch. An event on which a reaction fails is set aside with the later ones of its group, so
+    /// that the events of other groups go on.
     pub(crate) async fn deliver(&self, batch: &[Delivery]) -> Delivered {
+        if !batch.iter().any(|it| self.takes(&it.name)) {
+            return Delivered { done: batch.len(), ..Delivered::default() };
+        }
+        let waiting = match deferred::groups(&self.db).await {
+            Ok(waiting) => waiting,
+            Err(error) => return Delivered::failed(0, error),
+        };
         match &self.what {
-            What::Record(record) => {
-                let work = async |tx: &mut Tx| record.record(tx, batch).await;
-                match self.db.write_as_system("log", work).await {
-                    Ok(held) => Delivered { done: batch.len(), held, failure: None },
-                    Err(error) => Delivered { failure: Some(error), ..Delivered::default() },
+            What::Record(record) => self.deliver_to_log(&**record, batch, &waiting).await,
+            What::React(_) => self.deliver_to_reactions(batch, waiting).await,
+        }
+    }
+
+    async fn deliver_to_reactions(
+        &self,
+        batch: &[Delivery],
+        mut waiting: BTreeSet<Uuid>,
+    ) -> Delivered {
+        for (done, event) in batch.iter().enumerate().filter(|it| self.takes(&it.1.name)) {
+            let failure = if !waiting.is_empty() && waiting.contains(&self.group(event)) {
+                None
+            } else if let Err(error) = self.react(event).await {
+                waiting.insert(self.group(event));
+                Some(error)
+            } else {
+                continue;
+            };
+            if let Err(error) = self.set_aside(event, failure.as_ref()).await {
+                return Delivered::failed(done, error);
+            }
+        }
+        Delivered { done: batch.len(), ..Delivered::default() }
+    }
+
+    /// Records a batch whole; if that fails, each group by itself, and sets the failing ones aside.
+    async fn deliver_to_log(
+        &self,
+        record: &dyn Record,
+        batch: &[Delivery],
+        waiting: &BTreeSet<Uuid>,
+    ) -> Delivered {
+        let groups = self.groups_of(batch);
+        if waiting.is_empty() {
+            match self.record(record, batch).await {
+                Ok(held) => return Delivered { done: batch.len(), held, failure: None },
+                Err(error) if groups.len() == 1 => return Delivered::failed(0, error),
+                Err(_) => {}
+            }
+        }
+        let (mut recorded, mut held, mut failed) = (0, vec![], vec![]);
+        for (group, events) in groups {
+            if waiting.contains(&group) {
+                failed.push((events, None));
+                continue;
+            }
+            match self.record(record, &events).await {
+                Ok(more) => (recorded, held) = (recorded + 1, [held, more].concat()),
+                Err(error) => failed.push((events, Some(error))),
+            }
+        }
+        // A failure of all groups is not one tenant's: the whole batch comes again.
+        let general = failed.iter_mut().find_map(|it| it.1.take_if(|_| recorded == 0));
+        if let Some(error) = general {
+            return Delivered::failed(0, error);
+        }
+        for (events, mut error) in failed {
+            for event in events {
+                if let Err(error) = self.set_aside(&event, error.take().as_ref()).await {
+                    return Delivered::failed(0, error);
                 }
             }
+        }
+        Delivered { done: batch.len(), held, failure: None }
+    }
+
+    async fn record(&self, record: &dyn Record, events: &[Delivery]) -> Result<Vec<Uuid>> {
+        self.db.write_as_system("log", async |tx: &mut Tx| record.record(tx, events).await).await
+    }
+
+    /// Sets an event aside, so that it is tried later: after a failure, or in its turn.
+    pub(crate) async fn set_aside(
+        &self,
+        event: &Delivery,
+        failure: Option<&crate::Error>,
+    ) -> Result<()> {
+        if let Some(error) = failure {
+            tracing::warn!(event = %event.id, name = event.name, ?error, "an event is set aside");
+        }
+        deferred::put(&self.db, self.group(event), event, failure).await
+    }
+
+    /// Scope within which events keep their order: an organization, or a single account. The log orders
+    /// all events without an organization among themselves.
+    fn group(&self, event: &Delivery) -> Uuid {
+        match (&self.what, event.org_id) {
+            (_, Some(org_id)) => org_id,
+            (What::Record(_), None) => Uuid::nil(),
+            (What::React(_), None) => event.object_id(),
+        }
+    }
+
+    /// Events by group, each group in the order of the batch.
+    fn groups_of(&self, batch: &[Delivery]) -> BTreeMap<Uuid, Vec<Delivery>> {
+        let mut groups = BTreeMap::<Uuid, Vec<Delivery>>::new();
+        for event in batch {
+            groups.entry(self.group(event)).or_default().push(event.clone());
+        }
+        groups
+    }
+
+    async fn react(&self, event: &Delivery) -> Result<()> {
+        let work = async |tx: &mut Tx| self.act(tx, event).await;
+        self.db.write_as_system(&event.id.to_string(), work).await
+    }
+
+    /// Does what follows from an event, unless that was done before.
+    async fn act(&self, tx: &mut Tx, event: &Delivery) -> Result<()> {
+        match &self.what {
+            What::Record(record) => match record.record(tx, std::slice::from_ref(event)).await? {
+                held if held.is_empty() => Ok(()),
+                _ => Err(anyhow::anyhow!("an event before it is missing in the log").into()),
+            },
             What::React(reactions) => {
-                for (done, event) in batch.iter().enumerate() {
-                    let Some(reactions) = reactions.get(&event.name) else { continue };
-                    if let Err(error) = self.react(reactions, event).await {
-                        return Delivered { done, failure: Some(error), ..Delivered::default() };
+                let Some(reactions) = reactions.get(&event.name) else { return Ok(()) };
+                let envelope = Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
+                if first_delivery(tx, event).await? {
+                    for react in reactions {
+                        react(tx, &envelope).await?;
                     }
                 }
-                Delivered { done: batch.len(), ..Delivered::default() }
+                Ok(())
             }
         }
     }
 
-    async fn react(&self, reactions: &[React], event: &Delivery) -> Result<()> {
-        let envelope = Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
-        let work = async |tx: &mut Tx| {
-            if first_delivery(tx, event).await? {
-                for react in reactions {
-                    react(tx, &envelope).await?;
-                }
-            }
-            Ok(())
-        };
-        self.db.write_as_system(&event.id.to_string(), work).await
-    }
-
-    /// Gives an event up: sets it aside for an operator, so that the ones behind it go on.
-    pub(crate) async fn bury(&self, event: &Delivery, error: &crate::Error) -> Result<()> {
-        tracing::error!(event = %event.id, name = event.name, %error, "a reaction gave an event up");
-        let text = format!("{error:?}");
-        let work = async |tx: &mut Tx| {
-            let now = tx.now;
-            sqlx::query!(
-                "insert into dead_letter (event_id, type, envelope, error, died_at)
-                 values ($1, $2, $3, $4, $5) on conflict do nothing",
-                event.id,
-                event.name,
-                event.envelope,
-                text,
-                now,
-            )
-            .execute(tx.conn())
-            .await?;
-            first_delivery(tx, event).await?;
-            Ok(())
-        };
-        self.db.write_as_system(&event.id.to_string(), work).await
+    /// Makes an event a dead letter, for an operator to look at: no reaction to it is tried any more.
+    async fn bury(&self, tx: &mut Tx, event: &Delivery, error: &crate::Error) -> Result<()> {
+        tracing::error!(event = %event.id, name = event.name, ?error, "an event is a dead letter");
+        let (text, now) = (format!("{error:?}"), tx.now);
+        sqlx::query!(
+            "insert into dead_letter (event_id, type, envelope, error, died_at)
+             values ($1, $2, $3, $4, $5) on conflict do nothing",
+            event.id,
+            event.name,
+            event.envelope,
+            text,
+            now,
+        )
+        .execute(tx.conn())
+        .await?;
+        first_delivery(tx, event).await.map(|_| ())
     }
 }
 

@@ -60,6 +60,13 @@ impl Database {
         Self { options: self.options.clone(), name: self.name.clone() }
     }
 
+    /// The same database on another server; the old one is dropped.
+    pub(crate) async fn moved(self, options: PgConnectOptions) -> Self {
+        let name = options.get_database().expect("a database").to_owned();
+        self.drop().await;
+        Self { options, name }
+    }
+
     /// As an address of the owner, for processes.
     pub fn url(&self) -> String {
         self.url_as("tenantry")

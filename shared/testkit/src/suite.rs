@@ -120,6 +120,19 @@ impl Suite {
         Self::launch(self.options, self.database, self.folder, self.clock).await
     }
 
+    /// Ends the suite, lets `between` move its database to another server, and starts it again there.
+    pub async fn relocate(
+        self,
+        between: impl AsyncFnOnce(&PgConnectOptions) -> PgConnectOptions,
+    ) -> Self {
+        self.stop.cancel();
+        self.running.await.expect("the suite does not panic").expect("the suite ends well");
+        self.pool.close().await;
+        let options = between(&self.database.options).await;
+        let database = self.database.moved(options).await;
+        Self::launch(self.options, database, self.folder, self.clock).await
+    }
+
     async fn launch(options: Options, database: Database, folder: TempDir, clock: Clock) -> Self {
         let mut reach = database.options.clone();
         if options.distant_database {
@@ -318,6 +331,14 @@ impl Suite {
     pub async fn finish(self) {
         self.logged().await;
         primary::check(&self.pool).await;
+        let waiting = "select (select count(*) from identity.deferred_event)
+                            + (select count(*) from project.deferred_event)
+                            + (select count(*) from invitation.deferred_event)
+                            + (select count(*) from audit.deferred_event)";
+        eventually("the events that were set aside", async || {
+            (self.count(waiting).await == 0).then_some(())
+        })
+        .await;
         let dead = "select (select count(*) from identity.dead_letter)
                          + (select count(*) from project.dead_letter)
                          + (select count(*) from invitation.dead_letter)";

@@ -2,14 +2,16 @@
 //! its own when something changes.
 
 use api::project as pb;
-use chassis::{OrgId, ProjectId, Result, Tx, UserId};
+use chassis::{Error, OrgId, ProjectId, Result, Tx, UserId};
 use data_encoding::BASE64URL_NOPAD;
 
 use super::{Attachment, Instance, State, entry, name, store};
 use crate::{
-    environment::{self, Environment, EnvironmentId},
-    server,
-    task::{self, Cause, Kind, Order, Outcome, Task},
+    environment::{
+        self, Environment, EnvironmentId,
+        admission::{self, Initiator},
+    },
+    task::{Kind, Order, Outcome, Task},
     variable::Vault,
 };
 
@@ -119,7 +121,7 @@ pub(crate) async fn reconcile(tx: &mut Tx, it: &Attachment, by: UserId) -> Resul
             for instance in none.iter().filter(|it| it.state == State::Removing) {
                 store::drop_instance(tx, it.org_id, instance).await?;
             }
-        } else if !begin(tx, environment.clone(), by).await? {
+        } else if !begin(tx, environment.clone(), Some(by)).await? {
             store::due(tx, it.org_id, environment.id, true).await?;
         }
     }
@@ -136,19 +138,17 @@ pub(crate) async fn catch_up(
         return Ok(());
     }
     let environment = environment::store::lock(tx, place, id).await?;
-    if begin(tx, environment, UserId(uuid::Uuid::nil())).await? {
+    if begin(tx, environment, None).await? {
         store::due(tx, place.0, id, false).await?;
     }
     Ok(())
 }
 
-async fn begin(tx: &mut Tx, it: Environment, by: UserId) -> Result<bool> {
-    let active = task::store::active(tx, &it).await?;
-    if server::store::require_reachable(tx, it.server_id).await.is_err() {
-        return Ok(false);
-    }
-    match it.begin(Order::plain(Kind::Provision), (by, Cause::System), active.as_ref(), tx.now) {
-        Ok(begun) => environment::store::begin(tx, begun).await.map(|_| true),
-        Err(_) => Ok(false),
+async fn begin(tx: &mut Tx, it: Environment, by: Option<UserId>) -> Result<bool> {
+    let by = Initiator::System { user_id: by };
+    match admission::queue(tx, it, Order::plain(Kind::Provision), by).await {
+        Ok(_) => Ok(true),
+        Err(Error::Refused { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -6,8 +6,8 @@ use tonic::Request;
 
 use super::{Attachment, Config, Refused, State, catalogue, entry, name, provide, store, wire};
 use crate::{
-    environment,
-    project::{self, State as Life},
+    environment::{self, admission},
+    project::production::Gate,
     variable::Vault,
 };
 
@@ -56,9 +56,7 @@ impl AttachmentService for Rpc {
         let attach = async |tx: &mut Tx| {
             let (place, by) = ((grant.org_id(), grant.project_id()), grant.account().user_id);
             let environments = environment::store::all(tx, place).await?;
-            if project::store::load(tx, place).await?.state != Life::Active {
-                return Err(environment::Refused::ProjectDeleting.into());
-            }
+            admission::active_project(tx, place).await?;
             let attached = Attachment::attach(place, entry, config, by, tx.now);
             let attachment = store::insert(tx, attached).await?;
             for environment in environments {
@@ -103,6 +101,7 @@ impl AttachmentService for Rpc {
         let update = async |tx: &mut Tx| {
             let place = (grant.org_id(), grant.project_id());
             environment::store::all(tx, place).await?;
+            admission::active_project(tx, place).await?;
             let attachment = store::lock(tx, place, it.attachment_id.parse()?).await?;
             let entry = entry(&attachment.service_key)?;
             let config = entry.configure(&attachment.config, &it.config)?;
@@ -131,6 +130,7 @@ impl AttachmentService for Rpc {
         let detach = async |tx: &mut Tx| {
             let place = (grant.org_id(), grant.project_id());
             environment::store::all(tx, place).await?;
+            admission::active_project(tx, place).await?;
             let attachment = store::lock(tx, place, it.attachment_id.parse()?).await?;
             let attachment = store::update(tx, attachment.detach(&it.confirm_key)?).await?;
             store::mark(tx, &attachment, State::Removing).await?;
@@ -154,6 +154,8 @@ impl AttachmentService for Rpc {
         let attachment = store::get(&self.db, &grant, it.attachment_id.parse()?).await?;
         let environment =
             environment::store::get(&self.db, &grant, it.environment_id.parse()?).await?;
+        let gate = Gate { db: &self.db, access: &self.access, context: &call, grant: &grant };
+        gate.pass(environment.kind == environment::Kind::Production).await?;
         let address = store::database_address(&self.db, &environment).await?;
         let reveal = async |tx: &mut Tx| {
             let all = store::of_environment(tx, &environment).await?;

@@ -17,6 +17,13 @@ pub(crate) struct Patch {
     pub(crate) server_id: Option<ServerId>,
 }
 
+impl Patch {
+    /// Whether other code is deployed from now on, or by something else.
+    pub(crate) fn changes_deployment(&self) -> bool {
+        self.branch.is_some() || self.auto_deploy.is_some()
+    }
+}
+
 impl Environment {
     /// Takes the changes, in any state but DESTROYING. `disk_used` is what its files take, as far as that is
     /// known, in bytes: it cannot shrink below that (PE-23). `None`: nothing changes.

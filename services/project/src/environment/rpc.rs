@@ -1,16 +1,16 @@
 //! The gRPC surface of environments.
 
 use api::project::{self as pb, environment_service_server::EnvironmentService};
-use chassis::{Access, Call, Db, Reply, Tx, UserId, link::Link, page::Pager, reply};
+use chassis::{Access, Call, Db, Reply, Tx, link::Link, page::Pager, reply};
 use tonic::Request;
 
 use super::{
     Draft, EnvironmentId, PauseReason,
+    admission::{self, Initiator},
     operate::{self, clone, create, destroy, promote, rollback},
     store, wire,
 };
 use crate::{
-    project::production::may_deploy,
     server,
     task::{self, Kind, Order},
     variable::{self, Vault},
@@ -46,22 +46,15 @@ impl EnvironmentService for Rpc {
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let draft = Draft::try_from(it)?;
+        let is_deployed = it.deploy_now || it.auto_deploy;
+        let is_production = draft.kind == super::Kind::Production;
+        let right = self.gate(&call, &grant).pass(is_production && is_deployed).await?;
         let limit = self.limit(&call, &it.org_id).await?;
-        if it.deploy_now {
-            let project = crate::project::store::get(&self.db, &grant).await?;
-            crate::project::production::may_deploy_to(
-                &self.access,
-                (&*call, &grant),
-                &project,
-                draft.kind,
-            )
-            .await?;
-        }
         let create = async |tx: &mut Tx| {
-            let environment = create(tx, &grant, draft, limit, &self.vault).await?;
+            let environment = create(tx, &grant, draft, limit, right, &self.vault).await?;
             let (environment, task) = if it.deploy_now {
-                let order = Order::plain(Kind::Deploy);
-                let (environment, task) = operate::begin(tx, &grant, environment, order).await?;
+                let (order, by) = (Order::plain(Kind::Deploy), Initiator::person(&grant, right));
+                let (environment, task) = admission::queue(tx, environment, order, by).await?;
                 (environment, Some((&task).into()))
             } else {
                 (environment, None)
@@ -120,9 +113,13 @@ impl EnvironmentService for Rpc {
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let patch = wire::patch(it)?;
+        let id: EnvironmentId = it.environment_id.parse()?;
+        let is_production = store::get(&self.db, &grant, id).await?.kind == super::Kind::Production;
+        let is_concerned = is_production && patch.changes_deployment();
+        let right = self.gate(&call, &grant).pass(is_concerned).await?;
         let update = async |tx: &mut Tx| {
-            let place = (grant.org_id(), grant.project_id());
-            let environment = store::lock(tx, place, it.environment_id.parse()?).await?;
+            let environment = store::lock(tx, (grant.org_id(), grant.project_id()), id).await?;
+            admission::change(tx, &environment, is_concerned, right).await?;
             server::store::require_room(tx, &environment, &patch).await?;
             let used = server::report::store::disk_used(tx, &environment).await?;
             let unchanged = pb::Environment::from(&environment);
@@ -142,9 +139,7 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let id: EnvironmentId = it.environment_id.parse()?;
-        let environment = store::get(&self.db, &grant, id).await?;
-        may_deploy(&self.db, &self.access, (&*call, &grant), &environment).await?;
+        let id = it.environment_id.parse()?;
         let order = Order { modules: it.modules.clone(), ..Order::plain(Kind::Deploy) };
         let answer = |task| pb::DeployEnvironmentResponse { task: Some(task) };
         reply(self.queue(&call, &grant, id, order, answer).await?)
@@ -200,9 +195,10 @@ impl EnvironmentService for Rpc {
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
-        may_deploy(&self.db, &self.access, (&*call, &grant), &environment).await?;
+        let order = Order::plain(Kind::Rollback);
+        let right = self.gate(&call, &grant).pass_task(&environment, &order).await?;
         let rollback = async |tx: &mut Tx| {
-            let task = Some((&rollback(tx, &grant, it).await?).into());
+            let task = Some((&rollback(tx, &grant, it, right).await?).into());
             Ok(pb::RollbackEnvironmentResponse { task })
         };
         reply(self.db.write(&call, rollback).await?)
@@ -221,8 +217,9 @@ impl EnvironmentService for Rpc {
             self.access.also(&call, &grant, "project.environments.update").await?;
             None
         };
+        let right = self.pass_copy(&call, &grant).await?;
         let clone = async |tx: &mut Tx| {
-            let (environment, task) = clone(tx, &grant, it, limit, &self.vault).await?;
+            let (environment, task) = clone(tx, &grant, it, limit, right, &self.vault).await?;
             let (environment, task) = (Some((&environment).into()), Some((&task).into()));
             Ok(pb::CloneEnvironmentResponse { environment, task })
         };
@@ -236,8 +233,9 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let right = self.gate(&call, &grant).pass(true).await?;
         let promote = async |tx: &mut Tx| {
-            let task = Some((&promote(tx, &grant, it).await?).into());
+            let task = Some((&promote(tx, &grant, it, right).await?).into());
             Ok(pb::PromoteEnvironmentResponse { task })
         };
         reply(self.db.write(&call, promote).await?)
@@ -271,7 +269,10 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let set = async |tx: &mut Tx| variable::rpc::set(tx, &grant, it, &self.vault).await;
+        let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
+        let is_production = environment.kind == super::Kind::Production;
+        let right = self.gate(&call, &grant).pass(is_production).await?;
+        let set = async |tx: &mut Tx| variable::rpc::set(tx, &grant, it, right, &self.vault).await;
         reply(self.db.write(&call, set).await?)
     }
 
@@ -282,7 +283,7 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let (org_id, reason) = (call.message.org_id.parse()?, reason(call.message.reason()));
         let suspend = async |tx: &mut Tx| {
-            let suspended = operate::suspend(tx, org_id, reason, NOBODY).await?;
+            let suspended = operate::suspend(tx, org_id, reason).await?;
             Ok(pb::SuspendEnvironmentsResponse { suspended })
         };
         reply(self.db.write(&call, suspend).await?)
@@ -295,15 +296,12 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let (org_id, reason) = (call.message.org_id.parse()?, reason(call.message.reason()));
         let lift = async |tx: &mut Tx| {
-            let lifted = operate::lift(tx, org_id, reason, NOBODY).await?;
+            let lifted = operate::lift(tx, org_id, reason).await?;
             Ok(pb::LiftSuspensionsResponse { lifted })
         };
         reply(self.db.write(&call, lift).await?)
     }
 }
-
-/// Who triggers what the platform does.
-const NOBODY: UserId = UserId(uuid::Uuid::nil());
 
 fn reason(it: pb::PauseReason) -> PauseReason {
     match it {

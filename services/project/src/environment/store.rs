@@ -1,14 +1,14 @@
 //! Every SQL statement about environments.
 
 use chassis::{Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{PgConnection, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Environment, EnvironmentId, Refused, State, machine::Operation};
+use super::{Environment, EnvironmentId, Refused, State};
 use crate::{
-    project::Project,
+    project::{Project, production::Facts},
     server::ServerId,
-    task::{self, Task},
+    task::{self, Order, Task},
 };
 
 /// Selects whole environments: the rest of the statement after `from environment`, and its arguments.
@@ -90,6 +90,53 @@ pub(crate) async fn lock(
         id.0
     );
     environment.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(EnvironmentId::NOUN))
+}
+
+/// The environments of a project that follow a branch, locked by id.
+pub(crate) async fn lock_following(
+    tx: &mut Tx,
+    (org_id, project_id): (OrgId, ProjectId),
+    branch: &str,
+) -> Result<Vec<Environment>> {
+    let environments = environments!(
+        "where org_id = $1 and project_id = $2 and branch = $3 and auto_deploy
+         order by id for update",
+        org_id.0,
+        project_id.0,
+        branch
+    );
+    Ok(environments.fetch_all(tx.conn()).await?)
+}
+
+/// Every environment of an organization, locked by id.
+pub(crate) async fn lock_of_organization(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Environment>> {
+    let environments = environments!("where org_id = $1 order by id for update", org_id.0);
+    Ok(environments.fetch_all(tx.conn()).await?)
+}
+
+/// Facts about a task of an environment that decide whether it concerns PRODUCTION.
+pub(crate) async fn production_facts(
+    conn: &mut PgConnection,
+    at: &Environment,
+    order: &Order,
+) -> Result<Facts> {
+    let source = order.source_environment_id.filter(|_| order.kind == task::Kind::Clone);
+    let facts = query_as!(
+        Facts,
+        r#"select exists (select from environment
+                          where org_id = $1 and id = $3::uuid and kind = 'production')
+                   as "copies_production!",
+                  exists (select from environment
+                          where org_id = $1 and id = $2 and configured_at > coalesce(
+                              (select max(started_at) from task
+                               where org_id = $1 and environment_id = $2 and state = 'completed'
+                                 and kind in ('deploy', 'start', 'restart', 'rollback', 'promote', 'clone')),
+                              '-infinity')) as "is_reconfigured!""#,
+        at.org_id.0,
+        at.id.0,
+        source.map(|it| it.0)
+    );
+    Ok(facts.fetch_one(conn).await?)
 }
 
 /// Loads an environment as it is.
@@ -225,17 +272,6 @@ pub(crate) async fn hold(tx: &mut Tx, it: &Environment) -> Result<()> {
     Ok(())
 }
 
-/// What a task copies stands still, if its state allows it; another task copies nothing.
-pub(crate) async fn hold_source(tx: &mut Tx, place: (OrgId, ProjectId), task: &Task) -> Result<()> {
-    let Some(id) = task.source_environment_id.filter(|_| task.kind == task::Kind::Clone) else {
-        return Ok(());
-    };
-    let source = lock(tx, place, id).await?;
-    let active = task::store::active(tx, &source).await?;
-    source.admit(Operation::CloneFrom, active.as_ref())?;
-    hold(tx, &source).await
-}
-
 /// An environment that was copied is as it was before.
 pub(crate) async fn let_go(tx: &mut Tx, task: &Task) -> Result<()> {
     query!(
@@ -306,30 +342,6 @@ pub(crate) async fn production(
         project_id.0
     );
     Ok(id.fetch_optional(tx.conn()).await?)
-}
-
-/// The environments of an organization that run, are about to, or may.
-pub(crate) async fn busy(tx: &mut Tx, org_id: OrgId) -> Result<Vec<(ProjectId, EnvironmentId)>> {
-    let rows = query!(
-        "select project_id, id from environment
-         where org_id = $1 and state in ('running', 'deploying', 'error', 'paused', 'cloning') order by id",
-        org_id.0
-    );
-    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.project_id, it.id)).collect())
-}
-
-/// The environments of an organization that run, or are paused for this reason.
-pub(crate) async fn with_state(
-    tx: &mut Tx,
-    org_id: OrgId,
-    state: State,
-) -> Result<Vec<Environment>> {
-    let environments = environments!(
-        "where org_id = $1 and state = $2 order by id for update",
-        org_id.0,
-        state as _
-    );
-    Ok(environments.fetch_all(tx.conn()).await?)
 }
 
 /// How many environments an organization has. Until the transaction ends, nobody else counts them.

@@ -3,26 +3,50 @@
 use chassis::{Db, OrgId, Result, Tx};
 use sqlx::{query, query_scalar};
 
-/// Notes a newer revision of an organization; `false` if a newer one is known already.
+use super::Standing;
+
+/// Notes the standing of an organization at a revision; `false` if a newer one is known already.
 pub(crate) async fn advance(
     tx: &mut Tx,
     org_id: OrgId,
     revision: i64,
-    deleted: bool,
+    standing: Standing,
 ) -> Result<bool> {
+    let (deleted, blocked) = (standing == Standing::Deleted, standing == Standing::Blocked);
     let advanced = query!(
-        "insert into organization (org_id, revision, deleted) values ($1, $2, $3)
-         on conflict (org_id) do update set revision = excluded.revision, deleted = excluded.deleted
+        "insert into organization (org_id, revision, deleted, blocked) values ($1, $2, $3, $4)
+         on conflict (org_id) do update
+             set revision = excluded.revision, deleted = excluded.deleted, blocked = excluded.blocked
          where organization.revision < excluded.revision",
         org_id.0,
         revision,
-        deleted
+        deleted,
+        blocked
     );
     Ok(advanced.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
-/// Deletes everything of an organization.
+/// Standing of an organization, as far as identity's events have reported it.
+pub(crate) async fn standing(tx: &mut Tx, org_id: OrgId) -> Result<Standing> {
+    let row = query!("select deleted, blocked from organization where org_id = $1", org_id.0);
+    let row = row.fetch_optional(tx.conn()).await?;
+    Ok(row.map_or(Standing::Good, |it| Standing::of(it.deleted, it.blocked)))
+}
+
+/// Deletes everything of an organization. Locks first, in the order of all operations.
 pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!("select id from environment where org_id = $1 order by id for update", org_id.0)
+        .fetch_all(tx.conn())
+        .await?;
+    query!("select id from task where org_id = $1 order by id for update", org_id.0)
+        .fetch_all(tx.conn())
+        .await?;
+    query!("select id from project where org_id = $1 order by id for update", org_id.0)
+        .fetch_all(tx.conn())
+        .await?;
+    query!("select id from server where org_id = $1 order by id for update", org_id.0)
+        .fetch_all(tx.conn())
+        .await?;
     query!(
         "delete from task_log using task where task.id = task_log.task_id and task.org_id = $1",
         org_id.0

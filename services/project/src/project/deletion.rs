@@ -4,11 +4,13 @@ use api::project as pb;
 use chassis::{Changed, OrgId, ProjectGrant, ProjectId, Result, Tx};
 use time::OffsetDateTime;
 
-use super::{Project, Refused, State, store};
+use super::{Project, Refused, State, production::Right, store};
 use crate::{
-    environment::{self, Environment, State as Life},
-    server,
-    task::{self, Cause, Kind, Order},
+    environment::{
+        self, Environment, State as Life,
+        admission::{self, Initiator},
+    },
+    task::{Kind, Order},
 };
 
 /// Whether an environment must be stopped or destroyed by hand first (PE-14).
@@ -83,12 +85,8 @@ pub(super) async fn begin(
         if environment.state == Life::Destroying {
             continue;
         }
-        server::store::require_reachable(tx, environment.server_id).await?;
-        let active = task::store::active(tx, &environment).await?;
-        let by = (grant.account().user_id, Cause::User);
-        let order = Order::plain(Kind::Destroy);
-        let begun = environment.begin(order, by, active.as_ref(), tx.now)?;
-        environment::store::begin(tx, begun).await?;
+        let by = Initiator::person(grant, Right::NotAsked);
+        admission::queue(tx, environment, Order::plain(Kind::Destroy), by).await?;
     }
     go_on(tx, place).await?;
     let project = Some((&project).into());

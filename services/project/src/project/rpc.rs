@@ -145,10 +145,10 @@ impl ProjectService for Rpc {
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let patch = wire::patch(it)?;
         let update = async |tx: &mut Tx| {
-            if let Some(Some(server_id)) = patch.server_id {
-                server::store::load(tx, grant.org_id(), server_id).await?;
-            }
             let project = store::lock(tx, (grant.org_id(), grant.project_id())).await?;
+            if let Some(Some(server_id)) = patch.server_id {
+                server::store::hold(tx, grant.org_id(), server_id).await?;
+            }
             let unchanged = pb::Project::from(&project);
             let project = match project.edit(patch, &it.etag, tx.now)? {
                 Some(changed) => (&store::update(tx, changed).await?).into(),

@@ -130,10 +130,10 @@ pub(crate) async fn delete(tx: &mut Tx, gone: Changed<Project>) -> Result<()> {
     )
     .execute(tx.conn())
     .await?;
-    query!("delete from attachment where org_id = $1 and project_id = $2", org_id, id)
+    query!("delete from task where org_id = $1 and project_id = $2", org_id, id)
         .execute(tx.conn())
         .await?;
-    query!("delete from task where org_id = $1 and project_id = $2", org_id, id)
+    query!("delete from attachment where org_id = $1 and project_id = $2", org_id, id)
         .execute(tx.conn())
         .await?;
     query!("delete from project where org_id = $1 and id = $2", org_id, id)

@@ -6,6 +6,7 @@ use chassis::{Error, Result, mask, timestamp};
 use super::{DeployRole, Draft, ODOO_VERSIONS, Project, State, edit::Patch};
 use crate::{
     environment::wire::optional,
+    foreign_text::without_credentials,
     repository::{wrong_branch, wrong_url},
 };
 
@@ -24,7 +25,7 @@ impl From<&Project> for pb::Project {
             org_id: it.org_id.into(),
             name: it.name.clone(),
             slug: it.slug.clone(),
-            repository_url: it.repository_url.clone(),
+            repository_url: without_credentials(&it.repository_url),
             default_branch: it.default_branch.clone(),
             creator_id: it.creator_id.into(),
             create_time: Some(timestamp(it.created_at)),

@@ -1,40 +1,59 @@
 //! What follows from a push: environments that follow the branch are deployed; one that is busy waits for
 //! its turn, and only the newest push counts.
 
-use api::project as pb;
-use chassis::{About, Changed, OrgId, ProjectId, Result, Tx, UserId};
+use api::{error::Reason, project as pb};
+use chassis::{About, Changed, Error, OrgId, ProjectId, Result, Tx};
 
 use super::{Push, store};
 use crate::{
-    environment::{self, Environment},
-    server,
-    task::{self, Cause, Kind, Order},
+    environment::{
+        self, Environment,
+        admission::{self, Initiator},
+    },
+    organization,
+    task::{Kind, Order},
 };
 
-/// Who triggers what a push deploys.
-const NOBODY: UserId = UserId(uuid::Uuid::nil());
+/// What a push means for an environment.
+enum Followed {
+    Deployed,
+    /// The environment is busy, or its server away: later.
+    Waiting,
+    /// Nothing follows from it.
+    Refused(String),
+}
 
-/// Deploys what follows the branch, or remembers it.
+/// Deploys what follows the branch, or remembers it. Nothing follows in an organization that is deleted or
+/// blocked.
 pub(crate) async fn follow(
     tx: &mut Tx,
     place: (OrgId, ProjectId),
     push: &Push,
 ) -> Result<pb::ReceivePushResponse> {
     let mut answer = pb::ReceivePushResponse::default();
-    let mut ids = vec![];
-    for id in store::following(tx, place, &push.branch).await? {
-        let environment = environment::store::lock(tx, place, id).await?;
-        let name = String::from(environment.id);
-        if begin(tx, environment).await? {
-            answer.deployments += 1;
-        } else {
-            store::remember(tx, place.0, id, &push.commit).await?;
-            answer.waiting += 1;
+    if let Err(refused) = organization::store::standing(tx, place.0).await?.admit() {
+        answer.ignored = refused.to_string();
+        return Ok(answer);
+    }
+    let (mut ids, mut refused) = (vec![], None);
+    for environment in environment::store::lock_following(tx, place, &push.branch).await? {
+        let id = environment.id;
+        match begin(tx, environment).await? {
+            Followed::Deployed => answer.deployments += 1,
+            Followed::Waiting => {
+                store::remember(tx, place.0, id, &push.commit).await?;
+                answer.waiting += 1;
+            }
+            Followed::Refused(why) => {
+                refused = Some(why);
+                continue;
+            }
         }
-        ids.push(name);
+        ids.push(id.into());
     }
     if ids.is_empty() {
-        "no environment follows this branch with auto_deploy".clone_into(&mut answer.ignored);
+        let none = || "no environment follows this branch with auto_deploy".to_owned();
+        answer.ignored = refused.unwrap_or_else(none);
     }
     let event = pb::PushReceived {
         project_id: place.1.into(),
@@ -58,22 +77,23 @@ pub(crate) async fn catch_up(
         return Ok(());
     }
     let environment = environment::store::lock(tx, place, id).await?;
-    if begin(tx, environment).await? {
+    if matches!(begin(tx, environment).await?, Followed::Deployed) {
         store::remember(tx, place.0, id, "").await?;
     }
     Ok(())
 }
 
-/// Queues a deployment, unless something else goes on, the state does not allow it, or the server is away.
-async fn begin(tx: &mut Tx, it: Environment) -> Result<bool> {
-    let active = task::store::active(tx, &it).await?;
-    if server::store::require_reachable(tx, it.server_id).await.is_err() {
-        tracing::warn!(environment = %it.id, "a push waits: the server does not call");
-        return Ok(false);
-    }
-    let order = Order::plain(Kind::Deploy);
-    match it.begin(order, (NOBODY, Cause::Push), active.as_ref(), tx.now) {
-        Ok(begun) => environment::store::begin(tx, begun).await.map(|_| true),
-        Err(_) => Ok(false),
+async fn begin(tx: &mut Tx, it: Environment) -> Result<Followed> {
+    let id = it.id;
+    match admission::queue(tx, it, Order::plain(Kind::Deploy), Initiator::Push).await {
+        Ok(_) => Ok(Followed::Deployed),
+        Err(Error::Refused { reason, message, .. }) => match reason {
+            Reason::TaskInProgress | Reason::InvalidState | Reason::ServerUnreachable => {
+                tracing::info!(environment = %id, message, "a push waits");
+                Ok(Followed::Waiting)
+            }
+            _ => Ok(Followed::Refused(message)),
+        },
+        Err(error) => Err(error),
     }
 }

@@ -37,22 +37,6 @@ pub(crate) async fn rotate(
     Ok(())
 }
 
-/// The environments that follow a branch.
-pub(crate) async fn following(
-    tx: &mut Tx,
-    (org_id, project_id): (OrgId, ProjectId),
-    branch: &str,
-) -> Result<Vec<EnvironmentId>> {
-    let ids = query_scalar!(
-        "select id from environment
-         where org_id = $1 and project_id = $2 and branch = $3 and auto_deploy order by id",
-        org_id.0,
-        project_id.0,
-        branch
-    );
-    Ok(ids.fetch_all(tx.conn()).await?)
-}
-
 /// Remembers the newest push of a busy environment; an empty commit forgets it.
 pub(crate) async fn remember(
     tx: &mut Tx,

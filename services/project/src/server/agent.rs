@@ -3,7 +3,8 @@
 use api::project as pb;
 use chassis::{Call, Db, Error, Result, call::Context};
 
-use super::{Agent, store};
+use super::{Agent, heartbeat::TEXT_BYTES_MAX, store};
+use crate::foreign_text::line;
 
 /// The server whose runner calls.
 pub(crate) async fn of<M>(db: &Db, call: &Call<M>, runner: &str) -> Result<Agent> {
@@ -21,7 +22,7 @@ pub(crate) async fn arriving<M>(
 ) -> Result<Agent> {
     match token_of(db, call).await? {
         Some(agent) => Ok(agent),
-        None => store::share(db, &it.runner, &it.shared_address).await,
+        None => store::share(db, &it.runner, &line(&it.shared_address, TEXT_BYTES_MAX)).await,
     }
 }
 

@@ -8,8 +8,12 @@ use chassis::{Changed, Result, Tx};
 use super::{Agent, Health, Room, Server, report, store};
 use crate::{
     environment::{self, EnvironmentId, wire::millis},
-    task::{self, wire::observed},
+    foreign_text::{block, line},
+    task::{self, report::ERROR_BYTES_MAX, wire::observed},
 };
+
+/// Longest text about a machine, in bytes.
+pub(super) const TEXT_BYTES_MAX: usize = 255;
 
 /// Notes that the server is there, and what it is like.
 pub(crate) async fn note(tx: &mut Tx, agent: &Agent, it: &pb::HeartbeatRequest) -> Result<()> {
@@ -17,10 +21,10 @@ pub(crate) async fn note(tx: &mut Tx, agent: &Agent, it: &pb::HeartbeatRequest) 
     let mut after = before.clone();
     after.last_seen_at = Some(tx.now);
     after.health = Health::Healthy;
-    after.isolation.clone_from(&it.isolation);
-    after.limits.clone_from(&it.limits);
-    after.runner_version.clone_from(&it.version);
-    after.database_address.clone_from(&it.database_address);
+    after.isolation = line(&it.isolation, TEXT_BYTES_MAX);
+    after.limits = line(&it.limits, TEXT_BYTES_MAX);
+    after.runner_version = line(&it.version, TEXT_BYTES_MAX);
+    after.database_address = line(&it.database_address, TEXT_BYTES_MAX);
     if let (Some(capacity), None, Some(_)) = (&it.capacity, before.capacity(), before.org_id) {
         // Nobody said what it may give away: what the machine has.
         after.give(Some(Room {
@@ -45,37 +49,48 @@ pub(super) fn changed(before: &Server, after: Server) -> Changed<Server> {
     Changed::new(after, &event, about)
 }
 
-/// Keeps what it says of its environments, and corrects what is believed of them. Answers those of which
-/// nothing is known here any more.
-pub(crate) async fn environments(
+/// Environments of a report that are on its server.
+pub(crate) type Known = Vec<report::store::Placed>;
+
+/// Corrects what is believed of environments, in the order of their ids. Answers those of the report that
+/// are on this server.
+pub(crate) async fn correct(
     tx: &mut Tx,
     agent: &Agent,
     it: &pb::HeartbeatRequest,
-) -> Result<Vec<String>> {
-    if it.environments.is_empty() {
+) -> Result<Known> {
+    let id = |it: &pb::EnvironmentReport| Ok(it.environment_id.parse::<EnvironmentId>()?.0);
+    let ids: Vec<_> = it.environments.iter().map(id).collect::<Result<_>>()?;
+    if ids.is_empty() {
         return Ok(vec![]);
     }
-    let ids: Vec<_> = it
-        .environments
-        .iter()
-        .map(|it| Ok(it.environment_id.parse::<EnvironmentId>()?.0))
-        .collect::<Result<_>>()?;
     let known = report::store::on_server(tx, agent.server_id, &ids).await?;
-    let ours: BTreeSet<_> = known.iter().map(|it| it.id.to_string()).collect();
-    report::store::keep_reports(tx, agent.server_id, &it.environments, &ours).await?;
-    for report in &it.environments {
-        let Some(found) = known.iter().find(|it| it.id.to_string() == report.environment_id) else {
-            continue;
-        };
+    for found in &known {
+        let of_it = |it: &&pb::EnvironmentReport| it.environment_id == found.id.to_string();
+        let Some(report) = it.environments.iter().find(of_it) else { continue };
         if let Some(what) = observed(report.observed()).filter(|it| found.doubts(*it)) {
-            correct(tx, found, what, &report.detail).await?;
+            correct_one(tx, found, what, &report.detail).await?;
         }
     }
-    let unknown = it.environments.iter().map(|it| &it.environment_id);
-    Ok(unknown.filter(|it| !ours.contains(*it)).cloned().collect())
+    Ok(known)
 }
 
-async fn correct(
+/// Keeps what a server says of its environments. Answers those of which nothing is known here any more.
+pub(crate) async fn keep(
+    tx: &mut Tx,
+    agent: &Agent,
+    it: &pb::HeartbeatRequest,
+    known: &Known,
+) -> Result<Vec<String>> {
+    let ours: BTreeSet<_> = known.iter().map(|it| it.id.to_string()).collect();
+    if !ours.is_empty() {
+        report::store::keep_reports(tx, agent.server_id, &it.environments, &ours).await?;
+    }
+    let reported = it.environments.iter().map(|it| &it.environment_id);
+    Ok(reported.filter(|it| !ours.contains(*it)).cloned().collect())
+}
+
+async fn correct_one(
     tx: &mut Tx,
     found: &report::store::Placed,
     what: task::Observed,
@@ -87,7 +102,8 @@ async fn correct(
         return Ok(());
     }
     let detail = if detail.is_empty() { "its process ended" } else { detail };
-    if let Some(corrected) = environment.correct(what, detail, tx.now) {
+    let detail = block(detail, ERROR_BYTES_MAX);
+    if let Some(corrected) = environment.correct(what, &detail, tx.now) {
         environment::store::update(tx, corrected).await?;
     }
     Ok(())

@@ -136,7 +136,7 @@ impl ServerService for Rpc {
         let it = &call.message;
         let grant = self.access.org(&call, &it.org_id).await?;
         let remove = async |tx: &mut Tx| {
-            let server = store::lock_own(tx, grant.org_id(), it.server_id.parse()?).await?;
+            let server = store::lock_to_remove(tx, grant.org_id(), it.server_id.parse()?).await?;
             let on_it = store::allocated(tx, server.id, None).await?.environments;
             store::delete(tx, server.remove(on_it)?).await?;
             Ok(pb::RemoveServerResponse {})

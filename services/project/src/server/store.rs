@@ -104,6 +104,18 @@ pub(crate) async fn lock_own(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
+/// The same for a server that is to go, with the projects that name it: they are locked before it.
+pub(crate) async fn lock_to_remove(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
+    query!(
+        "select id from project where org_id = $1 and server_id = $2 order by id for no key update",
+        org_id.0,
+        id.0
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    lock_own(tx, org_id, id).await
+}
+
 /// Loads a server that an organization may use, and keeps others from placing something on it.
 pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
     let server = servers!(
@@ -111,6 +123,13 @@ pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Ser
         org_id.0,
         id.0
     );
+    server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
+}
+
+/// The same, and the server stays as long as the transaction goes on.
+pub(crate) async fn hold(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
+    let server =
+        servers!("where (org_id = $1 or org_id is null) and id = $2 for key share", org_id.0, id.0);
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 

@@ -10,8 +10,14 @@ use chassis::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response};
 
-use super::{Cancelled, Cause, NotFailed, Order, Outcome, State, runner, store, watch::TaskLog};
-use crate::{environment, project, server};
+use super::{Cancelled, NotFailed, Order, Outcome, State, runner, store, watch::TaskLog};
+use crate::{
+    environment::{
+        self,
+        admission::{self, Initiator},
+    },
+    project::production::Gate,
+};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -62,7 +68,7 @@ impl TaskService for Rpc {
         let task = store::get(&self.db, &grant, it.task_id.parse()?).await?;
         let cancel = async |tx: &mut Tx| {
             let place = (grant.org_id(), grant.project_id());
-            let environment = environment::store::lock(tx, place, task.environment_id).await;
+            let environment = environment::locking::of_task(tx, &task).await;
             let task = store::lock(tx, place.0, task.id).await?;
             let task = match (task.cancel(tx.now)?, environment) {
                 (Cancelled::Asked(asked), _) => store::save(tx, asked).await?,
@@ -88,22 +94,17 @@ impl TaskService for Rpc {
             return Err(Error::from(NotFailed).into());
         }
         let environment = environment::store::get(&self.db, &grant, failed.environment_id).await?;
-        project::production::may_deploy(&self.db, &self.access, (&*call, &grant), &environment)
-            .await?;
+        let order = Order::again(&failed);
+        let gate = Gate { db: &self.db, access: &self.access, context: &call, grant: &grant };
+        let right = gate.pass_task(&environment, &order).await?;
         // As much as the first call needed (PE-41, PE-44, PE-37).
         if let Some(permission) = failed.kind.needs_more() {
             self.access.also(&call, &grant, permission).await?;
         }
         let retry = async |tx: &mut Tx| {
-            let place = (grant.org_id(), grant.project_id());
-            environment::store::hold_source(tx, place, &failed).await?;
-            let environment = environment::store::lock(tx, place, failed.environment_id).await?;
-            server::store::require_reachable(tx, environment.server_id).await?;
-            let active = store::active(tx, &environment).await?;
-            let by = (grant.account().user_id, Cause::User);
-            let order = Order::again(&failed);
-            let begun = environment.begin(order, by, active.as_ref(), tx.now)?;
-            let task = environment::store::begin(tx, begun).await?.1;
+            let environment = environment::locking::to_repeat(tx, &failed).await?;
+            let by = Initiator::person(&grant, right);
+            let task = admission::queue(tx, environment, order, by).await?.1;
             Ok(pb::RetryTaskResponse { task: Some((&task).into()) })
         };
         reply(self.db.write(&call, retry).await?)

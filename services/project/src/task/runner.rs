@@ -3,19 +3,19 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use api::project::{self as pb, runner_service_server::RunnerService};
-use chassis::{Call, Db, Error, OrgId, ProjectId, Reply, Result, Tx, reply};
+use chassis::{Call, Db, Error, Reply, Result, Tx, reply};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use uuid::Uuid;
 
 use super::{
     Outcome, Task, TaskId,
-    lease::{LEASE, Leased, Progress},
-    store, wire,
+    lease::{LEASE, Leased},
+    report, store,
 };
 use crate::{
     attachment,
-    environment::{self, Environment, EnvironmentId},
+    environment::{self, Environment},
     project, push,
     server::{self, Agent, heartbeat},
     variable::{self, Vault},
@@ -53,10 +53,10 @@ impl RunnerService for Rpc {
                 return reply(pb::LeaseTaskResponse { lease: None });
             }
             let lease = async |tx: &mut Tx| {
-                let Some(place) = store::waiting(tx, &agent).await? else {
+                let Some(task) = store::waiting(tx, &agent).await? else {
                     return Ok(pb::LeaseTaskResponse { lease: None });
                 };
-                Ok(pb::LeaseTaskResponse { lease: take(tx, &agent, place, &self.vault).await? })
+                Ok(pb::LeaseTaskResponse { lease: take(tx, &agent, task, &self.vault).await? })
             };
             let answer = self.db.write(&call, lease).await?;
             let now = tokio::time::Instant::now();
@@ -86,16 +86,11 @@ impl RunnerService for Rpc {
         let agent = server::agent::of(&self.db, &call, &it.runner).await?;
         let (id, lease_id) = (it.task_id.parse()?, lease_id(&it.lease_id)?);
         let report = async |tx: &mut Tx| {
-            let (org_id, ..) = store::place(tx, id, agent.server_id).await?;
+            let org_id = store::find(tx, id, agent.server_id).await?.org_id;
             let task = store::lock(tx, org_id, id).await?;
-            let progress = Progress {
-                percent: it.progress_percent,
-                step: it.current_step.clone(),
-                steps: (it.steps_completed, it.total_steps),
-            };
-            let task = task.report(lease_id, progress, tx.now)?;
+            let mut task = task.report(lease_id, report::progress(it), tx.now)?;
+            store::log(tx, &mut task, &it.log_lines).await?;
             store::update(tx, &task).await?;
-            store::log(tx, id, &it.log_lines).await?;
             Ok(pb::ReportProgressResponse { cancel: task.cancel_requested })
         };
         reply(self.db.write(&call, report).await?)
@@ -109,15 +104,13 @@ impl RunnerService for Rpc {
         let it = &call.message;
         let agent = server::agent::of(&self.db, &call, &it.runner).await?;
         let (id, lease_id): (TaskId, _) = (it.task_id.parse()?, lease_id(&it.lease_id)?);
-        let outcome = outcome(it);
+        let outcome = report::outcome(it);
         let finish = async |tx: &mut Tx| {
-            let (org_id, project_id, environment_id) =
-                store::place(tx, id, agent.server_id).await?;
-            let environment =
-                environment::store::lock(tx, (org_id, project_id), environment_id).await?;
-            let mut task = store::lock(tx, org_id, id).await?.finish(lease_id, &outcome, tx.now)?;
-            (task.commit_subject, task.commit_author) =
-                (it.commit_subject.clone(), it.commit_author.clone());
+            let found = store::find(tx, id, agent.server_id).await?;
+            let environment = environment::locking::of_task(tx, &found).await?;
+            let task = store::lock(tx, found.org_id, id).await?;
+            let mut task = task.finish(lease_id, &outcome, tx.now)?;
+            (task.commit_subject, task.commit_author) = report::commit(it);
             over(tx, environment, task, outcome).await?;
             Ok(pb::FinishTaskResponse {})
         };
@@ -132,14 +125,15 @@ impl RunnerService for Rpc {
         let it = &call.message;
         let agent = server::agent::arriving(&self.db, &call, it).await?;
         let beat = async |tx: &mut Tx| {
-            heartbeat::note(tx, &agent, it).await?;
-            let unknown_environment_ids = heartbeat::environments(tx, &agent, it).await?;
+            let known = heartbeat::correct(tx, &agent, it).await?;
             let held = it
                 .tasks
                 .iter()
                 .map(|it| Ok((it.task_id.parse::<TaskId>()?.0, lease_id(&it.lease_id)?)));
             let held = held.collect::<Result<Vec<_>>>()?;
             let renewed = store::renew(tx, agent.server_id, &held).await?;
+            heartbeat::note(tx, &agent, it).await?;
+            let unknown_environment_ids = heartbeat::keep(tx, &agent, it, &known).await?;
             let kept: BTreeSet<_> = renewed.iter().map(|it| it.0).collect();
             let lost = held.iter().filter(|it| !kept.contains(&it.0)).map(|it| it.0.to_string());
             let cancelled = renewed.iter().filter(|it| it.1).map(|it| it.0.to_string());
@@ -150,18 +144,6 @@ impl RunnerService for Rpc {
             })
         };
         reply(self.db.write(&call, beat).await?)
-    }
-}
-
-fn outcome(it: &pb::FinishTaskRequest) -> Outcome {
-    match it.error_message.as_str() {
-        _ if it.cancelled => Outcome::Cancelled,
-        "" => Outcome::Completed {
-            commit: it.commit.clone(),
-            url: it.url.clone(),
-            observed: wire::observed(it.observed()),
-        },
-        error => Outcome::Failed { error: error.to_owned() },
     }
 }
 
@@ -202,6 +184,12 @@ async fn conclude(
     outcome: Outcome,
 ) -> Result<bool> {
     let place = (environment.org_id, environment.project_id);
+    // The project is locked before what follows, and at once as strongly as its end needs.
+    if task.kind == super::Kind::Destroy {
+        project::store::lock(tx, place).await?;
+    } else {
+        project::store::load(tx, place).await?;
+    }
     if task.kind == super::Kind::Clone {
         environment::store::let_go(tx, &task).await?;
     }
@@ -225,17 +213,16 @@ async fn conclude(
 async fn take(
     tx: &mut Tx,
     agent: &Agent,
-    (org_id, project_id, environment_id): (OrgId, ProjectId, EnvironmentId),
+    waiting: Task,
     vault: &Vault,
 ) -> Result<Option<pb::Lease>> {
-    let mut environment =
-        environment::store::lock(tx, (org_id, project_id), environment_id).await?;
+    let mut environment = environment::locking::of_task(tx, &waiting).await?;
     let task = store::active(tx, &environment).await?;
     // Another runner was quicker.
     let Some(mut task) = task.filter(|it| it.waits(tx.now)) else { return Ok(None) };
-    if environment.server_id.is_none() {
+    let is_placed = environment.server_id.is_some();
+    if !is_placed {
         // Any shared server was good; from here on it is this one.
-        environment::store::place(tx, &environment, agent.server_id).await?;
         (environment.server_id, task.server_id) = (Some(agent.server_id), Some(agent.server_id));
     }
     let task = match task.lease(tx.now) {
@@ -249,17 +236,21 @@ async fn take(
             return Ok(None);
         }
     };
-    lease(tx, task, environment, vault).await.map(Some)
+    let lease = lease(tx, task, &environment, vault).await?;
+    if !is_placed {
+        environment::store::place(tx, &environment, agent.server_id).await?;
+    }
+    Ok(Some(lease))
 }
 
 async fn lease(
     tx: &mut Tx,
     task: Task,
-    environment: Environment,
+    environment: &Environment,
     vault: &Vault,
 ) -> Result<pb::Lease> {
     let mut variables = vec![];
-    for it in variable::store::load(tx, &environment).await? {
+    for it in variable::store::load(tx, environment).await? {
         variables.push(vault.open(environment.org_id, it)?);
     }
     let place = (task.org_id, task.project_id);
@@ -270,7 +261,7 @@ async fn lease(
         }
         _ => None,
     };
-    variables.extend(environment::wire::variables(&project, &environment, &task));
+    variables.extend(environment::wire::variables(&project, environment, &task));
     let release = match task.kind {
         super::Kind::Deploy | super::Kind::Promote | super::Kind::Clone => Some(task.id),
         super::Kind::Rollback => task.deployment_id,
@@ -292,7 +283,7 @@ async fn lease(
             .map(String::from)
             .unwrap_or_default(),
         resources: Some(environment::wire::resources(environment.room())),
-        provisions: attachment::provide::provisions(tx, &environment, vault).await?,
+        provisions: attachment::provide::provisions(tx, environment, vault).await?,
         variables,
     })
 }

@@ -1,6 +1,6 @@
 //! Every SQL statement about tasks.
 
-use chassis::{Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
+use chassis::{Changed, Db, Error, OrgId, ProjectGrant, Result, Tx, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ macro_rules! tasks {
                     commit,
                     modules, source_environment_id, deployment_id, retry_of, rolled_back, cancel_requested,
                     created_at, started_at, completed_at, lease_id, lease_ends_at, attempts, commit_subject,
-                    commit_author
+                    commit_author, log_bytes
              from task " + $rest
             $(, $argument)*
         )
@@ -72,7 +72,7 @@ pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
         "update task set state = $3, progress_percent = $4, current_step = $5, steps_completed = $6,
              total_steps = $7, error_message = $8, server_id = $9, commit = $10, cancel_requested = $11,
              started_at = $12, completed_at = $13, lease_id = $14, lease_ends_at = $15, attempts = $16,
-             commit_subject = $17, commit_author = $18
+             commit_subject = $17, commit_author = $18, log_bytes = $19
          where org_id = $1 and id = $2",
         it.org_id as _,
         it.id as _,
@@ -92,6 +92,7 @@ pub(crate) async fn update(tx: &mut Tx, it: &Task) -> Result<()> {
         it.attempts,
         it.commit_subject,
         it.commit_author,
+        it.log_bytes,
     )
     .execute(tx.conn())
     .await?;
@@ -115,41 +116,31 @@ pub(crate) async fn active(tx: &mut Tx, environment: &Environment) -> Result<Opt
     Ok(task.fetch_optional(tx.conn()).await?)
 }
 
-/// Where the task that waits longest for this server is, if one waits or its runner went silent. Locks
-/// nothing: the environment is locked before its tasks, here as everywhere.
-pub(crate) async fn waiting(
-    tx: &mut Tx,
-    agent: &Agent,
-) -> Result<Option<(OrgId, ProjectId, EnvironmentId)>> {
+/// The task that waits longest for this server, if one waits or its runner went silent; in an organization
+/// that is deleted or blocked only one that ends something. Locks nothing: the environment is locked before
+/// its tasks, here as everywhere.
+pub(crate) async fn waiting(tx: &mut Tx, agent: &Agent) -> Result<Option<Task>> {
     let now = tx.now;
     // Of every tenant (no org_id): a shared server works for all of them, another one only has its own.
-    let place = query!(
-        "select org_id, project_id, environment_id from task
-         where (server_id = $1 or (server_id is null and $2))
+    let task = tasks!(
+        "where (server_id = $1 or (server_id is null and $2))
            and (state = 'queued' or (state = 'running' and lease_ends_at <= $3))
+           and (kind in ('stop', 'pause', 'destroy') or not exists (
+               select from organization
+               where organization.org_id = task.org_id and (deleted or blocked)))
          order by created_at limit 1",
         agent.server_id.0,
         agent.shared,
         now
     );
-    let place = place.fetch_optional(tx.conn()).await?;
-    Ok(place.map(|it| (it.org_id, it.project_id, it.environment_id)))
+    Ok(task.fetch_optional(tx.conn()).await?)
 }
 
-/// Where a task of this server is. The runner's lease, checked next, is the proof that it may know.
-pub(crate) async fn place(
-    tx: &mut Tx,
-    id: TaskId,
-    server_id: ServerId,
-) -> Result<(OrgId, ProjectId, EnvironmentId)> {
+/// A task of this server. The runner's lease, checked next, is the proof that it may know.
+pub(crate) async fn find(tx: &mut Tx, id: TaskId, server_id: ServerId) -> Result<Task> {
     // By id and server (no org_id): a runner knows no tenants.
-    let place = query!(
-        "select org_id, project_id, environment_id from task where id = $1 and server_id = $2",
-        id.0,
-        server_id.0
-    );
-    let place = place.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(TaskId::NOUN))?;
-    Ok((place.org_id, place.project_id, place.environment_id))
+    let task = tasks!("where id = $1 and server_id = $2", id.0, server_id.0);
+    task.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(TaskId::NOUN))
 }
 
 /// Loads a task and keeps others from changing it.
@@ -168,10 +159,13 @@ pub(crate) async fn renew(
     let now = tx.now;
     // By lease (no org_id): a runner knows no tenants.
     let renewed = query!(
-        "update task set lease_ends_at = $4
-         from unnest($2::uuid[], $3::uuid[]) as held (id, lease_id)
-         where task.id = held.id and task.lease_id = held.lease_id and task.server_id = $1
-           and task.state = 'running' and task.lease_ends_at > $5
+        "with renewed as (
+             select task.id from task
+             join unnest($2::uuid[], $3::uuid[]) as held (id, lease_id) using (id, lease_id)
+             where task.server_id = $1 and task.state = 'running' and task.lease_ends_at > $5
+             order by task.id for update of task
+         )
+         update task set lease_ends_at = $4 from renewed where task.id = renewed.id
          returning task.id, task.cancel_requested",
         server_id.0,
         &tasks,
@@ -183,8 +177,10 @@ pub(crate) async fn renew(
     Ok(renewed.into_iter().map(|it| (it.id.0, it.cancel_requested)).collect())
 }
 
-/// Adds lines to a task's log. The task is locked, so that nobody else does.
-pub(crate) async fn log(tx: &mut Tx, id: TaskId, lines: &[String]) -> Result<()> {
+/// Adds lines to the log of a locked task, as far as its limit allows. The task itself is stored by
+/// [`update`].
+pub(crate) async fn log(tx: &mut Tx, task: &mut Task, lines: &[String]) -> Result<()> {
+    let (id, lines) = (task.id, task.take_lines(lines));
     if lines.is_empty() {
         return Ok(());
     }
@@ -194,7 +190,7 @@ pub(crate) async fn log(tx: &mut Tx, id: TaskId, lines: &[String]) -> Result<()>
          select $1, coalesce((select first_line + cardinality(lines) from task_log where task_id = $1
                               order by first_line desc limit 1), 0), $2",
         id.0,
-        lines
+        &lines
     )
     .execute(tx.conn())
     .await?;

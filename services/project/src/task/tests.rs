@@ -37,6 +37,7 @@ fn queued(kind: Kind) -> Task {
         attempts: 0,
         commit_subject: String::new(),
         commit_author: String::new(),
+        log_bytes: 0,
     }
 }
 

@@ -4,7 +4,7 @@ use api::project as pb;
 use chassis::{Db, ProjectGrant, Result, Tx};
 
 use super::{Vault, change, store};
-use crate::environment;
+use crate::{environment, project::production::Right};
 
 /// All variables of an environment.
 pub(crate) async fn list(
@@ -22,10 +22,13 @@ pub(crate) async fn set(
     tx: &mut Tx,
     grant: &ProjectGrant,
     it: &pb::SetVariablesRequest,
+    right: Right,
     vault: &Vault,
 ) -> Result<pb::SetVariablesResponse> {
     let place = (grant.org_id(), grant.project_id());
     let environment = environment::store::lock(tx, place, it.environment_id.parse()?).await?;
+    let is_production = environment.kind == environment::Kind::Production;
+    environment::admission::change(tx, &environment, is_production, right).await?;
     let known = store::load(tx, &environment).await?;
     let known: Vec<_> = known.into_iter().map(|it| it.name).collect();
     let changed = change(&environment, it, &known, vault, tx.now)?;

@@ -32,7 +32,15 @@ pub(crate) async fn load(tx: &mut Tx, it: &Environment) -> Result<Vec<Variable>>
 
 /// Stores a change of variables and its event.
 pub(crate) async fn apply(tx: &mut Tx, it: &Environment, changed: Changed<Patch>) -> Result<()> {
-    let patch = changed.state();
+    let (patch, now) = (changed.state(), tx.now);
+    query!(
+        "update environment set configured_at = $3 where org_id = $1 and id = $2",
+        it.org_id.0,
+        it.id.0,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
     query!(
         "delete from environment_variable where org_id = $1 and environment_id = $2 and name = any ($3)",
         it.org_id.0,

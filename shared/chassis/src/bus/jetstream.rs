@@ -13,11 +13,11 @@ use futures::{StreamExt, future::BoxFuture};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH_LEN, IDLE, POLL, back_off, follow, relay::Relay, settle::Followers};
+use super::{BATCH_LEN, IDLE, POLL, follow, relay::Relay, settle::Followers};
 use crate::{
     db::Db,
     outbox::Delivery,
-    react::{ATTEMPTS_MAX, Delivered, Subscriber},
+    react::{Delivered, Subscriber},
 };
 
 const STREAM: &str = "TENANTRY";
@@ -109,6 +109,7 @@ impl JetStream {
             tasks.push(Box::pin(async move { follow(name, stop, wake, || relay.step()).await }));
         }
         for to in subscribers {
+            tasks.push(Box::pin(to.clone().retry_deferred(stop.clone())));
             let puller = Puller { nats: self.clone(), to: to.clone(), consumer: Mutex::default() };
             let (name, stop) = (format!("the consumer of {}", to.db.name()), stop.clone());
             tasks.push(Box::pin(async move {
@@ -147,33 +148,23 @@ impl Puller {
                 message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
             }
         }
-        let more = !batch.is_empty();
-        let mut start = 0;
-        while start < batch.len() {
-            let Delivered { done, held, failure } = self.to.deliver(&batch[start..]).await;
-            for (event, message) in batch[start..start + done].iter().zip(&messages[start..]) {
-                // Only after the commit. Not confirmed: what is delivered again acts once.
-                let again = held.contains(&event.id);
-                let answer = if again { AckKind::Nak(Some(HOLD)) } else { AckKind::Ack };
-                message.ack_with(answer).await.map_err(|error| anyhow::anyhow!(error))?;
+        let Delivered { done, held: again, failure } = self.to.deliver(&batch).await;
+        for (event, message) in batch[..done].iter().zip(&messages) {
+            // Only after the commit. Not confirmed: what is delivered again acts once.
+            let is_held = again.contains(&event.id);
+            let answer = if is_held { AckKind::Nak(Some(HOLD)) } else { AckKind::Ack };
+            message.ack_with(answer).await.map_err(|error| anyhow::anyhow!(error))?;
+        }
+        if let Some(error) = failure {
+            // In its order: all of the rest comes again, before anything newer.
+            for message in &messages[done..] {
+                let again = message.ack_with(AckKind::Nak(None)).await;
+                again.map_err(|error| anyhow::anyhow!(error))?;
             }
-            start += done;
-            let Some(error) = failure else { continue };
-            if self.to.wants().is_none() {
-                // The log keeps the order: all of the rest comes again, before anything newer.
-                for message in &messages[start..] {
-                    message
-                        .ack_with(AckKind::Nak(None))
-                        .await
-                        .map_err(|error| anyhow::anyhow!(error))?;
-                }
-                return Err(anyhow::Error::from(error).context("the log did not take a batch"));
-            }
-            self.failed(&batch[start], &messages[start], error).await?;
-            start += 1;
+            return Err(anyhow::Error::from(error).context("a batch was not taken"));
         }
         *held = Some(consumer);
-        Ok(more)
+        Ok(!batch.is_empty())
     }
 
     async fn consumer(&self) -> anyhow::Result<PullConsumer> {
@@ -188,25 +179,6 @@ impl Puller {
         };
         let stream = self.nats.stream().await?;
         Ok(stream.get_or_create_consumer(&name, config).await?)
-    }
-
-    /// Sends an event back for a later try, or gives it up.
-    async fn failed(
-        &self,
-        event: &Delivery,
-        message: &jetstream::Message,
-        error: crate::Error,
-    ) -> anyhow::Result<()> {
-        let attempts = message.info().map_or(1, |it| it.delivered);
-        let attempts = u32::try_from(attempts).unwrap_or(1);
-        let answer = if attempts < ATTEMPTS_MAX {
-            tracing::warn!(event = %event.id, name = event.name, attempts, ?error, "an event waits");
-            AckKind::Nak(Some(back_off(attempts)))
-        } else {
-            self.to.bury(event, &error).await?;
-            AckKind::Ack
-        };
-        message.ack_with(answer).await.map_err(|error| anyhow::anyhow!(error))
     }
 }
 

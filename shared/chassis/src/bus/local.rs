@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{BATCH, IDLE, follow, settle::Followers};
 use crate::{
     db::{Db, Tx},
-    outbox::{self, Cursor, Delivery},
-    react::{ATTEMPTS_MAX, Subscriber},
+    outbox::{self, Cursor},
+    react::Subscriber,
 };
 
 const READER: &str = "local";
@@ -26,6 +26,7 @@ pub(super) fn tasks(
 ) -> Vec<BoxFuture<'static, ()>> {
     let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
     for subscriber in subscribers {
+        tasks.push(Box::pin(subscriber.clone().retry_deferred(stop.clone())));
         for outbox in outboxes {
             let name = format!("{} follows {}", subscriber.db.name(), outbox.name());
             let followers = followers[outbox.name()].clone();
@@ -61,8 +62,6 @@ struct State {
     cursor: Option<Cursor>,
     /// Events that were passed over since the position was written down.
     passed: usize,
-    /// Failures of the event at the head.
-    attempts: u32,
 }
 
 impl Reader {
@@ -81,12 +80,13 @@ impl Reader {
         let delivered = self.to.deliver(&batch).await;
         if let Some(error) = delivered.failure {
             // The inbox keeps the events that were dealt with from acting again.
-            return self.failed(&mut state, &batch[delivered.done], error).await;
+            let event = &batch[delivered.done];
+            return Err(anyhow::Error::from(error).context(format!("{} {}", event.name, event.id)));
         }
-        if let Some(first) = delivered.held.first() {
-            anyhow::bail!("the log cannot keep {first} yet: an event before it is missing");
+        for event in batch.iter().filter(|it| delivered.held.contains(&it.id)) {
+            let missing = anyhow::anyhow!("an event before it is missing in the log").into();
+            self.to.set_aside(event, Some(&missing)).await?;
         }
-        state.attempts = 0;
         state.cursor = Some(cursor);
         self.followers.at(&self.name, cursor);
         state.passed += batch.len();
@@ -102,20 +102,5 @@ impl Reader {
     async fn load(&self) -> anyhow::Result<Cursor> {
         let mut conn = self.to.db.pool().acquire().await?;
         Ok(outbox::load(&mut conn, READER, self.outbox.name()).await?)
-    }
-
-    async fn failed(
-        &self,
-        state: &mut State,
-        event: &Delivery,
-        error: crate::Error,
-    ) -> anyhow::Result<bool> {
-        state.attempts += 1;
-        if state.attempts < ATTEMPTS_MAX || self.to.wants().is_none() {
-            return Err(anyhow::Error::from(error).context(format!("{} {}", event.name, event.id)));
-        }
-        self.to.bury(event, &error).await?;
-        state.attempts = 0;
-        Ok(true)
     }
 }

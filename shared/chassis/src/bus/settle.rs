@@ -114,16 +114,35 @@ impl Settler {
                 events = missing.len(),
                 "the log lacks events; they are handed to it directly"
             );
-            for chunk in missing.chunks(100) {
-                let envelopes = chunk.iter().map(|it| it.envelope.clone()).collect();
-                audit.append(AppendRequest { envelopes }).await.map_err(remote("audit"))?;
-            }
+            self.append(&mut audit, missing).await?;
             // Looked at once more: only what is confirmed is settled.
             return Ok(true);
         }
         self.settled = next;
         self.followers.at("settler", next);
         Ok(true)
+    }
+
+    /// Hands events to the log, those of each organization by themselves: one that the log refuses fails
+    /// only after the others.
+    async fn append(
+        &self,
+        audit: &mut IngestServiceClient<Link>,
+        events: Vec<&Delivery>,
+    ) -> anyhow::Result<()> {
+        let mut groups = BTreeMap::<_, Vec<&Delivery>>::new();
+        for event in events {
+            groups.entry(event.org_id).or_default().push(event);
+        }
+        let mut failure = Ok(());
+        for chunk in groups.values().flat_map(|it| it.chunks(100)) {
+            let envelopes = chunk.iter().map(|it| it.envelope.clone()).collect();
+            let appended = audit.append(AppendRequest { envelopes }).await;
+            if let Err(error) = appended.map_err(remote("audit")) {
+                failure = Err(error.into());
+            }
+        }
+        failure
     }
 
     fn age(&self, id: Uuid) -> Duration {

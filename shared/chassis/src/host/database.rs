@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Schema, migrate, roles};
 use crate::{
     db::{Db, Tx},
-    idempotency,
+    idempotency, outbox,
 };
 
 /// Checks the server's settings and brings every schema up to date.
@@ -28,6 +28,9 @@ pub(super) async fn prepare(
         } else {
             migrate::schema(&mut connection, options, db.name(), *schema, mode).await?;
         }
+        outbox::cluster::adopt(db)
+            .await
+            .with_context(|| format!("the events of {} cannot be taken over", db.name()))?;
     }
     Ok(())
 }

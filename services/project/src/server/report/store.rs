@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::Report;
 use crate::{
     environment::{Environment, EnvironmentId, State},
+    foreign_text::block,
     server::ServerId,
-    task::{Observed, wire::observed},
+    task::{Observed, report::ERROR_BYTES_MAX, wire::observed},
 };
 
 /// Where an environment is, and what is believed of it.
@@ -27,7 +28,7 @@ pub(crate) async fn on_server(tx: &mut Tx, id: ServerId, ids: &[Uuid]) -> Result
     // Its own runner (no org_id).
     let placed = query_as!(
         Placed,
-        "select id, org_id, project_id, state from environment where server_id = $1 and id = any ($2)",
+        "select id, org_id, project_id, state from environment where server_id = $1 and id = any ($2) order by id",
         id.0,
         ids
     );
@@ -51,7 +52,7 @@ pub(crate) async fn keep_reports(
     let disk: Vec<_> = all().map(|it| it.0.disk_bytes).collect();
     let processes: Vec<_> = all().map(|it| it.0.process_count).collect();
     let releases: Vec<_> = all().map(|it| Uuid::try_parse(&it.0.release).ok()).collect();
-    let details: Vec<_> = all().map(|it| it.0.detail.clone()).collect();
+    let details: Vec<_> = all().map(|it| block(&it.0.detail, ERROR_BYTES_MAX)).collect();
     let now = tx.now;
     query!(
         "insert into environment_report (environment_id, server_id, observed, http_ok, cpu_cores,
