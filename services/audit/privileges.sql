@@ -25,8 +25,9 @@ grant select on tree to tenantry_audit;
 grant insert (org_id, held) on tree to tenantry_audit;
 grant update (size, edge, signed, note, signed_at, suite_index, plan, held) on tree to tenantry_audit;
 
--- Functions that only read, and those that run as the owner for partitions, retention and erasure.
-revoke all on all functions in schema audit from public, tenantry_audit;
-grant execute on function months(), index_at(integer, timestamptz), little_endian(bigint) to tenantry_audit;
+-- Partitions, retention and erasure: functions that run as the owner; and parts of them that nobody else calls.
+revoke all on function open_month(date), drop_month(date), mark_purged(integer, timestamptz),
+    delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased(), append_only(text),
+    guard_entries(text), make_month(text, date), attach_month(text, date) from public, tenantry_audit;
 grant execute on function open_month(date), drop_month(date), mark_purged(integer, timestamptz),
     delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased() to tenantry_audit;

@@ -26,8 +26,8 @@ async fn the_story_in_one_process_with_jetstream() {
     suite.finish().await;
 }
 
-/// Four services and a runner, each a process with a certificate; one PostgreSQL, which each service reaches as
-/// its own role; a real nats-server with the permissions of `deploy/nats.conf`.
+/// Four services and a runner, each a process with a certificate; one PostgreSQL, which each service reaches
+/// as its own role; a real nats-server with the permissions of `deploy/nats.conf`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_story_in_four_processes_with_jetstream() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

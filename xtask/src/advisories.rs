@@ -1,5 +1,5 @@
-//! Security advisories for `cargo deny`: a dated snapshot of the RustSec database in `advisories.txt`, because
-//! the database itself is not reachable from everywhere that builds.
+//! Security advisories for `cargo deny`: a dated snapshot of the RustSec database in `advisories.txt`; the
+//! database itself is not reachable from everywhere that builds.
 
 use std::{
     fs,
