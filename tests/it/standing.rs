@@ -3,13 +3,13 @@
 
 use api::identity::Subscription;
 use serde_json::{Value, json};
-use testkit::{Suite, eventually};
+use testkit::{Options, Receiver, Suite, eventually};
 
 use crate::{
     hosting::{ENVIRONMENTS, PROJECTS, TASKS},
     pushes::{hook, push},
     tasks::{Hand, served},
-    world::text,
+    world::{World, text},
 };
 
 /// Waits until the project service has acted on every event of this type.
@@ -101,6 +101,47 @@ async fn nothing_starts_for_a_deleted_organization() {
                 from project.environment where id = $1::uuid";
     sqlx::query(late).bind(&idle).execute(&suite.pool).await.unwrap();
     assert_eq!(hand.lease().await, Value::Null);
+    suite.finish().await;
+}
+
+/// ID-34: nobody is told of a deleted organization, no webhook and no team inbox, either.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_told_of_a_deleted_organization() {
+    let receiver = Receiver::start().await;
+    let webhook_exceptions = vec![receiver.exception()];
+    let suite = Suite::start_with(Options { webhook_exceptions, ..Options::default() }).await;
+    let world = World::new(&suite).await;
+    world.hook(&receiver.url("/org"), json!({})).await;
+    let rule = world.here(json!({ "recipients": ["team@example.com"] }));
+    world.owner.tell("invitation.v1.MailRuleService/CreateMailRule", rule).await;
+    let alert = |target: &str| api::invitation::ReportAlertRequest {
+        org_id: world.org.clone(),
+        kind: api::invitation::AlertKind::ServerUnreachable.into(),
+        target: target.to_owned(),
+        target_name: target.to_owned(),
+        severity: api::invitation::Severity::Critical.into(),
+        ..Default::default()
+    };
+    let posts = |target: &str| {
+        receiver.posts_at("/org").iter().filter(|it| it.body.contains(target)).count()
+    };
+    suite.report(alert("first-target")).await;
+    eventually("the alert", async || (posts("first-target") > 0).then_some(())).await;
+    let delete = world.here(json!({ "confirmName": "acme", "cascade": true }));
+    world.owner.tell("identity.v1.OrganizationService/DeleteOrganization", delete).await;
+    suite.report(alert("second-target")).await;
+    suite.logged().await;
+    let kept = "select count(*) from invitation.outbox as it
+                where type = 'tenantry.invitation.v1.AlertOpened'
+                  and not exists (select from invitation.inbox where event_id = it.id)";
+    eventually("the reaction", async || (suite.count(kept).await == 0).then_some(())).await;
+    let waits = "select count(*) from invitation.news";
+    eventually("the editor", async || (suite.count(waits).await == 0).then_some(())).await;
+    let told = "select (select count(*) from invitation.webhook_delivery
+                        where body like '%second-target%')
+                     + (select count(*) from invitation.digest_item
+                        where title || body like '%second-target%')";
+    assert_eq!((suite.count(told).await, posts("second-target")), (0, 0));
     suite.finish().await;
 }
 

@@ -95,7 +95,9 @@ impl Editor {
             }
             for (story, audience) in &told {
                 self.tell_people(tx, story, audience).await?;
-                if story.kind.for_hooks {
+                // Its Owner may see everything: an organization without a listener was deleted.
+                let is_alive = !audience.listeners.is_empty();
+                if story.kind.for_hooks && is_alive {
                     tell_hooks(tx, story).await?;
                     tell_rules(tx, story).await?;
                 }
