@@ -29,6 +29,20 @@ async fn while_the_log_is_held(pool: &PgPool, work: impl AsyncFnOnce()) {
     tx.commit().await.unwrap();
 }
 
+/// A slug that nobody has.
+fn made_up() -> String {
+    format!("acme-{}", chassis::id::new().simple())
+}
+
+/// Whether the log waits for its lock since before a moment.
+async fn log_waits(suite: &Suite, before: &str) -> Option<()> {
+    let waits = "select count(*) from pg_stat_activity
+                 where wait_event_type = 'Lock' and application_name = 'audit'
+                   and datname = current_database() and query_start < $1::timestamptz";
+    let waits = sqlx::query_scalar::<_, i64>(waits).bind(before).fetch_one(&suite.pool);
+    (waits.await.unwrap() > 0).then_some(())
+}
+
 /// How many events are written and not in the log, once something newer is in it.
 async fn missing(suite: &Suite, ann: &testkit::Person) -> i64 {
     let newest = ann.create_organization("newest").await.unwrap();
@@ -80,14 +94,23 @@ async fn events_that_are_deleted_when_the_broker_has_them_are_lost_with_it() {
         suite.logged().await;
         let pool = suite.pool.clone();
         while_the_log_is_held(&pool, async || {
-            ann.create_organization("held").await.unwrap();
-            // The reaction of another service has it, so the broker has it.
-            let published = "select count(*) from identity.outbox_cursor as it
-                             where reader like 'relay@%' and not exists (
-                                 select from identity.outbox
-                                 where (written_by, outbox.position) > (it.horizon, it.position))";
-            eventually("the events at the broker", async || {
-                (suite.count(published).await > 0).then_some(())
+            // What the log has in hand while the broker goes is not lost, so it must wait with something older.
+            eventually("something newer at the broker", async || {
+                ann.create_organization(&made_up()).await.unwrap();
+                log_waits(&suite, "infinity").await?;
+                let before = sqlx::query_scalar("select clock_timestamp()::text");
+                let before: String = before.fetch_one(&pool).await.unwrap();
+                ann.create_organization(&made_up()).await.unwrap();
+                // The relay has passed it, so the broker has it.
+                let published = "select count(*) from identity.outbox_cursor as it
+                                 where reader like 'relay@%' and not exists (
+                                     select from identity.outbox
+                                     where (written_by, outbox.position) > (it.horizon, it.position))";
+                eventually("the events at the broker", async || {
+                    (suite.count(published).await > 0).then_some(())
+                })
+                .await;
+                log_waits(&suite, &before).await
             })
             .await;
             nats.kill();
