@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use testkit::{Suite, eventually};
 
 use crate::{
-    hosting::{PROJECTS, TASKS},
+    hosting::{ENVIRONMENTS, PROJECTS, TASKS},
     tasks::{Hand, served},
     world::text,
 };
@@ -25,14 +25,19 @@ async fn what_a_runner_reports_is_cleaned_and_bounded() {
     let hand = Hand::new(&suite).await;
     let it = &hand.hosting;
     hand.beat().await;
-    let id = hand.environment("main").await;
+    // Everything else in the events is as long as it can be, too.
+    let id = hand.environment(&"\u{1f980}".repeat(255)).await;
+    let branch = json!({ "branch": "b".repeat(255), "updateMask": "branch" });
+    it.owner().tell(&format!("{ENVIRONMENTS}/UpdateEnvironment"), it.of(&id, branch)).await;
+    let modules: Vec<_> = (0..50).map(|it| format!("{it:064}")).collect();
+    let modules = json!({ "modules": modules });
     let git = "fatal: unable to access 'https://ann:s3cret@git.example.com/a.git/': \u{1b}[31mno";
     for (error, end) in [
         ("\u{1f980}".repeat(7_999), "\u{1f980}"),
         (format!("first\n{}\nlast", "x".repeat(1_000_000)), "\nlast"),
         (git.to_owned(), "[31mno"),
     ] {
-        it.queue("Deploy", &id, json!({})).await;
+        it.queue("Deploy", &id, modules.clone()).await;
         let lease = hand.lease().await;
         let step = json!({ "currentStep": "s".repeat(5_000), "logLines": [git, "y".repeat(9_000)],
             "totalSteps": i32::MAX });
@@ -49,7 +54,7 @@ async fn what_a_runner_reports_is_cleaned_and_bounded() {
         assert!(lines[0].contains("https://***@git.example.com/a.git/"), "{lines:?}");
         assert!(lines[1].len() <= 4_096 && lines[1].ends_with("[cut]"), "{}", lines[1].len());
     }
-    it.queue("Deploy", &id, json!({})).await;
+    it.queue("Deploy", &id, modules).await;
     let good = json!({ "commit": "0a1b2c3", "url": "javascript:alert(1)",
         "commitSubject": format!("a\u{202e}b\u{7}{}", "c".repeat(10_000)), "commitAuthor": "d\0e" });
     hand.finish(&hand.lease().await, good).await.unwrap();

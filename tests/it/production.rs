@@ -73,7 +73,7 @@ impl Stage {
         // From now on everything that production is asked for is refused: another task goes on.
         it.queue("Stop", &production, json!({})).await;
         let attachment = text(&attached["attachment"]["id"]);
-        Self { production, staging, failed, attachment, hand }
+        Self { hand, production, staging, failed, attachment }
     }
 
     fn of(&self, id: &str, more: Value) -> Value {

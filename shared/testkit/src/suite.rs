@@ -331,10 +331,9 @@ impl Suite {
     pub async fn finish(self) {
         self.logged().await;
         primary::check(&self.pool).await;
-        let waiting = "select (select count(*) from identity.deferred_event)
-                            + (select count(*) from project.deferred_event)
-                            + (select count(*) from invitation.deferred_event)
-                            + (select count(*) from audit.deferred_event)";
+        let waiting = "select count(*) from (
+                 table identity.deferred_event union all table project.deferred_event union all
+                 table invitation.deferred_event union all table audit.deferred_event) as it";
         eventually("the events that were set aside", async || {
             (self.count(waiting).await == 0).then_some(())
         })

@@ -13,7 +13,7 @@ const LOG_BYTES_MAX: i64 = 4 << 20;
 const LINE_COST: i64 = 16;
 
 impl Task {
-    /// Lines for the log, cleaned and cut, up to its limit; the line after the limit says so, and is the last.
+    /// Lines for the log, cleaned and cut, up to its limit; the line after that says so, and is the last.
     pub(super) fn take_lines(&mut self, lines: &[String]) -> Vec<String> {
         let mut taken = vec![];
         for line in lines {

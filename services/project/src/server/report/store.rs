@@ -28,7 +28,8 @@ pub(crate) async fn on_server(tx: &mut Tx, id: ServerId, ids: &[Uuid]) -> Result
     // Its own runner (no org_id).
     let placed = query_as!(
         Placed,
-        "select id, org_id, project_id, state from environment where server_id = $1 and id = any ($2) order by id",
+        "select id, org_id, project_id, state from environment
+         where server_id = $1 and id = any ($2) order by id",
         id.0,
         ids
     );
