@@ -77,7 +77,7 @@ async fn a_key_is_bounded_by_its_scope_and_by_its_owner() {
     assert_eq!(admins.tell(check, hooks.clone()).await["allowed"], Value::Null);
     let remove = world.here(json!({ "userId": world.admin.user_id }));
     let removed = world.owner.tell("identity.v1.MemberService/RemoveMember", remove).await;
-    assert_eq!(removed["revokedKeyIds"].as_array().unwrap().len(), 1);
+    assert_eq!(removed["revokedKeyCount"], 1);
     suite.clock.advance(chassis::clock::Duration::seconds(2));
     let gone = admins.ask(check, hooks).await.map(|it| it["allowed"].clone());
     assert!(

@@ -53,8 +53,10 @@ async fn a_role_comes_from_teams_and_grants_and_goes_with_them() {
     world.grant(json!({ "userId": who.user_id }), "VIEWER").await;
     let delete = world.here(json!({ "teamId": a }));
     let deleted = world.owner.tell(&format!("{TEAMS}/DeleteTeam"), delete).await;
-    assert_eq!(deleted["removedUserIds"], json!([who.user_id]));
-    assert_eq!(deleted["removedGrants"][0]["principal"]["teamId"], a);
+    assert_eq!(
+        (&deleted["removedMemberCount"], &deleted["removedGrantCount"]),
+        (&json!(1), &json!(1))
+    );
     assert_eq!(role().await, "PROJECT_ROLE_VIEWER", "what is held by other ways stays");
     suite.finish().await;
 }
@@ -175,7 +177,7 @@ async fn who_leaves_takes_along_what_they_had_and_comes_back_without_it() {
     assert_eq!(world.admin.refused(&remove, of(&world.admin.user_id)).await, "SELF_REMOVAL");
     assert_eq!(world.viewer.refused(&remove, of(&world.admin.user_id)).await, "MISSING_PERMISSION");
     let removed = world.owner.tell(&remove, of(&world.admin.user_id)).await;
-    assert_eq!(removed["removedTeamIds"], json!([team]));
+    assert_eq!(removed["removedTeamCount"], 1);
     assert_eq!(world.admin.refused(get, world.here(json!({}))).await, "NOT_FOUND");
 
     suite.logged().await;

@@ -10,8 +10,8 @@ use prost_types::Any;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The longest leaf, in bytes: tlog-tiles tells an entry's length in 16 bits, and so do we in half of that.
-pub(crate) const LEAF_BYTES_MAX: usize = 32 << 10;
+/// The longest leaf, in bytes: tlog-tiles gives the length of an entry 16 bits.
+pub(crate) const LEAF_BYTES_MAX: usize = 63 << 10;
 /// The longest part of an envelope that is kept when its event is cut off.
 const PART_BYTES_MAX: usize = 2 << 10;
 /// How much of what cannot be read is kept.

@@ -3,6 +3,7 @@
 mod audience;
 pub(crate) mod explain;
 pub(crate) mod rpc;
+mod simulate;
 mod snapshots;
 mod store;
 mod wire;

@@ -12,6 +12,7 @@
 //! | what is true at one version, and what follows | `snapshot` |
 //! | decisions, and why | `access` |
 //! | credentials of programs | `api_key` |
+//! | rows that are deleted after a while | `retention` |
 
 mod access;
 mod api_key;
@@ -23,6 +24,7 @@ pub mod policy;
 mod project_access;
 mod provider;
 mod reactions;
+mod retention;
 mod second_factor;
 mod session;
 mod snapshot;
@@ -59,10 +61,16 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.rpc(ApiKeyServiceServer::new(api_key::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
-        pager,
+        pager: pager.clone(),
         proofs,
     }));
-    host.rpc(AccessServiceServer::new(access::rpc::Rpc { db: db.clone(), access, snapshots }));
+    host.rpc(AccessServiceServer::new(access::rpc::Rpc {
+        db: db.clone(),
+        access,
+        pager,
+        snapshots,
+    }));
+    retention::install(host, &db);
     host.on(&db, reactions::project_abandoned);
     host.on(&db, reactions::project_deleted);
     host.on(&db, reactions::project_closed);

@@ -37,8 +37,6 @@ pub(crate) enum Purpose {
     ToldRegistered,
     /// Tells the old address that the account has moved.
     ToldChanged,
-    /// Tells that somebody wants to move their account to the address, which has one.
-    ToldTaken,
 }
 
 impl Purpose {
@@ -50,7 +48,6 @@ impl Purpose {
             Self::Change => "change",
             Self::ToldRegistered => "told_registered",
             Self::ToldChanged => "told_changed",
-            Self::ToldTaken => "told_taken",
         }
     }
 }

@@ -6,13 +6,14 @@ pub(crate) mod wire;
 
 use api::{error::Reason, identity as pb};
 use chassis::{About, Account, Changed, Code, Error, Grant, OrgId, ProjectId, Refusal, UserId};
+use prost::{Message, Name};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     organization::{self, Organization},
     policy::{self, OrgRole, ProjectRole},
-    project_access::ProjectGrant,
+    project_access::{self, ProjectGrant},
     team::TeamId,
 };
 
@@ -181,11 +182,13 @@ impl Member {
         if self.user_id == grant.account().user_id {
             return Err(Refused::SelfRemoval);
         }
-        let before = Some((&self).into());
-        let (removed_grants, removed_team_ids, revoked_key_ids) = lost.told();
-        let event = pb::MemberRemoved { before, removed_grants, removed_team_ids, revoked_key_ids };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        let event = pb::MemberRemoved {
+            before: Some((&self).into()),
+            removed_grant_count: count(&lost.grants),
+            removed_team_count: count(&lost.team_ids),
+            revoked_key_count: count(&lost.key_ids),
+        };
+        Ok(self.gone(&event, lost))
     }
 
     /// ID-7, ID-22: a member goes by themselves, with the same consequences.
@@ -193,11 +196,26 @@ impl Member {
         if self.role == OrgRole::Owner {
             return Err(Refused::OwnerRemoval);
         }
-        let before = Some((&self).into());
-        let (removed_grants, removed_team_ids, revoked_key_ids) = lost.told();
-        let event = pb::MemberLeft { before, removed_grants, removed_team_ids, revoked_key_ids };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        let event = pb::MemberLeft {
+            before: Some((&self).into()),
+            removed_grant_count: count(&lost.grants),
+            removed_team_count: count(&lost.team_ids),
+            revoked_key_count: count(&lost.key_ids),
+        };
+        Ok(self.gone(&event, lost))
+    }
+
+    /// The end of a membership, with the events that list what went with it.
+    fn gone<E: Message + Name>(self, event: &E, lost: &Belongings) -> Changed<Self> {
+        let (user_id, about) = (self.user_id, self.about());
+        let left = parts(&lost.team_ids, |it| String::from(*it));
+        let revoked = parts(&lost.key_ids, Uuid::to_string);
+        Changed::new(self, event, about)
+            .followed_by(project_access::removed(&lost.grants))
+            .followed_by(left.map(|team_ids| pb::TeamsLeft { user_id: user_id.into(), team_ids }))
+            .followed_by(
+                revoked.map(|key_ids| pb::ApiKeysRevoked { owner_id: user_id.into(), key_ids }),
+            )
     }
 
     fn about(&self) -> About {
@@ -205,13 +223,20 @@ impl Member {
     }
 }
 
-impl Belongings {
-    /// As events and answers tell them.
-    pub(crate) fn told(&self) -> (Vec<pb::ProjectGrant>, Vec<String>, Vec<String>) {
-        let grants = self.grants.iter().map(Into::into).collect();
-        let teams = self.team_ids.iter().map(|it| (*it).into()).collect();
-        (grants, teams, self.key_ids.iter().map(Uuid::to_string).collect())
-    }
+/// How many ids an event lists at most.
+const IDS_MAX: usize = 500;
+
+/// A list, cut into what one event lists.
+pub(crate) fn parts<T>(
+    all: &[T],
+    id: impl Fn(&T) -> String + Copy,
+) -> impl Iterator<Item = Vec<String>> {
+    all.chunks(IDS_MAX).map(move |part| part.iter().map(id).collect())
+}
+
+/// The length of a list, as the contract counts.
+pub(crate) fn count<T>(all: &[T]) -> i32 {
+    i32::try_from(all.len()).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

@@ -9,7 +9,12 @@ use chassis::{About, Account, Changed, OrgId, ProjectId, Result, Tx, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{member::Admission, policy::ProjectRole, snapshot::Principal, team::TeamId};
+use crate::{
+    member::{self, Admission},
+    policy::ProjectRole,
+    snapshot::Principal,
+    team::TeamId,
+};
 
 /// A role of a member or a team on a project.
 #[derive(Clone, Debug)]
@@ -92,10 +97,23 @@ pub(crate) fn unregister(
     let event = pb::ProjectUnregistered {
         org_id: org_id.into(),
         project_id: project_id.into(),
-        removed_grants: grants.iter().map(Into::into).collect(),
+        removed_grant_count: member::count(grants),
     };
     let about = About::object("project", project_id, "").of(org_id).in_project(project_id);
-    Changed::new((), &event, about)
+    Changed::new((), &event, about).followed_by(removed(grants))
+}
+
+/// How many grants an event lists at most.
+const GRANTS_MAX: usize = 100;
+
+/// The events that list grants which went with something else.
+pub(crate) fn removed(
+    grants: &[ProjectGrant],
+) -> impl Iterator<Item = pb::ProjectGrantsRemoved> + '_ {
+    let part = |part: &[ProjectGrant]| pb::ProjectGrantsRemoved {
+        grants: part.iter().map(Into::into).collect(),
+    };
+    grants.chunks(GRANTS_MAX).map(part)
 }
 
 /// The grants that an invitation promises, for those of its projects that still exist (IN-15).

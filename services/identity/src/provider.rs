@@ -3,7 +3,7 @@
 
 mod client;
 mod flow;
-mod store;
+pub(crate) mod store;
 
 use api::error::Reason;
 use chassis::{Code, Refusal};

@@ -21,13 +21,15 @@ pub(crate) enum Refused {
     On,
     #[error("the second factor is not on; enroll and confirm it first")]
     Off,
+    #[error("the e-mail address is not confirmed; follow the link in its mail first")]
+    Unverified,
 }
 
 impl Refusal for Refused {
     fn code(&self) -> Code {
         match self {
             Self::Code => Code::Unauthenticated,
-            Self::On | Self::Off => Code::FailedPrecondition,
+            Self::On | Self::Off | Self::Unverified => Code::FailedPrecondition,
         }
     }
 
@@ -35,6 +37,7 @@ impl Refusal for Refused {
         match self {
             Self::Code => Reason::InvalidCode,
             Self::On | Self::Off => Reason::SecondFactorState,
+            Self::Unverified => Reason::EmailNotVerified,
         }
     }
 }

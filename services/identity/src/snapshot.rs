@@ -68,6 +68,13 @@ pub(crate) struct Wish {
     pub(crate) write: bool,
 }
 
+/// The roles of a member in an organization and on one of its projects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Roles {
+    pub(crate) org: Option<OrgRole>,
+    pub(crate) project: Option<ProjectRole>,
+}
+
 /// An answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -164,9 +171,24 @@ impl Snapshot {
         key.org_id == self.org_id && of_project
     }
 
+    /// Whether roles are enough for what a person wants.
+    pub(crate) fn allows(&self, roles: Roles, wish: &Wish) -> bool {
+        let (held, visible) = self.holds_by(roles, wish);
+        held && visible && !(wish.write && self.standing == Standing::Blocked)
+    }
+
     /// Whether a person has a permission, and whether they may know of its object.
     fn holds(&self, user_id: UserId, wish: &Wish) -> (bool, bool) {
-        let Some(org_role) = self.org_role(user_id) else { return (false, false) };
+        let project = match wish.permission {
+            Permission::Project(..) => wish.project_id,
+            Permission::Org(..) => None,
+        };
+        let project = project.and_then(|it| self.project_role(user_id, it));
+        self.holds_by(Roles { org: self.org_role(user_id), project }, wish)
+    }
+
+    fn holds_by(&self, roles: Roles, wish: &Wish) -> (bool, bool) {
+        let (Some(org_role), role) = (roles.org, roles.project) else { return (false, false) };
         let deleted = self.standing == Standing::Deleted;
         match (wish.permission, wish.project_id) {
             (Permission::Org("org.restore", least, _), _) => {
@@ -176,7 +198,6 @@ impl Snapshot {
             (Permission::Org(_, least, _), _) => (org_role >= least, true),
             (Permission::Project(..), None) => (false, false),
             (Permission::Project(_, least, admin_too, _), Some(project_id)) => {
-                let role = self.project_role(user_id, project_id);
                 let administers =
                     org_role >= OrgRole::Admin && self.projects.contains_key(&project_id);
                 let as_admin = admin_too && administers;
@@ -224,6 +245,7 @@ fn refused_to_key(key: &KeyPower, wish: &Wish) -> Option<Reason> {
 }
 
 mod change;
+mod holders;
 
 pub(crate) use change::Change;
 

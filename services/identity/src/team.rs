@@ -8,7 +8,10 @@ use api::{error::Reason, identity as pb};
 use chassis::{About, Changed, Code, Grant, OrgId, Refusal, UserId};
 use time::OffsetDateTime;
 
-use crate::project_access::ProjectGrant;
+use crate::{
+    member::{count, parts},
+    project_access::{self, ProjectGrant},
+};
 
 chassis::id!(
     /// Identifies a team.
@@ -117,11 +120,16 @@ impl Team {
     pub(crate) fn delete(self, members: &[UserId], grants: &[ProjectGrant]) -> Changed<Self> {
         let event = pb::TeamDeleted {
             before: Some((&self).into()),
-            removed_user_ids: members.iter().map(|it| (*it).into()).collect(),
-            removed_grants: grants.iter().map(Into::into).collect(),
+            removed_member_count: count(members),
+            removed_grant_count: count(grants),
         };
-        let about = self.about();
+        let (team_id, about) = (self.id, self.about());
+        let emptied = parts(members, |it| String::from(*it));
         Changed::new(self, &event, about)
+            .followed_by(
+                emptied.map(|user_ids| pb::TeamEmptied { team_id: team_id.into(), user_ids }),
+            )
+            .followed_by(project_access::removed(grants))
     }
 
     /// A member comes in.

@@ -13,6 +13,8 @@ use prost::{Message, Name};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::session::InvalidLogin;
+
 /// An account.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
@@ -35,6 +37,16 @@ pub(crate) struct Draft {
     pub(crate) address: Address,
     pub(crate) display_name: String,
 }
+
+/// A password that was right. Good for as long as the account keeps that password.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PasswordProof {
+    pub(crate) user_id: UserId,
+    pub(crate) password_version: i64,
+}
+
+/// How many addresses an event lists at most.
+const ADDRESSES_MAX: usize = 50;
 
 /// Why an account does not change.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +126,12 @@ impl User {
         self.told(&event)
     }
 
+    /// Refuses a proof of a password that was replaced since (I-16).
+    pub(crate) fn require_current(&self, proof: &PasswordProof) -> Result<(), InvalidLogin> {
+        let current = proof.user_id == self.id && proof.password_version == self.password_version;
+        if current { Ok(()) } else { Err(InvalidLogin) }
+    }
+
     /// Another password; links that set one were for the old one.
     pub(crate) fn change_password(mut self) -> Changed<Self> {
         self.password_version += 1;
@@ -154,11 +172,13 @@ impl User {
         }
     }
 
-    /// The end (1.8): refused while it owns an organization. Name and address are erased.
+    /// The end (1.8): refused while it owns an organization. Name and address are erased; the events name the
+    /// addresses, also those of before, for services that have some.
     pub(crate) fn delete(
         mut self,
         owns: Vec<OrgId>,
         typed: Option<&str>,
+        former: &[Address],
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
         if !owns.is_empty() {
@@ -168,14 +188,18 @@ impl User {
             return Err(Refused::Confirmation);
         }
         let event = pb::AccountDeleted { before: Some((&self).into()) };
-        let about = self.about();
+        let (id, about) = (self.id, self.about());
+        let former = former.chunks(ADDRESSES_MAX).map(|part| pb::FormerAddressesErased {
+            user_id: id.into(),
+            emails: part.iter().map(|it| it.typed.0.clone()).collect(),
+        });
         let nowhere = format!("deleted-{}@deleted.invalid", self.id);
         (self.email, self.canonical_email) = (Email(nowhere.clone()), nowhere);
         "Deleted account".clone_into(&mut self.display_name);
         (self.email_verified_at, self.totp_enabled_at) = (None, None);
         self.password_version += 1;
         self.deleted_at = Some(now);
-        Ok(Changed::new(self, &event, about))
+        Ok(Changed::new(self, &event, about).followed_by(former))
     }
 
     /// The account with an event about it.
@@ -223,11 +247,11 @@ pub(crate) mod tests {
         let now = OffsetDateTime::UNIX_EPOCH;
         let owned = OrgId(Uuid::from_u128(7));
         let typed = Some("ann@example.com");
-        let refused = user().delete(vec![owned], typed, now).map(|_| ());
+        let refused = user().delete(vec![owned], typed, &[], now).map(|_| ());
         assert_eq!(refused, Err(Refused::Owns(vec![owned])));
-        let refused = user().delete(vec![], Some("bob@example.com"), now).map(|_| ());
+        let refused = user().delete(vec![], Some("bob@example.com"), &[], now).map(|_| ());
         assert_eq!(refused, Err(Refused::Confirmation));
-        let gone = user().delete(vec![], typed, now).unwrap();
+        let gone = user().delete(vec![], typed, &[], now).unwrap();
         assert!(!format!("{:?}", gone.state()).to_lowercase().contains("ann"));
     }
 }

@@ -66,6 +66,7 @@ pub(crate) enum Cause {
     InviterGone = 4,
     OrganizationDeleted = 5,
     SubscriptionBlocked = 6,
+    RecipientGone = 7,
 }
 
 /// An offer of a role in an organization.
@@ -263,6 +264,12 @@ impl Invitation {
         Ok(Changed::new(self, &event, about))
     }
 
+    /// The same invitation, to nobody: its recipient has deleted their account.
+    pub(crate) fn without_address(self) -> Self {
+        let nowhere = format!("deleted-{}@deleted.invalid", self.id);
+        Self { email: Email(nowhere.clone()), canonical_email: nowhere, ..self }
+    }
+
     /// The same link is mailed again; its end stays (IN-19, IN-20).
     pub(crate) fn resend(mut self, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
         self.require_pending(now)?;
@@ -347,6 +354,7 @@ impl Cause {
             Self::InviterGone => "the inviter is no longer a member",
             Self::OrganizationDeleted => "the organization was deleted",
             Self::SubscriptionBlocked => "the subscription was blocked",
+            Self::RecipientGone => "the invited person deleted their account",
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | HTTP posts about events | `webhook` |
 //! | what is wrong until it recovers | `alert` |
 //! | what follows from events of others | `reactions` |
+//! | rows that are deleted after a while | `retention` |
 
 mod alert;
 mod catalogue;
@@ -27,6 +28,7 @@ mod page;
 mod preference;
 mod reactions;
 mod recipient;
+mod retention;
 mod webhook;
 
 use std::sync::Arc;
@@ -62,8 +64,10 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on(&db, reactions::organization_purged);
     host.on(&db, reactions::subscription_changed);
     host.on(&db, reactions::account_deleted);
+    host.on(&db, reactions::former_addresses_erased);
     host.on(&db, reactions::project_deleted);
     host.on_each(&db, catalogue::events(), news::editor::hear);
+    retention::install(host, &db);
     let identity = host.client("invitation", "identity");
     let recipient_max = host.config().invitation_mails_max;
     let mails = mails::Mails {
@@ -123,8 +127,6 @@ fn install_notifications(host: &mut Host, db: &Db) {
     }));
     let editor = news::editor::Editor { db: db.clone(), identity };
     host.task("news", |stop| editor.run(stop));
-    let old = db.clone();
-    host.task("old notifications", |stop| notification::forget(old, stop));
 }
 
 /// HTTP posts about events.
@@ -142,7 +144,5 @@ fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
     }));
     let dispatcher = webhook::dispatch::Dispatcher { db: db.clone(), sender, seal };
     host.task("webhooks", |stop| dispatcher.run(stop));
-    let old = db.clone();
-    host.task("old deliveries", |stop| webhook::dispatch::Dispatcher::forget(old, stop));
     Ok(())
 }

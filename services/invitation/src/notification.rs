@@ -1,6 +1,5 @@
 //! What a person is told in the application. Everything is their own (NO-11).
 
-mod forget;
 pub(crate) mod rpc;
 pub(crate) mod store;
 mod watch;
@@ -8,8 +7,6 @@ mod wire;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-pub(crate) use self::forget::forget;
 
 /// Something a person is told.
 #[derive(Clone, Debug)]

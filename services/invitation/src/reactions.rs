@@ -1,12 +1,12 @@
 //! What this service does when something happened elsewhere.
 
 use api::{identity as pb, project as prj};
-use chassis::{About, Changed, OrgId, Result, Tx, UserId, moment};
+use chassis::{About, Changed, OrgId, Result, Tx, UserId, email, moment};
 
 use crate::{
     alert, digest,
     invitation::{Cause, Invitation, InvitationId, State, store},
-    mail_rule, notification, preference, webhook,
+    mail_rule, notification, preference, recipient, webhook,
 };
 
 /// A use that identity granted, and whose counting then broke off here, is counted. Waits for an
@@ -107,12 +107,38 @@ pub(crate) async fn project_deleted(tx: &mut Tx, event: prj::ProjectDeleted) -> 
     store::forget_project(tx, org_id, project_id).await
 }
 
-/// A person who is gone is told nothing, and nothing of them is kept.
+/// A deleted account takes its notifications along, and its address goes from every invitation.
 pub(crate) async fn account_deleted(tx: &mut Tx, event: pb::AccountDeleted) -> Result<()> {
     let Some(it) = event.before else { return Ok(()) };
     let user_id = it.id.parse()?;
     preference::store::forget(tx, user_id).await?;
-    notification::store::forget(tx, user_id).await
+    notification::store::forget(tx, user_id).await?;
+    digest::store::forget(tx, user_id).await?;
+    erase(tx, &it.email).await
+}
+
+/// So do the addresses that the account had before.
+pub(crate) async fn former_addresses_erased(
+    tx: &mut Tx,
+    event: pb::FormerAddressesErased,
+) -> Result<()> {
+    for email in &event.emails {
+        erase(tx, email).await?;
+    }
+    Ok(())
+}
+
+/// Erases an address. Its events are written afterwards, so that they do not name it either.
+async fn erase(tx: &mut Tx, email: &str) -> Result<()> {
+    let Some(address) = email::parse(email) else { return Ok(()) };
+    for it in store::lock_to(tx, &address.canonical).await? {
+        let it = it.without_address();
+        store::erase(tx, &it).await?;
+        if it.max_uses == 1 && it.state(tx.now) == State::Pending {
+            store::update(tx, it.revoke(Cause::RecipientGone, None, tx.now)?).await?;
+        }
+    }
+    recipient::store::forget_bounce(tx, &address.canonical).await
 }
 
 fn before(invitation: &Invitation, at: Option<prost_types::Timestamp>) -> bool {

@@ -133,10 +133,26 @@ pub(crate) fn change(
         secret: it.secret,
         fingerprint: vault.fingerprint(org_id, &it.value),
     });
-    let event = pb::VariablesChanged {
-        environment_id: environment.id.into(),
-        set: fingerprints.collect(),
-        removed: it.remove.clone(),
-    };
-    Ok(Changed::new(patch, &event, environment.about()))
+    let fingerprints: Vec<_> = fingerprints.collect();
+    let mut events = events(environment, &fingerprints, &it.remove);
+    let first = events.next().unwrap_or_default();
+    Ok(Changed::new(patch, &first, environment.about()).followed_by(events))
+}
+
+/// How many variables an event lists as set, and as removed.
+const LISTED_MAX: usize = 100;
+
+/// The events that list a change, in as many parts as needed.
+fn events<'c>(
+    environment: &Environment,
+    set: &'c [pb::VariableFingerprint],
+    removed: &'c [String],
+) -> impl Iterator<Item = pb::VariablesChanged> + use<'c> {
+    let environment_id = String::from(environment.id);
+    let count = set.len().max(removed.len()).div_ceil(LISTED_MAX);
+    (0..count).map(move |part| pb::VariablesChanged {
+        environment_id: environment_id.clone(),
+        set: set.iter().skip(part * LISTED_MAX).take(LISTED_MAX).cloned().collect(),
+        removed: removed.iter().skip(part * LISTED_MAX).take(LISTED_MAX).cloned().collect(),
+    })
 }

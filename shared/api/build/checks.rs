@@ -176,6 +176,7 @@ fn value_check(
             return Ok("it.check(at, violations);".to_owned());
         }
         Kind::String => ("string", "text"),
+        Kind::Bytes => ("bytes", "bytes"),
         Kind::Int32 => ("int32", "number"),
         Kind::Enum(_) => ("enum", "number"),
         _ => return Ok(code),
@@ -190,7 +191,7 @@ fn value_check(
                 write!(code, "at.text_pattern(it, &P{number}, violations);")?;
             }
             ("uuid", _) => write!(code, "at.text_uuid(it, violations);")?,
-            ("min_len" | "max_len", _) => {
+            ("min_len" | "max_len" | "max_bytes", _) => {
                 write!(code, "at.{prefix}_{rule}(it, {value}, violations);")?
             }
             ("gte" | "lte", _) => write!(code, "at.{prefix}_{rule}(*it, {value}, violations);")?,

@@ -103,6 +103,18 @@ impl At<'_> {
         }
     }
 
+    fn text_max_bytes(&self, text: &str, max: usize, violations: &mut Violations) {
+        if text.len() > max {
+            self.say(violations, format!("must have at most {max} bytes in UTF-8"));
+        }
+    }
+
+    fn bytes_max_len(&self, bytes: &[u8], max: usize, violations: &mut Violations) {
+        if bytes.len() > max {
+            self.say(violations, format!("must have at most {max} bytes"));
+        }
+    }
+
     fn text_pattern(&self, text: &str, pattern: &Regex, violations: &mut Violations) {
         if !pattern.is_match(text) {
             self.say(violations, format!("must match {}", pattern.as_str()));

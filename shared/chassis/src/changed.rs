@@ -51,6 +51,7 @@ impl About {
 pub struct Changed<T> {
     state: T,
     pub(crate) fact: Box<Fact>,
+    following: Vec<Fact>,
 }
 
 /// An encoded event, and what it happened to.
@@ -68,7 +69,19 @@ impl<T> Changed<T> {
     pub fn new<E: Message + Name>(state: T, event: &E, about: About) -> Self {
         let event = Any { type_url: E::type_url(), value: event.encode_to_vec() };
         let fact = Fact { id: id::new(), event, about, refused: None };
-        Self { state, fact: Box::new(fact) }
+        Self { state, fact: Box::new(fact), following: vec![] }
+    }
+
+    /// Adds events that follow from the first one and are about the same object. For lists that grow with
+    /// the data: an event has a bound, so the first one carries their counts, and these their parts.
+    pub fn followed_by<E: Message + Name>(mut self, events: impl IntoIterator<Item = E>) -> Self {
+        self.following.extend(events.into_iter().map(|it| Fact {
+            id: id::new(),
+            event: Any { type_url: E::type_url(), value: it.encode_to_vec() },
+            about: self.fact.about.clone(),
+            refused: None,
+        }));
+        self
     }
 
     /// The same event, of something that was tried and not done.
@@ -84,7 +97,8 @@ impl<T> Changed<T> {
 
     /// The same event with another state.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Changed<U> {
-        Changed { state: change(self.state), fact: self.fact }
+        let Self { state, fact, following } = self;
+        Changed { state: change(state), fact, following }
     }
 
     /// The new state, to be stored.
@@ -92,8 +106,8 @@ impl<T> Changed<T> {
         &self.state
     }
 
-    pub(crate) fn into_parts(self) -> (T, Fact) {
-        (self.state, *self.fact)
+    pub(crate) fn into_parts(self) -> (T, Fact, Vec<Fact>) {
+        (self.state, *self.fact, self.following)
     }
 }
 

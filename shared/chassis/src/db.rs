@@ -310,17 +310,19 @@ impl Tx {
     /// Writes the event of a change, whose state has just been stored, and gives that state back. The first
     /// event of a piece of work is its primary one, and the others follow from it (AU-1, AU-2).
     pub fn emit<T>(&mut self, changed: Changed<T>) -> T {
-        let (state, fact) = changed.into_parts();
+        let (state, fact, following) = changed.into_parts();
         self.wake();
         self.told.push(fact.id);
-        self.events.push(fact.envelope(pb::Envelope {
-            source: self.source.to_owned(),
-            actor: Some(self.actor.clone()),
-            occur_time: Some(timestamp(self.now)),
-            origin: Some(self.origin.clone()),
-            salt: random()[..16].to_vec(),
-            ..Default::default()
-        }));
+        for fact in std::iter::once(fact).chain(following) {
+            self.events.push(fact.envelope(pb::Envelope {
+                source: self.source.to_owned(),
+                actor: Some(self.actor.clone()),
+                occur_time: Some(timestamp(self.now)),
+                origin: Some(self.origin.clone()),
+                salt: random()[..16].to_vec(),
+                ..Default::default()
+            }));
+        }
         state
     }
 

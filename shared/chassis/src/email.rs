@@ -22,7 +22,8 @@ pub fn same(typed: &str, canonical: &str) -> bool {
 /// Reads an address. The only place that decides when two are the same: no other layer folds case,
 /// because Unicode, Rust and PostgreSQL fold differently. Dots and plus-tags count (3.6).
 pub fn parse(text: &str) -> Option<Address> {
-    let (local, domain) = text.split_once('@')?;
+    // RFC 5321, 4.5.3.1.3, without the angle brackets.
+    let (local, domain) = text.split_once('@').filter(|_| text.len() <= 254)?;
     let plain = |it: u8| it.is_ascii_alphanumeric() || b".!#$%&'*+/=?^_`{|}~-".contains(&it);
     let local_fits = (1..=64).contains(&local.len())
         && local.bytes().all(plain)

@@ -31,6 +31,7 @@ use crate::{
     mail::{Mailer, Postman, Writer},
     page::Pager,
     react::{Reaction, Record, Subscriber},
+    retention::{self, BoxedStep, Step},
     web::Site,
 };
 
@@ -88,6 +89,7 @@ pub struct Host {
     access: Access,
     links: BTreeMap<&'static str, Arc<OnceLock<Target>>>,
     tasks: Vec<Task>,
+    retention: BTreeMap<&'static str, Vec<BoxedStep>>,
     draining: CancellationToken,
 }
 
@@ -128,6 +130,7 @@ impl Host {
             access: Access::default(),
             links: BTreeMap::new(),
             tasks: vec![],
+            retention: BTreeMap::new(),
             draining: CancellationToken::new(),
         })
     }
@@ -290,6 +293,14 @@ impl Host {
     pub fn site(&mut self, paths: &'static [&'static str], site: impl Site) {
         let site: Arc<dyn Site> = Arc::new(site);
         self.sites.extend(paths.iter().map(|it| (*it, site.clone())));
+    }
+
+    /// Adds a step to the job that deletes old rows of a database.
+    pub fn retain<S>(&mut self, db: &Db, step: S)
+    where
+        S: for<'t> Step<'t>,
+    {
+        self.retention.entry(db.name()).or_default().push(retention::boxed(step));
     }
 
     /// Runs a background task until the process ends. If it fails, the process ends.

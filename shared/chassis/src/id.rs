@@ -1,11 +1,20 @@
 //! The only source of identifiers, and their types.
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// A new `UUIDv7`: unique, and sorted by the time of its making.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
 pub fn new() -> Uuid {
     Uuid::now_v7()
+}
+
+/// The lowest `UUIDv7` that was made at a moment (RFC 9562, 5.7).
+pub(crate) fn first_at(moment: OffsetDateTime) -> Uuid {
+    let milliseconds = u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&milliseconds.to_be_bytes()[2..]);
+    Uuid::from_bytes(bytes)
 }
 
 /// An identifier of a field that has no type of its own.

@@ -15,6 +15,7 @@ use crate::{
     call::Call,
     db::Tx,
     key::{self, Secret},
+    retention::BATCH,
 };
 
 /// One request that can be repeated.
@@ -106,8 +107,12 @@ pub(crate) const KEPT: time::Duration = time::Duration::hours(24);
 /// Forgets answers that are older than [`KEPT`].
 pub(crate) async fn forget(tx: &mut Tx) -> Result<u64> {
     let before = tx.now - KEPT;
-    let gone = sqlx::query!("delete from idempotency where created_at < $1", before)
-        .execute(tx.conn())
-        .await?;
-    Ok(gone.rows_affected())
+    let gone = sqlx::query!(
+        "delete from idempotency where request_mac in (
+             select request_mac from idempotency where created_at < $1
+             order by created_at limit $2)",
+        before,
+        BATCH,
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
 }

@@ -27,6 +27,7 @@ pub mod page;
 pub mod postgres;
 pub mod process;
 pub mod react;
+pub mod retention;
 pub mod rule;
 mod server;
 pub mod telemetry;

@@ -74,6 +74,11 @@ fn open(seal: &Seal, token: &str) -> Result<String> {
 }
 
 impl Page {
+    /// How many rows the page has at most.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// How many rows to read: one more than fits tells whether there is a next page.
     pub fn limit(&self) -> i64 {
         i64::try_from(self.size).expect("a page is small") + 1

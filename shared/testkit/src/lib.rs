@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has no host whose tasks are drained")]
 
+pub mod bounds;
 mod browser;
 mod database;
 mod deployments;

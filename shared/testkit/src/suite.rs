@@ -25,7 +25,9 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Database, Person, database, deployments::stop_deployments, eventually, primary, slow};
+use crate::{
+    Database, Person, bounds, database, deployments::stop_deployments, eventually, primary, slow,
+};
 
 /// What is different from the defaults.
 #[derive(Default)]
@@ -326,8 +328,8 @@ impl Suite {
         .await;
     }
 
-    /// Ends the suite. Ending is a check: every event is in the log once, no reaction gave up, no
-    /// connection is left in a transaction, and the suite drains.
+    /// Ends the suite. Ending is a check: every event is in the log once and within its declared bounds, no
+    /// reaction gave up, no connection is left in a transaction, and the suite drains.
     pub async fn finish(self) {
         self.logged().await;
         primary::check(&self.pool).await;
@@ -338,6 +340,7 @@ impl Suite {
             (self.count(waiting).await == 0).then_some(())
         })
         .await;
+        bounds::check(&self.pool).await;
         let dead = "select (select count(*) from identity.dead_letter)
                          + (select count(*) from project.dead_letter)
                          + (select count(*) from invitation.dead_letter)";

@@ -26,6 +26,7 @@ const LOG: &[(&str, &[&str])] = &[
             "MemberRoleChanged",
             "ProjectAccessChanged",
             "MemberRemoved",
+            "ProjectGrantsRemoved",
         ],
     ),
     (

@@ -327,7 +327,7 @@ impl Story<'_> {
         };
         let method = format!("{IDENTITY}.MemberService/RemoveMember");
         let removed: id::RemoveMemberResponse = self.voice.call(&identity, &method, remove).await?;
-        ensure!(removed.removed_grants.len() == 1, "the grant on Shop goes with the membership");
+        ensure!(removed.removed_grant_count == 1, "the grant on Shop goes with the membership");
         self.refused(bob, place, Code::NotFound, "NOT_FOUND").await?;
         let get = id::GetOrganizationRequest { org_id: place.org_id.clone() };
         let method = format!("{IDENTITY}.OrganizationService/GetOrganization");

@@ -28,6 +28,9 @@ pub(crate) async fn keys(
     let missing: Vec<Uuid> = wanted.into_iter().filter(|it| !keys.contains_key(it)).collect();
     if !missing.is_empty() {
         keys.extend(make(tx, vault, missing).await?);
+    }
+    // Also if both keys were there already: somebody else may have written to the address before.
+    if !people.addresses.is_empty() {
         let (accounts, addresses): (Vec<Uuid>, Vec<Uuid>) =
             people.addresses.iter().copied().unzip();
         query!(

@@ -22,13 +22,9 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    fn name(&self, id: Uuid) -> String {
+    /// The name of a team, or the address of a member.
+    pub(crate) fn name(&self, id: Uuid) -> String {
         self.names.get(&id).cloned().unwrap_or_else(|| id.to_string())
-    }
-
-    /// The address of a member.
-    pub(crate) fn address(&self, user_id: &str) -> String {
-        Uuid::try_parse(user_id).map(|it| self.name(it)).unwrap_or_default()
     }
 
     /// A step, with the event that made it true.
@@ -207,74 +203,31 @@ fn remedies(snapshot: &Snapshot, words: &Words, user_id: UserId, wish: &Wish) ->
     }
 }
 
-/// Everybody who has a permission, each with why; in the order of their accounts.
-pub(crate) fn holders(snapshot: &Snapshot, words: &Words, wish: &Wish) -> Vec<pb::Holder> {
-    let may = |user_id: &&UserId| {
-        snapshot.verdict(Subject { user_id: **user_id, key: None }, wish) == Verdict::Allowed
-    };
-    let mut users: Vec<_> = snapshot.members.keys().filter(may).copied().collect();
-    users.sort_unstable();
-    let holder = |user_id: UserId| {
-        let org_role = snapshot.org_role(user_id).map_or(pb::OrgRole::Unspecified, Into::into);
-        let project_role = wish.project_id.and_then(|it| snapshot.project_role(user_id, it));
-        let project_role = project_role.map_or(pb::ProjectRole::Unspecified, Into::into);
-        pb::Holder {
-            user_id: user_id.into(),
-            org_role: org_role.into(),
-            project_role: project_role.into(),
-            path: path(snapshot, words, user_id, wish),
-        }
-    };
-    users.into_iter().map(holder).collect()
-}
-
-/// Every permission that a member has in the organization (`None`) or on a project.
-fn codes(snapshot: &Snapshot, user_id: UserId, project_id: Option<ProjectId>) -> Vec<&'static str> {
-    let subject = Subject { user_id, key: None };
-    let of_place = |it: &Permission| matches!(it, Permission::Org(..)) == project_id.is_none();
-    let held = |it: &Permission| {
-        let wish = Wish { permission: *it, project_id, write: false };
-        snapshot.verdict(subject, &wish) == Verdict::Allowed
-    };
-    Permission::all().filter(of_place).filter(held).map(|it| it.code()).collect()
-}
-
-/// What somebody would gain and lose.
-pub(crate) fn differences(before: &Snapshot, after: &Snapshot) -> Vec<pb::AccessDifference> {
-    let mut users: Vec<_> = before.members.keys().chain(after.members.keys()).copied().collect();
-    users.sort_unstable();
-    users.dedup();
-    let mut places: Vec<_> = before.projects.keys().copied().map(Some).collect();
-    places.push(None);
-    places.sort_unstable();
-    let mut differences = vec![];
-    for user_id in users {
-        for place in &places {
-            let (had, has) = (codes(before, user_id, *place), codes(after, user_id, *place));
-            let (was, is) = (role(before, user_id, *place), role(after, user_id, *place));
-            if had == has && was == is {
-                continue;
-            }
-            let only = |these: &[&str], those: &[&str]| -> Vec<String> {
-                these.iter().filter(|it| !those.contains(it)).map(|it| (*it).to_owned()).collect()
-            };
-            differences.push(pb::AccessDifference {
-                user_id: user_id.into(),
-                project_id: place.map(String::from).unwrap_or_default(),
-                role_before: was,
-                role_after: is,
-                gained: only(&has, &had),
-                lost: only(&had, &has),
-            });
-        }
+/// A member who has a permission, with why.
+pub(crate) fn holder(
+    snapshot: &Snapshot,
+    words: &Words,
+    user_id: UserId,
+    wish: &Wish,
+) -> pb::Holder {
+    let org_role = snapshot.org_role(user_id).map_or(pb::OrgRole::Unspecified, Into::into);
+    let project_role = wish.project_id.and_then(|it| snapshot.project_role(user_id, it));
+    let project_role = project_role.map_or(pb::ProjectRole::Unspecified, Into::into);
+    pb::Holder {
+        user_id: user_id.into(),
+        org_role: org_role.into(),
+        project_role: project_role.into(),
+        path: path(snapshot, words, user_id, wish),
     }
-    differences
 }
 
-fn role(snapshot: &Snapshot, user_id: UserId, place: Option<ProjectId>) -> String {
-    let word = match place {
-        None => snapshot.org_role(user_id).map(OrgRole::word),
-        Some(it) => snapshot.project_role(user_id, it).map(ProjectRole::word),
-    };
-    word.unwrap_or_default().to_owned()
+/// The accounts and teams that sentences about some members name: themselves, and the teams with a grant on
+/// the project.
+pub(crate) fn named(snapshot: &Snapshot, users: &[UserId], wish: &Wish) -> Vec<Uuid> {
+    let grants = wish.project_id.and_then(|it| snapshot.projects.get(&it));
+    let teams = grants.into_iter().flatten().filter_map(|it| match it.0 {
+        Principal::Team(id) => Some(id.0),
+        Principal::User(_) => None,
+    });
+    users.iter().map(|it| it.0).chain(teams).collect()
 }

@@ -3,12 +3,18 @@
 use std::sync::Arc;
 
 use api::identity::{self as pb, access_service_server::AccessService};
-use chassis::{Access, Call, Db, Error, OrgId, Reply, Result, UserId, moment, reply, timestamp};
+use chassis::{
+    Access, Call, Db, Error, OrgId, Reply, Result, UserId, moment,
+    page::{Page, Pager},
+    reply, timestamp,
+};
 use tonic::Request;
+use uuid::Uuid;
 
 use super::{
     Freshness, Snapshots, audience, decision,
     explain::{self, Words},
+    simulate::{self, Differences},
     store, subject, wire,
 };
 use crate::{
@@ -20,6 +26,7 @@ use crate::{
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
+    pub(crate) pager: Pager,
     pub(crate) snapshots: Snapshots,
 }
 
@@ -130,11 +137,16 @@ impl AccessService for Rpc {
         let it = &call.message;
         let grant = self.access.org(&call, &it.org_id).await?;
         let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
+        let filter: [&str; 3] = [&it.org_id, &it.project_id, &it.permission];
+        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
         let snapshot = self.newest(grant.org_id()).await?;
         known(&snapshot, &wish)?;
-        let words = self.words(&snapshot, None).await?;
+        let (users, next_page_token) = holders(&snapshot, &wish, &page)?;
+        let words = self.words(&snapshot, &users, &wish).await?;
+        let holder = |it: &UserId| explain::holder(&snapshot, &words, *it, &wish);
         reply(pb::ListWhoCanResponse {
-            holders: explain::holders(&snapshot, &words, &wish),
+            holders: users.iter().map(holder).collect(),
+            next_page_token,
             consistency_token: consistency_token(snapshot.org_id, snapshot.version),
         })
     }
@@ -147,12 +159,16 @@ impl AccessService for Rpc {
         let it = &call.message;
         let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
         let wish = wire::wish("permission", "project.metadata.view", &it.project_id, false)?;
+        let filter: [&str; 2] = [&it.org_id, &it.project_id];
+        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
         let snapshot = self.newest(grant.org_id()).await?;
-        let words = self.words(&snapshot, None).await?;
-        let holders = explain::holders(&snapshot, &words, &wish);
+        let (users, next_page_token) = holders(&snapshot, &wish, &page)?;
+        let words = self.words(&snapshot, &users, &wish).await?;
+        let holder = |it: &UserId| explain::holder(&snapshot, &words, *it, &wish);
         reply(pb::ListProjectHoldersResponse {
-            emails: holders.iter().map(|it| words.address(&it.user_id)).collect(),
-            holders,
+            emails: users.iter().map(|it| words.name(it.0)).collect(),
+            holders: users.iter().map(holder).collect(),
+            next_page_token,
             consistency_token: consistency_token(snapshot.org_id, snapshot.version),
         })
     }
@@ -171,7 +187,7 @@ impl AccessService for Rpc {
                 return Err(Error::Denied { permission: "org.access.view".to_owned() }.into());
             }
         }
-        let words = self.words(&snapshot, Some(about)).await?;
+        let words = self.words(&snapshot, &[about], &wish).await?;
         let mut answer = explain::explain(&snapshot, &words, about, &wish);
         answer.consistency_token = consistency_token(snapshot.org_id, snapshot.version);
         reply(answer)
@@ -187,13 +203,20 @@ impl AccessService for Rpc {
         let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
         let at = it.time.and_then(moment);
         let at = at.ok_or_else(|| Error::invalid("time", "must be a moment"))?;
+        let moment = at.unix_timestamp_nanos().to_string();
+        let filter: [&str; 4] = [&it.org_id, &it.project_id, &it.permission, &moment];
+        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
         let past = store::load_past(&self.db, grant.org_id(), at).await?;
         // Before its first version there was nobody.
         let Some(past) = past else { return reply(pb::WhoCouldOnResponse::default()) };
-        let names = store::names(&self.db, grant.org_id()).await?;
+        let (users, next_page_token) = holders(&past, &wish, &page)?;
+        let named = explain::named(&past, &users, &wish);
+        let names = store::names(&self.db, grant.org_id(), &named).await?;
         let words = Words { names, ..Words::default() };
+        let holder = |it: &UserId| explain::holder(&past, &words, *it, &wish);
         reply(pb::WhoCouldOnResponse {
-            holders: explain::holders(&past, &words, &wish),
+            holders: users.iter().map(holder).collect(),
+            next_page_token,
             access_version: past.version,
         })
     }
@@ -203,15 +226,21 @@ impl AccessService for Rpc {
         request: Request<pb::SimulateAccessRequest>,
     ) -> Reply<pb::SimulateAccessResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let it = &call.message;
+        let grant = self.access.org(&call, &it.org_id).await?;
+        let filter: [&str; 2] = [&it.org_id, &wire::digest(&it.changes)];
+        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
         let before = self.newest(grant.org_id()).await?;
         let mut after = Snapshot::clone(&before);
-        for change in &call.message.changes {
+        for change in &it.changes {
             let change = Change::try_from(change)?;
             after.possible(change)?;
             after.apply(change);
         }
-        reply(pb::SimulateAccessResponse { differences: explain::differences(&before, &after) })
+        let from = page.after()?.unwrap_or_default();
+        let Differences { found, next } = simulate::differences(&before, &after, from, page.size());
+        let next_page_token = next.map(|it| page.token(&it.to_string())).unwrap_or_default();
+        reply(pb::SimulateAccessResponse { differences: found, next_page_token })
     }
 
     async fn get_permission_matrix(
@@ -266,6 +295,14 @@ fn known(snapshot: &Snapshot, wish: &Wish) -> Result<()> {
     }
 }
 
+/// A page of the members who have a permission, and the token of the next one.
+fn holders(snapshot: &Snapshot, wish: &Wish, page: &Page) -> Result<(Vec<UserId>, String)> {
+    let after = page.after::<Uuid>()?.map(UserId);
+    let rest = snapshot.holders(wish).into_iter().filter(|it| Some(*it) > after);
+    let rows = rest.take(page.size() + 1).collect();
+    Ok(page.cut(rows, |it| String::from(*it)))
+}
+
 impl Rpc {
     async fn newest(&self, org_id: OrgId) -> Result<Arc<Snapshot>> {
         // The grant that led here has just been decided from a version that was the newest then.
@@ -273,14 +310,12 @@ impl Rpc {
         snapshot.ok_or(Error::NotFound(OrgId::NOUN))
     }
 
-    /// Names and events for sentences: about one member, or about all.
-    async fn words(&self, snapshot: &Snapshot, about: Option<UserId>) -> Result<Words> {
-        let members = snapshot.members.keys().filter(|it| about.is_none_or(|about| about == **it));
-        let subjects: Vec<_> =
-            members.map(|it| it.0).chain(snapshot.teams.keys().map(|it| it.0)).collect();
+    /// Names and events for sentences about some members.
+    async fn words(&self, snapshot: &Snapshot, users: &[UserId], wish: &Wish) -> Result<Words> {
+        let named = explain::named(snapshot, users, wish);
         Ok(Words {
-            names: store::names(&self.db, snapshot.org_id).await?,
-            origins: store::origins(&self.db, snapshot.org_id, &subjects).await?,
+            names: store::names(&self.db, snapshot.org_id, &named).await?,
+            origins: store::origins(&self.db, snapshot.org_id, &named).await?,
         })
     }
 }

@@ -163,14 +163,15 @@ pub(crate) async fn origins(db: &Db, org_id: OrgId, subjects: &[Uuid]) -> Result
         .collect())
 }
 
-/// Names of teams and addresses of accounts, for sentences.
-pub(crate) async fn names(db: &Db, org_id: OrgId) -> Result<HashMap<Uuid, String>> {
+/// Names of some teams and addresses of some members, for sentences.
+pub(crate) async fn names(db: &Db, org_id: OrgId, ids: &[Uuid]) -> Result<HashMap<Uuid, String>> {
     let rows = query!(
-        r#"select id as "id!: Uuid", name as "name!" from team where org_id = $1
+        r#"select id as "id!: Uuid", name as "name!" from team where org_id = $1 and id = any($2)
            union all
            select account.id, email from member join account on account.id = member.user_id
-           where member.org_id = $1"#,
-        org_id.0
+           where member.org_id = $1 and member.user_id = any($2)"#,
+        org_id.0,
+        ids
     );
     let rows = rows.fetch_all(db.pool()).await?;
     Ok(rows.into_iter().map(|it| (it.id, it.name)).collect())

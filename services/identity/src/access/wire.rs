@@ -7,6 +7,8 @@ use api::{
     identity::{self as pb, access_change::Change as Choice},
 };
 use chassis::{Error, Result, access::Decision};
+use data_encoding::HEXLOWER;
+use prost::Message;
 
 use super::Freshness;
 use crate::{
@@ -33,6 +35,13 @@ pub(crate) fn wish(field: &str, code: &str, project_id: &str, write: bool) -> Re
     })?;
     let project_id = if project_id.is_empty() { None } else { Some(project_id.parse()?) };
     Ok(Wish { permission, project_id, write })
+}
+
+/// A short form of changes, which a page token is bound to.
+pub(crate) fn digest(changes: &[pb::AccessChange]) -> String {
+    let encoded: Vec<u8> =
+        changes.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+    HEXLOWER.encode(&chassis::key::hash(&encoded))
 }
 
 /// An answer of `BatchCheck`.

@@ -5,7 +5,10 @@ use chassis::{
     mail::{Action, Draft, Letter, Order, Writer, plain},
 };
 
-use super::{Links, Purpose, store};
+use super::{
+    Links, Purpose,
+    store::{self, Wanted},
+};
 
 /// Writes the mails about accounts. They are security notices: nobody can switch them off.
 pub(crate) struct Mails {
@@ -16,10 +19,16 @@ pub(crate) struct Mails {
 #[tonic::async_trait]
 impl Writer for Mails {
     async fn write(&self, order: &Order) -> Result<Draft> {
-        let Some((it, name)) = store::wanted(&self.db, order.subject_id).await? else {
+        let Some(Wanted { link: it, display_name, is_taken }) =
+            store::wanted(&self.db, order.subject_id).await?
+        else {
             return Ok(Draft::Suppress("the link was used or replaced"));
         };
-        let Words { subject, said, button, note } = words(it.purpose);
+        let taken = is_taken && it.purpose == Purpose::Change;
+        let Words { subject, said, button, note } = if taken { TAKEN } else { words(it.purpose) };
+        // The owner of a taken address does not learn who wanted it.
+        let greeting =
+            if taken { "Hello,".to_owned() } else { format!("Hello {},", plain(&display_name)) };
         let action = button.map(|label| Action {
             label: label.to_owned(),
             link: self.links.link(it.purpose, it.id),
@@ -27,7 +36,7 @@ impl Writer for Mails {
         Ok(Draft::Send(Box::new(Letter {
             to: it.email.0,
             subject: subject.to_owned(),
-            paragraphs: vec![format!("Hello {},", plain(&name)), said.to_owned()],
+            paragraphs: vec![greeting, said.to_owned()],
             action,
             notes: vec![note.to_owned()],
             ..Letter::default()
@@ -41,6 +50,15 @@ struct Words {
     button: Option<&'static str>,
     note: &'static str,
 }
+
+/// Instead of the link of a change of address, to an address that has an account.
+const TAKEN: Words = Words {
+    subject: "This address has an account already",
+    said: "somebody, perhaps you, wanted to move another account to this address. It has an account \
+           already, so nothing changed.",
+    button: None,
+    note: "If it was not you, there is nothing to do.",
+};
 
 fn words(purpose: Purpose) -> Words {
     let (subject, said, button, note) = match purpose {
@@ -74,13 +92,6 @@ fn words(purpose: Purpose) -> Words {
             "your account has another address from now on, and every other session has ended.",
             None,
             "If it was not you, tell your administrator at once.",
-        ),
-        Purpose::ToldTaken => (
-            "This address has an account already",
-            "somebody, perhaps you, wanted to move another account to this address. It has an account \
-             already, so nothing changed.",
-            None,
-            "If it was not you, there is nothing to do.",
         ),
     };
     Words { subject, said, button, note }

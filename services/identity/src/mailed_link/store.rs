@@ -1,11 +1,12 @@
 //! Every SQL statement about mailed links.
 
-use chassis::{Db, Result, Tx, UserId};
+use chassis::{Db, Result, Tx, UserId, retention::BATCH, token::Token};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{MailedLink, Purpose};
+use super::{MailedLink, Purpose, Refused};
+use crate::{retention::MAILED_LINKS_KEPT, user};
 
 /// Stores a link, and asks for its mail.
 pub(crate) async fn send(tx: &mut Tx, it: &MailedLink) -> Result<()> {
@@ -75,12 +76,31 @@ pub(crate) async fn last(
     Ok(last.fetch_one(tx.conn()).await?)
 }
 
-/// A link and the name of its account, unless it is not wanted any more.
-pub(crate) async fn wanted(db: &Db, id: Uuid) -> Result<Option<(MailedLink, String)>> {
+/// Refuses a token that opens no link at this moment.
+pub(crate) async fn check(db: &Db, purpose: Purpose, token: &Token) -> Result<()> {
+    let found = wanted(db, token.id).await?.ok_or(Refused::Invalid)?;
+    let user = user::store::get(db, found.link.user_id).await?.ok_or(Refused::Invalid)?;
+    Ok(found.link.open(purpose, token, &user, db.now())?)
+}
+
+/// A link that was not used, with what its mail says.
+pub(crate) struct Wanted {
+    pub(crate) link: MailedLink,
+    /// The name of the account that it is for.
+    pub(crate) display_name: String,
+    /// Whether the address that it goes to is another account's.
+    pub(crate) is_taken: bool,
+}
+
+/// A link, unless it was used.
+pub(crate) async fn wanted(db: &Db, id: Uuid) -> Result<Option<Wanted>> {
     let row = query!(
         r#"select mailed_link.id, user_id, purpose, mailed_link.email, mailed_link.canonical_email,
                   secret_hash, mailed_link.password_version, mailed_link.created_at, expires_at, used_at,
-                  display_name
+                  display_name,
+                  exists (select from account as other
+                          where other.canonical_email = mailed_link.canonical_email
+                            and other.id <> user_id) as "is_taken!"
            from mailed_link join account on account.id = user_id
            where mailed_link.id = $1 and used_at is null"#,
         id
@@ -100,6 +120,33 @@ pub(crate) async fn wanted(db: &Db, id: Uuid) -> Result<Option<(MailedLink, Stri
             expires_at: it.expires_at,
             used_at: it.used_at,
         };
-        (link, it.display_name)
+        Wanted { link, display_name: it.display_name, is_taken: it.is_taken }
     }))
+}
+
+/// Deletes links and notices whose time is over for a while.
+pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
+    let before = tx.now - MAILED_LINKS_KEPT;
+    let gone = query!(
+        "delete from mailed_link where id in (
+             select id from mailed_link where expires_at < $1 order by expires_at limit $2)",
+        before,
+        BATCH
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Deletes every link of an account that goes, or to one of its addresses, and what mail servers said.
+pub(crate) async fn erase(tx: &mut Tx, user_id: UserId, canonical: &[String]) -> Result<()> {
+    query!(
+        "with gone as (
+             delete from mailed_link where user_id = $1 or canonical_email = any($2) returning id
+         )
+         delete from mail where subject_id in (select id from gone)",
+        user_id.0,
+        canonical
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ use chassis::{
 };
 use tonic::Request;
 
-use super::{Admission, Belongings, Member, Refused, store};
+use super::{Admission, Belongings, Member, Refused, count, store};
 use crate::{
     access, api_key,
     organization::{self, wire::consistency_token},
@@ -95,11 +95,10 @@ impl MemberService for Rpc {
             let member = member(tx, organization.id, user_id).await?;
             let lost = belongings(tx, &member).await?;
             let version = go(tx, member.remove(&grant, &lost)?).await?;
-            let (removed_grants, removed_team_ids, revoked_key_ids) = lost.told();
             Ok(pb::RemoveMemberResponse {
-                removed_grants,
-                removed_team_ids,
-                revoked_key_ids,
+                removed_grant_count: count(&lost.grants),
+                removed_team_count: count(&lost.team_ids),
+                revoked_key_count: count(&lost.key_ids),
                 consistency_token: consistency_token(organization.id, version),
             })
         };

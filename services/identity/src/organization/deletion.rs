@@ -9,6 +9,9 @@ use chassis::{Db, OrgId, Result, call::Context, error::remote, link::Link};
 use super::store;
 use crate::api_key;
 
+/// How many blockers a preview names; how many there are it counts.
+const BLOCKERS_MAX: usize = 20;
+
 /// Asks the services that have something of an organization.
 #[derive(Clone)]
 pub(crate) struct Deletion {
@@ -32,6 +35,7 @@ impl Deletion {
         let invitations = invitations.map_err(remote("invitation"))?.into_inner();
         let small = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
         let blocker = |name: &String| format!("the environment {name} runs or deploys");
+        let blockers = there.running_environments.iter().take(BLOCKERS_MAX).map(blocker);
         Ok(pb::DeletionPreview {
             members: small(it.members),
             teams: small(store::teams(&self.db, org_id).await?),
@@ -40,7 +44,7 @@ impl Deletion {
             running_environments: there.running_environment_count,
             pending_invitations: invitations.pending_invitations,
             api_keys: small(api_key::store::count(&self.db, org_id).await?),
-            blockers: there.running_environments.iter().map(blocker).collect(),
+            blockers: blockers.collect(),
         })
     }
 

@@ -15,6 +15,10 @@ use tokio::sync::{Semaphore, oneshot};
 /// How many hashes may wait for a thread; more are refused.
 const WAITING_MAX: usize = 32;
 
+/// How many of the waiting hashes may be for new accounts, which anybody may ask for: the rest is left to
+/// those who sign in.
+const NEW_ACCOUNTS_MAX: usize = WAITING_MAX / 2;
+
 /// How a hash of today's making begins: which pepper, and the parameters of argon2id (I-02).
 const TODAY: &str = "p1$argon2id$v=19$m=19456,t=2,p=1$";
 
@@ -34,6 +38,7 @@ const PEPPERED: &str = "p1";
 pub(crate) struct Passwords {
     threads: Sender<Job>,
     places: Arc<Semaphore>,
+    new_accounts: Arc<Semaphore>,
     /// Without it, which is not in the database, a stolen hash cannot even be guessed at.
     pepper: Secret,
     /// What an unknown account's password is compared with, so that it takes as long.
@@ -52,6 +57,7 @@ impl Passwords {
         Self {
             threads: start(cores),
             places: Arc::new(Semaphore::new(cores + WAITING_MAX)),
+            new_accounts: Arc::new(Semaphore::new(NEW_ACCOUNTS_MAX)),
             pepper,
             decoy: Arc::default(),
         }
@@ -61,6 +67,12 @@ impl Passwords {
     pub(crate) async fn hash(&self, password: SecretString) -> Result<String> {
         let pepper = self.pepper;
         self.run(move || hash(&pepper, &password)).await
+    }
+
+    /// The same for an account that somebody opens, whom nothing is known of yet.
+    pub(crate) async fn hash_for_new_account(&self, password: SecretString) -> Result<String> {
+        let Ok(_place) = self.new_accounts.try_acquire() else { return Err(full()) };
+        self.hash(password).await
     }
 
     /// Whether a password is right. `None` stands for an unknown account, or one without a password: the same
@@ -163,6 +175,22 @@ mod tests {
         let decoy = passwords.decoy.get().expect("it was compared");
         assert!(decoy.starts_with(TODAY) && !passwords.is_old(decoy), "{decoy}");
         assert!(passwords.verify(DECOY.into(), Some(decoy.clone())).await.unwrap());
+    }
+
+    /// However many accounts are opened, who signs in finds a place. On one thread a place is given back only
+    /// when its task runs again, which is after the last line.
+    #[tokio::test]
+    async fn new_accounts_leave_places_to_those_who_sign_in() {
+        let passwords = Arc::new(Passwords::peppered([7; 32]));
+        let mut opened = tokio::task::JoinSet::new();
+        for _ in 0..4 * WAITING_MAX {
+            let passwords = passwords.clone();
+            opened.spawn(async move { passwords.hash_for_new_account("a password".into()).await });
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(passwords.new_accounts.available_permits(), 0, "there are too many");
+        passwords.check_place().unwrap();
+        assert!(!passwords.verify("a password".into(), None).await.unwrap());
     }
 
     /// I-02.

@@ -26,6 +26,9 @@ use crate::{
 /// How long a person may take at their provider.
 const LIFETIME: Duration = Duration::minutes(10);
 
+/// The longest issuer that events carry, as the contract declares.
+const ISSUER_BYTES_MAX: usize = 255;
+
 /// The configured identity provider, if there is one.
 #[derive(Clone)]
 pub(crate) struct Provider {
@@ -44,6 +47,9 @@ struct Expected {
 
 impl Provider {
     pub(crate) fn new(db: Db, key: &Key, settings: Option<Settings>) -> anyhow::Result<Self> {
+        if settings.as_ref().is_some_and(|it| it.issuer.len() > ISSUER_BYTES_MAX) {
+            anyhow::bail!("--oidc-issuer is longer than {ISSUER_BYTES_MAX} bytes");
+        }
         let client = settings.map(Client::new).transpose()?.map(Arc::new);
         Ok(Self { db, sealer: key.derive("external logins"), client })
     }
@@ -103,8 +109,7 @@ impl Provider {
         let issuer = &client.settings.issuer;
         let complete = async |tx: &mut Tx| {
             let user = account(tx, issuer, &claims).await?;
-            let account = user.account(uuid::Uuid::nil());
-            Ok(match sign_in.open(tx, call, account, "oidc").await? {
+            Ok(match sign_in.open(tx, call, &user, "oidc").await? {
                 Opened::Session(session, token) => pb::CompleteExternalLoginResponse {
                     session: Some((&session).into()),
                     token,

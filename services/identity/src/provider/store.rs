@@ -1,6 +1,6 @@
 //! Every SQL statement about sign-ins with identity providers.
 
-use chassis::{Changed, Result, Tx, UserId};
+use chassis::{Changed, Result, Tx, UserId, retention::BATCH};
 use sqlx::{query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -35,6 +35,18 @@ pub(crate) async fn take(tx: &mut Tx, id: Uuid) -> Result<Option<Vec<u8>>> {
         now
     );
     Ok(sealed.fetch_optional(tx.conn()).await?)
+}
+
+/// Deletes sign-ins that were not completed in their time.
+pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
+    let now = tx.now;
+    let gone = query!(
+        "delete from external_login where id in (
+             select id from external_login where expires_at < $1 order by expires_at limit $2)",
+        now,
+        BATCH
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
 }
 
 /// The account that a person of a provider is linked with.

@@ -31,10 +31,8 @@ impl SecondFactorService for Rpc {
         let authenticator = Authenticator::new();
         let sealed = authenticator.seal(self.sign_in.sealer(), account.user_id);
         let enroll = async |tx: &mut Tx| {
-            let user = user::store::lock_caller(tx, account.user_id).await?;
-            if user.totp_enabled_at.is_some() {
-                return Err(Refused::On.into());
-            }
+            let user = user::store::lock_caller(tx, account).await?;
+            require_off(&user)?;
             store::enroll(tx, user.id, &sealed).await?;
             let (secret, uri) = (authenticator.base32(), authenticator.uri(&user.email.0));
             let event = pb::TotpEnrolled { after: Some((&user).into()) };
@@ -52,10 +50,8 @@ impl SecondFactorService for Rpc {
         let account = call.account()?;
         self.sign_in.count_code(account.user_id)?;
         let confirm = async |tx: &mut Tx| {
-            let user = user::store::lock_caller(tx, account.user_id).await?;
-            if user.totp_enabled_at.is_some() {
-                return Err(Refused::On.into());
-            }
+            let user = user::store::lock_caller(tx, account).await?;
+            require_off(&user)?;
             self.use_code(tx, &user, &call.message.code, true).await?;
             let codes = recovery_codes();
             store::replace_codes(tx, user.id, &codes).await?;
@@ -77,7 +73,7 @@ impl SecondFactorService for Rpc {
         account.require_fresh(self.db.now())?;
         self.sign_in.count_code(account.user_id)?;
         let disable = async |tx: &mut Tx| {
-            let user = user::store::lock_caller(tx, account.user_id).await?;
+            let user = user::store::lock_caller(tx, account).await?;
             require_on(&user)?;
             self.use_code(tx, &user, &call.message.code, false).await?;
             store::forget(tx, user.id).await?;
@@ -98,7 +94,7 @@ impl SecondFactorService for Rpc {
         let account = call.account()?;
         self.sign_in.count_code(account.user_id)?;
         let regenerate = async |tx: &mut Tx| {
-            let user = user::store::lock_caller(tx, account.user_id).await?;
+            let user = user::store::lock_caller(tx, account).await?;
             require_on(&user)?;
             self.use_code(tx, &user, &call.message.code, true).await?;
             let recovery_codes = recovery_codes();
@@ -118,6 +114,15 @@ impl Rpc {
             return Ok(());
         }
         Err(Refused::Code.into())
+    }
+}
+
+/// Whoever only claims an address could lock its owner out by a second factor.
+fn require_off(user: &User) -> Result<()> {
+    match (user.email_verified_at, user.totp_enabled_at) {
+        (None, _) => Err(Refused::Unverified.into()),
+        (_, Some(_)) => Err(Refused::On.into()),
+        (Some(_), None) => Ok(()),
     }
 }
 

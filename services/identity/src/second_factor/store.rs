@@ -1,7 +1,7 @@
 //! Every SQL statement about second factors.
 
 use chassis::{Result, Tx, UserId, key};
-use sqlx::{query, query_scalar};
+use sqlx::query;
 
 use super::{Authenticator, code_hash};
 
@@ -36,15 +36,6 @@ pub(crate) async fn use_code(
         now
     );
     Ok(used.execute(tx.conn()).await?.rows_affected() == 1)
-}
-
-/// Whether the second factor of an account is on.
-pub(crate) async fn is_on(tx: &mut Tx, user_id: UserId) -> Result<bool> {
-    let on = query_scalar!(
-        r#"select totp_enabled_at is not null as "on!" from account where id = $1"#,
-        user_id.0
-    );
-    Ok(on.fetch_optional(tx.conn()).await?.unwrap_or_default())
 }
 
 /// Stores a new secret; the second factor is not on yet.

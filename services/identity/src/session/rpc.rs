@@ -3,20 +3,15 @@
 use std::sync::Arc;
 
 use api::identity::{self as pb, session_service_server::SessionService};
-use chassis::{
-    Call, Db, Error, Reply, Result, Tx,
-    page::Pager,
-    reply,
-    token::{Kind, Token},
-};
+use chassis::{Call, Db, Error, Reply, Tx, page::Pager, reply};
 use tonic::Request;
 
 use super::{
     Session,
-    sign_in::{Opened, SignIn, no_challenge},
+    sign_in::{Opened, SignIn},
     store,
 };
-use crate::{access::Proofs, provider::Provider, second_factor, user};
+use crate::{access::Proofs, provider::Provider, user};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -30,9 +25,10 @@ pub(crate) struct Rpc {
 impl SessionService for Rpc {
     async fn login(&self, request: Request<pb::LoginRequest>) -> Reply<pb::LoginResponse> {
         let call = Call::of(request)?;
-        let login = self.sign_in.login(&call).await?;
+        let proof = self.sign_in.login(&call).await?;
         let open = async |tx: &mut Tx| {
-            Ok(match self.sign_in.open(tx, &call, login.account(), "password").await? {
+            let user = user::store::lock_proven(tx, &proof).await?;
+            Ok(match self.sign_in.open(tx, &call, &user, "password").await? {
                 Opened::Session(session, token) => pb::LoginResponse {
                     session: Some((&session).into()),
                     token,
@@ -51,29 +47,17 @@ impl SessionService for Rpc {
         request: Request<pb::CompleteLoginRequest>,
     ) -> Reply<pb::CompleteLoginResponse> {
         let call = Call::of(request)?;
-        let token = Token::parse(Kind::Challenge, &call.message.challenge);
-        let token = token.ok_or_else(no_challenge)?;
-        let mut of = None;
+        let challenge = self.sign_in.attempt(&call.message.challenge).await?;
         let complete = async |tx: &mut Tx| {
-            let challenge = store::lock_challenge(tx, token.id).await?.ok_or_else(no_challenge)?;
-            let open = challenge.used_at.is_none() && challenge.expires_at > tx.now;
-            if !open || !token.matches(&challenge.secret_hash) {
-                return Err(no_challenge());
-            }
-            of = Some(challenge.user_id);
-            self.sign_in.count_code(challenge.user_id)?;
-            let user = user::store::lock_caller(tx, challenge.user_id).await?;
-            self.use_code(tx, user.id, &call.message.code).await?;
-            store::use_challenge(tx, challenge.id).await?;
-            let (account, method) = (user.account(challenge.id), challenge.method + "+code");
+            let user = self.sign_in.complete(tx, &challenge, &call.message.code).await?;
+            let method = format!("{}+code", challenge.method);
+            let account = user.account(challenge.id);
             let (session, token) = self.sign_in.session(tx, &call, account, &method).await?;
             Ok(pb::CompleteLoginResponse { session: Some((&session).into()), token })
         };
         let outcome = self.db.write(&call, complete).await;
-        if let (Err(error), Some(user_id)) = (&outcome, of)
-            && error.reason() == api::error::Reason::InvalidCode
-        {
-            self.sign_in.tell_failure(&call, Some(user_id), "code").await?;
+        if outcome.as_ref().is_err_and(|it| it.reason() == api::error::Reason::InvalidCode) {
+            self.sign_in.tell_failure(&call, Some(challenge.user_id), "code").await?;
         }
         reply(outcome?)
     }
@@ -99,13 +83,15 @@ impl SessionService for Rpc {
     ) -> Reply<pb::ReauthenticateResponse> {
         let call = Call::of(request)?;
         let account = call.account()?;
-        self.sign_in.prove_password(&call, account, &call.message.password).await?;
+        let proof = self.sign_in.prove_password(&call, account, &call.message.password).await?;
         let renew = async |tx: &mut Tx| {
+            let user = user::store::lock_caller(tx, account).await?;
+            user.require_current(&proof)?;
             let session = store::lock(tx, account.user_id, account.credential_id).await?;
             let session = session.ok_or_else(Error::bad_credential)?;
-            if second_factor::store::is_on(tx, account.user_id).await? {
+            if user.totp_enabled_at.is_some() {
                 self.sign_in.count_code(account.user_id)?;
-                self.use_code(tx, account.user_id, &call.message.code).await?;
+                self.sign_in.use_code(tx, account.user_id, &call.message.code).await?;
             }
             let session = store::renew(tx, session.renew(tx.now)).await?;
             Ok(pb::ReauthenticateResponse { session: Some(mine(&session, account.credential_id)) })
@@ -155,7 +141,7 @@ impl SessionService for Rpc {
         let call = Call::of(request)?;
         let account = call.account()?;
         let revoke = async |tx: &mut Tx| {
-            let user = user::store::lock_caller(tx, account.user_id).await?;
+            let user = user::store::lock_caller(tx, account).await?;
             let count = store::end_all(tx, user.id, Some(account.credential_id)).await?;
             let revoked_count = i32::try_from(count).unwrap_or(i32::MAX);
             let after = Some((&user).into());
@@ -183,16 +169,6 @@ impl SessionService for Rpc {
         let call = Call::of(request)?;
         self.sign_in.count_source(&call)?;
         reply(self.provider.complete(&call, &self.sign_in).await?)
-    }
-}
-
-impl Rpc {
-    async fn use_code(&self, tx: &mut Tx, user_id: chassis::UserId, code: &str) -> Result<()> {
-        let sealer = self.sign_in.sealer();
-        if second_factor::store::use_code(tx, sealer, user_id, code, false).await? {
-            return Ok(());
-        }
-        Err(second_factor::Refused::Code.into())
     }
 }
 

@@ -17,11 +17,14 @@ use secrecy::ExposeSecret;
 use time::Duration;
 use uuid::Uuid;
 
-use super::{InvalidLogin, Session, failed, store};
+use super::{
+    InvalidLogin, Session, failed,
+    store::{self, Challenge},
+};
 use crate::{
     password::Passwords,
     second_factor,
-    user::{self, store::Login},
+    user::{self, PasswordProof, User, store::Login},
 };
 
 /// How long a sign-in waits for its second factor.
@@ -29,6 +32,9 @@ const CHALLENGE_LIFETIME: Duration = Duration::minutes(5);
 
 /// Tries of one account in a minute, and as many at once (I-06).
 const TRIES_MAX: u32 = 5;
+
+/// Codes that may be tried for one challenge, on all replicas together.
+const ATTEMPTS_MAX: i32 = 5;
 
 /// Who tries, how often, and whether they are right.
 pub(crate) struct SignIn {
@@ -86,8 +92,8 @@ impl SignIn {
         self.codes.check(&user_id, TOO_OFTEN)
     }
 
-    /// The account whose address and password these are. An unknown address costs the same work.
-    pub(crate) async fn login(&self, call: &Call<pb::LoginRequest>) -> Result<Login> {
+    /// Compares address and password. An unknown address costs the same work.
+    pub(crate) async fn login(&self, call: &Call<pb::LoginRequest>) -> Result<PasswordProof> {
         self.count_source(call)?;
         self.passwords.check_place()?;
         let address = email::parse(&call.message.email);
@@ -104,10 +110,11 @@ impl SignIn {
             self.tell_failure(call, user_id, "password").await?;
             return Err(InvalidLogin.into());
         };
-        if stored.is_some_and(|it| self.passwords.is_old(&it)) {
-            self.rehash(login.user_id, password).await?;
+        if let Some(old) = stored.filter(|it| self.passwords.is_old(it)) {
+            self.rehash(login.user_id, &old, password).await?;
         }
-        Ok(login)
+        let Login { user_id, password_version, .. } = login;
+        Ok(PasswordProof { user_id, password_version })
     }
 
     /// A place that the account knows is not locked out by what others try.
@@ -133,9 +140,9 @@ impl SignIn {
     }
 
     /// A password of an older making becomes one of today's (I-02).
-    async fn rehash(&self, user_id: UserId, password: String) -> Result<()> {
-        let hash = self.passwords.hash(password.into()).await?;
-        let rehash = async |tx: &mut Tx| user::store::set_password(tx, user_id, Some(&hash)).await;
+    async fn rehash(&self, user_id: UserId, old: &str, password: String) -> Result<()> {
+        let new = self.passwords.hash(password.into()).await?;
+        let rehash = async |tx: &mut Tx| user::store::rehash(tx, user_id, old, &new).await;
         self.db.write_as_system("rehash", rehash).await
     }
 
@@ -145,16 +152,18 @@ impl SignIn {
         call: &Call<M>,
         account: &Account,
         password: &str,
-    ) -> Result<()>
+    ) -> Result<PasswordProof>
     where
         M: prost::Message + api::check::Check,
     {
         self.accounts.check(&format!("again {}", account.user_id), TOO_OFTEN)?;
-        let stored = user::store::password(&self.db, account.user_id).await?;
+        let user_id = account.user_id;
+        let (stored, password_version) =
+            user::store::password(&self.db, user_id).await?.unwrap_or_default();
         if self.passwords.verify(password.to_owned().into(), stored).await? {
-            return Ok(());
+            return Ok(PasswordProof { user_id, password_version });
         }
-        self.tell_failure(call, Some(account.user_id), "password").await?;
+        self.tell_failure(call, Some(user_id), "password").await?;
         Err(InvalidLogin.into())
     }
 
@@ -175,29 +184,67 @@ impl SignIn {
         self.db.write(call, tell).await.map(|_| ())
     }
 
-    /// A session, or the challenge for a second factor, after a right first proof.
+    /// A session, or the challenge for a second factor, after a right first proof. The account is locked.
     pub(crate) async fn open(
         &self,
         tx: &mut Tx,
         context: &Context,
-        account: Account,
+        user: &User,
         method: &str,
     ) -> Result<Opened> {
-        if second_factor::store::is_on(tx, account.user_id).await? {
+        if user.totp_enabled_at.is_some() {
             let token = Token::random(chassis::id::new());
-            let challenge = store::Challenge {
+            let challenge = Challenge {
                 id: token.id,
-                user_id: account.user_id,
+                user_id: user.id,
                 secret_hash: token.hash(),
                 method: method.to_owned(),
+                password_version: user.password_version,
                 expires_at: tx.now + CHALLENGE_LIFETIME,
-                used_at: None,
             };
             store::insert_challenge(tx, &challenge).await?;
             return Ok(Opened::Challenge(shown(&token, Kind::Challenge)));
         }
+        let account = user.account(Uuid::nil());
         let (session, token) = self.session(tx, context, account, method).await?;
         Ok(Opened::Session(session, token))
+    }
+
+    /// The challenge of a token, one of whose attempts this call takes. Counted in a transaction of its own:
+    /// a wrong code takes back what its call wrote.
+    pub(crate) async fn attempt(&self, token: &str) -> Result<Challenge> {
+        let token = Token::parse(Kind::Challenge, token).ok_or_else(no_challenge)?;
+        let found = store::challenge(&self.db, token.id).await?;
+        let challenge =
+            found.filter(|it| token.matches(&it.secret_hash)).ok_or_else(no_challenge)?;
+        self.count_code(challenge.user_id)?;
+        let count = async |tx: &mut Tx| store::count_attempt(tx, token.id, ATTEMPTS_MAX).await;
+        let counted = self.db.write_as_system("code", count).await?;
+        if counted { Ok(challenge) } else { Err(no_challenge()) }
+    }
+
+    /// The account of a challenge, locked, once the challenge is used and a code was right.
+    pub(crate) async fn complete(
+        &self,
+        tx: &mut Tx,
+        challenge: &Challenge,
+        code: &str,
+    ) -> Result<User> {
+        let user = user::store::lock(tx, challenge.user_id).await?.ok_or_else(no_challenge)?;
+        let current = user.password_version == challenge.password_version;
+        if !current || !store::use_challenge(tx, challenge.id).await? {
+            return Err(no_challenge());
+        }
+        self.use_code(tx, user.id, code).await?;
+        Ok(user)
+    }
+
+    /// Refuses a wrong code of the authenticator, or recovery code. A right one works once.
+    pub(crate) async fn use_code(&self, tx: &mut Tx, user_id: UserId, code: &str) -> Result<()> {
+        if second_factor::store::use_code(tx, &self.sealer, user_id, code, false).await? {
+            return Ok(());
+        }
+        Err(second_factor::Refused::Code.into())
     }
 
     /// A session, and its token.
@@ -220,22 +267,7 @@ fn shown(token: &Token, kind: Kind) -> String {
     token.reveal(kind).expose_secret().to_owned()
 }
 
-impl Login {
-    /// The account, without a credential yet.
-    pub(crate) fn account(&self) -> Account {
-        Account {
-            user_id: self.user_id,
-            email: self.email.0.clone(),
-            display_name: self.display_name.clone(),
-            email_verified: self.email_verified,
-            credential_id: Uuid::nil(),
-            key: None,
-            authenticated_at: None,
-        }
-    }
-}
-
 /// A challenge that cannot be used is like a wrong code.
-pub(crate) fn no_challenge() -> Error {
+fn no_challenge() -> Error {
     second_factor::Refused::Code.into()
 }

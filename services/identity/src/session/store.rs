@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use chassis::{Account, Changed, Db, Result, Tx, UserId, page::Page};
+use chassis::{Account, Changed, Db, Result, Tx, UserId, page::Page, retention::BATCH};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -58,6 +58,15 @@ pub(crate) async fn lock(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<Optio
         id
     );
     Ok(session.fetch_optional(tx.conn()).await?)
+}
+
+/// Whether a session has not ended.
+pub(crate) async fn is_open(tx: &mut Tx, id: Uuid) -> Result<bool> {
+    let open = query_scalar!(
+        r#"select exists (select from session where id = $1 and revoked_at is null) as "open!""#,
+        id
+    );
+    Ok(open.fetch_one(tx.conn()).await?)
 }
 
 /// Ends a session.
@@ -173,19 +182,21 @@ pub(crate) struct Challenge {
     pub(crate) user_id: UserId,
     pub(crate) secret_hash: Vec<u8>,
     pub(crate) method: String,
+    /// Of the account at that time.
+    pub(crate) password_version: i64,
     pub(crate) expires_at: OffsetDateTime,
-    pub(crate) used_at: Option<OffsetDateTime>,
 }
 
 /// Stores a challenge.
 pub(crate) async fn insert_challenge(tx: &mut Tx, it: &Challenge) -> Result<()> {
     query!(
-        "insert into login_challenge (id, user_id, secret_hash, method, expires_at)
-         values ($1, $2, $3, $4, $5)",
+        "insert into login_challenge (id, user_id, secret_hash, method, password_version, expires_at)
+         values ($1, $2, $3, $4, $5, $6)",
         it.id,
         it.user_id as _,
         it.secret_hash,
         it.method,
+        it.password_version,
         it.expires_at,
     )
     .execute(tx.conn())
@@ -193,22 +204,66 @@ pub(crate) async fn insert_challenge(tx: &mut Tx, it: &Challenge) -> Result<()> 
     Ok(())
 }
 
-/// Loads a challenge and keeps others from using it.
-pub(crate) async fn lock_challenge(tx: &mut Tx, id: Uuid) -> Result<Option<Challenge>> {
+/// A challenge that is open.
+pub(crate) async fn challenge(db: &Db, id: Uuid) -> Result<Option<Challenge>> {
     let challenge = query_as!(
         Challenge,
-        "select id, user_id, secret_hash, method, expires_at, used_at
-         from login_challenge where id = $1 for update",
-        id
+        "select id, user_id, secret_hash, method, password_version, expires_at
+         from login_challenge where id = $1 and used_at is null and expires_at > $2",
+        id,
+        db.now()
     );
-    Ok(challenge.fetch_optional(tx.conn()).await?)
+    Ok(challenge.fetch_optional(db.pool()).await?)
 }
 
-/// Marks a challenge as used.
-pub(crate) async fn use_challenge(tx: &mut Tx, id: Uuid) -> Result<()> {
+/// Counts an attempt at a challenge before its code is looked at; `false` if there were `max` already.
+pub(crate) async fn count_attempt(tx: &mut Tx, id: Uuid, max: i32) -> Result<bool> {
+    let counted = query!(
+        "update login_challenge set attempts = attempts + 1 where id = $1 and attempts < $2",
+        id,
+        max
+    );
+    Ok(counted.execute(tx.conn()).await?.rows_affected() == 1)
+}
+
+/// Marks a challenge as used; `false` if it was used already.
+pub(crate) async fn use_challenge(tx: &mut Tx, id: Uuid) -> Result<bool> {
     let now = tx.now;
-    query!("update login_challenge set used_at = $2 where id = $1", id, now)
-        .execute(tx.conn())
-        .await?;
+    let used = query!(
+        "update login_challenge set used_at = $2 where id = $1 and used_at is null",
+        id,
+        now
+    );
+    Ok(used.execute(tx.conn()).await?.rows_affected() == 1)
+}
+
+/// Deletes sessions that have expired.
+pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
+    let now = tx.now;
+    let gone = query!(
+        "delete from session where id in (
+             select id from session where expires_at < $1 order by expires_at limit $2)",
+        now,
+        BATCH
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Deletes challenges that have expired.
+pub(crate) async fn delete_expired_challenges(tx: &mut Tx) -> Result<u64> {
+    let now = tx.now;
+    let gone = query!(
+        "delete from login_challenge where id in (
+             select id from login_challenge where expires_at < $1 order by expires_at limit $2)",
+        now,
+        BATCH
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Deletes every session and challenge of an account that goes, with its network addresses.
+pub(crate) async fn erase(tx: &mut Tx, user_id: UserId) -> Result<()> {
+    query!("delete from session where user_id = $1", user_id.0).execute(tx.conn()).await?;
+    query!("delete from login_challenge where user_id = $1", user_id.0).execute(tx.conn()).await?;
     Ok(())
 }

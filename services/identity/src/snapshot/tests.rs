@@ -17,7 +17,7 @@ use self::{
 };
 use super::{Change, Principal, Snapshot, Standing, Subject, Verdict, Wish};
 use crate::{
-    access::explain::{Words, explain, holders},
+    access::explain::{Words, explain},
     policy::{OrgRole, Permission, ProjectRole},
     team::TeamId,
 };
@@ -126,10 +126,8 @@ fn agree(model: &Model, snapshot: &Snapshot, all: bool) -> Result<usize, String>
                 compared += 1;
             }
             if all {
-                let can = holders(snapshot, &words, &wish);
-                let can: BTreeSet<_> = can.into_iter().map(|it| it.user_id).collect();
-                let expected = model.who_can(code, place);
-                let expected = expected.into_iter().map(|it| user(it).to_string()).collect();
+                let can: BTreeSet<_> = snapshot.holders(&wish).into_iter().collect();
+                let expected = model.who_can(code, place).into_iter().map(user).collect();
                 if can != expected {
                     return Err(format!("ListWhoCan differs: {code} {place:?}"));
                 }

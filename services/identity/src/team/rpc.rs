@@ -155,8 +155,8 @@ impl Rpc {
         store::remove_all(tx, org_id, id).await?;
         store::delete(tx, deleted).await?;
         Ok(pb::DeleteTeamResponse {
-            removed_user_ids: members.into_iter().map(String::from).collect(),
-            removed_grants: grants.iter().map(Into::into).collect(),
+            removed_member_count: member::count(&members),
+            removed_grant_count: member::count(&grants),
             consistency_token: consistency_token(org_id, version),
         })
     }

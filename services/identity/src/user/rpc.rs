@@ -35,7 +35,8 @@ impl UserService for Rpc {
         let it = &call.message;
         let draft = Draft::new(&it.email, &it.password, &it.display_name)?;
         // Before the transaction, and also for an address that has an account: it must take as long.
-        let hash = self.passwords.hash(call.message.password.clone().into()).await?;
+        let hash =
+            self.passwords.hash_for_new_account(call.message.password.clone().into()).await?;
         let register = async |tx: &mut Tx| {
             let address = draft.address.clone();
             let registered = User::register(draft, None, tx.now);
@@ -67,7 +68,7 @@ impl UserService for Rpc {
         self.sign_in.count_source(&call)?;
         let it = &call.message;
         let draft = Draft::new(&it.email, &it.password, &it.display_name)?;
-        let hash = self.passwords.hash(it.password.clone().into()).await?;
+        let hash = self.passwords.hash_for_new_account(it.password.clone().into()).await?;
         let register = async |tx: &mut Tx| {
             let registered = User::register(draft, Some(tx.now), tx.now);
             tx.act_as(&registered.state().account(uuid::Uuid::nil()));
@@ -98,10 +99,10 @@ impl UserService for Rpc {
         request: Request<pb::ResendVerificationRequest>,
     ) -> Reply<pb::ResendVerificationResponse> {
         let call = Call::of(request)?;
-        let user_id = call.account()?.user_id;
+        let account = call.account()?;
         let resend = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, user_id).await?;
-            let last = mailed_link::store::last(tx, user_id, Purpose::Verify).await?;
+            let user = store::lock_caller(tx, account).await?;
+            let last = mailed_link::store::last(tx, user.id, Purpose::Verify).await?;
             mailed_link::pause(last, tx.now)?;
             let to = user.address();
             let link = MailedLink::new(&self.links, Purpose::Verify, &user, &to, tx.now);
@@ -130,9 +131,9 @@ impl UserService for Rpc {
         if name.is_empty() {
             return Err(Error::invalid("display_name", "must not be empty").into());
         }
-        let user_id = call.account()?.user_id;
+        let account = call.account()?;
         let update = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, user_id).await?;
+            let user = store::lock_caller(tx, account).await?;
             let user = if user.display_name == name {
                 user
             } else {
@@ -152,10 +153,11 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let (it, account) = (&call.message, call.account()?);
         strong(&it.new_password, &account.email)?;
-        self.sign_in.prove_password(&call, account, &it.current_password).await?;
+        let proof = self.sign_in.prove_password(&call, account, &it.current_password).await?;
         let hash = self.passwords.hash(it.new_password.clone().into()).await?;
         let change = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, account.user_id).await?;
+            let user = store::lock_caller(tx, account).await?;
+            user.require_current(&proof)?;
             let user = store::update(tx, user.change_password()).await?;
             store::set_password(tx, user.id, Some(&hash)).await?;
             session::store::end_all(tx, user.id, Some(account.credential_id)).await?;
@@ -195,8 +197,11 @@ impl UserService for Rpc {
         request: Request<pb::ResetPasswordRequest>,
     ) -> Reply<pb::ResetPasswordResponse> {
         let call = Call::of(request)?;
+        self.sign_in.count_source(&call)?;
         let token = token(Kind::Reset, &call.message.token)?;
         strong(&call.message.new_password, "")?;
+        // Before the costly hash, and once more under the lock of the link.
+        mailed_link::store::check(&self.db, Purpose::Reset, &token).await?;
         let hash = self.passwords.hash(call.message.new_password.clone().into()).await?;
         let reset = async |tx: &mut Tx| {
             let (user, _) = open(tx, Purpose::Reset, &token).await?;
@@ -217,17 +222,14 @@ impl UserService for Rpc {
         let account = call.account()?;
         let to = email::parse(&call.message.new_email);
         let to = to.ok_or_else(|| Error::invalid("new_email", "must be an e-mail address"))?;
-        self.sign_in.prove_password(&call, account, &call.message.password).await?;
+        let proof = self.sign_in.prove_password(&call, account, &call.message.password).await?;
         let send = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, account.user_id).await?;
+            let user = store::lock_caller(tx, account).await?;
+            user.require_current(&proof)?;
             let last = mailed_link::store::last(tx, user.id, Purpose::Change).await?;
             mailed_link::pause(last, tx.now)?;
-            let link = match store::lock_by_email(tx, &to.canonical).await? {
-                Some(other) if other.id != user.id => {
-                    MailedLink::new(&self.links, Purpose::ToldTaken, &other, &to, tx.now)
-                }
-                _ => MailedLink::new(&self.links, Purpose::Change, &user, &to, tx.now),
-            };
+            // The same work for any address: the mail says whether it has an account already.
+            let link = MailedLink::new(&self.links, Purpose::Change, &user, &to, tx.now);
             mailed_link::store::send(tx, &link).await?;
             let (after, new_email) = (Some((&user).into()), to.typed.0.clone());
             tx.emit(user.told(&pb::EmailChangeRequested { after, new_email }));
@@ -247,6 +249,7 @@ impl UserService for Rpc {
             let old = user.address();
             let changed = user.change_email(link.email, link.canonical_email, tx.now);
             let user = store::update(tx, changed).await?;
+            store::leave_address(tx, user.id, &old).await?;
             session::store::end_all(tx, user.id, None).await?;
             mailed_link::store::end_all(tx, user.id).await?;
             let notice = MailedLink::new(&self.links, Purpose::ToldChanged, &user, &old, tx.now);
@@ -269,16 +272,20 @@ impl UserService for Rpc {
             for (org_id, _) in organizations.iter().filter(|it| !it.1) {
                 leave(tx, *org_id, account.user_id).await?;
             }
-            let user = store::lock_caller(tx, account.user_id).await?;
+            let user = store::lock_caller(tx, account).await?;
             let owns = organizations.iter().filter(|it| it.1).map(|it| it.0).collect();
-            let deleted = user.delete(owns, typed.as_deref(), tx.now)?;
+            let mut addresses = store::take_former_addresses(tx, user.id).await?;
+            let current = user.address();
+            let deleted = user.delete(owns, typed.as_deref(), &addresses, tx.now)?;
             tx.lead(&deleted);
             let user = store::update(tx, deleted).await?;
             store::set_password(tx, user.id, None).await?;
             store::unlink_all(tx, user.id).await?;
             second_factor::store::forget(tx, user.id).await?;
-            session::store::end_all(tx, user.id, None).await?;
-            mailed_link::store::end_all(tx, user.id).await?;
+            session::store::erase(tx, user.id).await?;
+            addresses.push(current);
+            let canonical: Vec<_> = addresses.into_iter().map(|it| it.canonical).collect();
+            mailed_link::store::erase(tx, user.id, &canonical).await?;
             Ok(pb::DeleteAccountResponse {})
         };
         reply(self.and_forget(self.db.write(&call, delete).await)?)

@@ -1,9 +1,13 @@
 //! Every SQL statement about accounts.
 
-use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, email::Email};
+use chassis::{
+    Account, Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId,
+    email::{Address, Email},
+};
 use sqlx::{query, query_as, query_scalar};
 
-use super::{Refused, User};
+use super::{PasswordProof, Refused, User};
+use crate::session::{self, InvalidLogin};
 
 /// Stores a new account and its event, unless the address has one already.
 pub(crate) async fn insert(
@@ -38,17 +42,29 @@ pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<User>> {
         User,
         r#"select id, email, canonical_email, display_name, email_verified_at, password_version,
                   totp_enabled_at, deleted_at, created_at,
-                  array(select issuer from external_identity where user_id = account.id order by issuer)
-                      as "issuers!"
+                  array(select distinct issuer from external_identity where user_id = account.id
+                        order by issuer limit 10) as "issuers!"
            from account where id = $1 and deleted_at is null for update"#,
         id.0
     );
     Ok(user.fetch_optional(tx.conn()).await?)
 }
 
-/// The account that makes the call, locked.
-pub(crate) async fn lock_caller(tx: &mut Tx, id: UserId) -> Result<User> {
-    lock(tx, id).await?.ok_or_else(Error::bad_credential)
+/// The account that makes a call, locked. Refuses a session that has ended meanwhile: whatever ends
+/// sessions holds the same lock.
+pub(crate) async fn lock_caller(tx: &mut Tx, account: &Account) -> Result<User> {
+    let user = lock(tx, account.user_id).await?.ok_or_else(Error::bad_credential)?;
+    if account.key.is_none() && !session::store::is_open(tx, account.credential_id).await? {
+        return Err(Error::bad_credential());
+    }
+    Ok(user)
+}
+
+/// The account whose password was proven, locked; refused if it has another password by now.
+pub(crate) async fn lock_proven(tx: &mut Tx, proof: &PasswordProof) -> Result<User> {
+    let user = lock(tx, proof.user_id).await?.ok_or(InvalidLogin)?;
+    user.require_current(proof)?;
+    Ok(user)
 }
 
 /// The living account with an address.
@@ -90,10 +106,24 @@ pub(crate) async fn set_password(tx: &mut Tx, id: UserId, hash: Option<&str>) ->
     Ok(())
 }
 
-/// What a password is compared with, and how old it is.
-pub(crate) async fn password(db: &Db, id: UserId) -> Result<Option<String>> {
-    let hash = query_scalar!("select password_hash from account where id = $1", id.0);
-    Ok(hash.fetch_optional(db.pool()).await?.flatten())
+/// Replaces the hash of a password by another hash of the same password, unless it was replaced meanwhile.
+pub(crate) async fn rehash(tx: &mut Tx, id: UserId, old: &str, new: &str) -> Result<()> {
+    query!(
+        "update account set password_hash = $3 where id = $1 and password_hash = $2",
+        id.0,
+        old,
+        new
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The hash of the password of an account, and the version of the password.
+pub(crate) async fn password(db: &Db, id: UserId) -> Result<Option<(Option<String>, i64)>> {
+    let row = query!("select password_hash, password_version from account where id = $1", id.0);
+    let row = row.fetch_optional(db.pool()).await?;
+    Ok(row.map(|it| (it.password_hash, it.password_version)))
 }
 
 /// One living account.
@@ -102,30 +132,27 @@ pub(crate) async fn get(db: &Db, id: UserId) -> Result<Option<User>> {
         User,
         r#"select id, email, canonical_email, display_name, email_verified_at, password_version,
                   totp_enabled_at, deleted_at, created_at,
-                  array(select issuer from external_identity where user_id = account.id order by issuer)
-                      as "issuers!"
+                  array(select distinct issuer from external_identity where user_id = account.id
+                        order by issuer limit 10) as "issuers!"
            from account where id = $1 and deleted_at is null"#,
         id.0
     );
     Ok(user.fetch_optional(db.pool()).await?)
 }
 
-/// What signing in needs to know of an account.
+/// What a password at sign-in is compared with.
 pub(crate) struct Login {
     pub(crate) user_id: UserId,
-    pub(crate) email: Email,
-    pub(crate) display_name: String,
-    pub(crate) email_verified: bool,
     pub(crate) password_hash: Option<String>,
+    pub(crate) password_version: i64,
 }
 
 /// The account with an address.
 pub(crate) async fn login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
     let login = query_as!(
         Login,
-        r#"select id as user_id, email, display_name, email_verified_at is not null as "email_verified!",
-                  password_hash
-           from account where canonical_email = $1 and deleted_at is null"#,
+        "select id as user_id, password_hash, password_version
+         from account where canonical_email = $1 and deleted_at is null",
         canonical_email
     );
     Ok(login.fetch_optional(db.pool()).await?)
@@ -145,4 +172,33 @@ pub(crate) async fn organizations(tx: &mut Tx, id: UserId) -> Result<Vec<(OrgId,
 pub(crate) async fn unlink_all(tx: &mut Tx, id: UserId) -> Result<()> {
     query!("delete from external_identity where user_id = $1", id.0).execute(tx.conn()).await?;
     Ok(())
+}
+
+/// Remembers an address that an account leaves.
+pub(crate) async fn leave_address(tx: &mut Tx, id: UserId, old: &Address) -> Result<()> {
+    let now = tx.now;
+    query!(
+        "insert into former_address (user_id, email, canonical_email, left_at) values ($1, $2, $3, $4)
+         on conflict (user_id, canonical_email) do update set left_at = excluded.left_at",
+        id.0,
+        &old.typed as _,
+        old.canonical,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Takes the addresses that an account had before. One that is another account's by now stays that one's.
+pub(crate) async fn take_former_addresses(tx: &mut Tx, id: UserId) -> Result<Vec<Address>> {
+    let rows = query!(
+        r#"delete from former_address where user_id = $1
+           returning email as "email: Email", canonical_email,
+               exists (select from account where account.canonical_email = former_address.canonical_email
+                       and account.id <> $1) as "taken!""#,
+        id.0
+    );
+    let rows = rows.fetch_all(tx.conn()).await?.into_iter().filter(|it| !it.taken);
+    Ok(rows.map(|it| Address { typed: it.email, canonical: it.canonical_email }).collect())
 }

@@ -1,6 +1,6 @@
 //! Every SQL statement about mails that tell of events.
 
-use chassis::{Db, OrgId, ProjectId, Result, Tx};
+use chassis::{Db, OrgId, ProjectId, Result, Tx, UserId};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -126,8 +126,8 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     Ok(())
 }
 
-/// Forgets mails that have left.
-pub(crate) async fn forget(tx: &mut Tx, before: OffsetDateTime) -> Result<()> {
-    query!("delete from digest where due_at < $1", before).execute(tx.conn()).await?;
+/// Deletes the mails that wait for a person, or have left.
+pub(crate) async fn forget(tx: &mut Tx, user_id: UserId) -> Result<()> {
+    query!("delete from digest where user_id = $1", user_id.0).execute(tx.conn()).await?;
     Ok(())
 }

@@ -205,6 +205,31 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     Ok(())
 }
 
+/// Loads the invitations to an address and keeps others from changing them.
+pub(crate) async fn lock_to(tx: &mut Tx, canonical_email: &str) -> Result<Vec<Invitation>> {
+    // Of every organization (no org_id): the address is one person's.
+    let invitations =
+        invitations!("where canonical_email = $1 order by id for update", canonical_email);
+    Ok(invitations.fetch_all(tx.conn()).await?)
+}
+
+/// Stores an invitation without the address that it went to, and without what a mail server said of it.
+pub(crate) async fn erase(tx: &mut Tx, it: &Invitation) -> Result<()> {
+    query!(
+        "update invitation set email = $3, canonical_email = $4 where org_id = $1 and id = $2",
+        it.org_id as _,
+        it.id as _,
+        &it.email as _,
+        it.canonical_email,
+    )
+    .execute(tx.conn())
+    .await?;
+    query!("update mail set last_error = null where subject_id = $1", it.id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
 /// Whether an account used an invitation.
 pub(crate) async fn accepted(tx: &mut Tx, id: InvitationId, user_id: UserId) -> Result<bool> {
     let found = query_scalar!(

@@ -134,7 +134,7 @@ impl NotificationService for Rpc {
             preference::store::set(tx, user_id, &new).await?;
             let said = preference::store::list(tx, user_id).await?;
             let quiet = preference::store::quiet_hours(tx, user_id).await?;
-            tx.emit(wire::changed(user_id, &said, quiet.as_ref()));
+            tx.emit(wire::changed(user_id, Some(&new), quiet.as_ref()));
             let preferences = said.iter().map(Into::into).collect();
             Ok(pb::SetNotificationPreferenceResponse { preferences })
         };
@@ -150,8 +150,7 @@ impl NotificationService for Rpc {
         let quiet: Option<QuietHours> = call.message.quiet_hours.as_ref().map(Into::into);
         let set = async |tx: &mut Tx| {
             preference::store::set_quiet(tx, user_id, quiet.as_ref()).await?;
-            let said = preference::store::list(tx, user_id).await?;
-            tx.emit(wire::changed(user_id, &said, quiet.as_ref()));
+            tx.emit(wire::changed(user_id, None, quiet.as_ref()));
             Ok(pb::SetQuietHoursResponse { quiet_hours: quiet.as_ref().map(Into::into) })
         };
         reply(self.db.write(&call, set).await?)

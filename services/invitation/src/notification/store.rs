@@ -1,7 +1,7 @@
 //! Every SQL statement about notifications.
 
 use chassis::{Db, Result, Tx, UserId, page::Page};
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{query, query_as};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -147,14 +147,4 @@ pub(crate) async fn forget(tx: &mut Tx, user_id: UserId) -> Result<()> {
 pub(crate) async fn purge(tx: &mut Tx, org_id: chassis::OrgId) -> Result<()> {
     query!("delete from notification where org_id = $1", org_id.0).execute(tx.conn()).await?;
     Ok(())
-}
-
-/// Forgets what was told long ago; answers how many.
-pub(crate) async fn forget_old(tx: &mut Tx, before: OffsetDateTime) -> Result<i64> {
-    let gone = query_scalar!(
-        r#"with gone as (delete from notification where created_at < $1 returning id)
-           select count(*) as "count!" from gone"#,
-        before
-    );
-    Ok(gone.fetch_one(tx.conn()).await?)
 }

@@ -93,11 +93,11 @@ impl From<&QuietHours> for pb::QuietHours {
 /// A person is told in another way from now on.
 pub(super) fn changed(
     user_id: UserId,
-    preferences: &[Preference],
+    set: Option<&Preference>,
     quiet: Option<&QuietHours>,
 ) -> Changed<()> {
     let event = pb::NotificationPreferencesUpdated {
-        preferences: preferences.iter().map(Into::into).collect(),
+        preferences: set.into_iter().map(Into::into).collect(),
         quiet_hours: quiet.map(Into::into),
     };
     Changed::new((), &event, About::object("user", user_id, ""))

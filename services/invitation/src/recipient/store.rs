@@ -43,6 +43,14 @@ pub(crate) async fn bounce(tx: &mut Tx, address: &str) -> Result<()> {
     Ok(())
 }
 
+/// Forgets that a server refused an address. That its owner wants no mail stays: it still binds.
+pub(crate) async fn forget_bounce(tx: &mut Tx, address: &str) -> Result<()> {
+    query!("delete from recipient where address = $1 and opted_out_at is null", address)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
 /// Whether nothing is mailed to an address by rules: it wants nothing, or its server refuses what comes.
 pub(crate) async fn silent(db: &Db, address: &str) -> Result<bool> {
     let found = query_scalar!(

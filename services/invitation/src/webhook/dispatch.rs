@@ -39,8 +39,6 @@ const REST_MAX: Duration = Duration::minutes(5);
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long it waits after it was woken.
 const GATHER: std::time::Duration = std::time::Duration::from_millis(20);
-/// How long deliveries are kept.
-const KEPT: Duration = Duration::days(30);
 
 /// Delivers what is due.
 pub(crate) struct Dispatcher {
@@ -83,18 +81,6 @@ impl Dispatcher {
         }
         tasks.close();
         tasks.wait().await;
-        Ok(())
-    }
-
-    /// Forgets old deliveries, until the process ends.
-    pub(crate) async fn forget(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
-        let hour = std::time::Duration::from_secs(3600);
-        while stop.run_until_cancelled(tokio::time::sleep(hour)).await.is_some() {
-            let forget = async |tx: &mut Tx| store::forget(tx, KEPT).await;
-            if let Err(error) = db.write_as_system("deliveries", forget).await {
-                tracing::warn!(%error, "old deliveries were not forgotten");
-            }
-        }
         Ok(())
     }
 

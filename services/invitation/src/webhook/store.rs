@@ -2,7 +2,7 @@
 
 use chassis::{Changed, Db, Error, Grant, OrgId, ProjectId, Result, ScopeGrant, Tx, page::Page};
 use sqlx::{query, query_as, query_scalar};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{State, Webhook, WebhookId, sender::Answer};
@@ -389,12 +389,4 @@ pub(crate) async fn give_up(tx: &mut Tx, it: &Webhook) -> Result<()> {
     .execute(tx.conn())
     .await?;
     Ok(())
-}
-
-/// Forgets deliveries that are older than they are kept.
-pub(crate) async fn forget(tx: &mut Tx, kept: Duration) -> Result<u64> {
-    let before = tx.now - kept;
-    // Of every organization (no org_id): a timer works for all.
-    let gone = query!("delete from webhook_delivery where created_at < $1 and state <> 1", before);
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
 }

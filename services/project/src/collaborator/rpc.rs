@@ -32,14 +32,18 @@ impl CollaboratorService for Rpc {
         let it = &call.message;
         self.access.project(&call, &it.org_id, &it.project_id).await?;
         let (org_id, project_id) = (it.org_id.clone(), it.project_id.clone());
-        let holders = id::ListProjectHoldersRequest { org_id, project_id };
+        let (page_size, page_token) = (it.page_size, it.page_token.clone());
+        let holders = id::ListProjectHoldersRequest { org_id, project_id, page_size, page_token };
         let mut identity = AccessServiceClient::new(self.identity.clone());
         let holders = identity.list_project_holders(call.forward(holders)).await;
         let holders = holders.map_err(remote("identity"))?.into_inner();
+        let next_page_token = holders.next_page_token;
         let people = holders.holders.into_iter().zip(holders.emails);
         let people = people.map(|(it, email)| pb::Collaborator { holder: Some(it), email });
-        let grants = self.grants(&call, &it.org_id, &it.project_id).await?;
-        reply(pb::ListCollaboratorsResponse { collaborators: people.collect(), grants })
+        let collaborators = people.collect();
+        let first = it.page_token.is_empty();
+        let grants = if first { self.grants(&call, it).await? } else { vec![] };
+        reply(pb::ListCollaboratorsResponse { collaborators, grants, next_page_token })
     }
 
     async fn add_collaborator(
@@ -154,29 +158,20 @@ impl Rpc {
         created.ok_or_else(|| anyhow::anyhow!("an invitation without itself").into())
     }
 
-    /// What was granted, page by page.
+    /// The oldest grants.
     async fn grants(
         &self,
         context: &Context,
-        org_id: &str,
-        project_id: &str,
+        it: &pb::ListCollaboratorsRequest,
     ) -> Result<Vec<id::ProjectGrant>> {
+        let list = id::ListProjectAccessRequest {
+            org_id: it.org_id.clone(),
+            project_id: it.project_id.clone(),
+            page_size: 100,
+            page_token: String::new(),
+        };
         let mut identity = ProjectAccessServiceClient::new(self.identity.clone());
-        let (mut all, mut page_token) = (vec![], String::new());
-        loop {
-            let list = id::ListProjectAccessRequest {
-                org_id: org_id.to_owned(),
-                project_id: project_id.to_owned(),
-                page_size: 100,
-                page_token,
-            };
-            let page = identity.list_project_access(context.forward(list)).await;
-            let page = page.map_err(remote("identity"))?.into_inner();
-            all.extend(page.grants);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(all);
-            }
-        }
+        let page = identity.list_project_access(context.forward(list)).await;
+        Ok(page.map_err(remote("identity"))?.into_inner().grants)
     }
 }

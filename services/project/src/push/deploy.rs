@@ -60,12 +60,16 @@ pub(crate) async fn follow(
         branch: push.branch.clone(),
         commit: push.commit.clone(),
         pusher: push.pusher.clone(),
-        environment_ids: ids,
+        environment_count: i32::try_from(ids.len()).unwrap_or(i32::MAX),
+        environment_ids: ids.into_iter().take(LISTED_MAX).collect(),
     };
     let about = About::object("project", place.1, "").of(place.0).in_project(place.1);
     tx.emit(Changed::new((), &event, about));
     Ok(answer)
 }
+
+/// How many environments the event of a push lists.
+const LISTED_MAX: usize = 100;
 
 /// Deploys what was pushed while an environment was busy, now that it is not.
 pub(crate) async fn catch_up(

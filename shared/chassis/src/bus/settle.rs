@@ -9,7 +9,6 @@ use std::{
 };
 
 use api::audit::{AppendRequest, ConfirmRequest, ingest_service_client::IngestServiceClient};
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -17,6 +16,7 @@ use super::BATCH;
 use crate::{
     db::{Db, Tx},
     error::remote,
+    id,
     link::Link,
     outbox::{self, Cursor, Delivery},
 };
@@ -154,16 +154,8 @@ impl Settler {
     /// Forgets what is old, in the log, and behind everybody who follows.
     async fn forget(&self) -> anyhow::Result<()> {
         let (read, before) = (self.followers.last(), self.outbox.now() - KEPT);
-        let work = async |tx: &mut Tx| outbox::forget(tx.conn(), read, first_id(before)).await;
+        let work = async |tx: &mut Tx| outbox::forget(tx.conn(), read, id::first_at(before)).await;
         while self.outbox.write_as_system("settler", work).await? == outbox::FORGOTTEN_AT_ONCE {}
         Ok(())
     }
-}
-
-/// The lowest id that was made at this moment (RFC 9562, 5.7).
-fn first_id(moment: OffsetDateTime) -> Uuid {
-    let milliseconds = u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    let mut bytes = [0; 16];
-    bytes[..6].copy_from_slice(&milliseconds.to_be_bytes()[2..]);
-    Uuid::from_bytes(bytes)
 }

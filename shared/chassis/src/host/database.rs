@@ -7,10 +7,7 @@ use sqlx::{Executor, PgConnection, Row, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::{Schema, migrate, roles};
-use crate::{
-    db::{Db, Tx},
-    idempotency, outbox,
-};
+use crate::{db::Db, outbox};
 
 /// Checks the server's settings and brings every schema up to date.
 pub(super) async fn prepare(
@@ -69,21 +66,6 @@ pub(super) async fn keep_time(db: Db, stop: CancellationToken) {
         // While the database is away, the machine's own clock counts on.
         if let Err(error) = set_clock(&db).await {
             tracing::debug!(error = format!("{error:#}"), "the clock counts on by itself");
-        }
-    }
-}
-
-/// Once an hour, forgets the answers of mutations that nobody repeats any more.
-pub(super) async fn forget_answers(db: Db, stop: CancellationToken) {
-    loop {
-        if let Err(error) =
-            db.write_as_system("upkeep", async |tx: &mut Tx| idempotency::forget(tx).await).await
-        {
-            tracing::warn!(%error, service = db.name(), "old answers were not forgotten");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(3600)) => {}
         }
     }
 }

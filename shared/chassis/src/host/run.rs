@@ -24,6 +24,7 @@ use crate::{
     denials::Denials,
     key_limits::KeyLimits,
     link::Target,
+    retention,
     rule::Rules,
     server::{Shared, Stack, limits::Limits},
     telemetry::Meter,
@@ -214,7 +215,8 @@ impl Host {
             background.spawn(database::keep_time(db.clone(), ending.clone()));
         }
         for (db, _) in &self.databases {
-            background.spawn(database::forget_answers(db.clone(), ending.clone()));
+            let steps = self.retention.remove(db.name()).unwrap_or_default();
+            background.spawn(retention::run(db.clone(), steps, ending.clone()));
         }
         Box::pin(async move {
             // The sender lives as long as this future: without a failure it never resolves.
