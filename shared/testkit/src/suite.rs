@@ -1,5 +1,7 @@
 //! The whole suite in a test, in process, on a port of its own.
 
+mod end;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -25,9 +27,7 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Database, Person, bounds, database, deployments::stop_deployments, eventually, primary, slow,
-};
+use crate::{Database, Person, database, eventually, slow};
 
 /// What is different from the defaults.
 #[derive(Default)]
@@ -113,28 +113,6 @@ impl Suite {
         Self::launch(options, database, folder, clock).await
     }
 
-    /// Ends the suite, as an operator would, lets `between` happen, and starts it again on what it left.
-    pub async fn restart(self, between: impl AsyncFnOnce(&PgPool)) -> Self {
-        self.stop.cancel();
-        self.running.await.expect("the suite does not panic").expect("the suite ends well");
-        between(&self.pool).await;
-        self.pool.close().await;
-        Self::launch(self.options, self.database, self.folder, self.clock).await
-    }
-
-    /// Ends the suite, lets `between` move its database to another server, and starts it again there.
-    pub async fn relocate(
-        self,
-        between: impl AsyncFnOnce(&PgConnectOptions) -> PgConnectOptions,
-    ) -> Self {
-        self.stop.cancel();
-        self.running.await.expect("the suite does not panic").expect("the suite ends well");
-        self.pool.close().await;
-        let options = between(&self.database.options).await;
-        let database = self.database.moved(options).await;
-        Self::launch(self.options, database, self.folder, self.clock).await
-    }
-
     async fn launch(options: Options, database: Database, folder: TempDir, clock: Clock) -> Self {
         let mut reach = database.options.clone();
         if options.distant_database {
@@ -205,13 +183,6 @@ impl Suite {
         self.database.url()
     }
 
-    /// Ends a replica; the database stays.
-    pub async fn leave(self) {
-        self.stop.cancel();
-        self.running.await.expect("the suite does not panic").expect("the suite ends well");
-        self.pool.close().await;
-    }
-
     /// Derives the audit log again from what is stored, as `tenantry audit fsck` does.
     pub async fn fsck(&self) -> audit::Findings {
         let folder = tempfile::tempdir().expect("a folder");
@@ -223,30 +194,6 @@ impl Suite {
         let mut host = host(&Options::default(), options, folder.path(), self.address);
         audit::install(&mut host).expect("the service installs");
         audit::fsck(&host).await.expect("the log can be read")
-    }
-
-    /// Ends the suite, lets `between` happen, and answers why it does not start again.
-    pub async fn restart_refused(self, between: impl AsyncFnOnce(&PgPool)) -> String {
-        self.stop.cancel();
-        self.running.await.expect("the suite does not panic").expect("the suite ends well");
-        between(&self.pool).await;
-        self.pool.close().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let database = self.database.options.clone();
-        let host = install(host(&self.options, database, self.folder.path(), address));
-        let serving = host.run(listener, || (), std::future::pending());
-        let ended = tokio::time::timeout(crate::PATIENCE, serving).await.expect("it ends");
-        self.database.drop().await;
-        format!("{:#}", ended.expect_err("it is refused"))
-    }
-
-    /// Ends a suite whose log was damaged on purpose, without the checks of its end.
-    pub async fn abandon(self) {
-        self.stop.cancel();
-        self.running.await.expect("the suite does not panic").expect("the suite ends well");
-        self.pool.close().await;
-        self.database.drop().await;
     }
 
     /// What the billing system says about an organization.
@@ -326,36 +273,6 @@ impl Suite {
             (written == logged).then_some(())
         })
         .await;
-    }
-
-    /// Ends the suite. Ending is a check: every event is in the log once and within its declared bounds, no
-    /// reaction gave up, no connection is left in a transaction, and the suite drains.
-    pub async fn finish(self) {
-        self.logged().await;
-        primary::check(&self.pool).await;
-        let waiting = "select count(*) from (
-                 table identity.deferred_event union all table project.deferred_event union all
-                 table invitation.deferred_event union all table audit.deferred_event) as it";
-        eventually("the events that were set aside", async || {
-            (self.count(waiting).await == 0).then_some(())
-        })
-        .await;
-        bounds::check(&self.pool).await;
-        let dead = "select (select count(*) from identity.dead_letter)
-                         + (select count(*) from project.dead_letter)
-                         + (select count(*) from invitation.dead_letter)";
-        assert_eq!(self.count(dead).await, 0, "a reaction gave up");
-        assert_eq!(self.nested_transactions(), 0, "a connection was left in a transaction");
-        let stuck = "select count(*) from pg_stat_activity
-                     where datname = current_database() and state = 'idle in transaction'
-                       and state_change < now() - interval '1 second'";
-        assert_eq!(self.count(stuck).await, 0, "a connection is left in a transaction");
-        self.stop.cancel();
-        self.running.await.expect("the suite does not panic").expect("the suite ends well");
-        stop_deployments(self.folder.path());
-        stop_deployments(self.folder.path());
-        self.pool.close().await;
-        self.database.drop().await;
     }
 }
 
