@@ -94,7 +94,8 @@ async fn events_that_are_deleted_when_the_broker_has_them_are_lost_with_it() {
         suite.logged().await;
         let pool = suite.pool.clone();
         while_the_log_is_held(&pool, async || {
-            // What the log has in hand while the broker goes is not lost, so it must wait with something older.
+            // What the log has in hand while the broker goes is not lost, so it must wait with something
+            // older.
             eventually("something newer at the broker", async || {
                 ann.create_organization(&made_up()).await.unwrap();
                 log_waits(&suite, "infinity").await?;

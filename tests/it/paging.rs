@@ -14,8 +14,10 @@ async fn crowd(suite: &Suite, world: &World) -> String {
     let team = world.team("crew", &[]).await;
     world.grant(json!({ "teamId": team }), "DEVELOPER").await;
     let joined = "with account as (
-            insert into identity.account (id, email, canonical_email, display_name, email_verified_at, created_at)
-            select gen_random_uuid(), 'm' || n || '@example.com', 'm' || n || '@example.com', n::text, now(), now()
+            insert into identity.account (id, email, canonical_email, display_name,
+                                          email_verified_at, created_at)
+            select gen_random_uuid(), 'm' || n || '@example.com', 'm' || n || '@example.com',
+                   n::text, now(), now()
             from generate_series(1, $3) as n returning id
         ), member as (
             insert into identity.member (id, org_id, user_id, role, created_at)

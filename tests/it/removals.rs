@@ -90,7 +90,8 @@ async fn a_team_with_hundreds_of_projects_and_a_project_with_hundreds_of_teams_g
     );
 
     let teams = "with made as (
-                     insert into identity.team (id, org_id, name, name_key, description, color, revision, created_at)
+                     insert into identity.team (id, org_id, name, name_key, description, color, revision,
+                         created_at)
                      select gen_random_uuid(), $1::uuid, n::text, n::text, '', '#808080', 1, now()
                      from generate_series(1, 400) as n returning id
                  )

@@ -76,8 +76,8 @@ impl Heartbeat {
     }
 }
 
-/// Removes environments that the project service does not know, until `stop`; apart from the heartbeats, because
-/// many files take long.
+/// Removes environments that the project service does not know, until `stop`; apart from the heartbeats,
+/// because many files take long.
 pub(crate) async fn remove_unknown(
     driver: Arc<dyn Driver>,
     leases: Arc<ActiveLeases>,

@@ -19,7 +19,7 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConne
 /// The oldest major version that the suite's SQL runs on.
 const MAJOR_MIN: u32 = 15;
 
-/// How to install PostgreSQL, for error messages.
+/// Remedy in error messages.
 const INSTALL: &str = "install it, for example `apt-get install postgresql`, or name its folder with \
                        --pg-bin, or name a server with --database-url";
 
@@ -29,7 +29,6 @@ pub struct Postgres {
     socket: PathBuf,
     /// The port on this machine, or only a part of the socket's name.
     port: u16,
-    /// Set for a server of environments.
     listener: Option<PublicListener>,
     child: Option<Child>,
 }
@@ -43,7 +42,7 @@ pub struct PublicListener {
     pub clients: String,
 }
 
-/// The port in the name of the socket of a server that listens on nothing else.
+/// Port in the name of the socket of a server that listens on nothing else.
 const PORT: u16 = 5432;
 
 /// Whether the server may lose the last moments at a power cut. Only tests may.
@@ -62,8 +61,7 @@ impl Postgres {
         Self::launch(folder, bin, durability, None).await
     }
 
-    /// The same for databases of environments: an account of its own, a TCP listener with passwords, and it
-    /// goes on when this process ends.
+    /// The same for databases of environments: another account, a TCP listener, and no end with this process.
     pub async fn start_for_environments(folder: &Path, listener: PublicListener) -> Result<Self> {
         Self::launch(folder, None, Durability::Durable, Some(listener)).await
     }
@@ -75,8 +73,8 @@ impl Postgres {
         listener: Option<PublicListener>,
     ) -> Result<Self> {
         let bin = find(bin)?;
-        let owner =
-            owner(if listener.is_some() { &ENVIRONMENT_ACCOUNTS } else { &SUITE_ACCOUNTS })?;
+        let accounts = if listener.is_some() { ENVIRONMENT_ACCOUNTS } else { SUITE_ACCOUNTS };
+        let owner = owner(&accounts)?;
         let data = folder.join("postgres");
         let socket = socket_folder(folder);
         for path in [folder, &socket] {
@@ -87,19 +85,16 @@ impl Postgres {
         initialize(&bin, &data, owner)?;
         let port = listener.as_ref().map_or(PORT, |it| it.address.port());
         if let Some(PublicListener { address, clients }) = &listener {
-            // The socket lies in a folder that only root and the server's account enter. This machine's own
-            // connections come from the address itself.
-            let rules = format!(
-                "local all tenantry trust\nhost all all {clients} scram-sha-256\n\
-                 host all all {}/32 scram-sha-256\n",
-                address.ip()
-            );
+            // Only root and the server's account reach the socket; this machine connects from the address.
+            let own = address.ip();
+            let host = |it: &str| format!("host all all {it} scram-sha-256\n");
+            let rules = ["local all tenantry trust\n", &host(clients), &host(&format!("{own}/32"))]
+                .concat();
             fs::write(data.join("pg_hba.conf"), rules).context("cannot write who may connect")?;
         }
         let mut server = Self { data, socket, port, listener, child: None };
         server.check_version(&bin)?;
-        // A server that was killed is not gone at once: its process has to be collected, its children end,
-        // and until then PostgreSQL takes the files for those of another one.
+        // Until a killed server's process is collected and its children end, its files count as held.
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             if !server.runs() {
@@ -290,8 +285,7 @@ fn major(bin: &Path) -> Result<u32> {
 /// Accounts of the suite's own server, by preference.
 const SUITE_ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 
-/// Accounts of the server of environments, by preference. Whoever gets the rights of that server's account
-/// does not get the suite's files.
+/// Accounts of the server of environments, by preference; none of them owns the suite's files.
 const ENVIRONMENT_ACCOUNTS: [&str; 2] = ["tenantry-databases", "nobody"];
 
 /// The account that the server runs as: not root, which PostgreSQL refuses.
@@ -306,9 +300,9 @@ fn owner(names: &[&str]) -> Result<Option<(u32, u32)>> {
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
     let found = names.iter().find_map(|it| account(it));
-    Ok(Some(found.with_context(|| {
-        format!("PostgreSQL refuses root, and there is no account {}", names.join(" or "))
-    })?))
+    let missing =
+        || format!("PostgreSQL refuses root, and there is no account {}", names.join(" or "));
+    Ok(Some(found.with_context(missing)?))
 }
 
 fn as_owner(command: &mut Command, owner: Option<(u32, u32)>) -> &mut Command {

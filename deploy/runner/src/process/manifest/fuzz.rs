@@ -10,12 +10,14 @@ use super::*;
 use input::Input;
 
 const SAMPLES: [&str; 3] = [
-    "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n[health]\npath = \"/up\"\ntimeout_s = 5\n",
+    "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n\
+     [health]\npath = \"/up\"\ntimeout_s = 5\n",
     "[run]\ncommand = '''a\nb'''\n",
     "release: make\nweb: ./serve $PORT\nworker: x\n",
 ];
 
-/// A manifest is refused, or its commands are arguments of a program, its path is a path, and its time has an end.
+/// A manifest is refused, or its commands are arguments of a program, its path is a path, and its time has
+/// an end.
 #[test]
 fn a_manifest_is_refused_or_within_bounds() {
     check!().with_type::<Input>().for_each(|input| {
