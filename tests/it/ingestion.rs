@@ -106,7 +106,7 @@ async fn what_cannot_be_read_is_kept_and_stops_nobody() {
     let suite = Suite::start().await;
     let org = chassis::id::new();
     let forged = Envelope { source: "identity".to_owned(), ..event(org, 1) };
-    let long = Envelope { reason: "x".repeat(40_000), ..event(org, 2) };
+    let long = Envelope { reason: "x".repeat(50_000), ..event(org, 2) };
     let broken = Envelope { id: "no uuid".to_owned(), ..event(org, 9) };
     let batch = vec![
         b"\xff\xff no event".to_vec(),
