@@ -31,7 +31,7 @@ async fn relocate(from: &PgConnectOptions, to: &Postgres, dump: &str) -> PgConne
     let admin = to.clone().database("postgres");
     let mut new = PgConnection::connect_with(&admin).await.unwrap();
     new.execute(AssertSqlSafe("create database t_moved".to_owned())).await.unwrap();
-    run("pg_restore", &to, &["--no-owner", dump]);
+    run("pg_restore", &to, &["--no-owner", "--no-privileges", dump]);
     to
 }
 

@@ -221,12 +221,11 @@ impl Namespaces {
         let address = match addresses.get(&environment.id()) {
             Some(address) if exists => *address,
             _ => {
-                let index = match self.index_of(&namespace).await {
-                    Some(index) => index,
-                    None => {
-                        let made = self.make(environment, &namespace).await;
-                        made.context("the environment's network cannot be made")?
-                    }
+                let index = if let Some(index) = self.index_of(&namespace).await {
+                    index
+                } else {
+                    let made = self.make(environment, &namespace).await;
+                    made.context("the environment's network cannot be made")?
                 };
                 let address = self.address_of(index);
                 addresses.insert(environment.id(), address);

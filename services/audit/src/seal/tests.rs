@@ -111,7 +111,7 @@ fn a_leaf_fits_whatever_is_sealed_in_it() {
     let mut it = envelope(Uuid::from_u128(1), Uuid::from_u128(2));
     (it.source, it.sequence) = ("project".to_owned(), 7);
     let again = event::Envelope { actor: it.actor.clone(), ..Default::default() };
-    let bytes = [it.encode_to_vec(), again.encode_to_vec().repeat(200)].concat();
+    let bytes = [it.encode_to_vec(), again.encode_to_vec().repeat(500)].concat();
     let arrival = Arrival::of(&Delivery::of("project", bytes), now);
     assert!(arrival.bytes.len() < LEAF_BYTES_MAX);
     assert!(sealed_len(&plans, &arrival.bytes) > LEAF_BYTES_MAX);
