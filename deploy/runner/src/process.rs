@@ -3,7 +3,7 @@
 //! | concept | file |
 //! |---|---|
 //! | files of an environment | `directory`, `record` |
-//! | accounts, networks, limits | `account`, `network`, `limits` |
+//! | accounts, networks, ports, limits | `account`, `network`, `port`, `limits` |
 //! | the sandbox of everything that a tenant controls | `sandbox`, `bubblewrap` |
 //! | commands that a repository asks for | `manifest` |
 //! | fetching and building a version, copying one | `release`, `copy` |
@@ -22,6 +22,7 @@ mod launch;
 mod limits;
 mod manifest;
 mod network;
+mod port;
 mod process_table;
 mod process_tree;
 mod record;
@@ -32,7 +33,6 @@ mod usage;
 
 use std::{
     collections::HashMap,
-    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -126,18 +126,6 @@ impl Processes {
         self.lock_of(environment).try_lock_owned().ok()
     }
 
-    fn unused_port(&self) -> Result<u16> {
-        let listener = TcpListener::bind((self.settings.bind, 0)).context("no port is free")?;
-        Ok(listener.local_addr()?.port())
-    }
-
-    /// The URL of an environment, at which it is published from now on.
-    async fn publish(&self, environment: &EnvironmentDir, port: u16) -> Result<String> {
-        let network = self.sandbox.network.attach(environment).await?;
-        let place = self.sandbox.network.publish(&network, port, &self.settings.address).await?;
-        Ok(format!("http://{place}"))
-    }
-
     /// The lease with the variables of its extra services, which are there when this returns.
     async fn with_extra_services(&self, lease: &Lease, report: &ProgressReporter) -> Result<Lease> {
         let mut lease = lease.clone();
@@ -163,14 +151,14 @@ impl Processes {
         ensure!(!record.release.is_empty(), "nothing is deployed here; deploy it first");
         let manifest = Manifest::read(environment, &record.release)?;
         let launch = Launch::new(lease, &record.release, &manifest);
-        let port = if record.port == 0 { self.unused_port()? } else { record.port };
+        let port = self.reserve_port(environment, record.port).await?;
         let timeout = manifest.start_timeout(START_TIMEOUT);
         let process = self.serve(environment, &launch, port, timeout).await?;
         environment.write_launch(&launch).await?;
         record.set_running(process, port);
         environment.write_record(record).await?;
         environment.clear_starting().await;
-        self.publish(environment, port).await
+        self.url(environment, port).await
     }
 
     /// Ends everything of an environment that is not held by its record.
@@ -199,18 +187,31 @@ impl Driver for Processes {
         if record.release == lease.release && record.is_running() {
             // An earlier runner did it all, but ended before it reported.
             report.step("done", STEPS, STEPS, "it serves already").await;
-            let url = self.publish(&environment, record.port).await?;
+            let url = self.url(&environment, record.port).await?;
             return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
         }
-        let checkout = self.fetch(lease, &environment, &record, report).await?;
-        let commit_info = self.commit_info(lease, &environment).await;
-        let manifest = self.build(lease, &environment, &checkout, report).await?;
+        let prepared = async {
+            let checkout = self.fetch(lease, &environment, &record, report).await?;
+            let commit_info = self.commit_info(lease, &environment).await;
+            let manifest = self.build(lease, &environment, &checkout, report).await?;
+            Ok::<_, anyhow::Error>((checkout, commit_info, manifest))
+        };
+        let prepared = prepared.await;
+        if prepared.is_err() && !record.releases.contains(&lease.release) {
+            // A failed version takes no disk.
+            environment.remove_release(&lease.release).await?;
+        }
+        let (checkout, commit_info, manifest) = prepared?;
         let launch = Launch::new(lease, &lease.release, &manifest);
-        let port = self.unused_port()?;
+        let port = self.reserve_port(&environment, 0).await?;
         let line = format!("starting `{}` on port {port}", launch.command);
         report.step("start", 3, STEPS, line).await;
         let timeout = manifest.start_timeout(START_TIMEOUT);
-        let process = self.serve(&environment, &launch, port, timeout).await?;
+        let served = self.serve(&environment, &launch, port, timeout).await;
+        if served.is_err() {
+            self.release_port(&environment, port).await;
+        }
+        let process = served?;
         report.step("health", 4, STEPS, "it answers").await;
         report.settle();
         let old_port = record.port;
@@ -218,10 +219,10 @@ impl Driver for Processes {
         environment.write_launch(&launch).await?;
         environment.write_record(&record).await?;
         environment.clear_starting().await;
-        let url = self.publish(&environment, port).await?;
+        let url = self.url(&environment, port).await?;
         if let Some(old) = old {
             old.stop().await;
-            self.sandbox.network.unpublish(old_port).await;
+            self.release_port(&environment, old_port).await;
         }
         record.previous = None;
         environment.write_record(&record).await?;
@@ -237,7 +238,7 @@ impl Driver for Processes {
         let mut record = environment.record().await;
         report.step("start", 1, 2, "starting").await;
         let url = if record.is_running() {
-            self.publish(&environment, record.port).await?
+            self.url(&environment, record.port).await?
         } else {
             let lease = &self.with_extra_services(lease, report).await?;
             self.start_release(lease, &environment, &mut record).await?
@@ -259,7 +260,7 @@ impl Driver for Processes {
             process.stop().await;
         }
         self.end_rest(&environment);
-        self.sandbox.network.unpublish(record.port).await;
+        self.release_port(&environment, record.port).await;
         Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
     }
 
@@ -284,7 +285,7 @@ impl Driver for Processes {
                 process.thaw();
                 record.desired = DesiredState::Running;
                 environment.write_record(&record).await?;
-                let url = self.publish(&environment, record.port).await?;
+                let url = self.url(&environment, record.port).await?;
                 return Ok(TaskOutcome { url, ..TaskOutcome::default() });
             }
         }
@@ -299,7 +300,7 @@ impl Driver for Processes {
         let observed = record.observed();
         report.log(vec![format!("found: {}", observed.as_str_name())]).await;
         let url = if observed == Observed::Running {
-            self.publish(&environment, record.port).await?
+            self.url(&environment, record.port).await?
         } else {
             String::new()
         };
@@ -340,13 +341,14 @@ impl Driver for Processes {
             process.stop().await;
         }
         self.end_rest(&environment);
-        self.sandbox.network.unpublish(record.port).await;
+        self.release_port(&environment, record.port).await;
         self.sandbox.network.detach(&environment).await;
+        environment.remove().await?;
         if self.databases.exists() {
             let name = database::name(environment_id);
             self.databases.remove(&self.sandbox.network, &name).await?;
         }
-        environment.remove().await
+        Ok(())
     }
 
     async fn abandon(&self, lease: &Lease) -> Result<()> {

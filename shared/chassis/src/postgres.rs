@@ -1,8 +1,9 @@
 //! A private PostgreSQL: found on the machine, started as a child, on a Unix socket, never as root.
 
+mod listener;
+
 use std::{
     fs::{self, File},
-    net::SocketAddr,
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown},
         process::CommandExt,
@@ -15,6 +16,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+
+pub use listener::PublicListener;
 
 /// The oldest major version that the suite's SQL runs on.
 const MAJOR_MIN: u32 = 15;
@@ -31,15 +34,6 @@ pub struct Postgres {
     port: u16,
     listener: Option<PublicListener>,
     child: Option<Child>,
-}
-
-/// A TCP address for clients that prove themselves by password.
-#[derive(Clone, Debug)]
-pub struct PublicListener {
-    /// The address to listen on.
-    pub address: SocketAddr,
-    /// The network of its clients, in CIDR notation.
-    pub clients: String,
 }
 
 /// Port in the name of the socket of a server that listens on nothing else.
@@ -84,13 +78,9 @@ impl Postgres {
         private(&socket, owner)?;
         initialize(&bin, &data, owner)?;
         let port = listener.as_ref().map_or(PORT, |it| it.address.port());
-        if let Some(PublicListener { address, clients }) = &listener {
-            // Only root and the server's account reach the socket; this machine connects from the address.
-            let own = address.ip();
-            let host = |it: &str| format!("host all all {it} scram-sha-256\n");
-            let rules = ["local all tenantry trust\n", &host(clients), &host(&format!("{own}/32"))]
-                .concat();
-            fs::write(data.join("pg_hba.conf"), rules).context("cannot write who may connect")?;
+        if let Some(listener) = &listener {
+            fs::write(data.join("pg_hba.conf"), listener.rules())
+                .context("cannot write who may connect")?;
         }
         let mut server = Self { data, socket, port, listener, child: None };
         server.check_version(&bin)?;
@@ -190,6 +180,7 @@ impl Postgres {
         let listens = format!("listen_addresses={}", address.unwrap_or_default());
         let mut settings = vec![listens.as_str(), "max_connections=120", "shared_buffers=64MB"];
         settings.push("log_line_prefix=%m [%p] %d ");
+        settings.extend(self.listener.iter().flat_map(|_| PublicListener::SETTINGS));
         if durability == Durability::Fast {
             settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
             settings.push("max_connections=500");

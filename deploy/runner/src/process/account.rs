@@ -66,7 +66,9 @@ impl Accounts {
     /// The account of an environment: the owner of its data folder, whose parent only root changes.
     pub(super) fn get(&self, environment: &EnvironmentDir) -> Option<u32> {
         let owner = std::fs::symlink_metadata(environment.data()).ok()?.uid();
-        (self.is_root && owner >= self.range.first).then_some(owner)
+        // An earlier runner may have used the other range.
+        let is_assigned = RANGES.iter().any(|it| owner >= it.first);
+        (self.is_root && is_assigned).then_some(owner)
     }
 
     /// Gives a folder that the runner has just made to the environment's account.

@@ -60,7 +60,8 @@ impl Processes {
         let running = running.filter(|_| original.desired == DesiredState::Running);
         let frozen = FrozenProcess::new(running);
         self.copy_files(lease, &source, &target, &original.release).await?;
-        self.copy_databases(lease, &target).await?;
+        let copied = tokio::time::timeout(COPY_TIMEOUT, self.copy_databases(lease, &target)).await;
+        copied.context("copying the databases did not end within 30 minutes")??;
         drop(frozen);
         (record.release, record.commit) = (lease.release.clone(), original.commit.clone());
         record.releases.push(lease.release.clone());

@@ -98,6 +98,7 @@ impl Databases {
         let server = server.context("PostgreSQL for environments does not start")?;
         network.allow_service(address).await?;
         let admin = server.options();
+        close_common_databases(&admin).await?;
         // Dropping the handle leaves the server running, on purpose.
         drop(server);
         Ok(Server { admin, address: address.to_string() })
@@ -147,8 +148,14 @@ impl Databases {
     pub(super) async fn remove(&self, network: &Network, name: &str) -> Result<()> {
         check_name(name)?;
         let mut admin = self.admin(network).await?;
-        run(&mut admin, format!("drop database if exists {name} with (force)")).await?;
-        run(&mut admin, format!("drop role if exists {name}")).await
+        drop_database(&mut admin, name).await?;
+        if let Err(error) = run(&mut admin, format!("drop role if exists {name}")).await {
+            // Something in another tenant's database refers to it; it can no longer log in.
+            let error = format!("{error:#}");
+            tracing::warn!(role = name, error, "a role of a removed database is kept");
+            run(&mut admin, format!("alter role {name} nologin password null")).await?;
+        }
+        Ok(())
     }
 
     /// Puts a copy of the database `source` in place of the one of `target`. Reading and writing are logged
@@ -164,8 +171,7 @@ impl Databases {
         check_name(&target.name)?;
         check_password(&target.password)?;
         let mut admin = self.admin(network).await?;
-        let drop = format!("drop database if exists {} with (force)", target.name);
-        run(&mut admin, drop).await?;
+        drop_database(&mut admin, &target.name).await?;
         create_database(&mut admin, &target.name).await?;
         let reader = format!("{}_reader", target.name);
         let secret = data_encoding::HEXLOWER.encode(&chassis::key::random());
@@ -181,7 +187,12 @@ impl Databases {
 
     async fn transfer(&self, from: Login<'_>, to: Login<'_>, account: Option<u32>) -> Result<()> {
         let mut dump = self.tool("pg_dump", &from, account)?;
-        dump.args(["--format=custom", "--no-owner", "--no-privileges"]);
+        dump.args([
+            "--format=custom",
+            "--no-owner",
+            "--no-privileges",
+            "--lock-wait-timeout=10000",
+        ]);
         let mut dump = dump.stdout(std::process::Stdio::piped()).spawn()?;
         let archive: std::process::Stdio =
             dump.stdout.take().context("no standard output")?.try_into()?;
@@ -242,8 +253,29 @@ fn check_password(password: &str) -> Result<()> {
 
 /// A database that nobody but its owner connects to.
 async fn create_database(admin: &mut PgConnection, name: &str) -> Result<()> {
-    run(admin, format!("create database {name} owner {name}")).await?;
+    run(admin, format!("create database {name} owner {name} template template0")).await?;
     run(admin, format!("revoke all on database {name} from public")).await
+}
+
+/// Drops a database, whatever its owner has made of it.
+async fn drop_database(admin: &mut PgConnection, name: &str) -> Result<()> {
+    let exists = format!("select 1 from pg_database where datname = '{name}'");
+    if has_row(admin, exists).await? {
+        run(admin, format!("alter database {name} is_template false")).await?;
+        run(admin, format!("drop database {name} with (force)")).await?;
+    }
+    Ok(())
+}
+
+/// Keeps environments out of the databases that every server has: what they leave there, or hold open, would
+/// reach the others.
+async fn close_common_databases(admin: &PgConnectOptions) -> Result<()> {
+    let mut admin = PgConnection::connect_with(&admin.clone().database("postgres")).await?;
+    for database in ["postgres", "template1", "tenantry"] {
+        let revoke = format!("revoke connect, temporary on database {database} from public");
+        run(&mut admin, revoke).await?;
+    }
+    Ok(())
 }
 
 async fn run(connection: &mut PgConnection, statement: String) -> Result<()> {

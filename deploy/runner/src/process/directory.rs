@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <runner>/<environment id>/       root, 0711
-//!   record.json  launch.json  starting  log  log.1  passwd     root, 0600
+//!   record.json  launch.json  starting  log  log.1  passwd     root
 //!   data/                           the environment's account, 0700; /data inside
 //!   releases/                       root, 0711
 //!     <deployment id>/              the environment's account, 0700; /app inside
@@ -13,16 +13,18 @@ use std::{
     io::Read,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::fs;
+use tokio::{fs, process::Command};
 use uuid::Uuid;
 
 use super::{
     account::Accounts, launch::Launch, process_tree::ProcessTree, record::EnvironmentRecord,
+    sandbox::PATH,
 };
 
 /// Versions that are kept for a rollback, the serving one among them.
@@ -269,14 +271,14 @@ async fn make_folder(path: &Path, mode: u32) -> Result<()> {
     Ok(fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).await?)
 }
 
-/// Removes a folder whose parent only the runner changes. Links inside are removed, never followed.
+/// Removes a folder whose parent only the runner changes. `rm` follows no link, and takes folders of any depth.
 async fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let mut remove = Command::new("rm");
+    remove.args(["-rf", "--one-file-system", "--"]).arg(path).env_clear().env("PATH", PATH);
+    let output = remove.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} cannot be removed: {errors}", path.display());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The launch of a deployed program: command, version, variables and limits.
 
-use std::{collections::BTreeMap, net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, os::unix::fs::OpenOptionsExt, process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use api::project::Lease;
@@ -84,7 +87,11 @@ impl Processes {
         let mut command = Self::shell(environment, launch, &launch.command)?;
         command.variables.insert("PORT".to_owned(), port.to_string());
         command.variables.insert("HOST".to_owned(), network.listen.to_string());
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(environment.log());
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(environment.log());
         let log = log.context("the log cannot be written")?;
         let output = Output { stdout: Stdio::from(log.try_clone()?), stderr: Stdio::from(log) };
         let group = format!("run-{port}");

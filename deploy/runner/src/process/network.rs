@@ -129,43 +129,40 @@ impl Network {
         }
     }
 
-    /// Makes the port of a program reachable from outside, and names where it is: the host part of its URL.
-    pub(super) async fn publish(
-        &self,
-        network: &EnvironmentNetwork,
-        port: u16,
-        outside: &str,
-    ) -> Result<String> {
-        let Self::Namespaces(it) = self else { return Ok(format!("{outside}:{port}")) };
-        let IpAddr::V4(bind) = it.bind else { bail!("{} is not an IPv4 address", it.bind) };
-        if bind.is_loopback() {
-            return Ok(format!("{}:{port}", network.address));
-        }
-        let (map, key) = published(bind, port);
+    /// Makes the port of a program reachable from outside. Returns whether it was free or this program's already:
+    /// a port that another environment has is never taken over.
+    pub(super) async fn publish(&self, network: &EnvironmentNetwork, port: u16) -> bool {
+        let Some((map, key)) = self.published(port) else { return true };
         let element = format!("{map} {{ {key} : {} . {port} }}", network.address);
-        // A port that another program had before goes to this one.
-        let _ = nft(&format!("delete element inet tenantry {map} {{ {key} }}\n")).await;
-        nft(&format!("add element inet tenantry {element}\n")).await?;
-        Ok(format!("{outside}:{port}"))
+        nft(&format!("add element inet tenantry {element}\n")).await.is_ok()
     }
 
-    /// Takes a published port back.
-    pub(super) async fn unpublish(&self, port: u16) {
-        let Self::Namespaces(it) = self else { return };
-        let IpAddr::V4(bind) = it.bind else { return };
-        if !bind.is_loopback() {
-            let (map, key) = published(bind, port);
+    /// Takes a port back, if it is published for this environment.
+    pub(super) async fn unpublish(&self, network: &EnvironmentNetwork, port: u16) {
+        let Some((map, key)) = self.published(port) else { return };
+        let get = format!("get element inet tenantry {map} {{ {key} }}\n");
+        let element = feed("nft", &["-f", "-"], &get).await.unwrap_or_default();
+        if element.contains(&format!(": {} . {port}", network.address)) {
             let _ = nft(&format!("delete element inet tenantry {map} {{ {key} }}\n")).await;
         }
     }
-}
 
-/// The map of nftables that holds a published port, and its key there.
-fn published(bind: Ipv4Addr, port: u16) -> (&'static str, String) {
-    if bind.is_unspecified() {
-        ("published_everywhere", port.to_string())
-    } else {
-        ("published", format!("{bind} . {port}"))
+    /// The host part of a program's URL.
+    pub(super) fn place(&self, network: &EnvironmentNetwork, port: u16, outside: &str) -> String {
+        match (self, self.published(port)) {
+            (Self::Namespaces(_), None) => format!("{}:{port}", network.address),
+            _ => format!("{outside}:{port}"),
+        }
+    }
+
+    /// The map of nftables that holds a published port, and its key there; `None` where ports are not published.
+    fn published(&self, port: u16) -> Option<(&'static str, String)> {
+        let Self::Namespaces(Namespaces { bind: IpAddr::V4(bind), .. }) = self else { return None };
+        match bind {
+            bind if bind.is_loopback() => None,
+            bind if bind.is_unspecified() => Some(("published_everywhere", port.to_string())),
+            bind => Some(("published", format!("{bind} . {port}"))),
+        }
     }
 }
 

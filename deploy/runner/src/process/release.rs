@@ -70,7 +70,12 @@ impl Processes {
         let folder = environment.release(&lease.release)?;
         environment.make_account_folder(&self.sandbox.accounts, &folder).await?;
         self.git(lease, environment, &["init", "--quiet", "."]).await?;
-        self.fetch_commit(lease, environment).await?;
+        tokio::select! {
+            fetched = self.fetch_commit(lease, environment) => fetched?,
+            error = within_disk_limit(environment, ResourceLimits::of(lease.resources)) => {
+                return Err(error);
+            }
+        }
         let commit = self.head(lease, environment).await.context("git cannot name the commit")?;
         report.log(vec![format!("commit {commit}")]).await;
         Ok(Checkout { commit, is_built: false })

@@ -182,7 +182,7 @@ impl Sandbox {
         let environment = command.environment;
         let network = self.network.attach(environment).await?;
         let arguments = bubblewrap::arguments(&command, &self.resolv_conf)?;
-        let mut gated = self.gated(&command, &network);
+        let mut gated = self.gated(&command, &network)?;
         let mut opening = b"\n".to_vec();
         match command.input {
             Input::Empty => {
@@ -234,13 +234,23 @@ impl Sandbox {
     }
 
     /// Everything up to bubblewrap: the gate, the limits of each process, the network, and the account.
-    fn gated(&self, sandboxed: &SandboxCommand<'_>, network: &EnvironmentNetwork) -> Command {
+    fn gated(
+        &self,
+        sandboxed: &SandboxCommand<'_>,
+        network: &EnvironmentNetwork,
+    ) -> Result<Command> {
         let gate = if sandboxed.input == Input::Empty { GATE } else { GATE_WITH_INPUT };
         let mut command = Command::new("setsid");
         command.env_clear().env("PATH", PATH).current_dir("/");
         // A session of its own has no terminal, so nothing inside can type into the operator's.
         command.args(["sh", "-c", gate, "gate", "prlimit"]);
         let account = self.accounts.get(sandboxed.environment);
+        // Never the runner's own account where there are others.
+        ensure!(
+            account.is_some() || !self.accounts.are_separate(),
+            "the data folder of the environment belongs to no account of an environment; was it restored \
+             without its owner? Copy or destroy the environment"
+        );
         let rlimits = self.limiter.rlimit_arguments(sandboxed.limits, account.is_some());
         command.args(rlimits).arg("--");
         match (account, &network.namespace) {
@@ -260,7 +270,7 @@ impl Sandbox {
             }
             (None, _) => {}
         }
-        command
+        Ok(command)
     }
 }
 

@@ -155,13 +155,21 @@ pub(super) async fn measure_disk(folder: PathBuf) -> DiskUsage {
 fn disk_usage(folder: &Path, files_max: usize, deadline: Instant) -> DiskUsage {
     let mut usage = DiskUsage::default();
     let mut hard_linked = std::collections::HashSet::new();
-    // Links are not followed; what disappears meanwhile is left out.
+    // Links are not followed.
     for (count, entry) in WalkDir::new(folder).same_file_system(true).into_iter().enumerate() {
         if count >= files_max || (count % 1_024 == 0 && Instant::now() > deadline) {
             usage.is_partial = true;
             break;
         }
-        let Some(metadata) = entry.ok().and_then(|it| it.metadata().ok()) else { continue };
+        let metadata = match entry.and_then(|it| it.metadata()) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let kind = error.io_error().map(std::io::Error::kind);
+                // A path that is too long to open, for example; what disappears meanwhile is left out.
+                usage.is_partial |= kind != Some(std::io::ErrorKind::NotFound);
+                continue;
+            }
+        };
         let is_counted = metadata.is_dir()
             || metadata.nlink() == 1
             || hard_linked.insert((metadata.dev(), metadata.ino()));

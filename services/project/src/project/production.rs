@@ -62,8 +62,9 @@ pub(crate) fn is_concerned(kind: Kind, task: task::Kind, facts: &Facts) -> bool 
     use task::Kind as T;
     let changes_what_runs = match task {
         T::Deploy | T::Rollback | T::Promote | T::Clone => true,
-        T::Start | T::Restart => facts.is_reconfigured,
-        T::Stop | T::Pause | T::Resume | T::Sync | T::Destroy | T::Provision => false,
+        // A resume starts the program anew if the machine was restarted meanwhile.
+        T::Start | T::Restart | T::Resume => facts.is_reconfigured,
+        T::Stop | T::Pause | T::Sync | T::Destroy | T::Provision => false,
     };
     let copies = task == T::Clone && facts.copies_production;
     copies || (kind == Kind::Production && changes_what_runs)
@@ -126,7 +127,7 @@ mod tests {
             assert!(is_concerned(Kind::Production, kind, &NEITHER), "{kind:?}");
             assert!(!is_concerned(Kind::Staging, kind, &NEITHER), "{kind:?}");
         }
-        for kind in [T::Start, T::Restart] {
+        for kind in [T::Start, T::Restart, T::Resume] {
             assert!(!is_concerned(Kind::Production, kind, &NEITHER), "{kind:?}");
             let facts = Facts { is_reconfigured: true, ..NEITHER };
             assert!(is_concerned(Kind::Production, kind, &facts), "{kind:?}");
@@ -135,7 +136,7 @@ mod tests {
         let copies = Facts { copies_production: true, ..NEITHER };
         assert!(is_concerned(Kind::Development, T::Clone, &copies));
         assert!(!is_concerned(Kind::Development, T::Deploy, &copies));
-        for kind in [T::Stop, T::Pause, T::Resume, T::Sync] {
+        for kind in [T::Stop, T::Pause, T::Sync] {
             assert!(!is_concerned(Kind::Production, kind, &NEITHER), "{kind:?}");
         }
     }
