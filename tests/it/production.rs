@@ -136,7 +136,8 @@ impl Stage {
             "kind": format!("ENVIRONMENT_KIND_{kind}") })
         };
         let over = |id: &str| json!({ "targetEnvironmentId": id, "confirmName": "x" });
-        let update = |field: &str, value: Value| json!({ field: value, "updateMask": field, "etag": "stale" });
+        let update =
+            |key: &str, value: Value| json!({ key: value, "updateMask": key, "etag": "stale" });
         vec![
             environment("deploy production", production, "Deploy", none(), D, A),
             environment("roll production back", production, "Rollback", none(), D, A),

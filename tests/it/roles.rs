@@ -178,6 +178,8 @@ async fn every_privilege_of_the_log_is_written_down() {
     let granted: Vec<String> = sqlx::query_scalar(sql).fetch_all(&suite.pool).await.unwrap();
     let all = [
         "dead_letter",
+        "deferred_event",
+        "home_cluster",
         "idempotency",
         "inbox",
         "mail",

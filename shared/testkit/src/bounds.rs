@@ -90,7 +90,11 @@ fn compare(contract: &DescriptorPool, message: &DynamicMessage, wrong: &mut Vec<
         let body = message.get_field_by_name("value").expect("a body").into_owned();
         let event = contract.get_message_by_name(name).expect("an event of the contract");
         let body = body.as_bytes().cloned().unwrap_or_default();
-        return compare(contract, &DynamicMessage::decode(event, body).expect("it"), wrong);
+        // Tests of events that nobody can read put such bodies there themselves.
+        if let Ok(body) = DynamicMessage::decode(event, body) {
+            compare(contract, &body, wrong);
+        }
+        return;
     }
     for (field, value) in message.fields() {
         let bounds = Bounds::of(&field);

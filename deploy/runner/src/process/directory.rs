@@ -271,7 +271,8 @@ async fn make_folder(path: &Path, mode: u32) -> Result<()> {
     Ok(fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).await?)
 }
 
-/// Removes a folder whose parent only the runner changes. `rm` follows no link, and takes folders of any depth.
+/// Removes a folder whose parent only the runner changes. `rm` follows no link, and takes folders of any
+/// depth.
 async fn remove_tree(path: &Path) -> Result<()> {
     let mut remove = Command::new("rm");
     remove.args(["-rf", "--one-file-system", "--"]).arg(path).env_clear().env("PATH", PATH);

@@ -129,8 +129,8 @@ impl Network {
         }
     }
 
-    /// Makes the port of a program reachable from outside. Returns whether it was free or this program's already:
-    /// a port that another environment has is never taken over.
+    /// Makes the port of a program reachable from outside. Returns whether it was free or this program's
+    /// already: a port that another environment has is never taken over.
     pub(super) async fn publish(&self, network: &EnvironmentNetwork, port: u16) -> bool {
         let Some((map, key)) = self.published(port) else { return true };
         let element = format!("{map} {{ {key} : {} . {port} }}", network.address);
@@ -155,7 +155,8 @@ impl Network {
         }
     }
 
-    /// The map of nftables that holds a published port, and its key there; `None` where ports are not published.
+    /// The map of nftables that holds a published port, and its key there; `None` where ports are not
+    /// published.
     fn published(&self, port: u16) -> Option<(&'static str, String)> {
         let Self::Namespaces(Namespaces { bind: IpAddr::V4(bind), .. }) = self else { return None };
         match bind {

@@ -107,8 +107,8 @@ impl Processes {
         mut record: EnvironmentRecord,
     ) -> anyhow::Result<()> {
         tracing::warn!(environment = %environment.id(), "an environment takes more disk than it may");
-        "it was stopped, because its files take more than its disk limit, or are too many to count; remove some \
-         and start it again"
+        "it was stopped, because its files take more than its disk limit, or are too many to count; \
+         remove some and start it again"
             .clone_into(&mut record.failure);
         environment.write_record(&record).await?;
         if let Some(process) = &record.process {

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -11,6 +12,13 @@ use rustix::{
     fs::{FlockOperation, flock},
     process::geteuid,
 };
+
+/// Time for the lock of a process that has just ended: a program that it was starting holds the lock, too,
+/// until it executes.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Interval of trying the lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A data directory, locked while it is held.
 #[derive(Clone, Debug)]
@@ -31,11 +39,15 @@ impl DataDir {
         let path = fs::canonicalize(&path).with_context(cannot)?;
         let lock = File::options().create(true).write(true).truncate(false).open(path.join("lock"));
         let lock = lock.with_context(cannot)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            bail!(
-                "another process uses the data directory {}; stop it, or choose another with --data-dir",
-                path.display()
-            );
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() > deadline {
+                bail!(
+                    "another process uses the data directory {}; stop it, or choose another with --data-dir",
+                    path.display()
+                );
+            }
+            std::thread::sleep(LOCK_INTERVAL);
         }
         Ok(Self { path, _lock: Arc::new(lock) })
     }

@@ -16,7 +16,8 @@ impl PublicListener {
     pub(super) const SETTINGS: [&str; 3] =
         ["max_connections=1000", "temp_file_limit=4GB", "log_min_messages=fatal"];
 
-    /// `pg_hba.conf`. Only root and the server's account reach the socket; this machine connects from the address.
+    /// `pg_hba.conf`. Only root and the server's account reach the socket; this machine connects from the
+    /// address.
     pub(super) fn rules(&self) -> String {
         let host = |clients: &str| format!("host all all {clients} scram-sha-256\n");
         let own = format!("{}/32", self.address.ip());
