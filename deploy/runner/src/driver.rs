@@ -60,7 +60,7 @@ pub(crate) struct ProgressUpdate {
     pub(crate) lines: Vec<String>,
 }
 
-/// What a task's log can still take.
+/// Room that is left in a task's log.
 #[derive(Debug)]
 struct LogBudget {
     bytes: usize,

@@ -44,7 +44,7 @@ impl Heartbeat {
                     let (lost, cancelled) = (&response.lost_task_ids, &response.cancelled_task_ids);
                     self.leases.apply_revocations(lost, cancelled);
                     for id in response.unknown_environment_ids {
-                        // What does not fit is named again by the next heartbeat.
+                        // Ids that do not fit come again with the next heartbeat.
                         let _ = self.unknown.try_send(id);
                     }
                     if is_first { Duration::ZERO } else { HEARTBEAT_INTERVAL }

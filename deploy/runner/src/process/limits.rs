@@ -50,7 +50,7 @@ impl ResourceLimits {
     }
 }
 
-/// How limits are enforced on this machine.
+/// Means of enforcing limits on this machine.
 #[derive(Clone, Debug)]
 pub(super) enum Limiter {
     /// A control group (version 2) for each program, below this one.

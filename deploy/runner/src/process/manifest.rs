@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::directory::EnvironmentDir;
 
-/// How a version is built, run and checked.
+/// Commands and health check of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     /// Shell command of the build, in the folder of the code.

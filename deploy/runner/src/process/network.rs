@@ -44,7 +44,7 @@ pub(super) struct EnvironmentNetwork {
     pub(super) address: IpAddr,
 }
 
-/// How environments are connected.
+/// Connection of environments to the network.
 pub(super) enum Network {
     /// A namespace each.
     Namespaces(Namespaces),

@@ -101,7 +101,7 @@ impl ProcessTree {
 
     /// SIGSTOP to everything: no processor time until [`ProcessTree::thaw`].
     pub(super) fn freeze(&self) {
-        // What was forked between the look and the signal is caught by the next look.
+        // A process that was forked between the look and the signal is caught by the next look.
         for _ in 0..3 {
             self.signal(Signal::STOP, Scope::All);
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process_tree::ProcessTree;
 
-/// What should be.
+/// Desired state of an environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum DesiredState {
     #[default]

@@ -274,7 +274,7 @@ impl Sandbox {
     }
 }
 
-/// What a tool left.
+/// Result of a tool.
 struct Finished {
     status: ExitStatus,
     output: String,

@@ -180,7 +180,7 @@ fn disk_usage(folder: &Path, files_max: usize, deadline: Instant) -> DiskUsage {
     usage
 }
 
-/// What the machine has.
+/// Capacity of the machine.
 pub(super) fn capacity(folder: &Path) -> Capacity {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
