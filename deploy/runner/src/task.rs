@@ -62,7 +62,7 @@ impl ActiveLeases {
         self.lock().iter().map(held).collect()
     }
 
-    /// Whether a task of an environment is going on.
+    /// True while a task of an environment is going on.
     pub(crate) fn is_working_on(&self, environment_id: &str) -> bool {
         self.lock().values().any(|it| it.environment_id == environment_id)
     }

@@ -58,7 +58,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// Whether each environment has an account of its own.
+    /// True if each environment has an account of its own.
     pub(super) fn are_separate(&self) -> bool {
         self.is_root
     }
@@ -118,7 +118,7 @@ impl Accounts {
     }
 }
 
-/// Whether a file can belong to an account: in a container it may not be mapped.
+/// True if a file can belong to an account: in a container it may not be mapped.
 fn can_own(root: &Path, account: u32) -> bool {
     let probe = root.join(".account");
     let owned = std::fs::write(&probe, "").is_ok() && chown(&probe, Some(account), None).is_ok();

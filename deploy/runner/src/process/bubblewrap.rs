@@ -121,7 +121,7 @@ fn system_mounts() -> Vec<String> {
     arguments
 }
 
-/// Whether an account without rights can make a sandbox.
+/// True if an account without rights can make a sandbox.
 pub(super) async fn works() -> bool {
     let mut command = Command::new("bwrap");
     command.args(["--unshare-user", "--disable-userns", "--unshare-pid", "--ro-bind", "/", "/"]);

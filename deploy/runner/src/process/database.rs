@@ -53,7 +53,7 @@ impl Databases {
         self.server.get().map(|it| it.address.clone()).unwrap_or_default()
     }
 
-    /// Whether there is a server, perhaps made by an earlier runner.
+    /// True if there is a server, perhaps made by an earlier runner.
     pub(super) fn exists(&self) -> bool {
         self.named.is_some() || self.server.get().is_some() || self.folder.join("postgres").exists()
     }

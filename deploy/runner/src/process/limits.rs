@@ -102,7 +102,7 @@ impl Limiter {
         }
     }
 
-    /// Whether all that a program starts shares one limit.
+    /// True if all that a program starts shares one limit.
     pub(super) fn is_complete(&self) -> bool {
         !matches!(self, Self::Rlimits)
     }

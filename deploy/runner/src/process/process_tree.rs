@@ -71,7 +71,7 @@ impl ProcessTree {
         }
     }
 
-    /// Whether the main program runs.
+    /// True while the main program runs.
     pub(super) fn is_alive(&self) -> bool {
         self.sandbox.is_alive()
     }

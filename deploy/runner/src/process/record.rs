@@ -36,7 +36,7 @@ pub(super) struct EnvironmentRecord {
 }
 
 impl EnvironmentRecord {
-    /// Whether it should run and does.
+    /// True if it should run and does.
     pub(super) fn is_running(&self) -> bool {
         self.desired == DesiredState::Running && self.is_alive()
     }

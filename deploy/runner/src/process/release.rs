@@ -44,7 +44,7 @@ const ERROR_LINES: usize = 20;
 /// The code of a deployment.
 pub(super) struct Checkout {
     pub(super) commit: String,
-    /// Whether an earlier deployment has built it.
+    /// True if an earlier deployment has built it.
     pub(super) is_built: bool,
 }
 

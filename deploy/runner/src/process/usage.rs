@@ -46,7 +46,7 @@ pub(super) struct DiskUsage {
 }
 
 impl DiskUsage {
-    /// Whether an environment takes more than it may, or has too many files to know.
+    /// True if an environment takes more than it may, or has too many files to count.
     pub(super) fn exceeds(self, limits: ResourceLimits) -> bool {
         self.is_partial || u64::try_from(self.bytes).is_ok_and(|it| it > limits.disk_bytes())
     }
