@@ -73,13 +73,12 @@ async fn other_machines_are_served_only_with_tls() {
 /// Removing the rule of any method makes the server refuse to start, and name the method.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_about_which_nobody_decided_is_not_served() {
+    let refused = Rules::load(&without_rules(|_| true)).unwrap_err().to_string();
     for method in raw::methods() {
-        let without = without_rule(method.full_name());
-        let refused = Rules::load(&without).unwrap_err().to_string();
         assert!(refused.contains(&raw::name(&method)), "{refused}");
     }
-    let without: &'static [u8] =
-        without_rule("tenantry.identity.v1.MemberService.RemoveMember").leak();
+    let remove_member = "tenantry.identity.v1.MemberService.RemoveMember";
+    let without: &'static [u8] = without_rules(|it| it == remove_member).leak();
     let (database, folder) = (Database::new().await, tempfile::tempdir().unwrap());
     let data = DataDir::open(Some(folder.path())).unwrap();
     let host = Host::new(testkit::config(), database.options.clone(), data).unwrap();
@@ -98,15 +97,23 @@ async fn a_method_about_which_nobody_decided_is_not_served() {
     database.drop().await;
 }
 
-/// The descriptors of the contract with the options of one method removed.
-fn without_rule(full_name: &str) -> Vec<u8> {
+/// The descriptors of the contract without the options of some methods, which are chosen by full name.
+fn without_rules(is_chosen: impl Fn(&str) -> bool) -> Vec<u8> {
     // Typed descriptors would drop the custom options of the other methods, so these are untyped.
     let pool = pool_of_descriptors();
     let descriptor = pool.get_message_by_name("google.protobuf.FileDescriptorSet").unwrap();
     let mut set = DynamicMessage::decode(descriptor, api::DESCRIPTORS).unwrap();
-    let (service, method) = full_name.rsplit_once('.').unwrap();
-    let (package, service) = service.rsplit_once('.').unwrap();
-    strip(&mut set, package, service, method);
+    for file in messages(&mut set, "file") {
+        let package = text(file, "package");
+        for service in messages(file, "service") {
+            let service_name = format!("{package}.{}", text(service, "name"));
+            for method in messages(service, "method") {
+                if is_chosen(&format!("{service_name}.{}", text(method, "name"))) {
+                    method.clear_field_by_name("options");
+                }
+            }
+        }
+    }
     set.encode_to_vec()
 }
 
@@ -119,34 +126,16 @@ fn pool_of_descriptors() -> DescriptorPool {
     only
 }
 
-fn strip(set: &mut DynamicMessage, package: &str, service: &str, method: &str) {
-    let each = |message: &mut DynamicMessage,
-                field: &str,
-                work: &mut dyn FnMut(&mut DynamicMessage)| {
-        let Some(list) = message.get_field_by_name_mut(field).and_then(Value::as_list_mut) else {
-            return;
-        };
-        for item in list.iter_mut().filter_map(Value::as_message_mut) {
-            work(item);
-        }
-    };
-    let text = |message: &DynamicMessage, field: &str| {
-        message
-            .get_field_by_name(field)
-            .and_then(|it| it.as_str().map(str::to_owned))
-            .unwrap_or_default()
-    };
-    each(set, "file", &mut |file| {
-        if text(file, "package") == package {
-            each(file, "service", &mut |it| {
-                if text(it, "name") == service {
-                    each(it, "method", &mut |it| {
-                        if text(it, "name") == method {
-                            it.clear_field_by_name("options");
-                        }
-                    });
-                }
-            });
-        }
-    });
+/// The messages of a repeated field.
+fn messages<'a>(
+    message: &'a mut DynamicMessage,
+    field: &str,
+) -> impl Iterator<Item = &'a mut DynamicMessage> {
+    let list = message.get_field_by_name_mut(field).and_then(Value::as_list_mut);
+    list.into_iter().flatten().filter_map(Value::as_message_mut)
+}
+
+fn text(message: &DynamicMessage, field: &str) -> String {
+    let value = message.get_field_by_name(field);
+    value.and_then(|it| it.as_str().map(str::to_owned)).unwrap_or_default()
 }

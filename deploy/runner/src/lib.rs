@@ -109,13 +109,16 @@ impl Settings {
     }
 }
 
-/// Adds a runner to a process; its server is shared.
+/// Adds a runner to a process; its server is shared. The process is ready when the server can be deployed
+/// to.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let project = host.client("runner", "project");
     let folder = host.folder().path().join("runner");
     let settings = Settings::shared(folder, host.config())?;
     let client = RemoteClient { client: RunnerServiceClient::new(project), bearer: None };
-    host.task("the runner", move |stop| run(Arc::new(client), settings, stop));
+    let registered = CancellationToken::new();
+    host.await_before_ready(registered.clone());
+    host.task("the runner", move |stop| run(Arc::new(client), settings, registered, stop));
     Ok(())
 }
 
@@ -126,13 +129,16 @@ pub async fn run_shared(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let client = RunnerServiceClient::new(project);
-    run(Arc::new(RemoteClient { client, bearer: None }), settings, stop).await
+    let client = Arc::new(RemoteClient { client, bearer: None });
+    run(client, settings, CancellationToken::new(), stop).await
 }
 
-/// Works on tasks until `stop`. What is deployed goes on running without the runner.
+/// Works on tasks until `stop`; cancels `registered` when the project service knows the server. What is
+/// deployed goes on running without the runner.
 pub(crate) async fn run(
     client: Arc<dyn TaskClient>,
     settings: Settings,
+    registered: CancellationToken,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let name = settings.name.clone();
@@ -141,7 +147,6 @@ pub(crate) async fn run(
     let leases = Arc::new(ActiveLeases::default());
     let places = Arc::new(Semaphore::new(TASKS_MAX));
     let mut tasks = JoinSet::new();
-    let registered = CancellationToken::new();
     let (unknown, unknown_ids) = mpsc::channel(UNKNOWN_MAX);
     let heartbeat = heartbeat::Heartbeat {
         client: client.clone(),

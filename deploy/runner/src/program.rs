@@ -85,7 +85,7 @@ async fn run(it: Arguments) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     let client = Arc::new(RemoteClient { client, bearer: Some(bearer) });
-    let work = crate::run(client, settings, stop.clone());
+    let work = crate::run(client, settings, CancellationToken::new(), stop.clone());
     tokio::pin!(work);
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -89,6 +89,7 @@ pub struct Host {
     access: Access,
     links: BTreeMap<&'static str, Arc<OnceLock<Target>>>,
     tasks: Vec<Task>,
+    startup: Vec<CancellationToken>,
     retention: BTreeMap<&'static str, Vec<BoxedStep>>,
     draining: CancellationToken,
 }
@@ -130,6 +131,7 @@ impl Host {
             access: Access::default(),
             links: BTreeMap::new(),
             tasks: vec![],
+            startup: vec![],
             retention: BTreeMap::new(),
             draining: CancellationToken::new(),
         })
@@ -312,6 +314,11 @@ impl Host {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         self.tasks.push((name, Box::new(move |stop| Box::pin(task(stop)))));
+    }
+
+    /// Delays readiness until a background task has done what calls need, and cancelled this token.
+    pub fn await_before_ready(&mut self, done: CancellationToken) {
+        self.startup.push(done);
     }
 
     /// Brings every schema up to date.

@@ -82,7 +82,8 @@ impl Limiter {
         let hierarchies = CONTROLLERS.map(|it| root.join(it));
         let make = |it: &PathBuf| {
             let parent = it.join("tenantry");
-            let group = parent.join(format!("probe-{}", std::process::id()));
+            // Runners in containers have equal process ids, and one process may have two runners.
+            let group = parent.join(format!("probe-{}", chassis::id::new()));
             it.join("cgroup.procs").exists()
                 && fs::create_dir_all(&parent).is_ok()
                 && fs::create_dir(&group).is_ok()

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
@@ -34,7 +34,7 @@ use crate::{
 
 impl Host {
     /// Serves until `stop`, then drains: no new calls, calls in flight end, events and mails pause.
-    /// Calls `ready` once it serves.
+    /// Calls `ready` once it serves and what [`Host::await_before_ready`] names is done.
     pub async fn run(
         mut self,
         listener: TcpListener,
@@ -63,7 +63,18 @@ impl Host {
         background.spawn(denials.clone().run(ending.clone()));
         let stack = self.stack(rules, denials)?;
         self.connect(&stack, tls.as_ref())?;
-        let failed = self.start_tasks(&ending, &background);
+        let mut failed = self.start_tasks(&ending, &background);
+        let startup =
+            futures::future::join_all(self.startup.iter().map(CancellationToken::cancelled));
+        let stop = stop.shared();
+        tokio::select! {
+            _ = startup => {}
+            Some(failure) = &mut failed => {
+                ending.cancel();
+                return Err(failure);
+            }
+            () = stop.clone() => {}
+        }
 
         let running = stack.running().clone();
         let (reporter, health_service) = tonic_health::server::health_reporter();
