@@ -86,8 +86,13 @@ async fn nothing_that_was_answered_is_missing_whatever_is_killed() {
         .map(tokio::task::spawn)
         .collect();
     for round in 0..rounds {
-        // Elsewhere in the middle of it in every round.
-        tokio::time::sleep(Duration::from_millis(400 + round * 173 % 500)).await;
+        // In the middle of the work, after some more answers than in the round before.
+        let before = answered.lock().unwrap().len();
+        let wanted = before + 8 + usize::try_from(round % 5).unwrap();
+        eventually("the answers of a round", async || {
+            (answered.lock().unwrap().len() >= wanted).then_some(())
+        })
+        .await;
         match round % 6 {
             0 | 3 => {
                 suite.kill();
