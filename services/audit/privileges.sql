@@ -1,10 +1,10 @@
--- What the audit service may do in its schema: append and read. It runs at every start, with this schema as
--- the search path, after the role was given everything; a table of the log that is not named here would stay
--- writable, so a test compares the privileges with a list.
+-- Privileges of the role of the audit service: append and read. The statements run at every start, with
+-- this schema as the search path, after all privileges were granted to the role. A table that is missing
+-- here stays writable, so a test compares the privileges with a list.
 revoke all on tree, retention, tile, producer, term, term_name, person, person_address, person_erased,
     entry, checkpoint, cosigned from tenantry_audit;
 
--- Entries are read and written through their parent table; the partitions are the owner's.
+-- Entries are accessed through the parent table only, so the role has no privileges on partitions.
 do $$
 declare
     month regclass;
@@ -20,12 +20,12 @@ grant select, insert on entry, tile, checkpoint, cosigned, producer, term, term_
 grant update (note) on cosigned to tenantry_audit;
 grant update (sequence) on producer to tenantry_audit;
 grant update (entries) on term to tenantry_audit;
--- The heads of trees move; what was purged moves by `mark_purged` only.
+-- Size and checkpoint of a tree change with each append, `purged_before` only through `mark_purged`.
 grant select on tree to tenantry_audit;
 grant insert (org_id, held) on tree to tenantry_audit;
 grant update (size, edge, signed, note, signed_at, suite_index, plan, held) on tree to tenantry_audit;
 
--- Partitions, retention and erasure: functions that run as the owner; and parts of them that nobody else calls.
+-- Partitions, retention and erasure use functions that run as the owner. Helpers of these are revoked, too.
 revoke all on function open_month(date), drop_month(date), mark_purged(integer, timestamptz),
     delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased(), append_only(text),
     guard_entries(text), make_month(text, date), attach_month(text, date) from public, tenantry_audit;

@@ -1,5 +1,5 @@
-//! Compiles every .proto under proto/ into one module tree, one descriptor set and the checks of its
-//! `buf.validate` rules. No protoc, no list of files.
+//! Build script: compiles every `.proto` file under `proto/` into one module tree, one descriptor set and the
+//! checks of its `buf.validate` rules. Needs no `protoc` and no list of files.
 
 #[path = "build/checks.rs"]
 mod checks;
@@ -20,14 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(proto_files(&root.join("tenantry"))?)?;
-    // The encoded set keeps custom options, which reflection shows and the host enforces.
+    // The encoded set keeps the custom options: gRPC reflection serves them and the host enforces them.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("checks.rs"), checks::generate(&compiler.descriptor_pool())?)?;
 
     let mut files = compiler.file_descriptor_set();
     files.file.retain(|it| it.package() != "buf.validate");
     let mut prost = tonic_prost_build::Config::new();
-    prost.enable_type_names().btree_map(["."]).include_file("tree.rs");
+    prost.enable_type_names().btree_map(["."]).include_file("packages.rs");
     tonic_prost_build::configure().compile_fds_with_config(files, prost)?;
     Ok(())
 }

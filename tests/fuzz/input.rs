@@ -1,12 +1,12 @@
-//! Inputs of fuzz targets: random bytes, or valid samples with random edits. The targets are in the crates
-//! whose private code they need, each in a module `fuzz`, which includes this file.
+//! Inputs of fuzz targets: random bytes, or valid samples with random edits. The targets are in modules
+//! `fuzz` of the crates whose private code they test; each includes this file.
 
 use bolero::{TypeGenerator, produce};
 
-/// Bytes that no input exceeds.
+/// Largest size of an input in bytes.
 const LEN_MAX: usize = 64 << 10;
 
-/// A change of a sample.
+/// An edit of a sample.
 #[derive(Clone, Copy, Debug, TypeGenerator)]
 enum Edit {
     Set { at: u16, byte: u8 },
@@ -29,7 +29,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// One of the samples with the edits; the random bytes, if there are no samples or by chance.
+    /// A random sample with the edits, or the random bytes with the edits.
     pub(crate) fn bytes(&self, samples: &[Vec<u8>]) -> Vec<u8> {
         let choice = usize::from(self.sample) % (samples.len() + 1);
         let mut bytes = samples.get(choice).unwrap_or(&self.random).clone();
@@ -40,13 +40,13 @@ impl Input {
         bytes
     }
 
-    /// The same as text.
+    /// The input as text; invalid UTF-8 is replaced.
     pub(crate) fn text(&self, samples: &[&str]) -> String {
         let samples: Vec<Vec<u8>> = samples.iter().map(|it| it.as_bytes().to_vec()).collect();
         String::from_utf8_lossy(&self.bytes(&samples)).into_owned()
     }
 
-    /// Random numbers, as many as are asked for.
+    /// Random numbers, 16 per random byte.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> {
         self.random.iter().copied().cycle().take(self.random.len() * 16)
     }
@@ -55,31 +55,33 @@ impl Input {
 impl Edit {
     fn apply(self, bytes: &mut Vec<u8>) {
         let end = bytes.len();
-        let place = |at: u16| usize::from(at) % (end + 1);
-        let range = |at: u16, len: u8| place(at)..end.min(place(at) + usize::from(len));
+        let position = |at: u16| usize::from(at) % (end + 1);
+        let range = |at: u16, len: u8| position(at)..end.min(position(at) + usize::from(len));
         match self {
             Self::Set { at, byte } => {
-                if let Some(it) = bytes.get_mut(place(at)) {
-                    *it = byte;
+                if let Some(target) = bytes.get_mut(position(at)) {
+                    *target = byte;
                 }
             }
             Self::Flip { at, bit } => {
-                if let Some(it) = bytes.get_mut(place(at)) {
-                    *it ^= 1 << (bit % 8);
+                if let Some(target) = bytes.get_mut(position(at)) {
+                    *target ^= 1 << (bit % 8);
                 }
             }
-            Self::Insert { at, byte } => bytes.insert(place(at), byte),
+            Self::Insert { at, byte } => bytes.insert(position(at), byte),
             Self::Remove { at, len } => drop(bytes.drain(range(at, len))),
             Self::Copy { from, len, to } => {
-                let (piece, to) = (bytes[range(from, len)].to_vec(), place(to));
+                let piece = bytes[range(from, len)].to_vec();
+                let to = position(to);
                 drop(bytes.splice(to..to, piece));
             }
             Self::Repeat { at, len, times } => {
                 let range = range(at, len);
-                let (piece, end) = (bytes[range.clone()].repeat(usize::from(times)), range.end);
+                let piece = bytes[range.clone()].repeat(usize::from(times));
+                let end = range.end;
                 drop(bytes.splice(end..end, piece));
             }
-            Self::Cut { at } => bytes.truncate(place(at)),
+            Self::Cut { at } => bytes.truncate(position(at)),
         }
     }
 }

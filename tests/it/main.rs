@@ -1,73 +1,113 @@
-//! The suite as its users see it.
+//! Integration tests of the suite: real servers in this process or as processes, PostgreSQL, NATS and
+//! browsers. One folder per service; a file that tests one gRPC service has its name.
 
 #![expect(clippy::disallowed_methods, reason = "a test has no host whose tasks are drained")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod access;
-mod accounts;
-mod admission;
-mod attachments;
-mod attacks;
-mod authorization;
-mod bad_input;
-mod cancellation;
-mod chaos;
-mod collaborators;
-mod coverage;
-mod crash;
-mod credentials;
-mod crowd;
-mod environments;
-mod erasure;
-mod event_sizes;
-mod events;
-mod exports;
-mod fencing;
-mod foreign;
-mod hosting;
-mod ingestion;
-mod invitation_ends;
-mod invitation_life;
-mod invitations;
-mod keys;
-mod ledger;
-mod lock_order;
-mod mails;
-mod membership;
-mod migrations;
-mod model;
-mod moved;
-mod mutants;
-mod notifications;
-mod organizations;
-mod outage;
-mod outbox;
-mod pages;
-mod paging;
-mod passwords;
-mod poison;
-mod production;
-mod projects;
-mod provider;
-mod pushes;
-mod races;
-mod raw;
-mod receipts;
-mod removals;
-mod retention;
-mod roles;
-mod runners;
-mod search;
-mod secrets;
-mod servers;
-mod standing;
-mod start;
-mod story;
-mod streams;
-mod tampering;
-mod tasks;
+// Accounts, sessions, organizations, members, teams, roles and access decisions.
+mod identity {
+    mod access_lists; // Paged lists of AccessService.
+    mod access_model; // Random operations compared with a reference model.
+    mod access_service; // Permission checks, explanations, history and simulation.
+    mod api_key_service; // Scopes, expiry and rates of API keys.
+    mod capabilities; // Capabilities of roles and their API keys.
+    mod credentials; // Forged and stale credentials.
+    mod external_login; // Sign-in with an OpenID provider.
+    mod large_removals; // Removals with more dependents than fit into one event.
+    mod member_service; // Members, teams and grants.
+    mod organization_service; // Organizations from creation to purge.
+    pub(crate) mod password_attacks; // Floods, guesses and races around passwords and codes.
+    mod user_service; // Accounts, sessions and second factors.
+}
+
+// Projects, environments, deployments, tasks, servers and their runners' calls.
+mod project {
+    mod addon_service; // Add-ons: a database for each environment.
+    mod collaborator_service; // People and teams of a project.
+    mod environment_service; // Deployment, rollback, copies, stop and destruction.
+    mod lock_order; // Order of row locks of every operation.
+    mod production_role; // Minimum role for changes of production.
+    mod project_service; // Settings, lists and deletion of projects.
+    pub(crate) mod push_webhook; // Deployments by signed pushes of git servers.
+    mod runner_service; // Cleaning of text that runners report.
+    mod server_service; // Tokens, plan limits, capacity and health of servers.
+    mod task_service; // Tasks from the queue to their end.
+}
+
+// Invitations and the pages behind their links.
+mod invitation {
+    pub(crate) mod acceptance; // From the invitation to the membership.
+    mod expiry_and_revocation; // Ends of invitations, and guesses of links.
+    pub(crate) mod invitation_service; // Creation, lists, mails, batches and sign-up.
+    mod pages; // Invitation pages in a browser and for scanners.
+}
+
+// Notifications in the application, by mail and by webhook.
+mod notification {
+    pub(crate) mod notification_service; // Inboxes, preferences, quiet hours, alerts and mail rules.
+    mod smtp; // Delivery over a mail server that fails.
+    mod webhook_delivery; // Retries, replay, concurrency and leases of webhooks.
+    pub(crate) mod webhook_service; // Management, signatures and formats of webhooks.
+    mod webhook_targets; // Addresses to which no webhook is sent.
+}
+
+// Audit log: ingestion, search, export, proofs, retention and erasure.
+mod audit {
+    mod audit_service; // Search, account log and live stream of entries.
+    mod erasure; // Personal data after the deletion of an account.
+    mod export; // Exports, resumption and erased people in proofs.
+    mod ingest_service; // Order, deduplication and rejection of ingested events.
+    mod log_service; // Receipts, checkpoints, proofs and witnesses.
+    mod retention; // Display period, purge and legal hold.
+    mod tampering; // Changes of the log by a superuser.
+}
+
+// Runner processes and the isolation of deployed code.
+mod runner {
+    mod process; // The runner as a program: kills, tokens, rights.
+    mod sandbox; // Attacks of deployed code on its host.
+}
+
+// Behaviour across services.
+mod suite {
+    mod admission; // Limits on connections, unfinished requests and streams.
+    mod authorization; // Golden table: every method and every kind of caller.
+    mod cancellation; // Clients that cancel during a call.
+    mod chaos; // Kills of processes, PostgreSQL and NATS under load.
+    mod cleanup; // Deletion of rows that nothing needs any more.
+    mod concurrency; // Sixty-four concurrent callers.
+    mod contract; // Rules that hold for every method of the contract.
+    mod contract_examples; // Examples of requests, also called with grpcurl.
+    pub(crate) mod crash; // `kill -9` and restart of the suite.
+    mod database_move; // Move of the database to another PostgreSQL cluster.
+    mod database_roles; // PostgreSQL roles and privileges of the services.
+    mod dead_letters; // Events that a reaction cannot process.
+    mod demo; // The demo scenario on every topology.
+    mod event_goldens; // JSON of events compared with golden files.
+    mod event_sizes; // Every event at its largest declared size.
+    mod fault_injection; // Loss and duplicates with a safety device switched off.
+    mod fencing; // Commits that rest on an outdated authorization.
+    mod hung_identity; // An identity service that accepts calls and never answers.
+    mod inactive_organizations; // Blocked and deleted organizations.
+    mod input_validation; // Malformed requests, unknown ids, reused request ids.
+    mod migrations; // Time-outs and locks of migrations.
+    mod nats_outage; // Loss, emptied disk and redelivery of NATS.
+    pub(crate) mod outbox; // Overlapping transactions and their events.
+    mod races; // Last seats, last uses and double deployments.
+    mod startup; // Refusals to start, with their remedy.
+    mod stored_secrets; // Secrets in tables.
+    mod streams; // Limits and revocation of server streams.
+}
+
+// Checks of the source text.
 mod tidy;
-mod upkeep;
-mod webhook_targets;
-mod webhooks;
-mod world;
+
+// Fixtures and clients for the tests above.
+mod support {
+    pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
+    pub(crate) mod fake_runner; // A runner played by a test.
+    pub(crate) mod hosting; // A project whose environments really run.
+    pub(crate) mod raw; // Calls of any method with any bytes.
+    pub(crate) mod service_processes; // Four services as processes.
+    pub(crate) mod world; // An organization with one person in each role.
+}

@@ -1,1 +1,1 @@
-//! The tests of the suite as its users see it are in `it/`.
+//! Package of the integration tests in `it/`.

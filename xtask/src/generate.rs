@@ -1,69 +1,122 @@
-//! Files that are generated and committed: the checked queries, golden files, the README's table.
+//! Generated files that are committed: checked queries, golden files, the table of settings, tests of
+//! rules, and the reference.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
-    Outcome, machine, rules,
+    Outcome, machine, reference, rules,
     run::{self, root},
 };
 
-/// Crates with queries; each is also the name of a schema.
-const CRATES: [&str; 5] = ["chassis", "identity", "project", "invitation", "audit"];
+/// Schemas of the database, each named after the crate with its migrations. Queries of the other shared
+/// crates use the schema of `chassis`.
+const SCHEMAS: [&str; 5] = ["chassis", "identity", "project", "invitation", "audit"];
+/// Document with the table of settings, between the two marks.
+const SETTINGS: &str = "docs/operations/configuration.md";
 const BEGIN: &str = "<!-- settings: cargo xtask gen -->\n";
 const END: &str = "<!-- /settings -->\n";
 
-/// Makes every generated file anew.
+/// Updates every generated file.
 pub(crate) fn all() -> Outcome {
     machine::need(&[machine::POSTGRES, machine::NATS, machine::GIT])?;
     queries(&root().join(".sqlx"))?;
-    let readme = root().join("README.md");
-    write(&readme, &with_settings(&read(&readme)?)?)?;
-    let table = root().join("docs/rules.md");
-    write(&table, &rules::with_tests(&read(&table)?)?)?;
+    let settings = root().join(SETTINGS);
+    write(&settings, &with_settings(&read(&settings)?)?)?;
+    let rules = root().join(rules::DOCUMENT);
+    write(&rules, &rules::with_tests(&read(&rules)?)?)?;
+    for (file, text) in reference::pages()? {
+        write(&file, &text)?;
+    }
     let mut golden = run::cargo_command();
     golden
-        .args(["test", "--package", "tests", "--", "authorization", "events"])
+        .args(["test", "--package", "tests", "--", "suite::authorization", "suite::event_goldens"])
         .env("UPDATE_GOLDEN", "1");
-    run::finish(&mut golden, "cargo test --package tests -- authorization events")
+    run::finish(
+        &mut golden,
+        "cargo test --package tests -- suite::authorization suite::event_goldens",
+    )
 }
 
-/// Fails if a generated file is not what would be generated. The tests compare the golden files.
+/// Fails if a generated file is not up to date. Golden files are compared by tests.
 pub(crate) fn check() -> Outcome {
+    check_queries()?;
+    let mut outdated = vec![];
+    let rules = read(&root().join(rules::DOCUMENT))?;
+    if rules::with_tests(&rules)? != rules {
+        outdated.push(rules::DOCUMENT.to_owned());
+    }
+    let settings = read(&root().join(SETTINGS))?;
+    if with_settings(&settings)? != settings {
+        outdated.push(SETTINGS.to_owned());
+    }
+    for (file, text) in reference::pages()? {
+        if read(&file).ok() != Some(text) {
+            outdated.push(file.strip_prefix(root()).unwrap_or(&file).display().to_string());
+        }
+    }
+    if outdated.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not up to date: {}; run `cargo xtask gen`", outdated.join(", ")))
+    }
+}
+
+/// Fails if the queries of the code and the tables of the migrations do not give the files of `.sqlx`.
+/// Their last comparison is repeated only after a change: it compiles every crate with queries.
+fn check_queries() -> Outcome {
+    let stamp = root().join("target/sqlx-check.stamp");
+    let inputs = hash_of_inputs();
+    if fs::read_to_string(&stamp).is_ok_and(|it| it == inputs) {
+        return Ok(());
+    }
     let fresh = root().join("target/sqlx-check");
     queries(&fresh)?;
     if contents(&root().join(".sqlx")) != contents(&fresh) {
-        return Err(
-            "the queries in .sqlx are not those of the code; run `cargo xtask gen`".to_owned()
-        );
+        return Err("the queries in .sqlx are not up to date; run `cargo xtask gen`".to_owned());
     }
-    let table = read(&root().join("docs/rules.md"))?;
-    if rules::with_tests(&table)? != table {
-        return Err("the tests in docs/rules.md are old; run `cargo xtask gen`".to_owned());
-    }
-    let readme = read(&root().join("README.md"))?;
-    if with_settings(&readme)? != readme {
-        return Err("the table of settings in README.md is old; run `cargo xtask gen`".to_owned());
-    }
-    Ok(())
+    write(&stamp, &inputs)
 }
 
-fn with_settings(readme: &str) -> Outcome<String> {
+/// Returns a hash of everything that the checked queries depend on.
+fn hash_of_inputs() -> String {
+    let mut files = vec![root().join("Cargo.lock")];
+    let mut folders: Vec<_> =
+        ["shared", "services", ".sqlx"].iter().map(|it| root().join(it)).collect();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|it| it.path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        file.hash(&mut hasher);
+        fs::read(file).unwrap_or_default().hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+/// Builds the programs, and returns the document with the present table of settings.
+fn with_settings(document: &str) -> Outcome<String> {
     run::cargo(&["build", "--workspace", "--bins"])?;
     let output = Command::new(root().join("target/debug/tenantry")).arg("config").output();
     let table = output.map_err(|error| format!("tenantry config: {error}"))?.stdout;
-    let (before, rest) =
-        readme.split_once(BEGIN).ok_or("README.md has no place for the settings")?;
-    let (_, after) = rest.split_once(END).ok_or("README.md has no end of the settings")?;
+    let (before, rest) = document
+        .split_once(BEGIN)
+        .ok_or_else(|| format!("{SETTINGS} has no `{}`", BEGIN.trim()))?;
+    let (_, after) =
+        rest.split_once(END).ok_or_else(|| format!("{SETTINGS} has no `{}`", END.trim()))?;
     Ok(format!("{before}{BEGIN}{}{END}{after}", String::from_utf8_lossy(&table)))
 }
 
-/// Compiles with a database at hand, which makes sqlx write what it learned into `folder`.
+/// Compiles with a database, which makes sqlx write its checked queries into `folder`.
 fn queries(folder: &Path) -> Outcome {
     let database = Scratch::start()?;
     database.create_schemas()?;
@@ -71,11 +124,11 @@ fn queries(folder: &Path) -> Outcome {
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut check = run::cargo_command();
     check.args(["check", "--quiet", "--workspace"]).env("SQLX_OFFLINE_DIR", folder);
-    for name in CRATES {
+    for name in SCHEMAS {
         check.env(format!("{}_DATABASE_URL", name.to_uppercase()), database.url(name));
     }
-    // Cargo compiles what has changed: these look as if they had, and afterwards as if they had not.
-    let sources = CRATES.map(|it| crate_folder(it).join("src/lib.rs"));
+    // Cargo recompiles crates with newer files; afterwards the old times are restored.
+    let sources = crates_with_queries();
     let old: Vec<_> =
         sources.iter().map(|it| fs::metadata(it).and_then(|it| it.modified()).ok()).collect();
     for source in &sources {
@@ -92,6 +145,14 @@ fn set_modified(path: &Path, at: Option<SystemTime>) {
     if let (Ok(file), Some(at)) = (File::options().append(true).open(path), at) {
         let _ = file.set_modified(at);
     }
+}
+
+/// Returns the main file of every crate with a `sqlx.toml`.
+fn crates_with_queries() -> Vec<PathBuf> {
+    let groups = ["shared", "services"].map(|it| root().join(it));
+    let folders = groups.iter().filter_map(|it| fs::read_dir(it).ok()).flatten().flatten();
+    let crates = folders.map(|it| it.path()).filter(|it| it.join("sqlx.toml").exists());
+    crates.map(|it| it.join("src/lib.rs")).collect()
 }
 
 fn crate_folder(name: &str) -> PathBuf {
@@ -115,7 +176,7 @@ fn write(path: &Path, text: &str) -> Outcome {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// A PostgreSQL for the time of a compilation.
+/// A temporary PostgreSQL for a compilation.
 struct Scratch {
     folder: PathBuf,
     bin: PathBuf,
@@ -124,7 +185,7 @@ struct Scratch {
 
 impl Scratch {
     fn start() -> Outcome<Self> {
-        let bin = machine::postgres().ok_or("there is no PostgreSQL")?;
+        let bin = machine::postgres().ok_or("PostgreSQL is not installed")?;
         let folder = std::env::temp_dir().join(format!("tenantry-gen-{}", std::process::id()));
         let data = folder.join("data");
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -162,12 +223,12 @@ impl Scratch {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Err("the PostgreSQL for the queries does not start".to_owned())
+        Err("the temporary PostgreSQL does not start".to_owned())
     }
 
     fn create_schemas(&self) -> Outcome {
         self.psql("postgres", &["-c", "create database tenantry"])?;
-        for name in CRATES {
+        for name in SCHEMAS {
             self.psql("tenantry", &["-c", &format!("create schema {name}")])?;
             let mut folders = vec![crate_folder("chassis")];
             if name != "chassis" {
@@ -215,7 +276,7 @@ impl Drop for Scratch {
     }
 }
 
-/// PostgreSQL refuses root.
+/// Returns a command that is run by the user `postgres` if this user is root, which PostgreSQL refuses.
 fn as_owner(program: &Path) -> Command {
     if !machine::root_user() {
         return Command::new(program);

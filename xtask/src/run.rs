@@ -1,4 +1,4 @@
-//! Running programs.
+//! Child processes: cargo and other programs, run in the workspace.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,12 +7,12 @@ use std::{
 
 use crate::{Outcome, machine};
 
-/// The root of the workspace.
+/// Root directory of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
 }
 
-/// The cargo that started us.
+/// Command for the cargo that started this program.
 pub(crate) fn cargo_command() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -33,22 +33,23 @@ pub(crate) fn program(path: &Path, arguments: &[&str]) -> Outcome {
     finish(command.current_dir(root()).args(arguments), &format!("{name} {}", arguments.join(" ")))
 }
 
-/// Says what runs, runs it, and says so if it fails.
+/// Prints the name of a command and runs it; fails with the name.
 pub(crate) fn finish(command: &mut Command, name: &str) -> Outcome {
     eprintln!("xtask: {name}");
-    let status = command.status().map_err(|error| format!("`{name}` does not start: {error}"))?;
+    let status =
+        command.status().map_err(|error| format!("`{name}` cannot be started: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("`{name}` failed")) }
 }
 
 /// Builds and serves the suite.
 pub(crate) fn suite(arguments: &[String]) -> Outcome {
     machine::need(&[machine::POSTGRES, machine::GIT, machine::PERL, machine::BUBBLEWRAP])?;
-    machine::want_networks()?;
+    machine::need_network_programs()?;
     cargo(&["build", "--package", "tenantry"])?;
     let mut command = Command::new(root().join("target/debug/tenantry"));
-    // For trying out: whoever starts this deploys code of their own.
-    let own = ["--local-repositories", "true", "--allow-weak-isolation", "true"];
-    command.current_dir(root()).args(own);
+    // For trying out: all deployed code is the developer's own.
+    let trusting = ["--local-repositories", "true", "--allow-weak-isolation", "true"];
+    command.current_dir(root()).args(trusting);
     command.args(arguments.iter().filter(|it| *it != "--"));
-    finish(&mut command, &format!("tenantry {}", own.join(" ")))
+    finish(&mut command, &format!("tenantry {}", trusting.join(" ")))
 }

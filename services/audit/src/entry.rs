@@ -1,21 +1,21 @@
-//! Reading entries: lists, and what comes.
+//! Reading entries: lists, searches, and streams of new entries.
 
-pub(crate) mod find;
 #[cfg(test)]
 mod fuzz;
 pub(crate) mod read;
-pub(crate) mod rpc;
+pub(crate) mod search;
 pub(crate) mod store;
 pub(crate) mod watch;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// One entry, as it is stored.
-pub(crate) struct Row {
+/// An entry as stored.
+pub(crate) struct EntryRow {
     pub(crate) index: i64,
     pub(crate) event_id: Uuid,
     pub(crate) received_at: OffsetDateTime,
+    /// Bits of [`crate::log::EntryFlags`].
     pub(crate) flags: i16,
     pub(crate) leaf: Vec<u8>,
 }

@@ -1,8 +1,8 @@
-//! Exports: all entries that a filter finds, oldest first, as a file.
+//! Exports: all entries that match a query, oldest first, as a file.
 
-pub(crate) mod bundle;
-pub(crate) mod csv;
-pub(crate) mod ocsf;
-pub(crate) mod run;
+mod bundle;
+mod csv;
+mod ocsf;
+mod stream;
 
-pub(crate) use run::Export;
+pub(crate) use stream::{Export, ExportRequest};

@@ -1,35 +1,36 @@
-//! Deriving the whole log again from its entries, and naming what differs: with the verifier's code,
-//! not with that which built it.
+//! Consistency check of the stored log: rebuilds every tree from its entries with the verifier's code, which
+//! is independent of the code that built the log, and lists the differences.
 
 pub(crate) mod check;
-pub(crate) mod rederive;
-pub(crate) mod store;
+mod rebuild;
+mod store;
 
 use std::fmt;
 
-/// What a check found.
+/// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Logs that were checked.
+    /// Trees that were checked.
     pub trees: u64,
     /// Entries that were checked.
     pub entries: u64,
-    /// Signed heads that were checked.
-    pub heads: u64,
-    /// What differs, one sentence each.
-    pub differs: Vec<String>,
+    /// Checkpoints that were checked.
+    pub checkpoints: u64,
+    /// Differences, one sentence each.
+    pub differences: Vec<String>,
 }
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for it in &self.differs {
-            writeln!(f, "DIFFERS: {it}")?;
+        for difference in &self.differences {
+            writeln!(f, "DIFFERS: {difference}")?;
         }
-        let (trees, entries, heads) = (self.trees, self.entries, self.heads);
-        write!(f, "{trees} logs, {entries} entries, {heads} signed heads: ")?;
-        match self.differs.len() {
-            0 => writeln!(f, "everything is as it was signed"),
-            n => writeln!(f, "{n} differences"),
+        let Self { trees, entries, checkpoints, differences } = self;
+        write!(f, "{trees} trees, {entries} entries, {checkpoints} checkpoints: ")?;
+        match differences.len() {
+            0 => writeln!(f, "no differences"),
+            1 => writeln!(f, "1 difference"),
+            count => writeln!(f, "{count} differences"),
         }
     }
 }

@@ -1,68 +1,74 @@
-//! The record of everything that happened. Consumes every event of the suite into one Merkle tree per
-//! organization, signs the heads, proves, searches, exports, forgets people, and purges what is old.
+//! Audit log: appends every event of the suite to one Merkle tree per organization, signs checkpoints, and
+//! serves lists, proofs and exports. Erases people, and purges entries past their retention.
 //!
-//! | concept | file |
+//! | concept | module |
 //! |---|---|
-//! | hashes, roots and proofs of a tree (RFC 6962), and how its nodes are kept | `merkle`, `tile` |
-//! | signed heads (C2SP), and what the signer remembers | `note`, `memory`, `signer` |
-//! | what arrives, what is found by, what is personal | `arrival`, `facts`, `seal`, `person` |
-//! | one batch into the log | `log` |
-//! | paths and receipts | `proof` |
-//! | lists, and what comes | `entry`, `difference` |
-//! | files | `export` |
-//! | how long entries are kept | `retention` |
-//! | deriving everything again | `fsck` |
+//! | Merkle trees (RFC 6962): hashes, proof nodes, storage as tiles | `merkle`, `tile` |
+//! | checkpoints (C2SP signed notes), the signing loop | `note`, `signer` |
+//! | journal of signed tree heads | `head_journal` |
+//! | event decoding, search index, sealing of personal data | `decode`, `search_index`, `seal` |
+//! | keys of people, and their erasure | `subject_key` |
+//! | appending of events | `log` |
+//! | inclusion and consistency proofs, receipts, cosignatures | `proof` |
+//! | lists, searches and streams of entries | `entry`, `diff` |
+//! | exports as files | `export` |
+//! | retention, purge and legal hold | `retention` |
+//! | gRPC surface: `AuditService`, `LogService`, `IngestService` | `rpc`, `proof::rpc`, `log::rpc` |
+//! | consistency check of the stored log | `fsck` |
 
-mod arrival;
-mod difference;
+mod db_int;
+mod decode;
+mod diff;
 mod entry;
 mod export;
-mod facts;
 mod fsck;
 #[cfg(test)]
 #[path = "../../../tests/fuzz/input.rs"]
-#[expect(dead_code, reason = "each target needs a part of it")]
+#[expect(dead_code, reason = "each fuzz target uses a part of it")]
 mod fuzz_input;
+mod head_journal;
+mod leaf_codec;
 mod log;
-mod memory;
 mod merkle;
 mod note;
-mod person;
 mod proof;
 mod retention;
+mod rpc;
 mod seal;
+mod search_index;
 mod signer;
+mod subject_key;
 mod tile;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use api::audit::{
     audit_service_server::AuditServiceServer, ingest_service_server::IngestServiceServer,
     log_service_server::LogServiceServer,
 };
-use chassis::Host;
+use host::Host;
 
 pub use fsck::Findings;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
-/// The role of the service appends and reads.
+/// Grants of the service's database role, which may append and read, but not change or delete.
 const PRIVILEGES: &str = include_str!("../privileges.sql");
 
 /// Adds the audit service to a process.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.restricted_database("audit", &MIGRATIONS, PRIVILEGES);
-    let folder = host.folder().path().to_owned();
-    let keys = signer::key::read_or_create(&folder)?;
-    let signer = Arc::new(note::Signer::new(keys, &host.config().audit_origin));
-    signer::key::known(&folder, &signer.verifier_keys())?;
-    let ledger = Arc::new(log::ingest::Ledger::new(
-        db.clone(),
-        person::Vault::new(host.key()),
-        host.guards().one_entry,
-    )?);
-    host.rpc(AuditServiceServer::new(entry::rpc::Rpc {
-        reader: entry::read::Reader::new(db.clone(), ledger.clone())?,
+    let data_dir = host.data_dir().path().to_owned();
+    let keys = signer::key::read_or_generate(&data_dir)?;
+    let signer = Arc::new(note::CheckpointSigner::new(keys, &host.config().audit_origin));
+    signer::key::record_verifier_keys(&data_dir, &signer.verifier_keys())?;
+    let vault = subject_key::KeyVault::new(host.key());
+    let codec = Arc::new(leaf_codec::LeafCodec::load(vault)?);
+    let record_duplicates = host.faults().record_duplicates;
+    let appender =
+        Arc::new(log::append::LogAppender::new(db.clone(), codec.clone(), record_duplicates));
+    host.rpc(AuditServiceServer::new(rpc::Rpc {
+        reader: entry::read::EntryReader::new(db.clone(), codec.clone())?,
         access: host.access(),
         pager: host.pager(),
         draining: host.draining(),
@@ -72,43 +78,49 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         db: db.clone(),
         access: host.access(),
         signer: signer.clone(),
-        ledger: ledger.clone(),
+        codec,
         witnesses: witnesses(host)?,
     }));
-    host.rpc(IngestServiceServer::new(log::rpc::Rpc { db: db.clone(), ledger: ledger.clone() }));
-    host.on_all(&db, ledger);
-    let purged = db.clone();
-    host.task("the purge of the audit log", move |stop| retention::job::run(purged, stop));
-    host.task("the signer of the audit log", move |stop| {
-        signer::run::run(db, signer, folder, stop)
-    });
+    host.rpc(IngestServiceServer::new(log::rpc::Rpc {
+        db: db.clone(),
+        appender: appender.clone(),
+    }));
+    host.on_all(&db, appender);
+    let purge_db = db.clone();
+    host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));
+    host.task("signing of the audit log", move |stop| signer::run::run(db, signer, data_dir, stop));
     Ok(())
 }
 
-/// The witnesses that the operator has named.
+/// Parses the configured witnesses.
 fn witnesses(host: &Host) -> anyhow::Result<Vec<note::Witness>> {
-    let read = |it: &String| {
-        note::Witness::parse(it).with_context(|| {
+    let parse = |key: &String| {
+        note::Witness::parse(key).with_context(|| {
             format!(
-                "--audit-witness-keys: {it} is no C2SP verifier key of type 4, <name>+<id>+<key>"
+                "--audit-witness-keys: {key} is not a C2SP verifier key of type 4; expected \
+                 <name>+<key id>+<key>"
             )
         })
     };
-    host.config().audit_witness_keys.iter().map(read).collect()
+    host.config().audit_witness_keys.iter().map(parse).collect()
 }
 
-/// Derives the whole log again and compares it with what is stored and with what was signed. Reads only.
+/// Rebuilds the whole log from its entries, and compares it with the stored trees and with everything that
+/// was signed. Does not write to the database.
 pub async fn fsck(host: &Host) -> anyhow::Result<Findings> {
-    let db = host.databases().find(|it| it.name() == "audit").context("no audit service")?;
-    let folder = host.folder().path();
-    let keys = signer::key::read_or_create(folder)?;
-    let keys = note::Signer::new(keys, &host.config().audit_origin).verifier_keys();
-    let keys = signer::key::known(folder, &keys)?;
-    let check = fsck::check::Check::new(db.clone(), &keys, &signer::key::journal(folder))?;
+    let db = host.databases().find(|it| it.name() == "audit");
+    let db = db.context("this process does not run the audit service")?;
+    let data_dir = host.data_dir().path();
+    let keys = signer::key::read_or_generate(data_dir)?;
+    let signer = note::CheckpointSigner::new(keys, &host.config().audit_origin);
+    let verifier_keys = signer::key::record_verifier_keys(data_dir, &signer.verifier_keys())?;
+    let journal = head_journal::HeadJournal::read(data_dir)?;
+    let check = fsck::check::Fsck::new(db.clone(), &verifier_keys, journal)?;
     Ok(check.run().await?)
 }
 
-/// Makes a new signing key in a data directory. Both keys sign until the previous one is removed.
-pub fn rotate_key(folder: &std::path::Path) -> anyhow::Result<()> {
-    signer::key::rotate(folder)
+/// Starts a rotation of the signing key in a data directory. Both keys sign until the previous one is
+/// removed.
+pub fn rotate_key(data_dir: &Path) -> anyhow::Result<()> {
+    signer::key::rotate(data_dir)
 }

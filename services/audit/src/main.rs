@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::process::main("audit", audit::install)
+    host::process::main("audit", audit::install)
 }

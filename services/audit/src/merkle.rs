@@ -1,12 +1,16 @@
-//! Merkle trees as RFC 6962 defines them: what to hash, which nodes make a root, a path or a proof of
-//! consistency. How the nodes are kept is told in `tile`.
+//! Merkle trees as RFC 6962 defines them: hashes, and the nodes that make up a root, an inclusion proof or a
+//! consistency proof. The storage of nodes is in `tile`.
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// A SHA-256.
+/// A SHA-256 hash.
 pub(crate) type Hash = [u8; 32];
 
-/// Root of a complete subtree: it covers the leaves `index << level` and on, `1 << level` of them.
+/// Prefixes that separate the hashes of leaves from those of nodes (RFC 6962, 2.1).
+const LEAF_PREFIX: u8 = 0;
+const NODE_PREFIX: u8 = 1;
+
+/// Root of a complete subtree of `1 << level` leaves, the first of which is the leaf `index << level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Node {
     pub(crate) level: u32,
@@ -19,80 +23,97 @@ fn hash(prefix: u8, parts: &[&[u8]]) -> Hash {
     for part in parts {
         context.update(part);
     }
-    context.finish().as_ref().try_into().expect("SHA-256 gives 32 bytes")
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// RFC 6962, 2.1: the hash of a leaf.
+/// Returns the hash of a leaf (RFC 6962, 2.1).
 pub(crate) fn leaf_hash(leaf: &[u8]) -> Hash {
-    hash(0, &[leaf])
+    hash(LEAF_PREFIX, &[leaf])
 }
 
-/// RFC 6962, 2.1: the hash of two subtrees.
+/// Returns the hash of a node with two subtrees (RFC 6962, 2.1).
 pub(crate) fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    hash(1, &[left, right])
+    hash(NODE_PREFIX, &[left, right])
 }
 
-/// The complete subtrees that cover `length` leaves from `start` on, from left to right. `start` must be
-/// where a subtree of that length may stand, as it does in [`path`] and at 0.
-pub(crate) fn cover(start: u64, length: u64) -> Vec<Node> {
-    let (mut nodes, mut at, mut rest) = (vec![], start, length);
-    while rest > 0 {
-        let level = rest.ilog2();
-        nodes.push(Node { level, index: at >> level });
-        at += 1 << level;
-        rest -= 1 << level;
+/// Returns the complete subtrees that cover the leaves from `start` to `start + length`, from left to right.
+/// `start` must be a multiple of the largest power of two in `length`, as it is in [`inclusion_nodes`] and at
+/// 0.
+pub(crate) fn complete_subtrees(start: u64, length: u64) -> Vec<Node> {
+    let mut nodes = vec![];
+    let mut next = start;
+    let mut remaining = length;
+    while remaining > 0 {
+        let level = remaining.ilog2();
+        nodes.push(Node { level, index: next >> level });
+        next += 1 << level;
+        remaining -= 1 << level;
     }
     nodes
 }
 
-/// The root over complete subtrees from left to right.
-pub(crate) fn fold(hashes: &[Hash]) -> Option<Hash> {
+/// Returns the root over complete subtrees, given from left to right; `None` if there are none.
+pub(crate) fn root_of_subtrees(hashes: &[Hash]) -> Option<Hash> {
     let (last, left) = hashes.split_last()?;
     Some(left.iter().rfold(*last, |right, left| node_hash(left, &right)))
 }
 
-/// The subtrees beside the way from a leaf to the root of a tree of `size` leaves, lowest first: each as
-/// the nodes that cover it (RFC 6962, 2.1.1).
-pub(crate) fn path(index: u64, size: u64) -> Vec<Vec<Node>> {
-    let (mut steps, mut start, mut size) = (vec![], 0, size);
+/// Returns the nodes of an inclusion proof (RFC 6962, 2.1.1): the siblings on the path from a leaf to the
+/// root of a tree of `size` leaves, lowest first. Each sibling is given as the complete subtrees that cover
+/// it.
+pub(crate) fn inclusion_nodes(index: u64, size: u64) -> Vec<Vec<Node>> {
+    let mut siblings = vec![];
+    let mut start = 0;
+    let mut size = size;
     while size > 1 {
-        // The largest power of two below the size.
-        let left = 1 << (size - 1).ilog2();
-        if index - start < left {
-            steps.push(cover(start + left, size - left));
-            size = left;
+        let left_size = largest_power_of_two_below(size);
+        if index - start < left_size {
+            siblings.push(complete_subtrees(start + left_size, size - left_size));
+            size = left_size;
         } else {
-            steps.push(cover(start, left));
-            start += left;
-            size -= left;
+            siblings.push(complete_subtrees(start, left_size));
+            start += left_size;
+            size -= left_size;
         }
     }
-    steps.reverse();
-    steps
+    siblings.reverse();
+    siblings
 }
 
-/// What proves that a tree of `size` leaves begins with the `from` leaves of an older one, each as the nodes
-/// that cover it (RFC 6962, 2.1.2). Empty if there is nothing to prove.
-pub(crate) fn consistency(from: u64, size: u64) -> Vec<Vec<Node>> {
-    let (mut steps, mut start, mut size, mut from) = (vec![], 0, size, from);
-    // Whether the older tree is one complete subtree, whose root the verifier knows.
-    let mut known = true;
-    if from == 0 || from >= size {
-        return steps;
+/// Returns the nodes of a consistency proof (RFC 6962, 2.1.2): they show that a tree of `new_size` leaves
+/// begins with the `old_size` leaves of an older one. Each node is given as the complete subtrees that cover
+/// it. Empty if there is nothing to prove.
+pub(crate) fn consistency_nodes(old_size: u64, new_size: u64) -> Vec<Vec<Node>> {
+    let mut nodes = vec![];
+    if old_size == 0 || old_size >= new_size {
+        return nodes;
     }
-    while from != size {
-        let left = 1 << (size - 1).ilog2();
-        if from <= left {
-            steps.push(cover(start + left, size - left));
-            size = left;
+    let mut start = 0;
+    let mut old_size = old_size;
+    let mut size = new_size;
+    // The parameter `b` of the RFC: true while the old tree is a complete subtree whose root the verifier
+    // has.
+    let mut verifier_has_root = true;
+    while old_size != size {
+        let left_size = largest_power_of_two_below(size);
+        if old_size <= left_size {
+            nodes.push(complete_subtrees(start + left_size, size - left_size));
+            size = left_size;
         } else {
-            steps.push(cover(start, left));
-            (start, from, size, known) = (start + left, from - left, size - left, false);
+            nodes.push(complete_subtrees(start, left_size));
+            start += left_size;
+            old_size -= left_size;
+            size -= left_size;
+            verifier_has_root = false;
         }
     }
-    if !known {
-        steps.push(cover(start, size));
+    if !verifier_has_root {
+        nodes.push(complete_subtrees(start, size));
     }
-    steps.reverse();
-    steps
+    nodes.reverse();
+    nodes
+}
+
+fn largest_power_of_two_below(size: u64) -> u64 {
+    1 << (size - 1).ilog2()
 }

@@ -1,4 +1,5 @@
-//! Signed heads of trees: C2SP tlog-checkpoint in a C2SP signed note.
+//! Checkpoints: signed tree heads in the format of C2SP tlog-checkpoint and signed-note, and the cosignatures
+//! of witnesses (C2SP tlog-cosignature).
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
@@ -8,199 +9,230 @@ use data_encoding::{BASE64, HEXLOWER};
 
 use crate::merkle::Hash;
 
-/// The signature type Ed25519 of signed notes.
-const ED25519_NOTE: u8 = 1;
-/// The signature type of cosignatures with a time (C2SP tlog-cosignature).
-const COSIGNATURE: u8 = 4;
+/// Signature type of Ed25519 in C2SP signed-note.
+const ED25519_TYPE: u8 = 1;
+/// Signature type of timestamped Ed25519 cosignatures in C2SP tlog-cosignature.
+const COSIGNATURE_TYPE: u8 = 4;
+/// Start of a signature line in C2SP signed-note: an em dash and a space.
+const SIGNATURE_PREFIX: &str = "\u{2014} ";
 
-/// Signs the heads of every tree of this log.
-pub(crate) struct Signer {
-    /// The newest first. While a key is changed, each signs.
+/// Signer of the checkpoints of every tree of this log.
+pub(crate) struct CheckpointSigner {
+    /// Newest first. During a key rotation, each key signs.
     keys: Vec<Ed25519KeyPair>,
-    name: String,
+    log_name: String,
 }
 
-impl Signer {
-    /// Signs as the log `name`.
-    pub(crate) fn new(keys: Vec<Ed25519KeyPair>, name: &str) -> Self {
-        Self { keys, name: name.to_owned() }
+impl CheckpointSigner {
+    /// Creates the signer of the log `log_name`.
+    pub(crate) fn new(keys: Vec<Ed25519KeyPair>, log_name: &str) -> Self {
+        Self { keys, log_name: log_name.to_owned() }
     }
 
-    /// The origin of one tree: `organization` is its id, or `suite`. It names the log and the tree, so that a
-    /// head of one tree is never taken for one of another.
+    /// Returns the origin line of a tree: `<log>/<tree>`, where the tree is the id of an organization, or
+    /// `suite` (the tree of the checkpoints of all other trees). Because the origin is signed, too, a
+    /// checkpoint of one tree is not valid for another.
     pub(crate) fn origin(&self, tree: &str) -> String {
-        format!("{}/{tree}", self.name)
+        format!("{}/{tree}", self.log_name)
     }
 
-    /// The signed note of one head.
+    /// Signs a tree head. Returns the checkpoint, a signed note.
     pub(crate) fn sign(&self, tree: &str, size: u64, root: &Hash) -> String {
         let text = format!("{}\n{size}\n{}\n", self.origin(tree), BASE64.encode(root));
         let mut note = format!("{text}\n");
         for key in &self.keys {
-            let signature = [&self.key_id(key), key.sign(text.as_bytes()).as_ref()].concat();
-            note += &format!("\u{2014} {} {}\n", self.name, BASE64.encode(&signature));
+            note += &self.signature_line(key, &text);
+            note.push('\n');
         }
         note
     }
 
-    /// The keys that verify the notes, the newest first.
+    /// Returns the verifier keys (`<name>+<key id>+<key>`), newest first.
     pub(crate) fn verifier_keys(&self) -> Vec<String> {
-        let text = |key: &Ed25519KeyPair| {
+        let verifier_key = |key: &Ed25519KeyPair| {
             let id = HEXLOWER.encode(&self.key_id(key));
-            format!("{}+{id}+{}", self.name, BASE64.encode(&public(key)))
+            format!("{}+{id}+{}", self.log_name, BASE64.encode(&typed_public_key(key)))
         };
-        self.keys.iter().map(text).collect()
+        self.keys.iter().map(verifier_key).collect()
     }
 
-    /// Whether this log signed a note: some line of it is what one of the keys signs.
-    pub(crate) fn signed(&self, note: &str) -> bool {
-        let Some((text, lines)) = parts(note) else { return false };
+    /// True if this log signed the note with one of its current keys.
+    pub(crate) fn has_signed(&self, note: &str) -> bool {
+        let Some(NoteParts { text, signatures }) = NoteParts::split(note) else { return false };
         self.keys.iter().any(|key| {
-            let signature = [&self.key_id(key), key.sign(text.as_bytes()).as_ref()].concat();
-            let line = format!("\u{2014} {} {}", self.name, BASE64.encode(&signature));
-            lines.lines().any(|it| it == line)
+            // Ed25519 signatures are deterministic.
+            let expected = self.signature_line(key, text);
+            signatures.lines().any(|line| line == expected)
         })
     }
 
+    fn signature_line(&self, key: &Ed25519KeyPair, text: &str) -> String {
+        let signature = [&self.key_id(key), key.sign(text.as_bytes()).as_ref()].concat();
+        format!("{SIGNATURE_PREFIX}{} {}", self.log_name, BASE64.encode(&signature))
+    }
+
     fn key_id(&self, key: &Ed25519KeyPair) -> [u8; 4] {
-        key_id(&self.name, &public(key))
+        key_id(&self.log_name, &typed_public_key(key))
     }
 }
 
-fn public(key: &Ed25519KeyPair) -> Vec<u8> {
-    [&[ED25519_NOTE], key.public_key().as_ref()].concat()
+/// Returns the signature type and the public key.
+fn typed_public_key(key: &Ed25519KeyPair) -> Vec<u8> {
+    [&[ED25519_TYPE], key.public_key().as_ref()].concat()
 }
 
-fn key_id(name: &str, key: &[u8]) -> [u8; 4] {
-    let digest = digest(&SHA256, &[name.as_bytes(), b"\n", key].concat());
-    digest.as_ref()[..4].try_into().expect("SHA-256 is longer than that")
+/// Computes the key id of C2SP signed-note.
+fn key_id(name: &str, typed_public_key: &[u8]) -> [u8; 4] {
+    let digest = digest(&SHA256, &[name.as_bytes(), b"\n", typed_public_key].concat());
+    digest.as_ref()[..4].try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// The text of a note, with its last line end, and its signature lines.
-fn parts(note: &str) -> Option<(&str, &str)> {
-    let end = note.rfind("\n\n")?;
-    Some((&note[..=end], &note[end + 2..]))
+/// Parts of a signed note.
+struct NoteParts<'n> {
+    /// The signed text, with its last line feed.
+    text: &'n str,
+    /// The signature lines.
+    signatures: &'n str,
 }
 
-/// Somebody else who watches the log, and signs its heads.
+impl<'n> NoteParts<'n> {
+    fn split(note: &'n str) -> Option<Self> {
+        let separator = note.rfind("\n\n")?;
+        Some(Self { text: &note[..=separator], signatures: &note[separator + 2..] })
+    }
+}
+
+/// An independent party that watches the log and cosigns its checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Witness {
     pub(crate) name: String,
-    /// Type and public key.
-    key: Vec<u8>,
-    /// As it was configured.
-    pub(crate) text: String,
+    /// Signature type and public key.
+    typed_public_key: Vec<u8>,
+    /// The verifier key as configured.
+    pub(crate) verifier_key: String,
 }
 
 impl Witness {
-    /// Reads `<name>+<key id>+<key>` of a key of type 4.
+    /// Parses a verifier key `<name>+<key id>+<key>` of type 4; `None` if it is invalid.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.trim().splitn(3, '+');
-        let (name, id, key) = (parts.next()?, parts.next()?, parts.next()?);
-        let key = BASE64.decode(key.as_bytes()).ok()?;
-        let fits = key.len() == 33 && key[0] == COSIGNATURE;
-        let fits = fits && id == HEXLOWER.encode(&key_id(name, &key)) && !name.is_empty();
-        fits.then(|| Self { name: name.to_owned(), key, text: text.trim().to_owned() })
+        let name = parts.next()?.to_owned();
+        let id = parts.next()?;
+        let typed_public_key = BASE64.decode(parts.next()?.as_bytes()).ok()?;
+        // One byte of signature type and 32 bytes of Ed25519 key.
+        let is_valid = typed_public_key.len() == 33
+            && typed_public_key[0] == COSIGNATURE_TYPE
+            && id == HEXLOWER.encode(&key_id(&name, &typed_public_key))
+            && !name.is_empty();
+        let verifier_key = text.trim().to_owned();
+        is_valid.then_some(Self { name, typed_public_key, verifier_key })
     }
 
-    /// The line with which this witness has signed a note, if it has (C2SP tlog-cosignature, v1).
-    pub(crate) fn line<'n>(&self, note: &'n str) -> Option<&'n str> {
-        let (text, lines) = parts(note)?;
-        lines.lines().find(|line| self.verifies(text, line).is_some())
+    /// Returns the valid signature line of this witness in a note, if there is one (C2SP tlog-cosignature,
+    /// v1).
+    pub(crate) fn cosignature_line<'n>(&self, note: &'n str) -> Option<&'n str> {
+        let NoteParts { text, signatures } = NoteParts::split(note)?;
+        signatures.lines().find(|line| self.verify_line(text, line).is_some())
     }
 
-    fn verifies(&self, text: &str, line: &str) -> Option<()> {
-        let (name, signature) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
-        let signature = BASE64.decode(signature.as_bytes()).ok()?;
-        let (id, signature) = signature.split_at_checked(4)?;
-        let (time, signature) = signature.split_at_checked(8)?;
+    fn verify_line(&self, text: &str, line: &str) -> Option<()> {
+        let (name, encoded) = line.strip_prefix(SIGNATURE_PREFIX)?.split_once(' ')?;
+        let bytes = BASE64.decode(encoded.as_bytes()).ok()?;
+        let (id, bytes) = bytes.split_at_checked(4)?;
+        let (time, signature) = bytes.split_at_checked(8)?;
+        if name != self.name || id != key_id(name, &self.typed_public_key) {
+            return None;
+        }
         let time = u64::from_be_bytes(time.try_into().ok()?);
         let message = format!("cosignature/v1\ntime {time}\n{text}");
-        let known = name == self.name && id == key_id(name, &self.key);
-        let key = UnparsedPublicKey::new(&ED25519, &self.key[1..]);
-        known.then(|| key.verify(message.as_bytes(), signature).ok())?
+        let key = UnparsedPublicKey::new(&ED25519, &self.typed_public_key[1..]);
+        key.verify(message.as_bytes(), signature).ok()
     }
 }
 
-/// The size that a note of this log tells.
-pub(crate) fn size(note: &str) -> Option<u64> {
+/// Returns the tree size in a checkpoint of this log, without verifying it.
+pub(crate) fn checkpoint_size(note: &str) -> Option<u64> {
     note.lines().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use signed_note::{Note, StandardVerifier, Verifier, VerifierList};
-    use verifier::{Pins, Refused};
+    use verifier::{Pins, VerifyError};
 
     use super::*;
 
-    fn key(seed: u8) -> Ed25519KeyPair {
+    fn key_pair(seed: u8) -> Ed25519KeyPair {
         Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
     }
 
-    fn pins(signer: &Signer) -> Pins {
+    fn pins(signer: &CheckpointSigner) -> Pins {
         let parse = |it: &String| verifier::note::VerifierKey::parse(it).unwrap();
         Pins { keys: signer.verifier_keys().iter().map(parse).collect(), org_id: None }
     }
 
-    /// our verifier believes our notes, and so does one of others.
+    /// our verifier and an independent implementation verify our checkpoints.
     #[test]
-    fn a_note_is_believed_by_the_verifier_and_by_that_of_others() {
-        let signer = Signer::new(vec![key(7)], "example.com/log");
+    fn a_checkpoint_verifies_here_and_in_an_independent_implementation() {
+        let signer = CheckpointSigner::new(vec![key_pair(7)], "example.com/log");
         let note = signer.sign("org", 2, &[9; 32]);
-        let head = verifier::note::open(&note, &pins(&signer)).unwrap();
-        assert_eq!(
-            (head.origin.as_str(), head.size, head.root),
-            ("example.com/log/org", 2, [9; 32])
-        );
+        let checkpoint = verifier::note::open(&note, &pins(&signer)).unwrap();
+        assert_eq!(checkpoint.origin, "example.com/log/org");
+        assert_eq!(checkpoint.size, 2);
+        assert_eq!(checkpoint.root, [9; 32]);
 
-        let theirs = StandardVerifier::new(&signer.verifier_keys()[0]).unwrap();
-        let known = VerifierList::new(vec![Box::new(theirs) as Box<dyn Verifier>]);
-        let (good, unknown) = Note::from_bytes(note.as_bytes()).unwrap().verify(&known).unwrap();
-        assert_eq!((good.len(), unknown.len()), (1, 0));
+        let independent = StandardVerifier::new(&signer.verifier_keys()[0]).unwrap();
+        let list = VerifierList::new(vec![Box::new(independent) as Box<dyn Verifier>]);
+        let (verified, unknown) = Note::from_bytes(note.as_bytes()).unwrap().verify(&list).unwrap();
+        assert_eq!(verified.len(), 1);
+        assert_eq!(unknown.len(), 0);
         let forged = note.replace("\n2\n", "\n3\n");
-        assert!(Note::from_bytes(forged.as_bytes()).unwrap().verify(&known).is_err());
+        assert!(Note::from_bytes(forged.as_bytes()).unwrap().verify(&list).is_err());
     }
 
-    /// While a key is changed, who has the old one and who has the new one both believe.
+    /// During a key rotation, checkpoints verify with the old key and with the new one.
     #[test]
-    fn two_keys_sign_while_one_is_changed() {
-        let both = Signer::new(vec![key(2), key(1)], "example.com/log");
+    fn both_keys_sign_during_a_rotation() {
+        let both = CheckpointSigner::new(vec![key_pair(2), key_pair(1)], "example.com/log");
         let note = both.sign("org", 1, &[1; 32]);
         for seed in [1, 2] {
-            let one = Signer::new(vec![key(seed)], "example.com/log");
+            let one = CheckpointSigner::new(vec![key_pair(seed)], "example.com/log");
             assert!(verifier::note::open(&note, &pins(&one)).is_ok());
         }
-        let other = Signer::new(vec![key(3)], "example.com/log");
-        assert_eq!(verifier::note::open(&note, &pins(&other)), Err(Refused::UnknownKey));
-        assert!(both.signed(&note) && !other.signed(&note));
+        let other = CheckpointSigner::new(vec![key_pair(3)], "example.com/log");
+        let refused = verifier::note::open(&note, &pins(&other));
+        assert_eq!(refused, Err(VerifyError::UnknownKey));
+        assert!(both.has_signed(&note) && !other.has_signed(&note));
     }
 
-    /// C2SP tlog-cosignature: a witness signs the head with a time; nobody else's line counts.
+    /// C2SP tlog-cosignature: only valid cosignatures of configured witnesses are accepted.
     #[test]
-    fn a_cosignature_counts_if_its_witness_is_known() {
-        let signer = Signer::new(vec![key(7)], "example.com/log");
+    fn a_cosignature_counts_if_its_witness_is_configured() {
+        let signer = CheckpointSigner::new(vec![key_pair(7)], "example.com/log");
         let note = signer.sign("suite", 2, &[9; 32]);
-        let (witness, line) = witness(&note, 5);
+        let (witness, line) = cosign(&note, 5);
         let cosigned = format!("{note}{line}\n");
-        assert_eq!(witness.line(&cosigned), Some(line.as_str()));
+        assert_eq!(witness.cosignature_line(&cosigned), Some(line.as_str()));
         assert!(verifier::note::open(&cosigned, &pins(&signer)).is_ok());
-        assert_eq!(witness.line(&note), None);
-        let moved = cosigned.replace("\n2\n", "\n3\n");
-        assert_eq!(witness.line(&moved), None, "of another head");
-        let plain = &signer.verifier_keys()[0];
-        assert_eq!(Witness::parse(plain), None, "a key of a log is none of a witness");
+        assert_eq!(witness.cosignature_line(&note), None);
+        let altered = cosigned.replace("\n2\n", "\n3\n");
+        assert_eq!(witness.cosignature_line(&altered), None, "the line signs another text");
+        let log_key = &signer.verifier_keys()[0];
+        assert_eq!(Witness::parse(log_key), None, "the key of a log is not a witness key");
     }
 
-    /// A witness of the name `w.example`, and its line under a note.
-    fn witness(note: &str, seed: u8) -> (Witness, String) {
-        let (pair, name, time) = (key(seed), "w.example", 1_700_000_000_u64);
-        let public = [&[COSIGNATURE], pair.public_key().as_ref()].concat();
+    /// A witness `w.example`, and its signature line for a note.
+    fn cosign(note: &str, seed: u8) -> (Witness, String) {
+        let key_pair = key_pair(seed);
+        let name = "w.example";
+        let time = 1_700_000_000_u64;
+        let public = [&[COSIGNATURE_TYPE], key_pair.public_key().as_ref()].concat();
         let id = key_id(name, &public);
-        let vkey = format!("{name}+{}+{}", HEXLOWER.encode(&id), BASE64.encode(&public));
-        let text = parts(note).unwrap().0;
-        let signature = pair.sign(format!("cosignature/v1\ntime {time}\n{text}").as_bytes());
+        let verifier_key = format!("{name}+{}+{}", HEXLOWER.encode(&id), BASE64.encode(&public));
+        let text = NoteParts::split(note).unwrap().text;
+        let signature = key_pair.sign(format!("cosignature/v1\ntime {time}\n{text}").as_bytes());
         let bytes = [&id[..], &time.to_be_bytes(), signature.as_ref()].concat();
-        (Witness::parse(&vkey).unwrap(), format!("\u{2014} {name} {}", BASE64.encode(&bytes)))
+        let line = format!("{SIGNATURE_PREFIX}{name} {}", BASE64.encode(&bytes));
+        (Witness::parse(&verifier_key).unwrap(), line)
     }
 }

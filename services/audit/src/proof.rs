@@ -1,5 +1,19 @@
-//! Proofs: paths from entries to signed heads, and from older heads to newer ones.
+//! Proofs: inclusion of entries in checkpoints, consistency of checkpoints, and cosignatures of witnesses.
 
-pub(crate) mod path;
+mod cosign;
+pub(crate) mod prove;
 pub(crate) mod rpc;
 pub(crate) mod store;
+
+use api::error::Reason;
+use chassis::{Code, Error};
+
+fn refusal(code: Code, reason: Reason, message: &str) -> Error {
+    Error::Refused { code, reason, message: message.to_owned(), metadata: vec![] }
+}
+
+/// Refusal while no checkpoint covers the entry. Checkpoints are signed within a second.
+pub(crate) fn not_yet_signed() -> Error {
+    let message = "no checkpoint covers the entry yet; retry in a second";
+    refusal(Code::FailedPrecondition, Reason::NotYetSigned, message)
+}

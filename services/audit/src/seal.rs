@@ -1,7 +1,9 @@
-//! Personal fields of a leaf: sealed under a key of their person before the leaf is hashed, so that a person
-//! can be forgotten while every proof stays good. Everything else stays byte for byte as it was received.
+//! Sealing of personal fields: before a leaf is hashed, each personal text is encrypted under a key of its
+//! person. Destroying that key erases the text while every proof stays valid. All other bytes stay as
+//! received.
 
-pub(crate) mod plan;
+mod personal_fields;
+mod rewrite;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,163 +13,188 @@ use chassis::key::{Secret, mac};
 use data_encoding::BASE64URL_NOPAD;
 use uuid::Uuid;
 
-pub(crate) use self::plan::Plans;
-use self::plan::Subject;
+pub(crate) use self::personal_fields::PersonalFields;
+use self::{
+    personal_fields::TextSubject,
+    rewrite::{PersonalText, rewrite},
+};
 
-/// What a sealed text begins with.
-const SEALED: &str = "sealed:";
-/// What stands for a text whose key is destroyed.
+/// Prefix of a sealed text.
+const SEALED_PREFIX: &str = "sealed:";
+/// Replacement of a text whose key is destroyed.
 pub(crate) const ERASED: &str = "erased";
 
-/// A person, as far as the log knows one: an account, or a keyed hash of an address.
-pub(crate) type PersonId = Uuid;
+/// Length in bytes of a subject id, which precedes the ciphertext.
+const SUBJECT_ID_LEN: usize = 16;
+/// Length in bytes of the authentication tag of AES-256-GCM-SIV.
+const TAG_LEN: usize = 16;
 
-/// Opens the personal fields of one leaf: made from the key of a person and the id of the event.
-pub(crate) fn leaf_key(person: &Secret, event_id: Uuid) -> Secret {
-    mac(person, &[b"leaf", event_id.as_bytes()])
+/// A person in the log: the id of an account, or the pseudonym of an e-mail address.
+pub(crate) type SubjectId = Uuid;
+
+/// Keys of people, from which the keys of their leaves are derived.
+pub(crate) type SubjectKeys = BTreeMap<SubjectId, Secret>;
+
+/// Derives the key that seals the texts of one person in one leaf.
+pub(crate) fn leaf_key(subject_key: &Secret, event_id: Uuid) -> Secret {
+    mac(subject_key, &[b"leaf", event_id.as_bytes()])
 }
 
-/// A keyed hash of an address: nobody without the key can tell which address it is.
-pub(crate) fn pseudonym(key: &Secret, address: &str) -> PersonId {
-    let typed = chassis::email::parse(address).map(|it| it.canonical);
-    let canonical = typed.unwrap_or_else(|| address.trim().to_ascii_lowercase());
-    let hash = mac(key, &[b"address", canonical.as_bytes()]);
-    Uuid::from_slice(&hash[..16]).expect("a hash is longer than that")
+/// Returns the pseudonym of an e-mail address: a keyed hash, so that the address cannot be guessed from it.
+pub(crate) fn pseudonym(pseudonym_key: &Secret, address: &str) -> SubjectId {
+    let parsed = chassis::email::parse(address).map(|it| it.canonical);
+    let canonical = parsed.unwrap_or_else(|| address.trim().to_ascii_lowercase());
+    let hash = mac(pseudonym_key, &[b"address", canonical.as_bytes()]);
+    Uuid::from_slice(&hash[..SUBJECT_ID_LEN]).expect("a MAC has 32 bytes")
 }
 
-/// Whose personal data a leaf holds.
+/// People whose personal data an envelope has.
 #[derive(Debug, Default)]
-pub(crate) struct People {
+pub(crate) struct Subjects {
     /// Everybody.
-    pub(crate) all: BTreeSet<PersonId>,
-    /// Accounts and the addresses that were seen beside them.
-    pub(crate) addresses: BTreeSet<(PersonId, PersonId)>,
+    pub(crate) all: BTreeSet<SubjectId>,
+    /// Accounts with the addresses that occurred beside them.
+    pub(crate) addresses: BTreeSet<AccountAddress>,
 }
 
-/// What stands in a text field that may be personal.
-pub(crate) struct Field<'l> {
-    pub(crate) subject: Subject<'l>,
-    pub(crate) text: &'l str,
+/// An account and one of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AccountAddress {
+    pub(crate) account: SubjectId,
+    /// Pseudonym of the address.
+    pub(crate) address: SubjectId,
 }
 
-impl Field<'_> {
-    /// Whether the text is about a person, and so was sealed if it is part of a leaf. A text about a service
-    /// or an object may look sealed, and is shown as it is.
+impl PersonalText<'_> {
+    /// True if the text is about a person, and therefore sealed in a leaf. A text about a service or an
+    /// object may happen to look sealed; it is shown unchanged.
     fn is_personal(&self) -> bool {
         match self.subject {
-            Subject::Account(id) => id.is_empty() || Uuid::try_parse(id).is_ok(),
-            Subject::Address(_) => true,
-            Subject::Nobody => false,
+            TextSubject::Account(id) => id.is_empty() || Uuid::try_parse(id).is_ok(),
+            TextSubject::Address(_) => true,
+            TextSubject::Nobody => false,
         }
     }
 
-    /// Whose the text is; nobody's, if it is about a service or an object.
-    fn person(&self, key: &Secret) -> Option<PersonId> {
+    /// Returns the person that the text is about; `None` for services and objects.
+    fn subject_id(&self, pseudonym_key: &Secret) -> Option<SubjectId> {
         match self.subject {
             _ if self.text.is_empty() => None,
-            Subject::Account("") | Subject::Address("") => Some(pseudonym(key, self.text)),
-            Subject::Account(id) => Uuid::try_parse(id).ok(),
-            Subject::Address(address) => Some(pseudonym(key, address)),
-            Subject::Nobody => None,
+            TextSubject::Account("") | TextSubject::Address("") => {
+                Some(pseudonym(pseudonym_key, self.text))
+            }
+            TextSubject::Account(id) => Uuid::try_parse(id).ok(),
+            TextSubject::Address(address) => Some(pseudonym(pseudonym_key, address)),
+            TextSubject::Nobody => None,
         }
     }
 }
 
-/// Whose personal data an envelope holds. `None` if it is no message.
-pub(crate) fn people(plans: &Plans, key: &Secret, envelope: &[u8]) -> Option<People> {
-    let mut people = People::default();
-    wire::rewrite(plans, envelope, &mut |field| {
-        if let Some(person) = field.person(key) {
-            people.all.insert(person);
-            let account = matches!(field.subject, Subject::Account(id) if !id.is_empty());
-            if account && chassis::email::parse(field.text).is_some() {
-                let address = pseudonym(key, field.text);
-                people.all.insert(address);
-                people.addresses.insert((person, address));
+/// Finds the people whose personal data an envelope has. `None` if the bytes are not a protobuf message.
+pub(crate) fn find_subjects(
+    fields: &PersonalFields,
+    pseudonym_key: &Secret,
+    envelope: &[u8],
+) -> Option<Subjects> {
+    let mut subjects = Subjects::default();
+    rewrite(fields, envelope, &mut |personal| {
+        if let Some(subject) = personal.subject_id(pseudonym_key) {
+            subjects.all.insert(subject);
+            let is_account = matches!(personal.subject, TextSubject::Account(id) if !id.is_empty());
+            if is_account && chassis::email::parse(personal.text).is_some() {
+                let address = pseudonym(pseudonym_key, personal.text);
+                subjects.all.insert(address);
+                subjects.addresses.insert(AccountAddress { account: subject, address });
             }
         }
         None
     })?;
-    Some(people)
+    Some(subjects)
 }
 
-/// How long the leaf of an envelope is at most.
-pub(crate) fn sealed_len(plans: &Plans, envelope: &[u8]) -> usize {
-    let sealed = wire::rewrite(plans, envelope, &mut |field| {
-        // Its person and the tag of the cipher, 16 bytes each, in base64.
-        let len = SEALED.len() + BASE64URL_NOPAD.encode_len(field.text.len() + 32);
-        (field.is_personal() && !field.text.is_empty()).then(|| "x".repeat(len))
+/// Returns an upper bound of the length of the leaf of an envelope, in bytes.
+pub(crate) fn sealed_len_max(fields: &PersonalFields, envelope: &[u8]) -> usize {
+    let sealed = rewrite(fields, envelope, &mut |personal| {
+        let sealed_bytes = SUBJECT_ID_LEN + personal.text.len() + TAG_LEN;
+        let len = SEALED_PREFIX.len() + BASE64URL_NOPAD.encode_len(sealed_bytes);
+        (personal.is_personal() && !personal.text.is_empty()).then(|| "x".repeat(len))
     });
     sealed.map_or(envelope.len(), |it| it.len())
 }
 
-/// The leaf of an envelope: every personal field sealed under the key of its person; `erased` where there is
-/// none any more.
-pub(crate) fn seal(
-    plans: &Plans,
-    key: &Secret,
+/// Seals an envelope: each personal text is encrypted under the key of its person, or replaced by `erased` if
+/// there is no key. `None` if the bytes are not a protobuf message.
+pub(crate) fn seal_envelope(
+    fields: &PersonalFields,
+    pseudonym_key: &Secret,
     event_id: Uuid,
     envelope: &[u8],
-    persons: &BTreeMap<PersonId, Secret>,
+    subject_keys: &SubjectKeys,
 ) -> Option<Vec<u8>> {
-    wire::rewrite(plans, envelope, &mut |field| {
-        let person = field.person(key)?;
-        let Some(secret) = persons.get(&person) else { return Some(ERASED.to_owned()) };
-        Some(seal_text(&leaf_key(secret, event_id), person, field.text))
+    rewrite(fields, envelope, &mut |personal| {
+        let subject = personal.subject_id(pseudonym_key)?;
+        let Some(subject_key) = subject_keys.get(&subject) else { return Some(ERASED.to_owned()) };
+        Some(seal_text(&leaf_key(subject_key, event_id), subject, personal.text))
     })
 }
 
-/// An envelope with the fields of a leaf opened, for those who may read it.
-pub(crate) fn open(
-    plans: &Plans,
+/// Opens a leaf: each sealed text is decrypted with the leaf key of its person, or replaced by `erased` if
+/// there is no key. `None` if the bytes are not a protobuf message.
+pub(crate) fn open_leaf(
+    fields: &PersonalFields,
     leaf: &[u8],
-    key: impl Fn(PersonId) -> Option<Secret>,
+    leaf_key: impl Fn(SubjectId) -> Option<Secret>,
 ) -> Option<Vec<u8>> {
-    wire::rewrite(plans, leaf, &mut |field| {
-        let person = sealed_of(field.text).filter(|_| field.is_personal())?;
-        let opened = key(person).and_then(|it| open_text(&it, person, field.text));
+    rewrite(fields, leaf, &mut |personal| {
+        let subject = subject_of_sealed(personal.text).filter(|_| personal.is_personal())?;
+        let opened = leaf_key(subject).and_then(|key| open_text(&key, subject, personal.text));
         Some(opened.unwrap_or_else(|| ERASED.to_owned()))
     })
 }
 
-/// Whose sealed fields a leaf holds.
-pub(crate) fn sealed_for(plans: &Plans, leaf: &[u8]) -> BTreeSet<PersonId> {
-    let mut people = BTreeSet::new();
-    wire::rewrite(plans, leaf, &mut |field| {
-        people.extend(sealed_of(field.text).filter(|_| field.is_personal()));
+/// Returns the people for whom a leaf has sealed texts.
+pub(crate) fn sealed_subjects(fields: &PersonalFields, leaf: &[u8]) -> BTreeSet<SubjectId> {
+    let mut subjects = BTreeSet::new();
+    rewrite(fields, leaf, &mut |personal| {
+        subjects.extend(subject_of_sealed(personal.text).filter(|_| personal.is_personal()));
         None
     });
-    people
+    subjects
 }
 
-/// AES-256-GCM-SIV with one nonce: the key is good for one person in one leaf only, and the same text there
-/// may look the same.
+/// AES-256-GCM-SIV with a constant nonce. A key is used for one person in one leaf only, so all that the
+/// nonce would hide is that two texts there are equal.
 fn cipher(key: &Secret) -> (LessSafeKey, Nonce) {
     let key = UnboundKey::new(&AES_256_GCM_SIV, key).expect("a key has 32 bytes");
     (LessSafeKey::new(key), Nonce::assume_unique_for_key([0; NONCE_LEN]))
 }
 
-fn seal_text(key: &Secret, person: PersonId, text: &str) -> String {
+/// Returns `sealed:` and the base64 of subject id, ciphertext and tag.
+fn seal_text(key: &Secret, subject: SubjectId, text: &str) -> String {
     let (cipher, nonce) = cipher(key);
-    let mut sealed = text.as_bytes().to_vec();
-    let about = Aad::from(person.into_bytes());
-    cipher.seal_in_place_append_tag(nonce, about, &mut sealed).expect("a short text can be sealed");
-    format!("{SEALED}{}", BASE64URL_NOPAD.encode(&[person.as_bytes(), &*sealed].concat()))
+    let mut buffer = text.as_bytes().to_vec();
+    let associated_data = Aad::from(subject.into_bytes());
+    cipher
+        .seal_in_place_append_tag(nonce, associated_data, &mut buffer)
+        .expect("a short text can be encrypted");
+    let encoded = BASE64URL_NOPAD.encode(&[subject.as_bytes(), &*buffer].concat());
+    format!("{SEALED_PREFIX}{encoded}")
 }
 
-fn bytes_of(text: &str) -> Option<Vec<u8>> {
-    BASE64URL_NOPAD.decode(text.strip_prefix(SEALED)?.as_bytes()).ok()
+fn decode_sealed(text: &str) -> Option<Vec<u8>> {
+    BASE64URL_NOPAD.decode(text.strip_prefix(SEALED_PREFIX)?.as_bytes()).ok()
 }
 
-fn sealed_of(text: &str) -> Option<PersonId> {
-    Uuid::from_slice(bytes_of(text)?.get(..16)?).ok()
+fn subject_of_sealed(text: &str) -> Option<SubjectId> {
+    Uuid::from_slice(decode_sealed(text)?.get(..SUBJECT_ID_LEN)?).ok()
 }
 
-fn open_text(key: &Secret, person: PersonId, text: &str) -> Option<String> {
-    let mut sealed = bytes_of(text)?.split_off(16);
+fn open_text(key: &Secret, subject: SubjectId, text: &str) -> Option<String> {
+    let mut buffer = decode_sealed(text)?.split_off(SUBJECT_ID_LEN);
     let (cipher, nonce) = cipher(key);
-    let opened = cipher.open_in_place(nonce, Aad::from(person.into_bytes()), &mut sealed).ok()?;
-    String::from_utf8(opened.to_vec()).ok()
+    let associated_data = Aad::from(subject.into_bytes());
+    let plaintext = cipher.open_in_place(nonce, associated_data, &mut buffer).ok()?;
+    String::from_utf8(plaintext.to_vec()).ok()
 }
 
 #[cfg(test)]

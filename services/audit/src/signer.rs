@@ -1,5 +1,5 @@
-//! Signing heads: keys, rounds, and what is stored about them.
+//! Signing of tree heads: keys, the signing loop, and the suite tree.
 
 pub(crate) mod key;
 pub(crate) mod run;
-pub(crate) mod store;
+mod store;

@@ -1,125 +1,148 @@
-//! How the nodes of a tree are kept: as tiles of sixteen hashes, at every fourth level, and an edge of those
-//! that fill no tile yet. Sixteen of them side by side are a tile of C2SP tlog-tiles.
+//! Storage of tree nodes as tiles of sixteen hashes at every fourth level, plus the right edge of hashes that
+//! do not fill a tile yet. Sixteen such tiles side by side are one tile of C2SP tlog-tiles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::merkle::{Hash, Node, cover, fold, node_hash};
+use crate::merkle::{Hash, Node, complete_subtrees, node_hash, root_of_subtrees};
 
-/// Levels of a tree that one tile spans.
-const SPAN: u32 = 4;
-/// Hashes of a tile.
-const WIDTH: usize = 1 << SPAN;
+/// Levels of the tree that one tile spans.
+const TILE_HEIGHT: u32 = 4;
+/// Hashes of a complete tile.
+const TILE_WIDTH: usize = 1 << TILE_HEIGHT;
 
-/// Which tile: its hashes are the nodes `index * 16` and on of `level`, a multiple of four.
+/// Position of a tile: its hashes are the nodes from `index * 16` on at `level`, a multiple of four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct TileId {
     pub(crate) level: u32,
     pub(crate) index: u64,
 }
 
-/// The hashes of a tile; fewer than sixteen at the edge.
-pub(crate) type Tile = Vec<Hash>;
+/// Hashes of a tile: sixteen, or fewer at the right edge.
+pub(crate) type TileHashes = Vec<Hash>;
 
-/// A tree that grows: at each level of tiles, the hashes that fill no tile yet.
+/// A tile that is full and does not change any more.
+#[derive(Clone, Debug)]
+pub(crate) struct CompleteTile {
+    pub(crate) id: TileId,
+    pub(crate) hashes: TileHashes,
+}
+
+/// Right edge of a growing tree: at each tile level, the hashes that do not fill a tile yet. Enough to append
+/// leaves and to compute the root without reading tiles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edge {
     size: u64,
-    levels: Vec<Tile>,
+    levels: Vec<TileHashes>,
 }
 
 impl Edge {
-    /// Reads what [`Edge::bytes`] wrote; `None` if it does not belong to a tree of this size.
-    pub(crate) fn parse(size: u64, bytes: &[u8]) -> Option<Self> {
-        let (mut levels, mut rest) = (vec![], bytes);
-        for level in (0..u64::BITS).step_by(SPAN as usize).take_while(|it| size >> it > 0) {
-            let length = usize::try_from(size >> level).ok()? % WIDTH * size_of::<Hash>();
-            let (hashes, more) = rest.split_at_checked(length)?;
+    /// Decodes the result of [`Edge::encode`]; `None` if it does not fit a tree of this size.
+    pub(crate) fn decode(size: u64, bytes: &[u8]) -> Option<Self> {
+        let mut levels = vec![];
+        let mut rest = bytes;
+        let tile_levels = (0..u64::BITS).step_by(TILE_HEIGHT as usize);
+        for level in tile_levels.take_while(|level| size >> level > 0) {
+            let count = usize::try_from(size >> level).ok()? % TILE_WIDTH;
+            let (hashes, remaining) = rest.split_at_checked(count * size_of::<Hash>())?;
             levels.push(hashes.as_chunks().0.to_vec());
-            rest = more;
+            rest = remaining;
         }
         rest.is_empty().then_some(Self { size, levels })
     }
 
-    /// The hashes, from the lowest level up. How many there are of each follows from the size.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// Encodes the hashes, lowest level first. Their number at each level follows from the size.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         self.levels.iter().flatten().flatten().copied().collect()
     }
 
-    /// Leaves so far.
+    /// Number of leaves of the tree.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Adds a leaf; the tiles that it completes go to `tiles`.
-    pub(crate) fn append(&mut self, leaf: Hash, tiles: &mut Vec<(Place, Tile)>) {
-        let (mut hash, size) = (leaf, self.size);
+    /// Appends a leaf and adds the tiles that it completes to `completed`.
+    pub(crate) fn append(&mut self, leaf: Hash, completed: &mut Vec<CompleteTile>) {
+        let leaf_index = self.size;
         self.size += 1;
-        for (level, above) in (0..).step_by(SPAN as usize).enumerate() {
-            if self.levels.len() == level {
+        let mut hash = leaf;
+        for (position, level) in (0..).step_by(TILE_HEIGHT as usize).enumerate() {
+            if self.levels.len() == position {
                 self.levels.push(vec![]);
             }
-            let tile = &mut self.levels[level];
-            tile.push(hash);
-            if tile.len() < WIDTH {
+            let hashes = &mut self.levels[position];
+            hashes.push(hash);
+            if hashes.len() < TILE_WIDTH {
                 return;
             }
-            hash = perfect(tile);
-            tiles.push((
-                Place { level: above, index: size >> (above + SPAN) },
-                std::mem::take(tile),
-            ));
+            hash = complete_subtree_root(hashes);
+            let id = TileId { level, index: leaf_index >> (level + TILE_HEIGHT) };
+            completed.push(CompleteTile { id, hashes: std::mem::take(hashes) });
         }
     }
 
-    /// The root; none of an empty tree.
+    /// Returns the root of the tree; `None` if it is empty.
     pub(crate) fn root(&self) -> Option<Hash> {
-        fold(&self.hashes(&cover(0, self.size), &BTreeMap::new())?)
+        let subtrees = complete_subtrees(0, self.size);
+        root_of_subtrees(&self.node_hashes(&subtrees, &BTreeMap::new())?)
     }
 
-    /// The tiles that hold these nodes, but for those at the edge.
-    pub(crate) fn tiles_of<'n>(
+    /// Returns the complete tiles that hold these nodes; nodes at the edge need none.
+    pub(crate) fn required_tiles<'n>(
         &self,
         nodes: impl IntoIterator<Item = &'n Node>,
-    ) -> BTreeSet<Place> {
-        nodes.into_iter().map(|it| place(*it).0).filter(|it| self.tile(*it).is_none()).collect()
+    ) -> BTreeSet<TileId> {
+        let tiles = nodes.into_iter().map(|node| NodeLocation::of(*node).tile);
+        tiles.filter(|tile| self.partial_tile(*tile).is_none()).collect()
     }
 
-    /// The hashes of these nodes, from the edge and from `tiles`; `None` if one of them is not there.
-    pub(crate) fn hashes(
+    /// Returns the hashes of these nodes from the edge and from `tiles`; `None` if a tile is missing.
+    pub(crate) fn node_hashes(
         &self,
         nodes: &[Node],
-        tiles: &BTreeMap<Place, Tile>,
+        tiles: &BTreeMap<TileId, TileHashes>,
     ) -> Option<Vec<Hash>> {
         let hash = |node: &Node| {
-            let (place, from, length) = place(*node);
-            let tile = self.tile(place).or_else(|| tiles.get(&place))?;
-            tile.get(from..from + length).map(perfect)
+            let NodeLocation { tile, first, count } = NodeLocation::of(*node);
+            let hashes = self.partial_tile(tile).or_else(|| tiles.get(&tile))?;
+            hashes.get(first..first + count).map(complete_subtree_root)
         };
         nodes.iter().map(hash).collect()
     }
 
-    /// The tile of this place, if it is the one at the edge.
-    fn tile(&self, place: Place) -> Option<&Tile> {
-        let last = self.size >> (place.level + SPAN);
-        self.levels.get((place.level / SPAN) as usize).filter(|_| place.index == last)
+    /// Returns the hashes of a tile that is not complete yet; `None` for any other tile.
+    fn partial_tile(&self, tile: TileId) -> Option<&TileHashes> {
+        let last_index = self.size >> (tile.level + TILE_HEIGHT);
+        let position = (tile.level / TILE_HEIGHT) as usize;
+        self.levels.get(position).filter(|_| tile.index == last_index)
     }
 }
 
-/// Where a node is: its tile, and which hashes of it the node covers.
-fn place(node: Node) -> (Place, usize, usize) {
-    let above = node.level % SPAN;
-    let first = node.index << above;
-    let from = usize::try_from(first).unwrap_or(usize::MAX) % WIDTH;
-    (Place { level: node.level - above, index: first >> SPAN }, from, 1 << above)
+/// Hashes of a tile that a node covers: `count` hashes from `first` on.
+struct NodeLocation {
+    tile: TileId,
+    first: usize,
+    count: usize,
 }
 
-/// The root over a complete subtree.
-fn perfect(hashes: &[Hash]) -> Hash {
-    if let [one] = hashes {
-        return *one;
+impl NodeLocation {
+    fn of(node: Node) -> Self {
+        let height_in_tile = node.level % TILE_HEIGHT;
+        let first = node.index << height_in_tile;
+        Self {
+            tile: TileId { level: node.level - height_in_tile, index: first >> TILE_HEIGHT },
+            first: usize::try_from(first).unwrap_or(usize::MAX) % TILE_WIDTH,
+            count: 1 << height_in_tile,
+        }
+    }
+}
+
+/// Returns the root of a complete subtree over its hashes, whose number is a power of two.
+fn complete_subtree_root(hashes: &[Hash]) -> Hash {
+    if let [hash] = hashes {
+        return *hash;
     }
     let (left, right) = hashes.split_at(hashes.len() / 2);
-    node_hash(&perfect(left), &perfect(right))
+    node_hash(&complete_subtree_root(left), &complete_subtree_root(right))
 }
 
 #[cfg(test)]

@@ -1,146 +1,150 @@
-//! Decisions: facts of one version, asked of the policy. Facts are remembered, decisions never.
+//! Authentication of callers, and decisions about their permissions. Snapshots are cached, decisions never.
 
 mod audience;
 pub(crate) mod explain;
+pub(crate) mod reader;
 pub(crate) mod rpc;
 mod simulate;
-mod snapshots;
+mod snapshot_cache;
 mod store;
 mod wire;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
 use chassis::{
     Account, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx,
-    access::{Authority, Decision, Question},
+    access::{AccessCheck, Authority, Decision},
     call::Context,
     token::{Kind, Token},
 };
-use moka::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-pub(crate) use self::snapshots::{Freshness, Snapshots};
+pub(crate) use self::snapshot_cache::{Freshness, SnapshotCache};
 use crate::{
     api_key,
-    organization::{
-        self, Organization,
-        wire::{consistency_token, parse_consistency_token},
-    },
+    credential::{CredentialCache, StoredCredential},
+    organization::{self, Organization},
     policy::Permission,
-    session::{self, store::Proof},
-    snapshot::{Snapshot, Subject, Verdict, Wish},
+    session,
+    snapshot::{AccessQuery, Snapshot, Subject, Verdict},
+    types::ConsistencyToken,
 };
 
-/// How long a read may rest on what a credential proved a moment ago (G-06).
-const PROOF_LIFETIME: Duration = Duration::from_secs(1);
+/// Shortest time between two records of a credential's use.
+const USE_RECORD_INTERVAL: time::Duration = time::Duration::minutes(1);
 
-/// How often the time of a credential's last use is stored.
-const USE_RECORDED_EVERY: time::Duration = time::Duration::minutes(1);
-
-/// Proofs kept at the same time; each is below 500 bytes.
-const PROOFS_MAX: u64 = 50_000;
-
-/// Identifies callers and decides what they may do.
-pub(crate) struct Decider {
+/// The authority that authenticates callers and decides for every service, backed by this service's
+/// database.
+pub(crate) struct LocalAuthority {
     db: Db,
-    proofs: Proofs,
-    snapshots: Snapshots,
+    credentials: CredentialCache,
+    snapshots: SnapshotCache,
 }
 
-/// What sessions and keys proved a moment ago, by their id.
-pub(crate) type Proofs = Cache<Uuid, Proof>;
-
-/// An empty memory of proofs.
-pub(crate) fn proofs() -> Proofs {
-    Cache::builder().max_capacity(PROOFS_MAX).time_to_live(PROOF_LIFETIME).build()
-}
-
-impl Decider {
-    pub(crate) fn new(db: Db, proofs: Proofs, snapshots: Snapshots) -> Self {
-        Self { db, proofs, snapshots }
+impl LocalAuthority {
+    /// Creates the authority.
+    pub(crate) fn new(db: Db, credentials: CredentialCache, snapshots: SnapshotCache) -> Self {
+        Self { db, credentials, snapshots }
     }
 
-    /// The account of a credential's id; [`Self::authenticate`] compares the secret.
-    async fn proof(&self, kind: Kind, id: Uuid, fresh: bool) -> Result<Option<Proof>> {
-        let living = |it: &Proof| it.expires_at.is_none_or(|it| it > self.db.now());
-        if !fresh && let Some(proof) = self.proofs.get(&id).filter(living) {
-            return Ok(Some(proof));
+    /// Returns the credential with an id, from the cache unless `fresh`. The caller must compare the secret.
+    async fn credential(
+        &self,
+        kind: Kind,
+        id: Uuid,
+        fresh: bool,
+    ) -> Result<Option<StoredCredential>> {
+        let is_valid = |it: &StoredCredential| !it.is_expired(self.db.now());
+        if !fresh && let Some(credential) = self.credentials.get(&id).filter(is_valid) {
+            return Ok(Some(credential));
         }
-        let proof = match kind {
-            Kind::ApiKey => api_key::store::proof(&self.db, id).await?,
-            _ => session::store::proof(&self.db, id).await?,
+        // Callers authenticate with API keys and sessions only.
+        let credential = match kind {
+            Kind::ApiKey => api_key::store::credential(&self.db, id).await?,
+            _ => session::store::credential(&self.db, id).await?,
         };
-        match &proof {
-            Some(proof) => self.proofs.insert(id, proof.clone()),
-            None => self.proofs.invalidate(&id),
+        match &credential {
+            Some(credential) => self.credentials.insert(id, credential.clone()),
+            None => self.credentials.invalidate(&id),
         }
-        Ok(proof)
+        Ok(credential)
     }
 
-    /// Records the use of a credential that was proven, at most once a minute.
-    async fn record_use(&self, kind: Kind, id: Uuid, proof: &Proof) -> Result<()> {
+    /// Records the use of an authenticated credential, at most once a minute.
+    async fn record_use(&self, kind: Kind, id: Uuid, credential: &StoredCredential) -> Result<()> {
         let now = self.db.now();
-        let recent = proof.last_used_at.is_some_and(|it| it + USE_RECORDED_EVERY >= now);
-        if recent || proof.use_recorded.swap(true, Ordering::Relaxed) {
+        // The cached copy shares the flag `use_recorded`, which prevents more records until it is read again.
+        let is_recent = credential.last_used_at.is_some_and(|it| it + USE_RECORD_INTERVAL >= now);
+        if is_recent || credential.use_recorded.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         match kind {
-            Kind::ApiKey => api_key::store::used(&self.db, id, now).await,
-            _ => session::store::used(&self.db, id, now).await,
+            Kind::ApiKey => api_key::store::record_use(&self.db, id, now).await,
+            _ => session::store::record_use(&self.db, id, now).await,
         }
     }
 }
 
 #[tonic::async_trait]
-impl Authority for Decider {
+impl Authority for LocalAuthority {
     async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account> {
         let parse = |kind| Some((kind, Token::parse(kind, bearer.expose_secret())?));
         let token = parse(Kind::Session).or_else(|| parse(Kind::ApiKey));
-        let (kind, token) = token.ok_or_else(Error::bad_credential)?;
-        let proof = self.proof(kind, token.id, fresh).await?.ok_or_else(Error::bad_credential)?;
-        let over = proof.expires_at.is_some_and(|it| it <= self.db.now());
-        if over || !token.matches(&proof.secret_hash) {
-            return Err(Error::bad_credential());
+        let (kind, token) = token.ok_or_else(Error::invalid_credential)?;
+        let credential = self.credential(kind, token.id, fresh).await?;
+        let credential = credential.ok_or_else(Error::invalid_credential)?;
+        if credential.is_expired(self.db.now()) || !token.matches(&credential.secret_hash) {
+            return Err(Error::invalid_credential());
         }
-        self.record_use(kind, token.id, &proof).await?;
-        Ok(proof.account)
+        self.record_use(kind, token.id, &credential).await?;
+        Ok(credential.account)
     }
 
-    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
-        let permission = Permission::parse(question.permission);
-        let permission = permission
-            .ok_or_else(|| anyhow::anyhow!("there is no permission {}", question.permission))?;
-        let wish = Wish { permission, project_id: question.project_id, write: question.write };
-        let freshness = Freshness::newest(context.known.as_deref())?;
-        let snapshot = self.snapshots.get(question.org_id, freshness).await?;
-        decision(snapshot.as_deref(), subject(context.account()?), &wish, freshness)
+    async fn decide(&self, context: &Context, check: &AccessCheck<'_>) -> Result<Decision> {
+        let query = AccessQuery {
+            permission: known_permission(check.permission)?,
+            project_id: check.project_id,
+            write: check.write,
+        };
+        // The newest version, which must include the one of the caller's token.
+        let freshness = Freshness::newest(context.consistency_token.as_deref())?;
+        let snapshot = self.snapshots.get(check.org_id, freshness).await?;
+        decide(snapshot.as_deref(), subject(context.account()?), &query, freshness)
     }
 }
 
-/// The decision from these facts, for whom it hides what they may not know before anything else is said.
-fn decision(
-    facts: Option<&Snapshot>,
+/// Returns the permission with a code. The codes of internal callers exist, so a missing one is an internal
+/// error.
+fn known_permission(code: &str) -> Result<Permission> {
+    let permission = Permission::parse(code);
+    Ok(permission.ok_or_else(|| anyhow::anyhow!("the permission {code} does not exist"))?)
+}
+
+/// Decides a query on a snapshot; `None` stands for an unknown organization. Errors about the freshness are
+/// returned only to callers who may know the organization.
+fn decide(
+    snapshot: Option<&Snapshot>,
     subject: Subject<'_>,
-    wish: &Wish,
+    query: &AccessQuery,
     freshness: Freshness,
 ) -> Result<Decision> {
-    let Some(facts) = facts else { return Ok(Decision::default()) };
-    let token = consistency_token(facts.org_id, facts.version);
-    let decision = facts.verdict(subject, wish).decision(token);
+    let Some(snapshot) = snapshot else { return Ok(Decision::default()) };
+    let decision = snapshot.verdict(subject, query).into_decision(Some(snapshot.token()));
     if decision.visible {
-        freshness.check(facts)?;
+        freshness.require_version(snapshot)?;
     }
     Ok(decision)
 }
 
-/// Who asks.
+/// Returns an account as the subject of a decision.
 pub(crate) fn subject(account: &Account) -> Subject<'_> {
     Subject { user_id: account.user_id, key: account.key.as_ref() }
 }
 
 impl Verdict {
-    fn decision(self, token: String) -> Decision {
+    fn into_decision(self, token: Option<ConsistencyToken>) -> Decision {
+        let token = token.map(ConsistencyToken::encode).unwrap_or_default();
         match self {
             Self::Allowed => {
                 Decision { allowed: true, visible: true, token, ..Decision::default() }
@@ -148,37 +152,43 @@ impl Verdict {
             Self::Denied(reason) => {
                 Decision { visible: true, reason, token, ..Decision::default() }
             }
-            // Who may not know learns nothing, not even a version.
+            // Without the token: its version would reveal that the organization exists.
             Self::Hidden => Decision::default(),
         }
     }
 }
 
-/// Locks the organization of a grant. If access has changed since the grant was given, decides again, so
-/// that under the lock nobody acts on a right that they lost.
-pub(crate) async fn lock(tx: &mut Tx, grant: &Grant) -> Result<Organization> {
-    lock_and_decide(tx, grant, None).await
+/// Locks the organization of an authorization (the proof of a permission), and decides again if access has
+/// changed since. While the lock is held, access cannot change, so nobody acts on a permission that they have
+/// lost.
+pub(crate) async fn lock(tx: &mut Tx, authorization: &Grant) -> Result<Organization> {
+    lock_and_decide(tx, authorization, None).await
 }
 
-/// The same for a grant on a project.
-pub(crate) async fn lock_project(tx: &mut Tx, grant: &ProjectGrant) -> Result<Organization> {
-    lock_and_decide(tx, grant, Some(grant.project_id())).await
+/// Like [`lock`], for an authorization on a project.
+pub(crate) async fn lock_project(
+    tx: &mut Tx,
+    authorization: &ProjectGrant,
+) -> Result<Organization> {
+    lock_and_decide(tx, authorization, Some(authorization.project_id())).await
 }
 
 async fn lock_and_decide(
     tx: &mut Tx,
-    grant: &Grant,
+    authorization: &Grant,
     project_id: Option<ProjectId>,
 ) -> Result<Organization> {
-    let organization = organization::store::lock(tx, grant.org_id()).await?;
-    let decided_at = parse_consistency_token(grant.consistency_token());
-    if decided_at != Some((organization.id, organization.access_version)) {
-        require(tx, &organization, grant.account(), grant.permission(), project_id).await?;
+    let organization = organization::store::lock(tx, authorization.org_id()).await?;
+    let decided_at = ConsistencyToken::parse(authorization.consistency_token());
+    if decided_at != Some(organization.token()) {
+        let account = authorization.account();
+        let permission = authorization.permission();
+        require(tx, &organization, account, permission, project_id).await?;
     }
     Ok(organization)
 }
 
-/// Decides about a change inside a transaction that holds the organization's lock.
+/// Refuses a write without the permission. The transaction must hold the organization's lock.
 pub(crate) async fn require(
     tx: &mut Tx,
     organization: &Organization,
@@ -186,12 +196,12 @@ pub(crate) async fn require(
     permission: &str,
     project_id: Option<ProjectId>,
 ) -> Result<()> {
-    let org_id: OrgId = organization.id;
-    let question = Question { permission, org_id, project_id, write: true };
-    let permission = Permission::parse(permission);
-    let permission = permission.ok_or_else(|| anyhow::anyhow!("no such permission"))?;
+    let org_id = organization.id;
+    let check = AccessCheck { permission, org_id, project_id, write: true };
+    let permission = known_permission(permission)?;
+    let query = AccessQuery { permission, project_id, write: true };
     let snapshot = store::load(tx.conn(), org_id).await?;
     let snapshot = snapshot.ok_or(Error::NotFound(OrgId::NOUN))?;
-    let wish = Wish { permission, project_id, write: true };
-    snapshot.verdict(subject(account), &wish).decision(String::new()).check(&question)
+    // `check` returns the caller's error unless the decision allows.
+    snapshot.verdict(subject(account), &query).into_decision(None).check(&check)
 }

@@ -1,24 +1,29 @@
-//! API keys: credentials of programs. What one may do is bounded three times: by its scope, by what keys
-//! may do at all, and by what its owner may do at that moment.
+//! API keys: credentials of programs. A key's permissions are limited by its scope, by the policy for keys,
+//! and by the current permissions of its owner.
 
+pub(crate) mod commands;
 pub(crate) mod rpc;
 pub(crate) mod store;
 mod wire;
 
 use api::{error::Reason, identity as pb};
-use chassis::{About, Account, Changed, Code, Error, Grant, OrgId, ProjectId, Refusal, UserId};
+use chassis::{
+    Account, Changed, Code, Error, EventTarget, Grant, OrgId, ProjectId, Refusal, UserId,
+};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::organization::{self, Organization};
 
-/// A key.
+/// An API key, without its secret.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiKey {
     pub(crate) id: Uuid,
     pub(crate) org_id: OrgId,
+    /// The only project on which the key works; `None` for every project.
     pub(crate) project_id: Option<ProjectId>,
     pub(crate) name: String,
+    /// True if the key may write; otherwise it is read-only.
     pub(crate) is_full: bool,
     pub(crate) owner_id: UserId,
     pub(crate) created_at: OffsetDateTime,
@@ -27,18 +32,19 @@ pub(crate) struct ApiKey {
     pub(crate) revoked_at: Option<OffsetDateTime>,
 }
 
-/// What a person gives to make a key.
+/// The fields of a new key.
 pub(crate) struct Draft {
     pub(crate) name: String,
     pub(crate) project_id: Option<ProjectId>,
     pub(crate) is_full: bool,
-    pub(crate) days: Option<i32>,
+    /// Days until the key expires; `None` if it does not.
+    pub(crate) lifetime_days: Option<i32>,
 }
 
-/// Why there is no key.
+/// Reasons for which a key is not created.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("API keys are part of the plan Starter and higher; upgrade first")]
+    #[error("the plan does not include API keys; upgrade to Starter or higher")]
     Plan,
 }
 
@@ -57,53 +63,54 @@ impl Refusal for Refused {
 }
 
 impl ApiKey {
-    /// A key of whoever makes it (PL-7, PL-8).
+    /// Creates a key that its creator owns (PL-7, PL-8).
     pub(crate) fn create(
-        grant: &Grant,
+        authorization: &Grant,
         organization: &Organization,
         draft: Draft,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Error> {
-        let owner: &Account = grant.account();
+        let owner: &Account = authorization.account();
         if !owner.email_verified {
             return Err(organization::Refused::EmailNotVerified.into());
         }
-        if organization.limits.of("api_keys") == Some(0) {
+        if organization.limits.max("api_keys") == Some(0) {
             return Err(Refused::Plan.into());
         }
-        let it = Self {
+        let key = Self {
             id: chassis::id::new(),
-            org_id: grant.org_id(),
+            org_id: authorization.org_id(),
             project_id: draft.project_id,
             name: draft.name,
             is_full: draft.is_full,
             owner_id: owner.user_id,
             created_at: now,
-            expires_at: draft.days.map(|it| now + Duration::days(it.into())),
+            expires_at: draft.lifetime_days.map(|it| now + Duration::days(it.into())),
             last_used_at: None,
             revoked_at: None,
         };
-        let event = pb::ApiKeyCreated { after: Some((&it).into()) };
-        let about = it.about();
-        Ok(Changed::new(it, &event, about))
+        let event = pb::ApiKeyCreated { after: Some((&key).into()) };
+        let target = key.event_target();
+        Ok(Changed::new(key, &event, target))
     }
 
-    /// The end of a key, for good (PL-14). `None`: it has ended before.
+    /// Revokes the key for good (PL-14). `None` if it is revoked already.
     pub(crate) fn revoke(&self, now: OffsetDateTime) -> Option<Changed<Self>> {
         if self.revoked_at.is_some() {
             return None;
         }
         let after = Self { revoked_at: Some(now), ..self.clone() };
         let event = pb::ApiKeyRevoked { before: Some(self.into()), after: Some((&after).into()) };
-        let about = self.about();
-        Some(Changed::new(after, &event, about))
+        let target = self.event_target();
+        Some(Changed::new(after, &event, target))
     }
 
-    fn about(&self) -> About {
-        let about = About::object("api_key", self.id.to_string(), &self.name).of(self.org_id);
+    fn event_target(&self) -> EventTarget {
+        let target =
+            EventTarget::object("api_key", self.id.to_string(), &self.name).in_org(self.org_id);
         match self.project_id {
-            Some(project_id) => about.in_project(project_id),
-            None => about,
+            Some(project_id) => target.in_project(project_id),
+            None => target,
         }
     }
 }

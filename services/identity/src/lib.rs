@@ -1,21 +1,26 @@
-//! Accounts, sessions, organizations, members and grants on projects; the only service that answers
-//! "may X do Y?".
+//! Accounts, sessions, organizations, members and grants on projects. The only service that authenticates
+//! callers and decides about their permissions.
 //!
-//! | concept | file |
+//! Each concept is a module, whose files form layers. A file imports only files of its own layer that are
+//! higher in the table, and files of earlier layers; tests may import anything. Rules also use the `From`
+//! implementations in `*/wire`, which need no import.
+//!
+//! | layer | files |
 //! |---|---|
-//! | who may do what, as one table | `policy` |
-//! | accounts, their passwords, and the mails about them | `user`, `password`, `mailed_link` |
-//! | proof of signing in | `session`, `second_factor`, `provider` |
-//! | tenants and their plans | `organization` |
-//! | who belongs to a tenant | `member`, `team` |
-//! | who may enter a project | `project_access` |
-//! | what is true at one version, and what follows | `snapshot` |
-//! | decisions, and why | `access` |
-//! | credentials of programs | `api_key` |
-//! | rows that are deleted after a while | `retention` |
+//! | types | `types` (ids, principals, consistency tokens), `policy` (roles and permissions), `credential` |
+//! | rules, without I/O | `project_access` (grants), `member`, `team`, `organization`, `api_key` |
+//! | | `snapshot` (access of one organization at one version) |
+//! | | `password`, `session`, `second_factor`, `user`, `mailed_link`, `provider` |
+//! | statements | `session/store`, `user/store`, `member/store`, then the other `*/store` |
+//! | calls to other services | `organization/peers`, `provider/client` |
+//! | decisions | `access`: authentication, decisions, locks of organizations |
+//! | commands | `session/commands`, `member/commands`, then the other `*/commands` |
+//! | entry points | `*/rpc` with `*/wire`, `reactions`, `retention`, `organization/purge`, |
+//! | | `mailed_link/renderer` |
 
 mod access;
 mod api_key;
+mod credential;
 mod mailed_link;
 mod member;
 mod organization;
@@ -29,6 +34,7 @@ mod second_factor;
 mod session;
 mod snapshot;
 mod team;
+mod types;
 mod user;
 
 use std::sync::Arc;
@@ -42,66 +48,57 @@ use api::identity::{
     session_service_server::SessionServiceServer, team_service_server::TeamServiceServer,
     user_service_server::UserServiceServer,
 };
-use chassis::{Config, Db, Host};
+use chassis::{Config, Db};
+use host::Host;
 
-/// How much memory the remembered facts of organizations may take.
-const SNAPSHOTS_BYTES_MAX: u64 = 64 << 20;
+use crate::credential::CredentialCache;
+
+/// Memory of the snapshot cache, in bytes.
+const SNAPSHOT_CACHE_BYTES_MAX: u64 = 64 << 20;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// Adds the identity service to a process.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.database("identity", &MIGRATIONS);
-    let proofs = access::proofs();
-    let snapshots = access::Snapshots::new(db.clone(), SNAPSHOTS_BYTES_MAX);
-    host.authority(access::Decider::new(db.clone(), proofs.clone(), snapshots.clone()));
-    install_accounts(host, &db, &proofs)?;
+    let credentials = credential::new_cache();
+    let snapshots = access::SnapshotCache::new(db.clone(), SNAPSHOT_CACHE_BYTES_MAX);
+    let authority = access::LocalAuthority::new(db.clone(), credentials.clone(), snapshots.clone());
+    host.set_authority(authority);
+    install_accounts(host, &db, &credentials)?;
     install_organizations(host, &db);
-    let (access, pager) = (host.access(), host.pager());
-    host.rpc(ApiKeyServiceServer::new(api_key::rpc::Rpc {
-        db: db.clone(),
-        access: access.clone(),
-        pager: pager.clone(),
-        proofs,
-    }));
-    host.rpc(AccessServiceServer::new(access::rpc::Rpc {
-        db: db.clone(),
-        access,
-        pager,
-        snapshots,
-    }));
+    install_access(host, &db, credentials, snapshots);
     retention::install(host, &db);
     host.on(&db, reactions::project_abandoned);
     host.on(&db, reactions::project_deleted);
-    host.on(&db, reactions::project_closed);
-    host.on(&db, reactions::invitation_closed);
+    host.on(&db, reactions::project_cleanup_finished);
+    host.on(&db, reactions::invitation_cleanup_finished);
     Ok(())
 }
 
-/// Accounts and the ways to sign in to them.
-fn install_accounts(host: &mut Host, db: &Db, proofs: &access::Proofs) -> anyhow::Result<()> {
-    let passwords = Arc::new(password::Passwords::new(host.key()));
-    let links = mailed_link::Links::new(host.key(), host.config().base_url());
-    let sources_max = host.config().sign_ins_max;
-    let sign_in = session::sign_in::SignIn::new(
+/// Adds the services of accounts, sessions and second factors, and the mails about accounts.
+fn install_accounts(host: &mut Host, db: &Db, credentials: &CredentialCache) -> anyhow::Result<()> {
+    let passwords = Arc::new(password::PasswordHasher::new(host.key()));
+    let links = mailed_link::LinkFactory::new(host.key(), host.config().base_url());
+    let sign_in = Arc::new(session::commands::SignIn::new(
         db.clone(),
         passwords.clone(),
         host.key(),
         host.clock(),
-        sources_max,
-    );
-    let sign_in = Arc::new(sign_in);
-    let provider = provider::Provider::new(db.clone(), host.key(), provider_of(host.config()))?;
+        host.config().sign_ins_max,
+    ));
+    let settings = provider_settings(host.config());
+    let provider = provider::commands::Provider::new(db.clone(), host.key(), settings)?;
     host.rpc(UserServiceServer::new(user::rpc::Rpc {
         db: db.clone(),
         passwords,
         links: links.clone(),
-        proofs: proofs.clone(),
+        credentials: credentials.clone(),
         sign_in: sign_in.clone(),
     }));
     host.rpc(SecondFactorServiceServer::new(second_factor::rpc::Rpc {
         db: db.clone(),
-        proofs: proofs.clone(),
+        credentials: credentials.clone(),
         sign_in: sign_in.clone(),
     }));
     host.rpc(SessionServiceServer::new(session::rpc::Rpc {
@@ -109,27 +106,27 @@ fn install_accounts(host: &mut Host, db: &Db, proofs: &access::Proofs) -> anyhow
         sign_in,
         provider,
         pager: host.pager(),
-        proofs: proofs.clone(),
+        credentials: credentials.clone(),
     }));
-    host.mail(db, mailed_link::mail::Mails { db: db.clone(), links })
+    host.mail(db, mailed_link::renderer::AccountMailRenderer { db: db.clone(), links })
 }
 
-/// The identity provider that the settings name.
-fn provider_of(config: &Config) -> Option<provider::Settings> {
-    let redirect = || format!("{}/callback", config.base_url());
+/// Returns the settings of the identity provider; `None` if none is configured.
+fn provider_settings(config: &Config) -> Option<provider::Settings> {
+    let default_redirect = || format!("{}/callback", config.base_url());
     Some(provider::Settings {
         issuer: config.oidc_issuer.clone()?,
         client_id: config.oidc_client_id.clone()?,
         client_secret: config.oidc_client_secret.clone(),
-        redirect_url: config.oidc_redirect_url.clone().unwrap_or_else(redirect),
+        redirect_url: config.oidc_redirect_url.clone().unwrap_or_else(default_redirect),
     })
 }
 
-/// Organizations, who belongs to them, and what they may do.
+/// Adds the services of organizations, members, teams and grants, and the purge of deleted organizations.
 fn install_organizations(host: &mut Host, db: &Db) {
-    let (access, pager) = (host.access(), host.pager());
-    let deletion = organization::deletion::Deletion {
-        db: db.clone(),
+    let access = host.access();
+    let pager = host.pager();
+    let peers = organization::peers::Peers {
         project: host.client("identity", "project"),
         invitation: host.client("identity", "invitation"),
     };
@@ -138,7 +135,7 @@ fn install_organizations(host: &mut Host, db: &Db) {
         access: access.clone(),
         pager: pager.clone(),
         created_orgs_max: host.config().created_orgs_max,
-        deletion,
+        peers,
     }));
     host.rpc(MemberServiceServer::new(member::rpc::Rpc {
         db: db.clone(),
@@ -150,8 +147,33 @@ fn install_organizations(host: &mut Host, db: &Db) {
         access: access.clone(),
         pager: pager.clone(),
     }));
-    let grants = project_access::rpc::Rpc { db: db.clone(), access, pager };
-    host.rpc(ProjectAccessServiceServer::new(grants));
-    let purged = db.clone();
-    host.task("purge", |stop| organization::purge::run(purged, stop));
+    host.rpc(ProjectAccessServiceServer::new(project_access::rpc::Rpc {
+        db: db.clone(),
+        access,
+        pager,
+    }));
+    let db = db.clone();
+    host.task("purge", |stop| organization::purge::run(db, stop));
+}
+
+/// Adds the services of API keys and decisions.
+fn install_access(
+    host: &mut Host,
+    db: &Db,
+    credentials: CredentialCache,
+    snapshots: access::SnapshotCache,
+) {
+    let access = host.access();
+    let pager = host.pager();
+    host.rpc(ApiKeyServiceServer::new(api_key::rpc::Rpc {
+        db: db.clone(),
+        access: access.clone(),
+        pager: pager.clone(),
+        credentials,
+    }));
+    host.rpc(AccessServiceServer::new(access::rpc::Rpc {
+        access,
+        pager,
+        reader: access::reader::AccessReader { db: db.clone(), snapshots },
+    }));
 }

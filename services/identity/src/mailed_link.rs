@@ -1,7 +1,7 @@
-//! Links on their way to a mailbox, and notices without one. A link is bound to its account, its purpose, the
-//! address it goes to and the password of that time; it works once, for half an hour (I-16, I-17).
+//! Mailed links, and mailed notices without a link. A link is bound to its account, its purpose, the
+//! address to which it is mailed and the account's password; it works once, within half an hour (I-16).
 
-pub(crate) mod mail;
+pub(crate) mod renderer;
 pub(crate) mod store;
 
 use api::error::Reason;
@@ -17,13 +17,17 @@ use uuid::Uuid;
 
 use crate::user::User;
 
-/// How long a link works.
+/// Time in which a link can be used.
 pub(crate) const LIFETIME: Duration = Duration::minutes(30);
 
-/// Between two mails of a kind to the same account.
-const PAUSE: Duration = Duration::seconds(60);
+/// Time for which an expired link or notice is kept: mails to an unreachable server are retried for eight
+/// hours.
+pub(crate) const RETENTION: Duration = Duration::days(1);
 
-/// What a mail is for.
+/// Shortest time between two mails of one purpose to the same account.
+const INTERVAL_MIN: Duration = Duration::seconds(60);
+
+/// The purpose of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub(crate) enum Purpose {
@@ -31,28 +35,30 @@ pub(crate) enum Purpose {
     Verify,
     /// Sets a new password.
     Reset,
-    /// Moves the account to the address that the link goes to.
+    /// Changes the address of an account to the one to which the link is mailed.
     Change,
-    /// Tells that somebody tried to open an account with the address.
-    ToldRegistered,
-    /// Tells the old address that the account has moved.
-    ToldChanged,
+    /// Notifies the owner of an account that somebody tried to register with the same address.
+    #[sqlx(rename = "told_registered")]
+    AlreadyRegistered,
+    /// Notifies the old address of an account that the address was changed.
+    #[sqlx(rename = "told_changed")]
+    AddressChanged,
 }
 
 impl Purpose {
-    /// The template of its mail.
+    /// Returns the name of the mail's template.
     pub(crate) fn template(self) -> &'static str {
         match self {
             Self::Verify => "verify",
             Self::Reset => "reset",
             Self::Change => "change",
-            Self::ToldRegistered => "told_registered",
-            Self::ToldChanged => "told_changed",
+            Self::AlreadyRegistered => "already_registered",
+            Self::AddressChanged => "address_changed",
         }
     }
 }
 
-/// A link, or a notice.
+/// A mailed link or notice.
 #[derive(Clone, Debug)]
 pub(crate) struct MailedLink {
     pub(crate) id: Uuid,
@@ -67,12 +73,12 @@ pub(crate) struct MailedLink {
     pub(crate) used_at: Option<OffsetDateTime>,
 }
 
-/// Why a link does not work, or is not sent.
+/// Reasons for which a link is refused, or not mailed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the link is unknown, was used, or is too old; ask for a new one")]
+    #[error("the link is unknown, already used or expired; request a new one")]
     Invalid,
-    #[error("a mail was sent less than a minute ago; look into your mailbox, then retry")]
+    #[error("a mail was sent less than a minute ago; check the mailbox, then retry")]
     TooSoon,
 }
 
@@ -93,9 +99,9 @@ impl Refusal for Refused {
 }
 
 impl MailedLink {
-    /// A new link of an account to an address.
+    /// Creates a link of an account, to be mailed to an address.
     pub(crate) fn new(
-        links: &Links,
+        links: &LinkFactory,
         purpose: Purpose,
         user: &User,
         to: &Address,
@@ -116,37 +122,47 @@ impl MailedLink {
         }
     }
 
-    /// Whether the token opens it, for this purpose, for the account as it is now.
-    pub(crate) fn open(
+    /// Refuses a wrong token, purpose or account, a used or expired link, and one from before the last
+    /// change of the password.
+    pub(crate) fn require_valid(
         &self,
         purpose: Purpose,
         token: &Token,
         user: &User,
         now: OffsetDateTime,
     ) -> Result<(), Refused> {
-        let good = self.used_at.is_none()
+        let is_valid = self.used_at.is_none()
             && self.expires_at > now
             && self.purpose == purpose
             && self.user_id == user.id
             && self.password_version == user.password_version
             && token.matches(&self.secret_hash);
-        if good { Ok(()) } else { Err(Refused::Invalid) }
+        if is_valid { Ok(()) } else { Err(Refused::Invalid) }
     }
 }
 
-/// A mail of a kind is sent again, but not at once.
-pub(crate) fn pause(last: Option<OffsetDateTime>, now: OffsetDateTime) -> Result<(), Refused> {
-    if last.is_some_and(|it| it + PAUSE > now) { Err(Refused::TooSoon) } else { Ok(()) }
+/// Refuses another mail of one purpose too soon after the last one.
+pub(crate) fn require_interval(
+    last_sent_at: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Result<(), Refused> {
+    if last_sent_at.is_some_and(|it| it + INTERVAL_MIN > now) {
+        return Err(Refused::TooSoon);
+    }
+    Ok(())
 }
 
-/// Makes links.
+/// Creates the tokens and URLs of links.
 #[derive(Clone)]
-pub(crate) struct Links {
+pub(crate) struct LinkFactory {
+    /// The key from which the secrets of tokens are derived, so that a mail can be sent again with the same
+    /// link.
     key: Secret,
     base_url: String,
 }
 
-impl Links {
+impl LinkFactory {
+    /// Creates a factory under the deployment's key; `base_url` is the address of the site.
     pub(crate) fn new(key: &Key, base_url: String) -> Self {
         Self { key: key.derive("verification links"), base_url }
     }
@@ -155,18 +171,19 @@ impl Links {
         Token::derived(id, &self.key)
     }
 
-    /// The link. A browser that opens the page of a confirmation without scripts must send the token, so
-    /// that one has it in its path; the page is kept by nobody and told to nobody. The pages for the others
-    /// are the application's, which reads the fragment.
-    pub(crate) fn link(&self, purpose: Purpose, id: Uuid) -> String {
+    /// Returns the URL of a link. The page that confirms an address works without scripts, so the server
+    /// must get its token: it is in the path, and the page is sent with `no-store` and `no-referrer`. The
+    /// other pages belong to the application, whose script reads the token from the fragment, which
+    /// browsers do not send.
+    pub(crate) fn url(&self, purpose: Purpose, id: Uuid) -> String {
         let (page, kind) = match purpose {
             Purpose::Reset => ("reset", Kind::Reset),
             Purpose::Change => ("change", Kind::Verification),
             _ => ("verify", Kind::Verification),
         };
         let token = self.token(id).reveal(kind);
-        let mark = if page == "verify" { '/' } else { '#' };
-        format!("{}/{page}{mark}{}", self.base_url, token.expose_secret())
+        let separator = if page == "verify" { '/' } else { '#' };
+        format!("{}/{page}{separator}{}", self.base_url, token.expose_secret())
     }
 }
 
@@ -175,27 +192,28 @@ mod tests {
     use super::*;
     use crate::user::tests::user;
 
-    /// I-16, I-17: each thing that a link is bound to, swapped.
+    /// I-16: each property to which a link is bound is changed in turn.
     #[test]
-    fn a_link_opens_for_what_it_was_made_for() {
-        let links = Links { key: [7; 32], base_url: String::new() };
-        let (ann, now) = (user(), OffsetDateTime::UNIX_EPOCH);
+    fn a_link_is_valid_only_for_what_it_was_created_for() {
+        let links = LinkFactory { key: [7; 32], base_url: String::new() };
+        let ann = user();
+        let now = OffsetDateTime::UNIX_EPOCH;
         let to = chassis::email::parse("ann@example.com").unwrap();
         let link = MailedLink::new(&links, Purpose::Reset, &ann, &to, now);
         let token = links.token(link.id);
-        let open = |link: &MailedLink, purpose, token: &Token, user: &User, now| {
-            link.open(purpose, token, user, now).is_ok()
+        let is_valid = |link: &MailedLink, purpose, token: &Token, user: &User, now| {
+            link.require_valid(purpose, token, user, now).is_ok()
         };
-        assert!(open(&link, Purpose::Reset, &token, &ann, now));
-        assert!(!open(&link, Purpose::Verify, &token, &ann, now));
-        assert!(!open(&link, Purpose::Reset, &links.token(Uuid::nil()), &ann, now));
-        assert!(!open(&link, Purpose::Reset, &token, &ann, now + LIFETIME));
-        assert!(!open(&link, Purpose::Reset, &token, &user(), now));
+        assert!(is_valid(&link, Purpose::Reset, &token, &ann, now));
+        assert!(!is_valid(&link, Purpose::Verify, &token, &ann, now));
+        assert!(!is_valid(&link, Purpose::Reset, &links.token(Uuid::nil()), &ann, now));
+        assert!(!is_valid(&link, Purpose::Reset, &token, &ann, now + LIFETIME));
+        assert!(!is_valid(&link, Purpose::Reset, &token, &user(), now));
         let later = User { password_version: 2, ..ann.clone() };
-        assert!(!open(&link, Purpose::Reset, &token, &later, now));
+        assert!(!is_valid(&link, Purpose::Reset, &token, &later, now));
         let used = MailedLink { used_at: Some(now), ..link };
-        assert!(!open(&used, Purpose::Reset, &token, &ann, now));
-        assert_eq!(pause(Some(now), now), Err(Refused::TooSoon));
-        assert_eq!(pause(Some(now), now + PAUSE), Ok(()));
+        assert!(!is_valid(&used, Purpose::Reset, &token, &ann, now));
+        assert_eq!(require_interval(Some(now), now), Err(Refused::TooSoon));
+        assert_eq!(require_interval(Some(now), now + INTERVAL_MIN), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
-//! The identity service as a process of its own.
+//! The identity service as a separate process.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::process::main("identity", identity::install)
+    host::process::main("identity", identity::install)
 }

@@ -1,23 +1,23 @@
-//! Members: the accounts of an organization, each with one role.
+//! Members: accounts that belong to an organization, each with one role.
 
+pub(crate) mod commands;
 pub(crate) mod rpc;
 pub(crate) mod store;
-pub(crate) mod wire;
+mod wire;
 
 use api::{error::Reason, identity as pb};
-use chassis::{About, Account, Changed, Code, Error, Grant, OrgId, ProjectId, Refusal, UserId};
+use chassis::{Account, Changed, Code, EventTarget, Grant, OrgId, ProjectId, Refusal, UserId};
 use prost::{Message, Name};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    organization::{self, Organization},
     policy::{self, OrgRole, ProjectRole},
     project_access::{self, ProjectGrant},
-    team::TeamId,
+    types::{TeamId, count_i32, event_batches},
 };
 
-/// An account in an organization.
+/// An account that belongs to an organization.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) id: Uuid,
@@ -31,39 +31,46 @@ pub(crate) struct Member {
     pub(crate) created_at: OffsetDateTime,
 }
 
-/// What an invitation promises to whoever accepts it.
+/// The terms of an accepted invitation: role, teams and projects of the new member.
 pub(crate) struct Admission {
     pub(crate) role: OrgRole,
     pub(crate) invitation_id: Uuid,
     pub(crate) inviter_id: UserId,
-    pub(crate) project_access: Vec<(ProjectId, ProjectRole)>,
+    pub(crate) project_access: Vec<PromisedAccess>,
     pub(crate) team_ids: Vec<TeamId>,
 }
 
-/// What goes with a membership (ID-19).
+/// A role on a project that an invitation includes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PromisedAccess {
+    pub(crate) project_id: ProjectId,
+    pub(crate) role: ProjectRole,
+}
+
+/// Grants, team memberships and API keys of a member. They are removed together with the membership (ID-19).
 #[derive(Debug, Default)]
-pub(crate) struct Belongings {
+pub(crate) struct MemberAssociations {
     pub(crate) grants: Vec<ProjectGrant>,
     pub(crate) team_ids: Vec<TeamId>,
     pub(crate) key_ids: Vec<Uuid>,
 }
 
-/// Why a membership does not change.
+/// Reasons for which a change of a membership is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("the owner's role cannot be changed; transfer ownership instead")]
     OwnerRole,
-    #[error("nobody changes their own role; ask another admin")]
+    #[error("you cannot change your own role; ask another admin")]
     SelfRole,
-    #[error("you cannot give a role above your own")]
+    #[error("you cannot assign a role above your own")]
     RoleAboveOwn,
     #[error("the owner cannot leave or be removed; transfer ownership first")]
     OwnerRemoval,
-    #[error("nobody removes themselves; leave the organization instead")]
+    #[error("you cannot remove yourself; leave the organization instead")]
     SelfRemoval,
-    #[error("you are a member of this organization already; just open it")]
+    #[error("you are already a member of this organization; open it")]
     AlreadyMember,
-    #[error("the person who invited may no longer invite; ask for a new invitation")]
+    #[error("the person who invited you may no longer invite members; ask for a new invitation")]
     InviterNotAllowed,
 }
 
@@ -90,7 +97,7 @@ impl Refusal for Refused {
 }
 
 impl Member {
-    /// Whoever creates an organization (ID-2).
+    /// Returns the membership of an organization's creator (ID-2).
     pub(crate) fn owner(org_id: OrgId, account: &Account, now: OffsetDateTime) -> Self {
         Self::new(org_id, account, OrgRole::Owner, None, now)
     }
@@ -115,33 +122,33 @@ impl Member {
         }
     }
 
-    /// A guest becomes a member if there is a seat (ID-12), if they are who they say, and if the inviter
-    /// may invite at this moment (N-07). `grants` are those for projects that still exist (IN-15).
-    pub(crate) fn admit(
-        organization: &Organization,
-        guest: &Account,
+    /// Makes an invited account a member. The inviter must still be allowed to invite with that role. The
+    /// plan's limit and the confirmed address are checked by [`crate::organization::Organization::admit`].
+    pub(crate) fn join(
+        org_id: OrgId,
+        invitee: &Account,
         admission: &Admission,
         inviter: Option<&Self>,
-        with: &Belongings,
+        associations: &MemberAssociations,
         now: OffsetDateTime,
-    ) -> Result<Changed<Self>, Error> {
-        if !guest.email_verified {
-            return Err(organization::Refused::EmailNotVerified.into());
+    ) -> Result<Changed<Self>, Refused> {
+        let inviter_may =
+            |inviter: &Self| policy::may_invite(inviter.role) && admission.role <= inviter.role;
+        if !inviter.is_some_and(inviter_may) {
+            return Err(Refused::InviterNotAllowed);
         }
-        if !inviter.is_some_and(|it| policy::may_invite(it.role) && admission.role <= it.role) {
-            return Err(Refused::InviterNotAllowed.into());
-        }
-        organization.seat()?;
-        let it =
-            Self::new(organization.id, guest, admission.role, Some(admission.invitation_id), now);
-        let grants = with.grants.iter().map(Into::into).collect();
-        let team_ids = with.team_ids.iter().map(|it| (*it).into()).collect();
-        let event = pb::MemberJoined { after: Some((&it).into()), grants, team_ids };
-        let about = it.about();
-        Ok(Changed::new(it, &event, about))
+        let invitation_id = Some(admission.invitation_id);
+        let member = Self::new(org_id, invitee, admission.role, invitation_id, now);
+        let event = pb::MemberJoined {
+            after: Some((&member).into()),
+            grants: associations.grants.iter().map(Into::into).collect(),
+            team_ids: associations.team_ids.iter().map(|it| (*it).into()).collect(),
+        };
+        let target = member.event_target();
+        Ok(Changed::new(member, &event, target))
     }
 
-    /// ID-14 to ID-16. `None`: they have that role already, and nothing happens (ID-17).
+    /// Changes the role (ID-14 to ID-16). `None` if the member has it already, which is no change (ID-17).
     pub(crate) fn change_role(
         &self,
         changer: &Self,
@@ -165,78 +172,69 @@ impl Member {
             after: Some((&after).into()),
             may_invite: policy::may_invite(role),
         };
-        let about = self.about();
-        Ok(Some(Changed::new(after, &event, about)))
+        let target = self.event_target();
+        Ok(Some(Changed::new(after, &event, target)))
     }
 
-    /// The same member with another role.
-    pub(crate) fn with(self, role: OrgRole) -> Self {
+    /// Returns the member with another role.
+    pub(crate) fn with_role(self, role: OrgRole) -> Self {
         Self { role, ..self }
     }
 
-    /// ID-18, ID-19: a member goes together with what they have here.
-    pub(crate) fn remove(self, grant: &Grant, lost: &Belongings) -> Result<Changed<Self>, Refused> {
+    /// Removes another member, with their associations (ID-18, ID-19).
+    pub(crate) fn remove(
+        self,
+        authorization: &Grant,
+        associations: &MemberAssociations,
+    ) -> Result<Changed<Self>, Refused> {
         if self.role == OrgRole::Owner {
             return Err(Refused::OwnerRemoval);
         }
-        if self.user_id == grant.account().user_id {
+        if self.user_id == authorization.account().user_id {
             return Err(Refused::SelfRemoval);
         }
         let event = pb::MemberRemoved {
             before: Some((&self).into()),
-            removed_grant_count: count(&lost.grants),
-            removed_team_count: count(&lost.team_ids),
-            revoked_key_count: count(&lost.key_ids),
+            removed_grant_count: count_i32(&associations.grants),
+            removed_team_count: count_i32(&associations.team_ids),
+            revoked_key_count: count_i32(&associations.key_ids),
         };
-        Ok(self.gone(&event, lost))
+        Ok(self.end(&event, associations))
     }
 
-    /// ID-7, ID-22: a member goes by themselves, with the same consequences.
-    pub(crate) fn leave(self, lost: &Belongings) -> Result<Changed<Self>, Refused> {
+    /// Ends the membership by the member's own decision, with the same consequences (ID-7, ID-22).
+    pub(crate) fn leave(self, associations: &MemberAssociations) -> Result<Changed<Self>, Refused> {
         if self.role == OrgRole::Owner {
             return Err(Refused::OwnerRemoval);
         }
         let event = pb::MemberLeft {
             before: Some((&self).into()),
-            removed_grant_count: count(&lost.grants),
-            removed_team_count: count(&lost.team_ids),
-            revoked_key_count: count(&lost.key_ids),
+            removed_grant_count: count_i32(&associations.grants),
+            removed_team_count: count_i32(&associations.team_ids),
+            revoked_key_count: count_i32(&associations.key_ids),
         };
-        Ok(self.gone(&event, lost))
+        Ok(self.end(&event, associations))
     }
 
-    /// The end of a membership, with the events that list what went with it.
-    fn gone<E: Message + Name>(self, event: &E, lost: &Belongings) -> Changed<Self> {
-        let (user_id, about) = (self.user_id, self.about());
-        let left = parts(&lost.team_ids, |it| String::from(*it));
-        let revoked = parts(&lost.key_ids, Uuid::to_string);
-        Changed::new(self, event, about)
-            .followed_by(project_access::removed(&lost.grants))
-            .followed_by(left.map(|team_ids| pb::TeamsLeft { user_id: user_id.into(), team_ids }))
-            .followed_by(
-                revoked.map(|key_ids| pb::ApiKeysRevoked { owner_id: user_id.into(), key_ids }),
-            )
+    /// Returns the ended membership with its event, followed by the events that list its associations.
+    fn end<E: Message + Name>(self, event: &E, associations: &MemberAssociations) -> Changed<Self> {
+        let user_id = self.user_id;
+        let target = self.event_target();
+        let team_batches = event_batches(&associations.team_ids, |it| String::from(*it));
+        let key_batches = event_batches(&associations.key_ids, Uuid::to_string);
+        let teams_left =
+            team_batches.map(|team_ids| pb::MemberTeamsLeft { user_id: user_id.into(), team_ids });
+        let keys_revoked =
+            key_batches.map(|key_ids| pb::ApiKeysRevoked { owner_id: user_id.into(), key_ids });
+        Changed::new(self, event, target)
+            .followed_by(project_access::removal_events(&associations.grants))
+            .followed_by(teams_left)
+            .followed_by(keys_revoked)
     }
 
-    fn about(&self) -> About {
-        About::object("member", self.user_id, &self.display_name).of(self.org_id)
+    fn event_target(&self) -> EventTarget {
+        EventTarget::object("member", self.user_id, &self.display_name).in_org(self.org_id)
     }
-}
-
-/// How many ids an event lists at most.
-const IDS_MAX: usize = 500;
-
-/// A list, cut into what one event lists.
-pub(crate) fn parts<T>(
-    all: &[T],
-    id: impl Fn(&T) -> String + Copy,
-) -> impl Iterator<Item = Vec<String>> {
-    all.chunks(IDS_MAX).map(move |part| part.iter().map(id).collect())
-}
-
-/// The length of a list, as the contract counts.
-pub(crate) fn count<T>(all: &[T]) -> i32 {
-    i32::try_from(all.len()).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -261,15 +259,16 @@ mod tests {
     fn roles_change_below_the_changer_and_never_the_owners() {
         use OrgRole::{Admin, Developer, Owner, Viewer};
         let admin = member(Admin);
-        let to =
-            |from: OrgRole, role| member(from).change_role(&admin, role).map(|it| it.is_some());
+        let change = |from: OrgRole, to| {
+            member(from).change_role(&admin, to).map(|changed| changed.is_some())
+        };
 
-        assert_eq!(to(Developer, Viewer), Ok(true));
-        assert_eq!(to(Viewer, Admin), Ok(true));
-        assert_eq!(to(Admin, Viewer), Ok(true));
-        assert_eq!(to(Viewer, Viewer), Ok(false));
-        assert_eq!(to(Owner, Viewer), Err(Refused::OwnerRole));
-        assert_eq!(to(Viewer, Owner), Err(Refused::OwnerRole));
+        assert_eq!(change(Developer, Viewer), Ok(true));
+        assert_eq!(change(Viewer, Admin), Ok(true));
+        assert_eq!(change(Admin, Viewer), Ok(true));
+        assert_eq!(change(Viewer, Viewer), Ok(false));
+        assert_eq!(change(Owner, Viewer), Err(Refused::OwnerRole));
+        assert_eq!(change(Viewer, Owner), Err(Refused::OwnerRole));
         assert_eq!(admin.change_role(&admin, Viewer).map(|_| ()), Err(Refused::SelfRole));
         let above = member(Viewer).change_role(&member(Developer), Admin);
         assert_eq!(above.map(|_| ()), Err(Refused::RoleAboveOwn));

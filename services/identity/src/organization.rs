@@ -1,24 +1,29 @@
-//! Organizations: the tenants, and what their plans allow.
+//! Organizations: the tenants, with their plans and limits.
 
-pub(crate) mod deletion;
-mod life;
+pub(crate) mod commands;
+mod lifecycle;
+pub(crate) mod peers;
 pub(crate) mod purge;
 pub(crate) mod rpc;
 pub(crate) mod store;
-pub(crate) mod wire;
+mod wire;
 
-pub(crate) use life::Patch;
+pub(crate) use lifecycle::Patch;
 
 use std::collections::BTreeMap;
 
 use api::{error::Reason, identity as pb};
-use chassis::{About, Account, Changed, Code, Error, OrgId, Refusal, UserId};
+use chassis::{Account, Changed, Code, Error, EventTarget, OrgId, Refusal, UserId};
 use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
 
-use crate::member::Member;
+use crate::{
+    member::{Admission, Member, MemberAssociations},
+    types::ConsistencyToken,
+};
 
-/// What an organization pays for. Code never compares plans; their limits are data (PL-1).
+/// The plan of an organization. Code reads the limits of a plan from the database and never compares plans
+/// (PL-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Plan {
@@ -28,7 +33,7 @@ pub(crate) enum Plan {
     Agency,
 }
 
-/// What became of the payment.
+/// The state of the subscription, as the billing system reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub(crate) enum Subscription {
@@ -47,17 +52,17 @@ pub(crate) enum Subscription {
 pub(crate) struct Limits(pub(crate) BTreeMap<String, Option<i64>>);
 
 impl Limits {
-    /// How many of something the plan allows; `None` if it does not limit them.
-    pub(crate) fn of(&self, key: &str) -> Option<i64> {
+    /// Returns the maximum of a key, for example `members`; `None` if it is unlimited.
+    pub(crate) fn max(&self, key: &str) -> Option<i64> {
         self.0.get(key).copied().flatten()
     }
 }
 
-/// Services that have something of an organization, and take it along when it is deleted.
-pub(crate) const PARTIES: [&str; 2] = ["invitation", "project"];
+/// Services that keep data of an organization, and must clean it up when the organization is deleted.
+pub(crate) const CLEANUP_PARTICIPANTS: [&str; 2] = ["invitation", "project"];
 
-/// How long a deleted organization can be restored (ID-35).
-pub(crate) const RESTORABLE: Duration = Duration::days(30);
+/// Period in which a deleted organization can be restored (ID-35).
+pub(crate) const RESTORE_PERIOD: Duration = Duration::days(30);
 
 /// A tenant.
 #[derive(Clone, Debug)]
@@ -68,49 +73,60 @@ pub(crate) struct Organization {
     pub(crate) plan: Plan,
     pub(crate) owner_id: UserId,
     pub(crate) subscription: Subscription,
+    /// Incremented with every change of access.
     pub(crate) access_version: i64,
+    /// Incremented with every change of the organization's own fields.
     pub(crate) revision: i64,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) deleted_at: Option<OffsetDateTime>,
+    /// Number of members.
     pub(crate) members: i64,
+    /// Number of projects.
     pub(crate) projects: i64,
     pub(crate) limits: Json<Limits>,
-    /// Services that have not yet taken along what they have of a deleted organization.
-    pub(crate) closing: Vec<String>,
+    /// Services that have not yet cleaned up their data of a deleted organization.
+    pub(crate) pending_cleanup: Vec<String>,
 }
 
-/// What a person gives to create an organization.
+/// The fields of a new organization.
 pub(crate) struct Draft {
     pub(crate) name: String,
     pub(crate) slug: String,
 }
 
-/// Why an organization does not come to be, change, or grow.
+/// Reasons for which an organization is not created, changed or extended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("confirm your e-mail address first")]
+    #[error("the e-mail address of the account is not confirmed; confirm it, then retry")]
     EmailNotVerified,
-    #[error("another organization has the slug {0}")]
+    #[error("another organization has the slug {0}; choose another slug")]
     SlugTaken(String),
-    #[error("this account may create {0} organizations, and did")]
+    #[error("the account has already created {0} organizations, the maximum")]
     OrgLimit(i64),
-    #[error("the organization changed since you read it; read it again")]
+    #[error("the organization has changed since it was read; read it again, then retry")]
     Stale,
     #[error(
-        "the organization is full, with {0} members; ask an administrator to make room, or to upgrade"
+        "the organization has the {0} members that its plan allows; ask an administrator to remove one \
+         or to upgrade the plan"
     )]
     MemberLimit(i64),
-    #[error("the plan allows {0} projects; delete one or upgrade")]
+    #[error(
+        "the organization has the {0} projects that its plan allows; delete one or upgrade the plan"
+    )]
     ProjectLimit(i64),
-    #[error("the organization's subscription is blocked: reads go on, changes do not")]
+    #[error(
+        "the organization's subscription is blocked; only reads are allowed until it is renewed"
+    )]
     Blocked,
-    #[error("the name that was typed is not the organization's")]
+    #[error("the confirmation must be the name of the organization")]
     Confirmation,
-    #[error("the new owner must be another member of the organization, with a confirmed address")]
+    #[error(
+        "the new owner must be another member of the organization, with a confirmed e-mail address"
+    )]
     TransferTarget,
-    #[error("{0} environments run or deploy; stop them first, or delete with cascade")]
+    #[error("{0} environments are running or deploying; stop them first, or delete with cascade")]
     NotEmpty(i32),
-    #[error("the organization is not deleted, or its time for a restore is over")]
+    #[error("the organization is not deleted, or its restore period has ended")]
     NotRestorable,
 }
 
@@ -160,8 +176,8 @@ impl Refusal for Refused {
 }
 
 impl Organization {
-    /// Whoever creates an organization owns it (ID-2), and must be who they say (1.8). `created` counts
-    /// the organizations that the account created before (ID-32).
+    /// Creates an organization, whose creator becomes its Owner (ID-2). `created` counts the organizations
+    /// that the account has created before (ID-32).
     pub(crate) fn create(
         creator: &Account,
         draft: Draft,
@@ -175,7 +191,7 @@ impl Organization {
         if created >= created_max {
             return Err(Refused::OrgLimit(created_max));
         }
-        let it = Self {
+        let organization = Self {
             id: OrgId::new(),
             name: draft.name,
             slug: draft.slug,
@@ -189,28 +205,48 @@ impl Organization {
             members: 1,
             projects: 0,
             limits: Json::default(),
-            closing: vec![],
+            pending_cleanup: vec![],
         };
-        let owner = Member::owner(it.id, creator, now);
-        let event =
-            pb::OrganizationCreated { after: Some((&it).into()), owner: Some((&owner).into()) };
-        let about = it.about();
-        Ok(Changed::new((it, owner), &event, about))
+        let owner = Member::owner(organization.id, creator, now);
+        let event = pb::OrganizationCreated {
+            after: Some((&organization).into()),
+            owner: Some((&owner).into()),
+        };
+        let target = organization.event_target();
+        Ok(Changed::new((organization, owner), &event, target))
     }
 
-    /// Acts at once. A smaller plan removes nobody (ID-13).
+    /// Changes the plan at once. A smaller plan removes no members (ID-13).
     pub(crate) fn change_plan(mut self, plan: Plan, etag: &str) -> Result<Changed<Self>, Refused> {
-        self.current(etag)?;
+        self.require_etag(etag)?;
         let before = Some((&self).into());
         self.plan = plan;
         self.revision += 1;
-        let event = pb::PlanChanged { before, after: Some((&self).into()) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        let event = pb::SubscriptionPlanChanged { before, after: Some((&self).into()) };
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    /// Changes are refused in an organization that is deleted, or whose subscription is blocked (PL-4).
-    pub(crate) fn living(&self) -> Result<(), Error> {
+    /// Makes an invited account a member, if its address is confirmed, the inviter may still invite, and the
+    /// plan allows one more member (ID-12). `associations` has the teams and grants that still exist (IN-15).
+    pub(crate) fn admit(
+        &self,
+        invitee: &Account,
+        admission: &Admission,
+        inviter: Option<&Member>,
+        associations: &MemberAssociations,
+        now: OffsetDateTime,
+    ) -> Result<Changed<Member>, Error> {
+        if !invitee.email_verified {
+            return Err(Refused::EmailNotVerified.into());
+        }
+        let joined = Member::join(self.id, invitee, admission, inviter, associations, now)?;
+        self.require_member_capacity()?;
+        Ok(joined)
+    }
+
+    /// Refuses writes to a deleted organization, and to one with a blocked subscription (PL-4).
+    pub(crate) fn require_writable(&self) -> Result<(), Error> {
         if self.deleted_at.is_some() {
             return Err(Error::NotFound(OrgId::NOUN));
         }
@@ -220,33 +256,38 @@ impl Organization {
         Ok(())
     }
 
-    /// Whether one more member fits (ID-11, ID-12). Only under the organization's row lock does the
-    /// answer hold until the member is in.
-    pub(crate) fn seat(&self) -> Result<(), Refused> {
-        match self.limits.of("members") {
+    /// Refuses one more member than the plan allows (ID-11, ID-12). The result holds only while the
+    /// transaction has the organization's row lock.
+    pub(crate) fn require_member_capacity(&self) -> Result<(), Refused> {
+        match self.limits.max("members") {
             Some(limit) if self.members >= limit => Err(Refused::MemberLimit(limit)),
             _ => Ok(()),
         }
     }
 
-    /// Whether one more project fits (PE-2), under the same lock.
-    pub(crate) fn place_for_project(&self) -> Result<(), Refused> {
-        match self.limits.of("projects") {
+    /// Refuses one more project than the plan allows (PE-2); under the same lock.
+    pub(crate) fn require_project_capacity(&self) -> Result<(), Refused> {
+        match self.limits.max("projects") {
             Some(limit) if self.projects >= limit => Err(Refused::ProjectLimit(limit)),
             _ => Ok(()),
         }
     }
 
-    /// Changes with every change of the organization itself.
+    /// Returns the etag, which differs after every change of the organization's own fields.
     pub(crate) fn etag(&self) -> String {
         format!("\"{}\"", self.revision)
     }
 
-    fn current(&self, etag: &str) -> Result<(), Refused> {
+    /// Returns the consistency token of the current access version.
+    pub(crate) fn token(&self) -> ConsistencyToken {
+        ConsistencyToken { org_id: self.id, access_version: self.access_version }
+    }
+
+    fn require_etag(&self, etag: &str) -> Result<(), Refused> {
         if etag.is_empty() || etag == self.etag() { Ok(()) } else { Err(Refused::Stale) }
     }
 
-    fn about(&self) -> About {
-        About::object("organization", self.id, &self.name).of(self.id)
+    fn event_target(&self) -> EventTarget {
+        EventTarget::object("organization", self.id, &self.name).in_org(self.id)
     }
 }

@@ -1,6 +1,13 @@
-//! The whole permission matrix (domain §6), on one screen. Nothing else in the suite knows roles.
+//! The permission matrix: the lowest role for each permission, and the API keys that may have it. No other
+//! code compares roles with permissions.
 
-/// What a member may do in the organization.
+mod wire;
+
+use KeyPolicy as K;
+use OrgRole as O;
+use ProjectRole as P;
+
+/// The role of a member in an organization, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum OrgRole {
@@ -8,13 +15,13 @@ pub enum OrgRole {
     Viewer,
     /// Creates projects.
     Developer,
-    /// Manages people and infrastructure.
+    /// Manages members and infrastructure.
     Admin,
-    /// Everything. Exactly one member.
+    /// Has every permission. Each organization has exactly one.
     Owner,
 }
 
-/// What a member may do inside a project.
+/// The role of a member or team on a project, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum ProjectRole {
@@ -22,24 +29,24 @@ pub enum ProjectRole {
     Viewer,
     /// Deploys.
     Developer,
-    /// Everything.
+    /// Has every permission on the project.
     Admin,
 }
 
-/// Which API keys may have a permission at most (6.3); the rights of the key's owner bound it further.
+/// API keys that may have a permission at most; the permissions of the key's owner limit it further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyReach {
-    /// None: only a person who signed in.
-    Nobody,
+pub enum KeyPolicy {
+    /// No key: the permission takes a session.
+    None,
     /// Keys of the whole organization.
-    Org,
+    Organization,
     /// Keys of the organization, and keys of the project.
-    Any,
+    Project,
 }
 
 impl OrgRole {
-    /// As people write it.
-    pub fn word(self) -> &'static str {
+    /// Returns the name as messages and the contract write it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "VIEWER",
             Self::Developer => "DEVELOPER",
@@ -50,8 +57,8 @@ impl OrgRole {
 }
 
 impl ProjectRole {
-    /// As people write it.
-    pub fn word(self) -> &'static str {
+    /// Returns the name as messages and the contract write it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "VIEWER",
             Self::Developer => "DEVELOPER",
@@ -60,122 +67,163 @@ impl ProjectRole {
     }
 }
 
-use KeyReach as K;
-use OrgRole as O;
-use ProjectRole as P;
+/// A permission in an organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrgPermission {
+    /// Its code, for example `org.view`.
+    pub code: &'static str,
+    /// The lowest role that has it.
+    pub min_role: OrgRole,
+    /// The API keys that may have it.
+    pub keys: KeyPolicy,
+}
 
-/// Permissions in an organization: the lowest role that has each, and which keys may (6.1).
-pub const ORG: &[(&str, OrgRole, KeyReach)] = &[
-    ("org.view", O::Viewer, K::Any),
-    ("org.update", O::Admin, K::Nobody),
-    ("org.delete", O::Owner, K::Nobody),
-    ("org.restore", O::Owner, K::Nobody),
-    ("org.ownership.transfer", O::Owner, K::Nobody),
-    ("org.billing.view", O::Owner, K::Nobody),
-    ("org.billing.manage", O::Owner, K::Nobody),
-    ("org.members.list", O::Viewer, K::Nobody),
-    ("org.members.update_role", O::Admin, K::Nobody),
-    ("org.members.remove", O::Admin, K::Nobody),
-    ("org.members.leave", O::Viewer, K::Nobody),
-    ("org.invitations.manage", O::Admin, K::Nobody),
-    ("org.teams.list", O::Viewer, K::Nobody),
-    ("org.teams.manage", O::Admin, K::Nobody),
-    ("org.roles.list", O::Viewer, K::Any),
-    ("org.access.view", O::Admin, K::Nobody),
-    ("org.projects.list", O::Viewer, K::Any),
-    ("org.projects.create", O::Developer, K::Org),
-    ("org.projects.access", O::Admin, K::Nobody),
-    ("org.servers.list", O::Viewer, K::Any),
-    ("org.servers.manage", O::Admin, K::Nobody),
-    ("org.integrations.list", O::Viewer, K::Any),
-    ("org.integrations.manage", O::Admin, K::Nobody),
-    ("org.backups.policy", O::Admin, K::Nobody),
-    ("org.backups.restore", O::Admin, K::Nobody),
-    ("org.api_keys.create", O::Admin, K::Nobody),
-    ("org.api_keys.list", O::Admin, K::Org),
-    ("org.api_keys.revoke", O::Admin, K::Org),
-    ("org.webhooks.manage", O::Admin, K::Org),
-    ("org.audit.list", O::Admin, K::Nobody),
-    ("org.audit.export", O::Admin, K::Nobody),
-    ("org.audit.hold", O::Owner, K::Nobody),
+/// A permission on a project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProjectPermission {
+    /// Its code, for example `project.view`.
+    pub code: &'static str,
+    /// The lowest role on the project that has it.
+    pub min_role: ProjectRole,
+    /// True if an Admin of the organization has it without a role on the project (ID-38).
+    pub org_admin: bool,
+    /// The API keys that may have it.
+    pub keys: KeyPolicy,
+}
+
+const fn org(code: &'static str, min_role: OrgRole, keys: KeyPolicy) -> OrgPermission {
+    OrgPermission { code, min_role, keys }
+}
+
+const fn project(code: &'static str, min_role: ProjectRole, keys: KeyPolicy) -> ProjectPermission {
+    ProjectPermission { code, min_role, org_admin: false, keys }
+}
+
+/// A permission that an Admin of the organization has even without a role on the project.
+const fn project_or_org_admin(
+    code: &'static str,
+    min_role: ProjectRole,
+    keys: KeyPolicy,
+) -> ProjectPermission {
+    ProjectPermission { code, min_role, org_admin: true, keys }
+}
+
+/// Permissions in an organization.
+pub const ORG: &[OrgPermission] = &[
+    org("org.view", O::Viewer, K::Project),
+    org("org.update", O::Admin, K::None),
+    org("org.delete", O::Owner, K::None),
+    org("org.restore", O::Owner, K::None),
+    org("org.ownership.transfer", O::Owner, K::None),
+    org("org.billing.view", O::Owner, K::None),
+    org("org.billing.manage", O::Owner, K::None),
+    org("org.members.list", O::Viewer, K::None),
+    org("org.members.update_role", O::Admin, K::None),
+    org("org.members.remove", O::Admin, K::None),
+    org("org.members.leave", O::Viewer, K::None),
+    org("org.invitations.manage", O::Admin, K::None),
+    org("org.teams.list", O::Viewer, K::None),
+    org("org.teams.manage", O::Admin, K::None),
+    org("org.roles.list", O::Viewer, K::Project),
+    org("org.access.view", O::Admin, K::None),
+    org("org.projects.list", O::Viewer, K::Project),
+    org("org.projects.create", O::Developer, K::Organization),
+    org("org.projects.access", O::Admin, K::None),
+    org("org.servers.list", O::Viewer, K::Project),
+    org("org.servers.manage", O::Admin, K::None),
+    org("org.integrations.list", O::Viewer, K::Project),
+    org("org.integrations.manage", O::Admin, K::None),
+    org("org.backups.policy", O::Admin, K::None),
+    org("org.backups.restore", O::Admin, K::None),
+    org("org.api_keys.create", O::Admin, K::None),
+    org("org.api_keys.list", O::Admin, K::Organization),
+    org("org.api_keys.revoke", O::Admin, K::Organization),
+    org("org.webhooks.manage", O::Admin, K::Organization),
+    org("org.audit.list", O::Admin, K::None),
+    org("org.audit.export", O::Admin, K::None),
+    org("org.audit.hold", O::Owner, K::None),
 ];
 
-/// Permissions on a project: the lowest project role that has each, whether an organization's Admin has it
-/// without any role on the project (ID-38), and which keys may (6.2).
-pub const PROJECT: &[(&str, ProjectRole, bool, KeyReach)] = &[
-    ("project.metadata.view", P::Viewer, true, K::Any),
-    ("project.view", P::Viewer, false, K::Any),
-    ("project.monitoring.view", P::Viewer, false, K::Any),
-    ("project.logs.view", P::Viewer, false, K::Any),
-    ("project.services.view", P::Viewer, false, K::Any),
-    ("project.backups.list", P::Viewer, false, K::Any),
-    ("project.access.list", P::Viewer, true, K::Nobody),
-    ("project.access.manage", P::Admin, true, K::Nobody),
-    ("project.update", P::Admin, false, K::Any),
-    ("project.repository.update", P::Admin, false, K::Any),
-    ("project.delete", P::Admin, false, K::Org),
-    ("project.environments.create", P::Developer, false, K::Any),
-    ("project.environments.update", P::Admin, false, K::Any),
-    ("project.environments.deploy", P::Developer, false, K::Any),
-    ("project.production.deploy", P::Admin, false, K::Any),
-    ("project.environments.operate", P::Developer, false, K::Any),
-    ("project.environments.reinit", P::Admin, false, K::Any),
-    ("project.environments.delete", P::Admin, false, K::Any),
-    ("project.env_vars.list", P::Developer, false, K::Any),
-    ("project.env_vars.write", P::Admin, false, K::Any),
-    ("project.backups.create", P::Developer, false, K::Any),
-    ("project.backups.restore", P::Admin, false, K::Any),
-    ("project.backups.download", P::Admin, false, K::Any),
-    ("project.backups.delete", P::Admin, false, K::Any),
-    ("project.backups.policy", P::Admin, false, K::Any),
-    ("project.domains.manage", P::Admin, false, K::Any),
-    ("project.automation.run", P::Developer, false, K::Any),
-    ("project.automation.edit", P::Admin, false, K::Any),
-    ("project.services.manage", P::Admin, false, K::Any),
-    ("project.webhooks.manage", P::Admin, true, K::Any),
-    ("project.api_keys.manage", P::Admin, false, K::Nobody),
-    ("project.audit.list", P::Admin, true, K::Nobody),
+/// Permissions on a project.
+pub const PROJECT: &[ProjectPermission] = &[
+    project_or_org_admin("project.metadata.view", P::Viewer, K::Project),
+    project("project.view", P::Viewer, K::Project),
+    project("project.monitoring.view", P::Viewer, K::Project),
+    project("project.logs.view", P::Viewer, K::Project),
+    project("project.addons.view", P::Viewer, K::Project),
+    project("project.backups.list", P::Viewer, K::Project),
+    project_or_org_admin("project.access.list", P::Viewer, K::None),
+    project_or_org_admin("project.access.manage", P::Admin, K::None),
+    project("project.update", P::Admin, K::Project),
+    project("project.repository.update", P::Admin, K::Project),
+    project("project.delete", P::Admin, K::Organization),
+    project("project.environments.create", P::Developer, K::Project),
+    project("project.environments.update", P::Admin, K::Project),
+    project("project.environments.deploy", P::Developer, K::Project),
+    project("project.production.deploy", P::Admin, K::Project),
+    project("project.environments.operate", P::Developer, K::Project),
+    project("project.environments.reinit", P::Admin, K::Project),
+    project("project.environments.delete", P::Admin, K::Project),
+    project("project.env_vars.list", P::Developer, K::Project),
+    project("project.env_vars.write", P::Admin, K::Project),
+    project("project.backups.create", P::Developer, K::Project),
+    project("project.backups.restore", P::Admin, K::Project),
+    project("project.backups.download", P::Admin, K::Project),
+    project("project.backups.delete", P::Admin, K::Project),
+    project("project.backups.policy", P::Admin, K::Project),
+    project("project.domains.manage", P::Admin, K::Project),
+    project("project.automation.run", P::Developer, K::Project),
+    project("project.automation.edit", P::Admin, K::Project),
+    project("project.addons.manage", P::Admin, K::Project),
+    project_or_org_admin("project.webhooks.manage", P::Admin, K::Project),
+    project("project.api_keys.manage", P::Admin, K::None),
+    project_or_org_admin("project.audit.list", P::Admin, K::None),
 ];
 
-/// What may be asked for: a row of one of the tables.
+/// A row of one of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// In the organization.
-    Org(&'static str, OrgRole, KeyReach),
-    /// On a project; and whether an Admin of the organization has it anyway.
-    Project(&'static str, ProjectRole, bool, KeyReach),
+    Org(OrgPermission),
+    /// On a project.
+    Project(ProjectPermission),
 }
 
 impl Permission {
-    /// Every permission there is.
+    /// Returns every permission.
     pub fn all() -> impl Iterator<Item = Self> {
-        let org = ORG.iter().map(|it| Self::Org(it.0, it.1, it.2));
-        org.chain(PROJECT.iter().map(|it| Self::Project(it.0, it.1, it.2, it.3)))
+        let org = ORG.iter().copied().map(Self::Org);
+        org.chain(PROJECT.iter().copied().map(Self::Project))
     }
 
-    /// The permission with a code.
+    /// Returns the permission with a code.
     pub fn parse(code: &str) -> Option<Self> {
         Self::all().find(|it| it.code() == code)
     }
 
-    /// Its code.
+    /// Returns its code.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Org(code, ..) | Self::Project(code, ..) => code,
+            Self::Org(permission) => permission.code,
+            Self::Project(permission) => permission.code,
         }
     }
 
-    /// Which keys may have it.
-    pub fn keys(&self) -> KeyReach {
+    /// Returns the API keys that may have it.
+    pub fn keys(&self) -> KeyPolicy {
         match self {
-            Self::Org(.., keys) | Self::Project(.., keys) => *keys,
+            Self::Org(permission) => permission.keys,
+            Self::Project(permission) => permission.keys,
         }
     }
 }
 
-/// Who may invite, and so whose invitations live.
+/// Returns true if a role may invite members. Invitations of a member who loses such a role are revoked.
 pub fn may_invite(role: OrgRole) -> bool {
-    matches!(Permission::parse("org.invitations.manage"), Some(Permission::Org(_, least, _)) if role >= least)
+    match Permission::parse("org.invitations.manage") {
+        Some(Permission::Org(permission)) => role >= permission.min_role,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,32 @@
-//! Signing in with an outside identity provider: OpenID Connect, authorization code with PKCE. The provider's
-//! answer must match what was asked for; an account is found by an address only if both sides verified it.
+//! Sign-in with an external identity provider: OpenID Connect, authorization code flow with PKCE (RFC
+//! 7636). An existing account is linked by e-mail address only if both sides have verified the address.
 
 mod client;
-mod flow;
+pub(crate) mod commands;
 pub(crate) mod store;
+mod wire;
 
 use api::error::Reason;
 use chassis::{Code, Refusal};
 
 pub(crate) use client::Settings;
-pub(crate) use flow::Provider;
 
-/// Why a person is not signed in by their provider.
+/// Reasons for which a sign-in with the identity provider is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("no identity provider is configured; set --oidc-issuer and --oidc-client-id")]
     NoProvider,
-    #[error("the sign-in is unknown, was used, or is too old; start again")]
+    #[error("the sign-in is unknown, already completed or expired; start again")]
     Unknown,
-    #[error("the answer of the identity provider is not what was asked for: {0}")]
+    #[error("the response of the identity provider is invalid: {0}; start again")]
     Rejected(String),
-    #[error("the identity provider does not vouch for an e-mail address")]
+    #[error(
+        "the identity provider has not verified your e-mail address; verify it there, then retry"
+    )]
     Unverified,
     #[error(
-        "an account with this address exists, and its address is not confirmed; confirm it first"
+        "an account with this e-mail address exists, but the address is not confirmed; sign in with \
+         the password and confirm it first"
     )]
     EmailTaken,
 }

@@ -1,20 +1,22 @@
-//! Sessions: proof that a person signed in. Opaque references, so that ending one acts at once.
+//! Sessions of signed-in people. Their tokens are opaque references to a row, so that a session can be
+//! ended at once.
 
+pub(crate) mod commands;
 pub(crate) mod rpc;
-pub(crate) mod sign_in;
 pub(crate) mod store;
+mod wire;
 
-use api::{error::Reason, event, identity as pb};
-use chassis::{About, Changed, Code, Refusal, UserId, timestamp};
+use api::{event, identity as pb};
+use chassis::{Changed, EventTarget, UserId};
 use prost::{Message, Name};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-/// At the latest after this long a person signs in again.
+/// Longest duration of a session.
 const LIFETIME: Duration = Duration::days(30);
 
-/// After so long without use a session has ended (I-09).
-pub(crate) const IDLE_MAX: Duration = Duration::hours(12);
+/// A session ends after this time without use (I-09).
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::hours(12);
 
 /// A session.
 #[derive(Clone, Debug)]
@@ -23,38 +25,25 @@ pub(crate) struct Session {
     pub(crate) user_id: UserId,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) expires_at: OffsetDateTime,
-    /// To the minute.
+    /// Updated at most once a minute.
     pub(crate) last_used_at: OffsetDateTime,
-    /// When the person last proved who they are.
+    /// Time of the last authentication: the sign-in, or a later call of `Reauthenticate`.
     pub(crate) proved_at: OffsetDateTime,
+    /// Network address of the sign-in.
     pub(crate) address: String,
     pub(crate) user_agent: String,
 }
 
-/// Why a person is not signed in. Which half was wrong is not said.
-#[derive(Debug, thiserror::Error)]
-#[error("e-mail address or password is wrong")]
-pub(crate) struct InvalidLogin;
-
-impl Refusal for InvalidLogin {
-    fn code(&self) -> Code {
-        Code::Unauthenticated
-    }
-
-    fn reason(&self) -> Reason {
-        Reason::InvalidLogin
-    }
-}
-
 impl Session {
-    /// A person has shown who they are.
-    pub(crate) fn open(
+    /// Starts a session after a successful sign-in. `method` names how the person authenticated, for example
+    /// `password+code`.
+    pub(crate) fn start(
         user_id: UserId,
         method: &str,
         origin: &event::Origin,
         now: OffsetDateTime,
     ) -> Changed<Self> {
-        let it = Self {
+        let session = Self {
             id: chassis::id::new(),
             user_id,
             created_at: now,
@@ -65,54 +54,39 @@ impl Session {
             user_agent: origin.user_agent.clone(),
         };
         let method = method.to_owned();
-        let event = pb::UserLoggedIn { after: Some((&it).into()), method };
-        it.told(&event)
+        let event = pb::UserLoggedIn { after: Some((&session).into()), method };
+        session.with_event(&event)
     }
 
-    /// The person has shown it again.
-    pub(crate) fn renew(self, now: OffsetDateTime) -> Changed<Self> {
-        let it = Self { proved_at: now, ..self };
-        let event = pb::SessionRenewed { after: Some((&it).into()) };
-        it.told(&event)
+    /// Records a repeated authentication.
+    pub(crate) fn reauthenticate(self, now: OffsetDateTime) -> Changed<Self> {
+        let session = Self { proved_at: now, ..self };
+        let event = pb::UserReauthenticated { after: Some((&session).into()) };
+        session.with_event(&event)
     }
 
-    /// A person leaves.
-    pub(crate) fn end(self) -> Changed<Self> {
+    /// Ends the session with which the person calls.
+    pub(crate) fn log_out(self) -> Changed<Self> {
         let event = pb::UserLoggedOut { before: Some((&self).into()) };
-        self.told(&event)
+        self.with_event(&event)
     }
 
-    /// A person ends it from elsewhere.
+    /// Ends the session at the request of its owner, from another session.
     pub(crate) fn revoke(self) -> Changed<Self> {
         let event = pb::SessionRevoked { before: Some((&self).into()) };
-        self.told(&event)
+        self.with_event(&event)
     }
 
-    fn told<E: Message + Name>(self, event: &E) -> Changed<Self> {
-        let about = About::object("session", self.id.to_string(), "");
-        Changed::new(self, event, about)
+    fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
+        let target = EventTarget::object("session", self.id.to_string(), "");
+        Changed::new(self, event, target)
     }
 }
 
-/// Somebody did not sign in. Told also for an address without an account, so that it takes as long.
-pub(crate) fn failed(user_id: Option<UserId>, reason: &str) -> Changed<()> {
+/// Returns the event of a failed sign-in. Emitted also for an address without an account, so that the reply
+/// takes as long as for a known one.
+pub(crate) fn login_failed(user_id: Option<UserId>, reason: &str) -> Changed<()> {
     let id = user_id.map(String::from).unwrap_or_default();
-    let event = pb::LoginFailed { user_id: id.clone(), reason: reason.to_owned() };
-    Changed::new((), &event, About::object("user", id, ""))
-}
-
-impl From<&Session> for pb::Session {
-    fn from(it: &Session) -> Self {
-        Self {
-            id: it.id.to_string(),
-            user_id: it.user_id.into(),
-            create_time: Some(timestamp(it.created_at)),
-            expire_time: Some(timestamp(it.expires_at)),
-            last_use_time: Some(timestamp(it.last_used_at)),
-            address: it.address.clone(),
-            user_agent: it.user_agent.clone(),
-            current: false,
-            prove_time: Some(timestamp(it.proved_at)),
-        }
-    }
+    let event = pb::UserLoginFailed { user_id: id.clone(), reason: reason.to_owned() };
+    Changed::new((), &event, EventTarget::object("user", id, ""))
 }

@@ -1,70 +1,57 @@
-//! The facts about one organization's access at one version, and what follows from them. Immutable once it
-//! is shared: a decision never sees half a change.
+//! Members, teams, projects and grants of one organization at one version, and the decisions that follow from
+//! them. A shared snapshot never changes, so a decision sees no change in part.
+
+mod change;
+mod holders;
 
 use std::collections::{HashMap, HashSet};
 
 use api::error::Reason;
-use chassis::{KeyPower, OrgId, ProjectId, UserId};
-use uuid::Uuid;
+use chassis::{ApiKeyScope, OrgId, ProjectId, UserId};
 
 use crate::{
-    policy::{KeyReach, OrgRole, Permission, ProjectRole},
-    team::TeamId,
+    policy::{KeyPolicy, OrgRole, Permission, ProjectRole},
+    types::{ConsistencyToken, Principal, TeamId},
 };
 
-/// Who holds a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Principal {
-    /// A member.
-    User(UserId),
-    /// A team.
-    Team(TeamId),
-}
+pub(crate) use change::Change;
 
-impl Principal {
-    /// The id of the account or team.
-    pub(crate) fn id(self) -> Uuid {
-        match self {
-            Self::User(id) => id.0,
-            Self::Team(id) => id.0,
-        }
-    }
-}
-
-/// Whether an organization may be used.
+/// The state of an organization, as far as decisions depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It may.
+pub(crate) enum Status {
+    /// Reads and writes are allowed.
     Active,
-    /// Reads go on, writes do not (PL-4).
+    /// The subscription is blocked: reads are allowed, writes are denied (PL-4).
     Blocked,
-    /// It waits for its purge, and only its Owner knows that it was there (ID-35).
+    /// Deleted and not yet purged: hidden from everybody but its Owner, who may restore it (ID-35).
     Deleted,
 }
 
-/// The access of one organization at one version.
+/// The access data of one organization at one version.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) org_id: OrgId,
     pub(crate) version: i64,
-    pub(crate) standing: Standing,
+    pub(crate) status: Status,
     pub(crate) members: HashMap<UserId, OrgRole>,
     pub(crate) teams: HashMap<TeamId, HashSet<UserId>>,
     pub(crate) projects: HashMap<ProjectId, HashMap<Principal, ProjectRole>>,
 }
 
-/// Who wants to do something: a person, or a key on their behalf.
+/// The caller that a decision is about: a person, or an API key of theirs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
     pub(crate) user_id: UserId,
-    pub(crate) key: Option<&'a KeyPower>,
+    pub(crate) key: Option<&'a ApiKeyScope>,
 }
 
-/// What is wanted.
+/// A permission, and the object for which it is needed. The organization is the one of the snapshot; the
+/// chassis' `AccessCheck` names it and has the permission as text.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
+pub(crate) struct AccessQuery {
     pub(crate) permission: Permission,
     pub(crate) project_id: Option<ProjectId>,
+    /// True if the permission is needed for a change.
     pub(crate) write: bool,
 }
 
@@ -75,179 +62,221 @@ pub(crate) struct Roles {
     pub(crate) project: Option<ProjectRole>,
 }
 
-/// An answer.
+/// The result of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// They may.
+    /// The subject has the permission.
     Allowed,
-    /// They may not, and may know that the object exists.
+    /// The subject lacks the permission, but may know that the object exists.
     Denied(Reason),
-    /// They may not even know.
+    /// The subject must not learn that the object exists; the client gets `NOT_FOUND`.
     Hidden,
 }
 
-/// Why a person has a role on a project.
+/// The origin of a member's role on a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// They own the organization (ID-8).
+pub(crate) enum RoleSource {
+    /// The member owns the organization (ID-8).
     Ownership,
-    /// A grant to them, or to a team of theirs.
+    /// A grant to the member, or to a team of theirs.
     Grant(Principal),
 }
 
+/// The projects that a subject sees.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct VisibleProjects {
+    /// True if the subject sees every project of the organization, also those without a role (ID-38).
+    pub(crate) all: bool,
+    /// The projects on which the subject has a role, ordered by id.
+    pub(crate) roles: Vec<(ProjectId, ProjectRole)>,
+}
+
+/// The two halves of a decision from roles alone.
+#[derive(Clone, Copy, Debug)]
+struct RoleCheck {
+    /// True if the roles include the permission.
+    permitted: bool,
+    /// True if the roles let their holder know that the object exists.
+    visible: bool,
+}
+
+impl RoleCheck {
+    const HIDDEN: Self = Self { permitted: false, visible: false };
+}
+
 impl Snapshot {
-    /// An organization without anybody.
-    pub(crate) fn new(org_id: OrgId, version: i64, standing: Standing) -> Self {
-        let (members, teams, projects) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { org_id, version, standing, members, teams, projects }
+    /// Returns an organization without members.
+    pub(crate) fn new(org_id: OrgId, version: i64, status: Status) -> Self {
+        Self {
+            org_id,
+            version,
+            status,
+            members: HashMap::new(),
+            teams: HashMap::new(),
+            projects: HashMap::new(),
+        }
     }
 
-    /// The role in the organization.
+    /// Returns the consistency token of this version.
+    pub(crate) fn token(&self) -> ConsistencyToken {
+        ConsistencyToken { org_id: self.org_id, access_version: self.version }
+    }
+
+    /// Returns the role of a member in the organization.
     pub(crate) fn org_role(&self, user_id: UserId) -> Option<OrgRole> {
         self.members.get(&user_id).copied()
     }
 
-    /// Everything that gives a member a role on a project (1.6).
-    pub(crate) fn sources(
+    /// Returns every role that a member has on a project, with its source.
+    pub(crate) fn role_sources(
         &self,
         user_id: UserId,
         project_id: ProjectId,
-    ) -> Vec<(Source, ProjectRole)> {
+    ) -> Vec<(RoleSource, ProjectRole)> {
         let Some(org_role) = self.org_role(user_id) else { return vec![] };
         let Some(grants) = self.projects.get(&project_id) else { return vec![] };
-        let held = grants.iter().filter(|it| self.is(user_id, it.0));
-        let owner = (org_role == OrgRole::Owner).then_some((Source::Ownership, ProjectRole::Admin));
-        let granted = held.map(|(principal, role)| (Source::Grant(*principal), *role));
-        owner.into_iter().chain(granted).collect()
+        let ownership =
+            (org_role == OrgRole::Owner).then_some((RoleSource::Ownership, ProjectRole::Admin));
+        let granted = grants
+            .iter()
+            .filter(|(principal, _)| self.includes(principal, user_id))
+            .map(|(principal, role)| (RoleSource::Grant(*principal), *role));
+        ownership.into_iter().chain(granted).collect()
     }
 
-    /// The effective role on a project: the highest of its sources (ID-37). The role in the organization
-    /// neither caps nor raises it.
+    /// Returns the effective role on a project: the highest of its sources (ID-37). The role in the
+    /// organization neither caps nor raises it, except that the Owner is always Admin (ID-8).
     pub(crate) fn project_role(
         &self,
         user_id: UserId,
         project_id: ProjectId,
     ) -> Option<ProjectRole> {
-        if self.org_role(user_id) == Some(OrgRole::Owner) && self.projects.contains_key(&project_id)
-        {
+        let org_role = self.org_role(user_id)?;
+        let grants = self.projects.get(&project_id)?;
+        if org_role == OrgRole::Owner {
             return Some(ProjectRole::Admin);
         }
-        self.org_role(user_id)?;
-        let grants = self.projects.get(&project_id)?;
-        grants.iter().filter(|it| self.is(user_id, it.0)).map(|it| *it.1).max()
+        let granted = grants.iter().filter(|(principal, _)| self.includes(principal, user_id));
+        granted.map(|(_, role)| *role).max()
     }
 
-    /// Whether a member is meant by a principal: themselves, or a team of theirs.
-    fn is(&self, user_id: UserId, principal: &Principal) -> bool {
+    /// Returns true if a principal is the member, or a team of theirs.
+    fn includes(&self, principal: &Principal, user_id: UserId) -> bool {
         match principal {
             Principal::User(id) => *id == user_id,
             Principal::Team(id) => self.teams.get(id).is_some_and(|it| it.contains(&user_id)),
         }
     }
 
-    /// Whether a wish is granted.
-    pub(crate) fn verdict(&self, subject: Subject<'_>, wish: &Wish) -> Verdict {
-        if subject.key.is_some_and(|it| !self.reaches(it, wish)) {
+    /// Decides a query for a subject. Denials of keys come before missing permissions, so that a key's owner
+    /// learns that another credential would do.
+    pub(crate) fn verdict(&self, subject: Subject<'_>, query: &AccessQuery) -> Verdict {
+        if subject.key.is_some_and(|it| !self.is_in_scope(it, query)) {
             return Verdict::Hidden;
         }
-        let (held, visible) = self.holds(subject.user_id, wish);
+        let RoleCheck { permitted, visible } = self.check_member(subject.user_id, query);
         if !visible {
             return Verdict::Hidden;
         }
-        match subject.key.and_then(|it| refused_to_key(it, wish)) {
-            Some(reason) => Verdict::Denied(reason),
-            None if !held => Verdict::Denied(Reason::MissingPermission),
-            None if wish.write && self.standing == Standing::Blocked => {
-                Verdict::Denied(Reason::SubscriptionBlocked)
-            }
-            None => Verdict::Allowed,
+        if let Some(reason) = subject.key.and_then(|it| key_denial(it, query)) {
+            return Verdict::Denied(reason);
         }
+        if !permitted {
+            return Verdict::Denied(Reason::MissingPermission);
+        }
+        if query.write && self.status == Status::Blocked {
+            return Verdict::Denied(Reason::SubscriptionBlocked);
+        }
+        Verdict::Allowed
     }
 
-    /// Whether a key may know of the place of a wish (PL-10).
-    fn reaches(&self, key: &KeyPower, wish: &Wish) -> bool {
-        let of_project =
-            key.project_id.is_none_or(|bound| wish.project_id.is_none_or(|it| it == bound));
-        key.org_id == self.org_id && of_project
-    }
-
-    /// Whether roles are enough for what a person wants.
-    pub(crate) fn allows(&self, roles: Roles, wish: &Wish) -> bool {
-        let (held, visible) = self.holds_by(roles, wish);
-        held && visible && !(wish.write && self.standing == Standing::Blocked)
-    }
-
-    /// Whether a person has a permission, and whether they may know of its object.
-    fn holds(&self, user_id: UserId, wish: &Wish) -> (bool, bool) {
-        let project = match wish.permission {
-            Permission::Project(..) => wish.project_id,
-            Permission::Org(..) => None,
+    /// Returns true if the object of a query is within the organization and project of a key (PL-10).
+    fn is_in_scope(&self, key: &ApiKeyScope, query: &AccessQuery) -> bool {
+        let project_matches = match (key.project_id, query.project_id) {
+            (Some(key_project), Some(query_project)) => key_project == query_project,
+            _ => true,
         };
-        let project = project.and_then(|it| self.project_role(user_id, it));
-        self.holds_by(Roles { org: self.org_role(user_id), project }, wish)
+        key.org_id == self.org_id && project_matches
     }
 
-    fn holds_by(&self, roles: Roles, wish: &Wish) -> (bool, bool) {
-        let (Some(org_role), role) = (roles.org, roles.project) else { return (false, false) };
-        let deleted = self.standing == Standing::Deleted;
-        match (wish.permission, wish.project_id) {
-            (Permission::Org("org.restore", least, _), _) => {
-                (org_role >= least, !deleted || org_role >= least)
+    /// Returns true if a person with these roles is allowed what a query needs.
+    pub(crate) fn allows(&self, roles: Roles, query: &AccessQuery) -> bool {
+        let RoleCheck { permitted, visible } = self.check_roles(roles, query);
+        permitted && visible && !(query.write && self.status == Status::Blocked)
+    }
+
+    fn check_member(&self, user_id: UserId, query: &AccessQuery) -> RoleCheck {
+        let project_id = match query.permission {
+            Permission::Project(_) => query.project_id,
+            Permission::Org(_) => None,
+        };
+        let project = project_id.and_then(|it| self.project_role(user_id, it));
+        self.check_roles(Roles { org: self.org_role(user_id), project }, query)
+    }
+
+    fn check_roles(&self, roles: Roles, query: &AccessQuery) -> RoleCheck {
+        let Some(org_role) = roles.org else { return RoleCheck::HIDDEN };
+        let is_deleted = self.status == Status::Deleted;
+        match (query.permission, query.project_id) {
+            (Permission::Org(permission), _) if permission.code == "org.restore" => {
+                let permitted = org_role >= permission.min_role;
+                RoleCheck { permitted, visible: !is_deleted || permitted }
             }
-            _ if deleted => (false, false),
-            (Permission::Org(_, least, _), _) => (org_role >= least, true),
-            (Permission::Project(..), None) => (false, false),
-            (Permission::Project(_, least, admin_too, _), Some(project_id)) => {
-                let administers =
+            _ if is_deleted => RoleCheck::HIDDEN,
+            (Permission::Org(permission), _) => {
+                RoleCheck { permitted: org_role >= permission.min_role, visible: true }
+            }
+            (Permission::Project(_), None) => RoleCheck::HIDDEN,
+            (Permission::Project(permission), Some(project_id)) => {
+                let is_org_admin =
                     org_role >= OrgRole::Admin && self.projects.contains_key(&project_id);
-                let as_admin = admin_too && administers;
-                (as_admin || role >= Some(least), as_admin || role.is_some())
+                let as_org_admin = permission.org_admin && is_org_admin;
+                RoleCheck {
+                    permitted: as_org_admin || roles.project >= Some(permission.min_role),
+                    visible: as_org_admin || roles.project.is_some(),
+                }
             }
         }
     }
 
-    /// The projects that a subject sees, with their role; and whether they see all of them (ID-38, ID-45).
-    /// With `after`, only those whose id comes after it.
-    pub(crate) fn visible(
+    /// Returns the projects that a subject sees (ID-38, ID-45); with `after`, only those with a greater id.
+    pub(crate) fn visible_projects(
         &self,
         subject: Subject<'_>,
         after: Option<ProjectId>,
-    ) -> (bool, Vec<(ProjectId, ProjectRole)>) {
-        let bound = subject.key.and_then(|it| it.project_id);
-        let ids = self.projects.keys().filter(|it| bound.is_none_or(|bound| bound == **it));
-        let ids = ids.filter(|it| after.is_none_or(|after| **it > after));
-        let roles = ids.filter_map(|it| Some((*it, self.project_role(subject.user_id, *it)?)));
-        let mut roles: Vec<_> = roles.collect();
+    ) -> VisibleProjects {
+        let key_project = subject.key.and_then(|it| it.project_id);
+        let ids = self.projects.keys().copied();
+        let ids = ids.filter(|it| key_project.is_none_or(|bound| bound == *it));
+        let ids = ids.filter(|it| after.is_none_or(|after| *it > after));
+        let mut roles: Vec<_> =
+            ids.filter_map(|it| Some((it, self.project_role(subject.user_id, it)?))).collect();
         roles.sort_unstable();
-        (bound.is_none() && self.org_role(subject.user_id) >= Some(OrgRole::Admin), roles)
+        let is_org_admin = self.org_role(subject.user_id) >= Some(OrgRole::Admin);
+        VisibleProjects { all: key_project.is_none() && is_org_admin, roles }
     }
 
-    /// About how much memory it takes, in bytes.
-    pub(crate) fn weight(&self) -> usize {
-        let team_places: usize = self.teams.values().map(HashSet::len).sum();
+    /// Estimates the memory that the snapshot takes, in bytes.
+    pub(crate) fn estimate_bytes(&self) -> usize {
+        let team_members: usize = self.teams.values().map(HashSet::len).sum();
         let grants: usize = self.projects.values().map(HashMap::len).sum();
         400 + 40 * self.members.len()
             + 120 * self.teams.len()
-            + 40 * team_places
+            + 40 * team_members
             + 120 * self.projects.len()
             + 48 * grants
     }
 }
 
-/// Why a key may not have what its owner might.
-fn refused_to_key(key: &KeyPower, wish: &Wish) -> Option<Reason> {
-    match (wish.permission.keys(), key.project_id) {
-        (KeyReach::Nobody, _) => Some(Reason::SessionRequired),
-        (KeyReach::Org, Some(_)) => Some(Reason::OrgScopeRequired),
-        _ if wish.write && !key.full => Some(Reason::ReadOnlyKey),
+/// Returns the reason for which a key is denied what its owner may be allowed.
+fn key_denial(key: &ApiKeyScope, query: &AccessQuery) -> Option<Reason> {
+    match (query.permission.keys(), key.project_id) {
+        (KeyPolicy::None, _) => Some(Reason::SessionRequired),
+        (KeyPolicy::Organization, Some(_)) => Some(Reason::OrgScopeRequired),
+        _ if query.write && !key.full => Some(Reason::ReadOnlyKey),
         _ => None,
     }
 }
-
-mod change;
-mod holders;
-
-pub(crate) use change::Change;
 
 #[cfg(test)]
 mod tests;

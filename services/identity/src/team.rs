@@ -1,26 +1,24 @@
-//! Teams: named groups of members. A team has no rights of its own; it gets roles on projects.
+//! Teams: named groups of members. A team holds roles on projects only, none in the organization.
 
+pub(crate) mod commands;
 pub(crate) mod rpc;
 pub(crate) mod store;
 mod wire;
 
 use api::{error::Reason, identity as pb};
-use chassis::{About, Changed, Code, Grant, OrgId, Refusal, UserId};
+use chassis::{Changed, Code, EventTarget, OrgId, Refusal, UserId};
 use time::OffsetDateTime;
 
 use crate::{
-    member::{count, parts},
     project_access::{self, ProjectGrant},
+    types::{count_i32, event_batches},
 };
 
-chassis::id!(
-    /// Identifies a team.
-    TeamId,
-    "team"
-);
+// `sqlx.toml` names the type by this path.
+pub(crate) use crate::types::TeamId;
 
-/// Of a team whose badge nobody coloured.
-const GREY: &str = "#808080";
+/// The colour of teams that were created without one: grey.
+const DEFAULT_COLOR: &str = "#808080";
 
 /// A named group of members.
 #[derive(Clone, Debug)]
@@ -32,17 +30,18 @@ pub(crate) struct Team {
     pub(crate) color: String,
     pub(crate) revision: i64,
     pub(crate) created_at: OffsetDateTime,
+    /// Number of members.
     pub(crate) members: i64,
 }
 
-/// What an Admin gives to create a team.
+/// The fields of a new team.
 pub(crate) struct Draft {
     pub(crate) name: String,
     pub(crate) description: String,
     pub(crate) color: String,
 }
 
-/// What changes of a team.
+/// Changes of a team; `None` leaves a field as it is.
 #[derive(Default)]
 pub(crate) struct Patch {
     pub(crate) name: Option<String>,
@@ -50,12 +49,12 @@ pub(crate) struct Patch {
     pub(crate) color: Option<String>,
 }
 
-/// Why a team does not come to be, or change.
+/// Reasons for which a team is not created or changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the organization has a team named {0}")]
+    #[error("the organization already has a team named {0}; choose another name")]
     NameTaken(String),
-    #[error("the team changed since you read it; read it again")]
+    #[error("the team has changed since it was read; read it again, then retry")]
     Stale,
 }
 
@@ -76,24 +75,24 @@ impl Refusal for Refused {
 }
 
 impl Team {
-    /// An empty team (ID-30).
-    pub(crate) fn create(grant: &Grant, draft: Draft, now: OffsetDateTime) -> Changed<Self> {
-        let it = Self {
+    /// Creates an empty team (ID-30).
+    pub(crate) fn create(org_id: OrgId, draft: Draft, now: OffsetDateTime) -> Changed<Self> {
+        let team = Self {
             id: TeamId::new(),
-            org_id: grant.org_id(),
+            org_id,
             name: draft.name,
             description: draft.description,
-            color: color(&draft.color),
+            color: normalize_color(&draft.color),
             revision: 1,
             created_at: now,
             members: 0,
         };
-        let event = pb::TeamCreated { after: Some((&it).into()) };
-        let about = it.about();
-        Changed::new(it, &event, about)
+        let event = pb::TeamCreated { after: Some((&team).into()) };
+        let target = team.event_target();
+        Changed::new(team, &event, target)
     }
 
-    /// Another name, description or colour. `None`: everything is so already.
+    /// Changes name, description or colour. `None` if nothing differs.
     pub(crate) fn update(
         &self,
         patch: Patch,
@@ -102,67 +101,68 @@ impl Team {
         if !etag.is_empty() && etag != self.etag() {
             return Err(Refused::Stale);
         }
-        let mut it = self.clone();
-        it.name = patch.name.unwrap_or(it.name);
-        it.description = patch.description.unwrap_or(it.description);
-        it.color = patch.color.map_or(it.color, |it| color(&it));
+        let mut team = self.clone();
+        team.name = patch.name.unwrap_or(team.name);
+        team.description = patch.description.unwrap_or(team.description);
+        team.color = patch.color.map_or(team.color, |it| normalize_color(&it));
         let before: pb::Team = self.into();
-        if before == (&it).into() {
+        if before == (&team).into() {
             return Ok(None);
         }
-        it.revision += 1;
-        let event = pb::TeamUpdated { before: Some(before), after: Some((&it).into()) };
-        let about = it.about();
-        Ok(Some(Changed::new(it, &event, about)))
+        team.revision += 1;
+        let event = pb::TeamUpdated { before: Some(before), after: Some((&team).into()) };
+        let target = team.event_target();
+        Ok(Some(Changed::new(team, &event, target)))
     }
 
-    /// The team goes, and with it what it gave (ID-28).
+    /// Deletes the team, with its memberships and grants (ID-28).
     pub(crate) fn delete(self, members: &[UserId], grants: &[ProjectGrant]) -> Changed<Self> {
         let event = pb::TeamDeleted {
             before: Some((&self).into()),
-            removed_member_count: count(members),
-            removed_grant_count: count(grants),
+            removed_member_count: count_i32(members),
+            removed_grant_count: count_i32(grants),
         };
-        let (team_id, about) = (self.id, self.about());
-        let emptied = parts(members, |it| String::from(*it));
-        Changed::new(self, &event, about)
-            .followed_by(
-                emptied.map(|user_ids| pb::TeamEmptied { team_id: team_id.into(), user_ids }),
-            )
-            .followed_by(project_access::removed(grants))
+        let team_id = self.id;
+        let target = self.event_target();
+        let member_batches = event_batches(members, |it| String::from(*it));
+        let emptied =
+            member_batches.map(|user_ids| pb::TeamEmptied { team_id: team_id.into(), user_ids });
+        Changed::new(self, &event, target)
+            .followed_by(emptied)
+            .followed_by(project_access::removal_events(grants))
     }
 
-    /// A member comes in.
-    pub(crate) fn add(mut self, user_id: UserId) -> Changed<Self> {
+    /// Adds a member.
+    pub(crate) fn add_member(mut self, user_id: UserId) -> Changed<Self> {
         self.members += 1;
         let event = pb::TeamMemberAdded { team: Some((&self).into()), user_id: user_id.into() };
-        let about = self.about();
-        Changed::new(self, &event, about)
+        let target = self.event_target();
+        Changed::new(self, &event, target)
     }
 
-    /// A member goes out (ID-29).
-    pub(crate) fn remove(mut self, user_id: UserId) -> Changed<Self> {
+    /// Removes a member (ID-29).
+    pub(crate) fn remove_member(mut self, user_id: UserId) -> Changed<Self> {
         self.members -= 1;
         let event = pb::TeamMemberRemoved { team: Some((&self).into()), user_id: user_id.into() };
-        let about = self.about();
-        Changed::new(self, &event, about)
+        let target = self.event_target();
+        Changed::new(self, &event, target)
     }
 
-    /// Changes with every change of name, description or colour.
+    /// Returns the etag, which differs after every change of name, description or colour.
     pub(crate) fn etag(&self) -> String {
         format!("\"{}\"", self.revision)
     }
 
-    fn about(&self) -> About {
-        About::object("team", self.id, &self.name).of(self.org_id)
+    fn event_target(&self) -> EventTarget {
+        EventTarget::object("team", self.id, &self.name).in_org(self.org_id)
     }
 }
 
-fn color(given: &str) -> String {
-    if given.is_empty() { GREY.to_owned() } else { given.to_uppercase() }
+fn normalize_color(color: &str) -> String {
+    if color.is_empty() { DEFAULT_COLOR.to_owned() } else { color.to_uppercase() }
 }
 
-/// By which names of teams are compared: their letters in lower case, runs of spaces as one.
+/// Returns the key by which team names must be unique: lower case, with runs of spaces collapsed.
 pub(crate) fn name_key(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
@@ -175,6 +175,7 @@ mod tests {
     fn names_that_look_the_same_are_the_same() {
         assert_eq!(name_key("  Support  TEAM "), name_key("support team"));
         assert_ne!(name_key("support"), name_key("support-1"));
-        assert_eq!((color(""), color("#aabbcc")), (GREY.to_owned(), "#AABBCC".to_owned()));
+        assert_eq!(normalize_color(""), DEFAULT_COLOR);
+        assert_eq!(normalize_color("#aabbcc"), "#AABBCC");
     }
 }

@@ -1,61 +1,72 @@
-//! Accounts: a person, in every organization.
+//! Accounts of people. One account can be a member of many organizations.
 
+pub(crate) mod commands;
 pub(crate) mod rpc;
 pub(crate) mod store;
 mod wire;
 
 use api::{error::Reason, identity as pb};
 use chassis::{
-    About, Account, Changed, Code, OrgId, Refusal, UserId,
+    Account, Changed, Code, EventTarget, OrgId, Refusal, UserId,
     email::{Address, Email},
 };
 use prost::{Message, Name};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::session::InvalidLogin;
+use crate::password::InvalidLogin;
 
 /// An account.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) id: UserId,
     pub(crate) email: Email,
+    /// The form of the address by which accounts are unique.
     pub(crate) canonical_email: String,
     pub(crate) display_name: String,
     pub(crate) email_verified_at: Option<OffsetDateTime>,
-    /// Grows with every change of the password.
+    /// Incremented with every change of the password.
     pub(crate) password_version: i64,
     pub(crate) totp_enabled_at: Option<OffsetDateTime>,
     pub(crate) deleted_at: Option<OffsetDateTime>,
     pub(crate) created_at: OffsetDateTime,
-    /// Identity providers with which it can sign in.
+    /// Identity providers that are linked to the account.
     pub(crate) issuers: Vec<String>,
 }
 
-/// What a person gives to open an account.
+/// The fields of a new account.
 pub(crate) struct Draft {
     pub(crate) address: Address,
     pub(crate) display_name: String,
 }
 
-/// A password that was right. Good for as long as the account keeps that password.
+impl Draft {
+    /// Returns a draft; an empty name is replaced by the local part of the address.
+    pub(crate) fn new(address: Address, name: &str) -> Self {
+        let local_part = address.typed.0.split('@').next().unwrap_or_default();
+        let display_name = if name.is_empty() { local_part } else { name }.to_owned();
+        Self { address, display_name }
+    }
+}
+
+/// An account whose password was verified. Valid until the account gets another password.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PasswordProof {
+pub(crate) struct VerifiedPassword {
     pub(crate) user_id: UserId,
     pub(crate) password_version: i64,
 }
 
-/// How many addresses an event lists at most.
-const ADDRESSES_MAX: usize = 50;
+/// Addresses per event at most.
+const EVENT_ADDRESSES_MAX: usize = 50;
 
-/// Why an account does not change.
+/// Reasons for which an account is not created, changed or deleted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("the account owns organizations; transfer or delete them first")]
-    Owns(Vec<OrgId>),
-    #[error("the address that was typed is not the account's")]
+    OwnsOrganizations(Vec<OrgId>),
+    #[error("the confirmation must be the e-mail address of the account")]
     Confirmation,
-    #[error("another account has this address")]
+    #[error("another account has this e-mail address; use another address or sign in")]
     EmailTaken,
 }
 
@@ -63,13 +74,13 @@ impl Refusal for Refused {
     fn code(&self) -> Code {
         match self {
             Self::EmailTaken => Code::AlreadyExists,
-            Self::Owns(_) | Self::Confirmation => Code::FailedPrecondition,
+            Self::OwnsOrganizations(_) | Self::Confirmation => Code::FailedPrecondition,
         }
     }
 
     fn reason(&self) -> Reason {
         match self {
-            Self::Owns(_) => Reason::AccountOwnsOrganizations,
+            Self::OwnsOrganizations(_) => Reason::AccountOwnsOrganizations,
             Self::Confirmation => Reason::ConfirmationMismatch,
             Self::EmailTaken => Reason::EmailTaken,
         }
@@ -77,7 +88,7 @@ impl Refusal for Refused {
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Owns(ids) => {
+            Self::OwnsOrganizations(ids) => {
                 let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
                 vec![("org_ids", ids.join(","))]
             }
@@ -87,14 +98,14 @@ impl Refusal for Refused {
 }
 
 impl User {
-    /// A new account, whose address is confirmed or not yet.
+    /// Creates an account; `verified_at` is set if its address is confirmed already.
     pub(crate) fn register(
         draft: Draft,
         verified_at: Option<OffsetDateTime>,
         now: OffsetDateTime,
     ) -> Changed<Self> {
         let Draft { address, display_name } = draft;
-        let it = Self {
+        let user = Self {
             id: UserId::new(),
             email: address.typed,
             canonical_email: address.canonical,
@@ -106,48 +117,49 @@ impl User {
             created_at: now,
             issuers: vec![],
         };
-        let event = pb::UserRegistered { after: Some((&it).into()) };
-        it.told(&event)
+        let event = pb::UserRegistered { after: Some((&user).into()) };
+        user.with_event(&event)
     }
 
-    /// The address is confirmed, once.
-    pub(crate) fn verify(mut self, now: OffsetDateTime) -> Changed<Self> {
+    /// Confirms the address; keeps the time of the first confirmation.
+    pub(crate) fn verify_email(mut self, now: OffsetDateTime) -> Changed<Self> {
         let before = Some((&self).into());
         self.email_verified_at = Some(self.email_verified_at.unwrap_or(now));
         let event = pb::UserEmailVerified { before, after: Some((&self).into()) };
-        self.told(&event)
+        self.with_event(&event)
     }
 
-    /// Another name.
+    /// Changes the display name.
     pub(crate) fn rename(mut self, display_name: String) -> Changed<Self> {
         let before = Some((&self).into());
         self.display_name = display_name;
-        let event = pb::ProfileUpdated { before, after: Some((&self).into()) };
-        self.told(&event)
+        let event = pb::UserProfileUpdated { before, after: Some((&self).into()) };
+        self.with_event(&event)
     }
 
-    /// Refuses a proof of a password that was replaced since (I-16).
-    pub(crate) fn require_current(&self, proof: &PasswordProof) -> Result<(), InvalidLogin> {
-        let current = proof.user_id == self.id && proof.password_version == self.password_version;
-        if current { Ok(()) } else { Err(InvalidLogin) }
+    /// Refuses a verified password that the account no longer has.
+    pub(crate) fn require_current(&self, verified: &VerifiedPassword) -> Result<(), InvalidLogin> {
+        let is_current =
+            verified.user_id == self.id && verified.password_version == self.password_version;
+        if is_current { Ok(()) } else { Err(InvalidLogin) }
     }
 
-    /// Another password; links that set one were for the old one.
+    /// Changes the password. Mailed links become invalid, because they are bound to the password version.
     pub(crate) fn change_password(mut self) -> Changed<Self> {
         self.password_version += 1;
-        let event = pb::PasswordChanged { after: Some((&self).into()) };
-        self.told(&event)
+        let event = pb::UserPasswordChanged { after: Some((&self).into()) };
+        self.with_event(&event)
     }
 
-    /// The same by a mailed link, which also proves the address.
+    /// Changes the password by a mailed link, which also confirms the address.
     pub(crate) fn reset_password(mut self, now: OffsetDateTime) -> Changed<Self> {
         self.password_version += 1;
         self.email_verified_at = Some(self.email_verified_at.unwrap_or(now));
-        let event = pb::PasswordReset { after: Some((&self).into()) };
-        self.told(&event)
+        let event = pb::UserPasswordReset { after: Some((&self).into()) };
+        self.with_event(&event)
     }
 
-    /// The account moves to an address that its owner has just proven.
+    /// Changes the address to one that a mailed link has confirmed.
     pub(crate) fn change_email(
         mut self,
         email: Email,
@@ -155,65 +167,74 @@ impl User {
         now: OffsetDateTime,
     ) -> Changed<Self> {
         let before = Some((&self).into());
-        (self.email, self.canonical_email) = (email, canonical);
+        self.email = email;
+        self.canonical_email = canonical;
         self.email_verified_at = Some(now);
-        let event = pb::EmailChanged { before, after: Some((&self).into()) };
-        self.told(&event)
+        let event = pb::UserEmailChanged { before, after: Some((&self).into()) };
+        self.with_event(&event)
     }
 
-    /// The second factor goes on or off.
-    pub(crate) fn second_factor(mut self, on: bool, now: OffsetDateTime) -> Changed<Self> {
-        self.totp_enabled_at = on.then_some(now);
-        let after = Some((&self).into());
-        if on {
-            self.told(&pb::TotpEnabled { after })
-        } else {
-            self.told(&pb::TotpDisabled { after })
-        }
+    /// Enables the second factor.
+    pub(crate) fn enable_totp(mut self, now: OffsetDateTime) -> Changed<Self> {
+        self.totp_enabled_at = Some(now);
+        let event = pb::UserTotpEnabled { after: Some((&self).into()) };
+        self.with_event(&event)
     }
 
-    /// The end (1.8): refused while it owns an organization. Name and address are erased; the events name the
-    /// addresses, also those of before, for services that have some.
+    /// Disables the second factor.
+    pub(crate) fn disable_totp(mut self) -> Changed<Self> {
+        self.totp_enabled_at = None;
+        let event = pb::UserTotpDisabled { after: Some((&self).into()) };
+        self.with_event(&event)
+    }
+
+    /// Deletes the account and erases its name and address. Refused while it owns organizations. The events
+    /// list the current and the former addresses, so that other services can erase them, too.
     pub(crate) fn delete(
         mut self,
-        owns: Vec<OrgId>,
-        typed: Option<&str>,
-        former: &[Address],
+        owned_orgs: Vec<OrgId>,
+        confirm_email: Option<&str>,
+        former_addresses: &[Address],
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        if !owns.is_empty() {
-            return Err(Refused::Owns(owns));
+        if !owned_orgs.is_empty() {
+            return Err(Refused::OwnsOrganizations(owned_orgs));
         }
-        if typed != Some(self.canonical_email.as_str()) {
+        if confirm_email != Some(self.canonical_email.as_str()) {
             return Err(Refused::Confirmation);
         }
-        let event = pb::AccountDeleted { before: Some((&self).into()) };
-        let (id, about) = (self.id, self.about());
-        let former = former.chunks(ADDRESSES_MAX).map(|part| pb::FormerAddressesErased {
+        let event = pb::UserDeleted { before: Some((&self).into()) };
+        let id = self.id;
+        let target = self.event_target();
+        let erased = |batch: &[Address]| pb::UserFormerAddressesErased {
             user_id: id.into(),
-            emails: part.iter().map(|it| it.typed.0.clone()).collect(),
-        });
-        let nowhere = format!("deleted-{}@deleted.invalid", self.id);
-        (self.email, self.canonical_email) = (Email(nowhere.clone()), nowhere);
+            emails: batch.iter().map(|it| it.typed.0.clone()).collect(),
+        };
+        let erasures = former_addresses.chunks(EVENT_ADDRESSES_MAX).map(erased);
+        let placeholder = format!("deleted-{id}@deleted.invalid");
+        self.email = Email(placeholder.clone());
+        self.canonical_email = placeholder;
         "Deleted account".clone_into(&mut self.display_name);
-        (self.email_verified_at, self.totp_enabled_at) = (None, None);
+        self.email_verified_at = None;
+        self.totp_enabled_at = None;
         self.password_version += 1;
         self.deleted_at = Some(now);
-        Ok(Changed::new(self, &event, about).followed_by(former))
+        Ok(Changed::new(self, &event, target).followed_by(erasures))
     }
 
-    /// The account with an event about it.
-    pub(crate) fn told<E: Message + Name>(self, event: &E) -> Changed<Self> {
-        let about = self.about();
-        Changed::new(self, event, about)
+    /// Pairs the account with an event about it.
+    pub(crate) fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
+        let target = self.event_target();
+        Changed::new(self, event, target)
     }
 
-    /// Where its mail goes.
+    /// Returns the address to which mails are sent.
     pub(crate) fn address(&self) -> Address {
         Address { typed: self.email.clone(), canonical: self.canonical_email.clone() }
     }
 
-    /// The account as an actor of a call that proves it by itself.
+    /// Returns the account as the actor of a call that authenticates by itself, for example with a mailed
+    /// link.
     pub(crate) fn account(&self, credential_id: Uuid) -> Account {
         Account {
             user_id: self.id,
@@ -226,8 +247,8 @@ impl User {
         }
     }
 
-    pub(crate) fn about(&self) -> About {
-        About::object("user", self.id, &self.display_name)
+    pub(crate) fn event_target(&self) -> EventTarget {
+        EventTarget::object("user", self.id, &self.display_name)
     }
 }
 
@@ -235,23 +256,22 @@ impl User {
 pub(crate) mod tests {
     use super::*;
 
-    /// Ann, whoever she is.
+    /// Returns a new account of Ann.
     pub(crate) fn user() -> User {
         let address = chassis::email::parse("ann@example.com").unwrap();
-        let draft = Draft { address, display_name: "Ann".to_owned() };
-        User::register(draft, None, OffsetDateTime::UNIX_EPOCH).state().clone()
+        User::register(Draft::new(address, "Ann"), None, OffsetDateTime::UNIX_EPOCH).state().clone()
     }
 
     #[test]
-    fn an_account_that_owns_stays_and_a_deleted_one_is_nobody() {
+    fn an_owner_is_not_deleted_and_a_deleted_account_is_anonymous() {
         let now = OffsetDateTime::UNIX_EPOCH;
         let owned = OrgId(Uuid::from_u128(7));
-        let typed = Some("ann@example.com");
-        let refused = user().delete(vec![owned], typed, &[], now).map(|_| ());
-        assert_eq!(refused, Err(Refused::Owns(vec![owned])));
+        let confirm_email = Some("ann@example.com");
+        let refused = user().delete(vec![owned], confirm_email, &[], now).map(|_| ());
+        assert_eq!(refused, Err(Refused::OwnsOrganizations(vec![owned])));
         let refused = user().delete(vec![], Some("bob@example.com"), &[], now).map(|_| ());
         assert_eq!(refused, Err(Refused::Confirmation));
-        let gone = user().delete(vec![], typed, &[], now).unwrap();
-        assert!(!format!("{:?}", gone.state()).to_lowercase().contains("ann"));
+        let deleted = user().delete(vec![], confirm_email, &[], now).unwrap();
+        assert!(!format!("{:?}", deleted.state()).to_lowercase().contains("ann"));
     }
 }

@@ -1,18 +1,40 @@
-//! Invitations: an offer of a role, by mail. Pending until it is used up, over or withdrawn.
+//! Invitations: offers of a role in an organization, by a mailed or a copied link. An invitation is pending
+//! until it is used up, expires or is revoked.
+//!
+//! | concept | module |
+//! |---|---|
+//! | states, and reasons for revoking | `state` |
+//! | creation, for one address or many | `commands` |
+//! | acceptance, and uses that are being granted | `acceptance` |
+//! | links and their secrets | `link` |
+//! | the mail with the link | `mail` |
+//! | pages for browsers | `page` |
+//! | events of expired invitations | `expiry` |
+//! | reactions to events of other services | `reactions` |
+//! | errors | `refused` |
 
-mod batch;
+mod acceptance;
+mod commands;
+mod expiry;
+pub(crate) mod install;
+pub(crate) mod link;
 pub(crate) mod mail;
+mod page;
+mod reactions;
 mod refused;
-pub(crate) mod rpc;
-pub(crate) mod store;
-pub(crate) mod sweep;
+mod rpc;
+mod state;
+mod store;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use api::invitation as pb;
+use api::{
+    identity::{OrgRole, ProjectRole},
+    invitation::{self as pb, RevokeCause},
+};
 use chassis::{
-    About, Account, Changed, Grant, OrgId, UserId,
+    Account, Changed, EventTarget, Grant, OrgId, UserId,
     email::{self, Address, Email},
     token::Token,
 };
@@ -21,16 +43,24 @@ use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-pub(crate) use self::refused::Refused;
-use crate::link::{Links, Way};
+use self::{
+    link::{LinkKind, Links},
+    refused::Refused,
+};
+use crate::db_enum::DbEnum;
 
-/// The template of the mail with the link.
-pub(crate) const MAIL: &str = "invitation";
+/// Template of the mail with the link.
+pub(crate) const MAIL_TEMPLATE: &str = "invitation";
 
-/// Between two mails of the same invitation (IN-20).
-const PAUSE: Duration = Duration::seconds(60);
-/// Mails of the same invitation in a day (IN-20).
-const MAILS_MAX: usize = 5;
+/// Shortest time between two mails of an invitation (IN-20).
+const RESEND_INTERVAL: Duration = Duration::seconds(60);
+
+/// Mails of an invitation in a day (IN-20).
+const MAILS_PER_DAY_MAX: usize = 5;
+
+/// Characters of a mail server's error message in an event.
+const BOUNCE_MESSAGE_CHARS_MAX: usize = 500;
+
 const DAY: Duration = Duration::hours(24);
 
 chassis::id!(
@@ -39,34 +69,11 @@ chassis::id!(
     "invitation"
 );
 
-/// Access to a project that comes with the membership. The role is a number of the contract.
+/// Role on a project that comes with the membership.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Access {
+pub(crate) struct ProjectAccess {
     pub(crate) project_id: Uuid,
-    pub(crate) role: i32,
-}
-
-/// Where an invitation is in its life (3.2). Follows from the clock and the counters; nothing stores it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    Pending,
-    /// Its time is over.
-    Late,
-    /// It was used as often as it allows.
-    UsedUp,
-    Revoked,
-}
-
-/// Why an invitation was revoked; numbers of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    Manager = 1,
-    Declined = 2,
-    InviterDemoted = 3,
-    InviterGone = 4,
-    OrganizationDeleted = 5,
-    SubscriptionBlocked = 6,
-    RecipientGone = 7,
+    pub(crate) role: DbEnum<ProjectRole>,
 }
 
 /// An offer of a role in an organization.
@@ -75,286 +82,255 @@ pub(crate) struct Invitation {
     pub(crate) id: InvitationId,
     pub(crate) org_id: OrgId,
     pub(crate) email: Email,
+    /// The e-mail address in the form in which addresses are compared.
     pub(crate) canonical_email: String,
-    /// A number of the contract; identity knows what it means.
-    pub(crate) role: i32,
-    pub(crate) project_access: Json<Vec<Access>>,
+    pub(crate) role: DbEnum<OrgRole>,
+    pub(crate) project_access: Json<Vec<ProjectAccess>>,
     pub(crate) message: String,
+    /// 1 for the invited person only; more for anybody who has the link.
     pub(crate) max_uses: i32,
     pub(crate) use_count: i32,
+    /// Hash of the secret in the mailed link.
     pub(crate) secret_hash: Vec<u8>,
+    /// Hash of the secret in the copied link.
+    pub(crate) copied_hash: Vec<u8>,
     pub(crate) inviter_id: UserId,
     pub(crate) inviter_name: String,
     pub(crate) org_name: String,
+    pub(crate) team_ids: Vec<Uuid>,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) expires_at: OffsetDateTime,
-    pub(crate) revoked_at: Option<OffsetDateTime>,
-    pub(crate) team_ids: Vec<Uuid>,
-    pub(crate) copied_hash: Vec<u8>,
+    /// Times of the mails of the last day.
     pub(crate) mailed_at: Vec<OffsetDateTime>,
     pub(crate) mail_count: i32,
-    pub(crate) revoke_cause: i32,
+    pub(crate) revoked_at: Option<OffsetDateTime>,
+    pub(crate) revoke_cause: DbEnum<RevokeCause>,
+    /// The account that revoked it; none if the suite did.
     pub(crate) revoker_id: Option<UserId>,
-    pub(crate) expiry_told_at: Option<OffsetDateTime>,
+    /// Time of the event `InvitationExpired`.
+    pub(crate) expiry_event_at: Option<OffsetDateTime>,
+    /// Time of its removal from the list.
     pub(crate) cleaned_at: Option<OffsetDateTime>,
 }
 
-/// What the inviter decides.
+/// An offer to one e-mail address.
 #[derive(Clone)]
-pub(crate) struct Draft {
+pub(crate) struct NewInvitation {
     pub(crate) address: Address,
     pub(crate) offer: Offer,
 }
 
-/// What is the same for everybody who is invited at once.
+/// The part of a new invitation that is the same for all addresses of a batch.
 #[derive(Clone)]
 pub(crate) struct Offer {
-    pub(crate) role: i32,
+    pub(crate) role: OrgRole,
     pub(crate) lifetime: Duration,
     pub(crate) max_uses: i32,
     pub(crate) message: String,
-    pub(crate) project_access: Vec<Access>,
+    pub(crate) project_access: Vec<ProjectAccess>,
     pub(crate) team_ids: Vec<Uuid>,
 }
 
-/// What is known about an address before it is invited.
-pub(crate) struct Standing {
-    /// The organization's name.
+/// Relation of an e-mail address to the organization before it is invited.
+pub(crate) struct AddressStatus {
     pub(crate) org_name: String,
-    /// Whether it is a member's (IN-8).
-    pub(crate) member: bool,
-    /// Another single-use invitation to it that is pending (IN-9).
+    /// True if the address is that of a member (IN-8).
+    pub(crate) is_member: bool,
+    /// A pending single-use invitation to the address (IN-9).
     pub(crate) pending: Option<InvitationId>,
 }
 
 impl Invitation {
-    /// Whoever may invite offers a role below or equal to their own: only Owner and Admin may invite, and
-    /// the contract refuses OWNER (IN-2, IN-3).
+    /// Creates an invitation. The offered role is never above the inviter's: only Owner and Admin may invite,
+    /// and the contract refuses OWNER (IN-2, IN-3).
     pub(crate) fn create(
         grant: &Grant,
-        draft: Draft,
-        standing: &Standing,
+        new: NewInvitation,
+        status: &AddressStatus,
         links: &Links,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        let Draft { address, offer } = draft;
-        if standing.member {
+        let NewInvitation { address, offer } = new;
+        if status.is_member {
             return Err(Refused::AlreadyMember);
         }
-        if let Some(id) = standing.pending
+        if let Some(id) = status.pending
             && offer.max_uses == 1
         {
             return Err(Refused::Pending(id));
         }
         let id = InvitationId::new();
-        let it = Self {
+        let invitation = Self {
             id,
             org_id: grant.org_id(),
             email: address.typed,
             canonical_email: address.canonical,
-            role: offer.role,
+            role: DbEnum(offer.role),
             project_access: Json(offer.project_access),
             team_ids: offer.team_ids,
             message: offer.message,
             max_uses: offer.max_uses,
             use_count: 0,
-            secret_hash: links.hash(id.0, Way::Mailed),
-            copied_hash: links.hash(id.0, Way::Copied),
+            secret_hash: links.secret_hash(id.0, LinkKind::Mailed),
+            copied_hash: links.secret_hash(id.0, LinkKind::Copied),
             inviter_id: grant.account().user_id,
             inviter_name: grant.account().display_name.clone(),
-            org_name: standing.org_name.clone(),
+            org_name: status.org_name.clone(),
             created_at: now,
             expires_at: now + offer.lifetime,
             mailed_at: vec![now],
             mail_count: 1,
             revoked_at: None,
-            revoke_cause: 0,
+            revoke_cause: DbEnum(RevokeCause::Unspecified),
             revoker_id: None,
-            expiry_told_at: None,
+            expiry_event_at: None,
             cleaned_at: None,
         };
-        let event = pb::InvitationCreated { after: Some(it.message_at(now)) };
-        let about = it.about();
-        Ok(Changed::new(it, &event, about))
+        let event = pb::InvitationCreated { after: Some(invitation.to_message(now)) };
+        let target = invitation.event_target();
+        Ok(Changed::new(invitation, &event, target))
     }
 
-    /// Where it is in its life at this moment.
-    pub(crate) fn state(&self, now: OffsetDateTime) -> State {
-        match () {
-            () if self.revoked_at.is_some() => State::Revoked,
-            () if self.use_count >= self.max_uses => State::UsedUp,
-            () if self.expires_at <= now => State::Late,
-            () => State::Pending,
-        }
-    }
-
-    /// Whether it can be answered at this moment (IN-13); if not, why not.
-    pub(crate) fn check_open(&self, now: OffsetDateTime) -> Result<(), Refused> {
-        match self.state(now) {
-            State::Pending => Ok(()),
-            State::Late => Err(Refused::Expired),
-            State::UsedUp => Err(Refused::Exhausted),
-            State::Revoked => Err(Refused::Revoked(self.revoke_cause)),
-        }
-    }
-
-    /// Whether this account may accept at this moment (IN-13, IN-14, IN-17). An open link, with more than
-    /// one use, is for anyone who holds it.
-    pub(crate) fn check_guest(
+    /// Refuses unless an account may accept now (IN-13, IN-14, IN-17). An invitation with more than one use
+    /// is for anybody who has the link.
+    pub(crate) fn check_acceptable(
         &self,
-        guest: &Account,
-        accepted: bool,
+        account: &Account,
+        already_accepted: bool,
         now: OffsetDateTime,
     ) -> Result<(), Refused> {
-        if accepted {
+        if already_accepted {
             return Err(Refused::AlreadyAccepted);
         }
-        self.check_open(now)?;
-        if self.max_uses == 1 && !email::same(&guest.email, &self.canonical_email) {
+        self.check_pending(now)?;
+        if self.max_uses == 1 && !email::matches_canonical(&account.email, &self.canonical_email) {
             return Err(Refused::EmailMismatch(email::masked(&self.canonical_email)));
         }
-        if !guest.email_verified {
+        if !account.email_verified {
             return Err(Refused::EmailNotVerified);
         }
         Ok(())
     }
 
-    /// One use is consumed: identity has made the guest a member. With the last one it has expired.
+    /// Counts a use. After the last one the invitation has expired.
     pub(crate) fn accept(mut self, now: OffsetDateTime) -> Changed<Self> {
-        let before = Some(self.message_at(now));
+        let before = Some(self.to_message(now));
         self.use_count += 1;
-        if self.use_count >= self.max_uses {
-            self.expiry_told_at = Some(now);
+        let is_exhausted = self.use_count >= self.max_uses;
+        if is_exhausted && self.expiry_event_at.is_none() && self.revoked_at.is_none() {
+            self.expiry_event_at = Some(now);
         }
-        let event = pb::InvitationAccepted { before, after: Some(self.message_at(now)) };
-        let about = self.about();
-        Changed::new(self, &event, about)
+        let event = pb::InvitationAccepted { before, after: Some(self.to_message(now)) };
+        let target = self.event_target();
+        Changed::new(self, &event, target)
     }
 
-    /// The invited person says no. An open link is nobody's to decline.
+    /// Declines a single-use invitation for the invited person.
     pub(crate) fn decline(
         mut self,
-        guest: &Account,
+        account: &Account,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
         if self.max_uses > 1 {
             return Err(Refused::OpenLink);
         }
-        self.check_guest(guest, false, now)?;
-        let before = Some(self.message_at(now));
-        self.end(Cause::Declined, Some(guest.user_id), now);
-        let event = pb::InvitationDeclined { before, after: Some(self.message_at(now)) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        self.check_acceptable(account, false, now)?;
+        let before = Some(self.to_message(now));
+        self.set_revoked(RevokeCause::Declined, Some(account.user_id), now);
+        let event = pb::InvitationDeclined { before, after: Some(self.to_message(now)) };
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    /// Withdraws it. Who joined through it stays (IN-22).
+    /// Revokes a pending invitation. Members who joined through it stay (IN-22).
     pub(crate) fn revoke(
         mut self,
-        cause: Cause,
-        by: Option<UserId>,
+        cause: RevokeCause,
+        revoker_id: Option<UserId>,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        self.require_pending(now)?;
-        let before = Some(self.message_at(now));
-        self.end(cause, by, now);
-        let after = Some(self.message_at(now));
-        let event = pb::InvitationRevoked { before, after, cause: cause.words().to_owned() };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        self.check_changeable(now)?;
+        let before = Some(self.to_message(now));
+        self.set_revoked(cause, revoker_id, now);
+        let after = Some(self.to_message(now));
+        let cause = state::describe(cause).to_owned();
+        let event = pb::InvitationRevoked { before, after, cause };
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    /// The same invitation, to nobody: its recipient has deleted their account.
+    /// Replaces the e-mail address of an account that was deleted.
     pub(crate) fn without_address(self) -> Self {
-        let nowhere = format!("deleted-{}@deleted.invalid", self.id);
-        Self { email: Email(nowhere.clone()), canonical_email: nowhere, ..self }
+        let placeholder = format!("deleted-{}@deleted.invalid", self.id);
+        Self { email: Email(placeholder.clone()), canonical_email: placeholder, ..self }
     }
 
-    /// The same link is mailed again; its end stays (IN-19, IN-20).
+    /// Mails the same link again. The time of expiry does not change (IN-19, IN-20).
     pub(crate) fn resend(mut self, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
-        self.require_pending(now)?;
+        self.check_changeable(now)?;
         self.mailed_at.retain(|it| *it + DAY > now);
-        let last = self.mailed_at.last().map(|it| *it + PAUSE);
-        let oldest = self.mailed_at.iter().rev().nth(MAILS_MAX - 1).map(|it| *it + DAY);
-        if let Some(at) = last.max(oldest).filter(|it| *it > now) {
-            return Err(Refused::TooSoon(at - now));
+        let after_last = self.mailed_at.last().map(|it| *it + RESEND_INTERVAL);
+        let oldest_counted = self.mailed_at.iter().rev().nth(MAILS_PER_DAY_MAX - 1);
+        let allowed_at = after_last.max(oldest_counted.map(|it| *it + DAY));
+        if let Some(allowed_at) = allowed_at.filter(|it| *it > now) {
+            return Err(Refused::TooSoon(allowed_at - now));
         }
-        let before = Some(self.message_at(now));
+        let before = Some(self.to_message(now));
         self.mailed_at.push(now);
         self.mail_count += 1;
-        let event = pb::InvitationResent { before, after: Some(self.message_at(now)) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        let event = pb::InvitationResent { before, after: Some(self.to_message(now)) };
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    /// A manager looks at the link, which is a credential: the log tells.
+    /// The event of a look at the link, which is a credential.
     pub(crate) fn copy_link(self, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
-        self.require_pending(now)?;
-        let event = pb::InvitationLinkCopied { after: Some(self.message_at(now)) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        self.check_changeable(now)?;
+        let event = pb::InvitationLinkCopied { after: Some(self.to_message(now)) };
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    /// Its expiry is told, once.
-    pub(crate) fn tell_expiry(mut self, now: OffsetDateTime) -> Changed<Self> {
-        self.expiry_told_at = Some(now);
+    /// Stores that the event of the expiry was written.
+    pub(crate) fn expire(mut self, now: OffsetDateTime) -> Changed<Self> {
+        self.expiry_event_at = Some(now);
         self.expired(now)
     }
 
-    /// That it has expired.
+    /// The event of the expiry.
     pub(crate) fn expired(self, now: OffsetDateTime) -> Changed<Self> {
-        let event = pb::InvitationExpired { after: Some(self.message_at(now)) };
-        let about = self.about();
-        Changed::new(self, &event, about)
+        let event = pb::InvitationExpired { after: Some(self.to_message(now)) };
+        let target = self.event_target();
+        Changed::new(self, &event, target)
     }
 
-    /// The recipient's server refuses its mail. It stays pending: its link can still be copied.
-    pub(crate) fn bounce(self, said: &str, now: OffsetDateTime) -> Changed<Self> {
-        let said = said.chars().take(500).collect();
-        let event = pb::InvitationBounced { after: Some(self.message_at(now)), said };
-        let about = self.about();
-        Changed::new(self, &event, about)
+    /// The event of a mail that was permanently rejected. The invitation stays pending: its link can still be
+    /// copied.
+    pub(crate) fn bounce(self, message: &str, now: OffsetDateTime) -> Changed<Self> {
+        let said = message.chars().take(BOUNCE_MESSAGE_CHARS_MAX).collect();
+        let event = pb::InvitationBounced { after: Some(self.to_message(now)), said };
+        let target = self.event_target();
+        Changed::new(self, &event, target)
     }
 
-    /// How a token opens it; `None` if it does not.
-    pub(crate) fn opened_by(&self, token: &Token) -> Option<Way> {
+    /// Kind of the link that a token belongs to; `None` for a token of another invitation.
+    pub(crate) fn link_kind(&self, token: &Token) -> Option<LinkKind> {
         if token.id != self.id.0 {
             return None;
         }
-        // Both are compared, always: which one it was takes no longer to tell.
-        let (mailed, copied) = (token.matches(&self.secret_hash), token.matches(&self.copied_hash));
-        if mailed { Some(Way::Mailed) } else { copied.then_some(Way::Copied) }
+        // Both hashes are always compared, so that the duration does not depend on the kind.
+        let is_mailed = token.matches(&self.secret_hash);
+        let is_copied = token.matches(&self.copied_hash);
+        if is_mailed { Some(LinkKind::Mailed) } else { is_copied.then_some(LinkKind::Copied) }
     }
 
-    fn end(&mut self, cause: Cause, by: Option<UserId>, now: OffsetDateTime) {
+    fn set_revoked(&mut self, cause: RevokeCause, revoker_id: Option<UserId>, now: OffsetDateTime) {
         self.revoked_at = Some(now);
-        self.revoke_cause = cause as i32;
-        self.revoker_id = by;
+        self.revoke_cause = DbEnum(cause);
+        self.revoker_id = revoker_id;
     }
 
-    fn require_pending(&self, now: OffsetDateTime) -> Result<(), Refused> {
-        match self.state(now) {
-            State::Pending => Ok(()),
-            other => Err(Refused::NotPending(other)),
-        }
-    }
-
-    pub(crate) fn about(&self) -> About {
-        About::object("invitation", self.id, &self.email.0).of(self.org_id)
-    }
-}
-
-impl Cause {
-    /// For the event, in words.
-    fn words(self) -> &'static str {
-        match self {
-            Self::Manager => "asked for",
-            Self::Declined => "declined",
-            Self::InviterDemoted => "the inviter may no longer invite",
-            Self::InviterGone => "the inviter is no longer a member",
-            Self::OrganizationDeleted => "the organization was deleted",
-            Self::SubscriptionBlocked => "the subscription was blocked",
-            Self::RecipientGone => "the invited person deleted their account",
-        }
+    fn event_target(&self) -> EventTarget {
+        EventTarget::object("invitation", self.id, &self.email.0).in_org(self.org_id)
     }
 }

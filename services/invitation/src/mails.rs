@@ -1,32 +1,33 @@
-//! Every mail of this service, by its template.
+//! Renderer of all mails of the service, by template.
 
-use chassis::{
-    Result, Tx,
-    mail::{Draft, Order, Writer},
+use chassis::{Result, Tx};
+use mail::{MailRenderer, QueuedMail, RenderOutcome};
+
+use crate::{
+    invitation::{self, mail::InvitationMails},
+    notification::digest::{self, mail::DigestMails},
 };
 
-use crate::{digest, invitation};
-
-/// Writes the mails of this service.
+/// Renderer of all mails of the service.
 pub(crate) struct Mails {
-    pub(crate) invitations: invitation::mail::Mails,
-    pub(crate) digests: digest::mail::Mails,
+    pub(crate) invitations: InvitationMails,
+    pub(crate) digests: DigestMails,
 }
 
 #[tonic::async_trait]
-impl Writer for Mails {
-    async fn write(&self, order: &Order) -> Result<Draft> {
-        match order.template.as_str() {
-            invitation::MAIL => self.invitations.write(order).await,
-            digest::MAIL => self.digests.write(order).await,
-            _ => Ok(Draft::Suppress("no such template")),
+impl MailRenderer for Mails {
+    async fn render(&self, mail: &QueuedMail) -> Result<RenderOutcome> {
+        match mail.template.as_str() {
+            invitation::MAIL_TEMPLATE => self.invitations.render(mail).await,
+            digest::MAIL_TEMPLATE => self.digests.render(mail).await,
+            _ => Ok(RenderOutcome::Suppress("unknown template")),
         }
     }
 
-    async fn bounced(&self, tx: &mut Tx, order: &Order, why: &str) -> Result<()> {
-        match order.template.as_str() {
-            invitation::MAIL => self.invitations.bounced(tx, order, why).await,
-            _ => self.digests.bounced(tx, order).await,
+    async fn bounced(&self, tx: &mut Tx, mail: &QueuedMail, error_message: &str) -> Result<()> {
+        match mail.template.as_str() {
+            invitation::MAIL_TEMPLATE => self.invitations.bounced(tx, mail, error_message).await,
+            _ => self.digests.bounced(tx, mail).await,
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The invitation service as a process of its own.
+//! The invitation service as a program.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::process::main("invitation", invitation::install)
+    host::process::main("invitation", invitation::install)
 }

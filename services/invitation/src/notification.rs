@@ -1,26 +1,94 @@
-//! What a person is told in the application. Everything is their own (NO-11).
+//! Notifications: which events of the suite reach people, team inboxes and webhooks, and by which channel.
+//!
+//! | concept | module |
+//! |---|---|
+//! | notification types and their texts | `catalogue` |
+//! | events that wait for delivery, and their delivery to every channel | `fanout` |
+//! | notifications in the application | `inbox` |
+//! | channels that people choose, and quiet hours | `preference` |
+//! | mails to people and team inboxes | `digest`, `mail_rule` |
+//! | HTTP requests to receivers | `webhook` |
+//! | open problems of servers and environments | `alert` |
+//! | organization or project of a webhook, a mail rule or an alert | `scope` |
+//! | reactions to events of other services | `reactions` |
+//! | deletion of old rows | `retention` |
 
-pub(crate) mod rpc;
-pub(crate) mod store;
-mod watch;
-mod wire;
+mod alert;
+mod catalogue;
+pub(crate) mod digest;
+mod fanout;
+mod inbox;
+mod mail_rule;
+mod preference;
+mod reactions;
+mod retention;
+mod scope;
+mod webhook;
 
-use time::OffsetDateTime;
-use uuid::Uuid;
+use std::sync::Arc;
 
-/// Something a person is told.
-#[derive(Clone, Debug)]
-pub(crate) struct Notification {
-    pub(crate) id: Uuid,
-    pub(crate) org_id: Option<Uuid>,
-    pub(crate) project_id: Option<Uuid>,
-    pub(crate) event_id: Uuid,
-    pub(crate) event_type: String,
-    /// Numbers of the contract.
-    pub(crate) category: i32,
-    pub(crate) severity: i32,
-    pub(crate) title: String,
-    pub(crate) body: String,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) read_at: Option<OffsetDateTime>,
+use api::notification::{
+    alert_service_server::AlertServiceServer, mail_rule_service_server::MailRuleServiceServer,
+    notification_service_server::NotificationServiceServer,
+    webhook_service_server::WebhookServiceServer,
+};
+use chassis::{Db, throttle::Throttle};
+use host::Host;
+
+/// Changes of webhooks by one API key in a minute (NO-9).
+const WEBHOOK_CHANGES_MAX: u32 = 10;
+
+/// Adds the notification half of the service to a process.
+pub(crate) fn install(host: &mut Host, db: &Db) -> anyhow::Result<()> {
+    install_inbox(host, db);
+    install_webhooks(host, db)?;
+    host.on(db, reactions::organization_purged);
+    host.on(db, reactions::project_deleted);
+    host.on(db, reactions::account_deleted);
+    host.on_each(db, catalogue::event_names(), fanout::worker::enqueue);
+    retention::install(host, db);
+    Ok(())
+}
+
+/// Adds the inbox, mail rules, alerts and the fan-out worker.
+fn install_inbox(host: &mut Host, db: &Db) {
+    let access = host.access();
+    let pager = host.pager();
+    let identity = host.client("invitation", "identity");
+    host.rpc(NotificationServiceServer::new(inbox::rpc::Rpc {
+        db: db.clone(),
+        pager: pager.clone(),
+        draining: host.draining(),
+    }));
+    host.rpc(MailRuleServiceServer::new(mail_rule::rpc::Rpc {
+        db: db.clone(),
+        access: access.clone(),
+        pager: pager.clone(),
+    }));
+    host.rpc(AlertServiceServer::new(alert::rpc::Rpc {
+        db: db.clone(),
+        access,
+        pager,
+        identity: identity.clone(),
+    }));
+    let worker = fanout::worker::FanoutWorker { db: db.clone(), identity };
+    host.task("notification fan-out", |stop| worker.run(stop));
+}
+
+/// Adds webhooks and the dispatcher of their deliveries.
+fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
+    let exceptions = webhook::target::Exceptions::parse(&host.config().webhook_exceptions)?;
+    let sender = Arc::new(webhook::sender::Sender::new(host.config().webhook_dns, exceptions)?);
+    let secrets_key = host.key().derive("webhook secrets");
+    host.rpc(WebhookServiceServer::new(webhook::rpc::Rpc {
+        db: db.clone(),
+        access: host.access(),
+        pager: host.pager(),
+        sender: sender.clone(),
+        secrets_key,
+        changes: Throttle::per_minute(WEBHOOK_CHANGES_MAX, host.clock()),
+    }));
+    let dispatcher = webhook::dispatcher::Dispatcher { db: db.clone(), sender, secrets_key };
+    host.task("webhooks", |stop| dispatcher.run(stop));
+    Ok(())
 }

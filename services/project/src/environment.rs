@@ -1,31 +1,32 @@
-//! Environments: a branch of a project, deployed and isolated.
+//! Environments: isolated deployments of a branch of a project.
 //!
 //! | concept | file |
 //! |---|---|
-//! | which state allows what, and leads where | `machine` |
-//! | what a task does to its environment, from its queue to its end | `tasks` |
-//! | changes by hand | `edit` |
-//! | whether a task may come to be | `admission` |
-//! | the order of locks | `locking` |
-//! | what is asked of an environment, over gRPC | `rpc`, `operate` |
+//! | operations that each state allows, and the state that follows | `state_machine` |
+//! | changes of an environment when a task is enqueued or finished | `lifecycle` |
+//! | updates of fields by a person | `edit` |
+//! | protection of PRODUCTION | `production` |
+//! | locks on several environments | `locking` |
+//! | steps of an operation, across tables | `commands` |
 
-pub(crate) mod admission;
+pub(crate) mod commands;
 pub(crate) mod edit;
+pub(crate) mod lifecycle;
 pub(crate) mod locking;
-pub(crate) mod machine;
-mod operate;
+pub(crate) mod production;
 pub(crate) mod rpc;
+pub(crate) mod state_machine;
 pub(crate) mod store;
-pub(crate) mod tasks;
+mod task_event;
 pub(crate) mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{About, Changed, Code, OrgId, ProjectGrant, ProjectId, Refusal};
+use chassis::{Changed, Code, EventTarget, OrgId, ProjectGrant, ProjectId, Refusal};
 use time::OffsetDateTime;
 
 use crate::{
-    project::Project,
-    server::{Room, ServerId},
+    project::{Project, ProjectRef},
+    server::{Resources, ServerId},
     task::TaskId,
 };
 
@@ -35,41 +36,53 @@ chassis::id!(
     "environment"
 );
 
-/// What an environment is for.
+/// Purpose of an environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Kind {
     Development,
     Staging,
+    /// At most one in a project.
     Production,
 }
 
-/// Where an environment is in its life (2.3).
+/// State of an environment (2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum State {
+    /// Created, and never deployed.
     Pending,
+    /// A deploy, rollback or promote task is active.
     Deploying,
+    /// The program runs.
     Running,
+    /// Deployed, and the program does not run.
     Stopped,
+    /// The program is frozen, by a person or by the platform (see [`PauseReason`]).
     Paused,
+    /// A clone task reads from this environment or writes to it.
     Cloning,
+    /// The last task failed, or the program ended by itself.
     Error,
+    /// A destroy task is active.
     Destroying,
-    /// Never stored.
+    /// Only in responses and events: the row is deleted.
     Deleted,
 }
 
-/// Who paused an environment.
+/// Origin of a pause. Only its origin can end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum PauseReason {
+    /// A person.
     User,
+    /// The platform, because a quota is exceeded.
     Quota,
+    /// The platform, because of an unpaid bill.
     Billing,
 }
 
-/// A deployed branch.
+/// An environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Environment {
     pub(crate) id: EnvironmentId,
@@ -78,64 +91,71 @@ pub(crate) struct Environment {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) state: State,
-    /// The state to which a cancelled task leads back.
+    /// State that is restored if the active task is cancelled.
     pub(crate) stable_state: State,
-    /// Present if, and only if, it is PAUSED.
+    /// Set exactly if the state is PAUSED.
     pub(crate) pause_reason: Option<PauseReason>,
-    /// Whether it goes on when the platform lifts its pause.
+    /// True if the program is resumed when the platform lifts its suspension.
     pub(crate) resumes: bool,
     pub(crate) branch: String,
+    /// Deployed commit; empty before the first deployment.
     pub(crate) commit: String,
+    /// URL of the program; empty while it does not run.
     pub(crate) url: String,
     pub(crate) last_error: String,
+    /// Deploys pushes to the branch.
     pub(crate) auto_deploy: bool,
+    /// `None`: the first shared server that takes a task of this environment.
     pub(crate) server_id: Option<ServerId>,
     pub(crate) cpu_millis: i32,
     pub(crate) memory_mb: i32,
     pub(crate) disk_gb: i32,
-    /// The task that deployed what is there.
+    /// Task that deployed the current release.
     pub(crate) deployment_id: Option<TaskId>,
+    /// Number of changes, from 1 on; its text is the etag.
     pub(crate) version: i64,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) updated_at: OffsetDateTime,
 }
 
-/// What a person gives to create an environment.
+/// Fields of an environment to be created.
 #[derive(Clone)]
 pub(crate) struct Draft {
-    /// Empty: made from the project and the kind.
+    /// Empty: generated from the project's slug and the kind.
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// `None`: the project's default.
+    /// `None`: the default branch of the project.
     pub(crate) branch: Option<String>,
+    /// `None`: the default server of the project.
     pub(crate) server_id: Option<ServerId>,
     pub(crate) auto_deploy: bool,
-    pub(crate) room: Room,
+    pub(crate) resources: Resources,
 }
 
-/// What an environment may use unless somebody says otherwise.
-pub(crate) const ROOM: Room = Room { cpu_millis: 500, memory_mb: 512, disk_gb: 5 };
+/// Resources of an environment whose request sets none.
+pub(crate) const DEFAULT_RESOURCES: Resources =
+    Resources { cpu_millis: 500, memory_mb: 512, disk_gb: 5 };
 
-/// Why an environment does not come to be, or does not do what is asked of it.
+/// Refusals to create an environment or to operate on it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the project has an environment with this name")]
+    #[error("the project already has an environment with this name; choose another name")]
     NameTaken,
-    #[error("the project has a production environment")]
+    #[error("the project already has a production environment; a project has at most one")]
     ProductionExists,
-    #[error("the plan allows {0} environments; delete one or upgrade")]
+    #[error("the plan allows {0} environments; delete one or upgrade the plan")]
     Limit(i64),
     #[error("another task of this environment is queued or running: {0}")]
     TaskInProgress(String),
-    #[error("somebody changed the environment meanwhile; read it again")]
+    #[error("the environment was changed by another call; read it again and repeat the change")]
     Stale,
-    #[error("this is not the environment's exact name; nothing was done")]
+    #[error("confirm_name is not the exact name of the environment; nothing was changed")]
     WrongName,
-    #[error("this is a production environment: set allow_production to destroy it")]
+    #[error("this is a production environment; set allow_production to destroy it")]
     ProductionProtected,
-    #[error("both environments must be on the same server")]
+    #[error("both environments must be different and on the same server")]
     AcrossServers,
-    #[error("there is no earlier good deployment to go back to")]
+    #[error("there is no earlier successful deployment to roll back to")]
     NoEarlierDeployment,
     #[error("the project is being deleted")]
     ProjectDeleting,
@@ -148,7 +168,10 @@ impl Refusal for Refused {
             Self::TaskInProgress(_) | Self::Stale => Code::Aborted,
             Self::Limit(_) => Code::ResourceExhausted,
             Self::WrongName => Code::InvalidArgument,
-            _ => Code::FailedPrecondition,
+            Self::ProductionProtected
+            | Self::AcrossServers
+            | Self::NoEarlierDeployment
+            | Self::ProjectDeleting => Code::FailedPrecondition,
         }
     }
 
@@ -177,8 +200,8 @@ impl Refusal for Refused {
 }
 
 impl Kind {
-    /// As it stands in names that are made.
-    pub(crate) fn word(self) -> &'static str {
+    /// Lower-case name, for generated names and the variable `ENVIRONMENT`.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Development => "development",
             Self::Staging => "staging",
@@ -188,8 +211,8 @@ impl Kind {
 }
 
 impl State {
-    /// As people write it.
-    pub(crate) fn word(self) -> &'static str {
+    /// Name of the state in messages, as in the contract.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
             Self::Deploying => "DEPLOYING",
@@ -204,22 +227,23 @@ impl State {
     }
 }
 
-/// `<project-slug>-<kind>-<n>` with the first number that nobody took.
-pub(crate) fn made_name(slug: &str, kind: Kind, taken: &[String]) -> String {
-    let names = (1..).map(|number| format!("{slug}-{}-{number}", kind.word()));
-    names.into_iter().find(|it| !taken.contains(it)).expect("numbers do not end")
+/// Generates the name `<project-slug>-<kind>-<n>` with the lowest free number.
+pub(crate) fn generate_name(slug: &str, kind: Kind, taken: &[String]) -> String {
+    let mut names = (1..).map(|number| format!("{slug}-{}-{number}", kind.as_str()));
+    names.find(|it| !taken.contains(it)).expect("there are more numbers than taken names")
 }
 
 impl Environment {
-    /// Whether one more fits into the plan (PL-1, PL-2): `count` is of the whole organization.
-    pub(crate) fn fits(count: i64, limit: Option<i64>) -> Result<(), Refused> {
+    /// Refuses one more environment than the plan allows (PL-1, PL-2). `count`: environments of the whole
+    /// organization; `limit`: `None` means unlimited.
+    pub(crate) fn require_plan_capacity(count: i64, limit: Option<i64>) -> Result<(), Refused> {
         match limit {
             Some(limit) if count >= limit => Err(Refused::Limit(limit)),
             _ => Ok(()),
         }
     }
 
-    /// A new environment, in which nothing runs yet.
+    /// Creates an environment in state PENDING.
     pub(crate) fn create(
         grant: &ProjectGrant,
         project: &Project,
@@ -227,7 +251,7 @@ impl Environment {
         name: String,
         now: OffsetDateTime,
     ) -> Changed<Self> {
-        let it = Self {
+        let environment = Self {
             id: EnvironmentId::new(),
             org_id: grant.org_id(),
             project_id: grant.project_id(),
@@ -243,31 +267,35 @@ impl Environment {
             last_error: String::new(),
             auto_deploy: draft.auto_deploy,
             server_id: draft.server_id,
-            cpu_millis: draft.room.cpu_millis,
-            memory_mb: draft.room.memory_mb,
-            disk_gb: draft.room.disk_gb,
+            cpu_millis: draft.resources.cpu_millis,
+            memory_mb: draft.resources.memory_mb,
+            disk_gb: draft.resources.disk_gb,
             deployment_id: None,
             version: 1,
             created_at: now,
             updated_at: now,
         };
-        let event = pb::EnvironmentCreated { after: Some((&it).into()) };
-        let about = it.about();
-        Changed::new(it, &event, about)
+        let event = pb::EnvironmentCreated { after: Some((&environment).into()) };
+        let target = environment.event_target();
+        Changed::new(environment, &event, target)
     }
 
-    /// What it takes of its server.
-    pub(crate) fn room(&self) -> Room {
-        Room { cpu_millis: self.cpu_millis, memory_mb: self.memory_mb, disk_gb: self.disk_gb }
+    pub(crate) fn project_ref(&self) -> ProjectRef {
+        ProjectRef { org_id: self.org_id, project_id: self.project_id }
+    }
+
+    /// Resources that are allocated on its server.
+    pub(crate) fn resources(&self) -> Resources {
+        Resources { cpu_millis: self.cpu_millis, memory_mb: self.memory_mb, disk_gb: self.disk_gb }
     }
 
     pub(crate) fn etag(&self) -> String {
         self.version.to_string()
     }
 
-    pub(crate) fn about(&self) -> About {
-        About::object("environment", self.id, &self.name)
-            .of(self.org_id)
+    pub(crate) fn event_target(&self) -> EventTarget {
+        EventTarget::object("environment", self.id, &self.name)
+            .in_org(self.org_id)
             .in_project(self.project_id)
             .in_environment(self.id.0)
     }
@@ -277,19 +305,19 @@ impl Environment {
 mod tests {
     use super::*;
 
-    /// 2.7: a made name that is taken gets the next number.
+    /// 2.7: a generated name that is taken gets the next number.
     #[test]
-    fn a_made_name_is_free() {
+    fn a_generated_name_is_free() {
         let taken = ["shop-staging-1".to_owned(), "shop-staging-3".to_owned()];
-        assert_eq!(made_name("shop", Kind::Staging, &taken), "shop-staging-2");
-        assert_eq!(made_name("shop", Kind::Development, &taken), "shop-development-1");
+        assert_eq!(generate_name("shop", Kind::Staging, &taken), "shop-staging-2");
+        assert_eq!(generate_name("shop", Kind::Development, &taken), "shop-development-1");
     }
 
     /// PE-18.
     #[test]
-    fn a_plan_has_room_for_so_many() {
-        assert_eq!(Environment::fits(2, Some(3)), Ok(()));
-        assert_eq!(Environment::fits(3, Some(3)), Err(Refused::Limit(3)));
-        assert_eq!(Environment::fits(1_000, None), Ok(()));
+    fn a_plan_limits_the_number_of_environments() {
+        assert_eq!(Environment::require_plan_capacity(2, Some(3)), Ok(()));
+        assert_eq!(Environment::require_plan_capacity(3, Some(3)), Err(Refused::Limit(3)));
+        assert_eq!(Environment::require_plan_capacity(1_000, None), Ok(()));
     }
 }

@@ -1,15 +1,15 @@
-//! Text that programs, commits and git wrote: cleaned, bounded and without credentials before anything is
-//! done with it.
+//! Sanitization of text from programs, commits and git: control characters and credentials are removed, and
+//! the length is limited, before the text is stored or shown.
 
-/// Mark of a cut.
+/// Marker where text was cut out.
 const CUT: &str = " \u{2026} [cut]";
 
-/// Mark in place of a credential.
+/// Replacement of a credential.
 const MASK: &str = "***";
 
-/// Text as one line of so many bytes at most; a longer one is cut at its end.
-pub(crate) fn line(text: &str, bytes_max: usize) -> String {
-    let mut text = without_credentials(&clean(text, &['\t']));
+/// Sanitizes a single line. If it is longer than `bytes_max`, its end is cut off.
+pub(crate) fn sanitize_line(text: &str, bytes_max: usize) -> String {
+    let mut text = mask_credentials(&clean(text, &['\t']));
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(CUT.len())));
         text.push_str(CUT);
@@ -17,41 +17,43 @@ pub(crate) fn line(text: &str, bytes_max: usize) -> String {
     text
 }
 
-/// Text of several lines of so many bytes at most; of a longer one the middle is cut out, as the beginning
-/// says what was done and the end what went wrong.
-pub(crate) fn block(text: &str, bytes_max: usize) -> String {
-    let text = without_credentials(&clean(text, &['\t', '\n']));
+/// Sanitizes text of several lines. If it is longer than `bytes_max`, its middle is cut out: the beginning
+/// of an error names the command, the end names the cause.
+pub(crate) fn sanitize_block(text: &str, bytes_max: usize) -> String {
+    let text = mask_credentials(&clean(text, &['\t', '\n']));
     if text.len() <= bytes_max {
         return text;
     }
-    let rest = bytes_max.saturating_sub(CUT.len() + 1);
-    let head = text.floor_char_boundary(rest / 4);
-    let tail = text.ceil_char_boundary(text.len() - (rest - rest / 4));
-    format!("{}{CUT}\n{}", &text[..head], &text[tail..])
+    let kept_bytes = bytes_max.saturating_sub(CUT.len() + 1);
+    let head_end = text.floor_char_boundary(kept_bytes / 4);
+    let tail_start = text.ceil_char_boundary(text.len() - (kept_bytes - kept_bytes / 4));
+    format!("{}{CUT}\n{}", &text[..head_end], &text[tail_start..])
 }
 
-/// Text without control characters but for these, and without invisible ones that reorder or hide others.
-fn clean(text: &str, kept: &[char]) -> String {
+/// Removes control characters except the `allowed` ones, and invisible characters that reorder or hide text.
+fn clean(text: &str, allowed: &[char]) -> String {
     let is_invisible = |it: char| {
         matches!(it, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     };
-    text.chars().filter(|it| kept.contains(it) || !(it.is_control() || is_invisible(*it))).collect()
+    text.chars()
+        .filter(|it| allowed.contains(it) || !(it.is_control() || is_invisible(*it)))
+        .collect()
 }
 
-/// Text whose addresses hold no credential any more: `https://***@host/path`. A user name alone stays where
-/// it is none, as in `ssh://git@host`.
-pub(crate) fn without_credentials(text: &str) -> String {
+/// Masks the credentials of URLs in a text: `https://***@host/path`. A user name without a password is kept
+/// in URLs other than http and https, as in `ssh://git@host`.
+pub(crate) fn mask_credentials(text: &str) -> String {
     let mut parts = text.split("://");
     let mut masked = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let is_web = masked.ends_with("http") || masked.ends_with("https");
+        let is_http = masked.ends_with("http") || masked.ends_with("https");
         masked.push_str("://");
-        let ends = |it: char| it.is_whitespace() || "/?#\\'\"<>".contains(it);
-        let authority = &part[..part.find(ends).unwrap_or(part.len())];
+        let is_end = |it: char| it.is_whitespace() || "/?#\\'\"<>".contains(it);
+        let authority = &part[..part.find(is_end).unwrap_or(part.len())];
         match authority.rsplit_once('@') {
-            Some((user, _)) if is_web || user.contains(':') => {
+            Some((user, _)) if is_http || user.contains(':') => {
                 masked.push_str(MASK);
                 masked.push_str(&part[user.len()..]);
             }
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_credential_in_an_address_is_masked() {
+    fn a_credential_in_a_url_is_masked() {
         for (text, masked) in [
             ("https://ann:s3cret@x.example/a", "https://***@x.example/a"),
             ("see 'https://t0ken@x.example/a': no", "see 'https://***@x.example/a': no"),
@@ -77,21 +79,21 @@ mod tests {
             ("postgres://u:p@h/d", "postgres://***@h/d"),
             ("plain: a@b ://", "plain: a@b ://"),
         ] {
-            assert_eq!(without_credentials(text), masked);
+            assert_eq!(mask_credentials(text), masked);
         }
     }
 
     #[test]
-    fn text_is_cleaned_and_cut_with_a_mark() {
-        assert_eq!(line("a\u{1b}[31mb\nc\td\u{202e}\0", 100), "a[31mbc\td");
-        let cut = line(&"\u{1f980}".repeat(100), 50);
+    fn text_is_cleaned_and_cut_with_a_marker() {
+        assert_eq!(sanitize_line("a\u{1b}[31mb\nc\td\u{202e}\0", 100), "a[31mbc\td");
+        let cut = sanitize_line(&"\u{1f980}".repeat(100), 50);
         assert!(cut.len() <= 50 && cut.ends_with("[cut]"), "{cut}");
         let long = format!("first\n{}\nlast", "x".repeat(10_000));
-        let cut = block(&long, 1_000);
+        let cut = sanitize_block(&long, 1_000);
         assert!(cut.len() <= 1_000 && cut.starts_with("first\n") && cut.ends_with("\nlast"));
         assert!(cut.contains("[cut]"));
-        assert_eq!(block("one\ntwo", 100), "one\ntwo");
-        let masked = line("https://a\0nn:s3cret@x", 100);
+        assert_eq!(sanitize_block("one\ntwo", 100), "one\ntwo");
+        let masked = sanitize_line("https://a\0nn:s3cret@x", 100);
         assert_eq!(masked, "https://***@x", "cleaned before it is masked");
     }
 }

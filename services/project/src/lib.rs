@@ -1,20 +1,20 @@
-//! Projects, their environments, and the tasks that runners take to deploy them.
+//! The project service: projects, their environments, and the tasks with which runners deploy them.
 //!
-//! | concept | file |
+//! | concept | module |
 //! |---|---|
-//! | blueprints | `project` |
-//! | deployed branches and their states | `environment` |
-//! | units of work, their leases and logs | `task` |
-//! | who works on a project | `collaborator` |
-//! | what programs are told | `variable` |
-//! | extra services | `attachment` |
-//! | pushes that deploy | `push` |
-//! | the machines that they run on | `server` |
-//! | where code may come from | `repository` |
-//! | text of programs, commits and git | `foreign_text` |
-//! | what follows from the end of an organization | `organization`, `reactions` |
+//! | projects, and their creation across services | `project` |
+//! | deployed branches of projects and their states | `environment` |
+//! | units of work of runners, their leases and logs | `task` |
+//! | people and teams with a role on a project | `collaborator` |
+//! | environment variables of programs | `variable` |
+//! | extra services of a project, like a database | `addon` |
+//! | push webhooks of git servers | `push` |
+//! | machines on which environments run | `server` |
+//! | status of organizations, from identity's events | `organization`, `reactions` |
+//! | validation of repository URLs and branches | `repository` |
+//! | sanitization of text from programs, commits and git | `foreign_text` |
 
-mod attachment;
+mod addon;
 mod collaborator;
 mod environment;
 mod foreign_text;
@@ -30,20 +30,21 @@ mod task;
 mod variable;
 
 use api::project::{
-    attachment_service_server::AttachmentServiceServer,
+    addon_service_server::AddonServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
     environment_service_server::EnvironmentServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
     server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
 };
-use chassis::Host;
+use host::Host;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// Adds the project service to a process.
+/// Installs the project service in a process.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.database("project", &MIGRATIONS);
-    let (access, pager) = (host.access(), host.pager());
+    let access = host.access();
+    let pager = host.pager();
     let identity = host.client("project", "identity");
     let invitation = host.client("project", "invitation");
     let vault = variable::Vault::new(host.key());
@@ -54,7 +55,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         identity: identity.clone(),
         local_repositories: host.config().local_repositories,
         base_url: host.config().base_url(),
-        seal: host.key().derive("push secrets"),
+        push_secret_key: host.key().derive("push secrets"),
     }));
     host.rpc(EnvironmentServiceServer::new(environment::rpc::Rpc {
         db: db.clone(),
@@ -63,7 +64,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         identity: identity.clone(),
         vault: vault.clone(),
     }));
-    host.rpc(AttachmentServiceServer::new(attachment::rpc::Rpc {
+    host.rpc(AddonServiceServer::new(addon::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         vault: vault.clone(),
@@ -80,7 +81,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         identity,
     }));
     let draining = host.draining();
-    host.rpc(RunnerServiceServer::new(task::runner::Rpc {
+    host.rpc(RunnerServiceServer::new(task::runner::rpc::Rpc {
         db: db.clone(),
         vault,
         draining: draining.clone(),
@@ -88,8 +89,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let hook = push::hook::Hook { project: host.client("project", "project") };
     host.site(push::hook::PATHS, hook);
     host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager, draining }));
-    let swept = db.clone();
-    host.task("the look at silent servers", move |stop| reactions::sweep(swept, stop));
+    let jobs_db = db.clone();
+    host.task("server health", move |stop| reactions::update_server_health(jobs_db, stop));
+    let jobs_db = db.clone();
+    host.task("project reservations", move |stop| reactions::release_reservations(jobs_db, stop));
+    host.add_retention_step(&db, project::reservation::delete_confirmed);
     host.on(&db, reactions::project_registered);
     host.on(&db, reactions::organization_deleted);
     host.on(&db, reactions::organization_restored);

@@ -1,7 +1,7 @@
-//! The project service as a process of its own.
+//! Program of the project service, for deployments with one process per service.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chassis::process::main("project", project::install)
+    host::process::main("project", project::install)
 }

@@ -1,5 +1,7 @@
-//! Standing of organizations, which identity owns, as its events report it.
+//! Status of organizations, as identity's events report it. Identity owns organizations; this service needs
+//! their status for tasks that no person starts.
 
+pub(crate) mod client;
 pub(crate) mod store;
 
 use api::error::Reason;
@@ -7,22 +9,22 @@ use chassis::Refusal;
 
 use crate::task::Kind;
 
-/// Whether anything may start in an organization.
+/// Status of an organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Nothing is known against it.
-    Good,
-    /// Its subscription is blocked: every change is refused (PL-4).
+pub(crate) enum Status {
+    Active,
+    /// The subscription is blocked: identity refuses every change (PL-4).
     Blocked,
+    /// Deleted, and not yet purged.
     Deleted,
 }
 
-/// Nothing starts by itself in this organization.
+/// The status of the organization forbids tasks that no person starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("the organization's subscription is blocked; nothing is deployed")]
     Blocked,
-    #[error("the organization was deleted; nothing is deployed")]
+    #[error("the organization is deleted; nothing is deployed")]
     Deleted,
 }
 
@@ -35,28 +37,29 @@ impl Refusal for Refused {
     }
 }
 
-impl Standing {
-    /// Standing from the columns of the store.
-    pub(crate) fn of(deleted: bool, blocked: bool) -> Self {
+impl Status {
+    /// Status from the columns of the table.
+    pub(crate) fn from_flags(deleted: bool, blocked: bool) -> Self {
         match (deleted, blocked) {
             (true, _) => Self::Deleted,
             (false, true) => Self::Blocked,
-            (false, false) => Self::Good,
+            (false, false) => Self::Active,
         }
     }
 
-    /// Admits what acts without a person, whose right identity would have checked.
-    pub(crate) fn admit(self) -> Result<(), Refused> {
+    /// Refuses work that no person starts. For work that a person starts, identity checks the status together
+    /// with the person's permission.
+    pub(crate) fn require_active(self) -> Result<(), Refused> {
         match self {
-            Self::Good => Ok(()),
+            Self::Active => Ok(()),
             Self::Blocked => Err(Refused::Blocked),
             Self::Deleted => Err(Refused::Deleted),
         }
     }
 
-    /// Admits a task that acts without a person: one that ends something, always.
-    pub(crate) fn admit_task(self, kind: Kind) -> Result<(), Refused> {
-        if kind.is_ending() { Ok(()) } else { self.admit() }
+    /// Refuses a task that no person starts. A task that only stops programs is always allowed.
+    pub(crate) fn allow_task(self, kind: Kind) -> Result<(), Refused> {
+        if kind.is_shutdown() { Ok(()) } else { self.require_active() }
     }
 }
 
@@ -66,15 +69,15 @@ mod tests {
 
     /// PL-4, ID-34.
     #[test]
-    fn only_endings_are_admitted_in_an_organization_that_is_blocked_or_deleted() {
-        for standing in [Standing::of(true, true), Standing::of(false, true)] {
+    fn a_blocked_or_deleted_organization_allows_only_tasks_that_stop_programs() {
+        for status in [Status::from_flags(true, true), Status::from_flags(false, true)] {
             for kind in [Kind::Stop, Kind::Pause, Kind::Destroy] {
-                assert_eq!(standing.admit_task(kind), Ok(()));
+                assert_eq!(status.allow_task(kind), Ok(()));
             }
             for kind in [Kind::Deploy, Kind::Start, Kind::Resume, Kind::Provision, Kind::Clone] {
-                assert!(standing.admit_task(kind).is_err(), "{kind:?} {standing:?}");
+                assert!(status.allow_task(kind).is_err(), "{kind:?} {status:?}");
             }
         }
-        assert_eq!(Standing::of(false, false).admit_task(Kind::Deploy), Ok(()));
+        assert_eq!(Status::from_flags(false, false).allow_task(Kind::Deploy), Ok(()));
     }
 }

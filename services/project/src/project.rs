@@ -1,29 +1,54 @@
-//! Projects: the blueprint of one application. Nothing runs in a project.
+//! Projects: the blueprint of an application. Programs run in its environments.
 
+mod client;
+mod commands;
 pub(crate) mod deletion;
 pub(crate) mod edit;
 mod listing;
 mod overview;
-pub(crate) mod production;
+pub(crate) mod reservation;
 pub(crate) mod rpc;
 pub(crate) mod store;
 pub(crate) mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{About, Changed, Code, Grant, OrgId, ProjectId, Refusal, UserId};
+use chassis::{Changed, Code, EventTarget, Grant, OrgId, ProjectGrant, ProjectId, Refusal, UserId};
 use time::OffsetDateTime;
 
 use crate::server::ServerId;
 
-/// Where a project is in its life.
+/// A project and its organization. Statements on the rows of a project are bound to both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProjectRef {
+    pub(crate) org_id: OrgId,
+    pub(crate) project_id: ProjectId,
+}
+
+impl From<&ProjectGrant> for ProjectRef {
+    fn from(grant: &ProjectGrant) -> Self {
+        Self { org_id: grant.org_id(), project_id: grant.project_id() }
+    }
+}
+
+impl ProjectRef {
+    /// Target of an event about the project itself.
+    pub(crate) fn event_target(self, name: &str) -> EventTarget {
+        EventTarget::object("project", self.project_id, name)
+            .in_org(self.org_id)
+            .in_project(self.project_id)
+    }
+}
+
+/// State of a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum State {
     Active,
+    /// Its environments are being destroyed; the row is deleted with the last one.
     Deleting,
 }
 
-/// The least role that deploys to production (PE-45).
+/// Least project role that may deploy to PRODUCTION (PE-45).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum DeployRole {
@@ -31,7 +56,7 @@ pub(crate) enum DeployRole {
     Admin,
 }
 
-/// The versions of Odoo that can be chosen (PE-4).
+/// Supported Odoo versions (PE-4).
 pub(crate) const ODOO_VERSIONS: [&str; 6] = ["14.0", "15.0", "16.0", "17.0", "18.0", "19.0"];
 
 /// A project.
@@ -44,22 +69,24 @@ pub(crate) struct Project {
     pub(crate) description: String,
     pub(crate) repository_url: String,
     pub(crate) default_branch: String,
-    /// Empty: not an Odoo.
+    /// Empty if the program is not Odoo.
     pub(crate) odoo_version: String,
+    /// Default server of new environments; `None`: a shared server.
     pub(crate) server_id: Option<ServerId>,
     pub(crate) production_deploy_min_role: DeployRole,
     pub(crate) state: State,
     pub(crate) environment_count: i64,
+    /// Number of changes, from 1 on; its text is the etag.
     pub(crate) version: i64,
     pub(crate) creator_id: UserId,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) updated_at: OffsetDateTime,
 }
 
-/// What a person gives to create a project.
+/// Fields of a project to be created.
 pub(crate) struct Draft {
     pub(crate) name: String,
-    /// `None`: made from the name.
+    /// `None`: derived from the name.
     pub(crate) slug: Option<String>,
     pub(crate) description: String,
     pub(crate) repository_url: String,
@@ -69,18 +96,21 @@ pub(crate) struct Draft {
     pub(crate) production_deploy_min_role: DeployRole,
 }
 
-/// Why a project does not come to be, change, or go.
+/// Refusals to create, change or delete a project.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the organization has a project with the slug {0}")]
+    #[error("the organization already has a project with the slug {0}; choose another slug")]
     SlugTaken(String),
-    #[error("somebody changed the project meanwhile; read it again")]
+    #[error("the project was changed by another call; read it again and repeat the change")]
     Stale,
-    #[error("this is not the project's exact name; nothing was done")]
+    #[error("confirm_name is not the exact name of the project; nothing was changed")]
     WrongName,
-    #[error("the project is being deleted")]
+    #[error("the project is being deleted and cannot be changed")]
     Deleting,
-    #[error("stop or destroy its running environments first: {}", .0.join(", "))]
+    #[error(
+        "the project has active environments; stop or destroy them first: {}",
+        .0.join(", ")
+    )]
     ActiveEnvironments(Vec<String>),
 }
 
@@ -114,7 +144,7 @@ impl Refusal for Refused {
 }
 
 impl Project {
-    /// A new project of the organization in which its creator may create one (PE-1).
+    /// Creates a project in the organization of the grant (PE-1).
     pub(crate) fn create(
         grant: &Grant,
         id: ProjectId,
@@ -122,7 +152,7 @@ impl Project {
         draft: Draft,
         now: OffsetDateTime,
     ) -> Changed<Self> {
-        let it = Self {
+        let project = Self {
             id,
             org_id: grant.org_id(),
             name: draft.name,
@@ -140,34 +170,50 @@ impl Project {
             created_at: now,
             updated_at: now,
         };
-        let event = pb::ProjectCreated { after: Some((&it).into()) };
-        let about = it.about();
-        Changed::new(it, &event, about)
+        let event = pb::ProjectCreated { after: Some((&project).into()) };
+        let target = project.event_target();
+        Changed::new(project, &event, target)
+    }
+
+    pub(crate) fn project_ref(&self) -> ProjectRef {
+        ProjectRef { org_id: self.org_id, project_id: self.id }
     }
 
     pub(crate) fn etag(&self) -> String {
         self.version.to_string()
     }
 
-    pub(crate) fn about(&self) -> About {
-        About::object("project", self.id, &self.name).of(self.org_id).in_project(self.id)
+    pub(crate) fn event_target(&self) -> EventTarget {
+        self.project_ref().event_target(&self.name)
     }
 }
 
-/// A slug from a name (PE-3).
-pub(crate) fn slug(name: &str) -> String {
+/// Longest slug that is derived from a name, in bytes; the contract allows longer ones.
+const DERIVED_SLUG_BYTES_MAX: usize = 44;
+
+/// Shortest slug, in bytes.
+const SLUG_BYTES_MIN: usize = 3;
+
+/// Derives a slug from a name (PE-3).
+pub(crate) fn slug_from_name(name: &str) -> String {
     let lower = name.to_lowercase();
     let words = lower.split(|it: char| !it.is_ascii_alphanumeric()).filter(|it| !it.is_empty());
     let mut slug = words.collect::<Vec<_>>().join("-");
-    slug.truncate(44);
-    if slug.len() < 3 { format!("project-{slug}").trim_end_matches('-').to_owned() } else { slug }
+    slug.truncate(DERIVED_SLUG_BYTES_MAX);
+    if slug.len() < SLUG_BYTES_MIN {
+        return format!("project-{slug}").trim_end_matches('-').to_owned();
+    }
+    slug
 }
 
-/// The slug itself, or with the first number that nobody took.
-pub(crate) fn free_slug(wanted: &str, taken: &[String]) -> String {
-    let free = |it: &String| !taken.iter().any(|taken| taken.eq_ignore_ascii_case(it));
-    let numbered = (2..).map(|number| format!("{wanted}-{number}"));
-    std::iter::once(wanted.to_owned()).chain(numbered).find(free).expect("numbers do not end")
+/// Returns the slug, with the lowest free number appended if it is taken.
+pub(crate) fn unused_slug(slug: &str, taken: &[String]) -> String {
+    let is_free = |it: &String| !taken.iter().any(|taken| taken.eq_ignore_ascii_case(it));
+    let numbered = (2..).map(|number| format!("{slug}-{number}"));
+    std::iter::once(slug.to_owned())
+        .chain(numbered)
+        .find(is_free)
+        .expect("there are more numbers than taken slugs")
 }
 
 #[cfg(test)]
@@ -176,11 +222,11 @@ mod tests {
 
     /// PE-3.
     #[test]
-    fn a_slug_is_made_from_the_name_and_numbered_until_it_is_free() {
-        assert_eq!(slug("My Shop!"), "my-shop");
-        assert_eq!(slug("é"), "project");
+    fn a_slug_is_derived_from_the_name_and_numbered_if_taken() {
+        assert_eq!(slug_from_name("My Shop!"), "my-shop");
+        assert_eq!(slug_from_name("é"), "project");
         let taken = ["shop".to_owned(), "SHOP-2".to_owned()];
-        assert_eq!(free_slug("shop", &taken), "shop-3");
-        assert_eq!(free_slug("store", &taken), "store");
+        assert_eq!(unused_slug("shop", &taken), "shop-3");
+        assert_eq!(unused_slug("store", &taken), "store");
     }
 }

@@ -1,130 +1,147 @@
-//! What this service does when something happened elsewhere.
+//! Reactions to events of identity, and background jobs.
+
+use std::time::Duration;
 
 use api::{identity, project as pb};
-use chassis::{About, Changed, Db, OrgId, Result, Tx, UserId};
+use chassis::{Changed, Db, EventTarget, OrgId, Result, Tx, UserId};
 use tokio_util::sync::CancellationToken;
+use worker::{Progress, Schedule};
 
 use crate::{
-    environment::{self, Environment, admission},
-    organization::{self, Standing},
-    project::store,
+    environment::{self, Environment, commands::enqueue_stop},
+    organization::{self, Status},
+    project::{self, ProjectRef, reservation},
     server::heartbeat,
-    task::{self, Kind, runner},
+    task::{self, Kind},
 };
 
-/// A project that identity registered, and whose creation then broke off here, is given back. Waits for a
-/// creation that is still going on.
+/// Notes the registration of a project whose creation is in progress. If the creation failed or was
+/// interrupted, makes identity drop the registration (see `project::commands::CreateProject`).
 pub(crate) async fn project_registered(
     tx: &mut Tx,
     event: identity::ProjectRegistered,
 ) -> Result<()> {
-    let Some(it) = event.after else { return Ok(()) };
-    let (org_id, id) = (it.org_id.parse()?, it.project_id.parse()?);
-    store::lock_id(tx, id).await?;
-    if store::exists(tx, org_id, id).await? {
+    let Some(grant) = event.after else { return Ok(()) };
+    let project =
+        ProjectRef { org_id: grant.org_id.parse()?, project_id: grant.project_id.parse()? };
+    // A confirmation locks the row of the reservation, so that its project is visible after this statement.
+    if reservation::store::mark_registered(tx, project).await?
+        || project::store::exists(tx, project).await?
+    {
         return Ok(());
     }
-    let event = pb::ProjectAbandoned { org_id: it.org_id, project_id: it.project_id };
-    let about = About::object("project", id, "").of(org_id).in_project(id);
-    tx.emit(Changed::new((), &event, about));
+    tx.emit(reservation::abandoned(project));
     Ok(())
 }
 
-/// What a deleted organization runs here ends; its projects stay until the purge.
+/// Ends the programs and tasks of a deleted organization. Its rows are kept until the purge.
 pub(crate) async fn organization_deleted(
     tx: &mut Tx,
     event: identity::OrganizationDeleted,
 ) -> Result<()> {
-    let Some(it) = event.after else { return Ok(()) };
-    let (org_id, by): (OrgId, _) = (it.id.parse()?, it.owner_id.parse()?);
-    if !note_standing(tx, &it).await? {
+    let Some(organization) = event.after else { return Ok(()) };
+    if !record_status(tx, &organization).await? {
         return Ok(());
     }
-    let mut stopping = 0;
-    // All of them, so that whatever is beginning in one of them ends first and is seen.
+    let org_id: OrgId = organization.id.parse()?;
+    let owner_id = organization.owner_id.parse()?;
+    let mut stopping_environments = 0;
+    // Every environment is locked, so that operations that are in progress end first, and their tasks are
+    // seen here.
     for environment in environment::store::lock_of_organization(tx, org_id).await? {
-        stopping += i32::from(stop(tx, environment, by).await?);
+        stopping_environments += i32::from(end_programs(tx, environment, owner_id).await?);
     }
-    let event = pb::OrganizationClosed {
-        org_id: it.id,
-        revision: it.revision,
-        stopping_environments: stopping,
+    let event = pb::OrganizationProjectsClosed {
+        org_id: organization.id,
+        revision: organization.revision,
+        stopping_environments,
     };
-    let about = About::object("organization", org_id, it.name).of(org_id);
-    tx.emit(Changed::new((), &event, about));
+    let target = EventTarget::object("organization", org_id, organization.name).in_org(org_id);
+    tx.emit(Changed::new((), &event, target));
     Ok(())
 }
 
-/// A deleted organization came back. Nothing starts by itself.
+/// Records that a deleted organization was restored. Programs are not started.
 pub(crate) async fn organization_restored(
     tx: &mut Tx,
     event: identity::OrganizationRestored,
 ) -> Result<()> {
-    let Some(it) = event.after else { return Ok(()) };
-    note_standing(tx, &it).await.map(|_| ())
+    let Some(organization) = event.after else { return Ok(()) };
+    record_status(tx, &organization).await?;
+    Ok(())
 }
 
-/// In a blocked organization nothing starts by itself; what runs goes on (PL-4).
+/// Records that the subscription of an organization is blocked, or no longer blocked. Programs keep running
+/// (PL-4).
 pub(crate) async fn subscription_changed(
     tx: &mut Tx,
     event: identity::SubscriptionChanged,
 ) -> Result<()> {
-    let Some(it) = event.after else { return Ok(()) };
-    note_standing(tx, &it).await.map(|_| ())
+    let Some(organization) = event.after else { return Ok(()) };
+    record_status(tx, &organization).await?;
+    Ok(())
 }
 
-/// Notes the standing of an organization; `false` if a newer one is known. Wakes runners, for which tasks
-/// may have waited.
-async fn note_standing(tx: &mut Tx, it: &identity::Organization) -> Result<bool> {
-    let is_blocked = it.subscription() == identity::Subscription::Blocked;
-    let standing = Standing::of(it.delete_time.is_some(), is_blocked);
+/// Records the status of an organization, and wakes the runners, for which tasks may have waited. `false`:
+/// a newer revision is already recorded.
+async fn record_status(tx: &mut Tx, organization: &identity::Organization) -> Result<bool> {
+    let is_blocked = organization.subscription() == identity::Subscription::Blocked;
+    let status = Status::from_flags(organization.delete_time.is_some(), is_blocked);
+    let org_id = organization.id.parse()?;
     tx.wake();
-    organization::store::advance(tx, it.id.parse()?, it.revision, standing).await
+    organization::store::set_status(tx, org_id, organization.revision, status).await
 }
 
-/// A deleted organization is gone for good.
+/// Deletes everything that a purged organization has here.
 pub(crate) async fn organization_purged(
     tx: &mut Tx,
     event: identity::OrganizationPurged,
 ) -> Result<()> {
-    let Some(it) = event.before else { return Ok(()) };
-    organization::store::purge(tx, it.id.parse()?).await
+    let Some(organization) = event.before else { return Ok(()) };
+    organization::store::purge(tx, organization.id.parse()?).await
 }
 
-/// Why a deployment ends before its time.
-const DELETED: &str = "the organization was deleted";
+/// Error of tasks that are cancelled because their organization was deleted.
+const ORGANIZATION_DELETED: &str = "the organization was deleted";
 
-/// Ends what a locked environment runs, and what it is about to run. Answers whether anything was to be
-/// ended.
-async fn stop(tx: &mut Tx, mut it: Environment, by: UserId) -> Result<bool> {
-    let place = (it.org_id, it.project_id);
-    // A copy that was called off for the other one has changed this one.
-    it = environment::store::lock(tx, place, it.id).await?;
-    if let Some(task) = task::store::active(tx, &it).await? {
+/// Cancels the active task of a locked environment and enqueues the stop of its program. Returns true if
+/// anything had to be ended.
+async fn end_programs(tx: &mut Tx, environment: Environment, user_id: UserId) -> Result<bool> {
+    let project_ref = environment.project_ref();
+    let id = environment.id;
+    // The cancellation of a clone task of an earlier environment has changed this one, if it was the source.
+    let mut environment = environment::store::lock(tx, project_ref, id).await?;
+    if let Some(task) = task::store::active(tx, &environment).await? {
         if matches!(task.kind, Kind::Stop | Kind::Destroy) {
             return Ok(true);
         }
-        let task = task::store::lock(tx, place.0, task.id).await?;
-        runner::call_off(tx, &it, task, DELETED).await?;
-        it = environment::store::lock(tx, place, it.id).await?;
+        let task = task::store::lock(tx, project_ref.org_id, task.id).await?;
+        task::commands::cancel_task(tx, task, ORGANIZATION_DELETED).await?;
+        environment = environment::store::lock(tx, project_ref, id).await?;
     }
-    // Even after a failed deployment an earlier one may run.
-    admission::shut(tx, it, by).await
+    enqueue_stop(tx, environment, user_id).await
 }
 
-/// How often silent servers are looked for.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+/// Interval of the background jobs.
+const JOB_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Tells of servers whose runners went silent, until `stop`.
-pub(crate) async fn sweep(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
-    while !stop.is_cancelled() {
-        if let Err(error) = db.write_as_system("silent servers", heartbeat::sweep).await {
-            tracing::warn!(%error, "silent servers were not looked for");
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
+/// Background job: updates the health of servers with missing heartbeats.
+pub(crate) async fn update_server_health(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+    let step = || async {
+        db.write_as_system("server health", heartbeat::update_health).await?;
+        Ok(Progress::Idle)
+    };
+    worker::run("server health".to_owned(), Schedule::every(JOB_INTERVAL), stop, step).await;
+    Ok(())
+}
+
+/// Background job: releases the reservations of interrupted project creations.
+pub(crate) async fn release_reservations(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+    let step = || async {
+        let released =
+            db.write_as_system("project reservation", reservation::release_expired).await?;
+        Ok(Progress::busy_if(released > 0))
+    };
+    worker::run("project reservations".to_owned(), Schedule::every(JOB_INTERVAL), stop, step).await;
     Ok(())
 }

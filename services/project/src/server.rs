@@ -1,22 +1,24 @@
-//! Servers: the machines that environments run on, connected by organizations or shared by the platform.
+//! Servers: machines on which environments run. They are connected by organizations, or shared by the
+//! platform.
 //!
 //! | concept | file |
 //! |---|---|
-//! | what a server is, what fits on it, how it is | here, `health` |
-//! | for people | `rpc` |
-//! | who a runner is | `agent` |
-//! | what a runner says of its machine and its environments | `heartbeat`, `report` |
+//! | capacity and allocation | here |
+//! | health, derived from the time of the last heartbeat | `health` |
+//! | API for people | `rpc` |
+//! | authentication of runners | `runner_auth` |
+//! | heartbeats of runners, with reports about environments | `heartbeat`, `report` |
 
-pub(crate) mod agent;
 mod health;
 pub(crate) mod heartbeat;
 pub(crate) mod report;
 pub(crate) mod rpc;
+pub(crate) mod runner_auth;
 pub(crate) mod store;
 pub(crate) mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{About, Changed, Code, OrgId, Refusal};
+use chassis::{Changed, Code, EventTarget, OrgId, Refusal};
 use time::OffsetDateTime;
 
 pub(crate) use health::Health;
@@ -27,61 +29,66 @@ chassis::id!(
     "server"
 );
 
-/// Processor time, memory and disk: what a server has, or an environment takes.
+/// CPU, memory and disk: the capacity of a server, or the allocation of an environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Room {
-    /// Thousandths of a core.
+pub(crate) struct Resources {
+    /// CPU time, in thousandths of a core.
     pub(crate) cpu_millis: i32,
     pub(crate) memory_mb: i32,
     pub(crate) disk_gb: i32,
 }
 
-/// A machine.
+/// A server.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) id: ServerId,
-    /// `None`: shared.
+    /// `None`: shared by the platform.
     pub(crate) org_id: Option<OrgId>,
     pub(crate) name: String,
     pub(crate) address: String,
-    /// What environments may take together; all three or none.
+    /// Capacity for environments; either all three values are set, or none: unlimited.
     pub(crate) cpu_millis: Option<i32>,
     pub(crate) memory_mb: Option<i32>,
     pub(crate) disk_gb: Option<i32>,
+    /// SHA-256 of the secret of the agent token; `None` for a shared server.
     pub(crate) token_hash: Option<Vec<u8>>,
-    /// As it was last told; [`Server::health_at`] says how it is.
+    /// Health in the last event; [`Health::at`] is the current one.
     pub(crate) health: Health,
     pub(crate) isolation: String,
     pub(crate) limits: String,
     pub(crate) runner_version: String,
-    /// Where programs reach its databases; empty if there are none.
+    /// Host and port at which programs reach the databases of add-ons; empty if the server has none.
     pub(crate) database_address: String,
     pub(crate) last_seen_at: Option<OffsetDateTime>,
+    /// Number of changes by people, from 1 on; its text is the etag.
     pub(crate) version: i64,
     pub(crate) created_at: OffsetDateTime,
 }
 
-/// A runner that proved which server it is of.
+/// A runner whose credential was checked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Agent {
+pub(crate) struct AuthenticatedRunner {
     pub(crate) server_id: ServerId,
+    /// True for the runner of a shared server.
     pub(crate) shared: bool,
 }
 
-/// Why a server does not come to be, take an environment, or go.
+/// Refusals to connect, change or remove a server, or to place an environment on it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the organization has a server at this address")]
+    #[error("the organization already has a server at this address")]
     Exists,
-    #[error("the plan allows {0} servers; remove one or upgrade")]
+    #[error("the plan allows {0} servers; remove one or upgrade the plan")]
     Limit(i64),
-    #[error("somebody changed the server meanwhile; read it again")]
+    #[error("the server was changed by another call; read it again and repeat the change")]
     Stale,
-    #[error("{0} environments are placed on the server; destroy them first")]
+    #[error("the server has {0} environments; destroy them first")]
     InUse(i64),
-    #[error("the server has {available} {resource} left, and {requested} are asked for")]
-    Full { resource: &'static str, requested: i64, available: i64 },
-    #[error("the server's runner does not call; look whether tenantry-runner goes there")]
+    #[error("the server has {available} {resource} available, but {requested} are requested")]
+    InsufficientCapacity { resource: &'static str, requested: i64, available: i64 },
+    #[error(
+        "the runner of the server sends no heartbeats; check that tenantry-runner is running there"
+    )]
     Unreachable(Option<ServerId>),
 }
 
@@ -89,7 +96,7 @@ impl Refusal for Refused {
     fn code(&self) -> Code {
         match self {
             Self::Exists => Code::AlreadyExists,
-            Self::Limit(_) | Self::Full { .. } => Code::ResourceExhausted,
+            Self::Limit(_) | Self::InsufficientCapacity { .. } => Code::ResourceExhausted,
             Self::Stale => Code::Aborted,
             Self::InUse(_) => Code::FailedPrecondition,
             Self::Unreachable(_) => Code::Unavailable,
@@ -102,7 +109,7 @@ impl Refusal for Refused {
             Self::Limit(_) => Reason::ServerLimitReached,
             Self::Stale => Reason::Conflict,
             Self::InUse(_) => Reason::ServerInUse,
-            Self::Full { .. } => Reason::QuotaExceeded,
+            Self::InsufficientCapacity { .. } => Reason::QuotaExceeded,
             Self::Unreachable(_) => Reason::ServerUnreachable,
         }
     }
@@ -111,7 +118,7 @@ impl Refusal for Refused {
         match self {
             Self::Limit(limit) => vec![("limit", limit.to_string())],
             Self::InUse(count) => vec![("environments", count.to_string())],
-            Self::Full { resource, requested, available } => vec![
+            Self::InsufficientCapacity { resource, requested, available } => vec![
                 ("resource", (*resource).to_owned()),
                 ("requested", requested.to_string()),
                 ("available", available.to_string()),
@@ -122,37 +129,45 @@ impl Refusal for Refused {
     }
 }
 
-/// What a person gives to connect a server.
+/// Fields of a server to be connected.
 pub(crate) struct Draft {
     pub(crate) name: String,
     pub(crate) address: String,
-    pub(crate) capacity: Option<Room>,
+    pub(crate) capacity: Option<Resources>,
 }
 
-/// What changes; `None` stays.
+/// New values of fields; `None` leaves a field unchanged.
 #[derive(Default)]
 pub(crate) struct Patch {
     pub(crate) name: Option<String>,
     pub(crate) address: Option<String>,
-    #[expect(clippy::option_option, reason = "to unlimited is a change")]
-    pub(crate) capacity: Option<Option<Room>>,
+    #[expect(clippy::option_option, reason = "`Some(None)` sets unlimited capacity")]
+    pub(crate) capacity: Option<Option<Resources>>,
+}
+
+/// Number of servers of an organization, and the limit of its plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerQuota {
+    pub(crate) count: i64,
+    /// `None`: unlimited.
+    pub(crate) limit: Option<i64>,
 }
 
 impl Server {
-    /// A new server, whose runner has not called yet (PL-17). `others`: how many the organization has, of as
-    /// many as its plan allows (PL-18).
+    /// Connects a server, if the plan allows one more (PL-18). Its runner has not sent a heartbeat yet
+    /// (PL-17).
     pub(crate) fn connect(
         org_id: OrgId,
         id: ServerId,
         draft: Draft,
         token_hash: Vec<u8>,
-        (others, limit): (i64, Option<i64>),
+        quota: ServerQuota,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        if let Some(limit) = limit.filter(|it| others >= *it) {
+        if let Some(limit) = quota.limit.filter(|it| quota.count >= *it) {
             return Err(Refused::Limit(limit));
         }
-        let mut it = Self {
+        let mut server = Self {
             id,
             org_id: Some(org_id),
             name: draft.name,
@@ -170,14 +185,14 @@ impl Server {
             version: 1,
             created_at: now,
         };
-        it.give(draft.capacity);
-        let event = pb::ServerConnected { after: Some((&it).into()) };
-        let about = it.about();
-        Ok(Changed::new(it, &event, about))
+        server.set_capacity(draft.capacity);
+        let event = pb::ServerConnected { after: Some((&server).into()) };
+        let target = server.event_target();
+        Ok(Changed::new(server, &event, target))
     }
 
-    /// Takes the changes. `None`: nothing changes.
-    pub(crate) fn edit(
+    /// Applies a patch. `None`: every field already has its new value.
+    pub(crate) fn update(
         mut self,
         patch: Patch,
         etag: &str,
@@ -189,70 +204,76 @@ impl Server {
         self.name = patch.name.unwrap_or(self.name);
         self.address = patch.address.unwrap_or(self.address);
         if let Some(capacity) = patch.capacity {
-            self.give(capacity);
+            self.set_capacity(capacity);
         }
         if pb::Server::from(&self) == old {
             return Ok(None);
         }
         let event = pb::ServerUpdated { before: Some(old), after: Some((&self).into()) };
-        let about = self.about();
-        Ok(Some(Changed::new(self, &event, about)))
+        let target = self.event_target();
+        Ok(Some(Changed::new(self, &event, target)))
     }
 
-    /// Another token; the old one ends.
-    pub(crate) fn rotate(mut self, token_hash: Vec<u8>) -> Changed<Self> {
+    /// Replaces the agent token. The old one is invalid at once.
+    pub(crate) fn rotate_token(mut self, token_hash: Vec<u8>) -> Changed<Self> {
         let before = Some((&self).into());
         self.token_hash = Some(token_hash);
         let event = pb::ServerTokenRotated { before, after: Some((&self).into()) };
-        let about = self.about();
-        Changed::new(self, &event, about)
+        let target = self.event_target();
+        Changed::new(self, &event, target)
     }
 
-    /// It goes, if nothing is on it (PL-19).
+    /// Removes the server, if it has no environments (PL-19).
     pub(crate) fn remove(self, environments: i64) -> Result<Changed<Self>, Refused> {
         if environments > 0 {
             return Err(Refused::InUse(environments));
         }
         let event = pb::ServerRemoved { before: Some((&self).into()) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    /// What environments may take together, if that is limited.
-    pub(crate) fn capacity(&self) -> Option<Room> {
-        Some(Room {
+    /// Capacity for environments; `None`: unlimited.
+    pub(crate) fn capacity(&self) -> Option<Resources> {
+        Some(Resources {
             cpu_millis: self.cpu_millis?,
             memory_mb: self.memory_mb?,
             disk_gb: self.disk_gb?,
         })
     }
 
-    pub(crate) fn give(&mut self, capacity: Option<Room>) {
+    /// `None` sets unlimited capacity.
+    pub(crate) fn set_capacity(&mut self, capacity: Option<Resources>) {
         self.cpu_millis = capacity.map(|it| it.cpu_millis);
         self.memory_mb = capacity.map(|it| it.memory_mb);
         self.disk_gb = capacity.map(|it| it.disk_gb);
     }
 
-    /// Whether an environment of this size still fits beside what the others have (PE-19).
-    pub(crate) fn has_room(&self, room: Room, allocated: Allocated) -> Result<(), Refused> {
+    /// Refuses an environment for which the server has too little capacity left (PE-19). `allocated`:
+    /// resources of the other environments on it.
+    pub(crate) fn require_capacity(
+        &self,
+        requested: Resources,
+        allocated: Allocated,
+    ) -> Result<(), Refused> {
         let Some(capacity) = self.capacity() else { return Ok(()) };
         let rows = [
-            ("cpu_millis", room.cpu_millis, capacity.cpu_millis, allocated.cpu_millis),
-            ("memory_mb", room.memory_mb, capacity.memory_mb, allocated.memory_mb),
-            ("disk_gb", room.disk_gb, capacity.disk_gb, allocated.disk_gb),
+            ("cpu_millis", requested.cpu_millis, capacity.cpu_millis, allocated.cpu_millis),
+            ("memory_mb", requested.memory_mb, capacity.memory_mb, allocated.memory_mb),
+            ("disk_gb", requested.disk_gb, capacity.disk_gb, allocated.disk_gb),
         ];
         for (resource, requested, capacity, allocated) in rows {
-            let (requested, available) =
-                (i64::from(requested), (i64::from(capacity) - allocated).max(0));
+            let requested = i64::from(requested);
+            let available = (i64::from(capacity) - allocated).max(0);
             if requested > available {
-                return Err(Refused::Full { resource, requested, available });
+                return Err(Refused::InsufficientCapacity { resource, requested, available });
             }
         }
         Ok(())
     }
 
-    /// Whether its runner calls, so that something can be asked of it (PE-21, PL-20).
-    pub(crate) fn reachable(&self, now: OffsetDateTime) -> Result<(), Refused> {
+    /// Refuses a server whose runner sends no heartbeats (PE-21, PL-20).
+    pub(crate) fn require_reachable(&self, now: OffsetDateTime) -> Result<(), Refused> {
         match Health::at(self.last_seen_at, now) {
             Health::Healthy | Health::Degraded => Ok(()),
             Health::Disconnected | Health::Dead => Err(Refused::Unreachable(Some(self.id))),
@@ -263,16 +284,16 @@ impl Server {
         self.version.to_string()
     }
 
-    pub(crate) fn about(&self) -> About {
-        let about = About::object("server", self.id, &self.name);
+    pub(crate) fn event_target(&self) -> EventTarget {
+        let target = EventTarget::object("server", self.id, &self.name);
         match self.org_id {
-            Some(org_id) => about.of(org_id),
-            None => about,
+            Some(org_id) => target.in_org(org_id),
+            None => target,
         }
     }
 }
 
-/// What environments have of a server.
+/// Resources of environments on a server, summed up, and their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Allocated {
     pub(crate) cpu_millis: i64,

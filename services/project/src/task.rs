@@ -1,15 +1,17 @@
-//! Tasks: what a runner does for an environment. A task only moves forward (PE-34).
+//! Tasks: units of work that a runner does for an environment. The state of a task only moves forward
+//! (PE-34).
 //!
 //! | concept | file |
 //! |---|---|
-//! | what a task is, and who holds it | here, `lease` |
-//! | limits of what a runner reports | `report`, `log` |
-//! | for people: look, follow, cancel, repeat | `rpc`, `watch` |
-//! | for runners: take, report, end | `runner` |
+//! | lease of a task by a runner | `lease` |
+//! | limits of the log | `log` |
+//! | API for people: get, list, cancel, retry, watch the log | `rpc`, `watch` |
+//! | API for runners: lease, report progress, finish, heartbeat | `runner` |
+//! | steps of an operation, across tables | `commands` |
 
+pub(crate) mod commands;
 pub(crate) mod lease;
 mod log;
-pub(crate) mod report;
 pub(crate) mod rpc;
 pub(crate) mod runner;
 pub(crate) mod store;
@@ -23,6 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     environment::{Environment, EnvironmentId},
+    project::ProjectRef,
     server::ServerId,
 };
 
@@ -32,18 +35,19 @@ chassis::id!(
     "task"
 );
 
-/// Where a task is in its life.
+/// State of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum State {
     Queued,
+    /// A runner has leased it at least once.
     Running,
     Completed,
     Failed,
     Cancelled,
 }
 
-/// What a task does.
+/// Kind of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Kind {
@@ -53,16 +57,17 @@ pub(crate) enum Kind {
     Restart,
     Pause,
     Resume,
+    /// Reads the state of the program from the server.
     Sync,
     Rollback,
     Clone,
     Promote,
     Destroy,
-    /// Gives extra services, or takes them away.
+    /// Provisions or removes add-ons.
     Provision,
 }
 
-/// What a task came from.
+/// Kind of initiator of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Cause {
@@ -71,7 +76,7 @@ pub(crate) enum Cause {
     System,
 }
 
-/// What a runner finds of an environment.
+/// State of a program, as a runner observes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Observed {
@@ -81,7 +86,7 @@ pub(crate) enum Observed {
     Paused,
 }
 
-/// A unit of work.
+/// A task.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub(crate) id: TaskId,
@@ -95,18 +100,21 @@ pub(crate) struct Task {
     pub(crate) steps_completed: i32,
     pub(crate) total_steps: i32,
     pub(crate) error_message: String,
+    /// Nil UUID if no person started it.
     pub(crate) triggered_by: UserId,
     pub(crate) cause: Cause,
-    /// Whose runner works on it. `None`: any shared server's.
+    /// Server whose runner may lease it. `None`: any shared server.
     pub(crate) server_id: Option<ServerId>,
     pub(crate) branch: String,
-    /// Empty: the newest of the branch, until it is known.
+    /// Commit to deploy. Empty: the newest one of the branch, until the runner reports it.
     pub(crate) commit: String,
     pub(crate) modules: Vec<String>,
+    /// Source of a clone or promotion.
     pub(crate) source_environment_id: Option<EnvironmentId>,
-    /// The earlier deployment that a rollback puts back.
+    /// Deployment that a rollback restores.
     pub(crate) deployment_id: Option<TaskId>,
     pub(crate) retry_of: Option<TaskId>,
+    /// True if a rollback has replaced this deployment.
     pub(crate) rolled_back: bool,
     pub(crate) cancel_requested: bool,
     pub(crate) created_at: OffsetDateTime,
@@ -114,16 +122,17 @@ pub(crate) struct Task {
     pub(crate) completed_at: Option<OffsetDateTime>,
     pub(crate) lease_id: Option<Uuid>,
     pub(crate) lease_ends_at: Option<OffsetDateTime>,
+    /// Number of leases.
     pub(crate) attempts: i32,
     pub(crate) commit_subject: String,
     pub(crate) commit_author: String,
-    /// Bytes of its log.
+    /// Size of the log, as it counts towards its limit.
     pub(crate) log_bytes: i64,
 }
 
-/// What is asked of a runner.
+/// Specification of a task to be enqueued.
 #[derive(Clone, Debug)]
-pub(crate) struct Order {
+pub(crate) struct TaskSpec {
     pub(crate) kind: Kind,
     pub(crate) commit: String,
     pub(crate) modules: Vec<String>,
@@ -132,29 +141,45 @@ pub(crate) struct Order {
     pub(crate) retry_of: Option<TaskId>,
 }
 
-/// How a task ended.
+/// Initiator of a task, as it is stored with the task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TaskOrigin {
+    /// Nil UUID if no person started it.
+    pub(crate) user_id: UserId,
+    pub(crate) cause: Cause,
+}
+
+/// Outcome of a finished task.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
-    Completed { commit: String, url: String, observed: Option<Observed> },
+    Completed(TaskResult),
     Failed { error: String },
     Cancelled,
 }
 
+/// Result of a completed task.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TaskResult {
+    pub(crate) commit: String,
+    /// URL of the program; empty if it does not run.
+    pub(crate) url: String,
+    /// State of the program after a sync.
+    pub(crate) observed: Option<Observed>,
+}
+
 impl Kind {
-    /// Whether it puts a version in place of another.
+    /// True if the task replaces the release of its environment.
     pub(crate) fn is_deployment(self) -> bool {
         matches!(self, Self::Deploy | Self::Rollback | Self::Promote)
     }
 
-    /// Whether nothing runs after it that did not run before.
-    pub(crate) fn is_ending(self) -> bool {
+    /// True if the task only ends programs: it is allowed in blocked and deleted organizations.
+    pub(crate) fn is_shutdown(self) -> bool {
         matches!(self, Self::Stop | Self::Pause | Self::Destroy)
     }
-}
 
-impl Kind {
-    /// The permission that repeating it takes besides the one to deploy.
-    pub(crate) fn needs_more(self) -> Option<&'static str> {
+    /// Permission that a retry needs in addition to the one of `RetryTask`: the one of the original method.
+    pub(crate) fn additional_retry_permission(self) -> Option<&'static str> {
         match self {
             Self::Clone | Self::Promote => Some("project.environments.update"),
             Self::Destroy => Some("project.environments.delete"),
@@ -163,9 +188,9 @@ impl Kind {
     }
 }
 
-impl Order {
-    /// Just this.
-    pub(crate) fn plain(kind: Kind) -> Self {
+impl TaskSpec {
+    /// A task with no options but its kind.
+    pub(crate) fn new(kind: Kind) -> Self {
         Self {
             kind,
             commit: String::new(),
@@ -176,14 +201,13 @@ impl Order {
         }
     }
 
-    /// The same again, with the same configuration (PE-32).
-    pub(crate) fn again(task: &Task) -> Self {
-        // The newest commit of a branch is asked for anew.
-        let fixed = matches!(task.kind, Kind::Promote | Kind::Rollback);
-        let commit = if fixed { task.commit.clone() } else { String::new() };
+    /// A retry of a task, with the same configuration (PE-32). A retried deployment takes the newest commit
+    /// of the branch; a retried promotion or rollback takes the same commit.
+    pub(crate) fn retry(task: &Task) -> Self {
+        let has_fixed_commit = matches!(task.kind, Kind::Promote | Kind::Rollback);
         Self {
             kind: task.kind,
-            commit,
+            commit: if has_fixed_commit { task.commit.clone() } else { String::new() },
             modules: task.modules.clone(),
             source_environment_id: task.source_environment_id,
             deployment_id: task.deployment_id,
@@ -193,15 +217,11 @@ impl Order {
 }
 
 impl Task {
-    /// The environment that a copy is made of; `None` for other tasks.
-    pub(crate) fn source_of_copy(&self) -> Option<EnvironmentId> {
-        self.source_environment_id.filter(|_| self.kind == Kind::Clone)
-    }
-
-    pub(crate) fn queue(
+    /// Creates a task in state QUEUED.
+    pub(crate) fn new(
         environment: &Environment,
-        order: Order,
-        (triggered_by, cause): (UserId, Cause),
+        spec: TaskSpec,
+        origin: TaskOrigin,
         now: OffsetDateTime,
     ) -> Self {
         Self {
@@ -209,22 +229,22 @@ impl Task {
             org_id: environment.org_id,
             project_id: environment.project_id,
             environment_id: environment.id,
-            kind: order.kind,
+            kind: spec.kind,
             state: State::Queued,
             progress_percent: 0,
             current_step: String::new(),
             steps_completed: 0,
             total_steps: 0,
             error_message: String::new(),
-            triggered_by,
-            cause,
+            triggered_by: origin.user_id,
+            cause: origin.cause,
             server_id: environment.server_id,
             branch: environment.branch.clone(),
-            commit: order.commit,
-            modules: order.modules,
-            source_environment_id: order.source_environment_id,
-            deployment_id: order.deployment_id,
-            retry_of: order.retry_of,
+            commit: spec.commit,
+            modules: spec.modules,
+            source_environment_id: spec.source_environment_id,
+            deployment_id: spec.deployment_id,
+            retry_of: spec.retry_of,
             rolled_back: false,
             cancel_requested: false,
             created_at: now,
@@ -239,63 +259,84 @@ impl Task {
         }
     }
 
-    /// Somebody wants it to end: at once if nobody works on it; otherwise its runner is asked to let go
-    /// (PE-31). What has ended stays as it is.
-    pub(crate) fn cancel(mut self, now: OffsetDateTime) -> Result<Cancelled, NotCancellable> {
+    pub(crate) fn project_ref(&self) -> ProjectRef {
+        ProjectRef { org_id: self.org_id, project_id: self.project_id }
+    }
+
+    /// Source environment of a clone; `None` for other tasks.
+    pub(crate) fn clone_source(&self) -> Option<EnvironmentId> {
+        self.source_environment_id.filter(|_| self.kind == Kind::Clone)
+    }
+
+    /// Cancels a queued task at once. For a running deployment, requests its runner to cancel it (PE-31).
+    pub(crate) fn cancel(mut self, now: OffsetDateTime) -> Result<Cancellation, NotCancellable> {
         match self.state {
             State::Queued => {
-                self.end(&Outcome::Cancelled, now);
-                Ok(Cancelled::Now(self))
+                self.finish(&Outcome::Cancelled, now);
+                Ok(Cancellation::Cancelled(self))
             }
             State::Running if self.kind.is_deployment() => {
                 let before = Some((&self).into());
                 self.cancel_requested = true;
                 let event = pb::TaskCancelRequested { before, after: Some((&self).into()) };
-                let about = self.about();
-                Ok(Cancelled::Asked(Changed::new(self, &event, about)))
+                let target = self.event_target();
+                Ok(Cancellation::Requested(Changed::new(self, &event, target)))
             }
             State::Running => {
-                Err(NotCancellable("its runner works on it, and it is no deployment"))
+                Err(NotCancellable("it is running, and only a running deployment can be cancelled"))
             }
-            _ => Err(NotCancellable("it has ended")),
+            State::Completed | State::Failed | State::Cancelled => {
+                Err(NotCancellable("it is already finished"))
+            }
         }
     }
 
-    pub(crate) fn end(&mut self, outcome: &Outcome, now: OffsetDateTime) {
+    /// Fails the task, whichever runner has leased it.
+    pub(crate) fn fail(mut self, error: &str, now: OffsetDateTime) -> (Self, Outcome) {
+        let outcome = Outcome::Failed { error: error.to_owned() };
+        self.finish(&outcome, now);
+        (self, outcome)
+    }
+
+    /// Sets the final state, and ends the lease.
+    pub(crate) fn finish(&mut self, outcome: &Outcome, now: OffsetDateTime) {
         self.completed_at = Some(now);
-        (self.lease_id, self.lease_ends_at) = (None, None);
+        self.lease_id = None;
+        self.lease_ends_at = None;
         match outcome {
-            Outcome::Completed { commit, .. } => {
-                (self.state, self.progress_percent) = (State::Completed, 100);
+            Outcome::Completed(result) => {
+                self.state = State::Completed;
+                self.progress_percent = 100;
                 self.steps_completed = self.total_steps;
                 if self.kind.is_deployment() || self.kind == Kind::Clone {
-                    self.commit.clone_from(commit);
+                    self.commit.clone_from(&result.commit);
                 }
             }
             Outcome::Failed { error } => {
-                (self.state, self.error_message) = (State::Failed, error.clone());
+                self.state = State::Failed;
+                self.error_message.clone_from(error);
             }
             Outcome::Cancelled => self.state = State::Cancelled,
         }
     }
 
-    pub(crate) fn about(&self) -> chassis::About {
-        chassis::About::object("task", self.id, "")
-            .of(self.org_id)
+    pub(crate) fn event_target(&self) -> chassis::EventTarget {
+        chassis::EventTarget::object("task", self.id, "")
+            .in_org(self.org_id)
             .in_project(self.project_id)
             .in_environment(self.environment_id.0)
     }
 }
 
-/// What became of a task that somebody wants to end.
-pub(crate) enum Cancelled {
-    /// It has ended.
-    Now(Task),
-    /// Its runner is asked.
-    Asked(Changed<Task>),
+/// Result of cancelling a task.
+pub(crate) enum Cancellation {
+    /// The task was queued, and is now CANCELLED.
+    Cancelled(Task),
+    /// The task is running; its runner gets the request with its next report or heartbeat.
+    Requested(Changed<Task>),
 }
 
-/// A task cannot be cancelled any more.
+/// The task cannot be cancelled.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task cannot be cancelled: {0}")]
 pub(crate) struct NotCancellable(&'static str);
@@ -306,9 +347,9 @@ impl chassis::Refusal for NotCancellable {
     }
 }
 
-/// Only what failed is repeated (PE-32).
+/// The task cannot be retried, because it has not failed (PE-32).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("only a task that FAILED can be repeated")]
+#[error("only a FAILED task can be retried")]
 pub(crate) struct NotFailed;
 
 impl chassis::Refusal for NotFailed {

@@ -1,23 +1,23 @@
-//! Variables of an environment. Secret values are sealed for their organization and never leave, but to the
-//! runner that starts the program (P-05).
+//! Environment variables of programs. Secret values are sealed with a key of their organization; only the
+//! runner that starts the program receives them (P-05).
 
-pub(crate) mod rpc;
+pub(crate) mod commands;
 pub(crate) mod store;
+mod wire;
 
 use api::project as pb;
 use chassis::{
     Changed, Error, OrgId, Result,
     key::{self, Key},
-    timestamp,
 };
 use time::OffsetDateTime;
 
 use crate::environment::Environment;
 
-/// An environment has so many at most.
+/// Maximum number of variables of an environment.
 const VARIABLES_MAX: usize = 200;
 
-/// What the runner sets itself.
+/// Names that the runner sets.
 const RESERVED: [&str; 8] = [
     "PORT",
     "HOST",
@@ -29,16 +29,18 @@ const RESERVED: [&str; 8] = [
     "MODULES",
 ];
 
-/// A variable as it is kept.
+/// A stored variable.
 #[derive(Clone, Debug)]
 pub(crate) struct Variable {
     pub(crate) name: String,
+    /// Value of a variable that is not secret.
     pub(crate) value: Option<String>,
+    /// Sealed value of a secret variable.
     pub(crate) sealed: Option<Vec<u8>>,
     pub(crate) updated_at: OffsetDateTime,
 }
 
-/// Seals and opens the values of secret variables.
+/// Seals and opens the values of secret variables, and the passwords of add-ons.
 #[derive(Clone)]
 pub(crate) struct Vault(Key);
 
@@ -47,110 +49,124 @@ impl Vault {
         Self(key.clone())
     }
 
-    fn secret(&self, org_id: OrgId) -> key::Secret {
+    fn org_key(&self, org_id: OrgId) -> key::Secret {
         self.0.derive(&format!("variables of {org_id}"))
     }
 
-    /// A value as it is kept.
+    /// Seals a value. It can be opened with the same organization and name only.
     pub(crate) fn seal(&self, org_id: OrgId, name: &str, value: &str) -> Vec<u8> {
-        key::seal(&self.secret(org_id), name.as_bytes(), value.as_bytes())
+        key::seal(&self.org_key(org_id), name.as_bytes(), value.as_bytes())
     }
 
-    /// Tells whether two values are the same, and nothing else of them.
+    /// Fingerprint of a value, for events: equal values of an organization have equal fingerprints.
     fn fingerprint(&self, org_id: OrgId, value: &str) -> String {
         let key = self.0.derive(&format!("fingerprints of variables of {org_id}"));
         let mac = key::mac(&key, &[value.as_bytes()]);
         mac[..8].iter().map(|it| format!("{it:02x}")).collect()
     }
 
-    /// A value as it was.
+    /// Opens a sealed value.
     pub(crate) fn unseal(&self, org_id: OrgId, name: &str, sealed: &[u8]) -> Result<String> {
-        let opened = key::open(&self.secret(org_id), name.as_bytes(), sealed);
+        let opened = key::open(&self.org_key(org_id), name.as_bytes(), sealed);
         let opened = opened.and_then(|it| String::from_utf8(it).ok());
-        Ok(opened.ok_or_else(|| anyhow::anyhow!("the value of {name} does not open"))?)
+        Ok(opened.ok_or_else(|| anyhow::anyhow!("the sealed value of {name} cannot be opened"))?)
     }
 
-    /// A variable with its value, for the program.
-    pub(crate) fn open(&self, org_id: OrgId, it: Variable) -> Result<pb::Variable> {
-        let value = match (it.value, it.sealed) {
-            (Some(value), _) => value,
-            (None, sealed) => self.unseal(org_id, &it.name, &sealed.unwrap_or_default())?,
+    /// Returns a variable with its value, for the program.
+    pub(crate) fn open(&self, org_id: OrgId, variable: Variable) -> Result<pb::Variable> {
+        let Variable { name, value, sealed, .. } = variable;
+        let value = match value {
+            Some(value) => value,
+            None => self.unseal(org_id, &name, &sealed.unwrap_or_default())?,
         };
-        Ok(pb::Variable { name: it.name, value })
+        Ok(pb::Variable { name, value })
     }
 }
 
-impl From<&Variable> for pb::VariableEntry {
-    fn from(it: &Variable) -> Self {
-        Self {
-            name: it.name.clone(),
-            value: it.value.clone().unwrap_or_default(),
-            secret: it.sealed.is_some(),
-            update_time: Some(timestamp(it.updated_at)),
-        }
-    }
-}
-
-/// What changes.
-pub(crate) struct Patch {
-    pub(crate) set: Vec<Variable>,
+/// Requested change of the variables of an environment.
+pub(crate) struct Change {
+    pub(crate) set: Vec<NewVariable>,
+    /// Names.
     pub(crate) remove: Vec<String>,
 }
 
-/// Takes a change of variables, sealed; the event tells names and fingerprints (P-05). `known` are the
-/// names that there are.
-pub(crate) fn change(
+/// Variable to be set.
+pub(crate) struct NewVariable {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) secret: bool,
+}
+
+/// Change of the stored variables of an environment.
+pub(crate) struct Patch {
+    pub(crate) set: Vec<Variable>,
+    /// Names.
+    pub(crate) remove: Vec<String>,
+}
+
+/// Checks a change and seals its secrets. Its events contain names and fingerprints, but no values (P-05).
+/// `existing`: names of the stored variables.
+pub(crate) fn apply(
     environment: &Environment,
-    it: &pb::SetVariablesRequest,
-    known: &[String],
+    change: &Change,
+    existing: &[String],
     vault: &Vault,
     now: OffsetDateTime,
 ) -> Result<Changed<Patch>> {
+    require_valid(change, existing)?;
     let org_id = environment.org_id;
-    if let Some(index) = it.set.iter().position(|it| RESERVED.contains(&it.name.as_str())) {
-        let description = format!("is set by the runner; so are {}", RESERVED.join(", "));
-        return Err(Error::invalid(format!("set[{index}].name"), description));
-    }
-    if it.set.is_empty() && it.remove.is_empty() {
-        return Err(Error::invalid("set", "must name a variable, or `remove` must"));
-    }
-    let stays = known.iter().filter(|it_name| !it.remove.contains(it_name));
-    let new = it.set.iter().map(|it| &it.name);
-    let names: std::collections::BTreeSet<_> = stays.chain(new).collect();
-    if names.len() > VARIABLES_MAX {
-        let description = format!("an environment has {VARIABLES_MAX} variables at most");
-        return Err(Error::invalid("set", description));
-    }
-    let set = it.set.iter().map(|it| Variable {
+    let set = change.set.iter().map(|it| Variable {
         name: it.name.clone(),
         value: (!it.secret).then(|| it.value.clone()),
         sealed: it.secret.then(|| vault.seal(org_id, &it.name, &it.value)),
         updated_at: now,
     });
-    let patch = Patch { set: set.collect(), remove: it.remove.clone() };
-    let fingerprints = it.set.iter().map(|it| pb::VariableFingerprint {
+    let patch = Patch { set: set.collect(), remove: change.remove.clone() };
+    let fingerprints = change.set.iter().map(|it| pb::VariableFingerprint {
         name: it.name.clone(),
         secret: it.secret,
         fingerprint: vault.fingerprint(org_id, &it.value),
     });
     let fingerprints: Vec<_> = fingerprints.collect();
-    let mut events = events(environment, &fingerprints, &it.remove);
+    let mut events = events(environment, &fingerprints, &change.remove);
     let first = events.next().unwrap_or_default();
-    Ok(Changed::new(patch, &first, environment.about()).followed_by(events))
+    Ok(Changed::new(patch, &first, environment.event_target()).followed_by(events))
 }
 
-/// How many variables an event lists as set, and as removed.
+fn require_valid(change: &Change, existing: &[String]) -> Result<()> {
+    let is_reserved = |it: &NewVariable| RESERVED.contains(&it.name.as_str());
+    if let Some(index) = change.set.iter().position(is_reserved) {
+        let description =
+            format!("must not be one of the names that the runner sets: {}", RESERVED.join(", "));
+        return Err(Error::invalid(format!("set[{index}].name"), description));
+    }
+    if change.set.is_empty() && change.remove.is_empty() {
+        let description = "must contain a variable, unless `remove` contains a name";
+        return Err(Error::invalid("set", description));
+    }
+    let remaining = existing.iter().filter(|it| !change.remove.contains(it));
+    let new = change.set.iter().map(|it| &it.name);
+    let names: std::collections::BTreeSet<_> = remaining.chain(new).collect();
+    if names.len() > VARIABLES_MAX {
+        let description =
+            format!("must not lead to more than {VARIABLES_MAX} variables of the environment");
+        return Err(Error::invalid("set", description));
+    }
+    Ok(())
+}
+
+/// Largest number of variables that an event lists as set, and as removed.
 const LISTED_MAX: usize = 100;
 
-/// The events that list a change, in as many parts as needed.
+/// Events of a change, as many as its lists need.
 fn events<'c>(
     environment: &Environment,
     set: &'c [pb::VariableFingerprint],
     removed: &'c [String],
-) -> impl Iterator<Item = pb::VariablesChanged> + use<'c> {
+) -> impl Iterator<Item = pb::EnvironmentVariablesChanged> + use<'c> {
     let environment_id = String::from(environment.id);
     let count = set.len().max(removed.len()).div_ceil(LISTED_MAX);
-    (0..count).map(move |part| pb::VariablesChanged {
+    (0..count).map(move |part| pb::EnvironmentVariablesChanged {
         environment_id: environment_id.clone(),
         set: set.iter().skip(part * LISTED_MAX).take(LISTED_MAX).cloned().collect(),
         removed: removed.iter().skip(part * LISTED_MAX).take(LISTED_MAX).cloned().collect(),

@@ -1,5 +1,5 @@
-//! Turns the `buf.validate` rules of the contract into plain Rust. Covers the rules that the contract
-//! uses and stops the build at any other, so that a rule is never declared and silently not checked.
+//! Code generator of request validation: turns the `buf.validate` rules of the contract into plain Rust
+//! (`impl Check`). An unsupported rule stops the build, so no rule is declared without being checked.
 
 use std::{collections::BTreeMap, error::Error, fmt::Write};
 
@@ -8,31 +8,59 @@ use prost_reflect::{
     Value,
 };
 
+/// Regular expressions of the contract, each with the number of its generated static.
 type Patterns = BTreeMap<String, usize>;
 
-/// One `impl Check` for each message of the contract.
+/// Violation texts of patterns that a reader would have to decipher. Every other pattern is quoted.
+const PATTERN_TEXTS: [(&str, &str); 12] = [
+    (r"^\P{C}*$", "must not contain control or invisible characters"),
+    (r"^[\P{C}\n]*$", "must not contain control or invisible characters except line feeds"),
+    (
+        r"^[\P{C}\n\t]*$",
+        "must not contain control or invisible characters except line feeds and tabs",
+    ),
+    (r"^[^\x00]*$", "must not contain NUL characters"),
+    (r"^[^\\\pC]*$", "must not contain backslashes, control or invisible characters"),
+    (r"^[^\\\pC ]*$", "must not contain spaces, backslashes, control or invisible characters"),
+    (r"^[ -~]*$", "must consist of printable ASCII characters"),
+    (r"^[0-9a-f]*$", "must consist of lowercase hexadecimal digits"),
+    (r"^#[0-9A-Fa-f]{6}$", "must be a color of the form #RRGGBB"),
+    (r"^[a-z_]*$", "must consist of lowercase letters and underscores"),
+    (r"^[a-z_.]*$", "must consist of lowercase letters, underscores and dots"),
+    (r"^[A-Za-z0-9-]*$", "must consist of letters, digits and hyphens"),
+];
+
+/// Generates one `impl Check` for each message of the contract.
 pub fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let rules = pool.get_extension_by_name("buf.validate.field").ok_or("no buf.validate.field")?;
-    let (mut code, mut patterns, mut messages) = (String::new(), Patterns::new(), String::new());
+    let mut code = String::new();
+    let mut patterns = Patterns::new();
+    let mut messages = String::new();
     for message in pool.all_messages() {
         if message.package_name().starts_with("tenantry.") && !message.is_map_entry() {
-            code += &check(&message, &rules, &mut patterns)?;
+            code += &impl_check(&message, &rules, &mut patterns)?;
             let name = message.full_name();
-            write!(messages, "({name:?}, decode::<crate::{}>), ", path(name))?;
+            let rust_type = rust_path(name);
+            write!(messages, "({name:?}, decode_and_check::<crate::{rust_type}>), ")?;
         }
     }
-    writeln!(code, "#[cfg(test)] pub(crate) const MESSAGES: &[(&str, Decode)] = &[{messages}];")?;
+    writeln!(
+        code,
+        "#[cfg(test)] pub(crate) const MESSAGES: &[(&str, DecodeAndCheck)] = &[{messages}];"
+    )?;
     for (pattern, number) in patterns {
         writeln!(
             code,
-            "static P{number}: std::sync::LazyLock<regex::Regex> = std::sync::LazyLock::new(|| \
+            "static PATTERN_{number}: std::sync::LazyLock<regex::Regex> = \
+             std::sync::LazyLock::new(|| \
              regex::Regex::new({pattern:?}).expect(\"a pattern that buf lint has checked\"));"
         )?;
     }
     Ok(code)
 }
 
-fn check(
+/// Generates the `impl Check` of one message.
+fn impl_check(
     message: &MessageDescriptor,
     rules: &ExtensionDescriptor,
     patterns: &mut Patterns,
@@ -43,7 +71,7 @@ fn check(
         let rule = options.get_extension(rules);
         let rule = rule.as_message().ok_or("a message")?;
         let checked = match field.containing_oneof().filter(|it| !it.is_synthetic()) {
-            Some(oneof) => choice_check(message, oneof.name(), &field, rule, patterns),
+            Some(oneof) => oneof_field_check(message, oneof.name(), &field, rule, patterns),
             None => field_check(&field, rule, patterns),
         };
         body += &checked.map_err(|error| format!("{}: {error}", field.full_name()))?;
@@ -54,50 +82,53 @@ fn check(
     };
     Ok(format!(
         "impl Check for crate::{} {{\n{request_id}    #[allow(unused_variables)]\n    \
-         fn check(&self, at: At<'_>, violations: &mut Violations) {{\n{body}    }}\n}}\n",
-        path(message.full_name())
+         fn check(&self, path: FieldPath<'_>, violations: &mut Violations) {{\n{body}    }}\n}}\n",
+        rust_path(message.full_name())
     ))
 }
 
-/// The check of a field of a `oneof`, if it is the one that is set.
-fn choice_check(
+/// Generates the check of a field of a `oneof`, which applies only while the field is set.
+fn oneof_field_check(
     message: &MessageDescriptor,
     oneof: &str,
     field: &FieldDescriptor,
     rule: &DynamicMessage,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
-    let one = value_check(field, rule, patterns)?;
-    if one.is_empty() {
-        return Ok(one);
+    let check = value_check(field, rule, patterns)?;
+    if check.is_empty() {
+        return Ok(check);
     }
-    let (package, module) = (path(message.package_name()), words(message.name()).join("_"));
-    let (choice, variant) = (camel(oneof), camel(field.name()));
+    let package = rust_path(message.package_name());
+    let module = snake_case(message.name());
+    let oneof_type = upper_camel_case(oneof);
+    let variant = upper_camel_case(field.name());
     Ok(format!(
-        "        if let Some(crate::{package}::{module}::{choice}::{variant}(it)) = &self.{oneof} \
-         {{ let at = at.field({:?}); {one} }}\n",
+        "        if let Some(crate::{package}::{module}::{oneof_type}::{variant}(it)) = &self.{oneof} \
+         {{ let path = path.field({:?}); {check} }}\n",
         field.name()
     ))
 }
 
-/// `AccessChange` as its words in lower case.
-fn words(name: &str) -> Vec<String> {
-    let mut words: Vec<String> = vec![];
+/// Converts `AccessChange` to `access_change`, as prost names the module of a message.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
     for letter in name.chars() {
-        match words.last_mut() {
-            Some(word) if !letter.is_uppercase() => word.push(letter),
-            _ => words.push(letter.to_lowercase().to_string()),
+        if letter.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
         }
+        snake.extend(letter.to_lowercase());
     }
-    words
+    snake
 }
 
-/// `remove_member` as prost names it.
-fn camel(name: &str) -> String {
-    let word = |it: &str| it[..1].to_uppercase() + &it[1..];
-    name.split('_').map(word).collect()
+/// Converts `remove_member` to `RemoveMember`, as prost names a variant.
+fn upper_camel_case(name: &str) -> String {
+    let capitalize = |word: &str| word[..1].to_uppercase() + &word[1..];
+    name.split('_').map(capitalize).collect()
 }
 
+/// Generates the check of a field outside a `oneof`.
 fn field_check(
     field: &FieldDescriptor,
     rule: &DynamicMessage,
@@ -105,106 +136,128 @@ fn field_check(
 ) -> Result<String, Box<dyn Error>> {
     let name = field.name();
     let body = if field.is_list() {
-        let repeated = set(rule, "repeated");
-        let mut body = String::new();
-        if let Some(repeated) = &repeated {
-            for (rule, value) in fields(repeated) {
-                match rule.as_str() {
-                    "min_items" => {
-                        write!(body, "at.min_items(self.{name}.len(), {value}, violations);")?
-                    }
-                    "max_items" => {
-                        write!(body, "at.max_items(self.{name}.len(), {value}, violations);")?
-                    }
-                    "items" => {}
-                    other => return Err(format!("rule {other} is not supported").into()),
-                }
-            }
-        }
-        let items = repeated.and_then(|it| set(&it, "items"));
-        let each = match items {
-            Some(items) => value_check(field, &items, patterns)?,
-            None => value_check(field, rule, patterns)?,
-        };
-        if !each.is_empty() {
-            // What is found wrong before is enough: no more of a long list is looked at.
-            write!(
-                body,
-                "for (i, it) in self.{name}.iter().enumerate() {{ \
-                 if violations.len() >= VIOLATIONS_MAX {{ break; }} let at = at.item(i); {each} }}"
-            )?;
-        }
-        body
+        list_check(field, rule, patterns)?
     } else {
-        let one = value_check(field, rule, patterns)?;
-        let required = set_bool(rule, "required");
-        let skip_zero =
-            matches!(rule.get_field_by_name("ignore").as_deref(), Some(Value::EnumNumber(1)));
-        match (&field.kind(), one.is_empty()) {
-            (Kind::Message(_), _) if required => {
-                format!(
-                    "match &self.{name} {{ Some(it) => {{ {one} }} None => at.required(violations) }}"
-                )
-            }
-            (_, true) => String::new(),
-            (Kind::Message(_), _) => format!("if let Some(it) = &self.{name} {{ {one} }}"),
-            _ if field.supports_presence() => format!("if let Some(it) = &self.{name} {{ {one} }}"),
-            _ if skip_zero => {
-                let given =
-                    if field.kind() == Kind::String { "!it.is_empty()" } else { "*it != 0" };
-                format!("let it = &self.{name}; if {given} {{ {one} }}")
-            }
-            _ => format!("let it = &self.{name}; {one}"),
-        }
+        singular_check(field, rule, patterns)?
     };
     Ok(if body.is_empty() {
         body
     } else {
-        format!("        {{ let at = at.field({name:?}); {body} }}\n")
+        format!("        {{ let path = path.field({name:?}); {body} }}\n")
     })
 }
 
-/// The check of one value `it` of `field`.
+/// Generates the check of a repeated field: its number of items, then each item.
+fn list_check(
+    field: &FieldDescriptor,
+    rule: &DynamicMessage,
+    patterns: &mut Patterns,
+) -> Result<String, Box<dyn Error>> {
+    let name = field.name();
+    let list_rules = message_field(rule, "repeated");
+    let mut body = String::new();
+    for (rule, value) in list_rules.iter().flat_map(set_rules) {
+        match rule.as_str() {
+            "min_items" | "max_items" => {
+                write!(body, "path.{rule}(self.{name}.len(), {value}, violations);")?;
+            }
+            "items" => {}
+            other => return Err(format!("rule {other} is not supported").into()),
+        }
+    }
+    let item_check = match list_rules.and_then(|it| message_field(&it, "items")) {
+        Some(item_rules) => value_check(field, &item_rules, patterns)?,
+        None => value_check(field, rule, patterns)?,
+    };
+    if !item_check.is_empty() {
+        // Bounds the work on a long list of invalid items.
+        write!(
+            body,
+            "for (i, it) in self.{name}.iter().enumerate() {{ \
+             if violations.len() >= VIOLATIONS_MAX {{ break; }} let path = path.item(i); {item_check} }}"
+        )?;
+    }
+    Ok(body)
+}
+
+/// Generates the check of a field that is not repeated.
+fn singular_check(
+    field: &FieldDescriptor,
+    rule: &DynamicMessage,
+    patterns: &mut Patterns,
+) -> Result<String, Box<dyn Error>> {
+    /// Number of `buf.validate.Ignore.IGNORE_IF_ZERO_VALUE`.
+    const IGNORE_IF_ZERO_VALUE: i32 = 1;
+
+    let name = field.name();
+    let check = value_check(field, rule, patterns)?;
+    let required = bool_field(rule, "required");
+    let ignores_zero = matches!(
+        rule.get_field_by_name("ignore").as_deref(),
+        Some(Value::EnumNumber(IGNORE_IF_ZERO_VALUE))
+    );
+    Ok(match (&field.kind(), check.is_empty()) {
+        (Kind::Message(_), _) if required => {
+            format!(
+                "match &self.{name} {{ Some(it) => {{ {check} }} None => path.required(violations) }}"
+            )
+        }
+        (_, true) => String::new(),
+        (Kind::Message(_), _) => format!("if let Some(it) = &self.{name} {{ {check} }}"),
+        _ if field.supports_presence() => format!("if let Some(it) = &self.{name} {{ {check} }}"),
+        _ if ignores_zero => {
+            let is_set = if field.kind() == Kind::String { "!it.is_empty()" } else { "*it != 0" };
+            format!("let it = &self.{name}; if {is_set} {{ {check} }}")
+        }
+        _ => format!("let it = &self.{name}; {check}"),
+    })
+}
+
+/// Generates the check of one value of `field`, which the generated code calls `it`.
 fn value_check(
     field: &FieldDescriptor,
     rule: &DynamicMessage,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     let mut code = String::new();
-    let (kind, prefix) = match field.kind() {
+    let (rules_name, prefix) = match field.kind() {
         Kind::Message(it) if it.package_name().starts_with("tenantry.") => {
-            return Ok("it.check(at, violations);".to_owned());
+            return Ok("it.check(path, violations);".to_owned());
         }
         Kind::String => ("string", "text"),
         Kind::Bytes => ("bytes", "bytes"),
         Kind::Int32 => ("int32", "number"),
+        Kind::Int64 => ("int64", "number"),
+        Kind::Double => ("double", "number"),
         Kind::Enum(_) => ("enum", "number"),
-        _ => return Ok(code),
+        _ => return refuse_value_rules(rule).map(|()| code),
     };
-    let Some(rules) = set(rule, kind) else { return Ok(code) };
-    for (rule, value) in fields(&rules) {
+    let Some(rules) = message_field(rule, rules_name) else { return Ok(code) };
+    for (rule, value) in set_rules(&rules) {
         match (rule.as_str(), &field.kind()) {
             ("pattern", _) => {
-                let text: String = value.parse_text()?;
+                let pattern = value.as_text()?;
+                let text = pattern_text(&pattern);
                 let next = patterns.len();
-                let number = *patterns.entry(text).or_insert(next);
-                write!(code, "at.text_pattern(it, &P{number}, violations);")?;
+                let number = *patterns.entry(pattern).or_insert(next);
+                write!(code, "path.text_pattern(it, &PATTERN_{number}, {text:?}, violations);")?;
             }
-            ("uuid", _) => write!(code, "at.text_uuid(it, violations);")?,
+            ("uuid", _) => write!(code, "path.text_uuid(it, violations);")?,
             ("min_len" | "max_len" | "max_bytes", _) => {
-                write!(code, "at.{prefix}_{rule}(it, {value}, violations);")?
+                write!(code, "path.{prefix}_{rule}(it, {value}, violations);")?;
             }
-            ("gte" | "lte", _) => write!(code, "at.{prefix}_{rule}(*it, {value}, violations);")?,
+            ("gte" | "lte", _) => write!(code, "path.{prefix}_{rule}(*it, {value}, violations);")?,
             ("in" | "not_in", Kind::Enum(it)) => {
-                let names = it.values().filter(|it| value.lists(it.number()));
+                let names = it.values().filter(|it| value.contains_number(it.number()));
                 let names: Vec<_> = names.map(|it| it.name().to_owned()).collect();
-                write!(code, "at.enum_{rule}(*it, &{value}, {:?}, violations);", names.join(", "))?;
+                let names = names.join(", ");
+                write!(code, "path.enum_{rule}(*it, &{value}, {names:?}, violations);")?;
             }
             ("defined_only", Kind::Enum(it)) => {
                 write!(
                     code,
-                    "at.enum_defined::<crate::{}>(*it, violations);",
-                    path(it.full_name())
+                    "path.enum_defined::<crate::{}>(*it, violations);",
+                    rust_path(it.full_name())
                 )?;
             }
             (other, _) => return Err(format!("rule {other} is not supported").into()),
@@ -213,43 +266,66 @@ fn value_check(
     Ok(code)
 }
 
-fn path(full_name: &str) -> String {
+/// Fails if there are rules about the values of a type that is not supported.
+fn refuse_value_rules(rule: &DynamicMessage) -> Result<(), Box<dyn Error>> {
+    let is_value_rule = |name: &str| !["required", "ignore", "repeated"].contains(&name);
+    match set_rules(rule).into_iter().find(|(name, _)| is_value_rule(name)) {
+        Some((name, _)) => Err(format!("rule {name} is not supported for this type").into()),
+        None => Ok(()),
+    }
+}
+
+/// Returns the violation text of a pattern.
+fn pattern_text(pattern: &str) -> String {
+    let text = PATTERN_TEXTS.iter().find(|it| it.0 == pattern);
+    text.map_or_else(|| format!("must match the pattern {pattern}"), |it| it.1.to_owned())
+}
+
+/// Converts a proto name to a Rust path.
+fn rust_path(full_name: &str) -> String {
     full_name.replace('.', "::")
 }
 
-/// The fields of a rule message that are set, each with its value as Rust source.
-fn fields(rules: &DynamicMessage) -> Vec<(String, Source)> {
-    rules.fields().map(|(field, value)| (field.name().to_owned(), Source(value.clone()))).collect()
+/// Returns the fields of a rule message that are set, each with its value.
+fn set_rules(rules: &DynamicMessage) -> Vec<(String, RustLiteral)> {
+    let rule = |(field, value): (FieldDescriptor, &Value)| {
+        (field.name().to_owned(), RustLiteral(value.clone()))
+    };
+    rules.fields().map(rule).collect()
 }
 
-fn set(rule: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
+/// Returns a message field of a rule message, if it is set.
+fn message_field(rule: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
     rule.has_field_by_name(name)
         .then(|| rule.get_field_by_name(name)?.as_message().cloned())
         .flatten()
 }
 
-fn set_bool(rule: &DynamicMessage, name: &str) -> bool {
+/// Returns a boolean field of a rule message; false if it is not set.
+fn bool_field(rule: &DynamicMessage, name: &str) -> bool {
     rule.get_field_by_name(name).and_then(|it| it.as_bool()).unwrap_or_default()
 }
 
-/// A rule's value, printed as Rust source.
-struct Source(Value);
+/// The value of a rule, displayed as Rust source code.
+struct RustLiteral(Value);
 
-impl Source {
-    fn lists(&self, number: i32) -> bool {
+impl RustLiteral {
+    fn contains_number(&self, number: i32) -> bool {
         let list = self.0.as_list().unwrap_or_default();
         list.iter().any(|it| matches!(it, Value::I32(it) if *it == number))
     }
 
-    fn parse_text(&self) -> Result<String, Box<dyn Error>> {
-        Ok(self.0.as_str().ok_or("a string")?.to_owned())
+    fn as_text(&self) -> Result<String, Box<dyn Error>> {
+        Ok(self.0.as_str().ok_or("the rule is not a string")?.to_owned())
     }
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for RustLiteral {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Value::I32(it) => write!(f, "{it}"),
+            Value::I64(it) => write!(f, "{it}"),
+            Value::F64(it) => write!(f, "{it:?}"),
             Value::U64(it) => write!(f, "{it}"),
             Value::EnumNumber(it) => write!(f, "{it}"),
             Value::List(items) => {

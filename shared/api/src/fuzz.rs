@@ -1,7 +1,7 @@
-//! Fuzz target: every message of the contract, decoded from foreign bytes and checked.
+//! Fuzz target: decoding and validation of every message of the contract from untrusted bytes.
 
 #[path = "../../../tests/fuzz/input.rs"]
-#[expect(dead_code, reason = "each target needs a part of it")]
+#[expect(dead_code, reason = "each fuzz target uses a part of it")]
 mod input;
 
 use std::sync::LazyLock;
@@ -18,12 +18,13 @@ use crate::check::{MESSAGES, VIOLATIONS_MAX};
 static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(crate::DESCRIPTORS).unwrap());
 
-/// How deep generated messages lie in each other, and how many items a list has.
+/// Nesting depth of generated messages.
 const DEPTH_MAX: usize = 4;
+/// Items of a generated list.
 const ITEMS_MAX: u8 = 4;
 
-/// Texts that rules tell apart.
-const TEXTS: [&str; 8] = [
+/// Texts that pass some rules and break others.
+const SAMPLE_TEXTS: [&str; 8] = [
     "",
     "a",
     "0193c2d5-7a3e-7b1f-8c4d-5e6f7a8b9c0d",
@@ -34,8 +35,8 @@ const TEXTS: [&str; 8] = [
     "--upload-pack=x",
 ];
 
-/// A message with random content of the right types.
-fn message(
+/// Generates a message with random values of the declared types.
+fn random_message(
     descriptor: &MessageDescriptor,
     numbers: &mut dyn Iterator<Item = u8>,
     depth: usize,
@@ -44,11 +45,12 @@ fn message(
     for field in descriptor.fields() {
         let Some(choice) = numbers.next().filter(|it| it % 2 == 1) else { continue };
         if field.is_list() {
-            let items = (0..(choice / 2) % ITEMS_MAX).filter_map(|_| value(&field, numbers, depth));
+            let items =
+                (0..(choice / 2) % ITEMS_MAX).filter_map(|_| random_value(&field, numbers, depth));
             let items: Vec<_> = items.collect();
             message.set_field(&field, Value::List(items));
         } else if !field.is_map()
-            && let Some(value) = value(&field, numbers, depth)
+            && let Some(value) = random_value(&field, numbers, depth)
         {
             message.set_field(&field, value);
         }
@@ -56,7 +58,7 @@ fn message(
     message
 }
 
-fn value(
+fn random_value(
     field: &FieldDescriptor,
     numbers: &mut dyn Iterator<Item = u8>,
     depth: usize,
@@ -64,8 +66,10 @@ fn value(
     let number = numbers.next()?;
     Some(match field.kind() {
         Kind::Message(_) if depth == DEPTH_MAX => return None,
-        Kind::Message(it) => Value::Message(message(&it, numbers, depth + 1)),
-        Kind::String => Value::String(TEXTS[usize::from(number) % TEXTS.len()].to_owned()),
+        Kind::Message(it) => Value::Message(random_message(&it, numbers, depth + 1)),
+        Kind::String => {
+            Value::String(SAMPLE_TEXTS[usize::from(number) % SAMPLE_TEXTS.len()].to_owned())
+        }
         Kind::Bytes => Value::Bytes(vec![number; 3].into()),
         Kind::Bool => Value::Bool(number > 127),
         Kind::Enum(_) => Value::EnumNumber(i32::from(number) - 2),
@@ -78,30 +82,34 @@ fn value(
     })
 }
 
-/// No bytes make a check panic, and a message has as many violations as a client can read.
+/// No input makes validation panic or report more than [`VIOLATIONS_MAX`] violations.
 #[test]
 fn every_message_is_decoded_and_checked_with_bounded_work() {
     check!().with_type::<(u16, Input)>().for_each(|(choice, input)| {
-        let (name, decode) = MESSAGES[usize::from(*choice) % MESSAGES.len()];
+        let (name, decode_and_check) = MESSAGES[usize::from(*choice) % MESSAGES.len()];
         let descriptor = POOL.get_message_by_name(name).unwrap();
-        let sample = message(&descriptor, &mut input.numbers(), 0).encode_to_vec();
+        let sample = random_message(&descriptor, &mut input.numbers(), 0).encode_to_vec();
         let bytes = input.bytes(&[sample.clone(), sample]);
-        if let Some(violations) = decode(&bytes) {
+        if let Some(violations) = decode_and_check(&bytes) {
             assert!(violations.len() <= VIOLATIONS_MAX, "{name}: {}", violations.len());
-            for it in violations {
-                assert!(!it.field.is_empty() && it.field.len() < 200, "{name}: {}", it.field);
-                assert!(it.description.len() < 2_000, "{name}: {}", it.description);
+            for violation in violations {
+                let field = violation.field;
+                assert!(!field.is_empty() && field.len() < 200, "{name}: {field}");
+                let description = violation.description;
+                assert!(description.len() < 2_000, "{name}: {description}");
             }
         }
     });
 }
 
-/// A list of two-byte items has as many violations as a client can read, however long it is.
+/// The number of violations is bounded, however long a list of invalid items is.
 #[test]
-fn a_long_list_of_bad_items_has_few_violations() {
+fn a_long_list_of_invalid_items_has_a_bounded_number_of_violations() {
     use crate::check::Check;
     let notification_ids = vec![String::new(); 1_000_000];
-    let request =
-        crate::invitation::MarkNotificationsReadRequest { notification_ids, ..Default::default() };
+    let request = crate::notification::MarkNotificationsReadRequest {
+        notification_ids,
+        ..Default::default()
+    };
     assert_eq!(request.violations().len(), VIOLATIONS_MAX);
 }

@@ -1,5 +1,5 @@
-//! The wire contract: messages, services, descriptors and the checks of declared rules, all generated
-//! from `proto/`. Nothing here is written by hand but [`check`].
+//! The wire contract: messages, services, descriptors and validation, all generated from `proto/`. Only
+//! [`check`] is written by hand.
 
 pub mod check;
 #[cfg(test)]
@@ -7,17 +7,17 @@ mod fuzz;
 
 pub use tenantry::{
     audit::v1 as audit, error::v1 as error, event::v1 as event, identity::v1 as identity,
-    invitation::v1 as invitation, project::v1 as project,
+    invitation::v1 as invitation, notification::v1 as notification, project::v1 as project,
 };
 
-/// Every message and service with comments and options, for reflection, for the host that enforces the
-/// rules, and for tests that must cover them all.
+/// Encoded `FileDescriptorSet` of the contract, with comments and custom options: for gRPC reflection, for
+/// the host, which enforces the options, and for tests that must cover every message and method.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The generated tree, by package.
+/// Generated code, one module per proto package.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
-mod tree {
-    include!(concat!(env!("OUT_DIR"), "/tree.rs"));
+mod packages {
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use tree::tenantry;
+pub use packages::tenantry;

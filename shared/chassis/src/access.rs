@@ -1,4 +1,5 @@
-//! What a caller may do. A grant is the only proof, and only this module makes one.
+//! Authorization. A grant proves that the caller has a permission; only this module makes grants, after the
+//! authority (the identity service) has allowed the call.
 
 mod remote;
 
@@ -11,7 +12,7 @@ use api::{check::Check, error::Reason};
 use secrecy::SecretString;
 use tonic::Code;
 
-pub(crate) use self::remote::RemoteAuthority;
+pub use self::remote::RemoteAuthority;
 use crate::{
     Error, OrgId, ProjectId, Result,
     call::{Account, Call, Context},
@@ -19,8 +20,8 @@ use crate::{
     rule::Audience,
 };
 
-/// Proof that a caller was allowed to do one thing in one organization. Its organization is the only
-/// one that its holder may touch.
+/// Proof that a caller has one permission in one organization. A handler reads and changes this organization
+/// only.
 #[derive(Clone, Debug)]
 pub struct Grant {
     org_id: OrgId,
@@ -29,14 +30,15 @@ pub struct Grant {
     token: String,
 }
 
-/// Proof that a caller was allowed to do one thing in one project.
+/// Proof that a caller has one permission on one project.
 #[derive(Clone, Debug)]
 pub struct ProjectGrant {
     org: Grant,
     project_id: ProjectId,
 }
 
-/// Proof that a caller was allowed to do one thing in one organization, or on one of its projects.
+/// Proof that a caller has one permission in an organization or, if the request names a project, on that
+/// project.
 #[derive(Clone, Debug)]
 pub struct ScopeGrant {
     org: Grant,
@@ -44,7 +46,7 @@ pub struct ScopeGrant {
 }
 
 impl ScopeGrant {
-    /// The project, if it is about one.
+    /// The project, if the request names one.
     pub fn project_id(&self) -> Option<ProjectId> {
         self.project_id
     }
@@ -63,17 +65,17 @@ impl Grant {
         self.org_id
     }
 
-    /// Whose permission it was.
+    /// The account that has the permission.
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// What was allowed.
+    /// The permission.
     pub fn permission(&self) -> &str {
         &self.permission
     }
 
-    /// The state that the decision was read from.
+    /// Consistency token of the state that the decision was read from.
     pub fn consistency_token(&self) -> &str {
         &self.token
     }
@@ -93,95 +95,99 @@ impl std::ops::Deref for ProjectGrant {
     }
 }
 
-/// "May the caller do this?"
+/// Input of a decision: a permission on an organization or on one of its projects.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    /// What.
+pub struct AccessCheck<'a> {
+    /// The permission, for example `project.environments.deploy`.
     pub permission: &'a str,
-    /// Where.
+    /// The organization.
     pub org_id: OrgId,
-    /// On which project, if on one.
+    /// The project, if the permission is needed on one.
     pub project_id: Option<ProjectId>,
-    /// Whether it changes something.
+    /// True if the call changes data, which read-only keys and blocked subscriptions forbid.
     pub write: bool,
 }
 
-/// The answer.
+/// Result of an access check.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
-    /// Whether they may.
+    /// True if the caller has the permission.
     pub allowed: bool,
-    /// Whether they may know that the object exists.
+    /// True if the caller may know that the object exists.
     pub visible: bool,
-    /// Why not, if they may not.
+    /// Reason of a denial.
     pub reason: Reason,
-    /// The state that the answer was read from.
+    /// Consistency token of the state that the decision was read from.
     pub token: String,
 }
 
 impl Decision {
-    /// The refusal that the caller gets, unless they may.
-    pub fn check(&self, question: &Question<'_>) -> Result<()> {
+    /// Fails with the error for the caller unless the decision allows the call. An invisible object is
+    /// answered like one that does not exist.
+    pub fn check(&self, check: &AccessCheck<'_>) -> Result<()> {
         if self.allowed {
             return Ok(());
         }
         if !self.visible {
-            let noun = question.project_id.map_or("organization", |_| ProjectId::NOUN);
+            let noun = check.project_id.map_or("organization", |_| ProjectId::NOUN);
             return Err(Error::NotFound(noun));
         }
         let (code, message) = match self.reason {
-            Reason::ReadOnlyKey => (Code::PermissionDenied, "this API key is read-only"),
+            Reason::ReadOnlyKey => (
+                Code::PermissionDenied,
+                "this API key is read-only; use a key with full access, or a session",
+            ),
             Reason::OrgScopeRequired => (
                 Code::PermissionDenied,
-                "this takes an API key of the whole organization, not one of a project",
+                "this API key is valid for one project; use a key of the whole organization",
             ),
-            Reason::SessionRequired => {
-                (Code::PermissionDenied, "no API key may do this; sign in and use the session")
-            }
+            Reason::SessionRequired => (
+                Code::PermissionDenied,
+                "API keys are not accepted for this; log in and use the session",
+            ),
             Reason::SubscriptionBlocked => (
                 Code::FailedPrecondition,
-                "the organization's subscription is blocked: reads go on, changes do not",
+                "the organization's subscription is blocked; only reads are allowed until it is renewed",
             ),
-            _ => return Err(Error::Denied { permission: question.permission.to_owned() }),
+            _ => return Err(Error::Denied { permission: check.permission.to_owned() }),
         };
-        let metadata = vec![("permission", question.permission.to_owned())];
+        let metadata = vec![("permission", check.permission.to_owned())];
         Err(Error::Refused { code, reason: self.reason, message: message.to_owned(), metadata })
     }
 }
 
-/// Whoever decides: the identity service, here or elsewhere.
+/// Authenticates callers and decides on permissions: the identity service, in this process or another.
 #[tonic::async_trait]
 pub trait Authority: Send + Sync + 'static {
-    /// The account behind a credential. `fresh` forbids any memory of an earlier answer.
+    /// Returns the account of a credential. `fresh` bypasses caches.
     async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account>;
 
-    /// Whether the caller has a permission; always from the newest state.
-    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision>;
+    /// Decides whether the caller has a permission, from the newest state.
+    async fn decide(&self, context: &Context, check: &AccessCheck<'_>) -> Result<Decision>;
 }
 
-/// Asks whether callers may do things.
+/// Handle for authorization. Its authority is set once, after the services of the process are installed.
 #[derive(Clone, Default)]
 pub struct Access(Arc<OnceLock<Arc<dyn Authority>>>);
 
 impl Access {
-    /// Decides who decides. The first one wins.
-    pub(crate) fn appoint(&self, authority: Arc<dyn Authority>) {
+    /// Sets the authority; later calls are ignored.
+    pub fn set_authority(&self, authority: Arc<dyn Authority>) {
         let _ = self.0.set(authority);
     }
 
-    pub(crate) fn authority(&self) -> Result<&Arc<dyn Authority>> {
-        self.0.get().ok_or_else(|| anyhow::anyhow!("nobody decides yet").into())
+    /// Returns the authority; fails before [`Self::set_authority`].
+    pub fn authority(&self) -> Result<&Arc<dyn Authority>> {
+        self.0.get().ok_or_else(|| anyhow::anyhow!("the authority is not set").into())
     }
 
-    /// Proves that the caller has the permission of the method's rule in an organization, then checks
-    /// the fields of the message.
+    /// Checks the permission of the method's rule in an organization, then the fields of the message.
     pub async fn org<M: Check>(&self, call: &Call<M>, org_id: &str) -> Result<Grant> {
-        let Ok(org_id) = org_id.parse() else { return Err(all_violations(call, OrgId::NOUN)) };
+        let Ok(org_id) = org_id.parse() else { return Err(malformed_id(call, OrgId::NOUN)) };
         self.require(call, org_id, None).await
     }
 
-    /// Proves that the caller has the permission of the method's rule on a project, then checks the
-    /// fields of the message.
+    /// Checks the permission of the method's rule on a project, then the fields of the message.
     pub async fn project<M: Check>(
         &self,
         call: &Call<M>,
@@ -189,14 +195,14 @@ impl Access {
         project_id: &str,
     ) -> Result<ProjectGrant> {
         let (Ok(org_id), Ok(project_id)) = (org_id.parse(), project_id.parse()) else {
-            return Err(all_violations(call, ProjectId::NOUN));
+            return Err(malformed_id(call, ProjectId::NOUN));
         };
         let org = self.require(call, org_id, Some(project_id)).await?;
         Ok(ProjectGrant { org, project_id })
     }
 
-    /// Proves that the caller has the permission of the method's rule in an organization or, if the request
-    /// names a project, the one that suffices there; then checks the fields of the message.
+    /// Checks the permission of the method's rule in an organization or, if the request names a project, the
+    /// rule's project permission on that project; then the fields of the message.
     pub async fn scope<M: Check>(
         &self,
         call: &Call<M>,
@@ -207,54 +213,63 @@ impl Access {
             return Ok(ScopeGrant { org: self.org(call, org_id).await?, project_id: None });
         }
         let (Ok(org_id), Ok(project_id)) = (org_id.parse(), project_id.parse()) else {
-            return Err(all_violations(call, ProjectId::NOUN));
+            return Err(malformed_id(call, ProjectId::NOUN));
         };
         let Some(permission) = &call.rule.project_permission else {
             return Err(
                 anyhow::anyhow!("{} has no permission on projects", call.rule.method).into()
             );
         };
-        let question =
-            Question { permission, org_id, project_id: Some(project_id), write: !call.rule.read };
-        let org = self.granted(call, &question).await?;
+        let check = AccessCheck {
+            permission,
+            org_id,
+            project_id: Some(project_id),
+            write: !call.rule.read,
+        };
+        let org = self.grant(call, &check).await?;
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
-    /// The account of a call that goes on, from the newest state; fails once its credential has ended.
-    pub async fn still(&self, context: &Context) -> Result<Account> {
-        let bearer = context.bearer.as_ref().ok_or_else(Error::bad_credential)?;
+    /// Authenticates the caller of a long call again, without caches; fails if the credential is no longer
+    /// valid.
+    pub async fn reauthenticate(&self, context: &Context) -> Result<Account> {
+        let bearer = context.bearer.as_ref().ok_or_else(Error::invalid_credential)?;
         self.authority()?.authenticate(bearer, true).await
     }
 
-    /// Fails once the reader of a stream lost a right that the call was let in with: its credential ended, or
-    /// a permission is gone. A hidden object answers like a missing permission: the reader knows it.
+    /// Checks again the credential and the permissions that a stream rests on. An object that is hidden by
+    /// now is answered like a missing permission, because the reader already knows that it exists.
     pub(crate) async fn revalidate(&self, context: &Context) -> Result<()> {
         if context.account.is_some() {
-            self.still(context).await?;
+            self.reauthenticate(context).await?;
         }
-        let rights = context.stream_rights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for it in rights {
-            let question = it.question(!context.rule.read);
-            let decision = self.authority()?.decide(context, &question).await?;
+        let decisions = context.stream_decisions.lock();
+        let decisions = decisions.unwrap_or_else(PoisonError::into_inner).clone();
+        for past in decisions {
+            let check = past.access_check(!context.rule.read);
+            let decision = self.authority()?.decide(context, &check).await?;
             if !decision.allowed && !decision.visible {
-                return Err(Error::Denied { permission: it.permission });
+                return Err(Error::Denied { permission: past.permission });
             }
-            decision.check(&question)?;
+            decision.check(&check)?;
         }
         Ok(())
     }
 
-    /// Refuses unless the caller has another permission on the same project, too, which only some requests
-    /// of a method need.
-    pub async fn also(
+    /// Checks another permission on the same project, which only some requests of a method need.
+    pub async fn require_additional(
         &self,
         context: &Context,
         grant: &ProjectGrant,
         permission: &str,
     ) -> Result<()> {
-        let (org_id, project_id) = (grant.org_id, Some(grant.project_id));
-        let question = Question { permission, org_id, project_id, write: !context.rule.read };
-        self.decide(context, &question).await.map(|_| ())
+        let check = AccessCheck {
+            permission,
+            org_id: grant.org_id,
+            project_id: Some(grant.project_id),
+            write: !context.rule.read,
+        };
+        self.decide(context, &check).await.map(|_| ())
     }
 
     async fn require<M: Check>(
@@ -266,93 +281,113 @@ impl Access {
         let Audience::Permission(permission) = &call.rule.audience else {
             return Err(anyhow::anyhow!("{} has no permission to require", call.rule.method).into());
         };
-        let question = Question { permission, org_id, project_id, write: !call.rule.read };
-        self.granted(call, &question).await
+        let check = AccessCheck { permission, org_id, project_id, write: !call.rule.read };
+        self.grant(call, &check).await
     }
 
-    /// The grant, if the decision gives one and the message is as it should be.
-    async fn granted<M: Check>(&self, call: &Call<M>, question: &Question<'_>) -> Result<Grant> {
-        let decision = self.decide(call, question).await?;
+    /// Returns the grant if the caller has the permission and the fields of the message are valid.
+    async fn grant<M: Check>(&self, call: &Call<M>, check: &AccessCheck<'_>) -> Result<Grant> {
+        let decision = self.decide(call, check).await?;
         call.check()?;
-        let (account, permission) = (call.account()?.clone(), question.permission.to_owned());
-        Ok(Grant { org_id: question.org_id, account, permission, token: decision.token })
+        Ok(Grant {
+            org_id: check.org_id,
+            account: call.account()?.clone(),
+            permission: check.permission.to_owned(),
+            token: decision.token,
+        })
     }
 
-    async fn decide(&self, context: &Context, question: &Question<'_>) -> Result<Decision> {
-        let (authority, asked) = (self.authority()?.clone(), Instant::now());
-        let decision = authority.decide(context, question).await?;
+    /// Decides, and records the decision: a denial for the audit log, a permission to be checked again before
+    /// the commit of a change or while a stream runs.
+    async fn decide(&self, context: &Context, check: &AccessCheck<'_>) -> Result<Decision> {
+        let authority = self.authority()?.clone();
+        let decided_at = Instant::now();
+        let decision = authority.decide(context, check).await?;
         if !decision.allowed && decision.visible {
-            let (org_id, project_id) = (question.org_id, question.project_id);
-            let permission = question.permission.to_owned();
-            let denied = Denied { permission, org_id, project_id, reason: decision.reason };
+            let denied = Denied {
+                permission: check.permission.to_owned(),
+                org_id: check.org_id,
+                project_id: check.project_id,
+                reason: decision.reason,
+            };
             *context.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(denied);
         }
-        decision.check(question)?;
-        context.saw(&decision.token);
-        let permission = question.permission.to_owned();
-        let (org_id, project_id) = (question.org_id, question.project_id);
-        let decided = Decided { authority, asked, permission, org_id, project_id };
+        decision.check(check)?;
+        context.record_read(&decision.token);
+        let past = PastDecision {
+            authority,
+            decided_at,
+            permission: check.permission.to_owned(),
+            org_id: check.org_id,
+            project_id: check.project_id,
+        };
         if let Some(open_call) = &context.open_call {
-            open_call.count_in(org_id)?;
-            let mut rights = context.stream_rights.lock().unwrap_or_else(PoisonError::into_inner);
-            rights.push(decided.clone());
+            open_call.count_in(check.org_id)?;
+            let decisions = context.stream_decisions.lock();
+            decisions.unwrap_or_else(PoisonError::into_inner).push(past.clone());
         }
-        if question.write {
-            context.decided.lock().unwrap_or_else(PoisonError::into_inner).push(decided);
+        if check.write {
+            context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner).push(past);
         }
         Ok(decision)
     }
 }
 
-/// A decision that a change or a stream rests on.
+/// A positive decision that a change or a stream rests on.
 #[derive(Clone)]
-pub(crate) struct Decided {
+pub(crate) struct PastDecision {
     authority: Arc<dyn Authority>,
-    asked: Instant,
+    decided_at: Instant,
     permission: String,
     org_id: OrgId,
     project_id: Option<ProjectId>,
 }
 
-impl Decided {
-    fn question(&self, write: bool) -> Question<'_> {
-        let (permission, org_id) = (self.permission.as_str(), self.org_id);
-        Question { permission, org_id, project_id: self.project_id, write }
+impl PastDecision {
+    fn access_check(&self, write: bool) -> AccessCheck<'_> {
+        let Self { permission, org_id, project_id, .. } = self;
+        AccessCheck { permission, org_id: *org_id, project_id: *project_id, write }
     }
 }
 
-impl std::fmt::Debug for Decided {
+impl std::fmt::Debug for PastDecision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decided").field("permission", &self.permission).finish_non_exhaustive()
+        f.debug_struct("PastDecision").field("permission", &self.permission).finish_non_exhaustive()
     }
 }
 
-/// How old a decision may be when what rests on it commits.
-const DECISION_MAX: Duration = Duration::from_secs(1);
+/// Longest age of a decision when the change that rests on it commits.
+const DECISION_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Asks again, just before a change commits, what was decided too long ago: whoever lost the right while the
-/// call waited, or while this process stood still, changes nothing (P-03).
-pub(crate) async fn confirm(context: &Context) -> Result<()> {
-    let mut decided = {
-        let mut decided = context.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *decided)
+/// Number of repeated checks of one decision; each repeats only if the one before took longer than
+/// [`DECISION_AGE_MAX`].
+const RECHECKS_MAX: u32 = 3;
+
+/// Checks decisions that are too old again, just before a change commits: a caller who lost the permission
+/// while the call waited, or while this process was suspended, changes nothing (P-03).
+pub(crate) async fn recheck_decisions(context: &Context) -> Result<()> {
+    let decisions = {
+        let mut decisions = context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *decisions)
     };
-    for it in &mut decided {
-        let mut tries = 0;
-        while it.asked.elapsed() > DECISION_MAX {
-            tries += 1;
-            if tries > 3 {
+    for past in decisions {
+        let mut decided_at = past.decided_at;
+        let mut rechecks = 0;
+        while decided_at.elapsed() > DECISION_AGE_MAX {
+            rechecks += 1;
+            if rechecks > RECHECKS_MAX {
                 return Err(Error::Unavailable("identity"));
             }
-            it.asked = Instant::now();
-            let question = it.question(true);
-            it.authority.decide(context, &question).await?.check(&question)?;
+            decided_at = Instant::now();
+            let check = past.access_check(true);
+            past.authority.decide(context, &check).await?.check(&check)?;
         }
     }
     Ok(())
 }
 
-/// An id that is no UUID names nothing, so nothing can be told by answering about the other fields, too.
-fn all_violations<M: Check>(call: &Call<M>, noun: &'static str) -> Error {
+/// Error of a call whose organization or project id is not a UUID: all violations of the message. No object
+/// is named, so the violations disclose nothing to a caller without permissions.
+fn malformed_id<M: Check>(call: &Call<M>, noun: &'static str) -> Error {
     call.check().err().unwrap_or(Error::NotFound(noun))
 }

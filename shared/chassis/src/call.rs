@@ -1,4 +1,4 @@
-//! One call: who makes it, by which rule, from where, and its message.
+//! The context of one call: its caller, its rule, its origin and its deadline; and the call with its message.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, OrgId, ProjectId, Result, UserId,
-    access::Decided,
+    access::PastDecision,
     denials::Denied,
     error::Reply,
     rule::{Audience, Rule},
@@ -25,101 +25,101 @@ use crate::{
 /// A signed-in account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The account.
+    /// Id of the account.
     pub user_id: UserId,
-    /// Its address.
+    /// E-mail address.
     pub email: String,
-    /// Its name.
+    /// Display name.
     pub display_name: String,
-    /// Whether the address is confirmed.
+    /// True if the e-mail address is confirmed.
     pub email_verified: bool,
-    /// The session or key that proved it.
+    /// Id of the session or API key that authenticated the call.
     pub credential_id: Uuid,
-    /// What the key may do at most, if it was a key.
-    pub key: Option<KeyPower>,
-    /// When the person last proved who they are; a key never does.
+    /// Scope of the API key, if the credential is one.
+    pub key: Option<ApiKeyScope>,
+    /// Time of the last authentication by the person; `None` for an API key.
     pub authenticated_at: Option<OffsetDateTime>,
 }
 
-/// What an API key may do at most. Its owner's rights at that moment bound it further.
+/// Upper bound of the permissions of an API key. Its owner's current permissions bound it, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyPower {
-    /// The only organization in which it works.
+pub struct ApiKeyScope {
+    /// The only organization in which the key is valid.
     pub org_id: OrgId,
-    /// The only project on which it works, if it is bound to one.
+    /// The only project on which the key is valid; `None` for all of the organization.
     pub project_id: Option<ProjectId>,
-    /// Whether it may change things.
+    /// True if the key may change data; false for a read-only key.
     pub full: bool,
-    /// What it is called.
+    /// Name of the key.
     pub name: String,
 }
 
-/// How long a proof of who somebody is counts as fresh (ID-6).
-const FRESH: Duration = Duration::minutes(5);
+/// Time after an authentication in which sensitive changes are allowed (ID-6).
+const FRESH_LOGIN: Duration = Duration::minutes(5);
 
 impl Account {
-    /// Refuses unless the person proved who they are in the last minutes.
+    /// Fails unless the person authenticated within the last 5 minutes.
     pub fn require_fresh(&self, now: OffsetDateTime) -> Result<()> {
-        if self.authenticated_at.is_some_and(|it| it + FRESH > now) {
+        if self.authenticated_at.is_some_and(|it| it + FRESH_LOGIN > now) {
             return Ok(());
         }
         Err(Error::Refused {
             code: Code::FailedPrecondition,
             reason: Reason::FreshLoginRequired,
-            message:
-                "prove again who you are: call SessionService/Reauthenticate, then repeat this"
-                    .to_owned(),
+            message: "this needs a login within the last 5 minutes: call SessionService/Reauthenticate, then \
+                      repeat this call"
+                .to_owned(),
             metadata: vec![],
         })
     }
 }
 
-/// Everything about a call but its message. The server makes it, once per call.
+/// Context of a call: everything but its message. The server stack creates one for each call.
 #[derive(Debug)]
 pub struct Context {
-    /// The rule of the method.
+    /// Rule of the method.
     pub rule: Arc<Rule>,
-    /// Who is asking, if they are signed in.
+    /// The account that calls, if there is a credential.
     pub account: Option<Account>,
-    /// The service that makes the call, proven by its certificate or by living in this process.
+    /// The service that calls, authenticated by its certificate or because it runs in this process.
     pub service: Option<String>,
-    /// Where the call came from.
+    /// Network address, user agent, request id and trace of the caller.
     pub origin: pb::Origin,
-    /// When the answer is no longer wanted.
+    /// Deadline of the call.
     pub deadline: Instant,
-    /// Cancelled when nobody waits for the answer any more. Work that was begun goes on; waiting for some
-    /// is of no use.
-    pub gone: CancellationToken,
-    /// The change that the answer must know of, as its caller says.
-    pub known: Option<String>,
-    /// The events that the call has written; go back to its caller.
-    pub(crate) wrote: Mutex<Vec<Uuid>>,
-    /// The newest state of access that the call has seen; goes back to its caller.
-    pub(crate) seen: Mutex<Option<String>>,
-    /// What was refused, for the audit log.
+    /// Cancelled when the client has its response or has disconnected. A handler that has begun a change
+    /// completes it; one that waits for something stops.
+    pub disconnected: CancellationToken,
+    /// Consistency token of the request: the oldest state of access that its decisions may be read from.
+    pub consistency_token: Option<String>,
+    /// Ids of the events that the call has written, for the response's metadata.
+    pub(crate) emitted_ids: Mutex<Vec<Uuid>>,
+    /// Newest state of access that the call has read, for the response's metadata.
+    pub(crate) read_token: Mutex<Option<String>>,
+    /// Denied permission, for the audit log.
     pub(crate) denied: Mutex<Option<Denied>>,
-    /// What was decided for this call, and when it was asked.
-    pub(crate) decided: Mutex<Vec<Decided>>,
-    /// The rights with which a stream was let in, checked again as long as it runs.
-    pub(crate) stream_rights: Mutex<Vec<Decided>>,
-    /// The place of a stream or a long poll among the open calls.
+    /// Decisions that a change rests on, checked again before its commit if they are too old.
+    pub(crate) change_decisions: Mutex<Vec<PastDecision>>,
+    /// Decisions that a stream rests on, checked again while it runs.
+    pub(crate) stream_decisions: Mutex<Vec<PastDecision>>,
+    /// Reservation of a stream or a long poll in the limits of open calls.
     pub(crate) open_call: Option<OpenCall>,
-    /// The credential, to be passed on to the services that this call needs.
+    /// Credential, to be forwarded to the services that this call calls.
     pub(crate) bearer: Option<SecretString>,
 }
 
-/// The metadata in which a caller says, and is told, a state of access.
+/// Metadata key of the consistency token, in requests and responses.
 pub(crate) const CONSISTENCY_TOKEN: &str = "tenantry-consistency-token";
 
-/// The metadata in which a caller is told of the events that its call has written, the primary one first:
-/// what to ask the audit log for a receipt of.
+/// Metadata key of the ids of the events that a call has written, in responses, the primary event first. With
+/// an id the caller can get an inclusion proof from the audit log.
 pub(crate) const EVENT_IDS: &str = "tenantry-event-ids";
 
-/// One call, with its message.
+/// A call: its context and its message.
 #[derive(Debug)]
 pub struct Call<M> {
     context: Arc<Context>,
-    /// What is asked for.
+    /// The request message.
     pub message: M,
 }
 
@@ -131,8 +131,9 @@ impl<M> std::ops::Deref for Call<M> {
 }
 
 impl<M: Check> Call<M> {
-    /// Takes a request apart. If its rule is decided already, checks its fields, too; otherwise
-    /// [`crate::Access`] does so after it has decided: authorization comes before validation.
+    /// Makes a call from a request that passed the server stack, and validates the fields of its message. If
+    /// its rule requires a permission, [`crate::Access`] validates them after it has decided: authorization
+    /// comes before validation.
     pub fn of(request: Request<M>) -> Result<Self> {
         let (_, mut extensions, message) = request.into_parts();
         let context = extensions.remove::<Arc<Context>>();
@@ -144,12 +145,12 @@ impl<M: Check> Call<M> {
         Ok(call)
     }
 
-    /// Everything about the call but its message, for what outlives the handler.
+    /// Returns the context, for work that outlives the handler.
     pub fn context(&self) -> Arc<Context> {
         self.context.clone()
     }
 
-    /// Fails with every field that breaks its rule.
+    /// Validates the fields of the message; fails with all violations.
     pub(crate) fn check(&self) -> Result<()> {
         let violations = self.message.violations();
         if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
@@ -157,24 +158,24 @@ impl<M: Check> Call<M> {
 }
 
 impl Context {
-    /// The agent token of the connected server that calls, to be checked by the method (`Rule::agents`).
+    /// Returns the agent token of a connected server. The method verifies it (`Rule::agents`).
     pub fn agent(&self) -> Option<Token> {
         Token::parse(token::Kind::Agent, self.bearer.as_ref()?.expose_secret())
     }
 
-    /// The account, which every method but a public one has.
+    /// Returns the account; fails with UNAUTHENTICATED if the call has none.
     pub fn account(&self) -> Result<&Account> {
         let missing = "send a credential as `authorization: Bearer <token>`";
         let error = Error::Unauthenticated(Reason::MissingCredential, missing);
         self.account.as_ref().ok_or(error)
     }
 
-    /// A request to another service on behalf of the same person: with their credential, the rest of
-    /// their time, and the same request id and trace.
+    /// Makes a request to another service on behalf of the caller: with the caller's credential, the
+    /// remaining time (less 50 ms for the response), and the same request id, trace and origin.
     pub fn forward<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
-        let rest = self.deadline.saturating_duration_since(Instant::now());
-        request.set_timeout(rest.saturating_sub(std::time::Duration::from_millis(50)));
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        request.set_timeout(remaining.saturating_sub(std::time::Duration::from_millis(50)));
         let metadata = request.metadata_mut();
         let mut put = |name: &'static str, value: &str| {
             if let Ok(value) = MetadataValue::try_from(value) {
@@ -184,8 +185,8 @@ impl Context {
         if let Some(bearer) = &self.bearer {
             put("authorization", &format!("Bearer {}", bearer.expose_secret()));
         }
-        if let Some(known) = &self.known {
-            put(CONSISTENCY_TOKEN, known);
+        if let Some(token) = &self.consistency_token {
+            put(CONSISTENCY_TOKEN, token);
         }
         put("x-request-id", &self.origin.request_id);
         put("traceparent", &self.origin.traceparent);
@@ -194,63 +195,68 @@ impl Context {
         request
     }
 
-    /// Tells the caller of this state of access, in the metadata of the answer.
-    pub fn saw(&self, token: &str) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Records the state of access that the call has read. The response's metadata returns it.
+    pub fn record_read(&self, token: &str) {
+        let mut read_token = self.read_token.lock().unwrap_or_else(PoisonError::into_inner);
         if !token.is_empty() {
-            *seen = Some(token.to_owned());
+            *read_token = Some(token.to_owned());
         }
     }
 
-    /// Tells the caller of these events, in the metadata of the answer.
-    pub(crate) fn wrote(&self, events: Vec<Uuid>) {
-        self.wrote.lock().unwrap_or_else(PoisonError::into_inner).extend(events);
+    /// Records the events that the call has written. The response's metadata returns their ids.
+    pub(crate) fn record_written(&self, event_ids: Vec<Uuid>) {
+        self.emitted_ids.lock().unwrap_or_else(PoisonError::into_inner).extend(event_ids);
     }
 
-    /// Who acts, as the audit log keeps it.
+    /// Returns the actor of the call's events.
     pub(crate) fn actor(&self) -> pb::Actor {
         match (&self.account, &self.service) {
-            (Some(account), _) => user(account),
-            (None, Some(service)) => system(service),
+            (Some(account), _) => account_actor(account),
+            (None, Some(service)) => system_actor(service),
             (None, None) => {
                 pb::Actor { kind: pb::ActorKind::Anonymous.into(), ..Default::default() }
             }
         }
     }
 
-    /// Whose idempotency keys this call uses.
+    /// Returns the scope in which the call's idempotency keys are unique: the account, the service or the
+    /// address.
     pub(crate) fn idempotency_scope(&self) -> String {
         match (&self.account, &self.service) {
-            (Some(it), _) => it.user_id.to_string(),
+            (Some(account), _) => account.user_id.to_string(),
             (None, Some(service)) => service.clone(),
-            // Anyone may send these methods, so the network address keeps strangers' keys apart.
+            // Public methods have no caller; the address separates the keys of different clients.
             (None, None) => format!("anonymous@{}", self.origin.address),
         }
     }
 }
 
-/// An account as an actor, or its key.
-pub(crate) fn user(it: &Account) -> pb::Actor {
-    let (kind, name) = match &it.key {
+/// Actor of an event: an account, or its API key.
+pub(crate) fn account_actor(account: &Account) -> pb::Actor {
+    let (kind, name) = match &account.key {
         Some(key) => (pb::ActorKind::ApiKey, &key.name),
-        None => (pb::ActorKind::User, &it.display_name),
+        None => (pb::ActorKind::User, &account.display_name),
     };
     pb::Actor {
         kind: kind.into(),
-        id: it.user_id.to_string(),
+        id: account.user_id.to_string(),
         name: name.clone(),
-        email: it.email.clone(),
-        credential_id: it.credential_id.to_string(),
+        email: account.email.clone(),
+        credential_id: account.credential_id.to_string(),
     }
 }
 
-/// The suite itself as an actor.
-pub(crate) fn system(service: &str) -> pb::Actor {
-    let (id, name) = (service.to_owned(), format!("the {service} service"));
-    pb::Actor { kind: pb::ActorKind::System.into(), id, name, ..Default::default() }
+/// Actor of an event: a service of the suite.
+pub(crate) fn system_actor(service: &str) -> pb::Actor {
+    pb::Actor {
+        kind: pb::ActorKind::System.into(),
+        id: service.to_owned(),
+        name: format!("the {service} service"),
+        ..Default::default()
+    }
 }
 
-/// Answers a call.
+/// Returns the response of a handler.
 pub fn reply<M>(message: M) -> Reply<M> {
     Ok(Response::new(message))
 }

@@ -1,133 +1,135 @@
-//! A state and the events that explain it; neither is stored without the other.
+//! A changed state together with the events that record the change: neither is stored without the other.
 
 use api::{error::Reason, event as pb};
 use prost::{Message, Name};
 use prost_types::Any;
-
 use uuid::Uuid;
 
 use crate::{OrgId, ProjectId, id};
 
-/// What an event happened to.
+/// The object that an event is about.
 #[derive(Clone, Debug, Default)]
-pub struct About {
+pub struct EventTarget {
     org_id: Option<OrgId>,
     project_id: Option<ProjectId>,
     environment_id: Option<Uuid>,
     resource: pb::Resource,
 }
 
-impl About {
-    /// An object: its kind, its id, and its name at this time.
+impl EventTarget {
+    /// Makes the target from an object's kind, id and current name.
     pub fn object(kind: &str, id: impl Into<String>, name: impl Into<String>) -> Self {
-        let (kind, id) = (kind.to_owned(), id.into());
-        let resource = pb::Resource { kind, id, name: name.into() };
+        let resource = pb::Resource { kind: kind.to_owned(), id: id.into(), name: name.into() };
         Self { resource, ..Self::default() }
     }
 
-    /// The organization that the event belongs to.
+    /// Sets the organization that the event belongs to.
     #[must_use]
-    pub fn of(self, org_id: OrgId) -> Self {
+    pub fn in_org(self, org_id: OrgId) -> Self {
         Self { org_id: Some(org_id), ..self }
     }
 
-    /// The project that the event belongs to.
+    /// Sets the project that the event belongs to.
     #[must_use]
     pub fn in_project(self, project_id: ProjectId) -> Self {
         Self { project_id: Some(project_id), ..self }
     }
 
-    /// The environment that the event belongs to.
+    /// Sets the environment that the event belongs to.
     #[must_use]
     pub fn in_environment(self, environment_id: Uuid) -> Self {
         Self { environment_id: Some(environment_id), ..self }
     }
 }
 
-/// A new state together with the fact that produced it. Only rules make one, only [`crate::Tx::emit`]
-/// takes it apart.
-#[must_use = "a change that is not stored did not happen"]
+/// A new state with its events. Business rules make it; [`crate::Tx::emit`] writes the events and returns the
+/// state.
+#[must_use = "store the state, then pass this to `Tx::emit`"]
 #[derive(Debug)]
 pub struct Changed<T> {
     state: T,
-    pub(crate) fact: Box<Fact>,
-    following: Vec<Fact>,
+    event: Box<EncodedEvent>,
+    following: Vec<EncodedEvent>,
 }
 
-/// An encoded event, and what it happened to.
+/// An encoded event with its target.
 #[derive(Debug)]
-pub(crate) struct Fact {
+pub(crate) struct EncodedEvent {
     pub(crate) id: Uuid,
-    pub(crate) event: Any,
-    pub(crate) about: About,
-    /// Why it was not done, if it was not.
-    pub(crate) refused: Option<(pb::Outcome, Reason)>,
+    payload: Any,
+    target: EventTarget,
+    outcome: pb::Outcome,
+    /// Reason of an outcome other than success.
+    reason: Option<Reason>,
 }
 
 impl<T> Changed<T> {
-    /// Pairs a state with its event.
-    pub fn new<E: Message + Name>(state: T, event: &E, about: About) -> Self {
-        let event = Any { type_url: E::type_url(), value: event.encode_to_vec() };
-        let fact = Fact { id: id::new(), event, about, refused: None };
-        Self { state, fact: Box::new(fact), following: vec![] }
+    /// Makes a change from a new state and its event.
+    pub fn new<E: Message + Name>(state: T, event: &E, target: EventTarget) -> Self {
+        Self { state, event: Box::new(EncodedEvent::new(event, target)), following: vec![] }
     }
 
-    /// Adds events that follow from the first one and are about the same object. For lists that grow with
-    /// the data: an event has a bound, so the first one carries their counts, and these their parts.
+    /// Adds further events about the same object. For lists of any length: an envelope has a maximum size, so
+    /// the first event has the length of the list, and the further events have its parts.
     pub fn followed_by<E: Message + Name>(mut self, events: impl IntoIterator<Item = E>) -> Self {
-        self.following.extend(events.into_iter().map(|it| Fact {
-            id: id::new(),
-            event: Any { type_url: E::type_url(), value: it.encode_to_vec() },
-            about: self.fact.about.clone(),
-            refused: None,
-        }));
+        let target = self.event.target.clone();
+        let events = events.into_iter().map(|it| EncodedEvent::new(&it, target.clone()));
+        self.following.extend(events);
         self
     }
 
-    /// The same event, of something that was tried and not done.
-    pub fn not_done(mut self, outcome: pb::Outcome, why: Reason) -> Self {
-        self.fact.refused = Some((outcome, why));
+    /// Marks the event as an attempt that changed nothing.
+    pub fn with_outcome(mut self, outcome: pb::Outcome, reason: Reason) -> Self {
+        self.event.outcome = outcome;
+        self.event.reason = Some(reason);
         self
     }
 
-    /// The identity of the event.
+    /// Returns the id of the event.
     pub fn event_id(&self) -> Uuid {
-        self.fact.id
+        self.event.id
     }
 
-    /// The same event with another state.
+    /// Replaces the state and keeps the events.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Changed<U> {
-        let Self { state, fact, following } = self;
-        Changed { state: change(state), fact, following }
+        let Self { state, event, following } = self;
+        Changed { state: change(state), event, following }
     }
 
-    /// The new state, to be stored.
+    /// Returns the new state, to be stored.
     pub fn state(&self) -> &T {
         &self.state
     }
 
-    pub(crate) fn into_parts(self) -> (T, Fact, Vec<Fact>) {
-        (self.state, *self.fact, self.following)
+    pub(crate) fn into_parts(self) -> (T, EncodedEvent, Vec<EncodedEvent>) {
+        (self.state, *self.event, self.following)
     }
 }
 
-impl Fact {
-    /// The envelope in which the event leaves.
-    pub(crate) fn envelope(self, head: pb::Envelope) -> pb::Envelope {
-        let (outcome, why) = match self.refused {
-            Some((outcome, why)) => (outcome, why.as_str_name().trim_start_matches("REASON_")),
-            None => (pb::Outcome::Success, ""),
-        };
+impl EncodedEvent {
+    fn new<E: Message + Name>(event: &E, target: EventTarget) -> Self {
+        Self {
+            id: id::new(),
+            payload: Any { type_url: E::type_url(), value: event.encode_to_vec() },
+            target,
+            outcome: pb::Outcome::Success,
+            reason: None,
+        }
+    }
+
+    /// Returns the envelope: the event with the fields of `context` (source, actor, time, origin, salt).
+    pub(crate) fn envelope(self, context: pb::Envelope) -> pb::Envelope {
+        let reason = self.reason.map(|it| it.as_str_name().trim_start_matches("REASON_"));
         pb::Envelope {
             id: self.id.to_string(),
-            outcome: outcome.into(),
-            reason: why.to_owned(),
-            org_id: self.about.org_id.map(String::from).unwrap_or_default(),
-            project_id: self.about.project_id.map(String::from).unwrap_or_default(),
-            environment_id: self.about.environment_id.map(String::from).unwrap_or_default(),
-            resource: Some(self.about.resource),
-            event: Some(self.event),
-            ..head
+            outcome: self.outcome.into(),
+            reason: reason.unwrap_or_default().to_owned(),
+            org_id: self.target.org_id.map(String::from).unwrap_or_default(),
+            project_id: self.target.project_id.map(String::from).unwrap_or_default(),
+            environment_id: self.target.environment_id.map(String::from).unwrap_or_default(),
+            resource: Some(self.target.resource),
+            event: Some(self.payload),
+            ..context
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Transactions: what a call changes, its events and its first answer commit together.
+//! Transactions: the changes of a call, its events and its stored response commit together.
 
 use std::sync::Arc;
 
@@ -16,63 +16,64 @@ use uuid::Uuid;
 
 use crate::{
     Result,
-    access::confirm,
-    call::{Account, Call, system, user},
+    access::recheck_decisions,
+    call::{Account, Call, account_actor, system_actor},
     changed::Changed,
     clock::{Clock, timestamp},
-    host::Guards,
+    fault_injection::FaultInjection,
     idempotency,
     key::{Key, Secret, random},
     outbox,
     topics::{Subscription, Topics},
 };
 
-/// A service's database.
+/// The database of a service: its schema, with a connection pool for reads and one for transactions.
 #[derive(Clone)]
 pub struct Db {
     name: &'static str,
     reads: PgPool,
     writes: PgPool,
     clock: Clock,
+    /// Notified after commits that wake background jobs.
     committed: Arc<Notify>,
     topics: Topics,
-    guards: Guards,
-    /// Seals the first answers of calls with a `request_id`.
-    answers_key: Secret,
+    faults: FaultInjection,
+    /// Key for the stored responses of calls with a `request_id`.
+    response_key: Secret,
 }
 
-/// One unit of work: its writes and its events commit together, or not at all.
+/// An open transaction. Its writes and its events commit together, or not at all.
 pub struct Tx {
-    lease: Lease,
+    connection: TxConnection,
     source: &'static str,
     actor: pb::Actor,
     origin: pb::Origin,
     committed: Arc<Notify>,
-    /// The event that this work follows from, if it is a reaction; else its own primary one.
+    /// Parent of the events: the event that is reacted to, or the primary event set by [`Self::set_primary`].
     parent: Option<Uuid>,
-    /// Events that are written as the last thing before the commit.
+    /// Events, to be written to the outbox just before the commit.
     events: Vec<pb::Envelope>,
-    /// Which events the caller is told of.
-    pub(crate) told: Vec<Uuid>,
-    /// Whether somebody waits for what this writes.
-    wakes: bool,
+    /// Ids of the events for the response's metadata: of each change the first event.
+    pub(crate) emitted_ids: Vec<Uuid>,
+    /// True if the commit wakes background jobs.
+    wakes_jobs: bool,
     topics: Topics,
-    /// Topics whose subscribers wake up after the commit.
+    /// Topics to be notified after the commit.
     published: Vec<Uuid>,
-    /// The one moment at which the whole unit happens.
+    /// Time of the transaction. All its writes and events have this time.
     pub now: OffsetDateTime,
 }
 
-/// How many connections a service holds, in each of its two pools.
-pub(crate) const CONNECTIONS_MAX: u32 = 8;
+/// Largest number of connections in each of the two pools.
+pub const CONNECTIONS_MAX: u32 = 8;
 
 impl Db {
-    /// The schema `name` of the database at `options`.
-    pub(crate) fn new(
+    /// Opens the schema `name` of a database. Connections are made on first use.
+    pub fn new(
         name: &'static str,
         options: PgConnectOptions,
         clock: Clock,
-        guards: Guards,
+        faults: FaultInjection,
         key: &Key,
     ) -> Self {
         let options = options.application_name(name).options([
@@ -86,22 +87,24 @@ impl Db {
                 .max_connections(CONNECTIONS_MAX)
                 .acquire_timeout(std::time::Duration::from_secs(2))
                 .max_lifetime(std::time::Duration::from_secs(30 * 60))
-                // Costs a round trip per use; a broken connection shows itself by an error instead.
+                // A test would cost a round trip for each use; a broken connection fails its first query.
                 .test_before_acquire(false)
                 .connect_lazy_with(options)
         };
         let (reads, writes) = (pool(options.clone()), pool(options));
-        let answers_key = key.derive("first answers");
-        let (committed, topics) = Default::default();
-        Self { name, reads, writes, clock, committed, topics, guards, answers_key }
+        // The label must not change, or responses that are stored already could not be decrypted.
+        let response_key = key.derive("first answers");
+        let committed = Arc::default();
+        let topics = Topics::default();
+        Self { name, reads, writes, clock, committed, topics, faults, response_key }
     }
 
-    /// The service.
+    /// Name of the service, which is also the name of its schema.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// For reads outside a transaction.
+    /// Connection pool for reads outside transactions.
     pub fn pool(&self) -> &PgPool {
         &self.reads
     }
@@ -112,37 +115,34 @@ impl Db {
         self.writes.close().await;
     }
 
-    /// Safety devices, on but in tests.
-    pub(crate) fn guards(&self) -> Guards {
-        self.guards
+    /// Faults that a test injects.
+    pub fn faults(&self) -> FaultInjection {
+        self.faults
     }
 
-    pub(crate) fn clock(&self) -> &Clock {
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The present moment.
+    /// The current time.
     pub fn now(&self) -> OffsetDateTime {
         self.clock.now()
     }
 
-    /// Resolves when this process has committed something for others to do, after the call.
-    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+    /// Resolves at the next commit of this process that wakes background jobs ([`Tx::wake`]). Commits between
+    /// this call and the await count.
+    pub fn next_commit(&self) -> tokio::sync::futures::Notified<'_> {
         self.committed.notified()
     }
 
-    /// Wakes up after each commit of this process that published to this topic ([`Tx::publish`]).
+    /// Subscribes to commits of this process that publish to a topic ([`Tx::publish`]).
     pub fn subscribe(&self, topic: Uuid) -> Subscription {
         self.topics.subscribe(topic)
     }
 
-    /// Wakes whoever follows the outbox.
-    pub(crate) fn committed(&self) -> &Notify {
-        &self.committed
-    }
-
-    /// Runs the work of a call in a transaction and commits it. If the message carries a `request_id`
-    /// that was used before, answers what the first call answered and does not run the work.
+    /// Runs the work of a call in a transaction and commits it. If the message has a `request_id` that was
+    /// used before, returns the stored response of the first call and does not run the work.
     pub async fn write<M, R>(
         &self,
         call: &Call<M>,
@@ -152,12 +152,12 @@ impl Db {
         M: Message + Check,
         R: Message + Name + Default,
     {
-        let key = idempotency::Key::of(&self.answers_key, call)?;
+        let key = idempotency::Key::of(&self.response_key, call)?;
         let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
-        let once = async |tx: &mut Tx| {
+        let run_once = async |tx: &mut Tx| {
             let Some(key) = key else {
                 let response = work(tx).await?;
-                confirm(call).await?;
+                recheck_decisions(call).await?;
                 return Ok(response);
             };
             if let Some(first) = idempotency::claim(tx, &key).await? {
@@ -165,43 +165,46 @@ impl Db {
             }
             let response = work(tx).await?;
             idempotency::store(tx, &key, &response.encode_to_vec()).await?;
-            confirm(call).await?;
+            // The caller may have lost the permission during the work.
+            recheck_decisions(call).await?;
             Ok(response)
         };
-        let (response, told) = finish(tx, once).await?;
-        call.wrote(told);
+        let (response, emitted_ids) = run(tx, run_once).await?;
+        call.record_written(emitted_ids);
         Ok(response)
     }
 
-    /// Runs work of the suite itself in a transaction: a reaction to the event `cause`, or a timer.
+    /// Runs work of the service itself in a transaction. `cause` is the id of the event that is reacted to,
+    /// or the name of a job.
     pub async fn write_as_system<T>(
         &self,
         cause: &str,
         work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
     ) -> Result<T> {
         let origin = pb::Origin { request_id: cause.to_owned(), ..Default::default() };
-        let tx = self.begin(system(self.name), origin, Uuid::try_parse(cause).ok()).await?;
-        Ok(finish(tx, work).await?.0)
+        let tx = self.begin(system_actor(self.name), origin, Uuid::try_parse(cause).ok()).await?;
+        Ok(run(tx, work).await?.0)
     }
 
-    /// Writes down, on behalf of whoever made a call, that it was refused: the change itself did not happen.
-    pub(crate) async fn write_for(
+    /// Runs work on behalf of a caller outside its call: the record of a refusal.
+    pub(crate) async fn write_as(
         &self,
-        (actor, origin): (pb::Actor, pb::Origin),
+        actor: pb::Actor,
+        origin: pb::Origin,
         work: impl AsyncFnOnce(&mut Tx) -> Result<()>,
     ) -> Result<()> {
-        finish(self.begin(actor, origin, None).await?, work).await.map(|_| ())
+        run(self.begin(actor, origin, None).await?, work).await.map(|_| ())
     }
 
-    /// Writes down where a reader stands: nothing waits for it, nobody is woken, and a power cut may lose
-    /// it, because what is read again acts once.
-    pub(crate) async fn jot(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<()>) -> Result<()> {
-        let tx = self.begin(system(self.name), pb::Origin::default(), None).await?;
-        let jot = async |tx: &mut Tx| {
+    /// Runs work with `synchronous_commit` off: a power failure can lose it. For positions of readers of
+    /// events, which may be older than what was read, because reading an event twice has no effect.
+    pub async fn write_relaxed(&self, work: impl AsyncFnOnce(&mut Tx) -> Result<()>) -> Result<()> {
+        let tx = self.begin(system_actor(self.name), pb::Origin::default(), None).await?;
+        let relaxed = async |tx: &mut Tx| {
             sqlx::query!("set local synchronous_commit = off").execute(tx.conn()).await?;
             work(tx).await
         };
-        finish(tx, jot).await.map(|_| ())
+        run(tx, relaxed).await.map(|_| ())
     }
 
     async fn begin(
@@ -210,21 +213,21 @@ impl Db {
         origin: pb::Origin,
         parent: Option<Uuid>,
     ) -> Result<Tx> {
-        let mut lease = Lease {
+        let mut connection = TxConnection {
             connection: Some(self.writes.acquire().await?),
-            guard: self.guards.clean_connections,
+            reuse_open_transactions: self.faults.reuse_open_transactions,
         };
-        raw_sql("begin").execute(lease.connection()).await?;
+        raw_sql("begin").execute(connection.get()).await?;
         Ok(Tx {
-            lease,
+            connection,
             source: self.name,
             actor,
             origin,
             committed: self.committed.clone(),
             parent,
             events: vec![],
-            told: vec![],
-            wakes: false,
+            emitted_ids: vec![],
+            wakes_jobs: false,
             topics: self.topics.clone(),
             published: vec![],
             now: self.clock.now(),
@@ -232,8 +235,9 @@ impl Db {
     }
 }
 
-/// Runs the work, writes its events, commits all of it, or takes it back. Answers which events there are.
-async fn finish<T>(
+/// Runs work and writes its events, then commits, or rolls back after an error. Returns the value of the work
+/// and the ids of its events.
+async fn run<T>(
     mut tx: Tx,
     work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
 ) -> Result<(T, Vec<Uuid>)> {
@@ -247,78 +251,85 @@ async fn finish<T>(
     let end = if outcome.is_ok() { "commit" } else { "rollback" };
     let ended = raw_sql(end).execute(tx.conn()).await;
     if ended.is_ok() {
-        tx.lease.give_back();
+        tx.connection.return_to_pool();
     }
     let value = outcome?;
     ended?;
-    if tx.wakes {
+    if tx.wakes_jobs {
         tx.committed.notify_waiters();
     }
     tx.topics.publish(&tx.published);
-    Ok((value, std::mem::take(&mut tx.told)))
+    Ok((value, std::mem::take(&mut tx.emitted_ids)))
 }
 
 /// A connection on which a transaction is open. If it is dropped before the transaction has ended, because
-/// its future was, the connection is closed: given back, it would take the next user's writes with it
-/// (sqlx issue 4385).
-struct Lease {
+/// its future was dropped, the connection is closed: back in the pool, it would run the writes of its next
+/// user inside the abandoned transaction (sqlx issue 4385).
+struct TxConnection {
     connection: Option<PoolConnection<Postgres>>,
-    /// Off only in a test that shows why it is needed.
-    guard: bool,
+    /// Injected fault: such a connection goes back to the pool instead.
+    reuse_open_transactions: bool,
 }
 
-impl Lease {
-    fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("a lease holds its connection until it is given back")
+impl TxConnection {
+    fn get(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("a transaction has its connection until it has ended")
     }
 
-    fn give_back(&mut self) {
+    fn return_to_pool(&mut self) {
         self.connection = None;
     }
 }
 
-impl Drop for Lease {
+impl Drop for TxConnection {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.as_mut().filter(|_| self.guard) {
+        if self.reuse_open_transactions {
+            return;
+        }
+        if let Some(connection) = &mut self.connection {
             connection.close_on_drop();
         }
     }
 }
 
 impl Tx {
-    /// The connection to run SQL on.
+    /// The connection, to run SQL on.
     pub fn conn(&mut self) -> &mut PgConnection {
-        self.lease.connection()
+        self.connection.get()
     }
 
-    /// Whoever waits for something to do looks again once this has committed. Events and mails do so by
-    /// themselves. A task that looks and finds nothing must not: it would wake itself for ever.
+    /// Makes the commit wake the background jobs of this process. [`Self::emit`] and queuing a mail include
+    /// it. A job that found no work must not call it, or it would wake itself without end.
     pub fn wake(&mut self) {
-        self.wakes = true;
+        self.wakes_jobs = true;
     }
 
-    /// Streams of this process that follow this object read again once this has committed.
+    /// Makes the commit notify the subscribers of a topic in this process, which then read what the topic is
+    /// about again.
     pub fn publish(&mut self, topic: Uuid) {
         self.published.push(topic);
     }
 
-    /// From here on this account acts: for calls that themselves prove who calls, like signing in.
+    /// Sets the actor of the events that follow, for calls that authenticate the caller themselves, such as a
+    /// login.
     pub fn act_as(&mut self, account: &Account) {
-        self.actor = user(account);
+        self.actor = account_actor(account);
     }
 
-    /// Writes the event of a change, whose state has just been stored, and gives that state back. The first
-    /// event of a piece of work is its primary one, and the others follow from it (AU-1, AU-2).
+    /// Adds the events of a change, whose state has just been stored, to the transaction and returns the
+    /// state. The first event of a transaction is its primary event, the parent of the others (AU-1, AU-2).
     pub fn emit<T>(&mut self, changed: Changed<T>) -> T {
-        let (state, fact, following) = changed.into_parts();
+        let (state, event, following) = changed.into_parts();
         self.wake();
-        self.told.push(fact.id);
-        for fact in std::iter::once(fact).chain(following) {
-            self.events.push(fact.envelope(pb::Envelope {
+        // The following events contain the parts of a long list, and the response does not name them.
+        self.emitted_ids.push(event.id);
+        for event in std::iter::once(event).chain(following) {
+            self.events.push(event.envelope(pb::Envelope {
                 source: self.source.to_owned(),
                 actor: Some(self.actor.clone()),
                 occur_time: Some(timestamp(self.now)),
                 origin: Some(self.origin.clone()),
+                // So that contents cannot be guessed from the hash of the event in the audit log.
                 salt: random()[..16].to_vec(),
                 ..Default::default()
             }));
@@ -326,23 +337,24 @@ impl Tx {
         state
     }
 
-    /// This event is the primary one of the work, although others are written before it.
-    pub fn lead<T>(&mut self, changed: &Changed<T>) {
+    /// Makes an event the primary one, although others are emitted before it. In a reaction it has no effect.
+    pub fn set_primary<T>(&mut self, changed: &Changed<T>) {
         self.parent.get_or_insert(changed.event_id());
     }
 
-    /// The events of the work, each with what it follows from; the primary one is told first.
+    /// Takes the events, sets the parent of each, and moves the primary event to the front of the emitted
+    /// ids.
     fn take_events(&mut self) -> Vec<pb::Envelope> {
         let mut events = std::mem::take(&mut self.events);
         let first = events.first().and_then(|it| Uuid::try_parse(&it.id).ok());
         let parent = self.parent.or(first).unwrap_or_default();
         for event in &mut events {
-            let id = parent.to_string();
-            if event.id != id {
-                event.parent_event_id = id;
+            let parent_id = parent.to_string();
+            if event.id != parent_id {
+                event.parent_event_id = parent_id;
             }
         }
-        self.told.sort_by_key(|it| *it != parent);
+        self.emitted_ids.sort_by_key(|it| *it != parent);
         events
     }
 }

@@ -1,5 +1,6 @@
-//! Refused attempts, for the audit log: each is told at once, and then at most once a minute for the same
-//! person, method and object, with how many there were (AU-6). Somebody who knocks all day fills no log.
+//! Events of denied calls, for the audit log (AU-6). The first denial of an account, method and object is
+//! written at once; later ones are counted and written together, at most once a minute, so that a client that
+//! repeats a denied call does not fill the log.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,91 +15,103 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{
-    About, Changed, Clock, Db, OrgId, ProjectId, Tx,
-    call::{Context, user},
+    Changed, Clock, Db, EventTarget, OrgId, ProjectId, Tx, UserId,
+    call::{Context, account_actor},
 };
 
-/// How often the same refusal is told at most.
-const EVERY: time::Duration = time::Duration::minutes(1);
-/// How often what was held back is looked at.
-const LOOK: Duration = Duration::from_secs(5);
-/// Refusals that are remembered; more than that in one minute are not told apart, they are not told.
-const REMEMBERED_MAX: usize = 10_000;
+/// Shortest time between two events of the same denial.
+const WINDOW: time::Duration = time::Duration::minutes(1);
+/// Interval of the search for counted denials that are due.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of distinct denials in one window above which new ones are dropped.
+const DENIALS_MAX: usize = 10_000;
 
-/// What somebody was refused.
+/// A permission that was denied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Denied {
-    pub(crate) permission: String,
-    pub(crate) org_id: OrgId,
-    pub(crate) project_id: Option<ProjectId>,
-    pub(crate) reason: Reason,
+pub struct Denied {
+    /// The permission.
+    pub permission: String,
+    /// The organization.
+    pub org_id: OrgId,
+    /// The project, if the permission is needed on one.
+    pub project_id: Option<ProjectId>,
+    /// Reason of the denial.
+    pub reason: Reason,
 }
 
-/// Who, by which method, what.
-type Key = (String, String, Denied);
+/// Denials with equal keys are counted together.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    user_id: UserId,
+    method: String,
+    denied: Denied,
+}
 
-struct Told {
-    at: OffsetDateTime,
-    /// How often since.
-    more: i32,
+/// Denials with the same key since the last event.
+struct Count {
+    last_event_at: OffsetDateTime,
+    pending: i32,
     actor: pb::Actor,
     origin: pb::Origin,
 }
 
-/// Tells refusals, each in the outbox of the service that refused.
+/// Records denials, each in the outbox of the service that was called.
 #[derive(Clone)]
-pub(crate) struct Denials {
+pub struct Denials {
     outboxes: Arc<BTreeMap<&'static str, Db>>,
     clock: Clock,
-    told: Arc<Mutex<HashMap<Key, Told>>>,
+    counts: Arc<Mutex<HashMap<Key, Count>>>,
 }
 
 impl Denials {
-    pub(crate) fn new(outboxes: impl Iterator<Item = Db>, clock: Clock) -> Self {
+    /// Creates the recorder for the services with these databases.
+    pub fn new(outboxes: impl Iterator<Item = Db>, clock: Clock) -> Self {
         let outboxes = outboxes.map(|it| (it.name(), it)).collect();
-        Self { outboxes: Arc::new(outboxes), clock, told: Arc::default() }
+        Self { outboxes: Arc::new(outboxes), clock, counts: Arc::default() }
     }
 
-    /// A call was refused. Refusals of reading are told only where reading is what counts: the audit log.
-    pub(crate) async fn note(&self, context: &Context, answer: &HeaderMap) {
+    /// Records the denial of a call, if its response has an error. Denied reads are recorded for the audit
+    /// log only.
+    pub async fn record(&self, context: &Context, response: &HeaderMap) {
         let denied = context.denied.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((denied, account)) = denied.zip(context.account.as_ref()) else { return };
-        let status = Status::from_header_map(answer);
+        let status = Status::from_header_map(response);
         if status.is_none_or(|it| it.code() == Code::Ok) {
             return;
         }
         if context.rule.read && !denied.permission.contains(".audit.") {
             return;
         }
-        let key = (account.user_id.to_string(), context.rule.method.clone(), denied);
-        let (actor, origin) = (user(account), context.origin.clone());
-        if let Some(count) = self.count(&key, &actor, &origin) {
-            self.tell(&key, (actor, origin), count).await;
+        let key = Key { user_id: account.user_id, method: context.rule.method.clone(), denied };
+        let actor = account_actor(account);
+        if let Some(count) = self.count(&key, &actor, &context.origin) {
+            self.emit(&key, actor, context.origin.clone(), count).await;
         }
     }
 
-    /// How many refusals are to be told of now, if any.
+    /// Counts a denial. Returns the number of denials to be written now; `None` if none is due.
     fn count(&self, key: &Key, actor: &pb::Actor, origin: &pb::Origin) -> Option<i32> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        if let Some(known) = told.get_mut(key) {
-            known.more = known.more.saturating_add(1);
-            if known.at + EVERY > now {
+        if let Some(count) = counts.get_mut(key) {
+            count.pending = count.pending.saturating_add(1);
+            if count.last_event_at + WINDOW > now {
                 return None;
             }
-            known.at = now;
-            return Some(std::mem::take(&mut known.more));
+            count.last_event_at = now;
+            return Some(std::mem::take(&mut count.pending));
         }
-        if told.len() >= REMEMBERED_MAX {
+        if counts.len() >= DENIALS_MAX {
             return None;
         }
         let (actor, origin) = (actor.clone(), origin.clone());
-        told.insert(key.clone(), Told { at: now, more: 0, actor, origin });
+        counts.insert(key.clone(), Count { last_event_at: now, pending: 0, actor, origin });
         Some(1)
     }
 
-    async fn tell(&self, key: &Key, by: (pb::Actor, pb::Origin), count: i32) {
-        let (_, method, denied) = key;
+    /// Writes an event for `count` denials.
+    async fn emit(&self, key: &Key, actor: pb::Actor, origin: pb::Origin, count: i32) {
+        let Key { method, denied, .. } = key;
         let service = method.split('.').nth(1).unwrap_or_default();
         let Some(outbox) = self.outboxes.get(service) else { return };
         let event = PermissionDenied {
@@ -106,37 +119,39 @@ impl Denials {
             permission: denied.permission.clone(),
             count,
         };
-        let about = match denied.project_id {
-            Some(it) => About::object("project", it, "").in_project(it),
-            None => About::object("organization", denied.org_id, ""),
+        let target = match denied.project_id {
+            Some(project_id) => {
+                EventTarget::object("project", project_id, "").in_project(project_id)
+            }
+            None => EventTarget::object("organization", denied.org_id, ""),
         };
-        let event = Changed::new((), &event, about.of(denied.org_id));
-        let event = event.not_done(pb::Outcome::Denied, denied.reason);
+        let event = Changed::new((), &event, target.in_org(denied.org_id));
+        let event = event.with_outcome(pb::Outcome::Denied, denied.reason);
         let work = async |tx: &mut Tx| {
             tx.emit(event);
             Ok(())
         };
-        if let Err(error) = outbox.write_for(by, work).await {
-            tracing::warn!(%error, method, "a refusal was not logged");
+        if let Err(error) = outbox.write_as(actor, origin, work).await {
+            tracing::warn!(%error, method, "a denied call was not recorded");
         }
     }
 
-    /// Tells what was held back, until `stop`; then the rest.
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+    /// Writes counted denials when they are due, until `stop`; then all that are left.
+    pub async fn run(self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_some() {
             let now = self.clock.now();
-            self.tell_held_back(|it| it.at + EVERY <= now).await;
+            self.flush(|it| it.last_event_at + WINDOW <= now).await;
         }
-        self.tell_held_back(|_| true).await;
+        self.flush(|_| true).await;
     }
 
-    async fn tell_held_back(&self, is_due: impl Fn(&Told) -> bool) {
-        let due: Vec<(Key, Told)> = {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.extract_if(|_, it| is_due(it)).collect()
+    async fn flush(&self, is_due: impl Fn(&Count) -> bool) {
+        let due: Vec<(Key, Count)> = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.extract_if(|_, it| is_due(it)).collect()
         };
-        for (key, it) in due.into_iter().filter(|it| it.1.more > 0) {
-            self.tell(&key, (it.actor, it.origin), it.more).await;
+        for (key, count) in due.into_iter().filter(|it| it.1.pending > 0) {
+            self.emit(&key, count.actor, count.origin, count.pending).await;
         }
     }
 }

@@ -1,9 +1,10 @@
-//! A repeated call gets the first answer, which was stored with what the first call changed (AIP-155).
+//! Idempotency keys (AIP-155): a repeated call gets the response of the first one, which was stored in the
+//! same transaction as its changes.
 //!
-//! Answers hold secrets that are shown once: API keys, agent tokens, webhook secrets. So an answer is sealed
-//! (AES-256-GCM) under a key that follows from the deployment's secret, the caller, the method, the request
-//! id and the body. The row holds none of these, only MACs: whoever reads the table learns nothing, and with
-//! the deployment's secret they would still need the request id, 122 random bits.
+//! Responses contain secrets that are shown once: API keys, agent tokens, webhook secrets. So they are
+//! encrypted (AES-256-GCM) with a key that is derived from the deployment's secret, the caller, the method,
+//! the request id and the body. The row has only MACs of these. A reader of the table cannot decrypt it, and
+//! somebody with the deployment's secret would also need the request id, which has 122 random bits.
 
 use api::{check::Check, error::Reason};
 use prost::Message;
@@ -15,19 +16,19 @@ use crate::{
     call::Call,
     db::Tx,
     key::{self, Secret},
-    retention::BATCH,
 };
 
-/// One request that can be repeated.
+/// Idempotency key of a call, with the values that are derived from it.
 pub(crate) struct Key {
     request_id: Uuid,
     request_mac: Secret,
     body_mac: Secret,
-    seal: Secret,
+    /// Key that encrypts the response.
+    response_key: Secret,
 }
 
 impl Key {
-    /// The key of a call, if it carries a request id.
+    /// Returns the key of a call; `None` if its message has no request id.
     pub(crate) fn of<M: Message + Check>(secret: &Secret, call: &Call<M>) -> Result<Option<Self>> {
         let request_id = call.message.request_id();
         if request_id.is_empty() {
@@ -35,23 +36,23 @@ impl Key {
         }
         let request_id = Uuid::try_parse(request_id);
         let request_id = request_id.map_err(|_| Error::invalid("request_id", "must be a UUID"))?;
-        let (caller, method) = (call.idempotency_scope(), call.rule.method.as_str());
+        let caller = call.idempotency_scope();
+        let method = call.rule.method.as_bytes();
         let body = call.message.encode_to_vec();
-        let request = [caller.as_bytes(), method.as_bytes(), request_id.as_bytes()];
         let mac = |purpose: &[u8], body: &[u8]| {
-            key::mac(secret, &[purpose, request[0], request[1], request[2], body])
+            key::mac(secret, &[purpose, caller.as_bytes(), method, request_id.as_bytes(), body])
         };
         Ok(Some(Self {
             request_id,
             request_mac: mac(b"request", b""),
             body_mac: mac(b"body", &body),
-            seal: mac(b"seal", &body),
+            response_key: mac(b"seal", &body),
         }))
     }
 }
 
-/// Claims the key for this transaction. While another holds it, waits for its end. Answers what the
-/// first call answered, if there was one.
+/// Inserts the key. If a running transaction has inserted it, waits for its end. Returns the stored response
+/// if the key was used before; fails if it was used for another body.
 pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
     let now = tx.now;
     let claimed = sqlx::query!(
@@ -77,42 +78,46 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
         return Err(Error::Refused {
             code: Code::InvalidArgument,
             reason: Reason::RequestIdReused,
-            message: "this request_id was used for another request; use a new one".to_owned(),
+            message: "this request_id was used for a request with other fields; use a new UUID"
+                .to_owned(),
             metadata: vec![("request_id", key.request_id.to_string())],
         });
     }
-    tx.told = first.event_ids;
-    let response = key::open(&key.seal, &key.request_mac, &first.response);
-    Ok(Some(response.ok_or_else(|| anyhow::anyhow!("a first answer cannot be opened"))?))
+    tx.emitted_ids = first.event_ids;
+    let response = key::open(&key.response_key, &key.request_mac, &first.response);
+    Ok(Some(response.ok_or_else(|| anyhow::anyhow!("a stored response cannot be decrypted"))?))
 }
 
-/// Keeps the first answer.
+/// Stores the response.
 pub(crate) async fn store(tx: &mut Tx, key: &Key, response: &[u8]) -> Result<()> {
-    let told = tx.told.clone();
-    let sealed = key::seal(&key.seal, &key.request_mac, response);
+    let emitted_ids = tx.emitted_ids.clone();
+    let sealed = key::seal(&key.response_key, &key.request_mac, response);
     sqlx::query!(
         "update idempotency set response = $2, event_ids = $3 where request_mac = $1",
         &key.request_mac,
         sealed,
-        &told,
+        &emitted_ids,
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// How long a first answer is kept.
-pub(crate) const KEPT: time::Duration = time::Duration::hours(24);
+/// Largest number of rows that are deleted in one transaction.
+const BATCH: i64 = 1_000;
 
-/// Forgets answers that are older than [`KEPT`].
-pub(crate) async fn forget(tx: &mut Tx) -> Result<u64> {
-    let before = tx.now - KEPT;
-    let gone = sqlx::query!(
+/// Time for which a response is stored.
+const RETENTION: time::Duration = time::Duration::hours(24);
+
+/// Deletes stored responses after 24 hours; returns their number.
+pub async fn delete_expired(tx: &mut Tx) -> Result<u64> {
+    let before = tx.now - RETENTION;
+    let expired = sqlx::query!(
         "delete from idempotency where request_mac in (
              select request_mac from idempotency where created_at < $1
              order by created_at limit $2)",
         before,
         BATCH,
     );
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
+    Ok(expired.execute(tx.conn()).await?.rows_affected())
 }

@@ -1,48 +1,31 @@
-//! What every service stands on: one file per promise.
+//! The path of a call through a service: the server stack, the call's context, authorization, and the
+//! transaction with its events.
 
 pub mod access;
-mod budget;
-pub mod bus;
 pub mod call;
 pub mod changed;
-pub mod clock;
-pub mod config;
+pub mod channel;
 pub mod db;
-mod denials;
-pub mod email;
-pub mod error;
-pub mod follow;
-#[cfg(test)]
-mod fuzz;
-pub mod host;
-pub mod id;
-mod idempotency;
-pub mod key;
-mod key_limits;
-pub mod link;
-pub mod mail;
-pub mod mask;
+pub mod denials;
+pub mod fault_injection;
+pub mod idempotency;
 pub mod outbox;
 pub mod page;
-pub mod postgres;
-pub mod process;
-pub mod react;
-pub mod retention;
 pub mod rule;
-mod server;
-pub mod telemetry;
-pub mod throttle;
-pub mod tls;
-pub mod token;
-mod topics;
-pub mod web;
+pub mod server;
+
+pub use primitives::{
+    Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, UserId, budget,
+    clock, datetime, email, error, id, key, key_limits, mask, throttle, timestamp, token, topics,
+};
 
 pub use access::{Access, Grant, ProjectGrant, ScopeGrant};
-pub use call::{Account, Call, KeyPower, reply};
-pub use changed::{About, Changed};
-pub use clock::{Clock, moment, timestamp};
-pub use config::Config;
+pub use call::{Account, ApiKeyScope, Call, reply};
+pub use changed::{Changed, EventTarget};
 pub use db::{Db, Tx};
-pub use error::{Code, Error, OnConstraint, Refusal, Reply, Result};
-pub use host::Host;
-pub use id::{OrgId, ProjectId, UserId};
+pub use fault_injection::FaultInjection;
+pub use settings::{Config, registry};
+
+/// Migrations of the tables that every service has in its schema: outbox, inbox, dead letters, deferred
+/// events, mail, idempotency.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();

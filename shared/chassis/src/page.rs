@@ -1,4 +1,5 @@
-//! Pages of a list: opaque tokens, bound to the caller, the method and the filter (AIP-158).
+//! Pagination of lists with opaque page tokens (AIP-158). A token is the key of the last row with a MAC that
+//! binds it to the caller, the method and the filter.
 
 use std::str::FromStr;
 
@@ -12,79 +13,85 @@ use crate::{
     key::{self, Key, Secret},
 };
 
+/// Number of rows on a page if the request has no size.
 const SIZE_DEFAULT: i32 = 20;
+/// Largest number of rows on a page; larger sizes are reduced to it.
 const SIZE_MAX: i32 = 100;
+/// Length of the MAC in a token, in bytes.
 const MAC_LEN: usize = 16;
 
-/// Makes and reads page tokens.
+/// Reads the page parameters of calls.
 #[derive(Clone)]
 pub struct Pager(Secret);
 
-/// The page that is asked for.
+/// A requested page.
 pub struct Page {
     size: usize,
     after: Option<String>,
-    seal: Seal,
+    binding: Binding,
 }
 
-/// What a token is bound to.
-struct Seal {
+/// Key of the MAC of tokens, and the values that the MAC covers beside the cursor.
+struct Binding {
     key: Secret,
-    binding: Vec<String>,
+    values: Vec<String>,
 }
 
-impl Seal {
+impl Binding {
     fn mac(&self, cursor: &str) -> [u8; MAC_LEN] {
         let mut parts: Vec<&[u8]> = vec![cursor.as_bytes()];
-        parts.extend(self.binding.iter().map(String::as_bytes));
+        parts.extend(self.values.iter().map(String::as_bytes));
         key::mac(&self.key, &parts)[..MAC_LEN].try_into().expect("a MAC is longer than that")
     }
 }
 
 impl Pager {
-    /// A pager under the deployment's key.
+    /// Creates a pager with a key that is derived from the deployment's key.
     pub fn new(key: &Key) -> Self {
         Self(key.derive("page tokens"))
     }
 
-    /// The page that a call asks for. `filter` is everything else that shapes the list.
+    /// Returns the page that a call requests; fails if its token is not valid for this caller, method and
+    /// filter. `filter` has all parameters that select or order the rows.
     pub fn page(&self, context: &Context, size: i32, token: &str, filter: &[&str]) -> Result<Page> {
-        let mut binding = vec![context.rule.method.clone(), context.idempotency_scope()];
-        binding.extend(filter.iter().map(|it| (*it).to_owned()));
-        let seal = Seal { key: self.0, binding };
+        let mut values = vec![context.rule.method.clone(), context.idempotency_scope()];
+        values.extend(filter.iter().map(|it| (*it).to_owned()));
+        let binding = Binding { key: self.0, values };
         let size = if size == 0 { SIZE_DEFAULT } else { size.clamp(1, SIZE_MAX) };
         let size = usize::try_from(size).expect("a page size is positive");
-        let after = if token.is_empty() { None } else { Some(open(&seal, token)?) };
-        Ok(Page { size, after, seal })
+        let after = if token.is_empty() { None } else { Some(open(&binding, token)?) };
+        Ok(Page { size, after, binding })
     }
 }
 
-fn open(seal: &Seal, token: &str) -> Result<String> {
-    let bad = || Error::Refused {
+/// Verifies a token and returns its cursor.
+fn open(binding: &Binding, token: &str) -> Result<String> {
+    let invalid = || Error::Refused {
         code: Code::InvalidArgument,
         reason: Reason::InvalidPageToken,
-        message: "the page token is damaged or belongs to another list; start without one"
-            .to_owned(),
+        message:
+            "the page token is malformed or belongs to another list; list again without page_token"
+                .to_owned(),
         metadata: vec![],
     };
-    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| bad())?;
-    let (mac, cursor) = bytes.split_at_checked(MAC_LEN).ok_or_else(bad)?;
-    let cursor = str::from_utf8(cursor).map_err(|_| bad())?;
-    if key::equal(mac, &seal.mac(cursor)) { Ok(cursor.to_owned()) } else { Err(bad()) }
+    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| invalid())?;
+    let (mac, cursor) = bytes.split_at_checked(MAC_LEN).ok_or_else(invalid)?;
+    let cursor = str::from_utf8(cursor).map_err(|_| invalid())?;
+    if key::equal(mac, &binding.mac(cursor)) { Ok(cursor.to_owned()) } else { Err(invalid()) }
 }
 
 impl Page {
-    /// How many rows the page has at most.
+    /// Largest number of rows on the page.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How many rows to read: one more than fits tells whether there is a next page.
+    /// Number of rows to read: one more than the page has, to find out if there is a next page.
     pub fn limit(&self) -> i64 {
         i64::try_from(self.size).expect("a page is small") + 1
     }
 
-    /// The key of the last row of the page before.
+    /// Key of the last row of the previous page; `None` for the first page.
     pub fn after<T: FromStr>(&self) -> Result<Option<T>>
     where
         T::Err: std::error::Error + Send + Sync + 'static,
@@ -93,8 +100,9 @@ impl Page {
         Ok(after.map_err(anyhow::Error::from)?)
     }
 
-    /// Cuts the rows to the page and makes the token of the next one.
-    pub fn cut<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
+    /// Removes the row beyond the page, if there is one, and returns the rows with the token of the next
+    /// page, which is empty on the last one.
+    pub fn paginate<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
         if rows.len() <= self.size {
             return (rows, String::new());
         }
@@ -103,9 +111,9 @@ impl Page {
         (rows, self.token(&cursor))
     }
 
-    /// The token of a place in the list.
+    /// Returns the token of the page after the row with this key.
     pub fn token(&self, cursor: &str) -> String {
-        let token = [self.seal.mac(cursor).as_slice(), cursor.as_bytes()].concat();
+        let token = [self.binding.mac(cursor).as_slice(), cursor.as_bytes()].concat();
         BASE64URL_NOPAD.encode(&token)
     }
 }

@@ -1,89 +1,91 @@
-//! The rules of the contract: who may call which method, read from the options next to each method.
+//! Rules of the methods: authorization and other properties, read from the option next to each method in the
+//! contract (`proto/tenantry/policy`).
 
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context, bail};
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
 
-/// The full name of the option that holds a method's rule.
+/// Full name of the option with a method's rule.
 pub const OPTION: &str = "tenantry.policy.v1.rule";
 
-/// Who may call a method.
+/// The callers that a method admits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Anyone.
     Public,
-    /// Any signed-in account.
+    /// Accounts with a valid credential.
     Account,
-    /// Whoever has this permission on the object that the request names.
+    /// Accounts with this permission on the organization or project that the request names.
     Permission(String),
-    /// Services of the suite.
+    /// Services of the suite with these names.
     Services(Vec<String>),
 }
 
 /// The rule of one method.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// `tenantry.identity.v1.MemberService/RemoveMember`.
+    /// Full name, for example `tenantry.identity.v1.MemberService/RemoveMember`.
     pub method: String,
-    /// Who may call it.
+    /// The callers that the method admits.
     pub audience: Audience,
-    /// Whether it changes nothing.
+    /// True if the method changes nothing (`idempotency_level = NO_SIDE_EFFECTS`).
     pub read: bool,
-    /// Whether an API key may call it, if any account may.
+    /// True if API keys may call a method for any account ([`Audience::Account`]).
     pub keys: bool,
-    /// The permission instead, if the request names a project.
+    /// The permission that is required instead if the request names a project.
     pub project_permission: Option<String>,
-    /// Whether a connected server may call it, too, with its agent token; for methods of services.
+    /// True if connected servers may call a method for services, too, with their agent tokens.
     pub agents: bool,
-    /// Whether it answers with a stream.
+    /// True if the response is a stream.
     pub streaming: bool,
-    /// Whether it may wait for something to happen before it answers.
+    /// True if the method may wait for a change before it responds.
     pub long_poll: bool,
-    /// The events that it writes.
+    /// Types of the events that the method writes.
     pub emits: Vec<String>,
-    /// A request, as JSON.
+    /// Example of a request, in JSON.
     pub example: String,
 }
 
-/// The rules of every method, by path (`/package.Service/Method`).
+/// Rules of all methods, by path (`/package.Service/Method`).
 #[derive(Clone, Debug, Default)]
 pub struct Rules(HashMap<String, Arc<Rule>>);
 
 impl Rules {
-    /// Reads the rules from an encoded descriptor set. Fails, and names every method that has none or
-    /// a broken one, so that a server never serves a method about which nobody decided.
+    /// Reads the rules from an encoded descriptor set. Fails with the names of all methods whose rule is
+    /// missing or invalid, so that no server starts with a method without authorization.
     pub fn load(descriptors: &[u8]) -> anyhow::Result<Self> {
         let pool = DescriptorPool::decode(descriptors).context("cannot read the descriptors")?;
-        let (mut rules, mut broken) = (HashMap::new(), vec![]);
+        let mut rules = HashMap::new();
+        let mut invalid = vec![];
         for method in pool.services().flat_map(|it| it.methods().collect::<Vec<_>>()) {
             match rule(&pool, &method) {
                 Some(rule) => {
                     rules.insert(format!("/{}", rule.method), Arc::new(rule));
                 }
-                None => broken.push(name(&method)),
+                None => invalid.push(name(&method)),
             }
         }
-        if !broken.is_empty() {
+        if !invalid.is_empty() {
             bail!(
-                "nobody decided who may call {}: add `option ({OPTION})` with an audience to each",
-                broken.join(", ")
+                "these methods have no valid rule: {}; add `option ({OPTION})` with an audience to each",
+                invalid.join(", ")
             );
         }
         Ok(Self(rules))
     }
 
-    /// The rule of a method.
+    /// Returns the rule of the method at a path.
     pub fn get(&self, path: &str) -> Option<&Arc<Rule>> {
         self.0.get(path)
     }
 
-    /// Every rule, in no order.
+    /// Iterates over all rules in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.0.values().map(|it| &**it)
     }
 
-    /// Whether a service is in the contract.
+    /// True if the contract has a gRPC service with this full name.
     pub fn serves(&self, service: &str) -> bool {
         self.iter().any(|it| it.method.split('/').next() == Some(service))
     }

@@ -1,18 +1,21 @@
-//! The server stack: every call passes these steps, in this order, before and after its handler.
+//! The server stack. Every call passes these steps in this order:
 //!
-//! 1. The rule of the method ([`rule`](crate::rule)), request id, trace, log line and metric.
-//! 2. The body, whole, within its limit and its deadline ([`receive`]). Nothing is held until it is there.
-//! 3. A permit of the calls in flight ([`limits`]).
-//! 4. Who calls ([`identify`]).
-//! 5. For streams and long polls: a place among the open calls, instead of the permit ([`limits`]).
-//! 6. The handler, in a task of its own.
-//! 7. For streams: the rights of the reader, again and again ([`stream`]).
+//! 1. Rule of the method ([`rule`](crate::rule)), origin ([`origin`]), trace span ([`observe`]).
+//! 2. Request body, completely, within its size limit and deadline ([`receive`]).
+//! 3. Permit of the calls in flight ([`limits`]).
+//! 4. Authentication of the account or service, and the method's audience ([`identify`]).
+//! 5. For streams and long polls: a reservation of an open call ([`limits`]). Long polls return their permit.
+//! 6. The handler, in a task of its own, until it ends or the deadline passes ([`deadline`]).
+//! 7. After the handler: denials for the audit log ([`denials`](crate::denials)), metadata of the response.
+//! 8. For streams: repeated checks of the reader's permissions ([`stream`]).
+//! 9. Error details for statuses that tonic made, request id, log line, metric.
 
 mod deadline;
 mod identify;
-pub(crate) mod limits;
-pub(crate) mod origin;
-pub(crate) mod receive;
+pub mod limits;
+pub mod observe;
+pub mod origin;
+pub mod receive;
 mod stream;
 
 use std::{
@@ -36,79 +39,90 @@ use tracing::Instrument;
 
 use self::{
     deadline::CallTime,
-    identify::bearer,
+    identify::{Caller, bearer},
     limits::{Holder, Limits, OpenCall},
-    receive::{NotReceived, Received},
+    receive::{ReceiveError, ReceivedBody},
 };
 use crate::{
     Clock,
     access::Access,
-    call::{Account, CONSISTENCY_TOKEN, Context, EVENT_IDS},
+    call::{CONSISTENCY_TOKEN, Context, EVENT_IDS},
     denials::Denials,
     error::{overloaded, status},
     key,
     key_limits::KeyLimits,
     rule::{Rule, Rules},
-    telemetry,
 };
 
-/// Who is at the other end of the connection.
+/// The authenticated peer of a connection.
 #[derive(Clone, Debug)]
-pub(crate) enum Peer {
-    /// A service of the suite.
+pub enum Peer {
+    /// A service of the suite with this name.
     Service(String),
-    /// Anyone else.
+    /// A client without a certificate.
     Client,
 }
 
 /// The connection of a request; an extension of the request.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection {
-    pub(crate) address: SocketAddr,
-    /// The service of the suite that its certificate names.
-    pub(crate) service: Option<String>,
+pub struct Connection {
+    /// Address of the peer.
+    pub address: SocketAddr,
+    /// Name of the service in the peer's certificate; `None` without a certificate.
+    pub service: Option<String>,
 }
 
 /// The server stack around the services of this process.
 #[derive(Clone)]
-pub(crate) struct Stack {
+pub struct Stack {
     shared: Arc<Shared>,
     routes: Routes,
 }
 
 /// State that all calls share.
-pub(crate) struct Shared {
-    pub(crate) rules: Rules,
-    pub(crate) access: Access,
-    /// Work that was accepted and runs to its end, whatever its client does.
-    pub(crate) running: TaskTracker,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) keys: KeyLimits,
-    pub(crate) denials: Denials,
-    pub(crate) clock: Clock,
-    pub(crate) deadline_max: Duration,
-    pub(crate) meter: telemetry::Meter,
-    /// Off only in a test that shows why it is needed.
-    pub(crate) detached: bool,
+pub struct Shared {
+    /// Rules of the methods.
+    pub rules: Rules,
+    /// Authorization.
+    pub access: Access,
+    /// Handlers that are running. They run to their end, although their clients may have disconnected.
+    pub running: TaskTracker,
+    /// Limits of connections, bodies and calls.
+    pub limits: Arc<Limits>,
+    /// Rate limits of API keys.
+    pub keys: KeyLimits,
+    /// Recorder of denied calls.
+    pub denials: Denials,
+    /// The clock.
+    pub clock: Clock,
+    /// Longest duration of a call.
+    pub deadline_max: Duration,
+    /// Metrics of calls.
+    pub meter: observe::Meter,
+    /// Injected fault: drops a handler when its deadline passes or its client disconnects.
+    pub drop_handlers: bool,
 }
 
-/// The largest request, with the five bytes before its message.
+/// Largest request in bytes: a message of 4 MiB with its gRPC prefix of five bytes.
 const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024 + 5;
 
-/// How long after its deadline a handler may go on before it is dropped, with whatever it holds. Statements
-/// and remote calls have time-outs of seconds, so this is reached by a defect only.
+/// Time after its deadline at which a handler is dropped. Statements and remote calls have time-outs of
+/// seconds, so only a defect can reach it.
 const OVERRUN_MAX: Duration = Duration::from_secs(60);
 
 impl Stack {
-    pub(crate) fn new(shared: Shared, routes: Routes) -> Self {
+    /// Puts the stack around the services in `routes`.
+    pub fn new(shared: Shared, routes: Routes) -> Self {
         Self { shared: Arc::new(shared), routes }
     }
 
-    pub(crate) fn limits(&self) -> &Arc<Limits> {
+    /// Limits of connections, bodies and calls.
+    pub fn limits(&self) -> &Arc<Limits> {
         &self.shared.limits
     }
 
-    pub(crate) fn running(&self) -> &TaskTracker {
+    /// Handlers that are running.
+    pub fn running(&self) -> &TaskTracker {
         &self.shared.running
     }
 }
@@ -129,22 +143,23 @@ impl Service<Request<Body>> for Stack {
 }
 
 impl Shared {
-    /// Request id, trace, log line and metric around a call.
+    /// Steps 1 and 9: the outside of the stack, which also sees calls that a later step refuses.
     async fn serve(self: Arc<Self>, routes: Routes, request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
         let Some(rule) = self.rules.get(request.uri().path()).cloned() else {
-            let message = "there is no such method; `grpcurl … list` shows what there is";
+            let message = "unknown method; list the methods of this server with `grpcurl … list`";
             return status(Code::Unimplemented, Reason::UnknownMethod, message, vec![]).into_http();
         };
         let peer = peer(&request);
         let mut origin = origin::of(&rule, &peer, &request, self.limits.proxies());
-        let span = telemetry::span(&rule.method, &origin.request_id, request.headers());
-        origin.traceparent = telemetry::traceparent(&span, request.headers());
+        let span = observe::span(&rule.method, &origin.request_id, request.headers());
+        origin.traceparent = observe::traceparent(&span, request.headers());
         let request_id = origin.request_id.clone();
 
-        let answer = self.clone().admit(routes, request, rule.clone(), peer, origin);
-        let answer = answer.instrument(span.clone()).await;
-        let mut response = explained(answer.unwrap_or_else(Status::into_http));
+        let result = self.clone().process(routes, request, rule.clone(), peer, origin);
+        let result = result.instrument(span.clone()).await;
+
+        let mut response = with_error_details(result.unwrap_or_else(Status::into_http));
         if let Ok(value) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert("x-request-id", value);
         }
@@ -153,8 +168,8 @@ impl Shared {
         response
     }
 
-    /// Body, limits and authentication before the handler.
-    async fn admit(
+    /// Steps 2 to 8. An error is the status that refuses the call.
+    async fn process(
         self: Arc<Self>,
         routes: Routes,
         request: Request<Body>,
@@ -163,78 +178,82 @@ impl Shared {
         origin: pb::Origin,
     ) -> Result<Response<Body>, Status> {
         let time = CallTime::of(request.headers(), self.deadline_max);
-        let (parts, body) = request.into_parts();
         let address = origin.address.as_str();
-        let body = self.limits.receive(body, REQUEST_BYTES_MAX, time.deadline, address).await;
-        let Received { bytes, share } = body.map_err(not_received)?;
+        let (parts, body) = request.into_parts();
+
+        // 2. The body. A slow sender holds a reservation of its own bytes, but no permit.
+        let received = self.limits.receive(body, REQUEST_BYTES_MAX, time.deadline, address).await;
+        let ReceivedBody { bytes, reservation } = received.map_err(body_error)?;
+
+        // 3. The permit.
         let permit = self.limits.permits.clone().try_acquire_owned().map_err(|_| overloaded())?;
 
+        // 4. Authentication.
         let bearer = bearer(&parts.headers);
         let identified = self.identify(&rule, &peer, bearer.as_ref(), address);
         let identified = timeout_at(time.deadline.into(), identified).await;
-        let (account, service) = identified.map_err(|_| time.late(&rule))??;
-        let (of, by) = (account.as_ref(), service.as_deref());
-        let open_call = self.open_call(&rule, of, by, bearer.as_ref(), address)?;
+        let caller = identified.map_err(|_| time.exceeded(&rule))??;
+
+        // 5. The reservation of a stream or a long poll.
+        let open_call = self.open_call(&rule, &caller, bearer.as_ref(), address)?;
         let permit = Some(permit).filter(|_| !rule.long_poll);
 
-        let known = origin::text(&parts.headers, CONSISTENCY_TOKEN);
-        let gone = CancellationToken::new();
-        // Dropped with this future, which is when its client has gone, or has its answer.
-        let _here = gone.clone().drop_guard();
-        let deadline = time.deadline;
+        let disconnected = CancellationToken::new();
+        // Dropped with this future: when the client has its response, or has disconnected.
+        let _disconnect_guard = disconnected.clone().drop_guard();
         let context = Arc::new(Context {
             rule: rule.clone(),
-            gone,
-            account,
-            service,
+            account: caller.account,
+            service: caller.service,
             origin,
-            deadline,
-            known,
-            wrote: Mutex::default(),
-            seen: Mutex::default(),
-            decided: Mutex::default(),
-            stream_rights: Mutex::default(),
-            open_call,
+            deadline: time.deadline,
+            disconnected,
+            consistency_token: origin::header(&parts.headers, CONSISTENCY_TOKEN),
+            emitted_ids: Mutex::default(),
+            read_token: Mutex::default(),
             denied: Mutex::default(),
+            change_decisions: Mutex::default(),
+            stream_decisions: Mutex::default(),
+            open_call,
             bearer,
         });
         let mut request = Request::from_parts(parts, Body::new(Full::new(bytes)));
         request.extensions_mut().insert(context.clone());
-        let work = self.clone().handle(routes, request, context);
-        // The permit and the bytes of the request are held until the handler has ended.
-        let work = Box::pin(async move {
-            let _held = (permit, share);
-            work.await
+
+        // 6. to 8. The handler. It holds the permit and the bytes until it has ended.
+        let handler = self.clone().handle(routes, request, context);
+        let handler = Box::pin(async move {
+            let _until_ended = (permit, reservation);
+            handler.await
         });
-        self.run(work, &rule, &time).await
+        self.run(handler, &rule, &time).await
     }
 
-    /// Runs a handler until it answers or its deadline passes.
+    /// Step 6: runs a handler in a task of its own and waits for its response until the deadline. After that,
+    /// or when the client disconnects, the handler continues to its end: it may have a transaction open.
     async fn run(
         &self,
-        work: BoxFuture<'static, Response<Body>>,
+        handler: BoxFuture<'static, Response<Body>>,
         rule: &Rule,
         time: &CallTime,
     ) -> Result<Response<Body>, Status> {
         let deadline = time.deadline.into();
-        if !self.detached {
-            return timeout_at(deadline, work).await.map_err(|_| time.late(rule));
+        if self.drop_handlers {
+            return timeout_at(deadline, handler).await.map_err(|_| time.exceeded(rule));
         }
-        // The client may go away, and its deadline may pass, while a transaction is open. The work goes
-        // on in a task of its own, to its end; only the answer is not waited for.
-        let work = timeout_at(deadline + OVERRUN_MAX, work);
-        let task = self.running.spawn(work.in_current_span());
+        let handler = timeout_at(deadline + OVERRUN_MAX, handler);
+        let task = self.running.spawn(handler.in_current_span());
         match timeout_at(deadline, task).await {
             Ok(Ok(Ok(response))) => Ok(response),
             Ok(Err(panic)) => {
                 tracing::error!(%panic, "a handler panicked");
                 Err(status(Code::Internal, Reason::Internal, "internal error", vec![]))
             }
-            Ok(Ok(Err(_))) | Err(_) => Err(time.late(rule)),
+            Ok(Ok(Err(_))) | Err(_) => Err(time.exceeded(rule)),
         }
     }
 
-    /// The handler, and after it refusals for the audit log, metadata of the answer, and checks of a stream.
+    /// The handler with steps 7 and 8.
     async fn handle(
         self: Arc<Self>,
         mut routes: Routes,
@@ -242,8 +261,8 @@ impl Shared {
         context: Arc<Context>,
     ) -> Response<Body> {
         let response = routes.call(request).await.unwrap_or_else(|never| match never {});
-        self.denials.note(&context, response.headers()).await;
-        let response = told(response, &context);
+        self.denials.record(&context, response.headers()).await;
+        let response = with_metadata(response, &context);
         if !context.rule.streaming || Status::from_header_map(response.headers()).is_some() {
             return response;
         }
@@ -251,46 +270,48 @@ impl Shared {
         response.map(|body| stream::revalidated(body, context, access, clock))
     }
 
-    /// A place among the open calls, if the method streams or waits.
+    /// Step 5: reserves an open call, if the method is a stream or a long poll.
     fn open_call(
         &self,
         rule: &Rule,
-        account: Option<&Account>,
-        service: Option<&str>,
+        caller: &Caller,
         bearer: Option<&SecretString>,
         address: &str,
     ) -> Result<Option<OpenCall>, crate::Error> {
         if !rule.streaming && !rule.long_poll {
             return Ok(None);
         }
-        let credential = |it: &SecretString| key::hash(it.expose_secret().as_bytes());
-        let of = account
+        let digest = |it: &SecretString| key::hash(it.expose_secret().as_bytes());
+        let account = caller.account.as_ref();
+        let holder = account
             .map(|it| Holder::Account(it.user_id))
-            .or_else(|| bearer.map(|it| Holder::Credential(credential(it))));
-        let itself = service.is_some() && of.is_none();
-        self.limits.open(of, (!itself).then_some(address)).map(Some)
+            .or_else(|| bearer.map(|it| Holder::Credential(digest(it))));
+        // A service that calls for itself is not limited by address.
+        let is_service_itself = caller.service.is_some() && holder.is_none();
+        self.limits.open_call(holder, (!is_service_itself).then_some(address)).map(Some)
     }
 }
 
-/// The answer to a request whose body did not arrive.
-fn not_received(why: NotReceived) -> Status {
-    match why {
-        NotReceived::Late => {
-            let message = "the request did not arrive in time, nothing was done; send it again";
+/// Returns the status for a body that was not received.
+fn body_error(error: ReceiveError) -> Status {
+    match error {
+        ReceiveError::Timeout => {
+            let message = "the request did not arrive in time and was not processed; send it again";
             status(Code::DeadlineExceeded, Reason::DeadlineExceeded, message, vec![])
         }
-        NotReceived::TooLarge => {
-            let message = "the request is larger than 4 MiB; send less at once";
+        ReceiveError::TooLarge => {
+            let message = "the request is larger than 4 MiB; split it into several requests";
             status(Code::ResourceExhausted, Reason::MessageTooLarge, message, vec![])
         }
-        NotReceived::Exhausted(exhausted) => limits::refusal(exhausted, "address"),
-        NotReceived::Broken => {
-            let message = "the request broke off, nothing was done; send it again";
+        ReceiveError::Exhausted(exhausted) => limits::refusal(exhausted, "address"),
+        ReceiveError::Broken => {
+            let message = "the request was incomplete and was not processed; send it again";
             status(Code::Cancelled, Reason::MalformedRequest, message, vec![])
         }
     }
 }
 
+/// Returns the peer of a request: set by a channel inside this process, or from the certificate.
 fn peer(request: &Request<Body>) -> Peer {
     let extensions = request.extensions();
     if let Some(peer) = extensions.get::<Peer>() {
@@ -300,33 +321,34 @@ fn peer(request: &Request<Body>) -> Peer {
     service.map_or(Peer::Client, Peer::Service)
 }
 
-/// The most events that an answer names: an answer's head has 8 KiB.
+/// Largest number of event ids in the metadata of a response, whose headers have at most 8 KiB.
 const EVENT_IDS_MAX: usize = 50;
 
-/// The answer with the state of access that the call has seen, and the events that it has written.
-fn told(mut response: Response<Body>, context: &Context) -> Response<Body> {
-    let wrote = context.wrote.lock().unwrap_or_else(PoisonError::into_inner);
-    let ids: Vec<String> = wrote.iter().take(EVENT_IDS_MAX).map(ToString::to_string).collect();
-    drop(wrote);
-    if let Some(ids) = HeaderValue::from_str(&ids.join(",")).ok().filter(|it| !it.is_empty()) {
-        response.headers_mut().insert(EVENT_IDS, ids);
+/// Adds the consistency token and the event ids to the metadata of a response.
+fn with_metadata(mut response: Response<Body>, context: &Context) -> Response<Body> {
+    let event_ids = {
+        let ids = context.emitted_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids: Vec<String> = ids.iter().take(EVENT_IDS_MAX).map(ToString::to_string).collect();
+        ids.join(",")
+    };
+    if let Some(value) = HeaderValue::from_str(&event_ids).ok().filter(|it| !it.is_empty()) {
+        response.headers_mut().insert(EVENT_IDS, value);
     }
-    let seen = context.seen.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(token) = seen.as_deref().and_then(|it| HeaderValue::from_str(it).ok()) {
-        response.headers_mut().insert(CONSISTENCY_TOKEN, token);
+    let token = context.read_token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(value) = token.and_then(|it| HeaderValue::from_str(&it).ok()) {
+        response.headers_mut().insert(CONSISTENCY_TOKEN, value);
     }
-    drop(seen);
     response
 }
 
-/// Gives an answer that tonic made itself a reason, like any other.
-fn explained(response: Response<Body>) -> Response<Body> {
-    let Some(it) = Status::from_header_map(response.headers()) else { return response };
-    if it.code() == Code::Ok || !it.details().is_empty() {
+/// Adds error details to a status without them, which tonic made.
+fn with_error_details(response: Response<Body>) -> Response<Body> {
+    let Some(bare) = Status::from_header_map(response.headers()) else { return response };
+    if bare.code() == Code::Ok || !bare.details().is_empty() {
         return response;
     }
-    let message = it.message();
-    let (code, reason) = match it.code() {
+    let message = bare.message();
+    let (code, reason) = match bare.code() {
         Code::Internal if message.contains("decode Protobuf") => {
             (Code::InvalidArgument, Reason::MalformedRequest)
         }

@@ -1,187 +1,223 @@
-//! A file with many entries: an export in the format BUNDLE.
+//! Verification of a bundle: an audit log export in the format BUNDLE, which proves every entry in it.
 
 use std::{collections::BTreeMap, io::BufRead};
 
 use serde_json::Value;
 
 use crate::{
-    Head, Pins, Refused, bytes, hashes, malformed, note, number,
-    receipt::{Proven, read},
+    Checkpoint, Pins, VerifyError, malformed, note, read_bytes, read_hashes, read_number,
+    receipt::{ProvenEntry, decode_leaf},
     sealed::Keys,
-    tree::{Growing, Hash, includes, leaf_hash},
+    tree::{Hash, RootBuilder, leaf_hash, verify_inclusion},
 };
 
-/// The only version there is.
+/// The supported version of the format.
 const VERSION: u64 = 1;
 
-/// What a bundle proves.
+/// Results of a verified bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The signed head.
-    pub head: Head,
-    /// Whether every entry up to the head is accounted for.
-    pub whole: bool,
-    /// Entries that can be read.
+    /// The checkpoint that the entries were verified against.
+    pub checkpoint: Checkpoint,
+    /// True if the bundle has every entry up to the checkpoint, at least as a hash.
+    pub complete: bool,
+    /// Entries with their content.
     pub entries: u64,
-    /// Entries of which only the hash is there: they were purged, or are no longer shown.
-    pub hidden: u64,
-    /// For each service the numbers of its events, first and last, without a gap between them.
-    pub sources: BTreeMap<String, (i64, i64)>,
-    /// Whether the head is in the suite's tree, and how many heads there are.
-    pub suite: Option<Head>,
-    /// The root at the size that was asked for, if the bundle has all entries up to it.
-    pub root_at: Option<Hash>,
+    /// Entries of which only the hash remains: purged, or older than the retention of the plan.
+    pub hash_only: u64,
+    /// Sequence numbers of each service's events, without a gap. Empty unless the bundle is complete.
+    pub sources: BTreeMap<String, SequenceRange>,
+    /// The checkpoint of the suite tree that includes this checkpoint, if the bundle has one.
+    pub suite: Option<Checkpoint>,
+    /// Merkle root of the first entries, as many as `prior_size` of [`verify`] requested; only of a complete
+    /// bundle.
+    pub root_at_prior_size: Option<Hash>,
 }
 
-/// Verifies a bundle line by line; tells each entry that was proven. `at` asks for the root at that size.
+/// First and last sequence number of a service's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceRange {
+    /// First sequence number.
+    pub first: i64,
+    /// Last sequence number.
+    pub last: i64,
+}
+
+/// Verifies a bundle line by line and calls `on_entry` for each proven entry. `prior_size` returns the size
+/// of the checkpoint of an origin that was verified before; the report has the root at that size.
 pub fn verify(
     lines: impl BufRead,
     pins: &Pins,
-    at: impl Fn(&str) -> Option<u64>,
-    mut tell: impl FnMut(&Proven),
-) -> Result<Report, Refused> {
+    prior_size: impl Fn(&str) -> Option<u64>,
+    mut on_entry: impl FnMut(&ProvenEntry),
+) -> Result<Report, VerifyError> {
     let mut lines = lines.lines();
-    let mut next = || -> Result<Option<Value>, Refused> {
+    let mut next_line = || -> Result<Option<Value>, VerifyError> {
         let Some(line) = lines.next() else { return Ok(None) };
-        let line = line.map_err(|it| malformed(it.to_string()))?;
+        let line = line.map_err(|error| malformed(error.to_string()))?;
         serde_json::from_str(&line)
             .map(Some)
-            .map_err(|it| malformed(format!("a line is no JSON: {it}")))
+            .map_err(|error| malformed(format!("a line of the bundle is not JSON: {error}")))
     };
-    let first = next()?.ok_or_else(|| malformed("the bundle is empty"))?;
-    let mut reading = Reading::begin(&first, pins)?;
-    reading.wanted = at(&reading.report.head.origin);
-    while let Some(line) = next()? {
+    let header = next_line()?.ok_or_else(|| malformed("the bundle is empty"))?;
+    let mut verification = Verification::start(&header, pins)?;
+    verification.prior_size = prior_size(&verification.report.checkpoint.origin);
+    while let Some(line) = next_line()? {
         if line["end"] == Value::Bool(true) {
-            let trailing = next()?.is_some();
-            return if trailing {
-                Err(malformed("lines after the end"))
+            return if next_line()?.is_some() {
+                Err(malformed("the bundle has lines after its last line"))
             } else {
-                reading.end(&line)
+                verification.finish(&line)
             };
         }
-        if let Some(proven) = reading.line(&line)? {
-            tell(&proven);
+        if let Some(entry) = verification.verify_line(&line)? {
+            on_entry(&entry);
         }
     }
-    Err(malformed("the bundle is cut off: it has no last line"))
+    Err(malformed("the bundle is truncated: its last line is missing"))
 }
 
-struct Reading {
+/// State of a verification between two lines.
+struct Verification {
     report: Report,
-    tree: Growing,
-    wanted: Option<u64>,
-    last: Option<u64>,
+    /// Tree of all entries so far; used for complete bundles.
+    tree: RootBuilder,
+    prior_size: Option<u64>,
+    last_index: Option<u64>,
 }
 
-impl Reading {
-    fn begin(first: &Value, pins: &Pins) -> Result<Self, Refused> {
-        if number(first, "tenantry_audit_bundle")? != VERSION {
-            return Err(malformed("this is no bundle that this verifier knows"));
+impl Verification {
+    /// Verifies the first line: version, checkpoint, and inclusion of the checkpoint in the suite tree.
+    fn start(header: &Value, pins: &Pins) -> Result<Self, VerifyError> {
+        if read_number(header, "tenantry_audit_bundle")? != VERSION {
+            return Err(malformed(format!("the file is not a bundle of version {VERSION}")));
         }
-        let checkpoint = first["checkpoint"].as_str();
-        let checkpoint = checkpoint.ok_or_else(|| malformed("the bundle has no head"))?;
-        let head = note::open(checkpoint, pins)?;
-        let suite = suite(&first["suite"], checkpoint, pins)?;
-        let whole = first["whole"] == Value::Bool(true);
-        let (entries, hidden, sources) = (0, 0, BTreeMap::new());
-        let report = Report { head, whole, entries, hidden, sources, suite, root_at: None };
-        Ok(Self { report, tree: Growing::default(), wanted: None, last: None })
-    }
-
-    /// One entry; nothing is told of one that is hidden.
-    fn line(&mut self, line: &Value) -> Result<Option<Proven>, Refused> {
-        let (index, size) = (number(line, "index")?, self.report.head.size);
-        if index >= size {
-            return Err(Refused::BeyondHead { index, size });
-        }
-        let expected = if self.report.whole { Some(self.tree.size()) } else { None };
-        if let Some(expected) = expected.filter(|it| *it != index) {
-            return Err(Refused::Missing { index: expected });
-        }
-        if self.last.is_some_and(|it| it >= index) {
-            return Err(malformed(format!("entry {index} is not in its order")));
-        }
-        self.last = Some(index);
-        let Some(told) = line["leaf_hash"].as_str() else {
-            return Err(malformed(format!("entry {index} has no hash")));
+        let note = header["checkpoint"].as_str();
+        let note = note.ok_or_else(|| malformed("the bundle has no checkpoint"))?;
+        let report = Report {
+            checkpoint: note::open(note, pins)?,
+            complete: header["whole"] == Value::Bool(true),
+            entries: 0,
+            hash_only: 0,
+            sources: BTreeMap::new(),
+            suite: verify_suite_proof(&header["suite"], note, pins)?,
+            root_at_prior_size: None,
         };
-        let told: Hash = bytes(&told.into(), "leaf_hash")?
-            .try_into()
-            .map_err(|_| malformed("a hash has not 32 bytes"))?;
-        let proven =
-            if line["leaf"].is_null() { None } else { Some(self.entry(index, told, line)?) };
-        if self.report.whole {
-            self.tree.add(told);
-            if self.wanted == Some(self.tree.size()) {
-                self.report.root_at = Some(self.tree.root());
-            }
-        } else if !includes(index, told, &hashes(&line["hashes"])?, size, &self.report.head.root) {
-            return Err(Refused::NotInLog { index });
-        }
-        self.report.hidden += u64::from(proven.is_none());
-        Ok(proven)
+        Ok(Self { report, tree: RootBuilder::default(), prior_size: None, last_index: None })
     }
 
-    fn entry(&mut self, index: u64, told: Hash, line: &Value) -> Result<Proven, Refused> {
-        let leaf = bytes(&line["leaf"], "leaf")?;
-        if leaf_hash(&leaf) != told {
-            return Err(Refused::Changed { index });
+    /// Verifies the line of one entry. Returns `None` if it has only the hash.
+    fn verify_line(&mut self, line: &Value) -> Result<Option<ProvenEntry>, VerifyError> {
+        let index = read_number(line, "index")?;
+        let Checkpoint { size, root, .. } = self.report.checkpoint;
+        if index >= size {
+            return Err(VerifyError::BeyondHead { index, size });
+        }
+        if self.report.complete && index != self.tree.size() {
+            return Err(VerifyError::Missing { index: self.tree.size() });
+        }
+        if self.last_index.is_some_and(|last| last >= index) {
+            return Err(malformed(format!("entry {index} is out of order")));
+        }
+        self.last_index = Some(index);
+        let hash = read_bytes(&line["leaf_hash"], "leaf_hash")?;
+        let hash: Hash = hash
+            .try_into()
+            .map_err(|_| malformed(format!("leaf_hash of entry {index} is not 32 bytes long")))?;
+        let entry = if line["leaf"].is_null() {
+            self.report.hash_only += 1;
+            None
+        } else {
+            Some(self.verify_leaf(index, hash, line)?)
+        };
+        if self.report.complete {
+            self.tree.push(hash);
+            if self.prior_size == Some(self.tree.size()) {
+                self.report.root_at_prior_size = Some(self.tree.root());
+            }
+        } else if !verify_inclusion(index, hash, &read_hashes(&line["hashes"])?, size, &root) {
+            return Err(VerifyError::NotInLog { index });
+        }
+        Ok(entry)
+    }
+
+    fn verify_leaf(
+        &mut self,
+        index: u64,
+        hash: Hash,
+        line: &Value,
+    ) -> Result<ProvenEntry, VerifyError> {
+        let leaf = read_bytes(&line["leaf"], "leaf")?;
+        if leaf_hash(&leaf) != hash {
+            return Err(VerifyError::Changed { index });
         }
         let mut keys = Keys::new();
-        for (person, key) in line["keys"].as_object().into_iter().flatten() {
-            keys.insert(person.clone(), bytes(key, "key")?);
+        for (subject, key) in line["keys"].as_object().into_iter().flatten() {
+            keys.insert(subject.clone(), read_bytes(key, "key")?);
         }
-        let proven = read(index, &leaf, &keys)?;
+        let entry = decode_leaf(index, &leaf, &keys)?;
         self.report.entries += 1;
-        if self.report.whole && proven.sequence > 0 {
-            self.number(&proven)?;
+        if self.report.complete && entry.sequence > 0 {
+            self.check_sequence(&entry)?;
         }
-        Ok(proven)
+        Ok(entry)
     }
 
-    /// The events of a service come one after the other. A number that was there before is one that the
-    /// service used again; it takes nothing away.
-    fn number(&mut self, it: &Proven) -> Result<(), Refused> {
-        let hidden = self.report.hidden > 0;
-        let first = self.report.sources.get(&it.source).copied();
-        // Behind entries that are hidden, numbers begin somewhere.
-        let (from, last) =
-            first.unwrap_or(if hidden { (it.sequence, it.sequence - 1) } else { (1, 0) });
-        let next = last.saturating_add(1);
-        if it.sequence > next {
-            let (source_name, sequence) = (it.source.clone(), next);
-            return Err(Refused::Gap { source_name, sequence, index: it.index });
+    /// Checks that the sequence numbers of a service have no gap. A number that was used before is accepted:
+    /// a service whose database was restored reuses numbers.
+    fn check_sequence(&mut self, entry: &ProvenEntry) -> Result<(), VerifyError> {
+        let range = self.report.sources.get(&entry.source).copied();
+        let mut range = range.unwrap_or_else(|| {
+            // After hash-only entries, the first number of a service is unknown.
+            let first = if self.report.hash_only > 0 { entry.sequence } else { 1 };
+            SequenceRange { first, last: first - 1 }
+        });
+        let expected = range.last.saturating_add(1);
+        if entry.sequence > expected {
+            return Err(VerifyError::Gap {
+                source_name: entry.source.clone(),
+                sequence: expected,
+                index: entry.index,
+            });
         }
-        self.report.sources.insert(it.source.clone(), (from, last.max(it.sequence)));
+        range.last = range.last.max(entry.sequence);
+        self.report.sources.insert(entry.source.clone(), range);
         Ok(())
     }
 
-    fn end(self, line: &Value) -> Result<Report, Refused> {
-        let there = self.report.entries + self.report.hidden;
-        if number(line, "count")? != there {
-            return Err(malformed("the number of entries is not what the last line says"));
+    /// Verifies the last line, and the root of a complete bundle.
+    fn finish(self, line: &Value) -> Result<Report, VerifyError> {
+        let count = self.report.entries + self.report.hash_only;
+        if read_number(line, "count")? != count {
+            return Err(malformed("the number of entries differs from the count in the last line"));
         }
-        if self.report.whole {
-            if self.tree.size() < self.report.head.size {
-                return Err(Refused::Missing { index: self.tree.size() });
+        if self.report.complete {
+            if self.tree.size() < self.report.checkpoint.size {
+                return Err(VerifyError::Missing { index: self.tree.size() });
             }
-            if self.tree.root() != self.report.head.root {
-                return Err(Refused::RootMismatch);
+            if self.tree.root() != self.report.checkpoint.root {
+                return Err(VerifyError::RootMismatch);
             }
         }
         Ok(self.report)
     }
 }
 
-/// Where the head is in the suite's tree.
-fn suite(json: &Value, checkpoint: &str, pins: &Pins) -> Result<Option<Head>, Refused> {
-    let Some(note) = json["checkpoint"].as_str() else { return Ok(None) };
-    let head = note::open(note, &Pins { org_id: Some("suite".to_owned()), ..pins.clone() })?;
-    let (index, path) = (number(json, "index")?, hashes(&json["hashes"])?);
-    if includes(index, leaf_hash(checkpoint.as_bytes()), &path, head.size, &head.root) {
-        Ok(Some(head))
+/// Verifies that the checkpoint `note` is a leaf of the suite tree. Returns the checkpoint of the suite tree;
+/// `None` if the bundle has no such proof.
+fn verify_suite_proof(
+    json: &Value,
+    note: &str,
+    pins: &Pins,
+) -> Result<Option<Checkpoint>, VerifyError> {
+    let Some(suite_note) = json["checkpoint"].as_str() else { return Ok(None) };
+    let suite_pins = Pins { org_id: Some("suite".to_owned()), ..pins.clone() };
+    let suite = note::open(suite_note, &suite_pins)?;
+    let index = read_number(json, "index")?;
+    let proof = read_hashes(&json["hashes"])?;
+    if verify_inclusion(index, leaf_hash(note.as_bytes()), &proof, suite.size, &suite.root) {
+        Ok(Some(suite))
     } else {
-        Err(malformed("the head is not where the bundle says in the suite's tree"))
+        Err(malformed("the proof that the checkpoint is in the suite tree is invalid"))
     }
 }

@@ -1,15 +1,15 @@
-//! Proves entries of the audit log offline, for somebody who trusts a public key and nothing else. It shares
-//! no code with the service that builds the log: what it checks is written here from the specifications
-//! (RFC 6962 and RFC 9162, C2SP signed-note and tlog-checkpoint).
+//! Offline verification of the audit log, for an auditor who trusts only the public key of the log. Shares no
+//! code with the service that builds the log: everything is implemented from the specifications (RFC 6962 and
+//! RFC 9162, C2SP signed-note and tlog-checkpoint).
 //!
-//! | concept | file |
+//! | concept | module |
 //! |---|---|
-//! | keys and signed heads | `note` |
-//! | roots and paths of a tree | `tree` |
-//! | sealed fields of people | `sealed` |
-//! | one entry with its path: a receipt | `receipt` |
-//! | a file with many entries: a bundle | `bundle` |
-//! | the newest head that was seen | `seen` |
+//! | verifier keys and checkpoints (signed tree heads) | `note` |
+//! | Merkle tree: roots, inclusion and consistency proofs | `tree` |
+//! | decryption of sealed personal fields | `sealed` |
+//! | receipt: one entry with its inclusion proof | `receipt` |
+//! | bundle: an exported file with many entries | `bundle` |
+//! | checkpoints that were verified before | `seen` |
 
 pub mod bundle;
 pub mod note;
@@ -20,156 +20,166 @@ pub mod tree;
 
 use serde_json::Value;
 
-/// Why something is not believed. The first word of each is stable, for scripts.
+/// Refusal of a file, a checkpoint or an entry. The first word of each message is stable, for scripts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It does not have the form that it should have.
+pub enum VerifyError {
+    /// The input is not of the specified format.
     #[error("MALFORMED: {0}")]
     Malformed(String),
-    /// The head is signed by nobody whose key is pinned.
-    #[error("UNKNOWN_KEY: the head carries no signature of the key that you gave")]
-    UnknownKey,
-    /// The head carries a signature in the name of the key, which is not of the key.
-    #[error("BAD_SIGNATURE: the signature of the head is wrong; it is not from this log")]
-    BadSignature,
-    /// The head is of another log, or of another organization.
-    #[error("WRONG_ORIGIN: the head is of {found}, not of {wanted}")]
-    WrongOrigin {
-        /// Whose it is.
-        found: String,
-        /// Whose it should be.
-        wanted: String,
-    },
-    /// A path does not lead to the signed root.
+    /// No signature of the checkpoint is of a pinned key.
     #[error(
-        "NOT_IN_LOG: entry {index} is not under the signed head: it was changed, or the proof is of another"
+        "UNKNOWN_KEY: the checkpoint is not signed by the given verifier key; check the key, and which log \
+             the file is from"
+    )]
+    UnknownKey,
+    /// A signature names a pinned key but is invalid.
+    #[error(
+        "BAD_SIGNATURE: a signature in the name of the given verifier key is invalid: the checkpoint was not \
+             signed by this log"
+    )]
+    BadSignature,
+    /// The checkpoint is of another log or of another organization.
+    #[error("WRONG_ORIGIN: the checkpoint is of {found}, expected {expected}")]
+    WrongOrigin {
+        /// Origin of the checkpoint.
+        found: String,
+        /// Expected origin.
+        expected: String,
+    },
+    /// An inclusion proof does not lead to the signed root.
+    #[error(
+        "NOT_IN_LOG: the inclusion proof of entry {index} does not lead to the signed root: the entry was \
+             changed, or the proof is of another entry"
     )]
     NotInLog {
-        /// The entry.
+        /// Index of the entry.
         index: u64,
     },
-    /// An entry is beyond the head.
-    #[error("BEYOND_HEAD: entry {index} is beyond the head, which has {size} entries")]
+    /// An entry is beyond the checkpoint.
+    #[error("BEYOND_HEAD: entry {index} is beyond the checkpoint, which covers {size} entries")]
     BeyondHead {
-        /// The entry.
+        /// Index of the entry.
         index: u64,
-        /// Entries of the head.
+        /// Entries that the checkpoint covers.
         size: u64,
     },
-    /// The bytes of an entry are not those that were hashed.
-    #[error(
-        "CHANGED: entry {index} was changed: its bytes do not have the hash that the log gave it"
-    )]
+    /// The bytes of an entry do not match its leaf hash.
+    #[error("CHANGED: entry {index} was changed: its bytes do not match its leaf hash")]
     Changed {
-        /// The entry.
+        /// Index of the entry.
         index: u64,
     },
-    /// Entries are missing, or out of their order.
-    #[error("MISSING: entry {index} is missing")]
+    /// Entries are missing or out of order.
+    #[error("MISSING: entry {index} is missing, or is not at its position")]
     Missing {
-        /// The entry.
+        /// Index of the entry.
         index: u64,
     },
-    /// The entries together do not give the signed root.
+    /// The entries together do not produce the signed root.
     #[error(
-        "ROOT_MISMATCH: the entries do not give the signed root: some were changed together with their \
-             hashes, or change places"
+        "ROOT_MISMATCH: the entries do not produce the signed root: entries were changed together with their \
+             hashes, or were reordered"
     )]
     RootMismatch,
-    /// A service's events are not all there.
-    #[error("GAP: {source_name} has no event {sequence} in the log (found at entry {index})")]
+    /// The sequence numbers of a service have a gap.
+    #[error("GAP: event {sequence} of {source_name} is missing; detected at entry {index}")]
     Gap {
-        /// The service.
+        /// Name of the service.
         source_name: String,
-        /// The number that is missing.
+        /// The missing sequence number.
         sequence: i64,
-        /// Where that was found.
+        /// Index of the entry after the gap.
         index: u64,
     },
-    /// The log has fewer entries than it had.
+    /// The checkpoint covers fewer entries than one that was verified before.
     #[error(
-        "ROLLED_BACK: the head has {size} entries, but {seen} were seen before; prove with --consistency \
-             that it is an older one of the same log"
+        "ROLLED_BACK: the checkpoint covers {size} entries, but {seen} were covered before; to prove that it \
+             is an older checkpoint of the same log, pass the response of GetConsistencyProof from {size} to \
+             {seen} with --consistency"
     )]
     RolledBack {
-        /// Entries of the head.
+        /// Entries that the checkpoint covers.
         size: u64,
-        /// Entries of the head that was seen.
+        /// Entries that the checkpoint verified before covers.
         seen: u64,
     },
-    /// The log is another than the one that was seen.
+    /// The log does not continue the checkpoint that was verified before.
     #[error(
-        "FORKED: this log is not the one that was seen before with {seen} entries: it was rewritten"
+        "FORKED: the log does not continue the checkpoint of {seen} entries that was verified before: it was \
+             rewritten, or it is another log"
     )]
     Forked {
-        /// Entries of the head that was seen.
+        /// Entries that the checkpoint verified before covers.
         seen: u64,
     },
-    /// A newer head was not proven to continue the one that was seen.
+    /// There is no proof that the checkpoint continues the one that was verified before.
     #[error(
-        "NO_CONSISTENCY: {seen} entries were seen before and now there are {size}; give the answer of \
-             GetConsistencyProof from {seen} to {size} with --consistency"
+        "NO_CONSISTENCY: a checkpoint of {seen} entries was verified before, and this one covers {size}; \
+             pass the response of GetConsistencyProof from {seen} to {size} with --consistency"
     )]
     NoConsistency {
-        /// Entries of the head that was seen.
+        /// Entries that the checkpoint verified before covers.
         seen: u64,
-        /// Entries of the head.
+        /// Entries that the checkpoint covers.
         size: u64,
     },
-    /// A key opens nothing of the entry that it is given for.
-    #[error("WRONG_PERSON_KEY: a key of entry {index} does not open what is sealed there")]
+    /// A key does not decrypt the sealed fields of the entry that it belongs to.
+    #[error("WRONG_PERSON_KEY: a key of entry {index} does not decrypt its sealed fields")]
     WrongPersonKey {
-        /// The entry.
+        /// Index of the entry.
         index: u64,
     },
 }
 
-/// Whose word is taken: found out from the operator, never from the log.
+/// Trust anchors of a verification. They come from the operator of the log by another channel, never from the
+/// log itself.
 #[derive(Clone, Debug)]
 pub struct Pins {
-    /// Keys of the log.
+    /// Verifier keys of the log.
     pub keys: Vec<note::VerifierKey>,
-    /// The organization; any of this log without it.
+    /// The expected organization; `None` accepts every organization of the log.
     pub org_id: Option<String>,
 }
 
-/// A head that was believed.
+/// A verified checkpoint: the signed head of one tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The log and the tree.
+pub struct Checkpoint {
+    /// Name of the log and of the tree: `<log>/<organization>`, or `<log>/suite`.
     pub origin: String,
-    /// Entries.
+    /// Entries that the checkpoint covers.
     pub size: u64,
-    /// The root.
+    /// Merkle root of these entries.
     pub root: tree::Hash,
 }
 
-pub(crate) fn malformed(what: impl Into<String>) -> Refused {
-    Refused::Malformed(what.into())
+pub(crate) fn malformed(what: impl Into<String>) -> VerifyError {
+    VerifyError::Malformed(what.into())
 }
 
-/// A number of canonical protobuf JSON: a text or a number; nothing means zero.
-pub(crate) fn number(json: &Value, name: &str) -> Result<u64, Refused> {
+/// Reads an integer of canonical protobuf JSON, which is a string or a number; an absent field is zero.
+pub(crate) fn read_number(json: &Value, name: &str) -> Result<u64, VerifyError> {
+    let not_a_number = || malformed(format!("{name} is not a number"));
     match &json[name] {
         Value::Null => Ok(0),
-        Value::String(it) => it.parse().map_err(|_| malformed(format!("{name} is no number"))),
-        other => other.as_u64().ok_or_else(|| malformed(format!("{name} is no number"))),
+        Value::String(it) => it.parse().map_err(|_| not_a_number()),
+        other => other.as_u64().ok_or_else(not_a_number),
     }
 }
 
-pub(crate) fn bytes(json: &Value, name: &str) -> Result<Vec<u8>, Refused> {
-    let text = json.as_str().ok_or_else(|| malformed(format!("there is no {name}")))?;
+/// Decodes a base64 string; `name` is its field, for the error message.
+pub(crate) fn read_bytes(json: &Value, name: &str) -> Result<Vec<u8>, VerifyError> {
+    let text = json.as_str().ok_or_else(|| malformed(format!("the field {name} is missing")))?;
     let decoded = data_encoding::BASE64.decode(text.as_bytes());
-    decoded.map_err(|_| malformed(format!("{name} is no base64")))
+    decoded.map_err(|_| malformed(format!("{name} is not base64")))
 }
 
-pub(crate) fn hashes(json: &Value) -> Result<Vec<tree::Hash>, Refused> {
-    let each = json.as_array().into_iter().flatten();
+/// Decodes the hashes of a proof.
+pub(crate) fn read_hashes(json: &Value) -> Result<Vec<tree::Hash>, VerifyError> {
     let hash = |it: &Value| {
-        let bytes = bytes(it, "hash")?;
-        bytes.try_into().map_err(|_| malformed("a hash of the path has not 32 bytes"))
+        let bytes = read_bytes(it, "hash")?;
+        bytes.try_into().map_err(|_| malformed("a hash of the proof is not 32 bytes long"))
     };
-    each.map(hash).collect()
+    json.as_array().into_iter().flatten().map(hash).collect()
 }
 
 #[cfg(test)]

@@ -1,110 +1,125 @@
-//! One entry with its path: the answer of `GetInclusionProof` or of `GetReceipt`.
+//! Receipt: one entry with its inclusion proof, as `GetInclusionProof` and `GetReceipt` return it.
 
 use api::event::Envelope;
 use prost::Message;
 use serde_json::Value;
 
 use crate::{
-    Head, Pins, Refused, bytes, hashes, malformed, note, number,
-    sealed::{self, Keys, Shown},
-    tree::{Hash, includes, leaf_hash},
+    Checkpoint, Pins, VerifyError, malformed, note, read_bytes, read_hashes, read_number,
+    sealed::{self, FieldText, Keys},
+    tree::{Hash, leaf_hash, verify_inclusion},
 };
+
+/// Kinds of objects whose name is the name of a person, and therefore sealed.
+const PERSONAL_RESOURCE_KINDS: [&str; 3] = ["user", "member", "invitation"];
 
 /// Everything that proves one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// The entry's place in the tree.
+    /// Index of the entry in the tree.
     pub index: u64,
-    /// The entry's exact bytes.
+    /// Exact bytes of the leaf.
     pub leaf: Vec<u8>,
-    /// The path to the root, lowest first.
+    /// Inclusion proof: hashes from the leaf to the root, lowest first.
     pub hashes: Vec<Hash>,
-    /// The signed head.
+    /// The checkpoint, as a signed note.
     pub checkpoint: String,
-    /// What opens its sealed fields.
+    /// Keys that decrypt the sealed fields of the leaf.
     pub keys: Keys,
 }
 
-/// An entry that was proven, as far as it can be read.
+/// A proven entry, with the fields that its keys decrypt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proven {
-    /// Its place.
+pub struct ProvenEntry {
+    /// Index of the entry in the tree.
     pub index: u64,
-    /// The identity of the event.
+    /// Id of the event.
     pub event_id: String,
-    /// What happened: the name of the event's message.
+    /// Full name of the event's message: `tenantry.identity.v1.TeamCreated`.
     pub event: String,
-    /// Who did it: name and address at that time, or `erased`.
+    /// Name and e-mail address of the actor at that time, or `erased`.
     pub actor: String,
-    /// To what.
+    /// Kind and name of the object; its id, if it has no name.
     pub resource: String,
-    /// The service that said so, and its number there; 0 if it has none.
+    /// Name of the service that emitted the event.
     pub source: String,
-    /// As above.
+    /// Sequence number among the events of the service in the organization; 0 if it has none.
     pub sequence: i64,
 }
 
 impl Receipt {
-    /// Reads the answer as grpcurl prints it.
-    pub fn from_json(json: &Value) -> Result<Self, Refused> {
+    /// Reads the response as grpcurl prints it.
+    pub fn from_json(json: &Value) -> Result<Self, VerifyError> {
         let mut keys = Keys::new();
         for key in json["keys"].as_array().into_iter().flatten() {
             let subject = key["subjectId"].as_str().or(key["subject_id"].as_str());
-            let subject = subject.ok_or_else(|| malformed("a key says not whose it is"))?;
-            keys.insert(subject.to_owned(), bytes(&key["key"], "key")?);
+            let subject = subject.ok_or_else(|| malformed("a key has no subjectId"))?;
+            keys.insert(subject.to_owned(), read_bytes(&key["key"], "key")?);
         }
         let checkpoint = json["checkpoint"].as_str();
+        let checkpoint = checkpoint.ok_or_else(|| malformed("the field checkpoint is missing"))?;
         Ok(Self {
-            index: number(json, "index")?,
-            leaf: bytes(&json["leaf"], "leaf")?,
-            hashes: hashes(&json["hashes"])?,
-            checkpoint: checkpoint.ok_or_else(|| malformed("there is no checkpoint"))?.to_owned(),
+            index: read_number(json, "index")?,
+            leaf: read_bytes(&json["leaf"], "leaf")?,
+            hashes: read_hashes(&json["hashes"])?,
+            checkpoint: checkpoint.to_owned(),
             keys,
         })
     }
 
-    /// Checks the signature of the head, and that the entry is under it.
-    pub fn verify(&self, pins: &Pins) -> Result<(Head, Proven), Refused> {
-        let head = note::open(&self.checkpoint, pins)?;
-        let (index, size) = (self.index, head.size);
+    /// Verifies the signature of the checkpoint and the inclusion proof of the entry.
+    pub fn verify(&self, pins: &Pins) -> Result<(Checkpoint, ProvenEntry), VerifyError> {
+        let checkpoint = note::open(&self.checkpoint, pins)?;
+        let index = self.index;
+        let size = checkpoint.size;
         if index >= size {
-            return Err(Refused::BeyondHead { index, size });
+            return Err(VerifyError::BeyondHead { index, size });
         }
-        if !includes(index, leaf_hash(&self.leaf), &self.hashes, size, &head.root) {
-            return Err(Refused::NotInLog { index });
+        let leaf = leaf_hash(&self.leaf);
+        if !verify_inclusion(index, leaf, &self.hashes, size, &checkpoint.root) {
+            return Err(VerifyError::NotInLog { index });
         }
-        Ok((head, read(index, &self.leaf, &self.keys)?))
+        let entry = decode_leaf(index, &self.leaf, &self.keys)?;
+        Ok((checkpoint, entry))
     }
 }
 
-/// Reads a leaf, as far as its keys open it.
-pub fn read(index: u64, leaf: &[u8], keys: &Keys) -> Result<Proven, Refused> {
-    let it = Envelope::decode(leaf);
-    let it = it.map_err(|_| malformed(format!("entry {index} is no event")))?;
+/// Decodes a leaf and decrypts its sealed fields.
+pub fn decode_leaf(index: u64, leaf: &[u8], keys: &Keys) -> Result<ProvenEntry, VerifyError> {
+    let envelope = Envelope::decode(leaf);
+    let envelope = envelope.map_err(|_| {
+        malformed(format!("entry {index} is not an encoded tenantry.event.v1.Envelope"))
+    })?;
     let open = |text: &str| match sealed::open(text, keys) {
-        Shown::Plain(text) => Ok(text),
-        Shown::Erased => Ok("erased".to_owned()),
-        Shown::WrongKey => Err(Refused::WrongPersonKey { index }),
+        FieldText::Plain(text) => Ok(text),
+        FieldText::Erased => Ok("erased".to_owned()),
+        FieldText::WrongKey => Err(VerifyError::WrongPersonKey { index }),
     };
-    let (actor, resource) = (it.actor.unwrap_or_default(), it.resource.unwrap_or_default());
-    let (name, email) = (open(&actor.name)?, open(&actor.email)?);
-    let who = match (name.as_str(), email.as_str()) {
+    let actor = envelope.actor.unwrap_or_default();
+    let name = open(&actor.name)?;
+    let email = open(&actor.email)?;
+    let actor = match (name.as_str(), email.as_str()) {
         ("", "") => actor.id,
         (_, "") => name,
         _ => format!("{name} <{email}>"),
     };
-    let event = it.event.map(|it| it.type_url).unwrap_or_default();
-    // The log seals the names of people only; another name may look sealed, and is shown as it is.
-    let personal = ["user", "member", "invitation"].contains(&resource.kind.as_str());
-    let named = if personal { open(&resource.name)? } else { resource.name };
-    let object = if named.is_empty() { resource.id } else { format!("\u{201c}{named}\u{201d}") };
-    Ok(Proven {
+    let type_url = envelope.event.map(|it| it.type_url).unwrap_or_default();
+    let resource = envelope.resource.unwrap_or_default();
+    // Only names of people are sealed. Another name that happens to look sealed is shown unchanged.
+    let is_person = PERSONAL_RESOURCE_KINDS.contains(&resource.kind.as_str());
+    let resource_name = if is_person { open(&resource.name)? } else { resource.name };
+    let object = if resource_name.is_empty() {
+        resource.id
+    } else {
+        format!("\u{201c}{resource_name}\u{201d}")
+    };
+    Ok(ProvenEntry {
         index,
-        event_id: it.id,
-        event: event.rsplit('/').next().unwrap_or_default().to_owned(),
-        actor: who,
+        event_id: envelope.id,
+        event: type_url.rsplit('/').next().unwrap_or_default().to_owned(),
+        actor,
         resource: format!("{} {object}", resource.kind),
-        source: it.source,
-        sequence: it.sequence,
+        source: envelope.source,
+        sequence: envelope.sequence,
     })
 }

@@ -1,47 +1,56 @@
-//! Sealed fields: names and addresses of people, which open with a key for this leaf, as long as the person
-//! was not erased.
+//! Decryption of sealed fields: names and addresses of people, sealed under a key of the person and the leaf.
+//! Once a person is erased, the key is destroyed and the field reads `erased`.
 
 use std::collections::BTreeMap;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 
-/// Keys of one leaf, by the pseudonym of the person.
+/// Decryption keys of one leaf, by the pseudonym of the person.
 pub type Keys = BTreeMap<String, Vec<u8>>;
 
-/// What is shown for a text of a leaf.
+/// Length in bytes of the pseudonym (a UUID) before the ciphertext.
+const PSEUDONYM_LEN: usize = 16;
+
+/// Content of a text field of a leaf.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown {
-    /// It was never sealed, or opens.
+pub enum FieldText {
+    /// The text was not sealed, or was decrypted.
     Plain(String),
-    /// Its key was destroyed.
+    /// The key was destroyed.
     Erased,
-    /// There is a key, and it does not open the text.
+    /// There is a key, but it does not decrypt the text.
     WrongKey,
 }
 
-/// Opens a text of a leaf.
-pub fn open(text: &str, keys: &Keys) -> Shown {
-    let Some(bytes) = text.strip_prefix("sealed:") else {
-        return if text == "erased" { Shown::Erased } else { Shown::Plain(text.to_owned()) };
+/// Decrypts a text field of a leaf, if it is sealed.
+pub fn open(text: &str, keys: &Keys) -> FieldText {
+    let Some(encoded) = text.strip_prefix("sealed:") else {
+        return if text == "erased" {
+            FieldText::Erased
+        } else {
+            FieldText::Plain(text.to_owned())
+        };
     };
-    let decoded = BASE64URL_NOPAD.decode(bytes.as_bytes()).ok();
-    let Some((person, sealed)) = decoded.as_deref().and_then(|it| it.split_at_checked(16)) else {
-        return Shown::Plain(text.to_owned());
+    let decoded = BASE64URL_NOPAD.decode(encoded.as_bytes()).ok();
+    let parts = decoded.as_deref().and_then(|it| it.split_at_checked(PSEUDONYM_LEN));
+    let Some((pseudonym, ciphertext)) = parts else {
+        return FieldText::Plain(text.to_owned());
     };
-    let Some(key) = keys.get(&hyphenated(person)) else { return Shown::Erased };
-    let Ok(key) = UnboundKey::new(&AES_256_GCM_SIV, key) else { return Shown::WrongKey };
+    let Some(key) = keys.get(&format_uuid(pseudonym)) else { return FieldText::Erased };
+    let Ok(key) = UnboundKey::new(&AES_256_GCM_SIV, key) else { return FieldText::WrongKey };
+    // A key is used for one person in one leaf, so the nonce is constant.
     let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
-    let mut sealed = sealed.to_vec();
-    let opened = LessSafeKey::new(key).open_in_place(nonce, Aad::from(person), &mut sealed);
-    match opened.map(|it| String::from_utf8(it.to_vec())) {
-        Ok(Ok(text)) => Shown::Plain(text),
-        _ => Shown::WrongKey,
+    let mut buffer = ciphertext.to_vec();
+    let opened = LessSafeKey::new(key).open_in_place(nonce, Aad::from(pseudonym), &mut buffer);
+    match opened.map(|plaintext| String::from_utf8(plaintext.to_vec())) {
+        Ok(Ok(text)) => FieldText::Plain(text),
+        _ => FieldText::WrongKey,
     }
 }
 
-/// `8-4-4-4-12` hexadecimal digits.
-fn hyphenated(id: &[u8]) -> String {
+/// Formats a UUID as `8-4-4-4-12` hexadecimal digits.
+fn format_uuid(id: &[u8]) -> String {
     let hex = HEXLOWER.encode(id);
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }

@@ -1,4 +1,5 @@
-//! The newest head of each tree that was believed: a log that goes back, or is another one, shows.
+//! Checkpoints that were verified before, one per tree: the state that detects a log that was rolled back or
+//! forked.
 
 use std::{fs, path::Path};
 
@@ -6,105 +7,115 @@ use data_encoding::BASE64;
 use serde_json::Value;
 
 use crate::{
-    Head, Refused, hashes, malformed, number,
-    tree::{Hash, continues},
+    Checkpoint, VerifyError, malformed, read_hashes, read_number,
+    tree::{Hash, verify_consistency},
 };
 
-/// Heads that were seen, one per origin.
+/// The newest verified checkpoint of each origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen(Vec<Head>);
+pub struct SeenCheckpoints(Vec<Checkpoint>);
 
-/// What proves that a newer head continues an older one: the answer of `GetConsistencyProof`.
+/// Proof that a newer checkpoint continues an older one: the response of `GetConsistencyProof`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consistency {
-    /// Entries of the older head.
+pub struct ConsistencyProof {
+    /// Entries of the older checkpoint.
     pub from: u64,
-    /// Entries of the newer head.
+    /// Entries of the newer checkpoint.
     pub to: u64,
-    /// The hashes.
+    /// Hashes of the proof (RFC 6962, 2.1.2).
     pub hashes: Vec<Hash>,
 }
 
-impl Consistency {
-    /// Reads the answer as grpcurl prints it.
-    pub fn from_json(json: &Value) -> Result<Self, Refused> {
-        let (from, to) = (number(json, "fromSize")?, number(json, "toSize")?);
-        Ok(Self { from, to, hashes: hashes(&json["hashes"])? })
+impl ConsistencyProof {
+    /// Reads the response as grpcurl prints it.
+    pub fn from_json(json: &Value) -> Result<Self, VerifyError> {
+        Ok(Self {
+            from: read_number(json, "fromSize")?,
+            to: read_number(json, "toSize")?,
+            hashes: read_hashes(&json["hashes"])?,
+        })
     }
 
-    fn proves(&self, older: &Head, newer: &Head) -> bool {
-        let sizes = self.from == older.size && self.to == newer.size;
-        sizes && continues(older.size, &older.root, newer.size, &newer.root, &self.hashes)
+    fn verify(&self, older: &Checkpoint, newer: &Checkpoint) -> bool {
+        self.from == older.size
+            && self.to == newer.size
+            && verify_consistency(older.size, &older.root, newer.size, &newer.root, &self.hashes)
     }
 }
 
-impl Seen {
-    /// Reads a file of `origin size root` lines; nothing was seen if there is none.
-    pub fn read(path: &Path) -> Result<Self, Refused> {
+impl SeenCheckpoints {
+    /// Reads a file of lines `origin size root`; empty if there is no file.
+    pub fn read(path: &Path) -> Result<Self, VerifyError> {
         if !path.exists() {
             return Ok(Self::default());
         }
         let text = fs::read_to_string(path);
-        let text = text.map_err(|it| malformed(format!("{}: {it}", path.display())))?;
-        let head = |line: &str| {
-            let mut words = line.split(' ');
-            let (origin, size, root) = (words.next()?, words.next()?, words.next()?);
-            let root = BASE64.decode(root.as_bytes()).ok()?.try_into().ok()?;
-            Some(Head { origin: origin.to_owned(), size: size.parse().ok()?, root })
-        };
-        let heads: Option<Vec<Head>> = text.lines().map(head).collect();
-        heads.map(Self).ok_or_else(|| malformed(format!("{} is damaged", path.display())))
+        let text = text.map_err(|error| malformed(format!("{}: {error}", path.display())))?;
+        let checkpoints: Option<Vec<Checkpoint>> = text.lines().map(parse_line).collect();
+        let invalid_line =
+            || malformed(format!("{}: a line is not `origin size root`", path.display()));
+        checkpoints.map(Self).ok_or_else(invalid_line)
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the file atomically.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let line = |it: &Head| format!("{} {} {}\n", it.origin, it.size, BASE64.encode(&it.root));
+        let line =
+            |it: &Checkpoint| format!("{} {} {}\n", it.origin, it.size, BASE64.encode(&it.root));
         let text: String = self.0.iter().map(line).collect();
-        let part = path.with_extension("part");
-        fs::write(&part, text)?;
-        fs::rename(&part, path)
+        let temporary = path.with_extension("part");
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, path)
     }
 
-    /// The newest head of an origin.
-    pub fn of(&self, origin: &str) -> Option<&Head> {
+    /// Returns the newest verified checkpoint of an origin.
+    pub fn get(&self, origin: &str) -> Option<&Checkpoint> {
         self.0.iter().find(|it| it.origin == origin)
     }
 
-    /// Believes a head only if it is the one that was seen, or one continues the other. `root_at_seen` is the
-    /// root at the size that was seen, if the entries are at hand.
+    /// Accepts a checkpoint if it equals the one seen before, or if one of the two continues the other.
+    /// `root_at_seen` is the root of the first entries, as many as the seen checkpoint covers, if all of them
+    /// were verified.
     pub fn check(
         &self,
-        head: &Head,
+        checkpoint: &Checkpoint,
         root_at_seen: Option<Hash>,
-        proof: Option<&Consistency>,
-    ) -> Result<(), Refused> {
-        let Some(seen) = self.of(&head.origin) else { return Ok(()) };
-        let (size, before) = (head.size, seen.size);
-        let forked = Err(Refused::Forked { seen: before });
-        if size == before {
-            return if head.root == seen.root { Ok(()) } else { forked };
+        proof: Option<&ConsistencyProof>,
+    ) -> Result<(), VerifyError> {
+        let Some(seen) = self.get(&checkpoint.origin) else { return Ok(()) };
+        let size = checkpoint.size;
+        let forked = Err(VerifyError::Forked { seen: seen.size });
+        if size == seen.size {
+            return if checkpoint.root == seen.root { Ok(()) } else { forked };
         }
-        if size < before {
+        if size < seen.size {
             return match proof {
-                Some(it) if it.proves(head, seen) => Ok(()),
+                Some(proof) if proof.verify(checkpoint, seen) => Ok(()),
                 Some(_) => forked,
-                None => Err(Refused::RolledBack { size, seen: before }),
+                None => Err(VerifyError::RolledBack { size, seen: seen.size }),
             };
         }
         match (root_at_seen, proof) {
             (Some(root), _) if root == seen.root => Ok(()),
-            (None, Some(it)) if it.proves(seen, head) => Ok(()),
-            (None, None) => Err(Refused::NoConsistency { seen: before, size }),
+            (None, Some(proof)) if proof.verify(seen, checkpoint) => Ok(()),
+            (None, None) => Err(VerifyError::NoConsistency { seen: seen.size, size }),
             _ => forked,
         }
     }
 
-    /// Remembers a head, if it is the newest of its tree.
-    pub fn remember(&mut self, head: &Head) {
-        match self.0.iter_mut().find(|it| it.origin == head.origin) {
-            Some(known) if known.size < head.size => *known = head.clone(),
+    /// Records a checkpoint, if it is the newest of its origin.
+    pub fn record(&mut self, checkpoint: &Checkpoint) {
+        match self.0.iter_mut().find(|it| it.origin == checkpoint.origin) {
+            Some(seen) if seen.size < checkpoint.size => *seen = checkpoint.clone(),
             Some(_) => {}
-            None => self.0.push(head.clone()),
+            None => self.0.push(checkpoint.clone()),
         }
     }
+}
+
+fn parse_line(line: &str) -> Option<Checkpoint> {
+    let mut columns = line.split(' ');
+    let origin = columns.next()?.to_owned();
+    let size = columns.next()?.parse().ok()?;
+    let root = BASE64.decode(columns.next()?.as_bytes()).ok()?.try_into().ok()?;
+    Some(Checkpoint { origin, size, root })
 }

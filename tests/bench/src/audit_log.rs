@@ -1,9 +1,9 @@
-//! The audit log: how fast the stream becomes entries, how soon an entry is proven, what a page and a proof
-//! cost, and what an entry takes on disk.
+//! Audit log: rate of ingestion from the stream, delay until an entry is covered by a signed checkpoint, time
+//! of a list page and of an inclusion proof, and bytes on disk per entry.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a reference is written by hand, in a task of its own"
+    reason = "the reference uses plain queries, and a task without a host"
 )]
 
 use std::time::{Duration, Instant};
@@ -24,15 +24,19 @@ use tokio::task::JoinHandle;
 use tonic::{Request, metadata::MetadataValue};
 use uuid::Uuid;
 
-use crate::{load, median, nats::Nats, row, say, suite::Suite};
+use crate::{load, median, memory::resident_mib, nats::Nats, print, print_rates, suite::Suite};
 
-/// Entries that are loaded; `cargo xtask bench audit 2000000` asks for more.
+/// Default number of entries; `cargo xtask bench audit 2000000` measures with more.
 const ENTRIES: u64 = 200_000;
-/// Organizations beside Ann's.
-const ORGS: u64 = 20;
 
-/// An event as the project service writes it.
-fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
+/// Number of organizations, in addition to the measured one.
+const OTHER_ORGS: u64 = 20;
+
+/// Number of events published to measure the delay of checkpoints.
+const CHECKPOINT_EVENTS: u64 = 5_000;
+
+/// Returns an encoded event like those of the project service.
+fn encode_event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
     let id = chassis::id::new();
     let environment = Environment {
         id: Uuid::from_u128(u128::from(number % 500)).to_string(),
@@ -42,7 +46,7 @@ fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
         ..Default::default()
     };
     let after = Environment { branch: format!("feature-{number}"), ..environment.clone() };
-    let told = EnvironmentUpdated { before: Some(environment), after: Some(after) };
+    let updated = EnvironmentUpdated { before: Some(environment), after: Some(after) };
     let envelope = Envelope {
         id: id.to_string(),
         source: "project".to_owned(),
@@ -71,7 +75,7 @@ fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
         }),
         event: Some(prost_types::Any {
             type_url: EnvironmentUpdated::type_url(),
-            value: told.encode_to_vec(),
+            value: updated.encode_to_vec(),
         }),
         salt: id.as_bytes().to_vec(),
         outcome: Outcome::Success.into(),
@@ -81,14 +85,14 @@ fn event(org: Uuid, number: u64, actor: u64) -> Vec<u8> {
     envelope.encode_to_vec()
 }
 
-/// Measures everything.
+/// Runs all measurements.
 pub(crate) async fn run() -> Result<()> {
     let entries = std::env::args().nth(2).and_then(|it| it.parse().ok()).unwrap_or(ENTRIES);
     let nats = Nats::start()?;
     let url = format!("nats://127.0.0.1:{}", nats.port);
     let suite = Suite::start_with(tenantry::INSTALLS, |it| {
         it.nats_url = Some(url.clone());
-        // Events that are published here are in no outbox.
+        // The published events are in no outbox, so reconciliation must not run.
         it.nats_patience_s = 3_600;
     })
     .await?;
@@ -101,28 +105,29 @@ pub(crate) async fn run() -> Result<()> {
     };
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
     let created: api::identity::CreateOrganizationResponse = ann.call(method, create).await?;
-    let org: Uuid = created.organization.context("an organization")?.id.parse()?;
+    let org: Uuid = created.organization.context("the response has no organization")?.id.parse()?;
     let stream = jetstream::new(async_nats::connect(&url).await?);
-    ingestion(&suite, &stream, org, entries).await?;
-    provable(&suite, &stream, org, entries).await?;
+    measure_ingestion(&suite, &stream, org, entries).await?;
+    measure_checkpoint_delay(&suite, &stream, org, entries).await?;
     suite.analyze().await?;
-    pages(&suite, &token, org).await?;
-    proofs(&suite, &token, org).await?;
+    measure_pages(&suite, &token, org).await?;
+    measure_proofs(&suite, &token, org).await?;
     suite.stop().await
 }
 
-/// Publishes events of many organizations, half of them Ann's.
-fn publisher(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Result<()>> {
+/// Publishes events of many organizations, half of them of `org`.
+fn publish(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Result<()>> {
     tokio::spawn(async move {
-        let mut sequences = vec![0_u64; usize::try_from(ORGS).unwrap_or_default() + 1];
+        let mut sequences = vec![0_u64; usize::try_from(OTHER_ORGS).unwrap_or_default() + 1];
         let mut acks = vec![];
-        for n in 0..entries {
-            let tenant = if n % 2 == 0 { 0 } else { 1 + n / 2 % ORGS };
-            let of = if tenant == 0 { org } else { Uuid::from_u128(u128::from(tenant) << 64) };
-            let number = &mut sequences[usize::try_from(tenant).unwrap_or_default()];
-            let payload = event(of, *number, n % 97);
-            *number += 1;
-            let subject = format!("tenantry.project.v1.environment_updated.{of}");
+        for number in 0..entries {
+            let tenant = if number % 2 == 0 { 0 } else { 1 + number / 2 % OTHER_ORGS };
+            let event_org =
+                if tenant == 0 { org } else { Uuid::from_u128(u128::from(tenant) << 64) };
+            let sequence = &mut sequences[usize::try_from(tenant).unwrap_or_default()];
+            let payload = encode_event(event_org, *sequence, number % 97);
+            *sequence += 1;
+            let subject = format!("tenantry.project.v1.environment_updated.{event_org}");
             acks.push(stream.publish(subject, payload.into()).await?);
             if acks.len() == 500 {
                 for ack in acks.drain(..) {
@@ -137,54 +142,62 @@ fn publisher(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<
     })
 }
 
-/// The stream into the log, beside the same leaves by plain `UNNEST` into a plain table.
-async fn ingestion(
+/// Measures the rate at which events become entries. Reference: inserts of the same leaves into a plain table
+/// with `UNNEST`.
+async fn measure_ingestion(
     suite: &Suite,
     stream: &jetstream::Context,
     org: Uuid,
     entries: u64,
 ) -> Result<()> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
-    let before = resident();
-    // Published first, so that what is measured is the log.
-    let size = logged(&mut connection).await?;
+    let memory_before = resident_mib()?;
+    // Published first, so that publishing is not measured.
+    let initial_size = count_entries(&mut connection).await?;
     let started = Instant::now();
-    publisher(stream.clone(), org, entries).await??;
-    let published = started.elapsed();
-    let at = logged(&mut connection).await? - size;
-    let rest = Instant::now();
-    let (mut middle, total) = (0, i64::try_from(entries)?);
-    while logged(&mut connection).await? < size + total {
+    publish(stream.clone(), org, entries).await??;
+    let publish_time = started.elapsed();
+    // Entries that were ingested while the events were being published.
+    let ingested = count_entries(&mut connection).await? - initial_size;
+    let ingestion_started = Instant::now();
+    let total = i64::try_from(entries)?;
+    let mut memory_halfway = None;
+    while count_entries(&mut connection).await? < initial_size + total {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if middle == 0 && logged(&mut connection).await? > size + i64::midpoint(at, total) {
-            middle = resident();
+        let halfway = initial_size + i64::midpoint(ingested, total);
+        if memory_halfway.is_none() && count_entries(&mut connection).await? > halfway {
+            memory_halfway = Some(resident_mib()?);
         }
     }
-    let took = rest.elapsed();
-    let ours = f64::from(u32::try_from(total - at)?) / took.as_secs_f64();
-    let reference = unnest(&mut connection).await?;
-    say(&format!("| published in | {:.1} s | | | |\n", published.as_secs_f64()));
-    row(
-        "entries from the stream, beside UNNEST of the same leaves",
-        ours,
+    let ingestion_time = ingestion_started.elapsed();
+    let measured = f64::from(u32::try_from(total - ingested)?) / ingestion_time.as_secs_f64();
+    let reference = insert_rate(&mut connection).await?;
+    print(&format!("| time to publish the events | {:.1} s | | | |\n", publish_time.as_secs_f64()));
+    print_rates(
+        "ingestion from the stream (inserts of the same leaves with UNNEST)",
+        measured,
         reference,
         "≥ 0.5, ≥ 5,000/s",
     );
-    let after = resident();
-    say(&format!(
-        "| memory of the process, MiB | before {before} | half {middle} | after {after} | flat |\n"
+    let memory_after = resident_mib()?;
+    let memory_halfway = memory_halfway.unwrap_or(memory_after);
+    print(&format!(
+        "| resident memory of the process, MiB | before {memory_before} | halfway {memory_halfway} \
+         | after {memory_after} | constant |\n"
     ));
-    disk(&mut connection).await
+    measure_disk(&mut connection).await
 }
 
-async fn logged(connection: &mut PgConnection) -> Result<i64> {
+/// Returns the number of entries of all organizations.
+async fn count_entries(connection: &mut PgConnection) -> Result<i64> {
     let size = "select coalesce(sum(size), 0)::bigint from audit.tree
                 where org_id <> 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
     Ok(connection.fetch_one(size).await?.try_get(0)?)
 }
 
-/// The same bytes into a table with a primary key, in the same batches, by one connection.
-async fn unnest(connection: &mut PgConnection) -> Result<f64> {
+/// Returns the rate of inserts of the same bytes into a table with a primary key, in the same batches, with
+/// one connection.
+async fn insert_rate(connection: &mut PgConnection) -> Result<f64> {
     let leaves = "select leaf from audit.entry limit 50000";
     let leaves: Vec<Vec<u8>> =
         connection.fetch_all(leaves).await?.iter().map(|it| it.get(0)).collect();
@@ -204,26 +217,29 @@ async fn unnest(connection: &mut PgConnection) -> Result<f64> {
     Ok(rate)
 }
 
-/// What an entry takes beyond its own bytes, everything counted.
-async fn disk(connection: &mut PgConnection) -> Result<()> {
+/// Measures the bytes on disk per entry, including all tables and indexes, without the entry's own bytes.
+async fn measure_disk(connection: &mut PgConnection) -> Result<()> {
     let sizes = "select sum(pg_total_relation_size(c.oid))::float8,
                         (select count(*) from audit.entry)::float8,
                         (select sum(length(leaf)) from audit.entry)::float8
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
                  where nspname = 'audit' and relkind = 'r'
                    and relname not in ('outbox', 'outbox_sequence', 'outbox_cursor', 'inbox', 'idempotency')";
-    let it = connection.fetch_one(sizes).await?;
-    let (all, entries, leaves): (f64, f64, f64) = (it.get(0), it.get(1), it.get(2));
-    let beyond = (all - leaves) / entries;
-    let leaf = leaves / entries;
-    say(&format!(
-        "| bytes on disk per entry beyond its own {leaf:.0} | {beyond:.0} | | | ≤ 250 |\n"
+    let row = connection.fetch_one(sizes).await?;
+    let total_bytes: f64 = row.get(0);
+    let entries: f64 = row.get(1);
+    let leaf_bytes: f64 = row.get(2);
+    let overhead = (total_bytes - leaf_bytes) / entries;
+    let leaf = leaf_bytes / entries;
+    print(&format!(
+        "| bytes on disk per entry, in addition to its own {leaf:.0} | {overhead:.0} | | | ≤ 250 |\n"
     ));
     Ok(())
 }
 
-/// How soon an event is under a signed head, at 500 a second.
-async fn provable(
+/// Measures the delay between publishing an event and the signed checkpoint that covers it, at 500 events per
+/// second.
+async fn measure_checkpoint_delay(
     suite: &Suite,
     stream: &jetstream::Context,
     org: Uuid,
@@ -232,14 +248,15 @@ async fn provable(
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let first = entries.div_ceil(2);
     let mut published = vec![];
-    let mut tick = tokio::time::interval(Duration::from_millis(2));
-    for n in first..first + 5_000 {
-        tick.tick().await;
+    let mut interval = tokio::time::interval(Duration::from_millis(2));
+    for number in first..first + CHECKPOINT_EVENTS {
+        interval.tick().await;
         let subject = format!("tenantry.project.v1.environment_updated.{org}");
         published.push(Clock::default().now());
-        let _ = stream.publish(subject, event(org, n, n % 97).into()).await?;
+        let payload = encode_event(org, number, number % 97);
+        let _ = stream.publish(subject, payload.into()).await?;
     }
-    let last = i64::try_from(first + 5_000)?;
+    let last = i64::try_from(first + CHECKPOINT_EVENTS)?;
     loop {
         let signed: i64 = sqlx::query_scalar("select signed from audit.tree where org_id = $1")
             .bind(org)
@@ -255,28 +272,31 @@ async fn provable(
                   from audit.entry join audit.tree on number = entry.tree
                   where org_id = $1 order by index desc limit 5000";
     let rows = sqlx::query(signed).bind(org).fetch_all(&mut connection).await?;
-    let mut waits: Vec<f64> = vec![];
-    for (row, at) in rows.iter().rev().zip(published) {
-        let signed: time::OffsetDateTime = row.try_get(0)?;
-        waits.push((signed - at).as_seconds_f64() * 1_000.0);
+    let mut delays_ms: Vec<f64> = vec![];
+    for (row, published_at) in rows.iter().rev().zip(published) {
+        let signed_at: time::OffsetDateTime = row.try_get(0)?;
+        delays_ms.push((signed_at - published_at).as_seconds_f64() * 1_000.0);
     }
-    waits.sort_by(f64::total_cmp);
-    let (p50, p99) = (waits[waits.len() / 2], waits[waits.len() * 99 / 100]);
-    say(&format!(
-        "| event to signed head at 500/s, ms | p50 {p50:.0} | p99 {p99:.0} | | ≤ 200, ≤ 1,000 |\n"
+    delays_ms.sort_by(f64::total_cmp);
+    let p50 = delays_ms[delays_ms.len() / 2];
+    let p99 = delays_ms[delays_ms.len() * 99 / 100];
+    print(&format!(
+        "| event to signed checkpoint at 500/s, ms | p50 {p50:.0} | p99 {p99:.0} | | ≤ 200, ≤ 1,000 |\n"
     ));
     Ok(())
 }
 
-fn signed_in<M>(token: &str, message: M) -> Result<Request<M>> {
+/// Returns a request with a session token.
+fn authenticated<M>(token: &str, message: M) -> Result<Request<M>> {
     let mut request = Request::new(message);
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
     request.metadata_mut().insert("authorization", bearer);
     Ok(request)
 }
 
-/// A page of 50 by one actor and one action, the first and one far behind, beside the bare query.
-async fn pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
+/// Measures a list page of 50 entries, filtered by actor and action: the first page and a distant one.
+/// Reference: the SQL query alone.
+async fn measure_pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let channel = load::channels(suite.address).await?.remove(0);
     let mut client = AuditServiceClient::new(channel).max_decoding_message_size(64 << 20);
@@ -293,24 +313,26 @@ async fn pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
         page_token,
         ..Default::default()
     };
-    let mut far = String::new();
-    // As far as this actor has entries.
+    let mut distant_page = String::new();
+    // 50 pages, or as many as the actor has.
     for _ in 0..50 {
-        let next =
-            client.list_entries(signed_in(token, page(far.clone(), 10))?).await?.into_inner();
+        let next = client
+            .list_entries(authenticated(token, page(distant_page.clone(), 10))?)
+            .await?
+            .into_inner();
         if next.next_page_token.is_empty() {
             break;
         }
-        far = next.next_page_token;
+        distant_page = next.next_page_token;
     }
-    for (name, at) in [("first", String::new()), ("far", far)] {
-        let mut ours = vec![];
+    for (name, page_token) in [("first", String::new()), ("distant", distant_page)] {
+        let mut measured = vec![];
         for _ in 0..200 {
             let started = Instant::now();
-            client.list_entries(signed_in(token, page(at.clone(), 50))?).await?;
-            ours.push(started.elapsed().as_secs_f64() * 1e6);
+            client.list_entries(authenticated(token, page(page_token.clone(), 50))?).await?;
+            measured.push(started.elapsed().as_secs_f64() * 1e6);
         }
-        let mut bare = vec![];
+        let mut reference = vec![];
         let query = "select index, event_id, received_at, flags, leaf from audit.entry
                      where actor = (select term.number from audit.term
                                     join audit.tree on tree.number = term.tree
@@ -324,41 +346,40 @@ async fn pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
                 .bind(if name == "first" { i64::MAX } else { 50_000 })
                 .fetch_all(&mut connection)
                 .await?;
-            anyhow::ensure!(!rows.is_empty(), "the query finds entries");
-            bare.push(started.elapsed().as_secs_f64() * 1e6);
+            anyhow::ensure!(!rows.is_empty(), "the query returned no entries");
+            reference.push(started.elapsed().as_secs_f64() * 1e6);
         }
-        let (ours, bare) = (median(ours), median(bare));
-        let ratio = ours / bare;
-        say(&format!("| a page of 50, {name}, µs | {ours:.0} | {bare:.0} | {ratio:.2} | ≤ 2 |\n"));
+        let measured = median(measured);
+        let reference = median(reference);
+        let ratio = measured / reference;
+        print(&format!(
+            "| list page of 50 entries, {name} (query alone), µs | {measured:.0} | {reference:.0} \
+             | {ratio:.2} | ≤ 2 |\n"
+        ));
     }
     Ok(())
 }
 
-/// An inclusion proof by gRPC.
-async fn proofs(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
+/// Measures the time of an inclusion proof.
+async fn measure_proofs(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let ids = "select event_id from audit.entry join audit.tree on number = entry.tree
                where org_id = $1 and index % 211 = 3 order by random() limit 300";
     let ids = sqlx::query(ids).bind(org).fetch_all(&mut connection).await?;
     let channel = load::channels(suite.address).await?.remove(0);
     let mut client = LogServiceClient::new(channel);
-    let mut took = vec![];
-    for it in &ids {
-        let event_id: Uuid = it.try_get(0)?;
-        let (org_id, event_id) = (org.to_string(), event_id.to_string());
-        let get = pb::GetInclusionProofRequest { org_id, event_id };
+    let mut times_us = vec![];
+    for row in &ids {
+        let event_id: Uuid = row.try_get(0)?;
+        let get = pb::GetInclusionProofRequest {
+            org_id: org.to_string(),
+            event_id: event_id.to_string(),
+        };
         let started = Instant::now();
-        client.get_inclusion_proof(signed_in(token, get)?).await?;
-        took.push(started.elapsed().as_secs_f64() * 1e6);
+        client.get_inclusion_proof(authenticated(token, get)?).await?;
+        times_us.push(started.elapsed().as_secs_f64() * 1e6);
     }
-    let p50 = median(took);
-    say(&format!("| an inclusion proof, µs | p50 {p50:.0} | | | ≤ 1,000 |\n"));
+    let p50 = median(times_us);
+    print(&format!("| inclusion proof, µs | p50 {p50:.0} | | | ≤ 1,000 |\n"));
     Ok(())
-}
-
-/// Memory of this process, in MiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|it| it.parse::<u64>().ok()).unwrap_or_default() / 1024
 }

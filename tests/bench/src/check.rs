@@ -1,4 +1,4 @@
-//! What a decision costs: fresh, from memory, in batches; beside a bare server.
+//! Rate of access checks: fresh, cached, with a consistency token, and in batches. Reference: a bare server.
 
 use std::net::SocketAddr;
 
@@ -6,15 +6,15 @@ use anyhow::{Context, Result};
 use api::identity::{self as pb, access_service_client::AccessServiceClient};
 use tonic::{Request, metadata::MetadataValue};
 
-use crate::{bare, load, median, noop, row, suite::Suite};
+use crate::{bare_server, load, median, noop, print_rates, suite::Suite};
 
-/// Calls in flight.
+/// Number of concurrent callers.
 const CALLERS: usize = 64;
 
-/// Questions in a batch.
-const BATCH: usize = 128;
+/// Number of checks in a batch.
+const BATCH_SIZE: usize = 128;
 
-/// Measures all.
+/// Runs all measurements.
 pub(crate) async fn run() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
@@ -22,49 +22,67 @@ pub(crate) async fn run() -> Result<()> {
     let create = pb::CreateOrganizationRequest { name: "Acme".to_owned(), ..Default::default() };
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
     let created: pb::CreateOrganizationResponse = client.call(method, create).await?;
-    let org_id = created.organization.context("an organization")?.id;
-    let question = |consistency: Option<pb::Consistency>| pb::CheckRequest {
+    let org_id = created.organization.context("the response has no organization")?.id;
+    let request = |consistency: Option<pb::Consistency>| pb::CheckRequest {
         org_id: org_id.clone(),
         permission: "org.view".to_owned(),
         consistency,
         ..Default::default()
     };
     let at_least = created.consistency_token;
-    let known = pb::Consistency { at_least, ..Default::default() };
-    let old = pb::Consistency { max_age_ms: 1_000, ..Default::default() };
-    let (reading, served) = bare::start(Some(suite.options.clone())).await?;
-    let (echoing, echoed) = bare::start(None).await?;
-    let (mut fresh, mut cached, mut with_token) = (vec![], vec![], vec![]);
-    let (mut read, mut echo, mut batches) = (vec![], vec![], vec![]);
+    let satisfied_token = pb::Consistency { at_least, ..Default::default() };
+    let one_second_old = pb::Consistency { max_age_ms: 1_000, ..Default::default() };
+    let (reading_address, reading_server) = bare_server::start(Some(suite.options.clone())).await?;
+    let (echo_address, echo_server) = bare_server::start(None).await?;
+    let mut fresh = vec![];
+    let mut cached = vec![];
+    let mut with_token = vec![];
+    let mut read = vec![];
+    let mut echo = vec![];
+    let mut batches = vec![];
     for _ in 0..3 {
-        read.push(single(reading, &token, question(None)).await?);
-        fresh.push(single(suite.address, &token, question(None)).await?);
-        echo.push(single(echoing, &token, question(None)).await?);
-        cached.push(single(suite.address, &token, question(Some(old.clone()))).await?);
-        with_token.push(single(suite.address, &token, question(Some(known.clone()))).await?);
-        batches.push(batch(suite.address, &token, &org_id).await?);
+        read.push(measure_checks(reading_address, &token, request(None)).await?);
+        fresh.push(measure_checks(suite.address, &token, request(None)).await?);
+        echo.push(measure_checks(echo_address, &token, request(None)).await?);
+        let cached_request = request(Some(one_second_old.clone()));
+        cached.push(measure_checks(suite.address, &token, cached_request).await?);
+        let token_request = request(Some(satisfied_token.clone()));
+        with_token.push(measure_checks(suite.address, &token, token_request).await?);
+        batches.push(measure_batches(suite.address, &token, &org_id).await?);
     }
-    let (fresh, echo) = (median(fresh), median(echo));
-    row(
-        "`Check`, fresh, 64 in flight (bare RPC with the same read)",
+    let fresh = median(fresh);
+    let echo = median(echo);
+    print_rates(
+        "`Check`, fresh, 64 callers (bare server that reads a row)",
         fresh,
         median(read),
         "≥ 0.85",
     );
-    row("`Check`, a second old at most (bare echo)", median(cached), echo, "≥ 0.6");
-    row("`Check`, with a satisfied token (bare echo)", median(with_token), echo, "≥ 0.6");
-    row("`BatchCheck` of 128, checks (single fresh checks)", median(batches), fresh, "≥ 15");
-    served.abort();
-    echoed.abort();
+    print_rates("`Check`, at most one second old (bare server)", median(cached), echo, "≥ 0.6");
+    print_rates(
+        "`Check`, with a satisfied consistency token (bare server)",
+        median(with_token),
+        echo,
+        "≥ 0.6",
+    );
+    print_rates(
+        "`BatchCheck` of 128 checks, checks per second (single fresh checks)",
+        median(batches),
+        fresh,
+        "≥ 15",
+    );
+    reading_server.abort();
+    echo_server.abort();
     suite.stop().await
 }
 
-async fn single(address: SocketAddr, token: &str, question: pb::CheckRequest) -> Result<f64> {
+/// Returns the rate of single checks.
+async fn measure_checks(address: SocketAddr, token: &str, check: pb::CheckRequest) -> Result<f64> {
     let channels = load::channels(address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
     load::rate(CALLERS, move |caller, _| {
         let mut client = AccessServiceClient::new(channels[caller % channels.len()].clone());
-        let mut request = Request::new(question.clone());
+        let mut request = Request::new(check.clone());
         request.metadata_mut().insert("authorization", bearer.clone());
         async move {
             client.check(request).await?;
@@ -74,7 +92,8 @@ async fn single(address: SocketAddr, token: &str, question: pb::CheckRequest) ->
     .await
 }
 
-async fn batch(address: SocketAddr, token: &str, org_id: &str) -> Result<f64> {
+/// Returns the rate of checks in batches, in checks per second.
+async fn measure_batches(address: SocketAddr, token: &str, org_id: &str) -> Result<f64> {
     let channels = load::channels(address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
     let item = pb::CheckItem {
@@ -82,10 +101,10 @@ async fn batch(address: SocketAddr, token: &str, org_id: &str) -> Result<f64> {
         permission: "org.view".to_owned(),
         ..Default::default()
     };
-    let question = pb::BatchCheckRequest { items: vec![item; BATCH], consistency: None };
+    let batch = pb::BatchCheckRequest { items: vec![item; BATCH_SIZE], consistency: None };
     let batches = load::rate(CALLERS, move |caller, _| {
         let mut client = AccessServiceClient::new(channels[caller % channels.len()].clone());
-        let mut request = Request::new(question.clone());
+        let mut request = Request::new(batch.clone());
         request.metadata_mut().insert("authorization", bearer.clone());
         async move {
             client.batch_check(request).await?;
@@ -93,5 +112,5 @@ async fn batch(address: SocketAddr, token: &str, org_id: &str) -> Result<f64> {
         }
     });
     #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
-    Ok(batches.await? * BATCH as f64)
+    Ok(batches.await? * BATCH_SIZE as f64)
 }

@@ -1,21 +1,23 @@
-//! What a change of access costs, beside the same statements sent by pgbench over as many connections.
+//! Rate of access changes (`SetProjectAccess`). Reference: the same SQL statements sent by pgbench with as
+//! many connections.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use api::identity::{self as pb, project_access_service_client::ProjectAccessServiceClient};
 use tonic::{Request, metadata::MetadataValue};
 
-use crate::{load, median, mutation, noop, row, suite::Suite};
+use crate::{load, median, mutation, noop, print_rates, suite::Suite};
 
-/// Connections, calls in flight, and organizations, so that nobody waits for another's lock.
+/// Number of connections, callers and organizations: one organization per caller, so that no caller waits for
+/// another's row lock.
 const CONNECTIONS: usize = 8;
 
-/// The statements of `SetProjectAccess`, in their order: who, at which version, the facts of that
-/// version, and the transaction. The triggers run on both sides.
+/// SQL statements of `SetProjectAccess`, in order: session, access version, access data of that version, and
+/// the transaction. Triggers run in both cases.
 const SCRIPT: &str = "
 select account.id, account.email, account.display_name, account.email_verified_at is not null,
        session.secret_hash, session.expires_at, session.proved_at, session.last_used_at
@@ -72,52 +74,57 @@ from org where n = :client_id;
 commit;
 ";
 
-/// Measures the change alone.
+/// Runs the measurement.
 pub(crate) async fn run() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
-    let mut places = vec![];
+    let mut projects = vec![];
     let mut connection =
         <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
     let setup = "create table org (n int primary key, id uuid, project_id uuid)";
     sqlx::Executor::execute(&mut connection, setup).await?;
     for number in 0..CONNECTIONS {
-        let place = mutation::place(&suite, &token).await?;
+        let project = mutation::create_sample_project(&suite, &token).await?;
         let insert = sqlx::AssertSqlSafe(format!(
             "insert into org values ({number}, '{}', '{}')",
-            place.org_id, place.project_id
+            project.org_id, project.project_id
         ));
         sqlx::Executor::execute(&mut connection, insert).await?;
-        places.push(place);
+        projects.push(project);
     }
-    let (mut ours, mut reference) = (vec![], vec![]);
+    let mut measured = vec![];
+    let mut reference = vec![];
     for _ in 0..3 {
-        reference.push(mutation::pgbench(&suite.options, SCRIPT, &places[0])?);
-        ours.push(measure(&suite, &token, &places).await?);
+        reference.push(mutation::pgbench(&suite.options, SCRIPT, &projects[0])?);
+        measured.push(measure(&suite, &token, &projects).await?);
     }
-    row("`SetProjectAccess`, 8 in flight (pgbench)", median(ours), median(reference), "≥ 0.8");
+    print_rates(
+        "`SetProjectAccess`, 8 callers (pgbench)",
+        median(measured),
+        median(reference),
+        "≥ 0.8",
+    );
     suite.stop().await
 }
 
-async fn measure(suite: &Suite, token: &str, places: &[mutation::Place]) -> Result<f64> {
+/// Returns the rate of calls.
+async fn measure(suite: &Suite, token: &str, projects: &[mutation::SampleProject]) -> Result<f64> {
     let channels = load::channels(suite.address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
-    let place =
-        |it: &mutation::Place| (it.org_id.clone(), it.project_id.clone(), it.user_id.clone());
-    let places: Vec<_> = places.iter().map(place).collect();
-    places.first().context("an organization")?;
-    // Each call changes something: the other role than before.
-    let turns: Arc<Vec<_>> = Arc::new((0..CONNECTIONS).map(|_| AtomicBool::new(false)).collect());
+    let projects = projects.to_vec();
+    // The two roles alternate, so that each call changes the grant.
+    let is_viewer: Arc<Vec<_>> =
+        Arc::new((0..CONNECTIONS).map(|_| AtomicBool::new(false)).collect());
     load::rate(CONNECTIONS, move |caller, _| {
         let channel = channels[caller % channels.len()].clone();
         let mut client = ProjectAccessServiceClient::new(channel);
-        let (org_id, project_id, user_id) = places[caller].clone();
-        let turn = turns[caller].fetch_xor(true, Ordering::Relaxed);
-        let role = if turn { pb::ProjectRole::Viewer } else { pb::ProjectRole::Developer };
-        let principal = pb::principal::Principal::UserId(user_id);
+        let project = projects[caller].clone();
+        let was_viewer = is_viewer[caller].fetch_xor(true, Ordering::Relaxed);
+        let role = if was_viewer { pb::ProjectRole::Developer } else { pb::ProjectRole::Viewer };
+        let principal = pb::principal::Principal::UserId(project.user_id);
         let mut request = Request::new(pb::SetProjectAccessRequest {
-            org_id,
-            project_id,
+            org_id: project.org_id,
+            project_id: project.project_id,
             principal: Some(pb::Principal { principal: Some(principal) }),
             role: role.into(),
             ..Default::default()

@@ -1,5 +1,5 @@
-//! What an invitation costs, beside the same statements sent by pgbench; and what its acceptance costs, which
-//! takes two services, beside a plain change.
+//! Invitations: rate of creation, compared to the same SQL statements sent by pgbench; and latency of
+//! acceptance, which involves two services, compared to a call that changes one row.
 
 use std::time::Instant;
 
@@ -10,16 +10,16 @@ use api::{
 };
 use tonic::{Request, metadata::MetadataValue};
 
-use crate::{load, median, mutation, noop, row, say, suite::Suite};
+use crate::{load, median, mutation, noop, print, print_rates, suite::Suite};
 
-/// Calls in flight.
+/// Number of concurrent callers.
 const CONNECTIONS: usize = 8;
 
-/// How many accept, one after the other.
+/// Number of people who accept the invitation, one after the other.
 const GUESTS: usize = 60;
 
-/// The statements of `CreateInvitation`, in their order: who, at which version, what identity is asked, and
-/// the transaction.
+/// SQL statements of `CreateInvitation`, in order: session, access version, queries of the identity service,
+/// and the transaction.
 const SCRIPT: &str = "
 \\set guest random(1, 1000000000)
 select account.id, account.email, account.display_name, account.email_verified_at is not null,
@@ -62,30 +62,32 @@ values (gen_random_uuid(), 'x', gen_random_uuid(), now() + interval '1 year');
 commit;
 ";
 
-/// Measures both.
+/// Runs both measurements.
 pub(crate) async fn run() -> Result<()> {
-    creation().await?;
-    acceptance().await
+    measure_creation().await?;
+    measure_acceptance().await
 }
 
-/// While mails wait for their server: the transaction alone, and the notice that follows it.
-async fn creation() -> Result<()> {
+/// Measures the rate of creation. Mails are held back, so that their delivery is not measured.
+async fn measure_creation() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     suite.hold_mails().await?;
-    let place = mutation::place(&suite, &token).await?;
-    measure(&suite, &token, &place.org_id, 9).await?;
-    let (mut ours, mut reference) = (vec![], vec![]);
+    let sample = mutation::create_sample_project(&suite, &token).await?;
+    measure(&suite, &token, &sample.org_id, 9).await?;
+    let mut measured = vec![];
+    let mut reference = vec![];
     for round in 0..3 {
         suite.analyze().await?;
-        reference.push(mutation::pgbench(&suite.options, SCRIPT, &place)?);
-        ours.push(measure(&suite, &token, &place.org_id, round).await?);
+        reference.push(mutation::pgbench(&suite.options, SCRIPT, &sample)?);
+        measured.push(measure(&suite, &token, &sample.org_id, round).await?);
     }
-    let what = "`CreateInvitation`, 8 in flight (pgbench)";
-    row(what, median(ours), median(reference), "≥ 0.8");
+    let what = "`CreateInvitation`, 8 callers (pgbench)";
+    print_rates(what, median(measured), median(reference), "≥ 0.8");
     suite.stop().await
 }
 
+/// Returns the rate of creation.
 async fn measure(suite: &Suite, token: &str, org_id: &str, round: usize) -> Result<f64> {
     let channels = load::channels(suite.address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
@@ -107,14 +109,14 @@ async fn measure(suite: &Suite, token: &str, org_id: &str, round: usize) -> Resu
     .await
 }
 
-/// One at a time: the time that a person waits.
-async fn acceptance() -> Result<()> {
+/// Measures the latency of acceptance, without concurrent calls.
+async fn measure_acceptance() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
-    let place = mutation::place(&suite, &token).await?;
+    let sample = mutation::create_sample_project(&suite, &token).await?;
     let ann = suite.client.with_token(&token);
     let invite = inv::CreateInvitationRequest {
-        org_id: place.org_id.clone(),
+        org_id: sample.org_id.clone(),
         email: "link@example.com".to_owned(),
         role: id::OrgRole::Viewer.into(),
         max_uses: Some(100),
@@ -123,40 +125,44 @@ async fn acceptance() -> Result<()> {
     let service = "tenantry.invitation.v1.InvitationService";
     let _: inv::CreateInvitationResponse =
         ann.call(&format!("{service}/CreateInvitation"), invite).await?;
-    let link = suite.mailbox.token("link@example.com", "tny_inv_").await?;
+    let invitation_token = suite.mailbox.token("link@example.com", "tny_inv_").await?;
     let mut guests = vec![];
     for number in 0..GUESTS {
         let token = suite.sign_in(&format!("guest{number}@example.com")).await?;
         guests.push(suite.client.with_token(&token));
     }
-    let (mut accepting, mut changing) = (vec![], vec![]);
+    let mut accept_times_ms = vec![];
+    let mut update_times_ms = vec![];
     for guest in guests {
         let started = Instant::now();
         let accept = inv::AcceptInvitationRequest {
-            invitation: Some(inv::accept_invitation_request::Invitation::Token(link.clone())),
+            invitation: Some(inv::accept_invitation_request::Invitation::Token(
+                invitation_token.clone(),
+            )),
             ..Default::default()
         };
         let accepted: inv::AcceptInvitationResponse =
             guest.call(&format!("{service}/AcceptInvitation"), accept).await?;
-        accepting.push(started.elapsed().as_secs_f64() * 1e3);
-        accepted.member.context("a member")?;
+        accept_times_ms.push(started.elapsed().as_secs_f64() * 1e3);
+        accepted.member.context("the response has no member")?;
         let started = Instant::now();
-        let name = format!("Acme {}", accepting.len());
+        let name = format!("Acme {}", accept_times_ms.len());
         let update = id::UpdateOrganizationRequest {
-            org_id: place.org_id.clone(),
+            org_id: sample.org_id.clone(),
             name,
             update_mask: Some(prost_types::FieldMask { paths: vec!["name".to_owned()] }),
             ..Default::default()
         };
         let method = "tenantry.identity.v1.OrganizationService/UpdateOrganization";
         let _: id::UpdateOrganizationResponse = ann.call(method, update).await?;
-        changing.push(started.elapsed().as_secs_f64() * 1e3);
+        update_times_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    let (ours, reference) = (median(accepting), median(changing));
-    say(&format!(
-        "| `AcceptInvitation`, alone, beside `UpdateOrganization` | {ours:.2} ms | {reference:.2} ms | \
+    let measured = median(accept_times_ms);
+    let reference = median(update_times_ms);
+    print(&format!(
+        "| `AcceptInvitation`, one caller (`UpdateOrganization`) | {measured:.2} ms | {reference:.2} ms | \
          {:.2} | ≤ 2.5 |\n",
-        ours / reference
+        measured / reference
     ));
     suite.stop().await
 }

@@ -1,22 +1,20 @@
-//! A million users, a hundred thousand organizations, a million memberships and a million grants: what a
-//! check costs then, cold and warm, and how much memory this process holds.
+//! Access checks with 1 million users, 100,000 organizations, 1 million memberships and 1 million grants:
+//! rate with warm and cold caches, and memory of the process.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use api::identity::{self as pb, access_service_client::AccessServiceClient};
 use sqlx::{Connection, Executor, PgConnection};
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
-use crate::{load, median, noop, row, say, suite::Suite};
+use crate::{load, median, memory::resident_mib, noop, print, print_rates, suite::Suite};
 
-/// Organizations that are loaded, each with ten members, two projects and ten grants.
+/// Number of organizations, each with ten members, two projects and ten grants.
 const ORGS: u64 = 100_000;
 
-/// Loads everything by SQL: members in every organization, and Ann in all of them. Ids follow from numbers.
+/// SQL statements that create the data set. Ann is a member of every organization. Ids are derived from
+/// numbers.
 const LOAD: &[&str] = &[
     "set search_path = identity; set session_replication_role = replica; set synchronous_commit = off",
     "create function made(kind int, n bigint) returns uuid language sql immutable as
@@ -40,7 +38,7 @@ const LOAD: &[&str] = &[
      select made(6, n), made(2, (n - 1) / 10 + 1), made(5, (n - 1) / 5 + 1), made(1, n), 'developer',
             made(1, n), now()
      from generate_series(1, 1000000) as n",
-    // Five hundred more with a hundred members each, for the first check of a cold organization.
+    // 500 organizations with 100 members each, to measure first checks with cold caches.
     "insert into organization (id, name, slug, plan, owner_id, created_by, access_version, created_at)
      select made(7, n), 'Big', 'big-' || n, 'pro', made(1, n), made(1, n), 1, now()
      from generate_series(1, 500) as n",
@@ -53,42 +51,48 @@ const LOAD: &[&str] = &[
     "reset session_replication_role",
 ];
 
-/// Measures memory and time.
+/// Runs all measurements.
 pub(crate) async fn run() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
-    let few = small(&suite, &token).await?;
+    let rate_without_others = rate_of_small_data_set(&suite, &token).await?;
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     for statement in LOAD {
         connection.execute(*statement).await.with_context(|| (*statement).to_owned())?;
     }
     connection.execute("analyze").await?;
-    let before = resident_mib()?;
-    let many = checks(&suite, &token, ORGS).await?;
-    let hot = checks(&suite, &token, 100).await?;
-    let memory = resident_mib()?;
-    row("`Check` in 1 of 100, with 100,000 others (with none)", hot, few, "1, does not grow");
-    say(&format!(
-        "| `Check` all over 100,000 organizations, most of them cold | {many:.0}/s | | | |\n"
+    let memory_before = settled_resident_mib().await?;
+    let cold_rate = check_rate(&suite, &token, ORGS).await?;
+    let warm_rate = check_rate(&suite, &token, 100).await?;
+    let memory = settled_resident_mib().await?;
+    print_rates(
+        "`Check` in 100 organizations, with 100,000 others (without others)",
+        warm_rate,
+        rate_without_others,
+        "1, constant",
+    );
+    print(&format!(
+        "| `Check` in random ones of 100,000 organizations, most of them cold | {cold_rate:.0}/s | | | |\n"
     ));
-    say(&format!(
-        "| resident memory, server and load generator, 1 M memberships ({before} MiB before) \
+    print(&format!(
+        "| resident memory, server and load generator, 1 M memberships ({memory_before} MiB before) \
          | {memory} MiB | | | ≤ 400 MiB |\n"
     ));
-    let cold = cold(&suite, &token).await?;
-    say(&format!(
+    let first_check = first_check_time(&suite, &token).await?;
+    print(&format!(
         "| first check of a cold organization of 100 members, median of 500 | {:.2} ms | | | ≤ 5 ms |\n",
-        cold * 1_000.0
+        first_check * 1_000.0
     ));
     suite.stop().await
 }
 
-fn org(kind: u32, number: u64) -> String {
+/// Returns the id of an organization of the data set.
+fn org_id(kind: u32, number: u64) -> String {
     format!("{kind:08x}-0000-7000-8000-{number:012x}")
 }
 
-/// The rate in a hundred organizations without any others.
-async fn small(suite: &Suite, token: &str) -> Result<f64> {
+/// Returns the rate of checks in 100 organizations, while the database contains no others.
+async fn rate_of_small_data_set(suite: &Suite, token: &str) -> Result<f64> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let organizations = "insert into identity.organization (id, name, slug, plan, owner_id, created_by,
              access_version, created_at)
@@ -100,51 +104,53 @@ async fn small(suite: &Suite, token: &str) -> Result<f64> {
     for statement in ["begin", organizations, members, "commit"] {
         connection.execute(statement).await?;
     }
-    let rate = checks(suite, token, 100).await?;
-    let forget = "set session_replication_role = replica; delete from identity.member;
+    let rate = check_rate(suite, token, 100).await?;
+    let delete_all = "set session_replication_role = replica; delete from identity.member;
         delete from identity.organization; delete from identity.access_fact";
-    connection.execute(forget).await?;
+    connection.execute(delete_all).await?;
     Ok(rate)
 }
 
-async fn checks(suite: &Suite, token: &str, orgs: u64) -> Result<f64> {
+/// Returns the rate of checks in `orgs` organizations.
+async fn check_rate(suite: &Suite, token: &str, orgs: u64) -> Result<f64> {
     let channels = load::channels(suite.address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
     let mut rates = vec![];
     for _ in 0..3 {
-        let (channels, bearer) = (channels.clone(), bearer.clone());
+        let channels = channels.clone();
+        let bearer = bearer.clone();
         let rate = load::rate(64, move |caller, number| {
-            // All over them, in no order.
-            let number = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
-            let org_id = org(2, number % orgs + 1);
-            let call = check(channels[caller % channels.len()].clone(), bearer.clone(), org_id);
-            async move { call.await.map(|_| ()) }
+            // Multiplicative hashing spreads consecutive calls over all organizations.
+            let hash = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+            let org_id = org_id(2, hash % orgs + 1);
+            check(channels[caller % channels.len()].clone(), bearer.clone(), org_id)
         });
         rates.push(rate.await?);
     }
     Ok(median(rates))
 }
 
+/// Checks a permission that Ann has in every organization.
 async fn check(
     channel: Channel,
     bearer: MetadataValue<tonic::metadata::Ascii>,
     org_id: String,
-) -> Result<bool> {
+) -> Result<()> {
     let permission = "org.view".to_owned();
     let mut request = Request::new(pb::CheckRequest { org_id, permission, ..Default::default() });
     request.metadata_mut().insert("authorization", bearer);
-    let answer = AccessServiceClient::new(channel).check(request).await?.into_inner();
-    anyhow::ensure!(answer.allowed, "Ann is a member everywhere");
-    Ok(answer.allowed)
+    let response = AccessServiceClient::new(channel).check(request).await?.into_inner();
+    anyhow::ensure!(response.allowed, "the check was denied");
+    Ok(())
 }
 
-/// Seconds.
-async fn cold(suite: &Suite, token: &str) -> Result<f64> {
+/// Returns the median duration of the first check in an organization, in seconds.
+async fn first_check_time(suite: &Suite, token: &str) -> Result<f64> {
     let channel = load::channels(suite.address).await?.remove(0);
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
-    let (mut times, next) = (vec![], AtomicU64::new(1));
-    for _ in 0..500 {
-        let org_id = org(7, next.fetch_add(1, Ordering::Relaxed));
+    let mut times = vec![];
+    for number in 1..=500 {
+        let org_id = org_id(7, number);
         let start = Instant::now();
         check(channel.clone(), bearer.clone(), org_id).await?;
         times.push(start.elapsed().as_secs_f64());
@@ -152,10 +158,8 @@ async fn cold(suite: &Suite, token: &str) -> Result<f64> {
     Ok(median(times))
 }
 
-fn resident_mib() -> Result<u64> {
-    std::thread::sleep(Duration::from_millis(100));
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
-    Ok(kib / 1024)
+/// Returns the resident memory of this process in MiB, after a pause in which running tasks end.
+async fn settled_resident_mib() -> Result<i64> {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    resident_mib()
 }

@@ -1,4 +1,4 @@
-//! Closed-loop load: so many callers, each with one call in flight.
+//! Closed-loop load generator: a number of callers, each with one call in flight.
 
 use std::{
     sync::{
@@ -11,13 +11,13 @@ use std::{
 use anyhow::Result;
 use tonic::transport::Channel;
 
-/// Connections to the server.
+/// Number of connections to the server.
 const CHANNELS: usize = 4;
 
-/// How long one measurement takes.
-const TIME: Duration = Duration::from_secs(4);
+/// Duration of one measurement.
+const DURATION: Duration = Duration::from_secs(4);
 
-/// Some connections of their own.
+/// Opens the connections.
 pub(crate) async fn channels(address: std::net::SocketAddr) -> Result<Vec<Channel>> {
     let mut channels = vec![];
     for _ in 0..CHANNELS {
@@ -28,7 +28,8 @@ pub(crate) async fn channels(address: std::net::SocketAddr) -> Result<Vec<Channe
     Ok(channels)
 }
 
-/// Calls per second of so many callers. Warms up first.
+/// Measures the calls per second of a number of callers, after a second of warm-up. `call` gets the index of
+/// the caller and a unique number of the call.
 pub(crate) async fn rate<F>(
     callers: usize,
     call: impl Fn(usize, u64) -> F + Clone + Send + 'static,
@@ -38,7 +39,7 @@ where
 {
     let numbers = Arc::new(AtomicU64::new(0));
     measure(callers, Duration::from_secs(1), numbers.clone(), call.clone()).await?;
-    measure(callers, TIME, numbers, call).await
+    measure(callers, DURATION, numbers, call).await
 }
 
 async fn measure<F>(
@@ -53,7 +54,8 @@ where
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for caller in 0..callers {
-        let (call, numbers) = (call.clone(), numbers.clone());
+        let call = call.clone();
+        let numbers = numbers.clone();
         tasks.spawn(async move {
             let mut calls = 0_u32;
             while start.elapsed() < time {

@@ -1,5 +1,5 @@
-//! How long a check takes while five hundred sign-ins queue, and whether the time of a refusal tells who has
-//! an account.
+//! Sign-ins: latency of access checks while 500 sign-ins are waiting, and a test that the duration of failed
+//! sign-ins does not reveal which addresses have an account.
 
 use std::{
     sync::{
@@ -17,11 +17,12 @@ use api::identity::{
 use tokio::task::JoinSet;
 use tonic::{Request, metadata::MetadataValue};
 
-use crate::{load, noop, say, suite::Suite};
+use crate::{load, noop, print, suite::Suite};
 
+/// Number of clients that try to sign in concurrently.
 const LOGINS: usize = 500;
 
-/// Measures both.
+/// Runs both measurements.
 pub(crate) async fn run() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
@@ -29,59 +30,70 @@ pub(crate) async fn run() -> Result<()> {
     let create = pb::CreateOrganizationRequest { name: "Acme".to_owned(), ..Default::default() };
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
     let created: pb::CreateOrganizationResponse = client.call(method, create).await?;
-    let org_id = created.organization.context("an organization")?.id;
-    p99(&suite, &token, &org_id).await?;
-    let idle = p99(&suite, &token, &org_id).await?;
+    let org_id = created.organization.context("the response has no organization")?.id;
+    // Warm-up.
+    check_p99(&suite, &token, &org_id).await?;
+    let idle = check_p99(&suite, &token, &org_id).await?;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut logins = queue(&suite, &stop).await?;
-    let busy = p99(&suite, &token, &org_id).await?;
+    let mut logins = start_logins(&suite, &stop).await?;
+    let busy = check_p99(&suite, &token, &org_id).await?;
     stop.store(true, Ordering::Relaxed);
     while logins.join_next().await.is_some() {}
-    let (idle, busy) = (idle.as_secs_f64() * 1e3, busy.as_secs_f64() * 1e3);
-    say(&format!(
-        "| `Check` p99 while {LOGINS} sign-ins queue (idle) | {busy:.2} ms | {idle:.2} ms | {:.2} | < 2 |\n",
+    let idle = idle.as_secs_f64() * 1e3;
+    let busy = busy.as_secs_f64() * 1e3;
+    print(&format!(
+        "| `Check` p99 while {LOGINS} sign-ins are waiting (idle) | {busy:.2} ms | {idle:.2} ms \
+         | {:.2} | < 2 |\n",
         busy / idle
     ));
-    refusals(&suite).await?;
+    compare_failed_logins(&suite).await?;
     suite.stop().await
 }
 
-/// How often each address is tried.
-const TRIES: u32 = 1_000;
+/// Number of sign-ins per address.
+const ATTEMPTS: u32 = 1_000;
 
-/// I-04: how long a refusal takes for a known and for an unknown address, in turns, so that a neighbour
-/// on the machine disturbs both; and what Mann and Whitney say about their ranks.
-async fn refusals(suite: &Suite) -> Result<()> {
-    let mut client = SessionServiceClient::new(load::channels(suite.address).await?.remove(0));
+/// I-04: compares the durations of failed sign-ins with a known and an unknown address by their medians and a
+/// Mann-Whitney U test. The attempts alternate, so that other load on the machine affects both.
+async fn compare_failed_logins(suite: &Suite) -> Result<()> {
+    let channel = load::channels(suite.address).await?.remove(0);
+    let mut client = SessionServiceClient::new(channel);
     let mut times = vec![];
-    for number in 0..2 * TRIES {
+    for number in 0..2 * ATTEMPTS {
         let known = number % 2 == 0;
         let email = if known { "ann@example.com" } else { "eve@example.com" }.to_owned();
         let password = "not the password".to_owned();
         let start = Instant::now();
-        client.login(pb::LoginRequest { email, password }).await.err().context("a refusal")?;
+        client
+            .login(pb::LoginRequest { email, password })
+            .await
+            .err()
+            .context("the sign-in succeeded")?;
         times.push((start.elapsed(), known));
     }
     times.sort();
-    let median = |known| {
-        let mut of = times.iter().filter(|it| it.1 == known).map(|it| it.0.as_secs_f64() * 1e3);
-        of.nth(TRIES as usize / 2).unwrap_or_default()
+    let median_ms = |of_known: bool| {
+        let times = times.iter().filter(|(_, known)| *known == of_known);
+        let mut times = times.map(|(time, _)| time.as_secs_f64() * 1e3);
+        times.nth(ATTEMPTS as usize / 2).unwrap_or_default()
     };
-    let ranks = times.iter().zip(1_u32..).filter(|it| it.0.1).map(|it| f64::from(it.1));
-    let n = f64::from(TRIES);
-    let u = ranks.sum::<f64>() - n * (n + 1.0) / 2.0;
+    let ranks_of_known = times.iter().zip(1_u32..).filter(|((_, known), _)| *known);
+    let rank_sum: f64 = ranks_of_known.map(|(_, rank)| f64::from(rank)).sum();
+    let n = f64::from(ATTEMPTS);
+    let u = rank_sum - n * (n + 1.0) / 2.0;
     let z = (u - n * n / 2.0) / (n * n * (2.0 * n + 1.0) / 12.0).sqrt();
-    let (known, unknown) = (median(true), median(false));
-    say(&format!(
-        "| A refused sign-in, known address (unknown), median; Mann-Whitney z | {known:.2} ms \
+    let known = median_ms(true);
+    let unknown = median_ms(false);
+    print(&format!(
+        "| Failed sign-in with a known address (unknown address), median; Mann-Whitney z | {known:.2} ms \
          | {unknown:.2} ms | {:.3}; z {z:.2} | 0.95 to 1.05, and z within 2.58 |\n",
         known / unknown
     ));
     Ok(())
 }
 
-/// People who try to sign in, again and again.
-async fn queue(suite: &Suite, stop: &Arc<AtomicBool>) -> Result<JoinSet<()>> {
+/// Starts clients that sign in repeatedly until `stop` is set.
+async fn start_logins(suite: &Suite, stop: &Arc<AtomicBool>) -> Result<JoinSet<()>> {
     let channels = load::channels(suite.address).await?;
     let mut logins = JoinSet::new();
     for number in 0..LOGINS {
@@ -91,9 +103,8 @@ async fn queue(suite: &Suite, stop: &Arc<AtomicBool>) -> Result<JoinSet<()>> {
             while !stop.load(Ordering::Relaxed) {
                 let email = "ann@example.com".to_owned();
                 let password = "a long enough password".to_owned();
-                let refused = client.login(pb::LoginRequest { email, password }).await.is_err();
-                if refused {
-                    // As the answer asks for.
+                if client.login(pb::LoginRequest { email, password }).await.is_err() {
+                    // The error's `RetryInfo` asks for this delay.
                     tokio::time::sleep(Duration::from_secs(2)).await;
                 }
             }
@@ -102,14 +113,14 @@ async fn queue(suite: &Suite, stop: &Arc<AtomicBool>) -> Result<JoinSet<()>> {
     Ok(logins)
 }
 
-/// The slowest of a hundred, at two hundred a second, one after the other.
-async fn p99(suite: &Suite, token: &str, org_id: &str) -> Result<Duration> {
+/// Returns the 99th percentile of the latency of checks: one caller, 200 checks per second.
+async fn check_p99(suite: &Suite, token: &str, org_id: &str) -> Result<Duration> {
     let channel = load::channels(suite.address).await?.remove(0);
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
     let mut times = vec![];
-    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
     for _ in 0..1_600 {
-        tick.tick().await;
+        interval.tick().await;
         let mut request = Request::new(pb::CheckRequest {
             org_id: org_id.to_owned(),
             permission: "org.view".to_owned(),

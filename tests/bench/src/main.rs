@@ -1,7 +1,8 @@
-//! Benchmarks, each beside its reference in the same run: only the ratio counts.
+//! Benchmarks. Each measures the suite and a reference implementation in the same run, because only their
+//! ratio is comparable between machines. Usage: `cargo xtask bench [name]`.
 
 mod audit_log;
-mod bare;
+mod bare_server;
 mod check;
 mod grants;
 mod hosting;
@@ -9,9 +10,11 @@ mod invitations;
 mod large;
 mod load;
 mod logins;
+mod memory;
 mod mutation;
 mod nats;
 mod noop;
+mod runner_load;
 mod start;
 mod suite;
 mod webhooks;
@@ -26,57 +29,57 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let wanted = std::env::args().nth(1).unwrap_or_default();
-    say("| what | ours | reference | ratio or value | goal |\n|---|---|---|---|---|\n");
-    if "start".contains(&wanted) {
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    print("| what | suite | reference | ratio or value | goal |\n|---|---|---|---|---|\n");
+    if "start".contains(&filter) {
         start::run().await?;
     }
-    if "noop".contains(&wanted) {
+    if "noop".contains(&filter) {
         noop::run().await?;
     }
-    if "mutation".contains(&wanted) {
+    if "mutation".contains(&filter) {
         mutation::run().await?;
     }
-    if "check".contains(&wanted) {
+    if "check".contains(&filter) {
         check::run().await?;
     }
-    if "grants".contains(&wanted) {
+    if "grants".contains(&filter) {
         grants::run().await?;
     }
-    if "hosting".contains(&wanted) {
+    if "hosting".contains(&filter) {
         hosting::run().await?;
     }
-    if "invitations".contains(&wanted) {
+    if "invitations".contains(&filter) {
         invitations::run().await?;
     }
-    if "webhooks".contains(&wanted) {
+    if "webhooks".contains(&filter) {
         webhooks::run().await?;
     }
-    if "logins".contains(&wanted) {
+    if "logins".contains(&filter) {
         logins::run().await?;
     }
-    if "audit".contains(&wanted) {
+    if "audit".contains(&filter) {
         audit_log::run().await?;
     }
-    if "large".contains(&wanted) {
+    if "large".contains(&filter) {
         large::run().await?;
     }
     Ok(())
 }
 
-/// Prints at once.
-fn say(text: &str) {
+/// Prints to standard output, unbuffered.
+fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// The middle one.
+/// Returns the median.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// A row of the table: ours beside its reference, in calls per second.
-fn row(what: &str, ours: f64, reference: f64, goal: &str) {
-    let ratio = ours / reference;
-    say(&format!("| {what} | {ours:.0}/s | {reference:.0}/s | {ratio:.2} | {goal} |\n"));
+/// Prints a row of the table: rates of the suite and of the reference in calls per second, and their ratio.
+fn print_rates(what: &str, suite: f64, reference: f64, goal: &str) {
+    let ratio = suite / reference;
+    print(&format!("| {what} | {suite:.0}/s | {reference:.0}/s | {ratio:.2} | {goal} |\n"));
 }

@@ -1,5 +1,5 @@
-//! What a change costs: state and event in one transaction, through the whole suite, beside the same
-//! statements sent by pgbench over as many connections.
+//! Rate of changes, which write state and event in one transaction. Reference: the same SQL statements sent
+//! by pgbench with as many connections.
 
 use std::{path::PathBuf, process::Command};
 
@@ -11,18 +11,17 @@ use api::{
         project_service_client::ProjectServiceClient,
     },
 };
-use chassis::host::Install;
+use host::Install;
 use sqlx::postgres::PgConnectOptions;
 use tonic::{Request, metadata::MetadataValue};
 
-use crate::{load, noop, row, suite::Suite};
+use crate::{load, noop, print_rates, suite::Suite};
 
-/// Connections, and calls in flight.
+/// Number of connections of pgbench, and of concurrent callers.
 const CONNECTIONS: usize = 8;
 
-/// The statements of `CreateEnvironment`, in their order: who, at which version, how many the plan
-/// allows, and the transaction.
-const SCRIPT: &str = "
+/// SQL statements of `CreateEnvironment`, in order: session, access version, plan limit, and the transaction.
+const CREATE_ENVIRONMENT: &str = "
 select account.id, account.email, account.display_name, account.email_verified_at is not null,
        session.secret_hash, session.expires_at
 from identity.session join identity.account on account.id = session.user_id
@@ -35,7 +34,7 @@ where org_id = :org and id = :project for key share;
 insert into project.environment (id, org_id, project_id, name, kind, state, branch, created_at, updated_at)
 values (gen_random_uuid(), :org, :project, gen_random_uuid()::text, 'development', 'pending', 'main',
     now(), now());
-select id, service_key, removing from project.attachment where org_id = :org and project_id = :project;
+select id, addon_key, removing from project.addon where org_id = :org and project_id = :project;
 with counted as (insert into project.outbox_sequence as counter (org_id, last) values (:org, 1)
                  on conflict (org_id) do update set last = counter.last + 1 returning last)
 insert into project.outbox (id, type, org_id, sequence, envelope)
@@ -44,9 +43,9 @@ select gen_random_uuid(), 'tenantry.project.v1.EnvironmentCreated', :org, last,
 commit;
 ";
 
-/// The statements of `CreateProject`: who, at which version; the transaction here, and the one in identity
-/// inside it.
-const PROJECT: &str = "
+/// SQL statements of `CreateProject`, in order: session, access version, and the transactions of the project
+/// and the identity service.
+const CREATE_PROJECT: &str = "
 select account.id, account.email, account.display_name, account.email_verified_at is not null,
        session.secret_hash, session.expires_at
 from identity.session join identity.account on account.id = session.user_id
@@ -86,23 +85,26 @@ select gen_random_uuid(), 'tenantry.identity.v1.ProjectRegistered', :org, last,
 commit;
 ";
 
-/// Measures the change alone, and with the log following it on the same two cores.
+/// Runs all measurements: with a stand-in for the audit service, and with the audit service in the same
+/// process.
 pub(crate) async fn run() -> Result<()> {
-    compare(&noop::without_log(), "CreateEnvironment, 8 in flight, beside pgbench").await?;
-    compare(tenantry::INSTALLS, "the same while the log follows in the same process").await?;
-    projects().await
+    compare(&noop::without_log(), "`CreateEnvironment`, 8 callers (pgbench)").await?;
+    compare(tenantry::INSTALLS, "the same, with the audit service in the process (pgbench)")
+        .await?;
+    compare_project_creation().await
 }
 
-/// The same for projects, of one organization.
-async fn projects() -> Result<()> {
+/// Measures `CreateProject` in one organization.
+async fn compare_project_creation() -> Result<()> {
     let suite = Suite::start(&noop::without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
-    let (mut ours, mut reference) = (vec![], vec![]);
+    let mut measured = vec![];
+    let mut reference = vec![];
     for _ in 0..3 {
-        // Each side begins with an organization that has none.
-        let empty = place(&suite, &token).await?;
-        reference.push(pgbench(&suite.options, PROJECT, &empty)?);
-        let empty = place(&suite, &token).await?;
+        // Each measurement starts with a new organization, because the number of projects affects the rate.
+        let empty = create_sample_project(&suite, &token).await?;
+        reference.push(pgbench(&suite.options, CREATE_PROJECT, &empty)?);
+        let empty = create_sample_project(&suite, &token).await?;
         let channels = load::channels(suite.address).await?;
         let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
         let rate = load::rate(CONNECTIONS, move |caller, number| {
@@ -119,45 +121,46 @@ async fn projects() -> Result<()> {
                 Ok(())
             }
         });
-        ours.push(rate.await?);
+        measured.push(rate.await?);
     }
-    let what = "CreateProject, 8 in flight in one organization, beside pgbench";
-    row(what, crate::median(ours), crate::median(reference), "≥ 0.8");
+    let what = "`CreateProject` in one organization, 8 callers (pgbench)";
+    print_rates(what, crate::median(measured), crate::median(reference), "≥ 0.8");
     suite.stop().await
 }
 
+/// Measures `CreateEnvironment` with the given services.
 async fn compare(installs: &[Install], what: &str) -> Result<()> {
     let suite = Suite::start(installs).await?;
     let token = suite.sign_in("ann@example.com").await?;
-    let place = place(&suite, &token).await?;
-    let (mut ours, mut reference) = (vec![], vec![]);
+    let sample = create_sample_project(&suite, &token).await?;
+    let mut measured = vec![];
+    let mut reference = vec![];
     for round in 0..3 {
-        reference.push(pgbench(&suite.options, SCRIPT, &place)?);
-        ours.push(measure(&suite, &token, &place, round).await?);
+        reference.push(pgbench(&suite.options, CREATE_ENVIRONMENT, &sample)?);
+        measured.push(measure(&suite, &token, &sample, round).await?);
     }
-    ours.sort_by(f64::total_cmp);
-    reference.sort_by(f64::total_cmp);
-    row(what, ours[1], reference[1], "≥ 0.8");
+    print_rates(what, crate::median(measured), crate::median(reference), "≥ 0.8");
     suite.stop().await
 }
 
-/// Where something changes, and who changes it.
-pub(crate) struct Place {
+/// A project with its organization, owner and session.
+#[derive(Clone)]
+pub(crate) struct SampleProject {
     pub(crate) org_id: String,
     pub(crate) project_id: String,
     pub(crate) user_id: String,
     pub(crate) session_id: String,
 }
 
-/// A new organization with a project.
-pub(crate) async fn place(suite: &Suite, token: &str) -> Result<Place> {
+/// Creates an organization with the plan Pro and a project.
+pub(crate) async fn create_sample_project(suite: &Suite, token: &str) -> Result<SampleProject> {
     let client = suite.client.with_token(token);
     let slug = format!("acme-{}", chassis::id::new().simple());
     let create =
         id::CreateOrganizationRequest { name: "Acme".to_owned(), slug, ..Default::default() };
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
     let created: id::CreateOrganizationResponse = client.call(method, create).await?;
-    let organization = created.organization.context("an organization")?;
+    let organization = created.organization.context("the response has no organization")?;
     let change = id::ChangePlanRequest {
         org_id: organization.id.clone(),
         plan: id::Plan::Pro.into(),
@@ -177,14 +180,21 @@ pub(crate) async fn place(suite: &Suite, token: &str) -> Result<Place> {
         <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
     let session = "select id::text from identity.session limit 1";
     let session_id: String = sqlx::query_scalar(session).fetch_one(&mut connection).await?;
-    let project_id = created.project.context("a project")?.id;
-    Ok(Place { org_id: organization.id, project_id, user_id: organization.owner_id, session_id })
+    let project_id = created.project.context("the response has no project")?.id;
+    Ok(SampleProject {
+        org_id: organization.id,
+        project_id,
+        user_id: organization.owner_id,
+        session_id,
+    })
 }
 
-async fn measure(suite: &Suite, token: &str, place: &Place, round: usize) -> Result<f64> {
+/// Returns the rate of `CreateEnvironment`.
+async fn measure(suite: &Suite, token: &str, sample: &SampleProject, round: usize) -> Result<f64> {
     let channels = load::channels(suite.address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
-    let (org_id, project_id) = (place.org_id.clone(), place.project_id.clone());
+    let org_id = sample.org_id.clone();
+    let project_id = sample.project_id.clone();
     load::rate(CONNECTIONS, move |caller, number| {
         let mut client = EnvironmentServiceClient::new(channels[caller % channels.len()].clone());
         let mut request = Request::new(prj::CreateEnvironmentRequest {
@@ -202,16 +212,21 @@ async fn measure(suite: &Suite, token: &str, place: &Place, round: usize) -> Res
     .await
 }
 
-pub(crate) fn pgbench(options: &PgConnectOptions, sql: &str, place: &Place) -> Result<f64> {
+/// Runs a script with pgbench; returns the transactions per second.
+pub(crate) fn pgbench(
+    options: &PgConnectOptions,
+    sql: &str,
+    sample: &SampleProject,
+) -> Result<f64> {
     let script = std::env::temp_dir().join(format!("tenantry-bench-{}.sql", std::process::id()));
     std::fs::write(&script, sql)?;
-    let socket: PathBuf = options.get_socket().context("a socket")?.clone();
+    let socket: PathBuf = options.get_socket().context("the database has no Unix socket")?.clone();
     let variable = |name: &str, value: &str| format!("-D{name}={value}");
     let clients = CONNECTIONS.to_string();
-    let output = Command::new(program()?)
+    let output = Command::new(find_pgbench()?)
         .args(["-n", "-M", "prepared", "-T", "5", "-j", "2", "-c", &clients, "-U", "tenantry"])
-        .args([variable("org", &place.org_id), variable("project", &place.project_id)])
-        .args([variable("user", &place.user_id), variable("session", &place.session_id)])
+        .args([variable("org", &sample.org_id), variable("project", &sample.project_id)])
+        .args([variable("user", &sample.user_id), variable("session", &sample.session_id)])
         .arg("-f")
         .arg(&script)
         .arg("-h")
@@ -221,20 +236,21 @@ pub(crate) fn pgbench(options: &PgConnectOptions, sql: &str, place: &Place) -> R
     std::fs::remove_file(script)?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
-    let tps = text.lines().find_map(|it| it.strip_prefix("tps = ")).context("a rate")?;
-    Ok(tps.split_whitespace().next().context("a number")?.parse()?)
+    let tps =
+        text.lines().find_map(|it| it.strip_prefix("tps = ")).context("pgbench printed no rate")?;
+    Ok(tps.split_whitespace().next().context("pgbench printed no rate")?.parse()?)
 }
 
-/// pgbench is beside the other programs of PostgreSQL.
-fn program() -> Result<PathBuf> {
+/// Returns the path of pgbench, which is installed with PostgreSQL's other programs.
+fn find_pgbench() -> Result<PathBuf> {
     let output = Command::new("pg_config").arg("--bindir").output();
-    let named =
+    let configured =
         output.map(|it| PathBuf::from(String::from_utf8_lossy(&it.stdout).trim()).join("pgbench"));
     let usual =
         (15..30).rev().map(|it| PathBuf::from(format!("/usr/lib/postgresql/{it}/bin/pgbench")));
-    named
+    configured
         .into_iter()
         .chain(usual)
         .find(|it| it.exists())
-        .context("pgbench is part of PostgreSQL's packages")
+        .context("pgbench is not installed; it is part of PostgreSQL's packages")
 }

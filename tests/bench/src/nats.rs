@@ -1,11 +1,11 @@
-//! A real nats-server with JetStream.
+//! A nats-server process with JetStream.
 
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
 use tempfile::TempDir;
 
-/// A nats-server of its own.
+/// A nats-server that is killed when this is dropped.
 pub(crate) struct Nats {
     child: Child,
     pub(crate) port: u16,
@@ -13,6 +13,7 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
+    /// Starts a server with an empty store, on an unused port.
     pub(crate) fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

@@ -1,4 +1,5 @@
-//! What the stack costs: a call that does nothing, signed in, beside the same call to a bare server.
+//! Overhead of the server stack: authenticated calls of a method that does nothing. Reference: the same
+//! method on a tonic server without middleware.
 
 use anyhow::Result;
 use api::audit::{
@@ -6,56 +7,64 @@ use api::audit::{
     audit_service_client::AuditServiceClient,
     audit_service_server::{AuditService, AuditServiceServer},
 };
-use chassis::{Call, Host, Reply, host::Install, reply};
+use chassis::{Call, Reply, reply};
+use host::Host;
+use host::Install;
 use tonic::{Request, Status, metadata::MetadataValue, transport::Server};
 
-use crate::{load, median, row, suite::Suite};
+use crate::{load, median, print_rates, suite::Suite};
 
-/// Calls in flight.
+/// Number of concurrent callers.
 const CALLERS: usize = 64;
 
-/// Answers `ListAccountEntries` at once; a stand-in for a handler, not for the log.
-struct Noop {
-    /// Whether our stack is around it.
-    stacked: bool,
+/// Stand-in for the audit service: `ListAccountEntries` returns an empty list immediately.
+struct NoopAuditService {
+    /// True if the server stack authenticates the call.
+    is_authenticated: bool,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the shape of an install")]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `Install`")]
+/// Installs the stand-in.
 pub(crate) fn install(host: &mut Host) -> Result<()> {
-    host.rpc(AuditServiceServer::new(Noop { stacked: true }));
+    host.rpc(AuditServiceServer::new(NoopAuditService { is_authenticated: true }));
     Ok(())
 }
 
-/// Every service but the log, whose place the stand-in takes.
+/// Returns all services, with the stand-in instead of the audit service, and without a runner.
 pub(crate) fn without_log() -> [Install; 4] {
     let services = tenantry::INSTALLS;
     [services[0], services[1], services[2], install]
 }
 
-/// Measures both.
+/// Runs the measurement.
 pub(crate) async fn run() -> Result<()> {
     let suite = Suite::start(&without_log()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let bare = listener.local_addr()?;
+    let bare_address = listener.local_addr()?;
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder().add_service(AuditServiceServer::new(Noop { stacked: false }));
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a benchmark has no host whose tasks are drained"
-    )]
+    let server = Server::builder()
+        .add_service(AuditServiceServer::new(NoopAuditService { is_authenticated: false }));
+    #[expect(clippy::disallowed_methods, reason = "a benchmark has no host that drains its tasks")]
     let serving = tokio::spawn(server.serve_with_incoming(incoming));
-    // Alternating, so that a neighbour on the machine disturbs both.
-    let (mut ours, mut reference) = (vec![], vec![]);
+    // Alternating, so that other load on the machine affects both.
+    let mut measured = vec![];
+    let mut reference = vec![];
     for _ in 0..3 {
-        reference.push(measure(bare, &token).await?);
-        ours.push(measure(suite.address, &token).await?);
+        reference.push(measure(bare_address, &token).await?);
+        measured.push(measure(suite.address, &token).await?);
     }
-    row("no-op call, signed in, 64 in flight", median(ours), median(reference), "≥ 0.7");
+    print_rates(
+        "no-op call, authenticated, 64 callers (bare server)",
+        median(measured),
+        median(reference),
+        "≥ 0.7",
+    );
     serving.abort();
     suite.stop().await
 }
 
+/// Returns the rate of calls.
 async fn measure(address: std::net::SocketAddr, token: &str) -> Result<f64> {
     let channels = load::channels(address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
@@ -72,12 +81,13 @@ async fn measure(address: std::net::SocketAddr, token: &str) -> Result<f64> {
     .await
 }
 
-fn elsewhere<M>() -> Reply<M> {
-    Err(Status::unimplemented("not part of the benchmark"))
+/// Error of methods that the benchmark does not call.
+fn unimplemented<M>() -> Reply<M> {
+    Err(Status::unimplemented("the benchmark does not call this method"))
 }
 
 #[tonic::async_trait]
-impl AuditService for Noop {
+impl AuditService for NoopAuditService {
     type WatchEntriesStream = futures::stream::Empty<Result<pb::WatchEntriesResponse, Status>>;
     type ExportEntriesStream = futures::stream::Empty<Result<pb::ExportEntriesResponse, Status>>;
 
@@ -85,7 +95,7 @@ impl AuditService for Noop {
         &self,
         request: Request<pb::ListAccountEntriesRequest>,
     ) -> Reply<pb::ListAccountEntriesResponse> {
-        if self.stacked {
+        if self.is_authenticated {
             Call::of(request)?.account()?;
         }
         reply(pb::ListAccountEntriesResponse { entries: vec![], next_page_token: "x".repeat(20) })
@@ -95,34 +105,34 @@ impl AuditService for Noop {
         &self,
         _: Request<pb::ListEntriesRequest>,
     ) -> Reply<pb::ListEntriesResponse> {
-        elsewhere()
+        unimplemented()
     }
 
     async fn watch_entries(
         &self,
         _: Request<pb::WatchEntriesRequest>,
     ) -> Reply<Self::WatchEntriesStream> {
-        elsewhere()
+        unimplemented()
     }
 
     async fn export_entries(
         &self,
         _: Request<pb::ExportEntriesRequest>,
     ) -> Reply<Self::ExportEntriesStream> {
-        elsewhere()
+        unimplemented()
     }
 
     async fn get_retention(
         &self,
         _: Request<pb::GetRetentionRequest>,
     ) -> Reply<pb::GetRetentionResponse> {
-        elsewhere()
+        unimplemented()
     }
 
     async fn set_legal_hold(
         &self,
         _: Request<pb::SetLegalHoldRequest>,
     ) -> Reply<pb::SetLegalHoldResponse> {
-        elsewhere()
+        unimplemented()
     }
 }

@@ -1,4 +1,4 @@
-//! How long the all-in-one takes until it serves, and how much memory it holds when idle.
+//! Start time and idle memory of the all-in-one program.
 
 use std::{
     io::{BufRead, BufReader},
@@ -10,44 +10,49 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::say;
+use crate::{memory::resident_mib_of, print};
 
-/// Starts it on a new data directory, then on the same again.
+/// Starts the program with an empty data directory, then again with the existing one.
 pub(crate) async fn run() -> Result<()> {
     tokio::task::spawn_blocking(|| {
-        let folder = tempfile::tempdir()?;
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
-        let (new, child) = start(folder.path())?;
+        let data_dir = tempfile::tempdir()?;
+        std::fs::set_permissions(data_dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        let (first_start, child) = start(data_dir.path())?;
         stop(child)?;
-        let (warm, child) = start(folder.path())?;
-        // Idle, but with its background tasks.
+        let (second_start, child) = start(data_dir.path())?;
+        // Idle memory includes that of the background tasks.
         std::thread::sleep(Duration::from_secs(2));
-        let memory = resident_mib(&child)?;
+        let memory = resident_mib_of(child.id())?;
         stop(child)?;
-        say(&format!(
-            "| start on a new data directory | {:.2} s | | | ≤ 6 s |\n",
-            new.as_secs_f64()
+        print(&format!(
+            "| start with an empty data directory | {:.2} s | | | ≤ 6 s |\n",
+            first_start.as_secs_f64()
         ));
-        say(&format!("| start on an existing one | {:.2} s | | | ≤ 2 s |\n", warm.as_secs_f64()));
-        say(&format!("| resident memory, idle | {memory} MiB | | | ≤ 64 MiB |\n"));
+        print(&format!(
+            "| start with an existing data directory | {:.2} s | | | ≤ 2 s |\n",
+            second_start.as_secs_f64()
+        ));
+        print(&format!("| resident memory, idle | {memory} MiB | | | ≤ 64 MiB |\n"));
         Ok(())
     })
     .await?
 }
 
-fn start(folder: &Path) -> Result<(Duration, Child)> {
+/// Starts the program; returns the time until it prints that it is ready.
+fn start(data_dir: &Path) -> Result<(Duration, Child)> {
     let program = std::env::current_exe()?.with_file_name("tenantry");
     let started = Instant::now();
     let mut child = Command::new(program)
         .args(["--listen", "127.0.0.1:0", "--log", "error", "--data-dir"])
-        .arg(folder)
+        .arg(data_dir)
         .stdout(Stdio::piped())
         .spawn()
-        .context("`cargo xtask bench` builds the program")?;
-    let mut lines = BufReader::new(child.stdout.take().context("an output")?).lines();
+        .context("cannot start the program; run `cargo xtask bench`, which builds it")?;
+    let mut lines =
+        BufReader::new(child.stdout.take().context("the program has no standard output")?).lines();
     lines
-        .find(|it| it.as_ref().is_ok_and(|it| it.contains("serves on")))
-        .context("it did not serve")??;
+        .find(|it| it.as_ref().is_ok_and(|it| it.contains("listens on")))
+        .context("the program ended before it was ready")??;
     Ok((started.elapsed(), child))
 }
 
@@ -55,12 +60,4 @@ fn stop(mut child: Child) -> Result<()> {
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
     child.wait()?;
     Ok(())
-}
-
-fn resident_mib(child: &Child) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-    let line =
-        status.lines().find_map(|it| it.strip_prefix("VmRSS:")).context("a resident size")?;
-    let kib: u64 = line.split_whitespace().next().context("a number")?.parse()?;
-    Ok(kib / 1024)
 }

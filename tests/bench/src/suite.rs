@@ -1,14 +1,13 @@
-//! A suite with a durable PostgreSQL of its own.
+//! Suite under test: services in this process, with their own durable PostgreSQL.
 
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result};
-use chassis::{
-    Config, Host,
-    host::{DataDir, Install},
-    postgres::{Durability, Postgres},
-};
+use chassis::Config;
 use clap::Parser;
+use embedded_postgres::{Durability, Postgres};
+use host::Host;
+use host::{DataDir, Install};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tenantry::{client::Client, demo::Mailbox};
@@ -27,26 +26,26 @@ pub(crate) struct Suite {
     pub(crate) options: PgConnectOptions,
     pub(crate) client: Client,
     pub(crate) mailbox: Mailbox,
-    folder: TempDir,
+    data_dir: TempDir,
     postgres: Postgres,
     stop: CancellationToken,
     running: JoinHandle<Result<()>>,
 }
 
 impl Suite {
-    /// Starts these services.
+    /// Starts services with the default settings.
     pub(crate) async fn start(installs: &[Install]) -> Result<Self> {
         Self::start_with(installs, |_| {}).await
     }
 
-    /// Starts these services with some setting of its own.
+    /// Starts services with settings changed by `change`.
     pub(crate) async fn start_with(
         installs: &[Install],
         change: impl FnOnce(&mut Config),
     ) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
-        let postgres = Postgres::start(folder.path(), None, Durability::Durable).await?;
+        let data_dir = tempfile::tempdir()?;
+        std::fs::set_permissions(data_dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        let postgres = Postgres::start(data_dir.path(), None, Durability::Durable).await?;
         let mut config = Config {
             log: "warn".to_owned(),
             mail_console: false,
@@ -58,7 +57,7 @@ impl Suite {
         };
         change(&mut config);
         let options = postgres.options();
-        let mut host = Host::new(config, options.clone(), DataDir::open(Some(folder.path()))?)?;
+        let mut host = Host::new(config, options.clone(), DataDir::open(Some(data_dir.path()))?)?;
         for install in installs {
             install(&mut host)?;
         }
@@ -69,16 +68,16 @@ impl Suite {
         let stopped = stop.clone().cancelled_owned();
         #[expect(
             clippy::disallowed_methods,
-            reason = "a benchmark has no host whose tasks are drained"
+            reason = "a benchmark has no host that drains its tasks"
         )]
         let running = tokio::spawn(host.run(listener, move || _ = ready.send(()), stopped));
-        is_ready.await.context("the suite did not start; RUST_LOG=info tells why")?;
+        is_ready.await.context("the suite did not start; set RUST_LOG=info to see the reason")?;
         let client = Client::connect(&format!("http://{address}"), None).await?;
-        let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-        Ok(Self { address, options, client, mailbox, folder, postgres, stop, running })
+        let mailbox = Mailbox::new(vec![data_dir.path().join("mail")]);
+        Ok(Self { address, options, client, mailbox, data_dir, postgres, stop, running })
     }
 
-    /// Registers, confirms, signs in; answers the session's token.
+    /// Registers a user, verifies the address and signs in. Returns the session token.
     pub(crate) async fn sign_in(&self, email: &str) -> Result<String> {
         use api::identity as pb;
         let password = "a long enough password".to_owned();
@@ -99,8 +98,8 @@ impl Suite {
         Ok(session.token)
     }
 
-    /// Tells the planner how large the tables are, as autovacuum does every minute: a new database thinks
-    /// that they are empty, and looks at all rows.
+    /// Runs `analyze`. In a new database the planner has no statistics and scans whole tables until
+    /// autovacuum has run, which takes up to a minute.
     pub(crate) async fn analyze(&self) -> Result<()> {
         let mut connection =
             <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;
@@ -108,7 +107,7 @@ impl Suite {
         Ok(())
     }
 
-    /// From now on mails wait: what is measured is not their sending.
+    /// Delays all new mails by a year, so that their delivery is not measured.
     pub(crate) async fn hold_mails(&self) -> Result<()> {
         let mut connection =
             <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;
@@ -120,11 +119,11 @@ impl Suite {
         Ok(())
     }
 
-    /// Ends everything.
+    /// Stops the services and PostgreSQL, and removes all files.
     pub(crate) async fn stop(self) -> Result<()> {
         self.stop.cancel();
         self.running.await??;
         tokio::task::spawn_blocking(|| self.postgres.stop()).await?;
-        Ok(self.folder.close()?)
+        Ok(self.data_dir.close()?)
     }
 }

@@ -1,15 +1,16 @@
-//! Fuzz target: filters of lists of entries.
+//! Fuzz target: filters of entry lists.
 
 use api::audit::EntryFilter;
 use bolero::check;
 use prost::Message;
 
-use super::find::{Wanted, times};
+use super::search::{EntryQuery, TimeRange, time_range};
 use crate::fuzz_input::Input;
 
-/// A filter is refused, or looks up each fact once; two filters that differ are bound to different pages.
+/// A filter is refused, or has a valid time range and at most one term of each kind; different filters have
+/// different page tokens.
 #[test]
-fn a_filter_becomes_facts_and_times() {
+fn a_filter_has_a_time_range_and_distinct_terms() {
     let text = |it: &str| it.to_owned();
     let full = EntryFilter {
         actor_id: text("ann"),
@@ -25,17 +26,17 @@ fn a_filter_becomes_facts_and_times() {
     let samples = [full.encode_to_vec(), EntryFilter::default().encode_to_vec()];
     check!().with_type::<Input>().for_each(|input| {
         let Ok(filter) = EntryFilter::decode(&*input.bytes(&samples)) else { return };
-        if let Ok((Some(from), Some(to))) = times(&filter) {
+        if let Ok(TimeRange { from: Some(from), to: Some(to) }) = time_range(&filter) {
             assert!(from < to);
         }
-        let wanted = Wanted { filter: filter.clone(), ..Wanted::default() };
-        let facts = wanted.facts();
-        assert!(facts.len() <= 6);
-        let mut kinds: Vec<_> = facts.iter().map(|it| it.0).collect();
+        let query = EntryQuery { filter: filter.clone(), ..EntryQuery::default() };
+        let terms = query.term_queries();
+        assert!(terms.len() <= 6);
+        let mut kinds: Vec<_> = terms.iter().map(|it| it.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), facts.len());
-        let other = Wanted { filter: full.clone(), ..Wanted::default() };
-        assert_eq!(wanted.binding() == other.binding(), filter == full);
+        assert_eq!(kinds.len(), terms.len());
+        let other = EntryQuery { filter: full.clone(), ..EntryQuery::default() };
+        assert_eq!(query.binding() == other.binding(), filter == full);
     });
 }

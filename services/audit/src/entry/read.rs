@@ -1,77 +1,94 @@
-//! Entries as they are shown: opened, with the names of that time, and what they changed.
+//! Conversion of stored entries to API entries: personal fields are opened, and changed fields are listed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use api::{audit as pb, event::Envelope};
-use chassis::{Db, Result, timestamp};
+use chassis::{Db, Result, page::Page, timestamp};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
-use super::Row;
+use super::{
+    EntryRow,
+    search::{self, EntryQuery},
+    store,
+};
 use crate::{
-    difference::changes,
-    log::{Flags, ingest::Ledger},
+    diff::changed_fields,
+    leaf_codec::LeafCodec,
+    log::EntryFlags,
     merkle::leaf_hash,
-    person, seal,
+    seal::{self, SubjectKeys},
+    subject_key,
 };
 
-/// Opens entries.
+/// Reader of entries.
 #[derive(Clone)]
-pub(crate) struct Reader {
+pub(crate) struct EntryReader {
     pub(crate) db: Db,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) pool: DescriptorPool,
+    pub(crate) codec: Arc<LeafCodec>,
+    descriptors: DescriptorPool,
 }
 
-impl Reader {
-    pub(crate) fn new(db: Db, ledger: Arc<Ledger>) -> anyhow::Result<Self> {
-        Ok(Self { db, ledger, pool: DescriptorPool::decode(api::DESCRIPTORS)? })
+/// A page of a list of entries.
+pub(crate) struct EntryPage {
+    pub(crate) entries: Vec<pb::Entry>,
+    pub(crate) next_page_token: String,
+}
+
+impl EntryReader {
+    pub(crate) fn new(db: Db, codec: Arc<LeafCodec>) -> anyhow::Result<Self> {
+        Ok(Self { db, codec, descriptors: DescriptorPool::decode(api::DESCRIPTORS)? })
     }
 
-    /// The keys that open some leaves, by person; those of people who were erased are gone.
-    pub(crate) async fn keys(
-        &self,
-        rows: &[Row],
-    ) -> Result<std::collections::BTreeMap<seal::PersonId, chassis::key::Secret>> {
-        let plans = self.ledger.plans();
-        let people: BTreeSet<_> =
-            rows.iter().flat_map(|it| seal::sealed_for(plans, &it.leaf)).collect();
-        person::store::read(&self.db, self.ledger.vault(), &people).await
+    /// Returns one page of entries, newest first (AU-12).
+    pub(crate) async fn list(&self, query: &EntryQuery, page: &Page) -> Result<EntryPage> {
+        let mut plan = search::plan(&self.db, query).await?;
+        if let Some(previous_index) = page.after::<i64>()? {
+            plan.end = plan.end.min(previous_index);
+        }
+        let rows = store::newest_entries(&self.db, &plan, page.limit()).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.index.to_string());
+        Ok(EntryPage { entries: self.open_entries(&rows).await?, next_page_token })
     }
 
-    /// Opens entries, in their order.
-    pub(crate) async fn open(&self, rows: Vec<Row>) -> Result<Vec<pb::Entry>> {
-        let keys = self.keys(&rows).await?;
-        rows.iter().map(|it| self.entry(it, &keys)).collect()
+    /// Returns the keys of the people whose fields are sealed in these entries; erased people have none.
+    pub(crate) async fn subject_keys(&self, rows: &[EntryRow]) -> Result<SubjectKeys> {
+        let fields = &self.codec.personal_fields;
+        let subjects: BTreeSet<_> =
+            rows.iter().flat_map(|it| seal::sealed_subjects(fields, &it.leaf)).collect();
+        subject_key::store::get(&self.db, &self.codec.vault, &subjects).await
     }
 
-    /// A message as canonical JSON.
+    /// Converts entries to API entries, in the same order.
+    pub(crate) async fn open_entries(&self, rows: &[EntryRow]) -> Result<Vec<pb::Entry>> {
+        let keys = self.subject_keys(rows).await?;
+        rows.iter().map(|it| self.open_entry(it, &keys)).collect()
+    }
+
+    /// Formats a message as canonical protobuf JSON.
     pub(crate) fn json<M: Message + prost::Name>(&self, message: &M) -> Result<serde_json::Value> {
-        let descriptor = self.pool.get_message_by_name(&M::full_name());
-        let descriptor = descriptor.ok_or_else(|| anyhow::anyhow!("an unknown message"))?;
+        let descriptor = self.descriptors.get_message_by_name(&M::full_name());
+        let descriptor =
+            descriptor.ok_or_else(|| anyhow::anyhow!("unknown message {}", M::full_name()))?;
         let dynamic = DynamicMessage::decode(descriptor, &*message.encode_to_vec());
         let dynamic = dynamic.map_err(anyhow::Error::from)?;
         Ok(serde_json::to_value(&dynamic).map_err(anyhow::Error::from)?)
     }
 
-    /// Opens one entry.
-    pub(crate) fn entry(
-        &self,
-        row: &Row,
-        keys: &std::collections::BTreeMap<seal::PersonId, chassis::key::Secret>,
-    ) -> Result<pb::Entry> {
-        let key = |person| Some(seal::leaf_key(keys.get(&person)?, row.event_id));
-        let opened = seal::open(self.ledger.plans(), &row.leaf, key);
+    fn open_entry(&self, row: &EntryRow, keys: &SubjectKeys) -> Result<pb::Entry> {
+        let leaf_key = |subject| Some(seal::leaf_key(keys.get(&subject)?, row.event_id));
+        let opened = seal::open_leaf(&self.codec.personal_fields, &row.leaf, leaf_key);
         let opened = opened.unwrap_or_else(|| row.leaf.clone());
         let envelope = Envelope::decode(&*opened).map_err(anyhow::Error::from)?;
+        let changes = envelope.event.as_ref().map(|it| changed_fields(&self.descriptors, it));
         Ok(pb::Entry {
             index: row.index,
-            action: self.ledger.actions().of(&envelope),
-            changes: envelope.event.as_ref().map(|it| changes(&self.pool, it)).unwrap_or_default(),
+            action: self.codec.action_names.action_of(&envelope),
+            changes: changes.unwrap_or_default(),
             envelope: Some(envelope),
             receive_time: Some(timestamp(row.received_at)),
             leaf_hash: leaf_hash(&row.leaf).to_vec(),
-            flags: Flags(row.flags).words(),
+            flags: EntryFlags(row.flags).names(),
         })
     }
 }

@@ -1,93 +1,119 @@
-//! Every SQL statement that reads entries.
+//! SQL statements that read entries.
 
 use chassis::{Db, OrgId, Result};
 use sqlx::{query, query_as};
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    Row,
-    find::{Driver, Search},
+    EntryRow,
+    search::{Matching, ScanIndex, SearchPlan, TermQuery, TimeRange},
 };
-use crate::facts::Kind;
 
-/// Which part of a tree is shown.
-pub(crate) struct Bounds {
-    pub(crate) number: i32,
+/// Range of visible entries of a tree.
+pub(crate) struct VisibleRange {
+    /// Number of the tree.
+    pub(crate) tree: i32,
+    /// First visible index.
     pub(crate) first: i64,
+    /// End of the range, exclusive.
     pub(crate) end: i64,
 }
 
-/// The part of a tree that its plan shows (AU-9), narrowed to a time.
-pub(crate) async fn bounds(
+/// Returns the entries within the retention of the organization's plan (AU-9) that were received in a time
+/// range. `None` if the organization has no log yet.
+pub(crate) async fn visible_range(
     db: &Db,
     org_id: OrgId,
-    from: Option<OffsetDateTime>,
-    to: Option<OffsetDateTime>,
-) -> Result<Option<Bounds>> {
-    let shown = query!(
+    times: TimeRange,
+) -> Result<Option<VisibleRange>> {
+    let tree = query!(
         r#"select number, size, purged_before, days as "days?" from tree left join retention using (plan)
            where org_id = $1"#,
         org_id.0
     );
-    let Some(tree) = shown.fetch_optional(db.pool()).await? else { return Ok(None) };
-    let oldest = tree.days.map(|it| db.now() - Duration::days(it.into()));
-    let mut bounds = Bounds { number: tree.number, first: tree.purged_before, end: tree.size };
-    if let Some(from) = from.max(oldest) {
-        bounds.first = index_at(db, tree.number, from).await?;
+    let Some(tree) = tree.fetch_optional(db.pool()).await? else { return Ok(None) };
+    let retained_since = tree.days.map(|it| db.now() - Duration::days(it.into()));
+    let mut range = VisibleRange { tree: tree.number, first: tree.purged_before, end: tree.size };
+    if let Some(from) = times.from.max(retained_since) {
+        range.first = first_index_since(db, tree.number, from).await?;
     }
-    if let Some(to) = to {
-        bounds.end = index_at(db, tree.number, to).await?;
+    if let Some(to) = times.to {
+        range.end = first_index_since(db, tree.number, to).await?;
     }
-    Ok(Some(bounds))
+    Ok(Some(range))
 }
 
-async fn index_at(db: &Db, tree: i32, moment: OffsetDateTime) -> Result<i64> {
-    let index = query!(r#"select index_at($1, $2) as "index!""#, tree, moment);
+/// Returns the index of the first entry that was received at a time or later.
+async fn first_index_since(db: &Db, tree: i32, time: OffsetDateTime) -> Result<i64> {
+    let index = query!(r#"select index_at($1, $2) as "index!""#, tree, time);
     Ok(index.fetch_one(db.pool()).await?.index)
 }
 
-/// A fact that entries must have: its kind, its value, and whether every fact counts that begins so.
-pub(crate) type Wish = (Kind, String, bool);
+/// Index terms that match a query.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TermMatches {
+    /// Numbers of the terms.
+    pub(crate) numbers: Vec<i32>,
+    /// Entries that have one of the terms.
+    pub(crate) entries: i64,
+}
 
-/// The numbers of facts in one tree, and how many entries have them; for each wish.
-pub(crate) async fn terms(db: &Db, tree: i32, wishes: &[Wish]) -> Result<Vec<(Vec<i32>, i64)>> {
-    let (mut kinds, mut values, mut ends) = (vec![], vec![], vec![]);
-    for (kind, value, prefix) in wishes {
-        // The next text after all that begin so: prefixes end with a dot or a colon. After an exact value
-        // comes the value with a zero byte, which PostgreSQL cannot hold; the lowest letter will do.
-        let mut end = value.clone();
-        match end.pop().filter(|_| *prefix) {
-            Some(last) => end.push(char::from_u32(u32::from(last) + 1).unwrap_or(last)),
-            None => end = format!("{value}\u{1}"),
+/// Returns the end of the range of values, exclusive, that match a queried value.
+fn range_end(value: &str, matching: Matching) -> String {
+    match matching {
+        // U+0001 is the lowest character that PostgreSQL can store.
+        Matching::Exact => format!("{value}\u{1}"),
+        // Prefixes end with a dot or a colon, so the successor of the last character exists.
+        Matching::Prefix => {
+            let mut end = value.to_owned();
+            if let Some(last) = end.pop() {
+                end.push(char::from_u32(u32::from(last) + 1).unwrap_or(last));
+            }
+            end
         }
-        kinds.push(*kind as i16);
-        values.push(value.clone());
-        ends.push(end);
     }
+}
+
+/// Finds the index terms of a tree that match each query, in the order of the queries.
+pub(crate) async fn find_terms(
+    db: &Db,
+    tree: i32,
+    queries: &[TermQuery],
+) -> Result<Vec<TermMatches>> {
+    let kinds: Vec<i16> = queries.iter().map(|it| it.kind as i16).collect();
+    let values: Vec<String> = queries.iter().map(|it| it.value.clone()).collect();
+    let ends: Vec<String> = queries.iter().map(|it| range_end(&it.value, it.matching)).collect();
     let rows = query!(
-        r#"select wish.n as "n!", number, entries
+        r#"select requested.n as "n!", number, entries
            from unnest($2::smallint[], $3::text[], $4::text[]) with ordinality
-                as wish (kind, value, above, n)
-           join term on term.tree = $1 and term.kind = wish.kind
-                and term.value >= wish.value and term.value < wish.above"#,
+                as requested (kind, value, above, n)
+           join term on term.tree = $1 and term.kind = requested.kind
+                and term.value >= requested.value and term.value < requested.above"#,
         tree,
         &kinds,
         &values,
         &ends,
     );
-    let mut found = vec![(vec![], 0); wishes.len()];
+    let mut found = vec![TermMatches::default(); queries.len()];
     for row in rows.fetch_all(db.pool()).await? {
-        let place = usize::try_from(row.n - 1).ok().and_then(|it| found.get_mut(it));
-        if let Some((numbers, entries)) = place {
-            numbers.push(row.number);
-            *entries += row.entries;
+        // Ordinality counts from 1.
+        let matches = usize::try_from(row.n - 1).ok().and_then(|it| found.get_mut(it));
+        if let Some(matches) = matches {
+            matches.numbers.push(row.number);
+            matches.entries += row.entries;
         }
     }
     Ok(found)
 }
 
-/// The numbers of actors and objects that ever had a name like this, and how many entries have them.
-pub(crate) async fn named(db: &Db, tree: i32, text: &str, limit: i64) -> Result<(Vec<i32>, i64)> {
+/// Finds the actors and objects whose name, at any time, contains a text. Of more than `limit`, those with
+/// the most entries.
+pub(crate) async fn find_terms_by_name(
+    db: &Db,
+    tree: i32,
+    text: &str,
+    limit: i64,
+) -> Result<TermMatches> {
     let rows = query!(
         r#"select number, entries from term
            where tree = $1 and kind in (1, 2) and exists (
@@ -100,16 +126,16 @@ pub(crate) async fn named(db: &Db, tree: i32, text: &str, limit: i64) -> Result<
     );
     let rows = rows.fetch_all(db.pool()).await?;
     let entries = rows.iter().map(|it| it.entries).sum();
-    Ok((rows.into_iter().map(|it| it.number).collect(), entries))
+    Ok(TermMatches { numbers: rows.into_iter().map(|it| it.number).collect(), entries })
 }
 
-/// A page along one index: for each number that is followed, the next entries that have all else that is
-/// wanted; of these, the next ones. Each number is a short walk along an index, whatever page it is: the
-/// rows are compared as pairs and ordered like the index, so that PostgreSQL walks and never sorts.
-macro_rules! walk {
-    ($db:expr, $it:expr, $limit:expr, $follow:literal, $order:literal) => {
+/// Scans one index: for each scanned term, the next entries that satisfy the other conditions; of all these,
+/// the next ones. The cost of a page does not grow with its position: rows are compared as pairs and ordered
+/// like the index, so that PostgreSQL uses a range scan without sorting.
+macro_rules! scan {
+    ($db:expr, $plan:expr, $limit:expr, $column:literal, $order:literal) => {
         query_as!(
-            Row,
+            EntryRow,
             "select found.index, found.event_id, found.received_at, found.flags, found.leaf
              from unnest($1::integer[]) as followed (number) cross join lateral (
                  select index, event_id, received_at, flags, leaf from entry
@@ -123,11 +149,11 @@ macro_rules! walk {
                    and ($11::integer[] is null or actor = any ($11) or resource = any ($11))
                    and ($12::smallint is null or outcome = $12)
                    and ("
-                + $follow
+                + $column
                 + ", index) >= (followed.number, $3) and ("
-                + $follow
+                + $column
                 + ", index) < (followed.number, $4) order by "
-                + $follow
+                + $column
                 + " "
                 + $order
                 + ", index "
@@ -136,18 +162,18 @@ macro_rules! walk {
              ) as found order by found.index "
                 + $order
                 + " limit $13",
-            &$it.follow,
-            $it.tree,
-            $it.first,
-            $it.end,
-            $it.terms.actor.as_deref(),
-            $it.terms.resource.as_deref(),
-            $it.terms.kind.as_deref(),
-            $it.terms.project.as_deref(),
-            $it.terms.environment.as_deref(),
-            $it.terms.action.as_deref(),
-            $it.terms.named.as_deref(),
-            $it.outcome,
+            &$plan.scan_terms,
+            $plan.tree,
+            $plan.first,
+            $plan.end,
+            $plan.terms.actor.as_deref(),
+            $plan.terms.resource.as_deref(),
+            $plan.terms.resource_kind.as_deref(),
+            $plan.terms.project.as_deref(),
+            $plan.terms.environment.as_deref(),
+            $plan.terms.action.as_deref(),
+            $plan.terms.actor_or_resource.as_deref(),
+            $plan.outcome,
             $limit,
         )
         .fetch_all($db.pool())
@@ -155,48 +181,56 @@ macro_rules! walk {
     };
 }
 
-/// The next entries of a search from its newest end.
-pub(crate) async fn newest(db: &Db, it: &Search, limit: i64) -> Result<Vec<Row>> {
-    if it.nothing || it.first >= it.end {
+/// Returns the newest entries of a search, newest first.
+pub(crate) async fn newest_entries(
+    db: &Db,
+    plan: &SearchPlan,
+    limit: i64,
+) -> Result<Vec<EntryRow>> {
+    if plan.matches_nothing || plan.first >= plan.end {
         return Ok(vec![]);
     }
-    Ok(match it.driver {
-        Driver::Tree => walk!(db, it, limit, "tree", "desc"),
-        Driver::Actor => walk!(db, it, limit, "actor", "desc"),
-        Driver::Resource => walk!(db, it, limit, "resource", "desc"),
-        Driver::Project => walk!(db, it, limit, "project", "desc"),
-        Driver::Action => walk!(db, it, limit, "action", "desc"),
-        Driver::Named => {
-            let mut rows = walk!(db, it, limit, "actor", "desc");
-            rows.extend(walk!(db, it, limit, "resource", "desc"));
+    Ok(match plan.scan_index {
+        ScanIndex::Tree => scan!(db, plan, limit, "tree", "desc"),
+        ScanIndex::Actor => scan!(db, plan, limit, "actor", "desc"),
+        ScanIndex::Resource => scan!(db, plan, limit, "resource", "desc"),
+        ScanIndex::Project => scan!(db, plan, limit, "project", "desc"),
+        ScanIndex::Action => scan!(db, plan, limit, "action", "desc"),
+        ScanIndex::ActorOrResource => {
+            let mut rows = scan!(db, plan, limit, "actor", "desc");
+            rows.extend(scan!(db, plan, limit, "resource", "desc"));
             rows.sort_by_key(|it| std::cmp::Reverse(it.index));
-            merged(rows, limit)
+            merge(rows, limit)
         }
     })
 }
 
-/// The next entries of a search from its oldest end.
-pub(crate) async fn oldest(db: &Db, it: &Search, limit: i64) -> Result<Vec<Row>> {
-    if it.nothing || it.first >= it.end {
+/// Returns the oldest entries of a search, oldest first.
+pub(crate) async fn oldest_entries(
+    db: &Db,
+    plan: &SearchPlan,
+    limit: i64,
+) -> Result<Vec<EntryRow>> {
+    if plan.matches_nothing || plan.first >= plan.end {
         return Ok(vec![]);
     }
-    Ok(match it.driver {
-        Driver::Tree => walk!(db, it, limit, "tree", "asc"),
-        Driver::Actor => walk!(db, it, limit, "actor", "asc"),
-        Driver::Resource => walk!(db, it, limit, "resource", "asc"),
-        Driver::Project => walk!(db, it, limit, "project", "asc"),
-        Driver::Action => walk!(db, it, limit, "action", "asc"),
-        Driver::Named => {
-            let mut rows = walk!(db, it, limit, "actor", "asc");
-            rows.extend(walk!(db, it, limit, "resource", "asc"));
+    Ok(match plan.scan_index {
+        ScanIndex::Tree => scan!(db, plan, limit, "tree", "asc"),
+        ScanIndex::Actor => scan!(db, plan, limit, "actor", "asc"),
+        ScanIndex::Resource => scan!(db, plan, limit, "resource", "asc"),
+        ScanIndex::Project => scan!(db, plan, limit, "project", "asc"),
+        ScanIndex::Action => scan!(db, plan, limit, "action", "asc"),
+        ScanIndex::ActorOrResource => {
+            let mut rows = scan!(db, plan, limit, "actor", "asc");
+            rows.extend(scan!(db, plan, limit, "resource", "asc"));
             rows.sort_by_key(|it| it.index);
-            merged(rows, limit)
+            merge(rows, limit)
         }
     })
 }
 
-/// An entry may have a name twice: as its actor and as its object.
-fn merged(mut rows: Vec<Row>, limit: i64) -> Vec<Row> {
+/// Removes duplicates of sorted entries, which match both as actor and as object, and applies the limit.
+fn merge(mut rows: Vec<EntryRow>, limit: i64) -> Vec<EntryRow> {
     rows.dedup_by_key(|it| it.index);
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     rows

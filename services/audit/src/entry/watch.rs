@@ -1,42 +1,52 @@
-//! Entries as they come.
+//! Stream of new entries that match a query.
 
 use api::audit as pb;
-use chassis::{
-    Result,
-    follow::{Batch, Source, Then},
-};
+use chassis::Result;
+use worker::watch::{Batch, Source, Then};
 
 use super::{
-    find::{self, Wanted},
-    read::Reader,
+    read::EntryReader,
+    search::{self, EntryQuery},
     store,
 };
 
-/// Entries that are read at once.
-const BATCH: i64 = 100;
+/// Most entries of one read.
+const BATCH_SIZE: i64 = 100;
 
-/// The entries that a filter finds, from an index on.
+/// Source of the entries that match a query, from an index on.
 pub(crate) struct NewEntries {
-    pub(crate) reader: Reader,
-    pub(crate) wanted: Wanted,
-    pub(crate) next_index: i64,
+    reader: EntryReader,
+    query: EntryQuery,
+    next_index: i64,
+}
+
+impl NewEntries {
+    /// Starts at an index; 0 means after the newest entry.
+    pub(crate) async fn start(
+        reader: EntryReader,
+        query: EntryQuery,
+        from_index: i64,
+    ) -> Result<Self> {
+        let end = search::plan(&reader.db, &query).await?.end;
+        let next_index = if from_index == 0 { end } else { from_index };
+        Ok(Self { reader, query, next_index })
+    }
 }
 
 impl Source for NewEntries {
-    type Message = pb::WatchEntriesResponse;
+    type Message = pb::Entry;
 
     async fn read(&mut self) -> Result<Batch<Self::Message>> {
-        let mut search = find::search(&self.reader.db, &self.wanted).await?;
-        search.first = search.first.max(self.next_index);
-        let rows = store::oldest(&self.reader.db, &search, BATCH).await?;
-        let is_full = i64::try_from(rows.len()).is_ok_and(|it| it == BATCH);
-        // Entries that the filter does not find are not looked at again.
+        let mut plan = search::plan(&self.reader.db, &self.query).await?;
+        plan.first = plan.first.max(self.next_index);
+        let rows = store::oldest_entries(&self.reader.db, &plan, BATCH_SIZE).await?;
+        let is_full = i64::try_from(rows.len()).is_ok_and(|it| it == BATCH_SIZE);
+        // After the last match, the whole range is done: entries that do not match are not scanned again.
         self.next_index = match rows.last() {
             Some(last) if is_full => last.index + 1,
-            _ => self.next_index.max(search.end),
+            _ => self.next_index.max(plan.end),
         };
-        let entries = self.reader.open(rows).await?.into_iter();
-        let messages = entries.map(|it| pb::WatchEntriesResponse { entry: Some(it) }).collect();
+        let messages = self.reader.open_entries(&rows).await?;
         Ok(Batch { messages, then: if is_full { Then::Read } else { Then::Wait } })
     }
 }

@@ -1,61 +1,69 @@
-//! The lines of a bundle: everything that proves the entries in it, for a verifier that has nothing else.
+//! Lines of a bundle: entries with everything that proves them, for a verifier that has only this file and
+//! the public key. A bundle is complete if it has every entry up to the checkpoint, and filtered otherwise.
+//! The suite tree contains the checkpoints of all other trees.
 //!
-//! | line | holds |
+//! | line | content |
 //! |---|---|
-//! | first | which log, the signed head, where that head is in the suite's tree |
-//! | one per entry | index, hash and bytes of the leaf, what opens its fields; with a filter its path |
-//! | one per entry that is not shown any more | index and hash of the leaf |
-//! | last | how many entries there are |
+//! | first | the log, the checkpoint, and the proof that the checkpoint is in the suite tree |
+//! | one per entry | index, leaf hash, leaf, keys of sealed fields; if filtered, inclusion proof (`hashes`) |
+//! | one per entry that is purged or older than the retention | index and leaf hash |
+//! | last | number of entries |
 
-use std::collections::BTreeMap;
-
-use chassis::key::Secret;
 use data_encoding::BASE64;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
-    entry::Row,
+    entry::EntryRow,
     merkle::{Hash, leaf_hash},
-    seal::PersonId,
+    seal::SubjectKeys,
 };
 
-/// The version of the format.
+/// Version of the format.
 const VERSION: u32 = 1;
 
-/// The first line.
-pub(crate) fn head(origin: &str, checkpoint: &str, whole: bool, suite: &Value) -> Value {
+/// Returns the first line. The format calls a complete bundle `whole`.
+pub(super) fn header(
+    origin: &str,
+    checkpoint: &str,
+    is_complete: bool,
+    suite_proof: &Value,
+) -> Value {
     json!({
         "tenantry_audit_bundle": VERSION,
         "origin": origin,
         "checkpoint": checkpoint,
-        // Whether every entry up to the head is in it.
-        "whole": whole,
-        "suite": suite,
+        "whole": is_complete,
+        "suite": suite_proof,
     })
 }
 
-/// The line of an entry. `keys` open this leaf and no other.
-pub(crate) fn entry(
-    row: &Row,
-    keys: &BTreeMap<PersonId, Secret>,
-    path: Option<&[Vec<u8>]>,
+/// Returns the line of an entry. `leaf_keys` open the sealed fields of this leaf and of no other, each those
+/// with the data of one person.
+pub(super) fn entry_line(
+    row: &EntryRow,
+    leaf_keys: &SubjectKeys,
+    inclusion_proof: Option<&[Vec<u8>]>,
 ) -> Value {
-    let keys: BTreeMap<String, String> =
-        keys.iter().map(|it| (it.0.to_string(), BASE64.encode(it.1))).collect();
-    let (hash, leaf) = (BASE64.encode(&leaf_hash(&row.leaf)), BASE64.encode(&row.leaf));
-    let mut line = json!({ "index": row.index, "leaf_hash": hash, "leaf": leaf, "keys": keys });
-    if let Some(path) = path {
-        line["hashes"] = path.iter().map(|it| BASE64.encode(it)).collect();
+    let keys = leaf_keys.iter().map(|(id, key)| (id.to_string(), BASE64.encode(key).into()));
+    let keys: Map<String, Value> = keys.collect();
+    let mut line = json!({
+        "index": row.index,
+        "leaf_hash": BASE64.encode(&leaf_hash(&row.leaf)),
+        "leaf": BASE64.encode(&row.leaf),
+        "keys": keys,
+    });
+    if let Some(hashes) = inclusion_proof {
+        line["hashes"] = hashes.iter().map(|it| BASE64.encode(it)).collect();
     }
     line
 }
 
-/// The line of an entry that is not shown any more.
-pub(crate) fn hidden(index: i64, hash: &Hash) -> Value {
+/// Returns the line of an entry that is purged or older than the retention.
+pub(super) fn hash_only_line(index: i64, hash: &Hash) -> Value {
     json!({ "index": index, "leaf_hash": BASE64.encode(hash) })
 }
 
-/// The last line.
-pub(crate) fn end(count: i64) -> Value {
+/// Returns the last line.
+pub(super) fn last_line(count: i64) -> Value {
     json!({ "end": true, "count": count })
 }

@@ -1,11 +1,11 @@
-//! Comma-separated values (RFC 4180), safe to open in a spreadsheet (AU-15).
+//! Entries as comma-separated values (RFC 4180), safe to open in a spreadsheet (AU-15).
 
 use api::audit::Entry;
-use chassis::moment;
+use chassis::datetime;
 use time::format_description::well_known::Rfc3339;
 
-/// The columns, in their order.
-pub(crate) const HEAD: [&str; 21] = [
+/// Columns, in order.
+const COLUMNS: [&str; 21] = [
     "index",
     "receive_time",
     "occur_time",
@@ -29,29 +29,31 @@ pub(crate) const HEAD: [&str; 21] = [
     "changes",
 ];
 
-/// The head line.
-pub(crate) fn head() -> String {
-    line(HEAD.iter().map(|it| (*it).to_owned()))
+/// Returns the header line.
+pub(super) fn header() -> String {
+    join_cells(COLUMNS.iter().map(|it| (*it).to_owned()))
 }
 
-/// The line of one entry.
-pub(crate) fn entry(entry: &Entry) -> String {
-    let it = entry.envelope.clone().unwrap_or_default();
-    let actor_kind = word(it.actor.as_ref().map(|it| it.kind().as_str_name()), "ACTOR_KIND_");
-    let outcome = word(Some(it.outcome().as_str_name()), "OUTCOME_");
-    let actor = it.actor.unwrap_or_default();
-    let (resource, origin) = (it.resource.unwrap_or_default(), it.origin.unwrap_or_default());
+/// Returns the line of one entry.
+pub(super) fn line(entry: &Entry) -> String {
+    let envelope = entry.envelope.clone().unwrap_or_default();
+    let actor_kind = envelope.actor.as_ref().map(|it| it.kind().as_str_name());
+    let actor_kind = without_prefix(actor_kind.unwrap_or_default(), "ACTOR_KIND_");
+    let outcome = without_prefix(envelope.outcome().as_str_name(), "OUTCOME_");
+    let actor = envelope.actor.unwrap_or_default();
+    let resource = envelope.resource.unwrap_or_default();
+    let origin = envelope.origin.unwrap_or_default();
     let changes = entry.changes.iter();
     let changes: Vec<_> =
         changes.map(|it| format!("{}: {} → {}", it.field, it.before, it.after)).collect();
-    line([
+    join_cells([
         entry.index.to_string(),
-        time(entry.receive_time),
-        time(it.occur_time),
-        it.id,
+        format_time(entry.receive_time),
+        format_time(envelope.occur_time),
+        envelope.id,
         entry.action.clone(),
         outcome,
-        it.reason,
+        envelope.reason,
         actor_kind,
         actor.id,
         actor.name,
@@ -59,8 +61,8 @@ pub(crate) fn entry(entry: &Entry) -> String {
         resource.kind,
         resource.id,
         resource.name,
-        it.project_id,
-        it.environment_id,
+        envelope.project_id,
+        envelope.environment_id,
         origin.address,
         origin.user_agent,
         origin.method,
@@ -69,23 +71,25 @@ pub(crate) fn entry(entry: &Entry) -> String {
     ])
 }
 
-fn word(name: Option<&str>, prefix: &str) -> String {
-    name.unwrap_or_default().trim_start_matches(prefix).to_owned()
+fn without_prefix(enum_name: &str, prefix: &str) -> String {
+    enum_name.trim_start_matches(prefix).to_owned()
 }
 
-fn time(it: Option<prost_types::Timestamp>) -> String {
-    it.and_then(moment).and_then(|it| it.format(&Rfc3339).ok()).unwrap_or_default()
+fn format_time(timestamp: Option<prost_types::Timestamp>) -> String {
+    let time = timestamp.and_then(datetime);
+    time.and_then(|it| it.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-fn line(cells: impl IntoIterator<Item = String>) -> String {
-    let cells: Vec<_> = cells.into_iter().map(|it| cell(&it)).collect();
+fn join_cells(cells: impl IntoIterator<Item = String>) -> String {
+    let cells: Vec<_> = cells.into_iter().map(|it| escape_cell(&it)).collect();
     cells.join(",") + "\r\n"
 }
 
-/// A cell: quoted where it must be, and never a formula.
-fn cell(text: &str) -> String {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let text = if formula { format!("'{text}") } else { text.to_owned() };
+/// Quotes a cell if necessary, and prefixes a formula with an apostrophe, so that a spreadsheet does not run
+/// it.
+fn escape_cell(text: &str) -> String {
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\r', '\n', ';', '\t']) || text.starts_with(['\'', ' ']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
@@ -97,22 +101,22 @@ fn cell(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// AU-15: no cell is a formula, whatever people call themselves.
+    /// AU-15: no cell is run as a formula by a spreadsheet.
     #[test]
     fn no_cell_is_a_formula() {
-        assert_eq!(cell("=1+1"), "\"'=1+1\"");
-        assert_eq!(cell("@SUM(A1)"), "\"'@SUM(A1)\"");
-        assert_eq!(cell("+49"), "\"'+49\"");
-        assert_eq!(cell("-1"), "\"'-1\"");
-        assert_eq!(cell("\tx"), "\"'\tx\"");
-        assert_eq!(cell("a \"b\", c"), "\"a \"\"b\"\", c\"");
-        assert_eq!(cell("plain"), "plain");
+        assert_eq!(escape_cell("=1+1"), "\"'=1+1\"");
+        assert_eq!(escape_cell("@SUM(A1)"), "\"'@SUM(A1)\"");
+        assert_eq!(escape_cell("+49"), "\"'+49\"");
+        assert_eq!(escape_cell("-1"), "\"'-1\"");
+        assert_eq!(escape_cell("\tx"), "\"'\tx\"");
+        assert_eq!(escape_cell("a \"b\", c"), "\"a \"\"b\"\", c\"");
+        assert_eq!(escape_cell("plain"), "plain");
     }
 
     #[test]
     fn every_line_has_a_cell_for_every_column() {
-        let line = entry(&Entry { action: "member.removed".to_owned(), ..Entry::default() });
-        assert_eq!(line.matches(',').count(), HEAD.len() - 1);
-        assert_eq!(head().matches(',').count(), HEAD.len() - 1);
+        let line = line(&Entry { action: "member.removed".to_owned(), ..Entry::default() });
+        assert_eq!(line.matches(',').count(), COLUMNS.len() - 1);
+        assert_eq!(header().matches(',').count(), COLUMNS.len() - 1);
     }
 }

@@ -1,87 +1,108 @@
-//! The check, tree by tree.
+//! The check of every tree: entries, index terms, tiles, checkpoints, edge and sequence numbers.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt};
 
-use anyhow::Context;
 use api::event::Envelope;
 use chassis::{Db, Result};
 use prost::Message;
 use uuid::Uuid;
 use verifier::{
-    Pins,
+    Pins, VerifyError,
     note::VerifierKey,
     tree::{Hash, leaf_hash},
 };
 
 use super::{
     Findings,
-    rederive::{Numbers, Rederived},
-    store::{self, Entry, Tree},
+    rebuild::{RebuiltTree, SequenceCheck},
+    store::{self, StoredEntry, StoredTree},
 };
-use crate::{facts::Actions, log::SUITE, memory::Memory};
+use crate::{
+    head_journal::HeadJournal,
+    log::{SUITE_TREE, tree_name},
+    search_index::ActionNames,
+};
 
-/// More differences than this are not told: something is wrong as a whole.
-const TOLD_MAX: usize = 1_000;
+/// Most differences that are listed.
+const DIFFERENCES_MAX: usize = 1_000;
 
-/// One check of everything.
-pub(crate) struct Check {
+/// Hashes of a complete tile.
+const TILE_WIDTH: i64 = 16;
+/// Length of a hash in bytes.
+const HASH_LEN: usize = 32;
+
+/// Checkpoints of a tree (signed notes), by size.
+type Checkpoints = BTreeMap<i64, String>;
+
+/// A running check.
+pub(crate) struct Fsck {
     db: Db,
     pins: Pins,
-    actions: Actions,
-    memory: Memory,
+    action_names: ActionNames,
+    journal: HeadJournal,
     findings: Findings,
 }
 
-impl Check {
-    /// Believes heads that one of these keys signed; `journal` is what the signer remembers.
-    pub(crate) fn new(db: Db, keys: &[String], journal: &Path) -> anyhow::Result<Self> {
-        let keys = keys.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
-        let text = if journal.exists() {
-            std::fs::read_to_string(journal).context("the signer's journal")?
-        } else {
-            String::new()
-        };
-        let (pins, actions) = (Pins { keys, org_id: None }, Actions::load(api::DESCRIPTORS)?);
-        Ok(Self { db, pins, actions, memory: Memory::parse(&text), findings: Findings::default() })
+impl Fsck {
+    /// Creates a check that accepts checkpoints signed by one of these verifier keys. `journal` has the
+    /// signed tree heads.
+    pub(crate) fn new(
+        db: Db,
+        verifier_keys: &[String],
+        journal: HeadJournal,
+    ) -> anyhow::Result<Self> {
+        let keys = verifier_keys.iter().map(|it| VerifierKey::parse(it));
+        let keys = keys.collect::<Result<_, VerifyError>>()?;
+        Ok(Self {
+            db,
+            pins: Pins { keys, org_id: None },
+            action_names: ActionNames::load(api::DESCRIPTORS)?,
+            journal,
+            findings: Findings::default(),
+        })
     }
 
     /// Checks every tree.
     pub(crate) async fn run(mut self) -> Result<Findings> {
-        for tree in store::trees(&self.db).await? {
+        let trees = store::trees(&self.db).await?;
+        for tree in &trees {
             self.findings.trees += 1;
-            let rederived = if tree.org_id == SUITE.0 {
-                self.suite(&tree).await?
+            let rebuilt = if tree.org_id == SUITE_TREE.0 {
+                self.check_suite_tree(tree).await?
             } else {
-                self.log(&tree).await?
+                self.check_org_tree(tree).await?
             };
-            self.edge(&tree, &rederived).await?;
+            self.check_edge(tree, &rebuilt).await?;
         }
-        for (tree, head) in self.memory.clone().trees() {
-            let known = store::trees(&self.db).await?.into_iter().any(|it| it.org_id == tree);
-            if !known {
-                self.differs(tree, format!("it is gone; {} entries of it were signed", head.size));
+        for (org_id, head) in self.journal.clone().heads() {
+            if !trees.iter().any(|it| it.org_id == org_id) {
+                let signed = head.size;
+                self.report(org_id, format!("the tree is missing; {signed} entries were signed"));
             }
         }
         Ok(self.findings)
     }
 
-    fn differs(&mut self, tree: Uuid, what: impl std::fmt::Display) {
-        if self.findings.differs.len() < TOLD_MAX {
-            let name =
-                if tree == SUITE.0 { "the suite's tree".to_owned() } else { tree.to_string() };
-            self.findings.differs.push(format!("{name}: {what}"));
+    fn report(&mut self, org_id: Uuid, difference: impl fmt::Display) {
+        if self.findings.differences.len() < DIFFERENCES_MAX {
+            let tree = if org_id == SUITE_TREE.0 {
+                "suite tree".to_owned()
+            } else {
+                format!("tree {org_id}")
+            };
+            self.findings.differences.push(format!("{tree}: {difference}"));
         }
     }
 
-    /// The log of one organization.
-    async fn log(&mut self, tree: &Tree) -> Result<Rederived> {
-        let heads = store::heads(&self.db, tree.number).await?;
-        let (mut rederived, mut numbers) = (Rederived::default(), Numbers::default());
+    async fn check_org_tree(&mut self, tree: &StoredTree) -> Result<RebuiltTree> {
+        let checkpoints = store::checkpoints(&self.db, tree.number).await?;
+        let mut rebuilt = RebuiltTree::default();
+        let mut sequences = SequenceCheck::default();
         let mut next = 0;
-        // Of what was purged only hashes are left.
+        // Only the hashes of purged entries remain.
         while next < tree.purged_before.min(tree.size) {
-            let hash = self.stored_hash(tree, next).await?;
-            self.add(tree, &mut rederived, hash, &heads).await?;
+            let hash = self.stored_leaf_hash(tree, next).await?;
+            self.push_leaf(tree, &mut rebuilt, hash, &checkpoints).await?;
             next += 1;
         }
         loop {
@@ -90,188 +111,205 @@ impl Check {
                 break;
             }
             for entry in entries {
-                self.until(tree, &mut rederived, next, entry.index, &heads).await?;
+                let missing = next..entry.index;
+                self.push_missing(tree, &mut rebuilt, missing, &checkpoints).await?;
                 if entry.index < next {
-                    self.differs(tree.org_id, format!("entry {} is there twice", entry.index));
+                    self.report(tree.org_id, format!("entry {} exists twice", entry.index));
                     continue;
                 }
-                if entry.index >= tree.size {
-                    self.differs(tree.org_id, format!("entry {} was added", entry.index));
-                    next = entry.index + 1;
-                    continue;
-                }
-                let (hash, stored) =
-                    (leaf_hash(&entry.leaf), self.stored_hash(tree, entry.index).await?);
-                if hash != stored {
-                    self.differs(
-                        tree.org_id,
-                        format!("entry {}: its bytes were changed", entry.index),
-                    );
-                }
-                self.entry(tree, &entry, &mut numbers);
-                self.add(tree, &mut rederived, hash, &heads).await?;
-                self.findings.entries += 1;
                 next = entry.index + 1;
+                if entry.index >= tree.size {
+                    let index = entry.index;
+                    let difference =
+                        format!("entry {index} was added: it is beyond the size of the tree");
+                    self.report(tree.org_id, difference);
+                    continue;
+                }
+                let hash = leaf_hash(&entry.leaf);
+                if hash != self.stored_leaf_hash(tree, entry.index).await? {
+                    let index = entry.index;
+                    let difference =
+                        format!("entry {index} was changed: its bytes do not match the leaf hash");
+                    self.report(tree.org_id, difference);
+                }
+                self.check_entry(tree, &entry, &mut sequences);
+                self.push_leaf(tree, &mut rebuilt, hash, &checkpoints).await?;
+                self.findings.entries += 1;
             }
         }
-        self.until(tree, &mut rederived, next, tree.size, &heads).await?;
-        for (source, sequence) in store::lanes(&self.db, tree.number).await? {
-            let last = numbers.last().get(&source).copied();
-            if last.is_some_and(|it| it != sequence) {
-                let last = last.unwrap_or_default();
-                self.differs(
-                    tree.org_id,
-                    format!("the last event of {source} is {last}, not {sequence} as the log says"),
+        self.push_missing(tree, &mut rebuilt, next..tree.size, &checkpoints).await?;
+        for (source, stored) in store::last_sequences(&self.db, tree.number).await? {
+            if let Some(last) = sequences.last(&source).filter(|it| *it != stored) {
+                let difference = format!(
+                    "the last event of {source} in the entries is {last}, in the table producer {stored}"
                 );
+                self.report(tree.org_id, difference);
             }
         }
-        Ok(rederived)
+        Ok(rebuilt)
     }
 
-    /// Entries that should be there and are not: their hashes still count.
-    async fn until(
+    /// Reports missing entries. Their stored hashes are used to continue the tree.
+    async fn push_missing(
         &mut self,
-        tree: &Tree,
-        rederived: &mut Rederived,
-        from: i64,
-        to: i64,
-        heads: &BTreeMap<i64, String>,
+        tree: &StoredTree,
+        rebuilt: &mut RebuiltTree,
+        range: std::ops::Range<i64>,
+        checkpoints: &Checkpoints,
     ) -> Result<()> {
-        for index in from..to.min(tree.size) {
-            self.differs(tree.org_id, format!("entry {index} is missing"));
-            let hash = self.stored_hash(tree, index).await?;
-            self.add(tree, rederived, hash, heads).await?;
+        for index in range.start..range.end.min(tree.size) {
+            self.report(tree.org_id, format!("entry {index} is missing"));
+            let hash = self.stored_leaf_hash(tree, index).await?;
+            self.push_leaf(tree, rebuilt, hash, checkpoints).await?;
         }
         Ok(())
     }
 
-    /// Adds a leaf; compares the tiles that it fills, and the head of this size.
-    async fn add(
+    /// Appends a leaf. Compares the tiles that it completes, and the checkpoint and journal of the new size.
+    async fn push_leaf(
         &mut self,
-        tree: &Tree,
-        rederived: &mut Rederived,
+        tree: &StoredTree,
+        rebuilt: &mut RebuiltTree,
         hash: Hash,
-        heads: &BTreeMap<i64, String>,
+        checkpoints: &Checkpoints,
     ) -> Result<()> {
-        for full in rederived.add(hash) {
-            let stored = store::tile(&self.db, tree.number, full.level, full.index).await?;
-            if stored.as_ref() != Some(&full.hashes) {
-                let what = if stored.is_some() { "was changed" } else { "is missing" };
-                let (level, index) = (full.level, full.index);
-                self.differs(tree.org_id, format!("the tile {index} of level {level} {what}"));
+        for tile in rebuilt.push(hash) {
+            let stored = store::tile(&self.db, tree.number, tile.level, tile.index).await?;
+            if stored.as_ref() != Some(&tile.hashes) {
+                let state = if stored.is_some() { "was changed" } else { "is missing" };
+                let difference = format!("tile {} of level {} {state}", tile.index, tile.level);
+                self.report(tree.org_id, difference);
             }
         }
-        let size = rederived.size();
-        let note = i64::try_from(size).ok().and_then(|it| heads.get(&it));
+        let size = rebuilt.size();
+        let note = i64::try_from(size).ok().and_then(|it| checkpoints.get(&it));
         if let Some(note) = note {
-            self.head(tree.org_id, note, size, &rederived.root());
+            self.check_checkpoint(tree.org_id, note, size, &rebuilt.root());
         }
-        let remembered = self.memory.head(tree.org_id).filter(|it| it.size == size);
-        if remembered.is_some_and(|it| it.root != rederived.root()) {
-            self.differs(
-                tree.org_id,
-                format!("its first {size} entries are not those that were signed"),
-            );
+        let signed = self.journal.head(tree.org_id).filter(|it| it.size == size);
+        if signed.is_some_and(|it| it.root != rebuilt.root()) {
+            let difference = format!("the first {size} entries differ from those that were signed");
+            self.report(tree.org_id, difference);
         }
         Ok(())
     }
 
-    /// A signed head against the root that the entries give.
-    fn head(&mut self, tree: Uuid, note: &str, size: u64, root: &Hash) {
-        self.findings.heads += 1;
-        let name = if tree == SUITE.0 { "suite".to_owned() } else { tree.to_string() };
-        let pins = Pins { org_id: Some(name), ..self.pins.clone() };
+    /// Verifies a checkpoint, and compares it with the root of the rebuilt tree.
+    fn check_checkpoint(&mut self, org_id: Uuid, note: &str, size: u64, root: &Hash) {
+        self.findings.checkpoints += 1;
+        let pins = Pins { org_id: Some(tree_name(org_id)), ..self.pins.clone() };
         match verifier::note::open(note, &pins) {
-            Err(why) => self.differs(tree, format!("the head of size {size}: {why}")),
-            Ok(head) if head.size != size || head.root != *root => {
-                let what =
-                    "the signed head is not that of the entries: they were changed after signing";
-                self.differs(tree, format!("size {size}: {what}"));
+            Err(error) => {
+                self.report(org_id, format!("the checkpoint of size {size} is invalid: {error}"));
+            }
+            Ok(checkpoint) if checkpoint.size != size || checkpoint.root != *root => {
+                let difference = format!(
+                    "the checkpoint of size {size} does not match the entries: they were changed after \
+                     signing"
+                );
+                self.report(org_id, difference);
             }
             Ok(_) => {}
         }
     }
 
-    /// What an entry says of itself, against what it is found by.
-    fn entry(&mut self, tree: &Tree, entry: &Entry, numbers: &mut Numbers) {
+    /// Compares the content of an entry with its columns and index terms, and checks its sequence number.
+    fn check_entry(
+        &mut self,
+        tree: &StoredTree,
+        entry: &StoredEntry,
+        sequences: &mut SequenceCheck,
+    ) {
         let Ok(envelope) = Envelope::decode(&*entry.leaf) else { return };
         let org_id = Uuid::try_parse(&envelope.org_id).unwrap_or_default();
-        let facts = self.actions.facts(&envelope);
-        let mut wanted: Vec<String> =
-            facts.all().map(|it| format!("{}:{}", it.0 as i16, it.1)).collect();
-        let mut found = entry.facts.clone();
-        wanted.sort();
-        found.sort();
-        let same =
-            Uuid::try_parse(&envelope.id).ok() == Some(entry.event_id) && org_id == tree.org_id;
-        if !same || wanted != found || facts.outcome != entry.outcome {
-            let what = "it is not found by what it says";
-            self.differs(tree.org_id, format!("entry {}: {what}", entry.index));
-        }
-        let purged = tree.purged_before > 0;
-        if let Some(missing) = numbers.next(&envelope.source, envelope.sequence, purged) {
-            let source = &envelope.source;
-            self.differs(
+        let expected = self.action_names.index_terms(&envelope);
+        let mut expected_terms: Vec<String> =
+            expected.all().map(|it| format!("{}:{}", it.kind as i16, it.value)).collect();
+        let mut stored_terms = entry.terms.clone();
+        expected_terms.sort();
+        stored_terms.sort();
+        let matches = Uuid::try_parse(&envelope.id).ok() == Some(entry.event_id)
+            && org_id == tree.org_id
+            && stored_terms == expected_terms
+            && expected.outcome == entry.outcome;
+        if !matches {
+            let index = entry.index;
+            self.report(
                 tree.org_id,
-                format!("entry {}: event {missing} of {source} is missing before it", entry.index),
+                format!("entry {index}: its index terms do not match its leaf"),
             );
+        }
+        let source = &envelope.source;
+        let is_purged = tree.purged_before > 0;
+        if let Some(missing) = sequences.push(source, envelope.sequence, is_purged) {
+            let index = entry.index;
+            let difference =
+                format!("entry {index}: event {missing} of {source} is missing before it");
+            self.report(tree.org_id, difference);
         }
     }
 
-    /// The suite's tree: its leaves are signed heads and heartbeats.
-    async fn suite(&mut self, tree: &Tree) -> Result<Rederived> {
-        let (mut rederived, mut next, heads) = (Rederived::default(), 0, BTreeMap::default());
+    /// Checks the suite tree, whose leaves are checkpoints and heartbeats.
+    async fn check_suite_tree(&mut self, tree: &StoredTree) -> Result<RebuiltTree> {
+        let mut rebuilt = RebuiltTree::default();
+        let no_checkpoints = Checkpoints::default();
+        let mut next = 0;
         loop {
-            let leaves = store::suite(&self.db, next).await?;
+            let leaves = store::suite_leaves(&self.db, next).await?;
             if leaves.is_empty() {
                 break;
             }
-            for (index, leaf) in leaves {
-                if index != next {
-                    self.differs(tree.org_id, format!("head {next} is missing"));
+            for leaf in leaves {
+                if leaf.index != next {
+                    self.report(tree.org_id, format!("leaf {next} is missing"));
                 }
-                self.add(tree, &mut rederived, leaf_hash(leaf.as_bytes()), &heads).await?;
-                if u64::try_from(tree.signed).is_ok_and(|it| it == rederived.size()) {
-                    self.head(tree.org_id, &tree.note, rederived.size(), &rederived.root());
+                let hash = leaf_hash(leaf.text.as_bytes());
+                self.push_leaf(tree, &mut rebuilt, hash, &no_checkpoints).await?;
+                // Only the newest checkpoint of the suite tree is stored.
+                if u64::try_from(tree.signed).is_ok_and(|it| it == rebuilt.size()) {
+                    let root = rebuilt.root();
+                    self.check_checkpoint(tree.org_id, &tree.note, rebuilt.size(), &root);
                 }
-                next = index + 1;
+                next = leaf.index + 1;
             }
         }
-        Ok(rederived)
+        Ok(rebuilt)
     }
 
-    /// What is stored of a tree's end, against what was derived.
-    async fn edge(&mut self, tree: &Tree, rederived: &Rederived) -> Result<()> {
-        if i64::try_from(rederived.size()).ok() != Some(tree.size) {
-            let what = format!("it has {} entries, not {} as it says", rederived.size(), tree.size);
-            self.differs(tree.org_id, what);
-        } else if rederived.edge() != tree.edge {
-            self.differs(tree.org_id, "the hashes at its edge were changed");
+    /// Compares the stored size, edge and number of tiles with the rebuilt tree, and its size with the
+    /// journal.
+    async fn check_edge(&mut self, tree: &StoredTree, rebuilt: &RebuiltTree) -> Result<()> {
+        let size = rebuilt.size();
+        if i64::try_from(size).ok() != Some(tree.size) {
+            let difference =
+                format!("the tree has {size} entries, but its stored size is {}", tree.size);
+            self.report(tree.org_id, difference);
+        } else if rebuilt.edge() != tree.edge {
+            self.report(tree.org_id, "the hashes at the right edge of the tree were changed");
         }
-        let mut full = (1..16).map(|it| tree.size >> (4 * it));
-        if store::tiles(&self.db, tree.number).await? != full.by_ref().sum::<i64>() {
-            self.differs(tree.org_id, "tiles were added, or are missing");
+        let complete_tiles: i64 = (1..16).map(|level| tree.size >> (4 * level)).sum();
+        if store::tile_count(&self.db, tree.number).await? != complete_tiles {
+            self.report(tree.org_id, "tiles were added or are missing");
         }
-        let signed = self.memory.head(tree.org_id).map_or(0, |it| it.size);
-        if signed > rederived.size() {
-            let size = rederived.size();
-            self.differs(
-                tree.org_id,
-                format!("it has {size} entries, but {signed} were signed: it was cut"),
-            );
+        let signed = self.journal.head(tree.org_id).map_or(0, |it| it.size);
+        if signed > size {
+            let difference =
+                format!("the tree has {size} entries, but {signed} were signed: it was truncated");
+            self.report(tree.org_id, difference);
         }
         Ok(())
     }
 
-    /// The hash that the tree has of an entry: from its tile, or from the edge.
-    async fn stored_hash(&self, tree: &Tree, index: i64) -> Result<Hash> {
-        let place = usize::try_from(index % 16).unwrap_or_default() * 32;
-        let bytes = if index / 16 < tree.size / 16 {
-            store::tile(&self.db, tree.number, 0, index / 16).await?.unwrap_or_default()
+    /// Returns the stored hash of a leaf, from its tile or from the edge; zeros if it is missing.
+    async fn stored_leaf_hash(&self, tree: &StoredTree, index: i64) -> Result<Hash> {
+        let tile_index = index / TILE_WIDTH;
+        let hashes = if tile_index < tree.size / TILE_WIDTH {
+            store::tile(&self.db, tree.number, 0, tile_index).await?.unwrap_or_default()
         } else {
             tree.edge.clone()
         };
-        let hash = bytes.get(place..place + 32).and_then(|it| it.try_into().ok());
+        let start = usize::try_from(index % TILE_WIDTH).unwrap_or_default() * HASH_LEN;
+        let hash = hashes.get(start..start + HASH_LEN).and_then(|it| it.try_into().ok());
         Ok(hash.unwrap_or_default())
     }
 }

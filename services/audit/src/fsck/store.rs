@@ -1,4 +1,4 @@
-//! Every SQL statement of the check. It reads whole logs, so nothing here is bound to one tenant.
+//! SQL statements of the check. They read the logs of all organizations.
 
 use std::collections::BTreeMap;
 
@@ -6,40 +6,40 @@ use chassis::{Db, Result};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 
-/// A tree, as it is stored.
-pub(crate) struct Tree {
-    pub(crate) number: i32,
-    pub(crate) org_id: Uuid,
-    pub(crate) size: i64,
-    pub(crate) edge: Vec<u8>,
-    pub(crate) signed: i64,
-    pub(crate) note: String,
-    pub(crate) purged_before: i64,
+/// A row of the table `tree`.
+pub(super) struct StoredTree {
+    pub(super) number: i32,
+    pub(super) org_id: Uuid,
+    pub(super) size: i64,
+    pub(super) edge: Vec<u8>,
+    pub(super) signed: i64,
+    pub(super) note: String,
+    pub(super) purged_before: i64,
 }
 
-/// Every tree.
-pub(crate) async fn trees(db: &Db) -> Result<Vec<Tree>> {
+/// Returns all trees.
+pub(super) async fn trees(db: &Db) -> Result<Vec<StoredTree>> {
     let trees = query_as!(
-        Tree,
+        StoredTree,
         "select number, org_id, size, edge, signed, note, purged_before from tree order by number"
     );
     Ok(trees.fetch_all(db.pool()).await?)
 }
 
-/// An entry, as it is stored, with the facts that it is found by.
-pub(crate) struct Entry {
-    pub(crate) index: i64,
-    pub(crate) event_id: Uuid,
-    pub(crate) outcome: i16,
-    pub(crate) leaf: Vec<u8>,
-    pub(crate) facts: Vec<String>,
+/// An entry with its index terms.
+pub(super) struct StoredEntry {
+    pub(super) index: i64,
+    pub(super) event_id: Uuid,
+    pub(super) outcome: i16,
+    pub(super) leaf: Vec<u8>,
+    /// Terms as `kind:value`.
+    pub(super) terms: Vec<String>,
 }
 
-/// The next entries of a tree.
-pub(crate) async fn entries(db: &Db, tree: i32, from: i64) -> Result<Vec<Entry>> {
+/// Returns the next entries of a tree from an index on.
+pub(super) async fn entries(db: &Db, tree: i32, from: i64) -> Result<Vec<StoredEntry>> {
     // (no org_id): the check reads every log.
-    let entries = query_as!(
-        Entry,
+    let rows = query!(
         r#"select index, event_id, outcome, leaf,
                   array(select kind || ':' || value from term
                         where number in (actor, resource, type, project, environment, action)
@@ -48,12 +48,20 @@ pub(crate) async fn entries(db: &Db, tree: i32, from: i64) -> Result<Vec<Entry>>
         tree,
         from,
     );
-    Ok(entries.fetch_all(db.pool()).await?)
+    let rows = rows.fetch_all(db.pool()).await?;
+    let entries = rows.into_iter().map(|row| StoredEntry {
+        index: row.index,
+        event_id: row.event_id,
+        outcome: row.outcome,
+        leaf: row.leaf,
+        terms: row.facts,
+    });
+    Ok(entries.collect())
 }
 
-/// The tiles of a tree at one level, from an index on.
-pub(crate) async fn tile(db: &Db, tree: i32, level: i16, index: i64) -> Result<Option<Vec<u8>>> {
-    // (no org_id): it is as above.
+/// Returns the hashes of a tile.
+pub(super) async fn tile(db: &Db, tree: i32, level: i16, index: i64) -> Result<Option<Vec<u8>>> {
+    // (no org_id): the check reads every log.
     let tile = query!(
         "select hashes from tile where tree = $1 and level = $2 and index = $3",
         tree,
@@ -63,30 +71,38 @@ pub(crate) async fn tile(db: &Db, tree: i32, level: i16, index: i64) -> Result<O
     Ok(tile.fetch_optional(db.pool()).await?.map(|it| it.hashes))
 }
 
-/// How many tiles a tree has.
-pub(crate) async fn tiles(db: &Db, tree: i32) -> Result<i64> {
-    // (no org_id): it is as above.
+/// Returns the number of tiles of a tree.
+pub(super) async fn tile_count(db: &Db, tree: i32) -> Result<i64> {
+    // (no org_id): the check reads every log.
     let count = query!(r#"select count(*) as "count!" from tile where tree = $1"#, tree);
     Ok(count.fetch_one(db.pool()).await?.count)
 }
 
-/// The signed heads of a tree, by size.
-pub(crate) async fn heads(db: &Db, tree: i32) -> Result<BTreeMap<i64, String>> {
+/// Returns the checkpoints of a tree, by size.
+pub(super) async fn checkpoints(db: &Db, tree: i32) -> Result<BTreeMap<i64, String>> {
     let rows = query!("select size, leaf from checkpoint where tree = $1", tree);
     Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.size, it.leaf)).collect())
 }
 
-/// The leaves of the suite's tree.
-pub(crate) async fn suite(db: &Db, from: i64) -> Result<Vec<(i64, String)>> {
+/// A leaf of the suite tree.
+pub(super) struct SuiteLeaf {
+    pub(super) index: i64,
+    /// A checkpoint or a heartbeat.
+    pub(super) text: String,
+}
+
+/// Returns the next leaves of the suite tree from an index on.
+pub(super) async fn suite_leaves(db: &Db, from: i64) -> Result<Vec<SuiteLeaf>> {
     let rows = query!(
         "select index, leaf from checkpoint where index >= $1 order by index limit 1000",
         from
     );
-    Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.index, it.leaf)).collect())
+    let rows = rows.fetch_all(db.pool()).await?;
+    Ok(rows.into_iter().map(|it| SuiteLeaf { index: it.index, text: it.leaf }).collect())
 }
 
-/// How far the log says that each service has come.
-pub(crate) async fn lanes(db: &Db, tree: i32) -> Result<BTreeMap<String, i64>> {
+/// Returns the last appended sequence number of each service in a tree, as stored.
+pub(super) async fn last_sequences(db: &Db, tree: i32) -> Result<BTreeMap<String, i64>> {
     let rows = query!("select source, sequence from producer where tree = $1", tree);
     Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.source, it.sequence)).collect())
 }

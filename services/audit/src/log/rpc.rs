@@ -1,45 +1,52 @@
-//! What services say to the log beside the broker.
+//! gRPC surface of `IngestService`: services hand over and confirm events directly, beside the event broker.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use api::audit::{self as pb, ingest_service_server::IngestService};
-use chassis::{Call, Db, Error, Reply, Result, Tx, outbox::Delivery, reply};
+use chassis::{Call, Db, Error, Reply, Result, Tx, reply};
+use eventing::Delivery;
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{ingest::Ledger, store};
+use super::{append::LogAppender, store};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) appender: Arc<LogAppender>,
 }
 
 #[tonic::async_trait]
 impl IngestService for Rpc {
     async fn append(&self, request: Request<pb::AppendRequest>) -> Reply<pb::AppendResponse> {
         let call = Call::of(request)?;
-        let source = source(&call)?;
-        let envelopes = &call.message.envelopes;
-        let events: Vec<_> = envelopes.iter().map(|it| Delivery::of(&source, it.clone())).collect();
+        let source = calling_service(&call)?;
+        let envelopes = call.message.envelopes.iter();
+        let batch: Vec<_> = envelopes.map(|it| Delivery::of(&source, it.clone())).collect();
         let append = async |tx: &mut Tx| {
-            let held = self.ledger.append(tx, &events).await?;
-            Ok(pb::AppendResponse { held_event_ids: held.into_iter().map(Into::into).collect() })
+            let deferred = self.appender.append(tx, &batch).await?;
+            let held_event_ids = deferred.into_iter().map(Into::into).collect();
+            Ok(pb::AppendResponse { held_event_ids })
         };
         reply(self.db.write(&call, append).await?)
     }
 
     async fn confirm(&self, request: Request<pb::ConfirmRequest>) -> Reply<pb::ConfirmResponse> {
         let call = Call::of(request)?;
-        source(&call)?;
-        let parse = |it: &String| chassis::id::parse("event_ids", it);
+        calling_service(&call)?;
+        let parse = |id: &String| chassis::id::parse("event_ids", id);
         let ids = call.message.event_ids.iter().map(parse).collect::<Result<Vec<Uuid>>>()?;
-        let known = store::logged(&self.db, &ids).await?;
-        let missing = ids.iter().zip(0..).filter(|it| !known.contains(it.0)).map(|it| it.1);
-        reply(pb::ConfirmResponse { missing: missing.collect() })
+        let logged = store::find_logged(&self.db, &ids).await?;
+        reply(pb::ConfirmResponse { missing: missing_positions(&ids, &logged) })
     }
 }
 
-/// The service that calls, proven by its certificate or by living in this process.
-fn source<M>(call: &Call<M>) -> Result<String> {
-    call.service.clone().ok_or_else(Error::bad_credential)
+/// Returns the positions in `ids` of the events that are not in the log.
+fn missing_positions(ids: &[Uuid], logged: &BTreeSet<Uuid>) -> Vec<i32> {
+    let missing = (0..).zip(ids).filter(|(_, id)| !logged.contains(id));
+    missing.map(|(position, _)| position).collect()
+}
+
+/// Returns the service that calls, authenticated by its certificate or by running in this process.
+fn calling_service<M>(call: &Call<M>) -> Result<String> {
+    call.service.clone().ok_or_else(Error::invalid_credential)
 }

@@ -1,24 +1,26 @@
-//! Every SQL statement that grows the log.
+//! SQL statements that append to the log.
 
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context;
-use chassis::{Db, OrgId, Result, Tx};
+use chassis::{Db, Result, Tx};
 use sqlx::{query, query_scalar};
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{Flags, Tree, admit::Lane};
+use super::{EntryFlags, Tree, order::LastSequences};
 use crate::{
-    facts::{Fact, Kind},
-    merkle::Hash,
-    tile::{Edge, Place, Tile},
+    db_int::to_db_int,
+    decode::Producer,
+    seal::SubjectId,
+    search_index::{Term, TermKind},
+    tile::CompleteTile,
 };
 
-/// The trees of these organizations, which nobody else grows until the transaction ends; in the order of
-/// their ids, so that two batches never wait for each other.
-pub(crate) async fn lock(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
-    let mut trees = lock_known(tx, org_ids).await?;
+/// Locks the trees of these organizations against other appends until the end of the transaction; creates
+/// missing ones. Locks are taken in the order of the ids, so concurrent batches do not deadlock.
+pub(crate) async fn lock_trees(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
+    let mut trees = lock_existing(tx, org_ids).await?;
     if trees.len() < org_ids.len() {
         query!(
             "insert into tree (org_id) select unnest($1::uuid[]) on conflict do nothing",
@@ -26,68 +28,69 @@ pub(crate) async fn lock(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
         )
         .execute(tx.conn())
         .await?;
-        trees = lock_known(tx, org_ids).await?;
+        trees = lock_existing(tx, org_ids).await?;
     }
     Ok(trees)
 }
 
-async fn lock_known(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
+async fn lock_existing(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
     let rows = query!(
         "select number, org_id, size, edge from tree where org_id = any ($1) order by org_id for update",
         org_ids
     );
     let rows = rows.fetch_all(tx.conn()).await?;
-    let tree = |it: (i32, OrgId, i64, Vec<u8>)| {
-        let (number, org_id, size, edge) = it;
-        let size = u64::try_from(size).context("a size is not negative")?;
-        let edge = Edge::parse(size, &edge);
-        let edge =
-            edge.with_context(|| format!("table tree, {org_id}: the edge does not fit the size"))?;
-        Ok(Tree { number, org_id, edge })
-    };
-    rows.into_iter().map(|it| tree((it.number, OrgId(it.org_id), it.size, it.edge))).collect()
+    rows.into_iter().map(|it| Tree::from_row(it.number, it.org_id, it.size, &it.edge)).collect()
 }
 
-/// The newest number of each lane.
-pub(crate) async fn sequences(tx: &mut Tx, org_ids: &[Uuid]) -> Result<HashMap<Lane, i64>> {
+/// Returns the last appended sequence number of each producer.
+pub(super) async fn last_sequences(tx: &mut Tx, org_ids: &[Uuid]) -> Result<LastSequences> {
     let rows = query!(
         "select org_id, source, sequence from producer join tree on number = producer.tree
          where org_id = any ($1)",
         org_ids
     );
     let rows = rows.fetch_all(tx.conn()).await?;
-    Ok(rows.into_iter().map(|it| ((it.org_id, it.source), it.sequence)).collect())
+    let producer = |org_id, source| Producer { org_id, source };
+    Ok(rows.into_iter().map(|it| (producer(it.org_id, it.source), it.sequence)).collect())
 }
 
-/// Which of these events are in the log.
-pub(crate) async fn known(tx: &mut Tx, event_ids: &[Uuid]) -> Result<BTreeSet<Uuid>> {
-    // (no org_id): the ids come from their producers, and nothing of an entry is told.
-    let known = query_scalar!("select event_id from entry where event_id = any ($1)", event_ids);
-    Ok(known.fetch_all(tx.conn()).await?.into_iter().collect())
+/// Returns the events among these that are in the log, as the transaction reads it.
+pub(super) async fn find_logged_in_tx(tx: &mut Tx, event_ids: &[Uuid]) -> Result<BTreeSet<Uuid>> {
+    // (no org_id): producers ask for their own events, and only the ids are returned.
+    let logged = query_scalar!("select event_id from entry where event_id = any ($1)", event_ids);
+    Ok(logged.fetch_all(tx.conn()).await?.into_iter().collect())
 }
 
-/// The same, outside a transaction.
-pub(crate) async fn logged(db: &Db, event_ids: &[Uuid]) -> Result<BTreeSet<Uuid>> {
-    // (no org_id): it is as above.
-    let known = query_scalar!("select event_id from entry where event_id = any ($1)", event_ids);
-    Ok(known.fetch_all(db.pool()).await?.into_iter().collect())
+/// Returns the events among these that are in the log.
+pub(super) async fn find_logged(db: &Db, event_ids: &[Uuid]) -> Result<BTreeSet<Uuid>> {
+    // (no org_id): producers ask for their own events, and only the ids are returned.
+    let logged = query_scalar!("select event_id from entry where event_id = any ($1)", event_ids);
+    Ok(logged.fetch_all(db.pool()).await?.into_iter().collect())
 }
 
-/// A fact of one tree, and how many new entries have it.
-pub(crate) type Count = (i32, Fact, i64);
+/// An index term of one tree.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct TreeTerm {
+    pub(super) tree: i32,
+    pub(super) term: Term,
+}
 
-/// The numbers of facts; new ones are made. Each counts its entries.
-pub(crate) async fn terms(
+/// An index term and the number of new entries that have it.
+pub(super) struct TermCount {
+    pub(super) term: TreeTerm,
+    pub(super) new_entries: i64,
+}
+
+/// Creates missing index terms and adds the new entries to their counts. Returns the number (primary key) of
+/// each term.
+pub(super) async fn upsert_terms(
     tx: &mut Tx,
-    counts: &[Count],
-) -> Result<HashMap<(i32, i16, String), i32>> {
-    let (mut trees, mut kinds, mut values, mut entries) = (vec![], vec![], vec![], vec![]);
-    for (tree, (kind, value), count) in counts {
-        trees.push(*tree);
-        kinds.push(*kind as i16);
-        values.push(value.clone());
-        entries.push(*count);
-    }
+    counts: &[TermCount],
+) -> Result<HashMap<TreeTerm, i32>> {
+    let trees: Vec<i32> = counts.iter().map(|it| it.term.tree).collect();
+    let kinds: Vec<i16> = counts.iter().map(|it| it.term.term.kind as i16).collect();
+    let values: Vec<String> = counts.iter().map(|it| it.term.term.value.clone()).collect();
+    let entries: Vec<i64> = counts.iter().map(|it| it.new_entries).collect();
     let rows = query!(
         "insert into term (tree, kind, value, entries)
          select unnest($1::integer[]), unnest($2::smallint[]), unnest($3::text[]), unnest($4::bigint[])
@@ -99,14 +102,28 @@ pub(crate) async fn terms(
         &entries,
     );
     let rows = rows.fetch_all(tx.conn()).await?;
-    Ok(rows.into_iter().map(|it| ((it.tree, it.kind, it.value), it.number)).collect())
+    let term = |tree, kind, value| -> Result<TreeTerm> {
+        let kind = TermKind::from_db(kind).context("table term: the column kind is unknown")?;
+        Ok(TreeTerm { tree, term: Term { kind, value } })
+    };
+    rows.into_iter().map(|it| Ok((term(it.tree, it.kind, it.value)?, it.number))).collect()
 }
 
-/// Keeps names for search: of which fact, the name, and whose personal data it is.
-pub(crate) async fn names(tx: &mut Tx, names: &[(i32, String, Option<Uuid>)]) -> Result<()> {
-    let terms: Vec<i32> = names.iter().map(|it| it.0).collect();
-    let texts: Vec<String> = names.iter().map(|it| it.1.clone()).collect();
-    let persons: Vec<Uuid> = names.iter().map(|it| it.2.unwrap_or_default()).collect();
+/// A name for the text search.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct NewName {
+    /// Number of the index term of the actor or object that has the name.
+    pub(super) term: i32,
+    pub(super) name: String,
+    /// The person whose personal data the name is.
+    pub(super) subject: Option<SubjectId>,
+}
+
+/// Stores names for the text search.
+pub(super) async fn insert_names(tx: &mut Tx, names: &BTreeSet<NewName>) -> Result<()> {
+    let terms: Vec<i32> = names.iter().map(|it| it.term).collect();
+    let texts: Vec<String> = names.iter().map(|it| it.name.clone()).collect();
+    let persons: Vec<Uuid> = names.iter().map(|it| it.subject.unwrap_or_default()).collect();
     query!(
         "insert into term_name (term, name, person)
          select term, name, nullif(person, '00000000-0000-0000-0000-000000000000')
@@ -122,32 +139,43 @@ pub(crate) async fn names(tx: &mut Tx, names: &[(i32, String, Option<Uuid>)]) ->
 }
 
 /// A new entry.
-pub(crate) struct Row {
-    pub(crate) tree: i32,
-    pub(crate) index: u64,
-    pub(crate) event_id: Uuid,
-    /// Numbers of its facts, by kind.
-    pub(crate) terms: HashMap<i16, i32>,
-    pub(crate) outcome: i16,
-    pub(crate) flags: Flags,
-    pub(crate) leaf: Vec<u8>,
+pub(super) struct NewEntry {
+    pub(super) tree: i32,
+    pub(super) index: u64,
+    pub(super) event_id: Uuid,
+    pub(super) terms: TermNumbers,
+    /// Number of `tenantry.event.v1.Outcome`.
+    pub(super) outcome: i16,
+    pub(super) flags: EntryFlags,
+    pub(super) leaf: Vec<u8>,
+}
+
+/// Numbers of the index terms of an entry.
+pub(super) struct TermNumbers {
+    pub(super) actor: i32,
+    pub(super) resource: i32,
+    pub(super) resource_kind: i32,
+    pub(super) action: i32,
+    pub(super) project: Option<i32>,
+    pub(super) environment: Option<i32>,
 }
 
 /// Stores entries.
-pub(crate) async fn insert(tx: &mut Tx, rows: Vec<Row>) -> Result<()> {
+pub(super) async fn insert_entries(tx: &mut Tx, new: Vec<NewEntry>) -> Result<()> {
     let now = tx.now;
-    let term = |kind: Kind| -> Vec<i32> {
-        rows.iter().map(|it| it.terms.get(&(kind as i16)).copied().unwrap_or_default()).collect()
-    };
-    let (actors, resources, types) = (term(Kind::Actor), term(Kind::Resource), term(Kind::Type));
-    let (projects, environments) = (term(Kind::Project), term(Kind::Environment));
-    let actions = term(Kind::Action);
-    let trees: Vec<i32> = rows.iter().map(|it| it.tree).collect();
-    let indexes = rows.iter().map(|it| stored(it.index)).collect::<Result<Vec<_>>>()?;
-    let event_ids: Vec<Uuid> = rows.iter().map(|it| it.event_id).collect();
-    let outcomes: Vec<i16> = rows.iter().map(|it| it.outcome).collect();
-    let flags: Vec<i16> = rows.iter().map(|it| it.flags.0).collect();
-    let leaves: Vec<Vec<u8>> = rows.into_iter().map(|it| it.leaf).collect();
+    let trees: Vec<i32> = new.iter().map(|it| it.tree).collect();
+    let actors: Vec<i32> = new.iter().map(|it| it.terms.actor).collect();
+    let resources: Vec<i32> = new.iter().map(|it| it.terms.resource).collect();
+    let types: Vec<i32> = new.iter().map(|it| it.terms.resource_kind).collect();
+    // 0 becomes null in the statement.
+    let projects: Vec<i32> = new.iter().map(|it| it.terms.project.unwrap_or(0)).collect();
+    let environments: Vec<i32> = new.iter().map(|it| it.terms.environment.unwrap_or(0)).collect();
+    let actions: Vec<i32> = new.iter().map(|it| it.terms.action).collect();
+    let indexes = new.iter().map(|it| to_db_int(it.index)).collect::<Result<Vec<_>>>()?;
+    let event_ids: Vec<Uuid> = new.iter().map(|it| it.event_id).collect();
+    let outcomes: Vec<i16> = new.iter().map(|it| it.outcome).collect();
+    let flags: Vec<i16> = new.iter().map(|it| it.flags.0).collect();
+    let leaves: Vec<Vec<u8>> = new.into_iter().map(|it| it.leaf).collect();
     query!(
         "insert into entry (tree, actor, resource, type, project, environment, action, index, received_at,
                             event_id, outcome, flags, leaf)
@@ -177,14 +205,23 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<Row>) -> Result<()> {
     Ok(())
 }
 
+/// A complete tile of a tree.
+pub(crate) struct NewTile {
+    pub(crate) tree: i32,
+    pub(crate) tile: CompleteTile,
+}
+
 /// Stores complete tiles.
-pub(crate) async fn insert_tiles(tx: &mut Tx, tiles: &[(i32, Place, Tile)]) -> Result<()> {
-    let (mut trees, mut levels, mut indexes, mut hashes) = (vec![], vec![], vec![], vec![]);
-    for (tree, place, tile) in tiles {
+pub(crate) async fn insert_tiles(tx: &mut Tx, tiles: &[NewTile]) -> Result<()> {
+    let mut trees = vec![];
+    let mut levels = vec![];
+    let mut indexes = vec![];
+    let mut hashes = vec![];
+    for NewTile { tree, tile } in tiles {
         trees.push(*tree);
-        levels.push(i16::try_from(place.level).context("a tree has at most 64 levels")?);
-        indexes.push(stored(place.index)?);
-        hashes.push(bytes(tile));
+        levels.push(i16::try_from(tile.id.level).context("a tree has at most 64 levels")?);
+        indexes.push(to_db_int(tile.id.index)?);
+        hashes.push(tile.hashes.as_flattened().to_vec());
     }
     query!(
         "insert into tile (tree, level, index, hashes)
@@ -199,15 +236,11 @@ pub(crate) async fn insert_tiles(tx: &mut Tx, tiles: &[(i32, Place, Tile)]) -> R
     Ok(())
 }
 
-fn bytes(tile: &[Hash]) -> Vec<u8> {
-    tile.as_flattened().to_vec()
-}
-
-/// Stores how far trees have grown.
-pub(crate) async fn grow(tx: &mut Tx, trees: &[Tree]) -> Result<()> {
+/// Stores the size and the edge of trees.
+pub(crate) async fn update_trees(tx: &mut Tx, trees: &[Tree]) -> Result<()> {
     let numbers: Vec<i32> = trees.iter().map(|it| it.number).collect();
-    let sizes = trees.iter().map(|it| stored(it.edge.size())).collect::<Result<Vec<_>>>()?;
-    let edges: Vec<Vec<u8>> = trees.iter().map(|it| it.edge.bytes()).collect();
+    let sizes = trees.iter().map(|it| to_db_int(it.edge.size())).collect::<Result<Vec<_>>>()?;
+    let edges: Vec<Vec<u8>> = trees.iter().map(|it| it.edge.encode()).collect();
     query!(
         "update tree set size = new.size, edge = new.edge
          from unnest($1::integer[], $2::bigint[], $3::bytea[]) as new (number, size, edge)
@@ -221,11 +254,21 @@ pub(crate) async fn grow(tx: &mut Tx, trees: &[Tree]) -> Result<()> {
     Ok(())
 }
 
-/// Stores how far lanes have come.
-pub(crate) async fn reach(tx: &mut Tx, lanes: &[(i32, String, i64)]) -> Result<()> {
-    let trees: Vec<i32> = lanes.iter().map(|it| it.0).collect();
-    let sources: Vec<String> = lanes.iter().map(|it| it.1.clone()).collect();
-    let sequences: Vec<i64> = lanes.iter().map(|it| it.2).collect();
+/// Last appended sequence number of a producer.
+pub(super) struct ProducerPosition {
+    pub(super) tree: i32,
+    pub(super) source: String,
+    pub(super) sequence: i64,
+}
+
+/// Stores the last appended sequence numbers of producers.
+pub(super) async fn set_producer_positions(
+    tx: &mut Tx,
+    positions: &[ProducerPosition],
+) -> Result<()> {
+    let trees: Vec<i32> = positions.iter().map(|it| it.tree).collect();
+    let sources: Vec<String> = positions.iter().map(|it| it.source.clone()).collect();
+    let sequences: Vec<i64> = positions.iter().map(|it| it.sequence).collect();
     query!(
         "insert into producer (tree, source, sequence)
          select unnest($1::integer[]), unnest($2::text[]), unnest($3::bigint[])
@@ -239,27 +282,19 @@ pub(crate) async fn reach(tx: &mut Tx, lanes: &[(i32, String, i64)]) -> Result<(
     Ok(())
 }
 
-/// Makes the partition of a month, if there is none.
-pub(crate) async fn open_month(tx: &mut Tx, month: Date) -> Result<()> {
+/// Creates the partition of a month, if it does not exist.
+pub(super) async fn create_partition(tx: &mut Tx, month: Date) -> Result<()> {
     query!("select open_month($1)", month).fetch_one(tx.conn()).await?;
     Ok(())
 }
 
-/// The plan of an organization, as its events tell it.
-pub(crate) async fn set_plan(tx: &mut Tx, org_id: Uuid, plan: &str) -> Result<()> {
+/// Stores the plan of an organization, which determines its retention.
+pub(super) async fn set_plan(tx: &mut Tx, org_id: Uuid, plan: &str) -> Result<()> {
     query!("update tree set plan = $2 where org_id = $1", org_id, plan).execute(tx.conn()).await?;
     Ok(())
 }
 
-/// The first day of the month of a moment.
-pub(crate) fn month(moment: OffsetDateTime) -> Date {
-    moment.date().replace_day(1).expect("every month has a first day")
-}
-
-pub(crate) fn stored(number: u64) -> Result<i64> {
-    Ok(i64::try_from(number).context("a tree has at most 2^63 leaves")?)
-}
-
-pub(crate) fn loaded(number: i64) -> Result<u64> {
-    Ok(u64::try_from(number).context("an index is not negative")?)
+/// Returns the first day of the month, which identifies a partition.
+pub(super) fn month_of(time: OffsetDateTime) -> Date {
+    time.date().replace_day(1).expect("every month has a first day")
 }

@@ -1,78 +1,88 @@
-//! Fuzz targets: events on their way into the log, and leaves on their way out.
+//! Fuzz targets: sealing of delivered events, and opening of modified leaves.
 
 use api::event::Envelope;
 use bolero::check;
-use chassis::outbox::Delivery;
+use eventing::Delivery;
 use prost::Message;
 use time::OffsetDateTime;
 
 use super::{
-    tests::{KEY, envelope, keys_of, plans},
+    tests::{PSEUDONYM_KEY, envelope, keys_for, personal_fields},
     *,
 };
 use crate::{
-    arrival::{Arrival, LEAF_BYTES_MAX},
-    facts::Actions,
+    decode::{IncomingEvent, LEAF_BYTES_MAX},
     fuzz_input::Input,
+    search_index::ActionNames,
 };
 
-/// Events of one service, with texts that look sealed or erased.
+/// Events of one service, some with texts that look sealed or erased.
 fn samples() -> Vec<Vec<u8>> {
-    let (ann, bob) = (Uuid::from_u128(1), Uuid::from_u128(2));
-    let mut it = Envelope { source: "project".to_owned(), ..envelope(ann, bob) };
-    let plain = it.encode_to_vec();
+    let ann = Uuid::from_u128(1);
+    let bob = Uuid::from_u128(2);
+    let mut event = Envelope { source: "project".to_owned(), ..envelope(ann, bob) };
+    let about_member = event.encode_to_vec();
     let sealed = seal_text(&[1; 32], bob, "Bob");
-    let resource = it.resource.as_mut().unwrap();
-    (resource.kind, resource.name) = ("project".to_owned(), sealed.clone());
-    let service = it.encode_to_vec();
-    let actor = it.actor.as_mut().unwrap();
-    (actor.id, actor.name, actor.email) = ("project".to_owned(), sealed, ERASED.to_owned());
-    // Parts of an envelope may come many times, and each is sealed.
-    let again = Envelope { actor: it.actor.clone(), ..Default::default() };
-    let many = [plain.clone(), again.encode_to_vec().repeat(200)].concat();
-    vec![plain, service, it.encode_to_vec(), many]
+    let resource = event.resource.as_mut().unwrap();
+    resource.kind = "project".to_owned();
+    resource.name = sealed.clone();
+    let about_project = event.encode_to_vec();
+    let actor = event.actor.as_mut().unwrap();
+    actor.id = "project".to_owned();
+    actor.name = sealed;
+    actor.email = ERASED.to_owned();
+    let by_service = event.encode_to_vec();
+    // A field can occur many times, and each occurrence is sealed.
+    let repeated = Envelope { actor: event.actor.clone(), ..Default::default() };
+    let many = [about_member.clone(), repeated.encode_to_vec().repeat(200)].concat();
+    vec![about_member, about_project, by_service, many]
 }
 
-/// Whatever arrives becomes a leaf that is an event of its source and fits; with the keys of its people it
-/// is again what arrived.
+/// Every delivery becomes a leaf of its source within the size limit; opened with the keys of its people, the
+/// leaf equals the event.
 #[test]
-fn what_arrives_is_sealed_and_opened_again() {
-    let (plans, samples) = (plans(), samples());
-    let actions = Actions::load(api::DESCRIPTORS).unwrap();
+fn a_delivery_is_sealed_and_opens_to_the_same_event() {
+    let fields = personal_fields();
+    let samples = samples();
+    let action_names = ActionNames::load(api::DESCRIPTORS).unwrap();
     let now = OffsetDateTime::UNIX_EPOCH;
     check!().with_type::<Input>().for_each(|input| {
         let bytes = input.bytes(&samples);
-        let mut arrival = Arrival::of(&Delivery::of("project", bytes), now);
-        let (id, sequence) = (arrival.id, arrival.sequence);
-        if sealed_len(&plans, &arrival.bytes) > LEAF_BYTES_MAX {
-            arrival = arrival.cut(now);
+        let mut event = IncomingEvent::decode(&Delivery::of("project", bytes), now);
+        let id = event.id;
+        let sequence = event.sequence;
+        if sealed_len_max(&fields, &event.bytes) > LEAF_BYTES_MAX {
+            event = event.without_payload(now);
         }
-        assert_eq!((arrival.id, arrival.sequence), (id, sequence), "its place stays");
-        assert_eq!(arrival.source, "project");
-        assert_eq!(arrival.envelope.source, "project");
-        let facts = actions.facts(&arrival.envelope);
-        assert!(!facts.all().any(|it| it.1.len() > LEAF_BYTES_MAX));
-        let Some(people) = people(&plans, &KEY, &arrival.bytes) else { return };
-        let persons = keys_of(&people);
-        let leaf = seal(&plans, &KEY, arrival.id, &arrival.bytes, &persons).unwrap();
+        assert_eq!(event.id, id);
+        assert_eq!(event.sequence, sequence);
+        assert_eq!(event.source, "project");
+        assert_eq!(event.envelope.source, "project");
+        let terms = action_names.index_terms(&event.envelope);
+        assert!(!terms.all().any(|it| it.value.len() > LEAF_BYTES_MAX));
+        let Some(subjects) = find_subjects(&fields, &PSEUDONYM_KEY, &event.bytes) else { return };
+        let keys = keys_for(&subjects);
+        let leaf = seal_envelope(&fields, &PSEUDONYM_KEY, event.id, &event.bytes, &keys).unwrap();
         assert!(leaf.len() <= LEAF_BYTES_MAX, "a leaf of {} bytes", leaf.len());
-        assert!(leaf.len() <= sealed_len(&plans, &arrival.bytes));
-        let open = open(&plans, &leaf, |it| persons.get(&it).map(|it| leaf_key(it, arrival.id)));
-        let opened = Envelope::decode(&*open.unwrap()).unwrap();
-        assert_eq!(opened, Envelope::decode(&*arrival.bytes).unwrap());
-        assert!(sealed_for(&plans, &leaf).is_subset(&people.all));
+        assert!(leaf.len() <= sealed_len_max(&fields, &event.bytes));
+        let leaf_keys = |it| keys.get(&it).map(|it| leaf_key(it, event.id));
+        let opened = open_leaf(&fields, &leaf, leaf_keys).unwrap();
+        let original = Envelope::decode(&*event.bytes).unwrap();
+        assert_eq!(Envelope::decode(&*opened).unwrap(), original);
+        assert!(sealed_subjects(&fields, &leaf).is_subset(&subjects.all));
     });
 }
 
-/// Leaves that were changed behind the log's back are opened, or not, without a panic.
+/// Opening a modified leaf does not panic.
 #[test]
-fn a_changed_leaf_does_no_harm() {
-    let (plans, samples) = (plans(), samples());
+fn a_modified_leaf_does_not_panic() {
+    let fields = personal_fields();
+    let samples = samples();
     check!().with_type::<Input>().for_each(|input| {
         let leaf = input.bytes(&samples);
-        for person in sealed_for(&plans, &leaf) {
-            let _ = open(&plans, &leaf, |it| (it == person).then_some([1; 32]));
+        for subject in sealed_subjects(&fields, &leaf) {
+            let _ = open_leaf(&fields, &leaf, |it| (it == subject).then_some([1; 32]));
         }
-        let _ = open(&plans, &leaf, |_| None);
+        let _ = open_leaf(&fields, &leaf, |_| None);
     });
 }

@@ -1,24 +1,24 @@
-//! Sealing leaves, opening them, and forgetting people.
+//! Tests of sealing and opening leaves, and of erased people.
 
 use api::{event, identity};
-use chassis::outbox::Delivery;
+use eventing::Delivery;
 use prost::Message;
 use prost_reflect::{DescriptorPool, Kind};
 
 use super::*;
-use crate::arrival::{Arrival, LEAF_BYTES_MAX};
+use crate::decode::{IncomingEvent, LEAF_BYTES_MAX};
 
-pub(super) const KEY: Secret = [7; 32];
+pub(super) const PSEUDONYM_KEY: Secret = [7; 32];
 
-pub(super) fn plans() -> Plans {
-    Plans::load(api::DESCRIPTORS).unwrap()
+pub(super) fn personal_fields() -> PersonalFields {
+    PersonalFields::load(api::DESCRIPTORS).unwrap()
 }
 
 fn any<E: prost::Name>(event: &E) -> prost_types::Any {
     prost_types::Any { type_url: E::type_url(), value: event.encode_to_vec() }
 }
 
-/// An event about one person, done by another.
+/// The event that `ann` removed the member `bob`.
 pub(super) fn envelope(ann: Uuid, bob: Uuid) -> event::Envelope {
     let member = identity::Member {
         user_id: bob.to_string(),
@@ -52,108 +52,120 @@ pub(super) fn envelope(ann: Uuid, bob: Uuid) -> event::Envelope {
     }
 }
 
-pub(super) fn keys_of(people: &People) -> BTreeMap<PersonId, Secret> {
-    people.all.iter().zip(1_u8..).map(|(id, n)| (*id, [n; 32])).collect()
+pub(super) fn keys_for(subjects: &Subjects) -> SubjectKeys {
+    subjects.all.iter().zip(1_u8..).map(|(id, n)| (*id, [n; 32])).collect()
 }
 
-/// A-16, AU-4: nothing personal is readable in a leaf; with the keys all of it is, without one person's key
-/// what is theirs is not.
+/// A-16, AU-4: no personal text is readable in a leaf. With all keys it opens; without the key of one person,
+/// the texts of that person read `erased`.
 #[test]
-fn what_is_sealed_opens_with_the_keys_of_its_people_only() {
-    let (plans, ann, bob) = (plans(), Uuid::from_u128(1), Uuid::from_u128(2));
+fn a_sealed_leaf_opens_only_with_the_keys_of_its_people() {
+    let fields = personal_fields();
+    let ann = Uuid::from_u128(1);
+    let bob = Uuid::from_u128(2);
     let plain = envelope(ann, bob).encode_to_vec();
-    let people = people(&plans, &KEY, &plain).unwrap();
-    assert!(people.all.contains(&ann) && people.all.contains(&bob));
-    assert_eq!(people.addresses.len(), 2);
+    let subjects = find_subjects(&fields, &PSEUDONYM_KEY, &plain).unwrap();
+    assert!(subjects.all.contains(&ann) && subjects.all.contains(&bob));
+    assert_eq!(subjects.addresses.len(), 2);
     let event_id = Uuid::from_u128(3);
-    let persons = keys_of(&people);
-    let leaf = seal(&plans, &KEY, event_id, &plain, &persons).unwrap();
+    let subject_keys = keys_for(&subjects);
+    let leaf = seal_envelope(&fields, &PSEUDONYM_KEY, event_id, &plain, &subject_keys).unwrap();
     let readable = String::from_utf8_lossy(&leaf).to_lowercase();
     for secret in ["ann", "bob", "example.com", "192.0.2.1", "grpcurl"] {
-        assert!(!readable.contains(secret), "{secret} can be read");
+        assert!(!readable.contains(secret), "{secret} is readable");
     }
-    let mut keys: BTreeMap<_, _> =
-        persons.iter().map(|it| (*it.0, leaf_key(it.1, event_id))).collect();
-    assert_eq!(open(&plans, &leaf, |it| keys.get(&it).copied()).unwrap(), plain);
-    assert_eq!(sealed_for(&plans, &leaf), BTreeSet::from([ann, bob]));
+    let mut leaf_keys: BTreeMap<_, _> =
+        subject_keys.iter().map(|(id, key)| (*id, leaf_key(key, event_id))).collect();
+    assert_eq!(open_leaf(&fields, &leaf, |it| leaf_keys.get(&it).copied()).unwrap(), plain);
+    assert_eq!(sealed_subjects(&fields, &leaf), BTreeSet::from([ann, bob]));
 
-    keys.remove(&bob);
-    let opened =
-        event::Envelope::decode(&*open(&plans, &leaf, |it| keys.get(&it).copied()).unwrap())
-            .unwrap();
+    leaf_keys.remove(&bob);
+    let opened = open_leaf(&fields, &leaf, |it| leaf_keys.get(&it).copied()).unwrap();
+    let opened = event::Envelope::decode(&*opened).unwrap();
     assert_eq!(opened.actor.unwrap().name, "Ann");
     assert_eq!(opened.resource.unwrap().name, ERASED);
-    let told = identity::MemberRemoved::decode(&*opened.event.unwrap().value).unwrap();
-    assert_eq!(told.before.unwrap().email, ERASED);
+    let removed = identity::MemberRemoved::decode(&*opened.event.unwrap().value).unwrap();
+    assert_eq!(removed.before.unwrap().email, ERASED);
 }
 
-/// A project whose name looks sealed, or erased, is shown with that name.
+/// A project whose name looks like a sealed or erased text is shown with that name.
 #[test]
 fn a_name_of_an_object_that_looks_sealed_is_shown() {
-    let (plans, bob) = (plans(), Uuid::from_u128(2));
+    let fields = personal_fields();
+    let bob = Uuid::from_u128(2);
+    let event_id = Uuid::from_u128(3);
     for name in [seal_text(&[1; 32], bob, "Bob"), ERASED.to_owned()] {
-        let mut it = envelope(Uuid::from_u128(1), bob);
-        it.resource =
-            Some(event::Resource { kind: "project".to_owned(), id: bob.to_string(), name });
-        let plain = it.encode_to_vec();
-        let persons = keys_of(&people(&plans, &KEY, &plain).unwrap());
-        let leaf = seal(&plans, &KEY, Uuid::from_u128(3), &plain, &persons).unwrap();
-        let key = |it| persons.get(&it).map(|it| leaf_key(it, Uuid::from_u128(3)));
-        assert_eq!(open(&plans, &leaf, key).unwrap(), plain);
+        let mut event = envelope(Uuid::from_u128(1), bob);
+        let resource = event::Resource { kind: "project".to_owned(), id: bob.to_string(), name };
+        event.resource = Some(resource);
+        let plain = event.encode_to_vec();
+        let keys = keys_for(&find_subjects(&fields, &PSEUDONYM_KEY, &plain).unwrap());
+        let leaf = seal_envelope(&fields, &PSEUDONYM_KEY, event_id, &plain, &keys).unwrap();
+        let leaf_keys = |it| keys.get(&it).map(|it| leaf_key(it, event_id));
+        assert_eq!(open_leaf(&fields, &leaf, leaf_keys).unwrap(), plain);
     }
 }
 
-/// A leaf fits, however many personal texts an event has: parts of a message may come many times, and each
-/// is sealed. The event is cut, and keeps its place among those of its source.
+/// The size of a leaf is bounded even if a personal field occurs many times: the payload of the event is
+/// removed, while id, source and sequence number stay.
 #[test]
-fn a_leaf_fits_whatever_is_sealed_in_it() {
-    let (plans, now) = (plans(), time::OffsetDateTime::UNIX_EPOCH);
-    let mut it = envelope(Uuid::from_u128(1), Uuid::from_u128(2));
-    (it.source, it.sequence) = ("project".to_owned(), 7);
-    let again = event::Envelope { actor: it.actor.clone(), ..Default::default() };
-    let bytes = [it.encode_to_vec(), again.encode_to_vec().repeat(500)].concat();
-    let arrival = Arrival::of(&Delivery::of("project", bytes), now);
-    assert!(arrival.bytes.len() < LEAF_BYTES_MAX);
-    assert!(sealed_len(&plans, &arrival.bytes) > LEAF_BYTES_MAX);
-    let (id, cut) = (arrival.id, arrival.cut(now));
-    assert!(sealed_len(&plans, &cut.bytes) < LEAF_BYTES_MAX);
-    assert_eq!((cut.id, cut.sequence, &*cut.source), (id, 7, "project"));
-    assert_eq!(cut.envelope.actor.unwrap().name, "Ann");
+fn an_event_whose_leaf_would_be_too_long_loses_its_payload() {
+    let fields = personal_fields();
+    let now = time::OffsetDateTime::UNIX_EPOCH;
+    let mut envelope = envelope(Uuid::from_u128(1), Uuid::from_u128(2));
+    envelope.source = "project".to_owned();
+    envelope.sequence = 7;
+    let repeated = event::Envelope { actor: envelope.actor.clone(), ..Default::default() };
+    let bytes = [envelope.encode_to_vec(), repeated.encode_to_vec().repeat(500)].concat();
+    let event = IncomingEvent::decode(&Delivery::of("project", bytes), now);
+    assert!(event.bytes.len() < LEAF_BYTES_MAX);
+    assert!(sealed_len_max(&fields, &event.bytes) > LEAF_BYTES_MAX);
+    let id = event.id;
+    let event = event.without_payload(now);
+    assert!(sealed_len_max(&fields, &event.bytes) < LEAF_BYTES_MAX);
+    assert_eq!(event.id, id);
+    assert_eq!(event.sequence, 7);
+    assert_eq!(event.source, "project");
+    assert_eq!(event.envelope.actor.unwrap().name, "Ann");
 }
 
-/// what is not personal stays as it was, also fields of a later version and fields in another order.
+/// everything that is not personal stays unchanged, including unknown fields and the order of fields.
 #[test]
 fn every_other_byte_stays_as_it_was_received() {
-    let plans = plans();
+    let fields = personal_fields();
     let mut plain = vec![0xfa, 0x7f, 3, 1, 2, 3, 0xf5, 0x7f, 1, 2, 3, 4];
     let service = event::Actor {
         id: "identity".to_owned(),
         name: "the service".to_owned(),
         ..Default::default()
     };
-    let quiet = event::Envelope {
+    let impersonal = event::Envelope {
         source: "identity".to_owned(),
         actor: Some(service),
         ..Default::default()
     };
-    plain.extend(quiet.encode_to_vec());
+    plain.extend(impersonal.encode_to_vec());
     plain.extend([0xf0, 0x7f, 0xff, 0x01]);
-    assert!(people(&plans, &KEY, &plain).unwrap().all.is_empty());
-    assert_eq!(seal(&plans, &KEY, Uuid::nil(), &plain, &BTreeMap::new()).unwrap(), plain);
-    assert!(people(&plans, &KEY, &plain[..plain.len() - 1]).is_none(), "no message");
+    assert!(find_subjects(&fields, &PSEUDONYM_KEY, &plain).unwrap().all.is_empty());
+    let leaf = seal_envelope(&fields, &PSEUDONYM_KEY, Uuid::nil(), &plain, &SubjectKeys::new());
+    assert_eq!(leaf.unwrap(), plain);
+    let truncated = &plain[..plain.len() - 1];
+    assert!(find_subjects(&fields, &PSEUDONYM_KEY, truncated).is_none());
 }
 
-/// Texts that look personal are marked as such, or are named here as being about machines.
+/// Fields whose names suggest personal data are marked as personal, or listed here as exceptions.
 #[test]
-fn no_personal_field_of_an_event_is_forgotten() {
-    let about_machines =
+fn every_personal_field_of_an_event_is_marked() {
+    let exceptions =
         ["tenantry.project.v1.Server.address", "tenantry.identity.v1.DeletionPreview.display_name"];
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
-    let plans = plans();
+    let fields = personal_fields();
     let events = pool.all_messages().filter(|it| {
-        it.parent_file().name().ends_with("_events.proto") || it.full_name() == plan::ENVELOPE
+        it.parent_file().name().ends_with("_events.proto")
+            || it.full_name() == personal_fields::ENVELOPE
     });
-    let (mut messages, mut seen) = (events.collect::<Vec<_>>(), BTreeSet::new());
+    let mut messages: Vec<_> = events.collect();
+    let mut seen = BTreeSet::new();
     while let Some(message) = messages.pop() {
         if !seen.insert(message.full_name().to_owned()) {
             continue;
@@ -164,19 +176,23 @@ fn no_personal_field_of_an_event_is_forgotten() {
                     messages.push(inner);
                 }
                 Kind::String => {
-                    let suspicious =
+                    let personal_words =
                         ["email", "display_name", "user_agent", "recipients", "pusher"];
-                    let address = field.name() == "address"
-                        || suspicious.iter().any(|it| field.name().contains(it));
-                    let marked = plans
-                        .of(message.full_name())
+                    let sounds_personal = field.name() == "address"
+                        || personal_words.iter().any(|it| field.name().contains(it));
+                    let is_marked = fields
+                        .rules_of(message.full_name())
                         .is_some_and(|it| it.contains_key(&field.number()));
-                    let known = about_machines.contains(&field.full_name());
-                    assert!(!address || marked || known, "{}", field.full_name());
+                    let is_exception = exceptions.contains(&field.full_name());
+                    assert!(
+                        !sounds_personal || is_marked || is_exception,
+                        "{} is not marked as personal",
+                        field.full_name()
+                    );
                 }
                 _ => {}
             }
         }
     }
-    assert!(seen.len() > 100, "the events were found");
+    assert!(seen.len() > 100, "too few events were found");
 }

@@ -1,7 +1,12 @@
-//! Rounds of signing: what has grown is checked against what was signed, remembered, signed, and put into
-//! the suite's tree; then the suite's own head is.
+//! Signing loop: checks each grown tree against the journal of signed heads, records the new head, signs it,
+//! and appends the checkpoint to the suite tree, whose own head is signed last.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use chassis::{Db, Tx};
@@ -9,170 +14,176 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{
-    key::Journal,
-    store::{self, Signed},
-};
+use super::store::{self, SuiteLeaf};
 use crate::{
-    log::{SUITE, Tree},
-    memory::{Head, Refused},
-    merkle::{Hash, cover, fold},
-    note::Signer,
+    head_journal::{HeadRefusal, JournalFile, TreeHead},
+    log::{SUITE_TREE, SUITE_TREE_NAME, Tree, tree_name},
+    merkle::{Hash, complete_subtrees, root_of_subtrees},
+    note::CheckpointSigner,
     proof,
 };
 
-/// How often heads are looked at when nothing wakes the signer.
-const INTERVAL: Duration = Duration::from_millis(200);
-/// How long more entries may come together after a round.
-const GATHER: Duration = Duration::from_millis(20);
-/// After so long without a head, a heartbeat is logged: at least one a minute (A-05).
-const HEARTBEAT: time::Duration = time::Duration::seconds(50);
-/// How often a tree that is not signed is complained of.
-const COMPLAINT: Duration = Duration::from_secs(60);
+/// Longest pause between two passes when no commit wakes the loop.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Pause after a pass that signed something, so that one checkpoint covers several new entries.
+const BATCH_INTERVAL: Duration = Duration::from_millis(20);
+/// Age of the newest leaf of the suite tree after which a heartbeat is appended: at least one leaf per minute
+/// (A-05).
+const HEARTBEAT_INTERVAL: time::Duration = time::Duration::seconds(50);
+/// Interval of repeated alerts about one tree.
+const ALERT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Signs the heads of trees that have grown.
-pub(crate) struct Rounds {
+/// State of the signing loop.
+struct SigningLoop {
     db: Db,
-    signer: Arc<Signer>,
-    journal: Journal,
-    refused: BTreeMap<Uuid, std::time::Instant>,
+    signer: Arc<CheckpointSigner>,
+    journal: JournalFile,
+    /// Time of the last alert about each tree that is not signed any more.
+    alerts: BTreeMap<Uuid, Instant>,
 }
 
-/// Signs until `stop`. Fails, and so ends the process, if the database is older than what was signed.
+/// Signs until `stop`. Fails, which ends the process, if the database has fewer entries than were signed.
 pub(crate) async fn run(
     db: Db,
-    signer: Arc<Signer>,
-    folder: PathBuf,
+    signer: Arc<CheckpointSigner>,
+    data_dir: PathBuf,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let journal = Journal::open(&folder)?;
-    let mut rounds = Rounds { db: db.clone(), signer, journal, refused: BTreeMap::new() };
-    rounds.compare().await?;
+    let journal = JournalFile::open(&data_dir)?;
+    let mut signing = SigningLoop { db: db.clone(), signer, journal, alerts: BTreeMap::new() };
+    signing.ensure_database_is_current().await?;
     while !stop.is_cancelled() {
-        let woken = db.changed();
-        match rounds.round().await {
-            Ok(true) => tokio::time::sleep(GATHER).await,
+        let commit = db.next_commit();
+        match signing.sign_grown_trees().await {
+            Ok(true) => tokio::time::sleep(BATCH_INTERVAL).await,
             Ok(false) => tokio::select! {
                 () = stop.cancelled() => {}
-                () = woken => {}
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = commit => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             },
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "heads were not signed; they will be");
-                tokio::time::sleep(INTERVAL).await;
+                let error = format!("{error:#}");
+                tracing::warn!(error, "the signing of checkpoints failed; it is repeated");
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
     }
     Ok(())
 }
 
-impl Rounds {
-    /// Compares the database with everything that was signed (G-22).
-    async fn compare(&self) -> anyhow::Result<()> {
-        let sizes = store::sizes(&self.db).await?;
-        let mut lost = vec![];
-        for (tree, head) in self.journal.memory.trees() {
-            let size = sizes.get(&tree).copied().unwrap_or(0);
+impl SigningLoop {
+    /// Fails if a tree has fewer entries than were signed: the database was restored from a backup (G-22).
+    async fn ensure_database_is_current(&self) -> anyhow::Result<()> {
+        let sizes = store::tree_sizes(&self.db).await?;
+        let mut rolled_back = vec![];
+        for (org_id, head) in self.journal.journal().heads() {
+            let size = sizes.get(&org_id).copied().unwrap_or(0);
             if size < head.size {
-                let gone =
-                    if tree == SUITE.0 { "the suite's log".to_owned() } else { tree.to_string() };
-                lost.push(format!("{gone}: {size} of {} entries", head.size));
+                let tree = tree_name(org_id);
+                rolled_back.push(format!("tree {tree}: {size} of {} entries", head.size));
             }
         }
         anyhow::ensure!(
-            lost.is_empty(),
-            "the database is older than what was signed; what is there: {}. Bring back the newest backup. If \
-             entries are lost for good, say so to whoever verifies this log, give it another name with \
-             --audit-origin, and move the file audit.signed away",
-            lost.join("; ")
+            rolled_back.is_empty(),
+            "the database is older than what was signed: {}. Restore the newest backup. If entries are lost \
+             for good, inform everybody who verifies this log, give the log a new name with --audit-origin, \
+             and remove the file audit.signed",
+            rolled_back.join("; ")
         );
         Ok(())
     }
 
-    /// Signs what has grown. Answers whether there was anything.
-    async fn round(&mut self) -> anyhow::Result<bool> {
-        let trees = store::unsigned(&self.db).await?;
-        let (mut heads, mut notes) = (vec![], vec![]);
+    /// Signs every tree that has grown, then the suite tree. Returns true if anything was signed.
+    async fn sign_grown_trees(&mut self) -> anyhow::Result<bool> {
+        let trees = store::unsigned_trees(&self.db).await?;
+        let mut grown = vec![];
         for tree in &trees {
-            match self.head(tree).await? {
-                Ok(head) => {
-                    heads.push((tree.org_id.0, head));
-                    notes.push((tree.number, tree.org_id, head));
-                }
-                Err(why) => self.complain(tree.org_id.0, why),
+            match self.next_head(tree).await? {
+                Ok(head) => grown.push((tree, head)),
+                Err(refusal) => self.alert_operator(tree.org_id.0, refusal),
             }
         }
-        self.journal.remember(&heads)?;
-        let sign = |(number, org_id, head): (i32, chassis::OrgId, Head)| Signed {
-            tree: Some(number),
+        let heads: Vec<_> = grown.iter().map(|(tree, head)| (tree.org_id.0, *head)).collect();
+        self.journal.record(&heads)?;
+        let sign = |(tree, head): &(&Tree, TreeHead)| SuiteLeaf::Checkpoint {
+            tree: tree.number,
             size: head.size,
-            leaf: self.signer.sign(&org_id.to_string(), head.size, &head.root),
+            note: self.signer.sign(&tree_name(tree.org_id.0), head.size, &head.root),
         };
-        let mut leaves: Vec<Signed> = notes.into_iter().map(sign).collect();
-        if leaves.is_empty()
-            && store::last(&self.db).await?.is_none_or(|it| it < self.db.now() - HEARTBEAT)
-        {
+        let mut leaves: Vec<SuiteLeaf> = grown.iter().map(sign).collect();
+        if leaves.is_empty() && self.is_heartbeat_due().await? {
             leaves.push(self.heartbeat()?);
         }
         if !leaves.is_empty() {
-            let work = async |tx: &mut Tx| store::publish(tx, leaves).await;
-            self.db.write_as_system("signer", work).await?;
+            let publish = async |tx: &mut Tx| store::publish(tx, leaves).await;
+            self.db.write_as_system("signer", publish).await?;
         }
-        Ok(self.sign_suite().await? || !heads.is_empty())
+        let suite_signed = self.sign_suite_tree().await?;
+        Ok(suite_signed || !heads.is_empty())
     }
 
-    /// Signs the head of the suite's tree, after what it stands for is committed.
-    async fn sign_suite(&mut self) -> anyhow::Result<bool> {
-        let Some(tree) = store::unsigned_suite(&self.db).await? else { return Ok(false) };
-        let head = match self.head(&tree).await? {
+    /// Signs the suite tree, after the transaction that appended the checkpoints is committed. Returns true
+    /// if it had grown.
+    async fn sign_suite_tree(&mut self) -> anyhow::Result<bool> {
+        let Some(tree) = store::unsigned_suite_tree(&self.db).await? else { return Ok(false) };
+        let head = match self.next_head(&tree).await? {
             Ok(head) => head,
-            Err(why) => {
-                self.complain(SUITE.0, why);
+            Err(refusal) => {
+                self.alert_operator(SUITE_TREE.0, refusal);
                 return Ok(false);
             }
         };
-        self.journal.remember(&[(SUITE.0, head)])?;
-        let note = self.signer.sign("suite", head.size, &head.root);
-        let work = async |tx: &mut Tx| store::sign_suite(tx, head.size, &note).await;
-        self.db.write_as_system("signer", work).await?;
+        self.journal.record(&[(SUITE_TREE.0, head)])?;
+        let note = self.signer.sign(SUITE_TREE_NAME, head.size, &head.root);
+        let store = async |tx: &mut Tx| store::set_suite_checkpoint(tx, head.size, &note).await;
+        self.db.write_as_system("signer", store).await?;
         Ok(true)
     }
 
-    /// The head of a tree, if it continues what was signed.
-    async fn head(&self, tree: &Tree) -> anyhow::Result<Result<Head, Refused>> {
-        let (size, memory) = (tree.edge.size(), &self.journal.memory);
-        let mut before = None;
-        if let Some(known) = memory.head(tree.org_id.0).filter(|it| it.size <= size) {
-            before = Some(self.root_at(tree, known.size).await?);
+    /// Returns the head of a tree, or the refusal if the tree does not continue its signed head.
+    async fn next_head(&self, tree: &Tree) -> anyhow::Result<Result<TreeHead, HeadRefusal>> {
+        let size = tree.edge.size();
+        let org_id = tree.org_id.0;
+        let journal = self.journal.journal();
+        let root_at_signed_size = match journal.head(org_id).filter(|it| it.size <= size) {
+            Some(signed) => Some(self.root_at(tree, signed.size).await?),
+            None => None,
+        };
+        if let Err(refusal) = journal.check(org_id, size, root_at_signed_size) {
+            return Ok(Err(refusal));
         }
-        if let Err(why) = memory.admit(tree.org_id.0, size, before) {
-            return Ok(Err(why));
-        }
-        let root = tree.edge.root().context("an empty tree has no root to sign")?;
-        Ok(Ok(Head { size, root }))
+        let root = tree.edge.root().context("an empty tree has no root")?;
+        Ok(Ok(TreeHead { size, root }))
     }
 
-    /// The root that a tree has now at a size that it had.
+    /// Computes the root of the first `size` entries of a tree from its stored nodes.
     async fn root_at(&self, tree: &Tree, size: u64) -> anyhow::Result<Hash> {
-        let hashes = proof::store::hashes(&self.db, tree, &cover(0, size)).await?;
-        fold(&hashes).context("an empty tree was never signed")
+        let subtrees = complete_subtrees(0, size);
+        let hashes = proof::store::node_hashes(&self.db, tree, &subtrees).await?;
+        root_of_subtrees(&hashes).context("an empty tree has no root")
     }
 
-    fn heartbeat(&self) -> anyhow::Result<Signed> {
-        let (origin, now) = (self.signer.origin("suite"), self.db.now().format(&Rfc3339)?);
-        Ok(Signed { tree: None, size: 0, leaf: format!("tenantry heartbeat\n{origin}\n{now}\n") })
+    async fn is_heartbeat_due(&self) -> anyhow::Result<bool> {
+        let last = store::last_suite_leaf_at(&self.db).await?;
+        Ok(last.is_none_or(|it| it < self.db.now() - HEARTBEAT_INTERVAL))
     }
 
-    /// Tells the operator, not too often: somebody has changed the log.
-    fn complain(&mut self, tree: Uuid, why: Refused) {
-        let last = self.refused.get(&tree);
-        if last.is_none_or(|it| it.elapsed() > COMPLAINT) {
+    fn heartbeat(&self) -> anyhow::Result<SuiteLeaf> {
+        let origin = self.signer.origin(SUITE_TREE_NAME);
+        let now = self.db.now().format(&Rfc3339)?;
+        Ok(SuiteLeaf::Heartbeat(format!("tenantry heartbeat\n{origin}\n{now}\n")))
+    }
+
+    /// Logs that a tree is not signed any more, at most once per interval and tree.
+    fn alert_operator(&mut self, org_id: Uuid, refusal: HeadRefusal) {
+        let last = self.alerts.get(&org_id);
+        if last.is_none_or(|it| it.elapsed() > ALERT_INTERVAL) {
             tracing::error!(
-                org_id = %tree,
-                %why,
-                "THE AUDIT LOG WAS CHANGED: its head is not signed any more; run `tenantry audit fsck`"
+                %org_id,
+                %refusal,
+                "THE AUDIT LOG WAS MODIFIED: its tree is not signed any more; run `tenantry audit fsck`"
             );
-            self.refused.insert(tree, std::time::Instant::now());
+            self.alerts.insert(org_id, Instant::now());
         }
     }
 }

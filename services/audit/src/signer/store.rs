@@ -1,94 +1,122 @@
-//! Every SQL statement about signed heads.
+//! SQL statements about checkpoints.
 
 use std::collections::HashMap;
 
 use anyhow::Context;
-use chassis::{Db, OrgId, Result, Tx};
+use chassis::{Db, Result, Tx};
 use sqlx::{query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    db_int::{from_db_int, to_db_int},
     log::{
-        SUITE, Tree,
-        store::{grow, insert_tiles, loaded, lock, stored},
+        SUITE_TREE, Tree,
+        store::{NewTile, insert_tiles, lock_trees, update_trees},
     },
     merkle::leaf_hash,
-    tile::Edge,
 };
 
-/// Trees that have grown beyond their newest signed head, but for the suite's.
-pub(crate) async fn unsigned(db: &Db) -> Result<Vec<Tree>> {
+/// Returns trees, except for the suite tree, with entries that their newest checkpoint does not cover.
+pub(super) async fn unsigned_trees(db: &Db) -> Result<Vec<Tree>> {
     let rows = query!(
         "select number, org_id, size, edge from tree where signed < size and org_id <> $1
          order by number limit 500",
-        SUITE.0
+        SUITE_TREE.0
     );
     let rows = rows.fetch_all(db.pool()).await?;
-    rows.into_iter().map(|it| tree(it.number, it.org_id, it.size, &it.edge)).collect()
+    rows.into_iter().map(|it| Tree::from_row(it.number, it.org_id, it.size, &it.edge)).collect()
 }
 
-/// The suite's tree, if it has grown beyond its newest signed head.
-pub(crate) async fn unsigned_suite(db: &Db) -> Result<Option<Tree>> {
+/// Returns the suite tree if its newest checkpoint does not cover all leaves.
+pub(super) async fn unsigned_suite_tree(db: &Db) -> Result<Option<Tree>> {
     let row = query!(
         "select number, org_id, size, edge from tree where signed < size and org_id = $1",
-        SUITE.0
+        SUITE_TREE.0
     );
     let row = row.fetch_optional(db.pool()).await?;
-    row.map(|it| tree(it.number, it.org_id, it.size, &it.edge)).transpose()
+    row.map(|it| Tree::from_row(it.number, it.org_id, it.size, &it.edge)).transpose()
 }
 
-pub(crate) fn tree(number: i32, org_id: Uuid, size: i64, edge: &[u8]) -> Result<Tree> {
-    let edge = Edge::parse(loaded(size)?, edge);
-    let edge =
-        edge.with_context(|| format!("table tree, {org_id}: the edge does not fit the size"))?;
-    Ok(Tree { number, org_id: OrgId(org_id), edge })
-}
-
-/// The sizes of all trees, by organization.
-pub(crate) async fn sizes(db: &Db) -> Result<HashMap<Uuid, u64>> {
+/// Returns the sizes of all trees, by organization.
+pub(super) async fn tree_sizes(db: &Db) -> Result<HashMap<Uuid, u64>> {
     let rows = query!("select org_id, size from tree").fetch_all(db.pool()).await?;
-    rows.into_iter().map(|it| Ok((it.org_id, loaded(it.size)?))).collect()
+    rows.into_iter().map(|it| Ok((it.org_id, from_db_int(it.size)?))).collect()
 }
 
-/// When the newest leaf of the suite's tree was made.
-pub(crate) async fn last(db: &Db) -> Result<Option<OffsetDateTime>> {
+/// Returns the time of the newest leaf of the suite tree.
+pub(super) async fn last_suite_leaf_at(db: &Db) -> Result<Option<OffsetDateTime>> {
     let last = query_scalar!("select signed_at from checkpoint order by index desc limit 1");
     Ok(last.fetch_optional(db.pool()).await?)
 }
 
-/// A leaf of the suite's tree: a signed head, or a heartbeat.
-pub(crate) struct Signed {
-    pub(crate) tree: Option<i32>,
-    pub(crate) size: u64,
-    pub(crate) leaf: String,
+/// A leaf of the suite tree.
+pub(super) enum SuiteLeaf {
+    /// A new checkpoint of another tree.
+    Checkpoint {
+        /// Number of the tree.
+        tree: i32,
+        size: u64,
+        note: String,
+    },
+    /// Evidence that the log is running, while no tree grows.
+    Heartbeat(String),
 }
 
-/// Publishes signed heads: stores them, and puts them into the suite's tree. What another replica has
-/// published meanwhile is left out.
-pub(crate) async fn publish(tx: &mut Tx, leaves: Vec<Signed>) -> Result<()> {
+impl SuiteLeaf {
+    fn tree(&self) -> Option<i32> {
+        match self {
+            Self::Checkpoint { tree, .. } => Some(*tree),
+            Self::Heartbeat(_) => None,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Checkpoint { size, .. } => *size,
+            Self::Heartbeat(_) => 0,
+        }
+    }
+
+    fn into_text(self) -> String {
+        match self {
+            Self::Checkpoint { note, .. } => note,
+            Self::Heartbeat(text) => text,
+        }
+    }
+}
+
+/// Stores checkpoints and appends them to the suite tree. Checkpoints that another replica has published
+/// meanwhile are skipped.
+pub(super) async fn publish(tx: &mut Tx, leaves: Vec<SuiteLeaf>) -> Result<()> {
     let now = tx.now;
-    let mut suite = lock(tx, &[SUITE.0]).await?;
-    let edge = &mut suite.first_mut().context("the suite has a tree")?.edge;
-    let numbers: Vec<i32> = leaves.iter().filter_map(|it| it.tree).collect();
+    let mut suite = lock_trees(tx, &[SUITE_TREE.0]).await?;
+    let suite_tree = suite.first_mut().context("the suite tree is locked")?;
+    let numbers: Vec<i32> = leaves.iter().filter_map(SuiteLeaf::tree).collect();
     let signed = query!("select number, signed from tree where number = any ($1)", &numbers);
     let signed = signed.fetch_all(tx.conn()).await?;
     let signed: HashMap<i32, i64> = signed.into_iter().map(|it| (it.number, it.signed)).collect();
-    let (mut tiles, mut indexes, mut trees) = (vec![], vec![], vec![]);
-    let (mut sizes, mut texts) = (vec![], vec![]);
+    let mut completed_tiles = vec![];
+    let mut indexes = vec![];
+    let mut trees = vec![];
+    let mut sizes = vec![];
+    let mut texts = vec![];
     for leaf in leaves {
-        let reached = leaf.tree.and_then(|it| signed.get(&it)).copied().unwrap_or(0);
-        if leaf.tree.is_some() && stored(leaf.size)? <= reached {
+        let size = to_db_int(leaf.size())?;
+        let signed_size = leaf.tree().and_then(|it| signed.get(&it)).copied().unwrap_or(0);
+        if leaf.tree().is_some() && size <= signed_size {
             continue;
         }
-        indexes.push(stored(edge.size())?);
-        edge.append(leaf_hash(leaf.leaf.as_bytes()), &mut tiles);
-        trees.push(leaf.tree.unwrap_or_default());
-        sizes.push(stored(leaf.size)?);
-        texts.push(leaf.leaf);
+        indexes.push(to_db_int(suite_tree.edge.size())?);
+        // 0 becomes null in the statement.
+        trees.push(leaf.tree().unwrap_or(0));
+        sizes.push(size);
+        let text = leaf.into_text();
+        suite_tree.edge.append(leaf_hash(text.as_bytes()), &mut completed_tiles);
+        texts.push(text);
     }
-    let number = suite.first().map(|it| it.number).unwrap_or_default();
-    let tiles: Vec<_> = tiles.into_iter().map(|(place, tile)| (number, place, tile)).collect();
+    let new_tile = |tile| NewTile { tree: suite_tree.number, tile };
+    let tiles: Vec<_> = completed_tiles.into_iter().map(new_tile).collect();
     query!(
         "with new as (
              select index, nullif(tree, 0) as tree, size, leaf
@@ -111,19 +139,19 @@ pub(crate) async fn publish(tx: &mut Tx, leaves: Vec<Signed>) -> Result<()> {
     if !tiles.is_empty() {
         insert_tiles(tx, &tiles).await?;
     }
-    grow(tx, &suite).await?;
-    // Whoever waits for a signed head looks again.
+    update_trees(tx, &suite).await?;
+    // Wakes calls that wait for a checkpoint.
     tx.wake();
     Ok(())
 }
 
-/// Stores the signed head of the suite's tree.
-pub(crate) async fn sign_suite(tx: &mut Tx, size: u64, note: &str) -> Result<()> {
+/// Stores the newest checkpoint of the suite tree.
+pub(super) async fn set_suite_checkpoint(tx: &mut Tx, size: u64, note: &str) -> Result<()> {
     let now = tx.now;
     query!(
         "update tree set signed = $2, note = $3, signed_at = $4 where org_id = $1 and signed < $2",
-        SUITE.0,
-        stored(size)?,
+        SUITE_TREE.0,
+        to_db_int(size)?,
         note,
         now,
     )

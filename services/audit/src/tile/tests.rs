@@ -1,48 +1,50 @@
-//! Trees against the text of RFC 6962, against the vectors of its reference implementation, against the
-//! verifier, and against an implementation of others.
+//! Tests of trees and proofs against the definition in RFC 6962, the vectors of its reference implementation,
+//! the verifier, and an independent implementation.
 
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
 use data_encoding::HEXLOWER;
 use sha2::Sha256;
-use verifier::tree::{Growing, continues, includes};
+use verifier::tree::{RootBuilder, verify_consistency, verify_inclusion};
 
 use super::*;
-use crate::merkle::{consistency, leaf_hash, path};
+use crate::merkle::{consistency_nodes, inclusion_nodes, leaf_hash};
 
 /// A tree with all of its tiles.
 #[derive(Default)]
-struct Grown {
+struct TestTree {
     edge: Edge,
-    tiles: BTreeMap<Place, Tile>,
+    tiles: BTreeMap<TileId, TileHashes>,
+    /// The root at each size from 1 on.
     roots: Vec<Hash>,
 }
 
-impl Grown {
-    fn add(&mut self, leaf: Hash) {
-        let mut tiles = vec![];
-        self.edge.append(leaf, &mut tiles);
-        self.tiles.extend(tiles);
+impl TestTree {
+    fn push(&mut self, leaf: Hash) {
+        let mut completed = vec![];
+        self.edge.append(leaf, &mut completed);
+        self.tiles.extend(completed.into_iter().map(|it| (it.id, it.hashes)));
     }
 
-    fn steps(&self, steps: &[Vec<Node>]) -> Vec<Hash> {
-        let hash = |it: &Vec<Node>| {
-            let missing = self.edge.tiles_of(it);
+    /// Computes the hashes of a proof.
+    fn proof_hashes(&self, nodes: &[Vec<Node>]) -> Vec<Hash> {
+        let hash = |subtrees: &Vec<Node>| {
+            let required = self.edge.required_tiles(subtrees);
             assert!(
-                missing.iter().all(|it| self.tiles.contains_key(it)),
-                "a tile that is not there"
+                required.iter().all(|it| self.tiles.contains_key(it)),
+                "a required tile is missing"
             );
-            fold(&self.edge.hashes(it, &self.tiles).unwrap()).unwrap()
+            root_of_subtrees(&self.edge.node_hashes(subtrees, &self.tiles).unwrap()).unwrap()
         };
-        steps.iter().map(hash).collect()
+        nodes.iter().map(hash).collect()
     }
 
-    /// The path of a leaf to the root of some size that the tree has had.
-    fn inclusion(&self, index: u64, size: u64) -> Vec<Hash> {
-        self.steps(&path(index, size))
+    /// Inclusion proof of a leaf at an earlier or the current size.
+    fn inclusion_proof(&self, index: u64, size: u64) -> Vec<Hash> {
+        self.proof_hashes(&inclusion_nodes(index, size))
     }
 
-    fn consistency(&self, from: u64, to: u64) -> Vec<Hash> {
-        self.steps(&consistency(from, to))
+    fn consistency_proof(&self, old_size: u64, new_size: u64) -> Vec<Hash> {
+        self.proof_hashes(&consistency_nodes(old_size, new_size))
     }
 }
 
@@ -50,18 +52,18 @@ fn leaf(n: u64) -> Vec<u8> {
     format!("leaf {n}").into_bytes()
 }
 
-fn grown(size: u64) -> Grown {
-    let mut grown = Grown::default();
+fn tree_of_size(size: u64) -> TestTree {
+    let mut tree = TestTree::default();
     for n in 0..size {
-        grown.add(leaf_hash(&leaf(n)));
-        grown.roots.push(grown.edge.root().unwrap());
+        tree.push(leaf_hash(&leaf(n)));
+        tree.roots.push(tree.edge.root().unwrap());
     }
-    grown
+    tree
 }
 
 /// The vectors of the reference implementation of RFC 6962: eight leaves and the root after each.
 #[test]
-fn roots_are_those_of_the_reference_implementation() {
+fn roots_equal_those_of_the_reference_implementation() {
     let vectors = [
         ("", "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"),
         ("00", "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"),
@@ -75,90 +77,91 @@ fn roots_are_those_of_the_reference_implementation() {
             "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
         ),
     ];
-    let (mut ours, mut theirs) = (Grown::default(), Growing::default());
+    let mut tree = TestTree::default();
+    let mut verifier_root = RootBuilder::default();
     for (leaf, root) in vectors {
         let hash = leaf_hash(&HEXLOWER.decode(leaf.as_bytes()).unwrap());
-        ours.add(hash);
-        theirs.add(hash);
-        assert_eq!(HEXLOWER.encode(&ours.edge.root().unwrap()), root);
-        assert_eq!(HEXLOWER.encode(&theirs.root()), root);
+        tree.push(hash);
+        verifier_root.push(hash);
+        assert_eq!(HEXLOWER.encode(&tree.edge.root().unwrap()), root);
+        assert_eq!(HEXLOWER.encode(&verifier_root.root()), root);
     }
 }
 
-/// RFC 6962, 2.1, word for word.
-fn root_of_the_rfc(leaves: &[Hash]) -> Hash {
+/// Root of a tree, exactly as RFC 6962, 2.1 defines it.
+fn rfc_root(leaves: &[Hash]) -> Hash {
     if let [one] = leaves {
         return *one;
     }
     let k = leaves.len().next_power_of_two() / 2;
-    node_hash(&root_of_the_rfc(&leaves[..k]), &root_of_the_rfc(&leaves[k..]))
+    node_hash(&rfc_root(&leaves[..k]), &rfc_root(&leaves[k..]))
 }
 
-/// every path and every proof of consistency up to 300 leaves is believed by the verifier; with
-/// one bit changed, or for another place, none is.
+/// the verifier accepts every inclusion and consistency proof of trees up to 300 leaves, and
+/// refuses all with a changed bit or another index.
 #[test]
 fn every_proof_up_to_300_leaves_verifies_and_no_other_does() {
-    let grown = grown(300);
+    let tree = tree_of_size(300);
     let leaves: Vec<Hash> = (0..300).map(|n| leaf_hash(&leaf(n))).collect();
-    let mut growing = Growing::default();
+    let mut verifier_root = RootBuilder::default();
     for size in 1..=300_u64 {
-        let root = grown.roots[usize::try_from(size).unwrap() - 1];
-        growing.add(leaves[usize::try_from(size).unwrap() - 1]);
-        assert_eq!(growing.root(), root);
+        let root = tree.roots[usize::try_from(size).unwrap() - 1];
+        verifier_root.push(leaves[usize::try_from(size).unwrap() - 1]);
+        assert_eq!(verifier_root.root(), root);
         if size % 7 == 0 || size < 70 {
-            assert_eq!(root, root_of_the_rfc(&leaves[..usize::try_from(size).unwrap()]));
+            assert_eq!(root, rfc_root(&leaves[..usize::try_from(size).unwrap()]));
         }
         for index in 0..size {
             let leaf = leaves[usize::try_from(index).unwrap()];
-            let proof = grown.inclusion(index, size);
-            assert!(includes(index, leaf, &proof, size, &root), "{index} of {size}");
-            assert!(!includes((index + 1) % size.max(2), leaf, &proof, size, &root));
+            let proof = tree.inclusion_proof(index, size);
+            assert!(verify_inclusion(index, leaf, &proof, size, &root), "{index} of {size}");
+            assert!(!verify_inclusion((index + 1) % size.max(2), leaf, &proof, size, &root));
             for (i, _) in proof.iter().enumerate() {
                 let mut forged = proof.clone();
                 forged[i][usize::try_from(index).unwrap() % 32] ^= 1;
-                assert!(!includes(index, leaf, &forged, size, &root));
+                assert!(!verify_inclusion(index, leaf, &forged, size, &root));
             }
             let from = index + 1;
-            let old = grown.roots[usize::try_from(index).unwrap()];
-            let proof = grown.consistency(from, size);
-            assert!(continues(from, &old, size, &root, &proof), "{from} to {size}");
+            let old = tree.roots[usize::try_from(index).unwrap()];
+            let proof = tree.consistency_proof(from, size);
+            assert!(verify_consistency(from, &old, size, &root, &proof), "{from} to {size}");
             if from < size {
-                assert!(!continues(from, &root, size, &root, &proof), "another old root");
-                assert!(!continues(from, &old, size, &old, &proof), "another new root");
-                assert!(!continues(from, &old, size, &root, &proof[1..]), "too short");
+                assert!(!verify_consistency(from, &root, size, &root, &proof), "another old root");
+                assert!(!verify_consistency(from, &old, size, &old, &proof), "another new root");
+                assert!(!verify_consistency(from, &old, size, &root, &proof[1..]), "too short");
                 let longer = [proof.as_slice(), &[[0; 32]]].concat();
-                assert!(!continues(from, &old, size, &root, &longer), "too long");
+                assert!(!verify_consistency(from, &old, size, &root, &longer), "too long");
             }
         }
     }
 }
 
-/// The same tree in an implementation of others: the same roots, the same paths, the same proofs.
+/// An independent implementation has the same roots and proofs.
 #[test]
-fn others_build_the_same_tree() {
-    let grown = grown(300);
-    let mut theirs = MemoryBackedTree::<Sha256, Vec<u8>>::new();
+fn an_independent_implementation_builds_the_same_tree() {
+    let tree = tree_of_size(300);
+    let mut independent = MemoryBackedTree::<Sha256, Vec<u8>>::new();
     for size in 1..=300_u64 {
-        theirs.push(leaf(size - 1));
-        let root = theirs.root();
-        let ours = grown.roots[usize::try_from(size).unwrap() - 1];
+        independent.push(leaf(size - 1));
+        let root = independent.root();
+        let ours = tree.roots[usize::try_from(size).unwrap() - 1];
         assert_eq!(root.as_bytes().as_slice(), ours.as_slice());
         for index in (0..size).step_by(13) {
-            let their = theirs.prove_inclusion(usize::try_from(index).unwrap());
+            let expected = independent.prove_inclusion(usize::try_from(index).unwrap());
             assert_eq!(
-                their.as_bytes(),
-                grown.inclusion(index, size).concat(),
+                expected.as_bytes(),
+                tree.inclusion_proof(index, size).concat(),
                 "{index} of {size}"
             );
             let added = usize::try_from(size - index - 1).unwrap();
-            let their = theirs.prove_consistency(added);
-            let proof = grown.consistency(index + 1, size).concat();
-            assert_eq!(their.as_bytes(), proof, "{} to {size}", index + 1);
+            let expected = independent.prove_consistency(added);
+            let proof = tree.consistency_proof(index + 1, size).concat();
+            assert_eq!(expected.as_bytes(), proof, "{} to {size}", index + 1);
         }
     }
 }
 
-/// the same at sizes up to a million, at random.
+/// random proofs at sizes up to a million verify.
 #[test]
 fn random_proofs_up_to_a_million_leaves_verify() {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -168,27 +171,34 @@ fn random_proofs_up_to_a_million_leaves_verify() {
         random ^= random << 17;
         random % n
     };
-    // Leaves are their number: what they hash is of no account here.
+    // The content of leaves is irrelevant here: each is its number.
     let leaf = |n: u64| leaf_hash(&n.to_be_bytes());
-    let (mut grown, mut growing) = (Grown::default(), Growing::default());
+    let mut tree = TestTree::default();
+    let mut verifier_root = RootBuilder::default();
     for n in 0..1_000_000 {
-        grown.add(leaf(n));
-        growing.add(leaf(n));
+        tree.push(leaf(n));
+        verifier_root.push(leaf(n));
         if n % 50_000 == 49_999 {
-            let (size, root) = (n + 1, growing.root());
-            assert_eq!(grown.edge.root(), Some(root));
-            let again = Edge::parse(size, &grown.edge.bytes()).unwrap();
-            assert_eq!(again, grown.edge);
+            let size = n + 1;
+            let root = verifier_root.root();
+            assert_eq!(tree.edge.root(), Some(root));
+            assert_eq!(Edge::decode(size, &tree.edge.encode()), Some(tree.edge.clone()));
             for _ in 0..200 {
                 let index = below(size);
-                let proof = grown.inclusion(index, size);
-                assert!(includes(index, leaf(index), &proof, size, &root), "{index} of {size}");
-                let (from, to) = (below(size) + 1, size);
-                let old = fold(
-                    &grown.steps(&cover(0, from).iter().map(|it| vec![*it]).collect::<Vec<_>>()),
+                let proof = tree.inclusion_proof(index, size);
+                assert!(
+                    verify_inclusion(index, leaf(index), &proof, size, &root),
+                    "{index} of {size}"
                 );
-                let proof = grown.consistency(from, to);
-                assert!(continues(from, &old.unwrap(), to, &root, &proof), "{from} to {to}");
+                let old_size = below(size) + 1;
+                let subtrees = complete_subtrees(0, old_size);
+                let subtrees: Vec<_> = subtrees.iter().map(|it| vec![*it]).collect();
+                let old_root = root_of_subtrees(&tree.proof_hashes(&subtrees)).unwrap();
+                let proof = tree.consistency_proof(old_size, size);
+                assert!(
+                    verify_consistency(old_size, &old_root, size, &root, &proof),
+                    "{old_size} to {size}"
+                );
             }
         }
     }
@@ -196,8 +206,8 @@ fn random_proofs_up_to_a_million_leaves_verify() {
 
 #[test]
 fn an_edge_that_does_not_fit_its_size_is_refused() {
-    let edge = grown(37).edge;
-    assert_eq!(Edge::parse(37, &edge.bytes()), Some(edge.clone()));
-    assert_eq!(Edge::parse(36, &edge.bytes()), None);
-    assert_eq!(Edge::parse(37, &edge.bytes()[1..]), None);
+    let edge = tree_of_size(37).edge;
+    assert_eq!(Edge::decode(37, &edge.encode()), Some(edge.clone()));
+    assert_eq!(Edge::decode(36, &edge.encode()), None);
+    assert_eq!(Edge::decode(37, &edge.encode()[1..]), None);
 }

@@ -1,54 +1,60 @@
-//! Who may be told of something (NO-10). It is asked when the telling happens, not when the thing did.
+//! Recipients of notifications: members with a permission at the time of sending, not at the time of the
+//! event (NO-10).
 
-use api::identity as pb;
-use chassis::{Db, Result, UserId, email};
+use chassis::{Db, OrgId, Result, UserId, email};
 
-use super::store::{self, Person};
-use crate::snapshot::{Snapshot, Subject, Verdict, Wish};
+use super::store::{self, Contact};
+use crate::snapshot::{AccessQuery, Snapshot, Subject, Verdict};
 
-/// The members who have the wish granted, and who else the request asks about.
-pub(super) async fn list(
-    db: &Db,
-    snapshot: Option<&Snapshot>,
-    wish: &Wish,
-    request: &pb::ListAudienceRequest,
-) -> Result<pb::ListAudienceResponse> {
-    let may = |user_id: UserId| {
-        let subject = Subject { user_id, key: None };
-        snapshot.is_some_and(|it| it.verdict(subject, wish) == Verdict::Allowed)
-    };
-    let members = snapshot.into_iter().flat_map(|it| it.members.keys().copied());
-    let mut ids: Vec<_> = members.filter(|it| may(*it)).map(|it| it.0).collect();
-    for it in &request.user_ids {
-        ids.push(it.parse::<UserId>()?.0);
-    }
-    let canonical = |it: &String| email::parse(it).map(|it| it.canonical);
-    let addresses: Vec<_> = request.emails.iter().filter_map(canonical).collect();
-    let people = store::people(db, &ids, &addresses).await?;
-    let asked = |it: &&Person| {
-        request.user_ids.contains(&it.user_id.to_string())
-            || addresses.contains(&it.canonical_email)
-    };
-    let barred = |it: &&String| {
-        let it = canonical(it);
-        people.iter().any(|one| Some(&one.canonical_email) == it.as_ref() && !may(one.user_id))
-    };
-    let org_id = request.org_id.parse::<chassis::OrgId>()?;
-    let name = store::name(db, org_id).await?;
-    Ok(pb::ListAudienceResponse {
-        org_name: name.unwrap_or_default(),
-        listeners: people.iter().filter(|it| may(it.user_id)).map(Into::into).collect(),
-        barred_emails: request.emails.iter().filter(barred).cloned().collect(),
-        accounts: people.iter().filter(asked).map(Into::into).collect(),
-    })
+/// The accounts and addresses that are looked up in addition to the members.
+pub(super) struct Candidates {
+    pub(super) user_ids: Vec<UserId>,
+    pub(super) emails: Vec<String>,
 }
 
-impl From<&Person> for pb::Listener {
-    fn from(it: &Person) -> Self {
-        Self {
-            user_id: it.user_id.into(),
-            email: it.email.clone(),
-            display_name: it.display_name.clone(),
-        }
-    }
+/// The possible recipients of a notification.
+pub(super) struct Audience {
+    pub(super) org_name: String,
+    /// Accounts that have the permission.
+    pub(super) permitted: Vec<Contact>,
+    /// Addresses of the candidates that belong to accounts without the permission.
+    pub(super) denied_emails: Vec<String>,
+    /// Accounts of the candidates, with and without the permission.
+    pub(super) candidates: Vec<Contact>,
+}
+
+/// Returns the members who have a permission, and the accounts of the candidates. `snapshot` is `None` if the
+/// organization does not exist.
+pub(super) async fn find(
+    db: &Db,
+    org_id: OrgId,
+    snapshot: Option<&Snapshot>,
+    query: &AccessQuery,
+    candidates: &Candidates,
+) -> Result<Audience> {
+    let is_permitted = |user_id: UserId| {
+        let subject = Subject { user_id, key: None };
+        snapshot.is_some_and(|it| it.verdict(subject, query) == Verdict::Allowed)
+    };
+    let canonical = |text: &String| email::parse(text).map(|it| it.canonical);
+    let members = snapshot.into_iter().flat_map(|it| it.members.keys().copied());
+    let ids = members.filter(|it| is_permitted(*it)).chain(candidates.user_ids.iter().copied());
+    let ids: Vec<_> = ids.map(|it| it.0).collect();
+    let addresses: Vec<_> = candidates.emails.iter().filter_map(canonical).collect();
+    let contacts = store::contacts(db, &ids, &addresses).await?;
+    let is_candidate = |contact: &&Contact| {
+        candidates.user_ids.contains(&contact.user_id)
+            || addresses.contains(&contact.canonical_email)
+    };
+    let is_denied = |text: &&String| {
+        let address = canonical(text);
+        let mut accounts =
+            contacts.iter().filter(|it| Some(&it.canonical_email) == address.as_ref());
+        accounts.any(|it| !is_permitted(it.user_id))
+    };
+    let org_name = store::org_name(db, org_id).await?.unwrap_or_default();
+    let permitted = contacts.iter().filter(|it| is_permitted(it.user_id)).cloned().collect();
+    let denied_emails = candidates.emails.iter().filter(is_denied).cloned().collect();
+    let candidates = contacts.iter().filter(is_candidate).cloned().collect();
+    Ok(Audience { org_name, permitted, denied_emails, candidates })
 }

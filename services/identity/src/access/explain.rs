@@ -1,4 +1,5 @@
-//! Decisions in words: what allows something, what is missing, and what the nearest change would be.
+//! Explanations of decisions: the facts that allow something, the missing role, and the changes that would
+//! help.
 
 use std::collections::HashMap;
 
@@ -6,226 +7,270 @@ use api::identity as pb;
 use chassis::{ProjectId, UserId, timestamp};
 use uuid::Uuid;
 
-use super::store::Origins;
+use super::store::{FactKey, FactOrigin};
 use crate::{
     policy::{OrgRole, Permission, ProjectRole},
-    snapshot::{Principal, Snapshot, Source, Standing, Subject, Verdict, Wish},
+    snapshot::{AccessQuery, RoleSource, Snapshot, Status, Subject, Verdict},
+    types::{Principal, TeamId},
 };
 
-/// What sentences need besides the facts.
+/// The data besides the snapshot that explanations mention.
 #[derive(Default)]
-pub(crate) struct Words {
-    /// Names of teams, addresses of members.
+pub(crate) struct Labels {
+    /// Names of teams and email addresses of members, by their ids.
     pub(crate) names: HashMap<Uuid, String>,
-    /// The events behind facts.
-    pub(crate) origins: Origins,
+    /// The events that established the facts.
+    pub(crate) origins: HashMap<FactKey, FactOrigin>,
 }
 
-impl Words {
-    /// The name of a team, or the address of a member.
+/// The explanation of a decision.
+pub(crate) struct Explanation {
+    pub(crate) allowed: bool,
+    pub(crate) text: String,
+    pub(crate) path: Vec<pb::Step>,
+    pub(crate) remedies: Vec<pb::Remedy>,
+}
+
+impl Labels {
+    /// Returns the name of a team or the email address of a member; the id if it is unknown.
     pub(crate) fn name(&self, id: Uuid) -> String {
         self.names.get(&id).cloned().unwrap_or_else(|| id.to_string())
     }
 
-    /// A step, with the event that made it true.
-    fn step(
-        &self,
-        kind: pb::StepKind,
-        text: String,
-        role: &str,
-        fact: (&str, Uuid, Uuid),
-    ) -> pb::Step {
-        let origin = self.origins.get(&(fact.0.to_owned(), fact.1, fact.2));
+    /// Returns a step of an explanation, with the event that established its fact.
+    fn step(&self, kind: pb::StepKind, text: String, role: &str, fact: &FactKey) -> pb::Step {
+        let origin = self.origins.get(fact);
         pb::Step {
             kind: kind.into(),
             text,
-            principal_id: fact.1.to_string(),
+            principal_id: fact.subject_id.to_string(),
             role: role.to_owned(),
-            event_id: origin.map(|it| it.0.to_string()).unwrap_or_default(),
-            time: origin.map(|it| timestamp(it.1)),
+            event_id: origin.map(|it| it.event_id.to_string()).unwrap_or_default(),
+            time: origin.map(|it| timestamp(it.changed_at)),
         }
+    }
+
+    /// Returns a step whose fact is a person's membership in the organization.
+    fn membership_step(
+        &self,
+        kind: pb::StepKind,
+        text: String,
+        user_id: UserId,
+        role: OrgRole,
+    ) -> pb::Step {
+        self.step(kind, text, role.as_str(), &FactKey::member(user_id))
     }
 }
 
-/// Every fact that says something about a wish: what allows it, or what is there but does not reach.
-pub(crate) fn path(
+/// Returns every fact about a person that concerns a query, those with the highest role first. If the
+/// person has the permission, the first fact allows it; otherwise the facts show which roles are not
+/// enough.
+pub(crate) fn relevant_steps(
     snapshot: &Snapshot,
-    words: &Words,
+    labels: &Labels,
     user_id: UserId,
-    wish: &Wish,
+    query: &AccessQuery,
 ) -> Vec<pb::Step> {
     let Some(org_role) = snapshot.org_role(user_id) else { return vec![] };
-    let who = words.name(user_id.0);
-    let membership =
-        |kind, text| words.step(kind, text, org_role.word(), ("member", user_id.0, user_id.0));
-    let (Permission::Project(_, _, admin_too, _), Some(project_id)) =
-        (wish.permission, wish.project_id)
+    let who = labels.name(user_id.0);
+    let (Permission::Project(permission), Some(project_id)) = (query.permission, query.project_id)
     else {
-        let text = format!("{who} is {} of the organization", org_role.word());
-        return vec![membership(pb::StepKind::OrgRole, text)];
+        let text = format!("{who} is {} of the organization", org_role.as_str());
+        return vec![labels.membership_step(pb::StepKind::OrgRole, text, user_id, org_role)];
     };
-    let mut steps: Vec<_> = snapshot
-        .sources(user_id, project_id)
+    let sources = snapshot.role_sources(user_id, project_id);
+    let mut steps: Vec<_> = sources
         .into_iter()
-        .map(|(source, role)| source_step(words, (user_id, project_id), source, role, &membership))
+        .map(|(source, role)| match source {
+            RoleSource::Ownership => ownership_step(labels, user_id),
+            RoleSource::Grant(Principal::User(_)) => {
+                direct_grant_step(labels, user_id, project_id, role)
+            }
+            RoleSource::Grant(Principal::Team(team_id)) => {
+                team_grant_step(labels, user_id, team_id, project_id, role)
+            }
+        })
         .collect();
-    if admin_too && org_role == OrgRole::Admin && snapshot.projects.contains_key(&project_id) {
+    // An Admin of the organization has some permissions (`org_admin`) without a role on the project.
+    let is_admin_of_project_org =
+        org_role == OrgRole::Admin && snapshot.projects.contains_key(&project_id);
+    if permission.org_admin && is_admin_of_project_org {
         let text = format!(
-            "{who} is ADMIN of the organization, who sees every project and manages who enters it"
+            "{who} is ADMIN of the organization, which includes seeing every project and managing its access"
         );
-        steps.push(membership(pb::StepKind::Administration, text));
+        steps.push(labels.membership_step(pb::StepKind::Administration, text, user_id, org_role));
     }
-    steps.sort_by_key(|it| std::cmp::Reverse(rank(&it.role)));
+    steps.sort_by_key(|it| std::cmp::Reverse(role_rank(&it.role)));
     steps
 }
 
-fn rank(role: &str) -> usize {
+fn ownership_step(labels: &Labels, user_id: UserId) -> pb::Step {
+    let who = labels.name(user_id.0);
+    let text = format!("{who} is OWNER of the organization, which includes ADMIN on every project");
+    labels.membership_step(pb::StepKind::Ownership, text, user_id, OrgRole::Owner)
+}
+
+fn direct_grant_step(
+    labels: &Labels,
+    user_id: UserId,
+    project_id: ProjectId,
+    role: ProjectRole,
+) -> pb::Step {
+    let who = labels.name(user_id.0);
+    let role = role.as_str();
+    let text = format!("{who} has the role {role} on the project by a direct grant");
+    let fact = FactKey::user_grant(user_id, project_id);
+    labels.step(pb::StepKind::DirectGrant, text, role, &fact)
+}
+
+fn team_grant_step(
+    labels: &Labels,
+    user_id: UserId,
+    team_id: TeamId,
+    project_id: ProjectId,
+    role: ProjectRole,
+) -> pb::Step {
+    let who = labels.name(user_id.0);
+    let team = labels.name(team_id.0);
+    let role = role.as_str();
+    let text = format!("{who} is in the team {team}, which has the role {role} on the project");
+    let fact = FactKey::team_grant(team_id, project_id);
+    labels.step(pb::StepKind::TeamGrant, text, role, &fact)
+}
+
+/// Returns the rank of a role by its name, 0 for the lowest. Organizations and projects have the same order.
+fn role_rank(role: &str) -> usize {
     ["VIEWER", "DEVELOPER", "ADMIN", "OWNER"].iter().position(|it| *it == role).unwrap_or_default()
 }
 
-fn source_step(
-    words: &Words,
-    (user_id, project_id): (UserId, ProjectId),
-    source: Source,
-    role: ProjectRole,
-    membership: &impl Fn(pb::StepKind, String) -> pb::Step,
-) -> pb::Step {
-    let who = words.name(user_id.0);
-    match source {
-        Source::Ownership => membership(
-            pb::StepKind::Ownership,
-            format!("{who} is OWNER of the organization, who is ADMIN on every project"),
-        ),
-        Source::Grant(Principal::User(_)) => words.step(
-            pb::StepKind::DirectGrant,
-            format!("{who} has a grant of {} on the project", role.word()),
-            role.word(),
-            ("user_grant", user_id.0, project_id.0),
-        ),
-        Source::Grant(Principal::Team(team_id)) => {
-            let team = words.name(team_id.0);
-            let text =
-                format!("{who} is in the team {team}, which has {} on the project", role.word());
-            let fact = ("team_grant", team_id.0, project_id.0);
-            words.step(pb::StepKind::TeamGrant, text, role.word(), fact)
-        }
-    }
-}
-
-/// A decision in words.
+/// Explains the decision about a person.
 pub(crate) fn explain(
     snapshot: &Snapshot,
-    words: &Words,
+    labels: &Labels,
     user_id: UserId,
-    wish: &Wish,
-) -> pb::ExplainResponse {
-    let verdict = snapshot.verdict(Subject { user_id, key: None }, wish);
-    let (code, who) = (wish.permission.code(), words.name(user_id.0));
-    let path = path(snapshot, words, user_id, wish);
+    query: &AccessQuery,
+) -> Explanation {
+    let verdict = snapshot.verdict(Subject { user_id, key: None }, query);
     let allowed = verdict == Verdict::Allowed;
-    let explanation = match path.first() {
+    let code = query.permission.code();
+    let who = labels.name(user_id.0);
+    let required = required_role(query.permission);
+    let path = relevant_steps(snapshot, labels, user_id, query);
+    let text = match path.first() {
         Some(step) if allowed => format!("{who} has {code}: {}.", step.text),
+        Some(step) => format!("{who} lacks {code}: {}, but {required} is required.", step.text),
         None if snapshot.org_role(user_id).is_none() => {
-            format!("{who} lacks {code}: they are no member of the organization.")
+            format!("{who} lacks {code}: {who} is not a member of the organization.")
         }
         None => {
-            let least = least(wish.permission);
-            format!("{who} lacks {code}: they have no role on the project, and it takes {least}.")
-        }
-        Some(step) => {
-            format!("{who} lacks {code}: {}, and it takes {}.", step.text, least(wish.permission))
+            format!(
+                "{who} lacks {code}: {who} has no role on the project, but {required} is required."
+            )
         }
     };
-    let blocked = snapshot.standing == Standing::Blocked;
-    let note = if blocked { " The subscription is blocked: changes are refused." } else { "" };
-    pb::ExplainResponse {
-        allowed,
-        explanation: explanation + note,
-        path,
-        remedies: if allowed { vec![] } else { remedies(snapshot, words, user_id, wish) },
-        access_version: snapshot.version,
-        consistency_token: String::new(),
-    }
+    let is_blocked = snapshot.status == Status::Blocked;
+    let note = if is_blocked { " The subscription is blocked: changes are refused." } else { "" };
+    let remedies = if allowed { vec![] } else { remedies(snapshot, labels, user_id, query) };
+    Explanation { allowed, text: text + note, path, remedies }
 }
 
-fn least(permission: Permission) -> String {
+fn required_role(permission: Permission) -> String {
     match permission {
-        Permission::Org(_, least, _) => format!("{} of the organization", least.word()),
-        Permission::Project(_, least, ..) => format!("{} on the project", least.word()),
+        Permission::Org(it) => format!("the role {} in the organization", it.min_role.as_str()),
+        Permission::Project(it) => format!("the role {} on the project", it.min_role.as_str()),
     }
 }
 
-/// The changes that would allow it, the smallest first.
-fn remedies(snapshot: &Snapshot, words: &Words, user_id: UserId, wish: &Wish) -> Vec<pb::Remedy> {
-    let who = words.name(user_id.0);
-    let remedy = |text: String, method: &str, role: &str| pb::Remedy {
-        text,
-        method: format!("tenantry.{method}"),
-        role: role.to_owned(),
-    };
+/// Returns the changes that would give a person the permission, the smallest first.
+fn remedies(
+    snapshot: &Snapshot,
+    labels: &Labels,
+    user_id: UserId,
+    query: &AccessQuery,
+) -> Vec<pb::Remedy> {
+    let who = labels.name(user_id.0);
     if snapshot.org_role(user_id).is_none() {
         let text = format!("invite {who} to the organization");
-        let method = "invitation.v1.InvitationService/CreateInvitation";
-        return vec![remedy(text, method, "")];
+        return vec![remedy(text, "invitation.v1.InvitationService/CreateInvitation", "")];
     }
-    match (wish.permission, wish.project_id) {
-        (Permission::Org(_, OrgRole::Owner, _), _) => vec![remedy(
-            "only the Owner may do this; ask them".to_owned(),
+    match query.permission {
+        Permission::Org(permission) if permission.min_role == OrgRole::Owner => vec![remedy(
+            "only the Owner has this permission; ask them to do it, or to transfer the ownership"
+                .to_owned(),
             "identity.v1.OrganizationService/TransferOwnership",
-            OrgRole::Owner.word(),
+            OrgRole::Owner.as_str(),
         )],
-        (Permission::Org(_, least, _), _) => vec![remedy(
-            format!("give {who} the role {} in the organization", least.word()),
-            "identity.v1.MemberService/ChangeMemberRole",
-            least.word(),
-        )],
-        (Permission::Project(_, least, ..), Some(project_id)) => {
-            let mut remedies = vec![remedy(
-                format!("give {who} {} on the project", least.word()),
-                "identity.v1.ProjectAccessService/SetProjectAccess",
-                least.word(),
-            )];
-            let grants = snapshot.projects.get(&project_id).into_iter().flatten();
-            for (principal, role) in grants.filter(|it| *it.1 >= least) {
-                if let Principal::Team(team_id) = principal {
-                    let team = words.name(team_id.0);
-                    let text = format!(
-                        "put {who} into the team {team}, which has {} on the project",
-                        role.word()
-                    );
-                    let method = "identity.v1.TeamService/AddTeamMember";
-                    remedies.push(remedy(text, method, role.word()));
-                }
-            }
-            remedies
+        Permission::Org(permission) => {
+            let role = permission.min_role.as_str();
+            let text = format!("give {who} the role {role} in the organization");
+            vec![remedy(text, "identity.v1.MemberService/ChangeMemberRole", role)]
         }
-        (Permission::Project(..), None) => vec![],
+        Permission::Project(permission) => {
+            let Some(project_id) = query.project_id else { return vec![] };
+            project_remedies(snapshot, labels, &who, project_id, permission.min_role)
+        }
     }
 }
 
-/// A member who has a permission, with why.
+/// Returns the remedies for a project: a direct grant, and joining a team that has a sufficient role on it.
+fn project_remedies(
+    snapshot: &Snapshot,
+    labels: &Labels,
+    who: &str,
+    project_id: ProjectId,
+    min_role: ProjectRole,
+) -> Vec<pb::Remedy> {
+    let role = min_role.as_str();
+    let mut remedies = vec![remedy(
+        format!("give {who} the role {role} on the project"),
+        "identity.v1.ProjectAccessService/SetProjectAccess",
+        role,
+    )];
+    let grants = snapshot.projects.get(&project_id).into_iter().flatten();
+    for (principal, role) in grants.filter(|(_, role)| **role >= min_role) {
+        if let Principal::Team(team_id) = principal {
+            let team = labels.name(team_id.0);
+            let role = role.as_str();
+            let text =
+                format!("add {who} to the team {team}, which has the role {role} on the project");
+            remedies.push(remedy(text, "identity.v1.TeamService/AddTeamMember", role));
+        }
+    }
+    remedies
+}
+
+/// Returns a remedy; `method` is the name of the gRPC method without the common package.
+fn remedy(text: String, method: &str, role: &str) -> pb::Remedy {
+    pb::Remedy { text, method: format!("tenantry.{method}"), role: role.to_owned() }
+}
+
+/// Returns a member who has a permission, with the facts that allow it.
 pub(crate) fn holder(
     snapshot: &Snapshot,
-    words: &Words,
+    labels: &Labels,
     user_id: UserId,
-    wish: &Wish,
+    query: &AccessQuery,
 ) -> pb::Holder {
     let org_role = snapshot.org_role(user_id).map_or(pb::OrgRole::Unspecified, Into::into);
-    let project_role = wish.project_id.and_then(|it| snapshot.project_role(user_id, it));
+    let project_role = query.project_id.and_then(|it| snapshot.project_role(user_id, it));
     let project_role = project_role.map_or(pb::ProjectRole::Unspecified, Into::into);
     pb::Holder {
         user_id: user_id.into(),
         org_role: org_role.into(),
         project_role: project_role.into(),
-        path: path(snapshot, words, user_id, wish),
+        path: relevant_steps(snapshot, labels, user_id, query),
     }
 }
 
-/// The accounts and teams that sentences about some members name: themselves, and the teams with a grant on
-/// the project.
-pub(crate) fn named(snapshot: &Snapshot, users: &[UserId], wish: &Wish) -> Vec<Uuid> {
-    let grants = wish.project_id.and_then(|it| snapshot.projects.get(&it));
-    let teams = grants.into_iter().flatten().filter_map(|it| match it.0 {
+/// Returns the ids whose names and events an explanation about these members needs: the members, and the
+/// teams with a grant on the project.
+pub(crate) fn mentioned_ids(
+    snapshot: &Snapshot,
+    users: &[UserId],
+    query: &AccessQuery,
+) -> Vec<Uuid> {
+    let grants = query.project_id.and_then(|it| snapshot.projects.get(&it));
+    let teams = grants.into_iter().flatten().filter_map(|(principal, _)| match principal {
         Principal::Team(id) => Some(id.0),
         Principal::User(_) => None,
     });

@@ -1,57 +1,38 @@
-//! The gRPC surface of decisions.
-
-use std::sync::Arc;
+//! gRPC methods of decisions.
 
 use api::identity::{self as pb, access_service_server::AccessService};
-use chassis::{
-    Access, Call, Db, Error, OrgId, Reply, Result, UserId, moment,
-    page::{Page, Pager},
-    reply, timestamp,
-};
+use chassis::{Access, Call, Error, OrgId, Reply, Result, datetime, page::Pager, reply};
 use tonic::Request;
-use uuid::Uuid;
 
 use super::{
-    Freshness, Snapshots, audience, decision,
-    explain::{self, Words},
+    audience::Candidates,
+    decide,
+    reader::{self, AccessReader, HolderPage},
     simulate::{self, Differences},
-    store, subject, wire,
+    subject, wire,
 };
-use crate::{
-    organization::wire::consistency_token,
-    policy::Permission,
-    snapshot::{Change, Snapshot, Verdict, Wish},
-};
+use crate::snapshot::{AccessQuery, Change};
 
+/// The service and what its methods need.
 pub(crate) struct Rpc {
-    pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
-    pub(crate) snapshots: Snapshots,
+    pub(crate) reader: AccessReader,
 }
 
 #[tonic::async_trait]
 impl AccessService for Rpc {
     async fn check(&self, request: Request<pb::CheckRequest>) -> Reply<pb::CheckResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let wish = wire::wish("permission", &it.permission, &it.project_id, it.write)?;
-        let freshness = wire::freshness(it.consistency.as_ref(), call.known.as_deref())?;
-        let snapshot = self.snapshots.get(it.org_id.parse()?, freshness).await?;
-        let user_id = call.account()?.user_id;
-        let subject = subject(call.account()?);
-        let decision = decision(snapshot.as_deref(), subject, &wish, freshness)?;
-        let shown = snapshot.as_deref().filter(|_| decision.visible);
-        let org_role = shown.and_then(|it| it.org_role(user_id));
-        let project_role = shown.and_then(|it| it.project_role(user_id, wish.project_id?));
-        reply(pb::CheckResponse {
-            allowed: decision.allowed,
-            visible: decision.visible,
-            org_role: org_role.map_or(pb::OrgRole::Unspecified, Into::into).into(),
-            project_role: project_role.map_or(pb::ProjectRole::Unspecified, Into::into).into(),
-            reason: wire::reason(&decision).into(),
-            consistency_token: decision.token,
-        })
+        let message = &call.message;
+        let account = call.account()?;
+        let code = &message.permission;
+        let query = wire::query("permission", code, &message.project_id, message.write)?;
+        let token = call.consistency_token.as_deref();
+        let freshness = wire::freshness(message.consistency.as_ref(), token)?;
+        let snapshot = self.reader.snapshots.get(message.org_id.parse()?, freshness).await?;
+        let decision = decide(snapshot.as_deref(), subject(account), &query, freshness)?;
+        reply(wire::check_response(decision, snapshot.as_deref(), account, &query))
     }
 
     async fn batch_check(
@@ -59,26 +40,16 @@ impl AccessService for Rpc {
         request: Request<pb::BatchCheckRequest>,
     ) -> Reply<pb::BatchCheckResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let freshness = wire::freshness(it.consistency.as_ref(), call.known.as_deref())?;
-        let mut org_ids = vec![];
-        let mut wishes = vec![];
-        for (i, it) in it.items.iter().enumerate() {
-            let field = || format!("items[{i}].permission");
-            wishes.push(wire::wish(&field(), &it.permission, &it.project_id, it.write)?);
-            org_ids.push(it.org_id.parse::<OrgId>()?);
-        }
-        let mut distinct = org_ids.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let snapshots = self.snapshots.get_all(&distinct, freshness).await?;
         let account = call.account()?;
-        let answer = |(wish, org_id): (&Wish, &OrgId)| {
-            let place = distinct.binary_search(org_id).ok();
-            let snapshot = place.and_then(|it| snapshots[it].as_deref());
-            Ok(wire::answer(&decision(snapshot, subject(account), wish, freshness)?))
+        let token = call.consistency_token.as_deref();
+        let freshness = wire::freshness(call.message.consistency.as_ref(), token)?;
+        let queries = wire::batch_queries(&call.message.items)?;
+        let snapshots = self.reader.snapshots_of(queries.iter().map(|it| it.0), freshness).await?;
+        let answer = |(org_id, query): &(OrgId, AccessQuery)| {
+            let snapshot = snapshots.get(org_id).and_then(Option::as_deref);
+            Ok(wire::batch_answer(&decide(snapshot, subject(account), query, freshness)?))
         };
-        let answers = wishes.iter().zip(&org_ids).map(answer).collect::<Result<_>>()?;
+        let answers = queries.iter().map(answer).collect::<Result<_>>()?;
         reply(pb::BatchCheckResponse { answers })
     }
 
@@ -87,23 +58,16 @@ impl AccessService for Rpc {
         request: Request<pb::ListMyPermissionsRequest>,
     ) -> Reply<pb::ListMyPermissionsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let snapshot = self.newest(grant.org_id()).await?;
-        let project_id = if it.project_id.is_empty() { None } else { Some(it.project_id.parse()?) };
-        let (account, user_id) = (grant.account(), grant.account().user_id);
-        let held = |it: &Permission| {
-            let write = account.key.as_ref().is_some_and(|it| it.full);
-            let wish = Wish { permission: *it, project_id, write };
-            snapshot.verdict(subject(account), &wish) == Verdict::Allowed
-        };
-        let org_role = snapshot.org_role(user_id);
-        let project_role = project_id.and_then(|it| snapshot.project_role(user_id, it));
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let project_id = Some(&call.message.project_id).filter(|it| !it.is_empty());
+        let project_id = project_id.map(|it| it.parse()).transpose()?;
+        let snapshot = self.reader.newest(authorization.org_id()).await?;
+        let own = reader::own_permissions(&snapshot, authorization.account(), project_id);
         reply(pb::ListMyPermissionsResponse {
-            org_role: org_role.map_or(pb::OrgRole::Unspecified, Into::into).into(),
-            project_role: project_role.map_or(pb::ProjectRole::Unspecified, Into::into).into(),
-            permissions: Permission::all().filter(held).map(|it| it.code().to_owned()).collect(),
-            consistency_token: consistency_token(snapshot.org_id, snapshot.version),
+            org_role: wire::org_role_message(own.org_role).into(),
+            project_role: wire::project_role_message(own.project_role).into(),
+            permissions: own.codes.into_iter().map(str::to_owned).collect(),
+            consistency_token: snapshot.token().encode(),
         })
     }
 
@@ -112,21 +76,17 @@ impl AccessService for Rpc {
         request: Request<pb::ListVisibleProjectsRequest>,
     ) -> Reply<pb::ListVisibleProjectsResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let snapshot = self.newest(grant.org_id()).await?;
-        let it = &call.message;
-        let after = Some(&it.after_project_id).filter(|it| !it.is_empty());
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let snapshot = self.reader.newest(authorization.org_id()).await?;
+        let after = Some(&message.after_project_id).filter(|it| !it.is_empty());
         let after = after.map(|it| it.parse()).transpose()?;
-        let (all, mut projects) = snapshot.visible(subject(grant.account()), after);
-        if it.limit > 0 {
-            projects.truncate(usize::try_from(it.limit).unwrap_or(usize::MAX));
+        let mut visible = snapshot.visible_projects(subject(authorization.account()), after);
+        if message.limit > 0 {
+            visible.roles.truncate(usize::try_from(message.limit).unwrap_or(usize::MAX));
         }
-        let access = |(id, role)| pb::ProjectAccess {
-            project_id: String::from(id),
-            role: pb::ProjectRole::from(role).into(),
-        };
-        let projects = projects.into_iter().map(access).collect();
-        reply(pb::ListVisibleProjectsResponse { all, projects })
+        let projects = visible.roles.into_iter().map(wire::project_access).collect();
+        reply(pb::ListVisibleProjectsResponse { all: visible.all, projects })
     }
 
     async fn list_who_can(
@@ -134,21 +94,17 @@ impl AccessService for Rpc {
         request: Request<pb::ListWhoCanRequest>,
     ) -> Reply<pb::ListWhoCanResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
-        let filter: [&str; 3] = [&it.org_id, &it.project_id, &it.permission];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let snapshot = self.newest(grant.org_id()).await?;
-        known(&snapshot, &wish)?;
-        let (users, next_page_token) = holders(&snapshot, &wish, &page)?;
-        let words = self.words(&snapshot, &users, &wish).await?;
-        let holder = |it: &UserId| explain::holder(&snapshot, &words, *it, &wish);
-        reply(pb::ListWhoCanResponse {
-            holders: users.iter().map(holder).collect(),
-            next_page_token,
-            consistency_token: consistency_token(snapshot.org_id, snapshot.version),
-        })
+        let message = &call.message;
+        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let query = wire::query("permission", &message.permission, &message.project_id, false)?;
+        let filter: [&str; 3] = [&message.org_id, &message.project_id, &message.permission];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let snapshot = self.reader.newest(org_id).await?;
+        reader::require_project(&snapshot, &query)?;
+        let HolderPage { holders, next_page_token, .. } =
+            self.reader.holders(&snapshot, &query, &page).await?;
+        let consistency_token = snapshot.token().encode();
+        reply(pb::ListWhoCanResponse { holders, next_page_token, consistency_token })
     }
 
     async fn list_project_holders(
@@ -156,41 +112,29 @@ impl AccessService for Rpc {
         request: Request<pb::ListProjectHoldersRequest>,
     ) -> Reply<pb::ListProjectHoldersResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let wish = wire::wish("permission", "project.metadata.view", &it.project_id, false)?;
-        let filter: [&str; 2] = [&it.org_id, &it.project_id];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let snapshot = self.newest(grant.org_id()).await?;
-        let (users, next_page_token) = holders(&snapshot, &wish, &page)?;
-        let words = self.words(&snapshot, &users, &wish).await?;
-        let holder = |it: &UserId| explain::holder(&snapshot, &words, *it, &wish);
-        reply(pb::ListProjectHoldersResponse {
-            emails: users.iter().map(|it| words.name(it.0)).collect(),
-            holders: users.iter().map(holder).collect(),
-            next_page_token,
-            consistency_token: consistency_token(snapshot.org_id, snapshot.version),
-        })
+        let message = &call.message;
+        let project_id = &message.project_id;
+        let org_id = self.access.project(&call, &message.org_id, project_id).await?.org_id();
+        let query = wire::query("permission", "project.metadata.view", project_id, false)?;
+        let filter: [&str; 2] = [&message.org_id, project_id];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let snapshot = self.reader.newest(org_id).await?;
+        let holders = self.reader.holders(&snapshot, &query, &page).await?;
+        reply(wire::project_holders_response(holders, &snapshot))
     }
 
     async fn explain(&self, request: Request<pb::ExplainRequest>) -> Reply<pb::ExplainResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
-        let snapshot = self.newest(grant.org_id()).await?;
-        let me = grant.account().user_id;
-        let about: UserId = if it.user_id.is_empty() { me } else { it.user_id.parse()? };
-        if about != me {
-            let view = wire::wish("permission", "org.access.view", "", false)?;
-            if snapshot.verdict(subject(grant.account()), &view) != Verdict::Allowed {
-                return Err(Error::Denied { permission: "org.access.view".to_owned() }.into());
-            }
-        }
-        let words = self.words(&snapshot, &[about], &wish).await?;
-        let mut answer = explain::explain(&snapshot, &words, about, &wish);
-        answer.consistency_token = consistency_token(snapshot.org_id, snapshot.version);
-        reply(answer)
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let query = wire::query("permission", &message.permission, &message.project_id, false)?;
+        let user_id = match message.user_id.as_str() {
+            "" => authorization.account().user_id,
+            user_id => user_id.parse()?,
+        };
+        let snapshot = self.reader.newest(authorization.org_id()).await?;
+        let explanation = self.reader.explain(&authorization, &snapshot, user_id, &query).await?;
+        reply(wire::explain_response(explanation, &snapshot))
     }
 
     async fn who_could_on(
@@ -198,27 +142,16 @@ impl AccessService for Rpc {
         request: Request<pb::WhoCouldOnRequest>,
     ) -> Reply<pb::WhoCouldOnResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
-        let at = it.time.and_then(moment);
-        let at = at.ok_or_else(|| Error::invalid("time", "must be a moment"))?;
-        let moment = at.unix_timestamp_nanos().to_string();
-        let filter: [&str; 4] = [&it.org_id, &it.project_id, &it.permission, &moment];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let past = store::load_past(&self.db, grant.org_id(), at).await?;
-        // Before its first version there was nobody.
-        let Some(past) = past else { return reply(pb::WhoCouldOnResponse::default()) };
-        let (users, next_page_token) = holders(&past, &wish, &page)?;
-        let named = explain::named(&past, &users, &wish);
-        let names = store::names(&self.db, grant.org_id(), &named).await?;
-        let words = Words { names, ..Words::default() };
-        let holder = |it: &UserId| explain::holder(&past, &words, *it, &wish);
-        reply(pb::WhoCouldOnResponse {
-            holders: users.iter().map(holder).collect(),
-            next_page_token,
-            access_version: past.version,
-        })
+        let message = &call.message;
+        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let query = wire::query("permission", &message.permission, &message.project_id, false)?;
+        let time = message.time.and_then(datetime);
+        let time = time.ok_or_else(|| Error::invalid("time", "must be an RFC 3339 time"))?;
+        let nanos = time.unix_timestamp_nanos().to_string();
+        let filter: [&str; 4] = [&message.org_id, &message.project_id, &message.permission, &nanos];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let holders = self.reader.past_holders(org_id, time, &query, &page).await?;
+        reply(holders.map(wire::past_holders_response).unwrap_or_default())
     }
 
     async fn simulate_access(
@@ -226,21 +159,18 @@ impl AccessService for Rpc {
         request: Request<pb::SimulateAccessRequest>,
     ) -> Reply<pb::SimulateAccessResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let filter: [&str; 2] = [&it.org_id, &wire::digest(&it.changes)];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let before = self.newest(grant.org_id()).await?;
-        let mut after = Snapshot::clone(&before);
-        for change in &it.changes {
-            let change = Change::try_from(change)?;
-            after.possible(change)?;
-            after.apply(change);
-        }
-        let from = page.after()?.unwrap_or_default();
-        let Differences { found, next } = simulate::differences(&before, &after, from, page.size());
+        let message = &call.message;
+        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let filter: [&str; 2] = [&message.org_id, &wire::digest(&message.changes)];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let before = self.reader.newest(org_id).await?;
+        let changes = message.changes.iter().map(Change::try_from);
+        let after = reader::simulate_changes(&before, changes)?;
+        let start = page.after()?.unwrap_or_default();
+        let Differences { differences, next } =
+            simulate::find_differences(&before, &after, start, page.size());
         let next_page_token = next.map(|it| page.token(&it.to_string())).unwrap_or_default();
-        reply(pb::SimulateAccessResponse { differences: found, next_page_token })
+        reply(pb::SimulateAccessResponse { differences, next_page_token })
     }
 
     async fn get_permission_matrix(
@@ -256,10 +186,11 @@ impl AccessService for Rpc {
         request: Request<pb::ListAudienceRequest>,
     ) -> Reply<pb::ListAudienceResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let wish = wire::wish("permission", &it.permission, &it.project_id, false)?;
-        let snapshot = self.snapshots.get(it.org_id.parse()?, Freshness::Newest(None)).await?;
-        reply(audience::list(&self.db, snapshot.as_deref(), &wish, it).await?)
+        let message = &call.message;
+        let query = wire::query("permission", &message.permission, &message.project_id, false)?;
+        let org_id = message.org_id.parse()?;
+        let candidates = Candidates::try_from(message)?;
+        reply(self.reader.audience(org_id, &query, &candidates).await?.into())
     }
 
     async fn authenticate(
@@ -267,55 +198,9 @@ impl AccessService for Rpc {
         request: Request<pb::AuthenticateRequest>,
     ) -> Reply<pb::AuthenticateResponse> {
         let call = Call::of(request)?;
-        let newest = if call.message.fresh { Some(self.access.still(&call).await?) } else { None };
-        let it = newest.as_ref().map_or_else(|| call.account(), Ok)?;
-        let key = it.key.as_ref().map(|it| pb::KeyPower {
-            org_id: it.org_id.into(),
-            project_id: it.project_id.map(String::from).unwrap_or_default(),
-            full: it.full,
-            name: it.name.clone(),
-        });
-        reply(pb::AuthenticateResponse {
-            user_id: it.user_id.into(),
-            email: it.email.clone(),
-            display_name: it.display_name.clone(),
-            email_verified: it.email_verified,
-            credential_id: it.credential_id.to_string(),
-            key,
-            authenticate_time: it.authenticated_at.map(timestamp),
-        })
-    }
-}
-
-/// A project that is asked about must be of the organization.
-fn known(snapshot: &Snapshot, wish: &Wish) -> Result<()> {
-    match wish.project_id {
-        Some(it) if !snapshot.projects.contains_key(&it) => Err(Error::NotFound("project")),
-        _ => Ok(()),
-    }
-}
-
-/// A page of the members who have a permission, and the token of the next one.
-fn holders(snapshot: &Snapshot, wish: &Wish, page: &Page) -> Result<(Vec<UserId>, String)> {
-    let after = page.after::<Uuid>()?.map(UserId);
-    let rest = snapshot.holders(wish).into_iter().filter(|it| Some(*it) > after);
-    let rows = rest.take(page.size() + 1).collect();
-    Ok(page.cut(rows, |it| String::from(*it)))
-}
-
-impl Rpc {
-    async fn newest(&self, org_id: OrgId) -> Result<Arc<Snapshot>> {
-        // The grant that led here has just been decided from a version that was the newest then.
-        let snapshot = self.snapshots.get(org_id, Freshness::Newest(None)).await?;
-        snapshot.ok_or(Error::NotFound(OrgId::NOUN))
-    }
-
-    /// Names and events for sentences about some members.
-    async fn words(&self, snapshot: &Snapshot, users: &[UserId], wish: &Wish) -> Result<Words> {
-        let named = explain::named(snapshot, users, wish);
-        Ok(Words {
-            names: store::names(&self.db, snapshot.org_id, &named).await?,
-            origins: store::origins(&self.db, snapshot.org_id, &named).await?,
-        })
+        if call.message.fresh {
+            return reply(wire::authenticate_response(&self.access.reauthenticate(&call).await?));
+        }
+        reply(wire::authenticate_response(call.account()?))
     }
 }

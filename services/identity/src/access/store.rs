@@ -1,4 +1,4 @@
-//! The statements behind decisions.
+//! SQL of decisions: versions of access, and the facts of which snapshots are built.
 
 use std::collections::HashMap;
 
@@ -9,33 +9,66 @@ use uuid::Uuid;
 
 use crate::{
     policy::{OrgRole, ProjectRole},
-    snapshot::{Change, Principal, Snapshot, Standing},
-    team::TeamId,
+    snapshot::{Change, Snapshot, Status},
+    types::{Principal, TeamId},
 };
 
-/// The version of an organization's access. One row by its primary key: every fresh decision reads it.
+/// Returns the access version of an organization. Every decision from the newest state makes this read, by
+/// primary key.
 pub(crate) async fn version(db: &Db, org_id: OrgId) -> Result<Option<i64>> {
     let version = query_scalar!("select access_version from organization where id = $1", org_id.0);
     Ok(version.fetch_optional(db.pool()).await?)
 }
 
-/// The versions of several organizations.
+/// Returns the access versions of several organizations.
 pub(crate) async fn versions(db: &Db, org_ids: &[OrgId]) -> Result<HashMap<OrgId, i64>> {
     let ids: Vec<_> = org_ids.iter().map(|it| it.0).collect();
     let rows = query!("select id, access_version from organization where id = any($1)", &ids);
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(rows.into_iter().map(|it| (it.id, it.access_version)).collect())
+    Ok(rows.into_iter().map(|row| (row.id, row.access_version)).collect())
 }
 
-/// A fact as it is stored.
-struct Fact {
+/// The kind of a fact about access, as tables store it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FactKind {
+    Member,
+    Team,
+    TeamMember,
+    Project,
+    UserGrant,
+    TeamGrant,
+}
+
+impl FactKind {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "member" => Self::Member,
+            "team" => Self::Team,
+            "team_member" => Self::TeamMember,
+            "project" => Self::Project,
+            "user_grant" => Self::UserGrant,
+            "team_grant" => Self::TeamGrant,
+            _ => return None,
+        })
+    }
+
+    /// Returns true if the fact connects a member, team or project to another one.
+    fn is_relation(self) -> bool {
+        matches!(self, Self::TeamMember | Self::UserGrant | Self::TeamGrant)
+    }
+}
+
+/// A fact, as tables store it.
+struct FactRow {
     kind: String,
+    /// The account, team or project.
     subject_id: Uuid,
+    /// The team or project to which the subject is related; the subject itself if there is none.
     place_id: Uuid,
     role: Option<String>,
 }
 
-/// The facts about an organization. One statement, so that they are of one moment.
+/// Loads the snapshot of an organization. One statement, so that all rows are of one version.
 pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result<Option<Snapshot>> {
     let rows = query!(
         r#"select 'organization' as "kind!", id as "subject_id!: Uuid", id as "place_id!: Uuid",
@@ -58,22 +91,23 @@ pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result
     .fetch_all(connection)
     .await?;
     let Some(head) = rows.iter().find(|it| it.kind == "organization") else { return Ok(None) };
-    let standing = match (&head.deleted_at, head.role.as_deref()) {
-        (Some(_), _) => Standing::Deleted,
-        (None, Some("blocked")) => Standing::Blocked,
-        (None, _) => Standing::Active,
+    let status = match (&head.deleted_at, head.role.as_deref()) {
+        (Some(_), _) => Status::Deleted,
+        (None, Some("blocked")) => Status::Blocked,
+        (None, _) => Status::Active,
     };
-    let snapshot = Snapshot::new(org_id, head.version, standing);
-    let facts = rows.into_iter().map(|it| Fact {
-        kind: it.kind,
-        subject_id: it.subject_id,
-        place_id: it.place_id,
-        role: it.role,
+    let snapshot = Snapshot::new(org_id, head.version, status);
+    let facts = rows.into_iter().map(|row| FactRow {
+        kind: row.kind,
+        subject_id: row.subject_id,
+        place_id: row.place_id,
+        role: row.role,
     });
     Ok(Some(build(snapshot, &facts.collect::<Vec<_>>())))
 }
 
-/// The facts about an organization as they were at a moment; `None` if there was no such organization.
+/// Loads the snapshot of an organization at a time in the past; `None` if the organization did not exist
+/// then.
 pub(crate) async fn load_past(
     db: &Db,
     org_id: OrgId,
@@ -86,45 +120,49 @@ pub(crate) async fn load_past(
     );
     let Some(version) = version.fetch_one(db.pool()).await? else { return Ok(None) };
     let facts = sqlx::query_as!(
-        Fact,
+        FactRow,
         "select kind, subject_id, place_id, role from access_fact
          where org_id = $1 and from_version <= $2 and (to_version is null or to_version > $2)",
         org_id.0,
         version
     );
     let facts = facts.fetch_all(db.pool()).await?;
-    Ok(Some(build(Snapshot::new(org_id, version, Standing::Active), &facts)))
+    Ok(Some(build(Snapshot::new(org_id, version, Status::Active), &facts)))
 }
 
-/// Puts facts into a snapshot: first who and what is there, then how they belong together.
-fn build(mut snapshot: Snapshot, facts: &[Fact]) -> Snapshot {
-    let change = |it: &Fact| {
-        let (user, team, project) =
-            (UserId(it.subject_id), TeamId(it.subject_id), ProjectId(it.place_id));
-        Some(match it.kind.as_str() {
-            "member" => Change::SetRole(user, org_role(it.role.as_deref()?)?),
-            "team" => Change::AddTeam(team),
-            "project" => Change::AddProject(project),
-            "team_member" => Change::AddToTeam(TeamId(it.place_id), user),
-            "user_grant" => {
-                Change::Grant(project, Principal::User(user), project_role(it.role.as_deref()?)?)
-            }
-            "team_grant" => {
-                Change::Grant(project, Principal::Team(team), project_role(it.role.as_deref()?)?)
-            }
-            _ => return None,
-        })
-    };
-    let (bonds, things): (Vec<_>, Vec<_>) = facts
-        .iter()
-        .partition(|it| ["team_member", "user_grant", "team_grant"].contains(&it.kind.as_str()));
-    for change in things.into_iter().chain(bonds).filter_map(change) {
-        snapshot.apply(change);
+/// Adds facts to a snapshot: first members, teams and projects, then the relations between them.
+fn build(mut snapshot: Snapshot, rows: &[FactRow]) -> Snapshot {
+    let facts = rows.iter().filter_map(|row| Some((FactKind::parse(&row.kind)?, row)));
+    let (relations, objects): (Vec<_>, Vec<_>) = facts.partition(|(kind, _)| kind.is_relation());
+    for (kind, row) in objects.into_iter().chain(relations) {
+        if let Some(change) = to_change(kind, row) {
+            snapshot.apply(change);
+        }
     }
     snapshot
 }
 
-fn org_role(text: &str) -> Option<OrgRole> {
+/// Returns the change that adds a fact to a snapshot; `None` for an unknown role.
+fn to_change(kind: FactKind, row: &FactRow) -> Option<Change> {
+    let role = row.role.as_deref().unwrap_or_default();
+    let user_id = UserId(row.subject_id);
+    let project_id = ProjectId(row.place_id);
+    Some(match kind {
+        FactKind::Member => Change::SetRole(user_id, parse_org_role(role)?),
+        FactKind::Team => Change::AddTeam(TeamId(row.subject_id)),
+        FactKind::Project => Change::AddProject(project_id),
+        FactKind::TeamMember => Change::AddToTeam(TeamId(row.place_id), user_id),
+        FactKind::UserGrant => {
+            Change::Grant(project_id, Principal::User(user_id), parse_project_role(role)?)
+        }
+        FactKind::TeamGrant => {
+            let principal = Principal::Team(TeamId(row.subject_id));
+            Change::Grant(project_id, principal, parse_project_role(role)?)
+        }
+    })
+}
+
+fn parse_org_role(text: &str) -> Option<OrgRole> {
     Some(match text {
         "viewer" => OrgRole::Viewer,
         "developer" => OrgRole::Developer,
@@ -134,7 +172,7 @@ fn org_role(text: &str) -> Option<OrgRole> {
     })
 }
 
-fn project_role(text: &str) -> Option<ProjectRole> {
+fn parse_project_role(text: &str) -> Option<ProjectRole> {
     Some(match text {
         "viewer" => ProjectRole::Viewer,
         "developer" => ProjectRole::Developer,
@@ -143,11 +181,45 @@ fn project_role(text: &str) -> Option<ProjectRole> {
     })
 }
 
-/// The event and the moment behind each fact that is true now, by kind, subject and place.
-pub(crate) type Origins = HashMap<(String, Uuid, Uuid), (Uuid, OffsetDateTime)>;
+/// The identity of a fact about access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FactKey {
+    pub(crate) kind: FactKind,
+    pub(crate) subject_id: Uuid,
+    /// Like [`FactRow::place_id`].
+    pub(crate) place_id: Uuid,
+}
 
-/// What made true what is true now about some principals of an organization.
-pub(crate) async fn origins(db: &Db, org_id: OrgId, subjects: &[Uuid]) -> Result<Origins> {
+impl FactKey {
+    /// Returns the key of a membership in the organization.
+    pub(crate) fn member(user_id: UserId) -> Self {
+        Self { kind: FactKind::Member, subject_id: user_id.0, place_id: user_id.0 }
+    }
+
+    /// Returns the key of a grant to a member.
+    pub(crate) fn user_grant(user_id: UserId, project_id: ProjectId) -> Self {
+        Self { kind: FactKind::UserGrant, subject_id: user_id.0, place_id: project_id.0 }
+    }
+
+    /// Returns the key of a grant to a team.
+    pub(crate) fn team_grant(team_id: TeamId, project_id: ProjectId) -> Self {
+        Self { kind: FactKind::TeamGrant, subject_id: team_id.0, place_id: project_id.0 }
+    }
+}
+
+/// The event that established a fact, and its time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FactOrigin {
+    pub(crate) event_id: Uuid,
+    pub(crate) changed_at: OffsetDateTime,
+}
+
+/// Returns the origins of the current facts about some accounts and teams of an organization.
+pub(crate) async fn origins(
+    db: &Db,
+    org_id: OrgId,
+    subjects: &[Uuid],
+) -> Result<HashMap<FactKey, FactOrigin>> {
     let rows = query!(
         "select kind, subject_id, place_id, event_id, changed_at
          from access_fact
@@ -157,13 +229,15 @@ pub(crate) async fn origins(db: &Db, org_id: OrgId, subjects: &[Uuid]) -> Result
         subjects
     );
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(rows
-        .into_iter()
-        .map(|it| ((it.kind, it.subject_id, it.place_id), (it.event_id, it.changed_at)))
-        .collect())
+    let origins = rows.into_iter().filter_map(|row| {
+        let kind = FactKind::parse(&row.kind)?;
+        let key = FactKey { kind, subject_id: row.subject_id, place_id: row.place_id };
+        Some((key, FactOrigin { event_id: row.event_id, changed_at: row.changed_at }))
+    });
+    Ok(origins.collect())
 }
 
-/// Names of some teams and addresses of some members, for sentences.
+/// Returns names of teams and e-mail addresses of members, by their ids.
 pub(crate) async fn names(db: &Db, org_id: OrgId, ids: &[Uuid]) -> Result<HashMap<Uuid, String>> {
     let rows = query!(
         r#"select id as "id!: Uuid", name as "name!" from team where org_id = $1 and id = any($2)
@@ -174,32 +248,33 @@ pub(crate) async fn names(db: &Db, org_id: OrgId, ids: &[Uuid]) -> Result<HashMa
         ids
     );
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(rows.into_iter().map(|it| (it.id, it.name)).collect())
+    Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
 }
 
-/// An account, as somebody who can be told something.
-pub(crate) struct Person {
+/// The name and address of an account.
+#[derive(Clone)]
+pub(crate) struct Contact {
     pub(crate) user_id: UserId,
     pub(crate) email: String,
     pub(crate) canonical_email: String,
     pub(crate) display_name: String,
 }
 
-/// Accounts by their ids or addresses.
-pub(crate) async fn people(db: &Db, ids: &[Uuid], addresses: &[String]) -> Result<Vec<Person>> {
-    let people = sqlx::query_as!(
-        Person,
+/// Returns the accounts with one of the ids or canonical addresses, ordered by id.
+pub(crate) async fn contacts(db: &Db, ids: &[Uuid], addresses: &[String]) -> Result<Vec<Contact>> {
+    let contacts = sqlx::query_as!(
+        Contact,
         r#"select id as "user_id: UserId", email as "email: String", canonical_email, display_name
            from account where deleted_at is null and (id = any($1) or canonical_email = any($2))
            order by id"#,
         ids,
         addresses,
     );
-    Ok(people.fetch_all(db.pool()).await?)
+    Ok(contacts.fetch_all(db.pool()).await?)
 }
 
-/// The name of an organization.
-pub(crate) async fn name(db: &Db, org_id: OrgId) -> Result<Option<String>> {
+/// Returns the name of an organization.
+pub(crate) async fn org_name(db: &Db, org_id: OrgId) -> Result<Option<String>> {
     let name = query_scalar!("select name from organization where id = $1", org_id.0);
     Ok(name.fetch_optional(db.pool()).await?)
 }

@@ -1,118 +1,267 @@
-//! Between the contract and the rules.
+//! Conversions of decisions between the contract and the rules.
 
 use std::time::Duration;
 
 use api::{
     error::Reason,
-    identity::{self as pb, access_change::Change as Choice},
+    identity::{self as pb, access_change::Change as ChangeMessage},
 };
-use chassis::{Error, Result, access::Decision};
+use chassis::{Account, Error, OrgId, ProjectId, Result, access::Decision, timestamp};
 use data_encoding::HEXLOWER;
 use prost::Message;
 
-use super::Freshness;
+use super::{
+    Freshness,
+    audience::{Audience, Candidates},
+    explain::Explanation,
+    reader::HolderPage,
+    store::Contact,
+};
 use crate::{
-    policy::{self, KeyReach, OrgRole, Permission, ProjectRole},
-    snapshot::{Change, Principal, Wish},
+    policy::{self, OrgPermission, OrgRole, Permission, ProjectPermission, ProjectRole},
+    snapshot::{AccessQuery, Change, Snapshot},
+    types::Principal,
 };
 
-/// How fresh an answer must be, as its caller says.
-pub(crate) fn freshness(it: Option<&pb::Consistency>, known: Option<&str>) -> Result<Freshness> {
-    match it {
+/// Returns the freshness that a request requires; `call_token` is the token of the call's metadata.
+pub(crate) fn freshness(
+    consistency: Option<&pb::Consistency>,
+    call_token: Option<&str>,
+) -> Result<Freshness> {
+    match consistency {
         Some(it) if !it.at_least.is_empty() => Freshness::at_least(&it.at_least),
         Some(it) if it.max_age_ms > 0 => {
-            Ok(Freshness::Within(Duration::from_millis(it.max_age_ms.unsigned_abs().into())))
+            Ok(Freshness::MaxAge(Duration::from_millis(it.max_age_ms.unsigned_abs().into())))
         }
-        _ => Freshness::newest(known),
+        _ => Freshness::newest(call_token),
     }
 }
 
-/// A wish, as its fields say; `field` is where the permission stands.
-pub(crate) fn wish(field: &str, code: &str, project_id: &str, write: bool) -> Result<Wish> {
-    let permission = Permission::parse(code);
-    let permission = permission.ok_or_else(|| {
-        Error::invalid(field, "is no permission; AccessService/GetPermissionMatrix lists them")
-    })?;
+/// Parses a query; `field` is the field of the permission, for violations.
+pub(crate) fn query(field: &str, code: &str, project_id: &str, write: bool) -> Result<AccessQuery> {
+    let unknown = || {
+        let description = "must be a permission that AccessService/GetPermissionMatrix lists";
+        Error::invalid(field, description)
+    };
+    let permission = Permission::parse(code).ok_or_else(unknown)?;
     let project_id = if project_id.is_empty() { None } else { Some(project_id.parse()?) };
-    Ok(Wish { permission, project_id, write })
+    Ok(AccessQuery { permission, project_id, write })
 }
 
-/// A short form of changes, which a page token is bound to.
+/// Parses the items of a batch, each with its organization.
+pub(crate) fn batch_queries(items: &[pb::CheckItem]) -> Result<Vec<(OrgId, AccessQuery)>> {
+    let parse = |(index, item): (usize, &pb::CheckItem)| {
+        let field = format!("items[{index}].permission");
+        let query = query(&field, &item.permission, &item.project_id, item.write)?;
+        Ok((item.org_id.parse()?, query))
+    };
+    items.iter().enumerate().map(parse).collect()
+}
+
+/// Returns a digest of simulated changes, to which page tokens are bound.
 pub(crate) fn digest(changes: &[pb::AccessChange]) -> String {
     let encoded: Vec<u8> =
         changes.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
     HEXLOWER.encode(&chassis::key::hash(&encoded))
 }
 
-/// An answer of `BatchCheck`.
-pub(crate) fn answer(it: &Decision) -> pb::CheckAnswer {
-    pb::CheckAnswer { allowed: it.allowed, visible: it.visible, reason: reason(it).into() }
+/// Returns the response to a single check; roles are included only if the object is visible to the caller.
+pub(crate) fn check_response(
+    decision: Decision,
+    snapshot: Option<&Snapshot>,
+    account: &Account,
+    query: &AccessQuery,
+) -> pb::CheckResponse {
+    let visible = snapshot.filter(|_| decision.visible);
+    let org_role = visible.and_then(|it| it.org_role(account.user_id));
+    let project_role = visible.and_then(|it| it.project_role(account.user_id, query.project_id?));
+    pb::CheckResponse {
+        allowed: decision.allowed,
+        visible: decision.visible,
+        org_role: org_role_message(org_role).into(),
+        project_role: project_role_message(project_role).into(),
+        reason: reason(&decision).into(),
+        consistency_token: decision.token,
+    }
 }
 
-/// Why not; unspecified if allowed.
-pub(crate) fn reason(it: &Decision) -> Reason {
-    match (it.allowed, it.visible) {
+/// Returns the answer to one item of a batch.
+pub(crate) fn batch_answer(decision: &Decision) -> pb::CheckAnswer {
+    pb::CheckAnswer {
+        allowed: decision.allowed,
+        visible: decision.visible,
+        reason: reason(decision).into(),
+    }
+}
+
+/// Returns the reason of a denial; `Unspecified` if allowed.
+fn reason(decision: &Decision) -> Reason {
+    match (decision.allowed, decision.visible) {
         (true, _) => Reason::Unspecified,
-        (false, true) => it.reason,
+        (false, true) => decision.reason,
         (false, false) => Reason::NotFound,
     }
 }
 
-/// The whole matrix.
+/// Returns a role in the organization; `Unspecified` if there is none.
+pub(crate) fn org_role_message(role: Option<OrgRole>) -> pb::OrgRole {
+    role.map_or(pb::OrgRole::Unspecified, Into::into)
+}
+
+/// Returns a role on a project; `Unspecified` if there is none.
+pub(crate) fn project_role_message(role: Option<ProjectRole>) -> pb::ProjectRole {
+    role.map_or(pb::ProjectRole::Unspecified, Into::into)
+}
+
+/// Returns the project of a list of visible projects.
+pub(crate) fn project_access((project_id, role): (ProjectId, ProjectRole)) -> pb::ProjectAccess {
+    pb::ProjectAccess { project_id: project_id.into(), role: pb::ProjectRole::from(role).into() }
+}
+
+/// Returns the permission matrix.
 pub(crate) fn matrix() -> pb::GetPermissionMatrixResponse {
-    let org_roles = [OrgRole::Viewer, OrgRole::Developer, OrgRole::Admin, OrgRole::Owner];
-    let project_roles = [ProjectRole::Viewer, ProjectRole::Developer, ProjectRole::Admin];
-    let organization = policy::ORG.iter().map(|(code, least, keys)| pb::PermissionRow {
-        permission: (*code).to_owned(),
-        roles: org_roles.iter().filter(|it| *it >= least).map(|it| it.word().to_owned()).collect(),
-        org_admin: false,
-        keys: reach(*keys).into(),
-    });
-    let project = policy::PROJECT.iter().map(|(code, least, admin, keys)| pb::PermissionRow {
-        permission: (*code).to_owned(),
-        roles: project_roles
-            .iter()
-            .filter(|it| *it >= least)
-            .map(|it| it.word().to_owned())
-            .collect(),
-        org_admin: *admin,
-        keys: reach(*keys).into(),
-    });
     pb::GetPermissionMatrixResponse {
-        organization: organization.collect(),
-        project: project.collect(),
+        organization: policy::ORG.iter().map(Into::into).collect(),
+        project: policy::PROJECT.iter().map(Into::into).collect(),
     }
 }
 
-fn reach(it: KeyReach) -> pb::KeyReach {
-    match it {
-        KeyReach::Nobody => pb::KeyReach::None,
-        KeyReach::Org => pb::KeyReach::Organization,
-        KeyReach::Any => pb::KeyReach::Project,
+impl From<&OrgPermission> for pb::PermissionRow {
+    fn from(permission: &OrgPermission) -> Self {
+        let roles = [OrgRole::Viewer, OrgRole::Developer, OrgRole::Admin, OrgRole::Owner];
+        let roles = roles.into_iter().filter(|it| *it >= permission.min_role);
+        Self {
+            permission: permission.code.to_owned(),
+            roles: roles.map(|it| it.as_str().to_owned()).collect(),
+            org_admin: false,
+            keys: pb::KeyPolicy::from(permission.keys).into(),
+        }
+    }
+}
+
+impl From<&ProjectPermission> for pb::PermissionRow {
+    fn from(permission: &ProjectPermission) -> Self {
+        let roles = [ProjectRole::Viewer, ProjectRole::Developer, ProjectRole::Admin];
+        let roles = roles.into_iter().filter(|it| *it >= permission.min_role);
+        Self {
+            permission: permission.code.to_owned(),
+            roles: roles.map(|it| it.as_str().to_owned()).collect(),
+            org_admin: permission.org_admin,
+            keys: pb::KeyPolicy::from(permission.keys).into(),
+        }
+    }
+}
+
+/// Returns the response to `ListProjectHolders`.
+pub(crate) fn project_holders_response(
+    page: HolderPage,
+    snapshot: &Snapshot,
+) -> pb::ListProjectHoldersResponse {
+    pb::ListProjectHoldersResponse {
+        emails: page.emails,
+        holders: page.holders,
+        next_page_token: page.next_page_token,
+        consistency_token: snapshot.token().encode(),
+    }
+}
+
+/// Returns the response to `WhoCouldOn`.
+pub(crate) fn past_holders_response(page: HolderPage) -> pb::WhoCouldOnResponse {
+    pb::WhoCouldOnResponse {
+        holders: page.holders,
+        next_page_token: page.next_page_token,
+        access_version: page.access_version,
+    }
+}
+
+/// Returns the response to Explain.
+pub(crate) fn explain_response(
+    explanation: Explanation,
+    snapshot: &Snapshot,
+) -> pb::ExplainResponse {
+    pb::ExplainResponse {
+        allowed: explanation.allowed,
+        explanation: explanation.text,
+        path: explanation.path,
+        remedies: explanation.remedies,
+        access_version: snapshot.version,
+        consistency_token: snapshot.token().encode(),
+    }
+}
+
+impl TryFrom<&pb::ListAudienceRequest> for Candidates {
+    type Error = Error;
+
+    fn try_from(request: &pb::ListAudienceRequest) -> Result<Self, Error> {
+        let user_ids = request.user_ids.iter().map(|it| it.parse());
+        let user_ids = user_ids.collect::<Result<_, _>>()?;
+        Ok(Self { user_ids, emails: request.emails.clone() })
+    }
+}
+
+impl From<Audience> for pb::ListAudienceResponse {
+    fn from(audience: Audience) -> Self {
+        Self {
+            org_name: audience.org_name,
+            listeners: audience.permitted.iter().map(Into::into).collect(),
+            barred_emails: audience.denied_emails,
+            accounts: audience.candidates.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&Contact> for pb::Listener {
+    fn from(contact: &Contact) -> Self {
+        Self {
+            user_id: contact.user_id.into(),
+            email: contact.email.clone(),
+            display_name: contact.display_name.clone(),
+        }
+    }
+}
+
+/// Returns the response to Authenticate.
+pub(crate) fn authenticate_response(account: &Account) -> pb::AuthenticateResponse {
+    let key = account.key.as_ref().map(|scope| pb::ApiKeyScope {
+        org_id: scope.org_id.into(),
+        project_id: scope.project_id.map(String::from).unwrap_or_default(),
+        full: scope.full,
+        name: scope.name.clone(),
+    });
+    pb::AuthenticateResponse {
+        user_id: account.user_id.into(),
+        email: account.email.clone(),
+        display_name: account.display_name.clone(),
+        email_verified: account.email_verified,
+        credential_id: account.credential_id.to_string(),
+        key,
+        authenticate_time: account.authenticated_at.map(timestamp),
     }
 }
 
 impl TryFrom<&pb::AccessChange> for Change {
     type Error = Error;
 
-    fn try_from(it: &pb::AccessChange) -> Result<Self, Error> {
-        let missing = || Error::invalid("changes", "must each name a change");
-        Ok(match it.change.as_ref().ok_or_else(missing)? {
-            Choice::ChangeRole(it) => {
+    fn try_from(message: &pb::AccessChange) -> Result<Self, Error> {
+        let missing = || Error::invalid("changes", "must each set one change");
+        Ok(match message.change.as_ref().ok_or_else(missing)? {
+            ChangeMessage::ChangeRole(it) => {
                 Self::SetRole(it.user_id.parse()?, OrgRole::try_from(it.role())?)
             }
-            Choice::RemoveMember(it) => Self::RemoveMember(it.user_id.parse()?),
-            Choice::AddToTeam(it) => Self::AddToTeam(it.team_id.parse()?, it.user_id.parse()?),
-            Choice::RemoveFromTeam(it) => {
+            ChangeMessage::RemoveMember(it) => Self::RemoveMember(it.user_id.parse()?),
+            ChangeMessage::AddToTeam(it) => {
+                Self::AddToTeam(it.team_id.parse()?, it.user_id.parse()?)
+            }
+            ChangeMessage::RemoveFromTeam(it) => {
                 Self::RemoveFromTeam(it.team_id.parse()?, it.user_id.parse()?)
             }
-            Choice::DeleteTeam(it) => Self::DeleteTeam(it.team_id.parse()?),
-            Choice::Grant(it) => Self::Grant(
+            ChangeMessage::DeleteTeam(it) => Self::DeleteTeam(it.team_id.parse()?),
+            ChangeMessage::Grant(it) => Self::Grant(
                 it.project_id.parse()?,
                 Principal::try_from(&it.principal)?,
                 ProjectRole::try_from(it.role())?,
             ),
-            Choice::Revoke(it) => {
+            ChangeMessage::Revoke(it) => {
                 Self::Revoke(it.project_id.parse()?, Principal::try_from(&it.principal)?)
             }
         })

@@ -1,27 +1,20 @@
-//! The gRPC surface of API keys.
+//! gRPC methods of API keys.
 
 use api::identity::{self as pb, api_key_service_server::ApiKeyService};
-use chassis::{
-    Access, Call, Db, Grant, Reply, Result, Tx,
-    page::Pager,
-    reply,
-    token::{Kind, Token},
-};
-use secrecy::ExposeSecret;
+use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
 use tonic::Request;
 
-use super::{ApiKey, Draft, store};
-use crate::{
-    access::{self, Proofs},
-    organization::Organization,
-    project_access,
-};
+use super::{Draft, commands, store};
+use crate::credential::CredentialCache;
 
+/// The service and what its methods need.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
-    pub(crate) proofs: Proofs,
+    /// A revoked key is removed from this replica's cache at once. Other replicas keep it for up to a
+    /// second, for reads only: writes load the credential again.
+    pub(crate) credentials: CredentialCache,
 }
 
 #[tonic::async_trait]
@@ -31,16 +24,10 @@ impl ApiKeyService for Rpc {
         request: Request<pb::CreateApiKeyRequest>,
     ) -> Reply<pb::CreateApiKeyResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
         let draft = Draft::try_from(&call.message)?;
-        let create = async |tx: &mut Tx| {
-            let organization = access::lock(tx, &grant).await?;
-            if let Some(project_id) = draft.project_id {
-                project_access::store::require(tx, grant.org_id(), project_id).await?;
-            }
-            let (api_key, token) = create(tx, &grant, &organization, draft).await?;
-            Ok(pb::CreateApiKeyResponse { api_key: Some(api_key), token })
-        };
+        let create =
+            async |tx: &mut Tx| Ok(commands::create(tx, &authorization, draft).await?.into());
         reply(self.db.write(&call, create).await?)
     }
 
@@ -49,11 +36,12 @@ impl ApiKeyService for Rpc {
         request: Request<pb::ListApiKeysRequest>,
     ) -> Reply<pb::ListApiKeysResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id])?;
-        let rows = store::list(&self.db, grant.org_id(), None, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let filter: [&str; 1] = [&message.org_id];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let rows = store::list(&self.db, authorization.org_id(), None, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
         let api_keys = rows.iter().map(Into::into).collect();
         reply(pb::ListApiKeysResponse { api_keys, next_page_token })
     }
@@ -63,17 +51,14 @@ impl ApiKeyService for Rpc {
         request: Request<pb::RevokeApiKeyRequest>,
     ) -> Reply<pb::RevokeApiKeyResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
         let id = chassis::id::parse("api_key_id", &call.message.api_key_id)?;
         let revoke = async |tx: &mut Tx| {
-            access::lock(tx, &grant).await?;
-            let key = store::lock(tx, grant.org_id(), None, id).await?;
-            let key = revoke(tx, key).await?;
+            let key = commands::revoke(tx, &authorization, id).await?;
             Ok(pb::RevokeApiKeyResponse { api_key: Some((&key).into()) })
         };
         let revoked = self.db.write(&call, revoke).await?;
-        // Other replicas forget within a second, and never let it change anything; this one at once.
-        self.proofs.invalidate(&id);
+        self.credentials.invalidate(&id);
         reply(revoked)
     }
 
@@ -82,13 +67,12 @@ impl ApiKeyService for Rpc {
         request: Request<pb::CreateProjectApiKeyRequest>,
     ) -> Reply<pb::CreateProjectApiKeyResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let draft = Draft::try_from(&call.message)?;
+        let message = &call.message;
+        let authorization =
+            self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let draft = Draft::try_from(message)?;
         let create = async |tx: &mut Tx| {
-            let organization = access::lock_project(tx, &grant).await?;
-            let (api_key, token) = create(tx, &grant, &organization, draft).await?;
-            Ok(pb::CreateProjectApiKeyResponse { api_key: Some(api_key), token })
+            Ok(commands::create_for_project(tx, &authorization, draft).await?.into())
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -98,13 +82,14 @@ impl ApiKeyService for Rpc {
         request: Request<pb::ListProjectApiKeysRequest>,
     ) -> Reply<pb::ListProjectApiKeysResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let page =
-            self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.project_id])?;
-        let of = Some(grant.project_id());
-        let rows = store::list(&self.db, grant.org_id(), of, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
+        let message = &call.message;
+        let authorization =
+            self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let filter: [&str; 2] = [&message.org_id, &message.project_id];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let project_id = Some(authorization.project_id());
+        let rows = store::list(&self.db, authorization.org_id(), project_id, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
         let api_keys = rows.iter().map(Into::into).collect();
         reply(pb::ListProjectApiKeysResponse { api_keys, next_page_token })
     }
@@ -114,37 +99,16 @@ impl ApiKeyService for Rpc {
         request: Request<pb::RevokeProjectApiKeyRequest>,
     ) -> Reply<pb::RevokeProjectApiKeyResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let id = chassis::id::parse("api_key_id", &it.api_key_id)?;
+        let message = &call.message;
+        let authorization =
+            self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let id = chassis::id::parse("api_key_id", &message.api_key_id)?;
         let revoke = async |tx: &mut Tx| {
-            access::lock_project(tx, &grant).await?;
-            let of = Some(grant.project_id());
-            let key = store::lock(tx, grant.org_id(), of, id).await?;
-            let key = revoke(tx, key).await?;
+            let key = commands::revoke_for_project(tx, &authorization, id).await?;
             Ok(pb::RevokeProjectApiKeyResponse { api_key: Some((&key).into()) })
         };
         let revoked = self.db.write(&call, revoke).await?;
-        self.proofs.invalidate(&id);
+        self.credentials.invalidate(&id);
         reply(revoked)
-    }
-}
-
-async fn create(
-    tx: &mut Tx,
-    grant: &Grant,
-    organization: &Organization,
-    draft: Draft,
-) -> Result<(pb::ApiKey, String)> {
-    let created = ApiKey::create(grant, organization, draft, tx.now)?;
-    let token = Token::random(created.state().id);
-    let key = store::insert(tx, created, &token.hash()).await?;
-    Ok(((&key).into(), token.reveal(Kind::ApiKey).expose_secret().to_owned()))
-}
-
-async fn revoke(tx: &mut Tx, key: ApiKey) -> Result<ApiKey> {
-    match key.revoke(tx.now) {
-        Some(revoked) => store::revoke(tx, revoked).await,
-        None => Ok(key),
     }
 }

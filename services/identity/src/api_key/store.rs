@@ -1,16 +1,16 @@
-//! Every SQL statement about API keys.
+//! SQL of API keys.
 
 use std::sync::Arc;
 
 use chassis::{
-    Account, Changed, Db, Error, KeyPower, OrgId, ProjectId, Result, Tx, UserId, page::Page,
+    Account, ApiKeyScope, Changed, Db, Error, OrgId, ProjectId, Result, Tx, UserId, page::Page,
 };
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::ApiKey;
-use crate::session::store::Proof;
+use crate::credential::StoredCredential;
 
 /// Stores a new key and its event.
 pub(crate) async fn insert(
@@ -18,27 +18,27 @@ pub(crate) async fn insert(
     created: Changed<ApiKey>,
     secret_hash: &[u8],
 ) -> Result<ApiKey> {
-    let it = created.state();
+    let key = created.state();
     query!(
         "insert into api_key (id, org_id, project_id, name, is_full, owner_id, secret_hash, created_at,
              expires_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        it.id,
-        it.org_id as _,
-        it.project_id as _,
-        it.name,
-        it.is_full,
-        it.owner_id as _,
+        key.id,
+        key.org_id as _,
+        key.project_id as _,
+        key.name,
+        key.is_full,
+        key.owner_id as _,
         secret_hash,
-        it.created_at,
-        it.expires_at,
+        key.created_at,
+        key.expires_at,
     )
     .execute(tx.conn())
     .await?;
     Ok(tx.emit(created))
 }
 
-/// Loads a key and keeps others from changing it. With a project, only a key of that project.
+/// Locks a key and returns it, or `NotFound`. With `project_id`, only a key that is bound to that project.
 pub(crate) async fn lock(
     tx: &mut Tx,
     org_id: OrgId,
@@ -57,8 +57,8 @@ pub(crate) async fn lock(
     key.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound("api_key"))
 }
 
-/// The keys of a project that are good, or were, and keeps others from changing them.
-pub(crate) async fn of_project(
+/// Locks the keys that are bound to a project, also the revoked ones, and returns them.
+pub(crate) async fn lock_of_project(
     tx: &mut Tx,
     org_id: OrgId,
     project_id: ProjectId,
@@ -74,22 +74,26 @@ pub(crate) async fn of_project(
     Ok(keys.fetch_all(tx.conn()).await?)
 }
 
-/// Stores the end of a key and its event.
+/// Stores a revoked key and its event.
 pub(crate) async fn revoke(tx: &mut Tx, revoked: Changed<ApiKey>) -> Result<ApiKey> {
-    let it = revoked.state();
+    let key = revoked.state();
     query!(
         "update api_key set revoked_at = $3 where org_id = $1 and id = $2",
-        it.org_id as _,
-        it.id,
-        it.revoked_at
+        key.org_id as _,
+        key.id,
+        key.revoked_at
     )
     .execute(tx.conn())
     .await?;
     Ok(tx.emit(revoked))
 }
 
-/// The living keys of a member.
-pub(crate) async fn of_owner(tx: &mut Tx, org_id: OrgId, owner_id: UserId) -> Result<Vec<Uuid>> {
+/// Returns the ids of a member's keys that are not revoked.
+pub(crate) async fn active_keys_of_owner(
+    tx: &mut Tx,
+    org_id: OrgId,
+    owner_id: UserId,
+) -> Result<Vec<Uuid>> {
     let ids = query_scalar!(
         "select id from api_key where org_id = $1 and owner_id = $2 and revoked_at is null order by id",
         org_id.0,
@@ -98,8 +102,12 @@ pub(crate) async fn of_owner(tx: &mut Tx, org_id: OrgId, owner_id: UserId) -> Re
     Ok(ids.fetch_all(tx.conn()).await?)
 }
 
-/// Ends every key of a member, which the event of their going tells.
-pub(crate) async fn revoke_all_of(tx: &mut Tx, org_id: OrgId, owner_id: UserId) -> Result<()> {
+/// Revokes every key of a member without emitting an event: the event of the ended membership lists them.
+pub(crate) async fn revoke_all_of_owner(
+    tx: &mut Tx,
+    org_id: OrgId,
+    owner_id: UserId,
+) -> Result<()> {
     let now = tx.now;
     query!(
         "update api_key set revoked_at = $3 where org_id = $1 and owner_id = $2 and revoked_at is null",
@@ -112,7 +120,7 @@ pub(crate) async fn revoke_all_of(tx: &mut Tx, org_id: OrgId, owner_id: UserId) 
     Ok(())
 }
 
-/// A page of the keys of an organization, or of one of its projects.
+/// Returns a page of the keys of an organization; with `project_id`, only those bound to that project.
 pub(crate) async fn list(
     db: &Db,
     org_id: OrgId,
@@ -134,8 +142,8 @@ pub(crate) async fn list(
     Ok(keys.fetch_all(db.pool()).await?)
 }
 
-/// How many keys of an organization live.
-pub(crate) async fn count(db: &Db, org_id: OrgId) -> Result<i64> {
+/// Counts the keys of an organization that are not revoked.
+pub(crate) async fn count_active(db: &Db, org_id: OrgId) -> Result<i64> {
     let count = query_scalar!(
         r#"select count(*) as "count!" from api_key where org_id = $1 and revoked_at is null"#,
         org_id.0
@@ -143,9 +151,9 @@ pub(crate) async fn count(db: &Db, org_id: OrgId) -> Result<i64> {
     Ok(count.fetch_one(db.pool()).await?)
 }
 
-/// What a living key proves.
-pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
-    // By id alone (no org_id): the key itself says of which organization it is.
+/// Returns a key that is not revoked, as a credential of its owner.
+pub(crate) async fn credential(db: &Db, id: Uuid) -> Result<Option<StoredCredential>> {
+    // By id alone (no org_id): the organization is known only from the key.
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
                   account.email_verified_at is not null as "email_verified!",
@@ -157,31 +165,35 @@ pub(crate) async fn proof(db: &Db, id: Uuid) -> Result<Option<Proof>> {
     )
     .fetch_optional(db.pool())
     .await?;
-    Ok(row.map(|it| {
-        let (org_id, project_id) = (it.org_id, it.project_id);
-        let power = KeyPower { org_id, project_id, full: it.is_full, name: it.name };
+    Ok(row.map(|row| {
+        let scope = ApiKeyScope {
+            org_id: row.org_id,
+            project_id: row.project_id,
+            full: row.is_full,
+            name: row.name,
+        };
         let account = Account {
-            user_id: it.id,
-            email: it.email,
-            display_name: it.display_name,
-            email_verified: it.email_verified,
+            user_id: row.id,
+            email: row.email,
+            display_name: row.display_name,
+            email_verified: row.email_verified,
             credential_id: id,
-            key: Some(power),
+            key: Some(scope),
             authenticated_at: None,
         };
-        Proof {
+        StoredCredential {
             account,
-            secret_hash: it.secret_hash,
-            expires_at: it.expires_at,
-            last_used_at: it.last_used_at,
+            secret_hash: row.secret_hash,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
             use_recorded: Arc::default(),
         }
     }))
 }
 
-/// Notes that a key was used, at most once a minute (I-14).
-pub(crate) async fn used(db: &Db, id: Uuid, now: OffsetDateTime) -> Result<()> {
-    // By id alone (no org_id), as it was found.
+/// Records the time of a use, at most once a minute.
+pub(crate) async fn record_use(db: &Db, id: Uuid, now: OffsetDateTime) -> Result<()> {
+    // By id alone (no org_id), like `credential`.
     let before = now - Duration::minutes(1);
     query!(
         "update api_key set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at < $3)",

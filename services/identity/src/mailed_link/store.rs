@@ -1,35 +1,36 @@
-//! Every SQL statement about mailed links.
+//! SQL of mailed links.
 
-use chassis::{Db, Result, Tx, UserId, retention::BATCH, token::Token};
+use chassis::{Db, Result, Tx, UserId, token::Token};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
+use worker::retention::BATCH;
 
-use super::{MailedLink, Purpose, Refused};
-use crate::{retention::MAILED_LINKS_KEPT, user};
+use super::{MailedLink, Purpose, RETENTION, Refused};
+use crate::user;
 
-/// Stores a link, and asks for its mail.
-pub(crate) async fn send(tx: &mut Tx, it: &MailedLink) -> Result<()> {
+/// Stores a link and queues its mail.
+pub(crate) async fn send(tx: &mut Tx, link: &MailedLink) -> Result<()> {
     query!(
         "insert into mailed_link (id, user_id, purpose, email, canonical_email, secret_hash,
              password_version, created_at, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        it.id,
-        it.user_id as _,
-        it.purpose as _,
-        it.email as _,
-        it.canonical_email,
-        it.secret_hash,
-        it.password_version,
-        it.created_at,
-        it.expires_at,
+        link.id,
+        link.user_id as _,
+        link.purpose as _,
+        link.email as _,
+        link.canonical_email,
+        link.secret_hash,
+        link.password_version,
+        link.created_at,
+        link.expires_at,
     )
     .execute(tx.conn())
     .await?;
-    tx.mail(it.purpose.template(), it.id).await
+    ::mail::enqueue(tx, link.purpose.template(), link.id).await
 }
 
-/// Loads a link and keeps others from using it.
+/// Locks a link and returns it.
 pub(crate) async fn lock(tx: &mut Tx, id: Uuid) -> Result<Option<MailedLink>> {
     let link = query_as!(
         MailedLink,
@@ -42,14 +43,14 @@ pub(crate) async fn lock(tx: &mut Tx, id: Uuid) -> Result<Option<MailedLink>> {
 }
 
 /// Marks a link as used.
-pub(crate) async fn used(tx: &mut Tx, id: Uuid) -> Result<()> {
+pub(crate) async fn mark_used(tx: &mut Tx, id: Uuid) -> Result<()> {
     let now = tx.now;
     query!("update mailed_link set used_at = $2 where id = $1", id, now).execute(tx.conn()).await?;
     Ok(())
 }
 
-/// Ends every link of an account.
-pub(crate) async fn end_all(tx: &mut Tx, user_id: UserId) -> Result<()> {
+/// Marks every unused link of an account as used; notices are kept, so that their mails are still sent.
+pub(crate) async fn invalidate_all(tx: &mut Tx, user_id: UserId) -> Result<()> {
     let now = tx.now;
     query!(
         "update mailed_link set used_at = $2 where user_id = $1 and used_at is null
@@ -62,8 +63,8 @@ pub(crate) async fn end_all(tx: &mut Tx, user_id: UserId) -> Result<()> {
     Ok(())
 }
 
-/// When the newest link of a kind was made.
-pub(crate) async fn last(
+/// Returns the time of the newest link of one purpose.
+pub(crate) async fn last_sent_at(
     tx: &mut Tx,
     user_id: UserId,
     purpose: Purpose,
@@ -76,24 +77,24 @@ pub(crate) async fn last(
     Ok(last.fetch_one(tx.conn()).await?)
 }
 
-/// Refuses a token that opens no link at this moment.
-pub(crate) async fn check(db: &Db, purpose: Purpose, token: &Token) -> Result<()> {
-    let found = wanted(db, token.id).await?.ok_or(Refused::Invalid)?;
-    let user = user::store::get(db, found.link.user_id).await?.ok_or(Refused::Invalid)?;
-    Ok(found.link.open(purpose, token, &user, db.now())?)
+/// Refuses a token without a valid link.
+pub(crate) async fn require_valid(db: &Db, purpose: Purpose, token: &Token) -> Result<()> {
+    let link = find_unused(db, token.id).await?.ok_or(Refused::Invalid)?.link;
+    let user = user::store::get(db, link.user_id).await?.ok_or(Refused::Invalid)?;
+    Ok(link.require_valid(purpose, token, &user, db.now())?)
 }
 
-/// A link that was not used, with what its mail says.
-pub(crate) struct Wanted {
+/// An unused link, with the data of its mail.
+pub(crate) struct UnusedLink {
     pub(crate) link: MailedLink,
-    /// The name of the account that it is for.
+    /// The name of the link's account.
     pub(crate) display_name: String,
-    /// Whether the address that it goes to is another account's.
-    pub(crate) is_taken: bool,
+    /// True if another account has the address to which the link is mailed.
+    pub(crate) is_address_taken: bool,
 }
 
-/// A link, unless it was used.
-pub(crate) async fn wanted(db: &Db, id: Uuid) -> Result<Option<Wanted>> {
+/// Returns a link; `None` if it was used.
+pub(crate) async fn find_unused(db: &Db, id: Uuid) -> Result<Option<UnusedLink>> {
     let row = query!(
         r#"select mailed_link.id, user_id, purpose, mailed_link.email, mailed_link.canonical_email,
                   secret_hash, mailed_link.password_version, mailed_link.created_at, expires_at, used_at,
@@ -107,37 +108,39 @@ pub(crate) async fn wanted(db: &Db, id: Uuid) -> Result<Option<Wanted>> {
     )
     .fetch_optional(db.pool())
     .await?;
-    Ok(row.map(|it| {
-        let link = MailedLink {
-            id: it.id,
-            user_id: it.user_id,
-            purpose: it.purpose,
-            email: it.email,
-            canonical_email: it.canonical_email,
-            secret_hash: it.secret_hash,
-            password_version: it.password_version,
-            created_at: it.created_at,
-            expires_at: it.expires_at,
-            used_at: it.used_at,
-        };
-        Wanted { link, display_name: it.display_name, is_taken: it.is_taken }
+    Ok(row.map(|row| UnusedLink {
+        link: MailedLink {
+            id: row.id,
+            user_id: row.user_id,
+            purpose: row.purpose,
+            email: row.email,
+            canonical_email: row.canonical_email,
+            secret_hash: row.secret_hash,
+            password_version: row.password_version,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            used_at: row.used_at,
+        },
+        display_name: row.display_name,
+        is_address_taken: row.is_taken,
     }))
 }
 
-/// Deletes links and notices whose time is over for a while.
+/// Deletes links and notices that expired longer ago than [`RETENTION`].
 pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
-    let before = tx.now - MAILED_LINKS_KEPT;
-    let gone = query!(
+    let before = tx.now - RETENTION;
+    let deleted = query!(
         "delete from mailed_link where id in (
              select id from mailed_link where expires_at < $1 order by expires_at limit $2)",
         before,
         BATCH
     );
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
-/// Deletes every link of an account that goes, or to one of its addresses, and what mail servers said.
-pub(crate) async fn erase(tx: &mut Tx, user_id: UserId, canonical: &[String]) -> Result<()> {
+/// Deletes every link of a deleted account or to one of its addresses, and their mails with the responses
+/// of mail servers.
+pub(crate) async fn delete_all(tx: &mut Tx, user_id: UserId, canonical: &[String]) -> Result<()> {
     query!(
         "with gone as (
              delete from mailed_link where user_id = $1 or canonical_email = any($2) returning id

@@ -1,4 +1,4 @@
-//! Every SQL statement about members.
+//! SQL of members.
 
 use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as, query_scalar};
@@ -7,17 +7,18 @@ use uuid::Uuid;
 use super::{Member, Refused};
 use crate::policy::OrgRole;
 
-/// Stores a membership without an event: only for the owner of a new organization, whose event tells it.
-pub(crate) async fn insert_row(tx: &mut Tx, it: &Member) -> Result<()> {
+/// Stores a membership without emitting an event. For the owner of a new organization, whose event includes
+/// the membership.
+pub(crate) async fn insert_row(tx: &mut Tx, member: &Member) -> Result<()> {
     query!(
         "insert into member (id, org_id, user_id, role, invitation_id, created_at)
          values ($1, $2, $3, $4, $5, $6)",
-        it.id,
-        it.org_id as _,
-        it.user_id as _,
-        it.role as _,
-        it.invitation_id,
-        it.created_at,
+        member.id,
+        member.org_id as _,
+        member.user_id as _,
+        member.role as _,
+        member.invitation_id,
+        member.created_at,
     )
     .execute(tx.conn())
     .await
@@ -31,7 +32,7 @@ pub(crate) async fn insert(tx: &mut Tx, joined: Changed<Member>) -> Result<Membe
     Ok(tx.emit(joined))
 }
 
-/// A member, inside a transaction that holds the organization's lock.
+/// Returns a member; the transaction must hold the organization's lock.
 pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<Option<Member>> {
     let member = query_as!(
         Member,
@@ -52,33 +53,33 @@ pub(crate) async fn update_role(tx: &mut Tx, changed: Changed<Member>) -> Result
     Ok(tx.emit(changed))
 }
 
-/// Stores a changed role whose event is stored elsewhere.
-pub(crate) async fn update_role_row(tx: &mut Tx, it: &Member) -> Result<()> {
+/// Stores a changed role without emitting an event.
+pub(crate) async fn update_role_row(tx: &mut Tx, member: &Member) -> Result<()> {
     query!(
         "update member set role = $3 where org_id = $1 and user_id = $2",
-        it.org_id as _,
-        it.user_id as _,
-        it.role as _,
+        member.org_id as _,
+        member.user_id as _,
+        member.role as _,
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// Deletes a membership, whose grants are gone already, and stores the event.
+/// Deletes a membership and stores the event; its grants and team memberships must be deleted before.
 pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Member>) -> Result<Member> {
-    let it = removed.state();
+    let member = removed.state();
     query!(
         "delete from member where org_id = $1 and user_id = $2",
-        it.org_id as _,
-        it.user_id as _
+        member.org_id as _,
+        member.user_id as _
     )
     .execute(tx.conn())
     .await?;
     Ok(tx.emit(removed))
 }
 
-/// One member.
+/// Returns a member, or `NotFound`.
 pub(crate) async fn get(db: &Db, org_id: OrgId, user_id: UserId) -> Result<Member> {
     let member = query_as!(
         Member,
@@ -93,8 +94,12 @@ pub(crate) async fn get(db: &Db, org_id: OrgId, user_id: UserId) -> Result<Membe
     member.fetch_optional(db.pool()).await?.ok_or(Error::NotFound("member"))
 }
 
-/// Those of some canonical addresses that are a member's.
-pub(crate) async fn addresses(db: &Db, org_id: OrgId, canonical: &[String]) -> Result<Vec<String>> {
+/// Returns those of the canonical addresses that belong to members.
+pub(crate) async fn find_addresses(
+    db: &Db,
+    org_id: OrgId,
+    canonical: &[String],
+) -> Result<Vec<String>> {
     let found = query_scalar!(
         "select account.canonical_email from member join account on account.id = member.user_id
          where member.org_id = $1 and account.canonical_email = any($2)",
@@ -104,11 +109,12 @@ pub(crate) async fn addresses(db: &Db, org_id: OrgId, canonical: &[String]) -> R
     Ok(found.fetch_all(db.pool()).await?)
 }
 
-/// A page of the members with a role, if one is asked for, whose name or address contains a text.
+/// Returns a page of the members whose name or address contains `text`; with `role`, only those with that
+/// role.
 pub(crate) async fn list(
     db: &Db,
     org_id: OrgId,
-    part: &str,
+    text: &str,
     role: Option<OrgRole>,
     page: &Page,
 ) -> Result<Vec<Member>> {
@@ -126,7 +132,7 @@ pub(crate) async fn list(
         org_id.0,
         page.after::<Uuid>()?,
         page.limit(),
-        part,
+        text,
         role as _,
     );
     Ok(members.fetch_all(db.pool()).await?)

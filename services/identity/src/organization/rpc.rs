@@ -1,21 +1,24 @@
-//! The gRPC surface of organizations.
+//! gRPC methods of organizations.
 
 use api::identity::{self as pb, organization_service_server::OrganizationService};
-use chassis::{Access, Call, Db, Error, Reply, Tx, page::Pager, reply, timestamp};
+use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply, timestamp};
 use tonic::Request;
 
 use super::{
-    Draft, Organization, Patch, Plan, RESTORABLE, Subscription, deletion::Deletion, store,
-    wire::consistency_token,
+    Draft, Patch, Plan, Subscription,
+    commands::{self, Confirmation},
+    peers::Peers,
+    store,
 };
-use crate::{access, api_key, member};
 
+/// The service and what its methods need.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
+    /// Organizations that an account may create.
     pub(crate) created_orgs_max: i64,
-    pub(crate) deletion: Deletion,
+    pub(crate) peers: Peers,
 }
 
 #[tonic::async_trait]
@@ -25,19 +28,11 @@ impl OrganizationService for Rpc {
         request: Request<pb::CreateOrganizationRequest>,
     ) -> Reply<pb::CreateOrganizationResponse> {
         let call = Call::of(request)?;
-        let (creator, draft) = (call.account()?, Draft::try_from(&call.message)?);
-        let create = async |tx: &mut Tx| {
-            let created = store::created_by(tx, creator.user_id).await?;
-            let new = Organization::create(creator, draft, created, self.created_orgs_max, tx.now)?;
-            let id = store::insert(tx, new).await?.0.id;
-            // With the limits of its plan.
-            let it = store::lock(tx, id).await?;
-            let consistency_token = consistency_token(it.id, it.access_version);
-            Ok(pb::CreateOrganizationResponse {
-                organization: Some((&it).into()),
-                consistency_token,
-            })
-        };
+        let creator = call.account()?;
+        let draft = Draft::try_from(&call.message)?;
+        let created_max = self.created_orgs_max;
+        let create =
+            async |tx: &mut Tx| Ok(commands::create(tx, creator, draft, created_max).await?.into());
         reply(self.db.write(&call, create).await?)
     }
 
@@ -46,8 +41,8 @@ impl OrganizationService for Rpc {
         request: Request<pb::GetOrganizationRequest>,
     ) -> Reply<pb::GetOrganizationResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let organization = store::get(&self.db, grant.org_id()).await?;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let organization = store::get(&self.db, authorization.org_id()).await?;
         reply(pb::GetOrganizationResponse { organization: Some((&organization).into()) })
     }
 
@@ -56,12 +51,12 @@ impl OrganizationService for Rpc {
         request: Request<pb::ListOrganizationsRequest>,
     ) -> Reply<pb::ListOrganizationsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let deleted = if it.show_deleted { "deleted" } else { "" };
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[deleted])?;
+        let message = &call.message;
+        let filter = [if message.show_deleted { "deleted" } else { "" }];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
         let user_id = call.account()?.user_id;
-        let rows = store::list_of(&self.db, user_id, it.show_deleted, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
+        let rows = store::list_of_user(&self.db, user_id, message.show_deleted, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let organizations = rows.iter().map(Into::into).collect();
         reply(pb::ListOrganizationsResponse { organizations, next_page_token })
     }
@@ -71,15 +66,11 @@ impl OrganizationService for Rpc {
         request: Request<pb::ChangePlanRequest>,
     ) -> Reply<pb::ChangePlanResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let plan = Plan::try_from(call.message.plan())?;
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let plan = Plan::try_from(message.plan())?;
         let change = async |tx: &mut Tx| {
-            let organization = access::lock(tx, &grant).await?;
-            let changed = organization.change_plan(plan, &call.message.etag)?;
-            store::bump(tx, grant.org_id(), &changed).await?;
-            let it = store::update(tx, changed).await?;
-            let consistency_token = consistency_token(it.id, it.access_version);
-            Ok(pb::ChangePlanResponse { organization: Some((&it).into()), consistency_token })
+            Ok(commands::change_plan(tx, &authorization, plan, &message.etag).await?.into())
         };
         reply(self.db.write(&call, change).await?)
     }
@@ -89,15 +80,12 @@ impl OrganizationService for Rpc {
         request: Request<pb::UpdateOrganizationRequest>,
     ) -> Reply<pb::UpdateOrganizationResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let patch = Patch::try_from(&call.message)?;
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
-            let organization = access::lock(tx, &grant).await?;
-            let it = match organization.update(patch, &call.message.etag)? {
-                Some(changed) => store::update(tx, changed).await?,
-                None => organization,
-            };
-            Ok(pb::UpdateOrganizationResponse { organization: Some((&it).into()) })
+            let updated = commands::update(tx, &authorization, patch, &message.etag).await?;
+            Ok(pb::UpdateOrganizationResponse { organization: Some((&updated).into()) })
         };
         reply(self.db.write(&call, update).await?)
     }
@@ -107,23 +95,15 @@ impl OrganizationService for Rpc {
         request: Request<pb::TransferOwnershipRequest>,
     ) -> Reply<pb::TransferOwnershipResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let (org_id, to) = (grant.org_id(), it.user_id.parse()?);
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let new_owner_id = message.user_id.parse()?;
+        let confirmation = Confirmation { name: &message.confirm_name };
         let transfer = async |tx: &mut Tx| {
-            let organization = access::lock(tx, &grant).await?;
-            organization.confirmed(&it.confirm_name, grant.account(), tx.now)?;
-            let from = member::store::find(tx, org_id, organization.owner_id).await?;
-            let from = from.ok_or(Error::NotFound("member"))?;
-            let to = member::store::find(tx, org_id, to).await?;
-            let changed = organization.transfer(from, to, &it.etag)?;
-            store::bump(tx, org_id, &changed).await?;
-            let it = store::transfer(tx, changed).await?;
-            let consistency_token = consistency_token(it.id, it.access_version);
-            Ok(pb::TransferOwnershipResponse {
-                organization: Some((&it).into()),
-                consistency_token,
-            })
+            let etag = &message.etag;
+            let transferred =
+                commands::transfer_ownership(tx, &authorization, new_owner_id, confirmation, etag);
+            Ok(transferred.await?.into())
         };
         reply(self.db.write(&call, transfer).await?)
     }
@@ -133,8 +113,8 @@ impl OrganizationService for Rpc {
         request: Request<pb::PreviewOrganizationDeletionRequest>,
     ) -> Reply<pb::PreviewOrganizationDeletionResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let preview = self.deletion.preview(&call, grant.org_id()).await?;
+        let org_id = self.access.org(&call, &call.message.org_id).await?.org_id();
+        let preview = commands::preview_deletion(&self.db, &self.peers, &call, org_id).await?;
         reply(pb::PreviewOrganizationDeletionResponse { preview: Some(preview) })
     }
 
@@ -143,18 +123,16 @@ impl OrganizationService for Rpc {
         request: Request<pb::DeleteOrganizationRequest>,
     ) -> Reply<pb::DeleteOrganizationResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let preview = self.deletion.preview(&call, grant.org_id()).await?;
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let org_id = authorization.org_id();
+        let preview = commands::preview_deletion(&self.db, &self.peers, &call, org_id).await?;
+        let confirmation = Confirmation { name: &message.confirm_name };
         let delete = async |tx: &mut Tx| {
-            let organization = access::lock(tx, &grant).await?;
-            organization.confirmed(&it.confirm_name, grant.account(), tx.now)?;
-            let deleted = organization.delete(preview.clone(), it.cascade, tx.now)?;
-            store::bump(tx, grant.org_id(), &deleted).await?;
-            store::insert_closing(tx, deleted.state()).await?;
-            // From here on the other services take along what is theirs, whenever they get to it.
-            store::update(tx, deleted).await?;
-            let purge_time = Some(timestamp(tx.now + RESTORABLE));
+            let removed = preview.clone();
+            let purge_time =
+                commands::delete(tx, &authorization, removed, confirmation, message.cascade);
+            let purge_time = Some(timestamp(purge_time.await?));
             Ok(pb::DeleteOrganizationResponse { purge_time, preview: Some(preview) })
         };
         reply(self.db.write(&call, delete).await?)
@@ -165,20 +143,10 @@ impl OrganizationService for Rpc {
         request: Request<pb::RestoreOrganizationRequest>,
     ) -> Reply<pb::RestoreOrganizationResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
         let slug = Some(call.message.slug.clone()).filter(|it| !it.is_empty());
-        let restore = async |tx: &mut Tx| {
-            let organization = access::lock(tx, &grant).await?;
-            let restored = organization.restore(slug, tx.now)?;
-            store::bump(tx, grant.org_id(), &restored).await?;
-            store::delete_closing(tx, grant.org_id()).await?;
-            let it = store::update(tx, restored).await?;
-            let consistency_token = consistency_token(it.id, it.access_version);
-            Ok(pb::RestoreOrganizationResponse {
-                organization: Some((&it).into()),
-                consistency_token,
-            })
-        };
+        let restore =
+            async |tx: &mut Tx| Ok(commands::restore(tx, &authorization, slug).await?.into());
         reply(self.db.write(&call, restore).await?)
     }
 
@@ -187,25 +155,13 @@ impl OrganizationService for Rpc {
         request: Request<pb::GetUsageRequest>,
     ) -> Reply<pb::GetUsageResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let it = store::get(&self.db, grant.org_id()).await?;
-        let elsewhere = self.deletion.environments(&call, it.id).await?;
-        let keys = api_key::store::count(&self.db, it.id).await?;
-        let used = [
-            ("members", it.members),
-            ("projects", it.projects),
-            ("environments", elsewhere),
-            ("api_keys", keys),
-            ("teams", store::teams(&self.db, it.id).await?),
-        ];
-        let usage = |(key, used): (&str, i64)| {
-            let limit = it.limits.of(key);
-            pb::Usage { key: key.to_owned(), used, limit }
-        };
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let organization = store::get(&self.db, authorization.org_id()).await?;
+        let usage = commands::usage(&self.db, &self.peers, &call, &organization).await?;
         reply(pb::GetUsageResponse {
-            plan: pb::Plan::from(it.plan).into(),
-            subscription: pb::Subscription::from(it.subscription).into(),
-            usage: used.into_iter().map(usage).collect(),
+            plan: pb::Plan::from(organization.plan).into(),
+            subscription: pb::Subscription::from(organization.subscription).into(),
+            usage: usage.into_iter().map(Into::into).collect(),
         })
     }
 
@@ -217,16 +173,7 @@ impl OrganizationService for Rpc {
         let org_id = call.message.org_id.parse()?;
         let subscription = Subscription::try_from(call.message.subscription())?;
         let set = async |tx: &mut Tx| {
-            let organization = store::lock(tx, org_id).await?;
-            let it = match organization.subscribe(subscription) {
-                Some(changed) => {
-                    store::bump(tx, org_id, &changed).await?;
-                    store::update(tx, changed).await?
-                }
-                None => organization,
-            };
-            let consistency_token = consistency_token(it.id, it.access_version);
-            Ok(pb::SetSubscriptionResponse { organization: Some((&it).into()), consistency_token })
+            Ok(commands::set_subscription(tx, org_id, subscription).await?.into())
         };
         reply(self.db.write(&call, set).await?)
     }
@@ -237,7 +184,7 @@ impl OrganizationService for Rpc {
     ) -> Reply<pb::GetLimitsResponse> {
         let call = Call::of(request)?;
         let limits = store::limits(&self.db, call.message.org_id.parse()?).await?;
-        let limit = |(key, value)| pb::Limit { key, value };
-        reply(pb::GetLimitsResponse { limits: limits.0.into_iter().map(limit).collect() })
+        let limits = limits.0.into_iter().map(|(key, value)| pb::Limit { key, value });
+        reply(pb::GetLimitsResponse { limits: limits.collect() })
     }
 }

@@ -1,17 +1,20 @@
-//! Every SQL statement about organizations.
+//! SQL of organizations.
 
 use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as, query_scalar, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Limits, Organization, PARTIES, Refused};
-use crate::member::{self, Member};
+use super::{CLEANUP_PARTICIPANTS, Limits, Organization, Refused};
+use crate::{
+    member::{self, Member},
+    types::ConsistencyToken,
+};
 
-/// Loads an organization and keeps others from changing anything in it. Every change of members, grants
-/// and limits begins here.
+/// Locks an organization and returns it. Every change of members, teams, grants, API keys and limits takes
+/// this lock first.
 pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
-    // In a statement of its own: what the next one counts is then committed and stays.
+    // A statement of its own: the next one counts rows, and must see those committed while this one waited.
     query!("select id from organization where id = $1 for update", id.0)
         .fetch_optional(tx.conn())
         .await?;
@@ -24,16 +27,20 @@ pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: Json<Limits>",
                   array(select service from closing where closing.org_id = organization.id
-                        and closed_at is null order by service) as "closing!"
+                        and closed_at is null order by service) as "pending_cleanup!"
            from organization where id = $1"#,
         id.0
     );
     organization.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound("organization"))
 }
 
-/// Raises the version of an organization's access, before the rows change that the event tells of: no change
-/// of access without its event.
-pub(crate) async fn bump<T>(tx: &mut Tx, id: OrgId, cause: &Changed<T>) -> Result<i64> {
+/// Increments the access version, and records the event that causes it. Must be called before the rows of
+/// members, teams, projects or grants change: triggers on them record the new version.
+pub(crate) async fn bump_access_version<T>(
+    tx: &mut Tx,
+    id: OrgId,
+    cause: &Changed<T>,
+) -> Result<ConsistencyToken> {
     let now = tx.now;
     let version = query_scalar!(
         "with raised as (
@@ -46,11 +53,13 @@ pub(crate) async fn bump<T>(tx: &mut Tx, id: OrgId, cause: &Changed<T>) -> Resul
         cause.event_id(),
         now
     );
-    Ok(version.fetch_one(tx.conn()).await?)
+    let access_version = version.fetch_one(tx.conn()).await?;
+    Ok(ConsistencyToken { org_id: id, access_version })
 }
 
-/// How many organizations an account created. Locks the account, so that two creations count each other.
-pub(crate) async fn created_by(tx: &mut Tx, user_id: UserId) -> Result<i64> {
+/// Counts the organizations that an account has created and not deleted. Locks the account, so that
+/// concurrent creations count each other.
+pub(crate) async fn count_created_by(tx: &mut Tx, user_id: UserId) -> Result<i64> {
     query!("select id from account where id = $1 for update", user_id.0)
         .fetch_optional(tx.conn())
         .await?;
@@ -66,26 +75,27 @@ pub(crate) async fn insert(
     tx: &mut Tx,
     created: Changed<(Organization, Member)>,
 ) -> Result<(Organization, Member)> {
-    let (it, owner) = created.state();
+    let (organization, owner) = created.state();
     query!(
         "insert into organization (id, name, slug, plan, owner_id, created_by, access_version, created_at)
          values ($1, $2, $3, $4, $5, $5, $6, $7)",
-        it.id as _,
-        it.name,
-        it.slug,
-        it.plan as _,
-        it.owner_id as _,
-        it.access_version,
-        it.created_at,
+        organization.id as _,
+        organization.name,
+        organization.slug,
+        organization.plan as _,
+        organization.owner_id as _,
+        organization.access_version,
+        organization.created_at,
     )
     .execute(tx.conn())
     .await
-    .on_constraint("organization_slug", Refused::SlugTaken(it.slug.clone()))?;
-    let (id, event_id, now) = (it.id, created.event_id(), tx.now);
+    .on_constraint("organization_slug", Refused::SlugTaken(organization.slug.clone()))?;
+    let event_id = created.event_id();
+    let now = tx.now;
     query!(
         "insert into access_change (org_id, version, event_id, changed_at) values ($1, $2, $3, $4)",
-        id as _,
-        it.access_version,
+        organization.id as _,
+        organization.access_version,
         event_id,
         now
     )
@@ -100,46 +110,47 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Organization>) -> Resul
     let id = changed.state().id;
     update_row(tx, changed.state()).await?;
     tx.emit(changed);
-    // With the limits of its plan, and at its version.
+    // Read again: the plan may have other limits, and the access version has changed.
     lock(tx, id).await
 }
 
-/// Stores a change of the owner and its event. At no moment of the transaction are there two.
+/// Stores a change of the owner and its event. The old owner's role changes first, so that there are never
+/// two owners.
 pub(crate) async fn transfer(
     tx: &mut Tx,
     changed: Changed<(Organization, Member, Member)>,
 ) -> Result<Organization> {
-    let (it, from, to) = changed.state();
-    update_row(tx, it).await?;
+    let (organization, from, to) = changed.state();
+    update_row(tx, organization).await?;
     member::store::update_role_row(tx, from).await?;
     member::store::update_role_row(tx, to).await?;
-    let id = it.id;
+    let id = organization.id;
     tx.emit(changed);
     lock(tx, id).await
 }
 
-/// Stores a changed organization whose event is stored elsewhere.
-pub(crate) async fn update_row(tx: &mut Tx, it: &Organization) -> Result<()> {
+/// Stores a changed organization without emitting an event.
+async fn update_row(tx: &mut Tx, organization: &Organization) -> Result<()> {
     query!(
         "update organization set name = $2, slug = $3, plan = $4, owner_id = $5, subscription = $6,
                 deleted_at = $7, revision = $8
          where id = $1",
-        it.id as _,
-        it.name,
-        it.slug,
-        it.plan as _,
-        it.owner_id as _,
-        it.subscription as _,
-        it.deleted_at,
-        it.revision,
+        organization.id as _,
+        organization.name,
+        organization.slug,
+        organization.plan as _,
+        organization.owner_id as _,
+        organization.subscription as _,
+        organization.deleted_at,
+        organization.revision,
     )
     .execute(tx.conn())
     .await
-    .on_constraint("organization_slug", Refused::SlugTaken(it.slug.clone()))?;
+    .on_constraint("organization_slug", Refused::SlugTaken(organization.slug.clone()))?;
     Ok(())
 }
 
-/// One organization.
+/// Returns an organization, or `NotFound`.
 pub(crate) async fn get(db: &Db, id: OrgId) -> Result<Organization> {
     let organization = query_as!(
         Organization,
@@ -150,15 +161,15 @@ pub(crate) async fn get(db: &Db, id: OrgId) -> Result<Organization> {
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: Json<Limits>",
                   array(select service from closing where closing.org_id = organization.id
-                        and closed_at is null order by service) as "closing!"
+                        and closed_at is null order by service) as "pending_cleanup!"
            from organization where id = $1"#,
         id.0
     );
     organization.fetch_optional(db.pool()).await?.ok_or(Error::NotFound("organization"))
 }
 
-/// A page of the organizations of an account.
-pub(crate) async fn list_of(
+/// Returns a page of the organizations of an account; with `deleted`, also the deleted ones that it owns.
+pub(crate) async fn list_of_user(
     db: &Db,
     user_id: UserId,
     deleted: bool,
@@ -173,7 +184,7 @@ pub(crate) async fn list_of(
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: Json<Limits>",
                   array(select service from closing where closing.org_id = organization.id
-                        and closed_at is null order by service) as "closing!"
+                        and closed_at is null order by service) as "pending_cleanup!"
            from organization join member on member.org_id = organization.id
            where member.user_id = $1 and ($2::uuid is null or organization.id > $2)
                  and (deleted_at is null or ($4 and owner_id = $1))
@@ -186,22 +197,28 @@ pub(crate) async fn list_of(
     Ok(organizations.fetch_all(db.pool()).await?)
 }
 
-/// Who must take along what they have of a deleted organization.
-pub(crate) async fn insert_closing(tx: &mut Tx, it: &Organization) -> Result<()> {
+/// Records that every cleanup participant must clean up its data of a deleted organization.
+pub(crate) async fn start_cleanup(tx: &mut Tx, organization: &Organization) -> Result<()> {
     query!(
         "insert into closing (org_id, service, revision) select $1, unnest($2::text[]), $3
          on conflict (org_id, service) do update set revision = excluded.revision, closed_at = null",
-        it.id as _,
-        &PARTIES.map(str::to_owned),
-        it.revision
+        organization.id as _,
+        &CLEANUP_PARTICIPANTS.map(str::to_owned),
+        organization.revision
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// A service has taken along what it had, as of a revision of the organization.
-pub(crate) async fn closed(tx: &mut Tx, id: OrgId, service: &str, revision: i64) -> Result<()> {
+/// Records that a service has cleaned up its data. Ignored if the deletion that it acted on, identified by
+/// its `revision`, is older than the current one.
+pub(crate) async fn finish_cleanup(
+    tx: &mut Tx,
+    id: OrgId,
+    service: &str,
+    revision: i64,
+) -> Result<()> {
     let now = tx.now;
     query!(
         "update closing set closed_at = $4 where org_id = $1 and service = $2 and revision <= $3",
@@ -215,30 +232,29 @@ pub(crate) async fn closed(tx: &mut Tx, id: OrgId, service: &str, revision: i64)
     Ok(())
 }
 
-/// Nobody has anything to take along any more.
-pub(crate) async fn delete_closing(tx: &mut Tx, id: OrgId) -> Result<()> {
+/// Removes the pending cleanup of a restored organization.
+pub(crate) async fn cancel_cleanup(tx: &mut Tx, id: OrgId) -> Result<()> {
     query!("delete from closing where org_id = $1", id.0).execute(tx.conn()).await?;
     Ok(())
 }
 
-/// The organization that was deleted longest before a moment, but for some, and can be restored no more. Of
-/// every tenant.
-pub(crate) async fn due_for_purge(
+/// Returns the organization that was deleted first among those deleted until `before`, without `excluded`.
+pub(crate) async fn next_for_purge(
     db: &Db,
     before: OffsetDateTime,
-    but: &[OrgId],
+    excluded: &[OrgId],
 ) -> Result<Option<OrgId>> {
-    let but: Vec<Uuid> = but.iter().map(|it| it.0).collect();
+    let excluded: Vec<Uuid> = excluded.iter().map(|it| it.0).collect();
     let id = query_scalar!(
         "select id from organization where deleted_at <= $1 and id <> all ($2)
          order by deleted_at limit 1",
         before,
-        &but
+        &excluded
     );
     Ok(id.fetch_optional(db.pool()).await?)
 }
 
-/// Deletes an organization with all that is in it, and stores the event.
+/// Deletes an organization with everything that belongs to it, and stores the event.
 pub(crate) async fn purge(tx: &mut Tx, purged: Changed<Organization>) -> Result<()> {
     let id = purged.state().id;
     query!("delete from project_grant where org_id = $1", id.0).execute(tx.conn()).await?;
@@ -255,18 +271,19 @@ pub(crate) async fn purge(tx: &mut Tx, purged: Changed<Organization>) -> Result<
     Ok(())
 }
 
-/// How many teams an organization has.
-pub(crate) async fn teams(db: &Db, id: OrgId) -> Result<i64> {
+/// Counts the teams of an organization.
+pub(crate) async fn count_teams(db: &Db, id: OrgId) -> Result<i64> {
     let count = query_scalar!(r#"select count(*) as "count!" from team where org_id = $1"#, id.0);
     Ok(count.fetch_one(db.pool()).await?)
 }
 
-/// What the plan of an organization allows, and nothing else: it is asked for before each creation elsewhere.
+/// Returns the limits of an organization's plan. Reads nothing else: other services call this before each
+/// creation.
 pub(crate) async fn limits(db: &Db, id: OrgId) -> Result<Limits> {
     let rows = query!(
         "select key, value from plan_limit join organization using (plan) where organization.id = $1",
         id.0
     );
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(Limits(rows.into_iter().map(|it| (it.key, it.value)).collect()))
+    Ok(Limits(rows.into_iter().map(|row| (row.key, row.value)).collect()))
 }

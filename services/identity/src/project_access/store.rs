@@ -1,19 +1,19 @@
-//! Every SQL statement about projects, as far as access needs them, and the grants on them.
+//! SQL of registered projects and the grants on them.
 
 use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, Tx, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::ProjectGrant;
-use crate::snapshot::Principal;
+use crate::types::Principal;
 
-/// The projects of an organization.
-pub(crate) async fn existing(tx: &mut Tx, org_id: OrgId) -> Result<Vec<ProjectId>> {
+/// Returns the ids of every project of an organization, in no order.
+pub(crate) async fn project_ids(tx: &mut Tx, org_id: OrgId) -> Result<Vec<ProjectId>> {
     let ids = query_scalar!("select id from project where org_id = $1", org_id.0);
     Ok(ids.fetch_all(tx.conn()).await?)
 }
 
-/// Counts a project; `false` if it is counted already.
+/// Stores a project; returns false if it is registered already.
 pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<bool> {
     let inserted = query!(
         "insert into project (org_id, id) values ($1, $2) on conflict (org_id, id) do nothing",
@@ -23,7 +23,7 @@ pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) ->
     Ok(inserted.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
-/// Whether a project is registered.
+/// Returns true if a project is registered.
 pub(crate) async fn is_registered(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<bool> {
     let found = query_scalar!(
         r#"select exists (select from project where org_id = $1 and id = $2) as "found!""#,
@@ -33,7 +33,7 @@ pub(crate) async fn is_registered(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> 
     Ok(found.fetch_one(tx.conn()).await?)
 }
 
-/// Forgets a project, whose grants are gone already.
+/// Deletes a project; its grants must be deleted before.
 pub(crate) async fn delete_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
     query!("delete from project where org_id = $1 and id = $2", org_id.0, id.0)
         .execute(tx.conn())
@@ -42,7 +42,11 @@ pub(crate) async fn delete_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) ->
 }
 
 /// Deletes every grant on a project.
-pub(crate) async fn delete_all_on(tx: &mut Tx, org_id: OrgId, project_id: ProjectId) -> Result<()> {
+pub(crate) async fn delete_all_on_project(
+    tx: &mut Tx,
+    org_id: OrgId,
+    project_id: ProjectId,
+) -> Result<()> {
     query!(
         "delete from project_grant where org_id = $1 and project_id = $2",
         org_id.0,
@@ -53,8 +57,8 @@ pub(crate) async fn delete_all_on(tx: &mut Tx, org_id: OrgId, project_id: Projec
     Ok(())
 }
 
-/// Every grant on a project, inside a transaction that holds the organization's lock.
-pub(crate) async fn all_on(
+/// Returns every grant on a project; the transaction must hold the organization's lock.
+pub(crate) async fn list_on_project(
     tx: &mut Tx,
     org_id: OrgId,
     project_id: ProjectId,
@@ -69,7 +73,7 @@ pub(crate) async fn all_on(
     Ok(grants.fetch_all(tx.conn()).await?)
 }
 
-/// The grant of a principal on a project, inside a transaction that holds the organization's lock.
+/// Returns the grant of a principal on a project; the transaction must hold the organization's lock.
 pub(crate) async fn find(
     tx: &mut Tx,
     org_id: OrgId,
@@ -87,10 +91,10 @@ pub(crate) async fn find(
     Ok(grant.fetch_optional(tx.conn()).await?)
 }
 
-/// Stores grants without events of their own: those that come with a membership are told by its event.
+/// Stores the grants of a new member, which the event of the membership lists.
 pub(crate) async fn insert_rows(tx: &mut Tx, grants: &[ProjectGrant]) -> Result<()> {
-    for it in grants {
-        upsert(tx, it).await?;
+    for grant in grants {
+        upsert(tx, grant).await?;
     }
     Ok(())
 }
@@ -101,20 +105,20 @@ pub(crate) async fn save(tx: &mut Tx, changed: Changed<ProjectGrant>) -> Result<
     Ok(tx.emit(changed))
 }
 
-async fn upsert(tx: &mut Tx, it: &ProjectGrant) -> Result<()> {
+async fn upsert(tx: &mut Tx, grant: &ProjectGrant) -> Result<()> {
     query!(
         "insert into project_grant (id, org_id, project_id, user_id, team_id, role, granted_by, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (org_id, project_id, principal_id)
          do update set role = excluded.role, granted_by = excluded.granted_by",
-        it.id,
-        it.org_id as _,
-        it.project_id as _,
-        it.user_id as _,
-        it.team_id as _,
-        it.role as _,
-        it.granted_by as _,
-        it.created_at,
+        grant.id,
+        grant.org_id as _,
+        grant.project_id as _,
+        grant.user_id as _,
+        grant.team_id as _,
+        grant.role as _,
+        grant.granted_by as _,
+        grant.created_at,
     )
     .execute(tx.conn())
     .await?;
@@ -123,15 +127,19 @@ async fn upsert(tx: &mut Tx, it: &ProjectGrant) -> Result<()> {
 
 /// Deletes a grant and stores the event.
 pub(crate) async fn delete(tx: &mut Tx, revoked: Changed<ProjectGrant>) -> Result<ProjectGrant> {
-    let it = revoked.state();
-    query!("delete from project_grant where org_id = $1 and id = $2", it.org_id as _, it.id)
+    let grant = revoked.state();
+    query!("delete from project_grant where org_id = $1 and id = $2", grant.org_id as _, grant.id)
         .execute(tx.conn())
         .await?;
     Ok(tx.emit(revoked))
 }
 
 /// Deletes every grant of a principal.
-pub(crate) async fn delete_all_of(tx: &mut Tx, org_id: OrgId, principal: Principal) -> Result<()> {
+pub(crate) async fn delete_all_of_principal(
+    tx: &mut Tx,
+    org_id: OrgId,
+    principal: Principal,
+) -> Result<()> {
     query!(
         "delete from project_grant where org_id = $1 and principal_id = $2",
         org_id.0,
@@ -142,8 +150,8 @@ pub(crate) async fn delete_all_of(tx: &mut Tx, org_id: OrgId, principal: Princip
     Ok(())
 }
 
-/// Every grant of a principal, inside a transaction that holds the organization's lock.
-pub(crate) async fn all_of(
+/// Returns every grant of a principal; the transaction must hold the organization's lock.
+pub(crate) async fn list_of_principal(
     tx: &mut Tx,
     org_id: OrgId,
     principal: Principal,
@@ -158,7 +166,7 @@ pub(crate) async fn all_of(
     Ok(grants.fetch_all(tx.conn()).await?)
 }
 
-/// A page of the grants on a project.
+/// Returns a page of the grants on a project.
 pub(crate) async fn list(
     db: &Db,
     org_id: OrgId,
@@ -179,14 +187,14 @@ pub(crate) async fn list(
     Ok(grants.fetch_all(db.pool()).await?)
 }
 
-/// Every project of an organization.
-pub(crate) async fn all(db: &Db, org_id: OrgId) -> Result<Vec<ProjectId>> {
+/// Returns the ids of every project of an organization, ordered by id.
+pub(crate) async fn read_project_ids(db: &Db, org_id: OrgId) -> Result<Vec<ProjectId>> {
     let ids = query_scalar!("select id from project where org_id = $1 order by id", org_id.0);
     Ok(ids.fetch_all(db.pool()).await?)
 }
 
-/// A project must be of the organization (ID-31).
-pub(crate) async fn require(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+/// Refuses a project that does not belong to the organization (ID-31).
+pub(crate) async fn require_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
     let found = query!("select id from project where org_id = $1 and id = $2", org_id.0, id.0);
     found.fetch_optional(tx.conn()).await?.map(|_| ()).ok_or(Error::NotFound(ProjectId::NOUN))
 }

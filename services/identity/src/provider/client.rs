@@ -1,4 +1,5 @@
-//! What is asked of an identity provider, and how its answers are checked.
+//! HTTP client of an OpenID Connect provider: discovery, exchange of the authorization code, and
+//! verification of the ID token.
 
 use std::time::{Duration, Instant};
 
@@ -15,19 +16,19 @@ use tokio::sync::Mutex;
 
 use super::Refused;
 
-/// How long an answer of the provider may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of a request to the provider.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long its addresses and keys are remembered.
-const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// Lifetime of the cached metadata.
+const METADATA_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
-/// Between two questions for its keys, however many tokens name a key that is not known.
-const KEYS_PAUSE: Duration = Duration::from_secs(1);
+/// Shortest time between two fetches of the metadata, so that tokens with unknown keys cannot cause a flood.
+const METADATA_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// With which algorithms a token may be signed, whatever its header says. No symmetric ones, and no `none`.
+/// Accepted signature algorithms, whatever the header of a token names. Excludes symmetric ones and `none`.
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
-/// Which provider, and who we are there.
+/// The provider, and the registration of this deployment with it.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) issuer: String,
@@ -36,24 +37,24 @@ pub(crate) struct Settings {
     pub(crate) redirect_url: String,
 }
 
-/// A provider.
-pub(crate) struct Client {
+/// A client of one provider.
+pub(crate) struct OidcClient {
     pub(crate) settings: Settings,
     http: reqwest::Client,
-    known: Mutex<Option<Known>>,
+    metadata: Mutex<Option<Metadata>>,
 }
 
-/// What is remembered of a provider.
+/// The discovery document and the keys of a provider.
 #[derive(Clone)]
-struct Known {
-    document: Document,
+struct Metadata {
+    document: DiscoveryDocument,
     keys: JwkSet,
-    at: Instant,
+    fetched_at: Instant,
 }
 
-/// The discovery document, as far as it is needed.
+/// The fields of a discovery document that are used (OpenID Connect Discovery 1.0, section 3).
 #[derive(Clone, Deserialize)]
-pub(crate) struct Document {
+pub(crate) struct DiscoveryDocument {
     issuer: String,
     pub(crate) authorization_endpoint: String,
     token_endpoint: String,
@@ -61,11 +62,11 @@ pub(crate) struct Document {
 }
 
 #[derive(Deserialize)]
-struct Tokens {
+struct TokenResponse {
     id_token: String,
 }
 
-/// What a provider says about a person.
+/// The claims of an ID token.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Claims {
     pub(crate) sub: String,
@@ -76,32 +77,38 @@ pub(crate) struct Claims {
     nonce: Option<String>,
 }
 
-impl Client {
+impl OidcClient {
+    /// Creates a client. The issuer must use https, except on the loopback interface.
     pub(crate) fn new(settings: Settings) -> anyhow::Result<Self> {
         let url = reqwest::Url::parse(&settings.issuer);
-        let url = url.with_context(|| format!("{} is no issuer", settings.issuer))?;
-        let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        let url = url.with_context(|| format!("the issuer {} is not a URL", settings.issuer))?;
+        let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         ensure!(
-            url.scheme() == "https" || loopback,
-            "the issuer {} must be reached by https",
+            url.scheme() == "https" || is_loopback,
+            "the issuer {} must use https",
             settings.issuer
         );
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder()
-            .timeout(PATIENCE)
+            .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { settings, http, known: Mutex::default() })
+        Ok(Self { settings, http, metadata: Mutex::default() })
     }
 
-    /// The provider's addresses.
-    pub(crate) async fn document(&self) -> Result<Document> {
-        Ok(self.known(|_| true).await?.document)
+    /// Returns the discovery document.
+    pub(crate) async fn discovery_document(&self) -> Result<DiscoveryDocument> {
+        Ok(self.metadata(|_| true).await?.document)
     }
 
-    /// Exchanges the code of the provider's answer for its word about the person.
-    pub(crate) async fn claims(&self, code: &str, verifier: &str, nonce: &str) -> Result<Claims> {
-        let document = self.document().await?;
+    /// Exchanges an authorization code for an ID token, and returns its verified claims.
+    pub(crate) async fn exchange_code(
+        &self,
+        code: &str,
+        verifier: &str,
+        nonce: &str,
+    ) -> Result<Claims> {
+        let document = self.discovery_document().await?;
         let form = [
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -113,85 +120,88 @@ impl Client {
         if let Some(secret) = &self.settings.client_secret {
             request = request.basic_auth(&self.settings.client_id, Some(secret.expose_secret()));
         }
-        let answer = request.send().await.map_err(silent)?;
-        if answer.status().is_client_error() {
-            return Err(rejected("it does not accept the code"));
+        let response = request.send().await.map_err(unavailable)?;
+        if response.status().is_client_error() {
+            return Err(rejected("the authorization code was not accepted"));
         }
-        let tokens: Tokens =
-            answer.error_for_status().map_err(silent)?.json().await.map_err(silent)?;
-        let claims = self.check(&tokens.id_token).await?;
+        let response = response.error_for_status().map_err(unavailable)?;
+        let tokens: TokenResponse = response.json().await.map_err(unavailable)?;
+        let claims = self.verify_id_token(&tokens.id_token).await?;
         if claims.nonce.as_deref() != Some(nonce) {
-            return Err(rejected("the nonce is another"));
+            return Err(rejected("the nonce does not match"));
         }
         Ok(claims)
     }
 
-    /// Signature, algorithm, issuer, audience and time of a token.
-    async fn check(&self, token: &str) -> Result<Claims> {
-        let header = decode_header(token).map_err(|_| rejected("it is no token"))?;
-        let allowed = ALGORITHMS.into_iter().find(|it| *it == header.alg);
-        let algorithm = allowed.ok_or_else(|| rejected("its algorithm is not allowed"))?;
+    /// Verifies signature, algorithm, issuer, audience and expiry of an ID token.
+    async fn verify_id_token(&self, token: &str) -> Result<Claims> {
+        let header = decode_header(token).map_err(|_| rejected("the ID token is malformed"))?;
+        let algorithm = ALGORITHMS.into_iter().find(|it| *it == header.alg);
+        let algorithm =
+            algorithm.ok_or_else(|| rejected("the signature algorithm is not allowed"))?;
         let mut validation = Validation::new(algorithm);
         validation.set_audience(&[&self.settings.client_id]);
         validation.set_issuer(&[&self.settings.issuer]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let verify = |keys: &JwkSet| {
-            let key = key(keys, header.kid.as_deref()).ok_or(ErrorKind::InvalidSignature)?;
+            let key = find_key(keys, header.kid.as_deref()).ok_or(ErrorKind::InvalidSignature)?;
             decode::<Claims>(token, &DecodingKey::from_jwk(key)?, &validation).map(|it| it.claims)
         };
-        // A key that is not known, or is another: perhaps the provider has changed its keys.
-        let known = self.known(|it| !is_foreign(&verify(it))).await?;
-        verify(&known.keys).map_err(|error| rejected(&error.to_string()))
+        // An invalid signature may mean that the provider has rotated its keys: fetch them again.
+        let metadata = self.metadata(|keys| !has_invalid_signature(&verify(keys))).await?;
+        verify(&metadata.keys).map_err(|error| rejected(&error.to_string()))
     }
 
-    /// The provider's addresses and keys; asked again when they are old, or when the keys are not the wanted
-    /// ones because the provider has changed them.
-    async fn known(&self, good: impl Fn(&JwkSet) -> bool) -> Result<Known> {
-        let mut known = self.known.lock().await;
-        if let Some(it) = known.as_ref() {
-            let fresh = it.at.elapsed() < REMEMBERED && good(&it.keys);
-            if fresh || it.at.elapsed() < KEYS_PAUSE {
-                return Ok(it.clone());
+    /// Returns the metadata; fetches them again if they are older than [`METADATA_LIFETIME`], or if the
+    /// keys are not `sufficient` for a token.
+    async fn metadata(&self, sufficient: impl Fn(&JwkSet) -> bool) -> Result<Metadata> {
+        let mut cached = self.metadata.lock().await;
+        if let Some(metadata) = cached.as_ref() {
+            let age = metadata.fetched_at.elapsed();
+            let is_usable = age < METADATA_LIFETIME && sufficient(&metadata.keys);
+            if is_usable || age < METADATA_INTERVAL_MIN {
+                return Ok(metadata.clone());
             }
         }
         let issuer = self.settings.issuer.trim_end_matches('/');
-        let document: Document =
+        let document: DiscoveryDocument =
             self.get(&format!("{issuer}/.well-known/openid-configuration")).await?;
         if document.issuer != self.settings.issuer {
-            return Err(rejected("its discovery document is of another issuer"));
+            return Err(rejected("the discovery document names another issuer"));
         }
         let keys = self.get(&document.jwks_uri).await?;
-        let it = Known { document, keys, at: Instant::now() };
-        *known = Some(it.clone());
-        Ok(it)
+        let metadata = Metadata { document, keys, fetched_at: Instant::now() };
+        *cached = Some(metadata.clone());
+        Ok(metadata)
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T> {
-        let answer = self.http.get(url).send().await.map_err(silent)?;
-        answer.error_for_status().map_err(silent)?.json().await.map_err(silent)
+        let response = self.http.get(url).send().await.map_err(unavailable)?;
+        response.error_for_status().map_err(unavailable)?.json().await.map_err(unavailable)
     }
 }
 
-/// The key that a token names; the only one, if it names none.
-fn key<'a>(keys: &'a JwkSet, id: Option<&str>) -> Option<&'a Jwk> {
+/// Returns the key with an id; without an id, the only key of the set.
+fn find_key<'a>(keys: &'a JwkSet, id: Option<&str>) -> Option<&'a Jwk> {
     match id {
         Some(id) => keys.find(id),
         None => keys.keys.first().filter(|_| keys.keys.len() == 1),
     }
 }
 
-fn is_foreign<T>(verified: &Result<T, jsonwebtoken::errors::Error>) -> bool {
+fn has_invalid_signature<T>(verified: &Result<T, jsonwebtoken::errors::Error>) -> bool {
     verified.as_ref().is_err_and(|it| matches!(it.kind(), ErrorKind::InvalidSignature))
 }
 
-fn rejected(why: &str) -> Error {
-    Refused::Rejected(why.to_owned()).into()
+fn rejected(reason: &str) -> Error {
+    Refused::Rejected(reason.to_owned()).into()
 }
 
-fn silent(error: reqwest::Error) -> Error {
+/// Logs a failed request, without its URL, and returns the error that the client of the RPC gets.
+fn unavailable(error: reqwest::Error) -> Error {
     tracing::warn!(
         error = format!("{:#}", anyhow::Error::from(error.without_url())),
-        "identity provider"
+        "request to the identity provider failed"
     );
     Error::Unavailable("identity provider")
 }

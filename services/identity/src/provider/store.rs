@@ -1,13 +1,14 @@
-//! Every SQL statement about sign-ins with identity providers.
+//! SQL of sign-ins with identity providers, and of the linked identities.
 
-use chassis::{Changed, Result, Tx, UserId, retention::BATCH};
+use chassis::{Changed, Result, Tx, UserId};
 use sqlx::{query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
+use worker::retention::BATCH;
 
 use crate::user::User;
 
-/// Stores a sign-in on its way.
+/// Stores a started sign-in.
 pub(crate) async fn insert(
     tx: &mut Tx,
     id: Uuid,
@@ -25,8 +26,8 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Takes a sign-in that is on its way, once, and in its time.
-pub(crate) async fn take(tx: &mut Tx, id: Uuid) -> Result<Option<Vec<u8>>> {
+/// Marks a started sign-in as used and returns its sealed state; `None` if it is unknown, used or expired.
+pub(crate) async fn consume(tx: &mut Tx, id: Uuid) -> Result<Option<Vec<u8>>> {
     let now = tx.now;
     let sealed = query_scalar!(
         "update external_login set used_at = $2
@@ -37,20 +38,24 @@ pub(crate) async fn take(tx: &mut Tx, id: Uuid) -> Result<Option<Vec<u8>>> {
     Ok(sealed.fetch_optional(tx.conn()).await?)
 }
 
-/// Deletes sign-ins that were not completed in their time.
+/// Deletes expired sign-ins.
 pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
     let now = tx.now;
-    let gone = query!(
+    let deleted = query!(
         "delete from external_login where id in (
              select id from external_login where expires_at < $1 order by expires_at limit $2)",
         now,
         BATCH
     );
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
-/// The account that a person of a provider is linked with.
-pub(crate) async fn linked(tx: &mut Tx, issuer: &str, subject: &str) -> Result<Option<UserId>> {
+/// Returns the account to which an identity of a provider is linked.
+pub(crate) async fn find_linked_account(
+    tx: &mut Tx,
+    issuer: &str,
+    subject: &str,
+) -> Result<Option<UserId>> {
     let id = query_scalar!(
         "select user_id from external_identity where issuer = $1 and subject = $2",
         issuer,
@@ -59,7 +64,7 @@ pub(crate) async fn linked(tx: &mut Tx, issuer: &str, subject: &str) -> Result<O
     Ok(id.fetch_optional(tx.conn()).await?)
 }
 
-/// Links an account with a person of a provider, and stores the event.
+/// Links an identity of a provider to an account, and stores the event.
 pub(crate) async fn link(
     tx: &mut Tx,
     linked: Changed<User>,

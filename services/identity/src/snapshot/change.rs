@@ -1,53 +1,53 @@
-//! Changes of access as they act on the facts, so that one can be tried before it is made.
+//! Changes of access, applied to a snapshot: to build one from rows, and to simulate a change.
 
 use std::collections::{HashMap, HashSet};
 
 use chassis::{Error, ProjectId, Result, UserId};
 
-use super::{Principal, Snapshot};
+use super::Snapshot;
 use crate::{
     member::Refused,
     policy::{OrgRole, ProjectRole},
-    team::TeamId,
+    types::{Principal, TeamId},
 };
 
 /// One change of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// A person becomes a member, or a member gets another role.
+    /// Adds a member, or changes a member's role.
     SetRole(UserId, OrgRole),
-    /// A member goes, with their places in teams and their grants (ID-19).
+    /// Removes a member, with their team memberships and grants (ID-19).
     RemoveMember(UserId),
-    /// A team comes.
+    /// Adds an empty team.
     AddTeam(TeamId),
-    /// A team goes, with its grants (ID-28).
+    /// Removes a team, with its grants (ID-28).
     DeleteTeam(TeamId),
-    /// A member comes into a team (ID-26).
+    /// Adds a member to a team (ID-26).
     AddToTeam(TeamId, UserId),
-    /// A member goes out of a team (ID-29).
+    /// Removes a member from a team (ID-29).
     RemoveFromTeam(TeamId, UserId),
-    /// A project comes.
+    /// Adds a project without grants.
     AddProject(ProjectId),
-    /// A principal gets a role on a project, instead of the one it had (ID-27).
+    /// Gives a principal a role on a project; replaces the one it had (ID-27).
     Grant(ProjectId, Principal, ProjectRole),
-    /// A principal loses its grant on a project.
+    /// Removes the grant of a principal on a project.
     Revoke(ProjectId, Principal),
 }
 
 impl Snapshot {
-    /// What would be true after a change. Whoever or whatever is not there is not changed (ID-31).
+    /// Applies a change. Changes of unknown members, teams and projects are ignored (ID-31).
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::SetRole(user_id, role) => _ = self.members.insert(user_id, role),
             Change::RemoveMember(user_id) => {
                 self.members.remove(&user_id);
                 self.teams.values_mut().for_each(|it| _ = it.remove(&user_id));
-                self.drop_grants_of(Principal::User(user_id));
+                self.remove_grants_of(Principal::User(user_id));
             }
             Change::AddTeam(team_id) => _ = self.teams.insert(team_id, HashSet::new()),
             Change::DeleteTeam(team_id) => {
                 self.teams.remove(&team_id);
-                self.drop_grants_of(Principal::Team(team_id));
+                self.remove_grants_of(Principal::Team(team_id));
             }
             Change::AddToTeam(team_id, user_id) => {
                 if self.members.contains_key(&user_id)
@@ -65,7 +65,7 @@ impl Snapshot {
                 self.projects.insert(project_id, HashMap::new());
             }
             Change::Grant(project_id, principal, role) => {
-                if self.knows(principal)
+                if self.contains(principal)
                     && let Some(grants) = self.projects.get_mut(&project_id)
                 {
                     grants.insert(principal, role);
@@ -79,47 +79,55 @@ impl Snapshot {
         }
     }
 
-    /// Whether a change is one that its method would make: who and what it names is there, and the Owner
-    /// stays (ID-4, ID-7).
-    pub(crate) fn possible(&self, change: Change) -> Result<()> {
-        let member = |it: UserId| match self.org_role(it) {
-            None => Err(Error::NotFound("member")),
-            Some(role) => Ok(role),
-        };
-        let team = |it: TeamId| {
-            if self.teams.contains_key(&it) { Ok(()) } else { Err(Error::NotFound(TeamId::NOUN)) }
-        };
+    /// Refuses a change that the method behind it would refuse: it names somebody or something unknown, or
+    /// would change or remove the Owner (ID-4, ID-7).
+    pub(crate) fn validate(&self, change: Change) -> Result<()> {
         match change {
-            Change::SetRole(user_id, _) if member(user_id)? == OrgRole::Owner => {
-                Err(Refused::OwnerRole.into())
+            Change::SetRole(user_id, _) => {
+                if self.require_member(user_id)? == OrgRole::Owner {
+                    return Err(Refused::OwnerRole.into());
+                }
             }
-            Change::RemoveMember(user_id) if member(user_id)? == OrgRole::Owner => {
-                Err(Refused::OwnerRemoval.into())
+            Change::RemoveMember(user_id) => {
+                if self.require_member(user_id)? == OrgRole::Owner {
+                    return Err(Refused::OwnerRemoval.into());
+                }
             }
             Change::AddToTeam(team_id, user_id) | Change::RemoveFromTeam(team_id, user_id) => {
-                member(user_id)?;
-                team(team_id)
+                self.require_member(user_id)?;
+                self.require_team(team_id)?;
             }
-            Change::DeleteTeam(team_id) => team(team_id),
+            Change::DeleteTeam(team_id) => self.require_team(team_id)?,
             Change::Grant(project_id, principal, _) | Change::Revoke(project_id, principal) => {
                 if !self.projects.contains_key(&project_id) {
                     return Err(Error::NotFound(ProjectId::NOUN));
                 }
-                if self.knows(principal) { Ok(()) } else { Err(Error::NotFound("principal")) }
+                if !self.contains(principal) {
+                    return Err(Error::NotFound("principal"));
+                }
             }
-            _ => Ok(()),
+            Change::AddTeam(_) | Change::AddProject(_) => {}
         }
+        Ok(())
     }
 
-    /// Whether a member or team is of the organization.
-    pub(crate) fn knows(&self, principal: Principal) -> bool {
+    fn require_member(&self, user_id: UserId) -> Result<OrgRole> {
+        self.org_role(user_id).ok_or(Error::NotFound("member"))
+    }
+
+    fn require_team(&self, team_id: TeamId) -> Result<()> {
+        if self.teams.contains_key(&team_id) { Ok(()) } else { Err(Error::NotFound(TeamId::NOUN)) }
+    }
+
+    /// Returns true if a member or team belongs to the organization.
+    fn contains(&self, principal: Principal) -> bool {
         match principal {
             Principal::User(id) => self.members.contains_key(&id),
             Principal::Team(id) => self.teams.contains_key(&id),
         }
     }
 
-    fn drop_grants_of(&mut self, principal: Principal) {
+    fn remove_grants_of(&mut self, principal: Principal) {
         self.projects.values_mut().for_each(|it| _ = it.remove(&principal));
     }
 }

@@ -1,21 +1,24 @@
-//! Roles and permissions of all members at once, with one look at each grant.
+//! Roles and permissions of all members at once, in one pass over the grants.
 
 use std::collections::{HashMap, HashSet};
 
 use chassis::{ProjectId, UserId};
 
-use super::{Principal, Roles, Snapshot, Wish};
-use crate::policy::{OrgRole, Permission, ProjectRole};
+use super::{AccessQuery, Roles, Snapshot};
+use crate::{
+    policy::{OrgRole, Permission, ProjectRole},
+    types::Principal,
+};
 
 impl Snapshot {
-    /// The effective role of every member who has one on a project (ID-37).
+    /// Returns the effective role of every member who has one on a project (ID-37).
     pub(crate) fn project_roles(&self, project_id: ProjectId) -> HashMap<UserId, ProjectRole> {
         let mut roles = HashMap::new();
         let Some(grants) = self.projects.get(&project_id) else { return roles };
         for (principal, role) in grants {
             let mut raise = |user_id: UserId| {
-                let held = roles.entry(user_id).or_insert(*role);
-                *held = (*held).max(*role);
+                let highest = roles.entry(user_id).or_insert(*role);
+                *highest = (*highest).max(*role);
             };
             match principal {
                 Principal::User(id) => raise(*id),
@@ -24,35 +27,36 @@ impl Snapshot {
                 }
             }
         }
-        roles.retain(|it, _| self.members.contains_key(it));
-        let owners = self.members.iter().filter(|it| *it.1 == OrgRole::Owner);
-        roles.extend(owners.map(|it| (*it.0, ProjectRole::Admin)));
+        roles.retain(|user_id, _| self.members.contains_key(user_id));
+        let owners = self.members.iter().filter(|(_, role)| **role == OrgRole::Owner);
+        roles.extend(owners.map(|(user_id, _)| (*user_id, ProjectRole::Admin)));
         roles
     }
 
-    /// The members who have a permission, in the order of their ids.
-    pub(crate) fn holders(&self, wish: &Wish) -> Vec<UserId> {
-        let on_project = match wish.permission {
-            Permission::Project(..) => wish.project_id,
-            Permission::Org(..) => None,
+    /// Returns the members who have a permission, ordered by id.
+    pub(crate) fn holders(&self, query: &AccessQuery) -> Vec<UserId> {
+        let project_id = match query.permission {
+            Permission::Project(_) => query.project_id,
+            Permission::Org(_) => None,
         };
-        let of_project = on_project.map(|it| self.project_roles(it)).unwrap_or_default();
-        let holds = |(user_id, org_role): &(&UserId, &OrgRole)| {
-            let project = of_project.get(*user_id).copied();
-            self.allows(Roles { org: Some(**org_role), project }, wish)
+        let project_roles = project_id.map(|it| self.project_roles(it)).unwrap_or_default();
+        let is_holder = |(user_id, org_role): &(&UserId, &OrgRole)| {
+            let project = project_roles.get(*user_id).copied();
+            self.allows(Roles { org: Some(**org_role), project }, query)
         };
-        let mut holders: Vec<_> = self.members.iter().filter(holds).map(|it| *it.0).collect();
+        let mut holders: Vec<_> = self.members.iter().filter(is_holder).map(|it| *it.0).collect();
         holders.sort_unstable();
         holders
     }
 
-    /// How many grants and team memberships make up the access to a place: a project, or the organization.
-    pub(crate) fn extent(&self, place: Option<ProjectId>) -> usize {
-        let Some(place) = place else { return self.members.len() };
-        let size = |principal: &Principal| match principal {
+    /// Counts the grants and team memberships that determine the roles on a project; for the organization
+    /// (`None`), its members.
+    pub(crate) fn count_role_inputs(&self, project_id: Option<ProjectId>) -> usize {
+        let Some(project_id) = project_id else { return self.members.len() };
+        let inputs = |principal: &Principal| match principal {
             Principal::User(_) => 1,
             Principal::Team(id) => 1 + self.teams.get(id).map_or(0, HashSet::len),
         };
-        self.projects.get(&place).map_or(0, |it| it.keys().map(size).sum())
+        self.projects.get(&project_id).map_or(0, |it| it.keys().map(inputs).sum())
     }
 }

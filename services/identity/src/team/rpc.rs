@@ -1,17 +1,12 @@
-//! The gRPC surface of teams.
+//! gRPC methods of teams.
 
 use api::identity::{self as pb, team_service_server::TeamService};
-use chassis::{Access, Call, Db, Error, Grant, Reply, Result, Tx, UserId, page::Pager, reply};
+use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
 use tonic::Request;
 
-use super::{Draft, Patch, Team, TeamId, store};
-use crate::{
-    access, member,
-    organization::{self, wire::consistency_token},
-    project_access,
-    snapshot::Principal,
-};
+use super::{Draft, Patch, commands, store};
 
+/// The service and what its methods need.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
@@ -25,23 +20,18 @@ impl TeamService for Rpc {
         request: Request<pb::CreateTeamRequest>,
     ) -> Reply<pb::CreateTeamResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
         let draft = Draft::try_from(&call.message)?;
-        let create = async |tx: &mut Tx| {
-            access::lock(tx, &grant).await?;
-            let created = Team::create(&grant, draft, tx.now);
-            let version = organization::store::bump(tx, grant.org_id(), &created).await?;
-            let team = store::insert(tx, created).await?;
-            let consistency_token = consistency_token(grant.org_id(), version);
-            Ok(pb::CreateTeamResponse { team: Some((&team).into()), consistency_token })
-        };
+        let create =
+            async |tx: &mut Tx| Ok(commands::create(tx, &authorization, draft).await?.into());
         reply(self.db.write(&call, create).await?)
     }
 
     async fn get_team(&self, request: Request<pb::GetTeamRequest>) -> Reply<pb::GetTeamResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let team = store::get(&self.db, grant.org_id(), call.message.team_id.parse()?).await?;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let team_id = call.message.team_id.parse()?;
+        let team = store::get(&self.db, authorization.org_id(), team_id).await?;
         reply(pb::GetTeamResponse { team: Some((&team).into()) })
     }
 
@@ -50,16 +40,14 @@ impl TeamService for Rpc {
         request: Request<pb::ListTeamsRequest>,
     ) -> Reply<pb::ListTeamsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let page =
-            self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.query])?;
-        let rows = store::list(&self.db, grant.org_id(), &it.query, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.to_string());
-        reply(pb::ListTeamsResponse {
-            teams: rows.iter().map(Into::into).collect(),
-            next_page_token,
-        })
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let filter: [&str; 2] = [&message.org_id, &message.query];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let rows = store::list(&self.db, authorization.org_id(), &message.query, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
+        let teams = rows.iter().map(Into::into).collect();
+        reply(pb::ListTeamsResponse { teams, next_page_token })
     }
 
     async fn update_team(
@@ -67,15 +55,12 @@ impl TeamService for Rpc {
         request: Request<pb::UpdateTeamRequest>,
     ) -> Reply<pb::UpdateTeamResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let (id, patch) = (call.message.team_id.parse()?, Patch::try_from(&call.message)?);
+        let message = &call.message;
+        let authorization = self.access.org(&call, &message.org_id).await?;
+        let team_id = message.team_id.parse()?;
+        let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
-            access::lock(tx, &grant).await?;
-            let team = store::find(tx, grant.org_id(), id).await?;
-            let team = match team.update(patch, &call.message.etag)? {
-                Some(changed) => store::update(tx, changed).await?,
-                None => team,
-            };
+            let team = commands::update(tx, &authorization, team_id, patch, &message.etag).await?;
             Ok(pb::UpdateTeamResponse { team: Some((&team).into()) })
         };
         reply(self.db.write(&call, update).await?)
@@ -86,9 +71,10 @@ impl TeamService for Rpc {
         request: Request<pb::DeleteTeamRequest>,
     ) -> Reply<pb::DeleteTeamResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let id = call.message.team_id.parse()?;
-        let delete = async |tx: &mut Tx| self.delete(tx, &grant, id).await;
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let team_id = call.message.team_id.parse()?;
+        let delete =
+            async |tx: &mut Tx| Ok(commands::delete(tx, &authorization, team_id).await?.into());
         reply(self.db.write(&call, delete).await?)
     }
 
@@ -97,11 +83,11 @@ impl TeamService for Rpc {
         request: Request<pb::AddTeamMemberRequest>,
     ) -> Reply<pb::AddTeamMemberResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let (id, user_id) = (call.message.team_id.parse()?, call.message.user_id.parse()?);
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let team_id = call.message.team_id.parse()?;
+        let user_id = call.message.user_id.parse()?;
         let add = async |tx: &mut Tx| {
-            let (team, consistency_token) = place(tx, &grant, id, user_id, true).await?;
-            Ok(pb::AddTeamMemberResponse { team: Some((&team).into()), consistency_token })
+            Ok(commands::add_member(tx, &authorization, team_id, user_id).await?.into())
         };
         reply(self.db.write(&call, add).await?)
     }
@@ -111,11 +97,11 @@ impl TeamService for Rpc {
         request: Request<pb::RemoveTeamMemberRequest>,
     ) -> Reply<pb::RemoveTeamMemberResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let (id, user_id) = (call.message.team_id.parse()?, call.message.user_id.parse()?);
+        let authorization = self.access.org(&call, &call.message.org_id).await?;
+        let team_id = call.message.team_id.parse()?;
+        let user_id = call.message.user_id.parse()?;
         let remove = async |tx: &mut Tx| {
-            let (team, consistency_token) = place(tx, &grant, id, user_id, false).await?;
-            Ok(pb::RemoveTeamMemberResponse { team: Some((&team).into()), consistency_token })
+            Ok(commands::remove_member(tx, &authorization, team_id, user_id).await?.into())
         };
         reply(self.db.write(&call, remove).await?)
     }
@@ -125,65 +111,14 @@ impl TeamService for Rpc {
         request: Request<pb::ListTeamMembersRequest>,
     ) -> Reply<pb::ListTeamMembersResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let page =
-            self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.team_id])?;
-        let team = store::get(&self.db, grant.org_id(), it.team_id.parse()?).await?;
-        let rows = store::members(&self.db, grant.org_id(), team.id, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.0.to_string());
-        let members = rows.iter().map(|it| (&it.1).into()).collect();
+        let message = &call.message;
+        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let filter: [&str; 2] = [&message.org_id, &message.team_id];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let team = store::get(&self.db, org_id, message.team_id.parse()?).await?;
+        let rows = store::list_members(&self.db, org_id, team.id, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
+        let members = rows.iter().map(|it| (&it.member).into()).collect();
         reply(pb::ListTeamMembersResponse { members, next_page_token })
     }
-}
-
-impl Rpc {
-    async fn delete(
-        &self,
-        tx: &mut Tx,
-        grant: &Grant,
-        id: TeamId,
-    ) -> Result<pb::DeleteTeamResponse> {
-        let org_id = grant.org_id();
-        access::lock(tx, grant).await?;
-        let team = store::find(tx, org_id, id).await?;
-        let members = store::members_of(tx, org_id, id).await?;
-        let grants = project_access::store::all_of(tx, org_id, Principal::Team(id)).await?;
-        let deleted = team.delete(&members, &grants);
-        let version = organization::store::bump(tx, org_id, &deleted).await?;
-        project_access::store::delete_all_of(tx, org_id, Principal::Team(id)).await?;
-        store::remove_all(tx, org_id, id).await?;
-        store::delete(tx, deleted).await?;
-        Ok(pb::DeleteTeamResponse {
-            removed_member_count: member::count(&members),
-            removed_grant_count: member::count(&grants),
-            consistency_token: consistency_token(org_id, version),
-        })
-    }
-}
-
-/// Puts a member into a team, or takes them out. Who is where they shall be stays there (ID-26).
-async fn place(
-    tx: &mut Tx,
-    grant: &Grant,
-    id: TeamId,
-    user_id: UserId,
-    inside: bool,
-) -> Result<(Team, String)> {
-    let org_id = grant.org_id();
-    let organization = access::lock(tx, grant).await?;
-    let team = store::find(tx, org_id, id).await?;
-    let member = member::store::find(tx, org_id, user_id).await?;
-    member.ok_or(Error::NotFound("member"))?;
-    if store::has(tx, org_id, id, user_id).await? == inside {
-        return Ok((team, consistency_token(org_id, organization.access_version)));
-    }
-    let changed = if inside { team.add(user_id) } else { team.remove(user_id) };
-    let version = organization::store::bump(tx, org_id, &changed).await?;
-    if inside {
-        store::add(tx, org_id, id, user_id).await?;
-    } else {
-        store::remove(tx, org_id, id, user_id).await?;
-    }
-    Ok((tx.emit(changed), consistency_token(org_id, version)))
 }

@@ -1,21 +1,24 @@
-//! Between the contract and the rules.
+//! Conversions of teams between the contract and the rules.
 
 use api::identity as pb;
 use chassis::{Error, mask, timestamp};
 
-use super::{Draft, Patch, Team};
+use super::{
+    Draft, Patch, Team,
+    commands::{TeamChange, TeamRemoval},
+};
 
 impl From<&Team> for pb::Team {
-    fn from(it: &Team) -> Self {
+    fn from(team: &Team) -> Self {
         Self {
-            org_id: it.org_id.into(),
-            id: it.id.into(),
-            name: it.name.clone(),
-            description: it.description.clone(),
-            color: it.color.clone(),
-            member_count: i32::try_from(it.members).unwrap_or(i32::MAX),
-            create_time: Some(timestamp(it.created_at)),
-            etag: it.etag(),
+            org_id: team.org_id.into(),
+            id: team.id.into(),
+            name: team.name.clone(),
+            description: team.description.clone(),
+            color: team.color.clone(),
+            member_count: i32::try_from(team.members).unwrap_or(i32::MAX),
+            create_time: Some(timestamp(team.created_at)),
+            etag: team.etag(),
         }
     }
 }
@@ -23,31 +26,65 @@ impl From<&Team> for pb::Team {
 impl TryFrom<&pb::CreateTeamRequest> for Draft {
     type Error = Error;
 
-    fn try_from(it: &pb::CreateTeamRequest) -> Result<Self, Error> {
-        let (description, color) = (it.description.clone(), it.color.clone());
-        Ok(Self { name: name(&it.name)?, description, color })
+    fn try_from(request: &pb::CreateTeamRequest) -> Result<Self, Error> {
+        Ok(Self {
+            name: parse_name(&request.name)?,
+            description: request.description.clone(),
+            color: request.color.clone(),
+        })
     }
 }
 
 impl TryFrom<&pb::UpdateTeamRequest> for Patch {
     type Error = Error;
 
-    fn try_from(it: &pb::UpdateTeamRequest) -> Result<Self, Error> {
-        let paths = mask::paths(it.update_mask.as_ref(), &["name", "description", "color"])?;
+    fn try_from(request: &pb::UpdateTeamRequest) -> Result<Self, Error> {
+        let mask = request.update_mask.as_ref();
+        let paths = mask::paths(mask, &["name", "description", "color"])?;
         let has = |path: &str| paths.contains(&path);
         Ok(Self {
-            name: has("name").then(|| name(&it.name)).transpose()?,
-            description: has("description").then(|| it.description.clone()),
-            color: has("color").then(|| it.color.clone()),
+            name: has("name").then(|| parse_name(&request.name)).transpose()?,
+            description: has("description").then(|| request.description.clone()),
+            color: has("color").then(|| request.color.clone()),
         })
     }
 }
 
-fn name(given: &str) -> Result<String, Error> {
-    let name = given.trim();
-    if name.is_empty() {
-        Err(Error::invalid("name", "must not be empty"))
-    } else {
-        Ok(name.to_owned())
+impl From<TeamChange> for pb::CreateTeamResponse {
+    fn from(change: TeamChange) -> Self {
+        let team = Some((&change.team).into());
+        Self { team, consistency_token: change.token.encode() }
     }
+}
+
+impl From<TeamChange> for pb::AddTeamMemberResponse {
+    fn from(change: TeamChange) -> Self {
+        let team = Some((&change.team).into());
+        Self { team, consistency_token: change.token.encode() }
+    }
+}
+
+impl From<TeamChange> for pb::RemoveTeamMemberResponse {
+    fn from(change: TeamChange) -> Self {
+        let team = Some((&change.team).into());
+        Self { team, consistency_token: change.token.encode() }
+    }
+}
+
+impl From<TeamRemoval> for pb::DeleteTeamResponse {
+    fn from(removal: TeamRemoval) -> Self {
+        Self {
+            removed_member_count: removal.removed_members,
+            removed_grant_count: removal.removed_grants,
+            consistency_token: removal.token.encode(),
+        }
+    }
+}
+
+fn parse_name(text: &str) -> Result<String, Error> {
+    let name = text.trim();
+    if name.is_empty() {
+        return Err(Error::invalid("name", "must not be empty"));
+    }
+    Ok(name.to_owned())
 }

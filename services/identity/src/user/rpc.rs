@@ -1,29 +1,31 @@
-//! The gRPC surface of accounts.
+//! gRPC methods of accounts.
 
 use std::sync::Arc;
 
 use api::identity::{self as pb, user_service_server::UserService};
-use chassis::{
-    Call, Db, Error, Reply, Result, Tx, email, mask, reply,
-    token::{Kind, Token},
-};
+use chassis::{Call, Db, Error, Reply, Result, Tx, email, mask, reply, token::Kind};
 use tonic::Request;
 
-use super::{Draft, Refused, User, store};
+use super::{
+    Draft,
+    commands::{self, parse_link_token},
+    store,
+};
 use crate::{
-    access::Proofs,
-    mailed_link::{self, Links, MailedLink, Purpose},
-    member, organization,
-    password::{self, Passwords},
-    second_factor,
-    session::{self, sign_in::SignIn},
+    credential::CredentialCache,
+    mailed_link::{self, LinkFactory, Purpose},
+    password::{self, PasswordHasher},
+    session::commands::SignIn,
 };
 
+/// The service and what its methods need.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
-    pub(crate) passwords: Arc<Passwords>,
-    pub(crate) links: Links,
-    pub(crate) proofs: Proofs,
+    pub(crate) passwords: Arc<PasswordHasher>,
+    pub(crate) links: LinkFactory,
+    /// Cleared on this replica at once when sessions end or accounts change; other replicas keep a
+    /// credential for up to a second.
+    pub(crate) credentials: CredentialCache,
     pub(crate) sign_in: Arc<SignIn>,
 }
 
@@ -31,30 +33,13 @@ pub(crate) struct Rpc {
 impl UserService for Rpc {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
         let call = Call::of(request)?;
-        self.sign_in.count_source(&call)?;
-        let it = &call.message;
-        let draft = Draft::new(&it.email, &it.password, &it.display_name)?;
-        // Before the transaction, and also for an address that has an account: it must take as long.
-        let hash =
-            self.passwords.hash_for_new_account(call.message.password.clone().into()).await?;
+        self.sign_in.throttle_client(&call)?;
+        let draft = Draft::try_from(&call.message)?;
+        // Also for an address that has an account already: the reply must take as long.
+        let password = call.message.password.clone().into();
+        let hash = self.passwords.hash_for_new_account(password).await?;
         let register = async |tx: &mut Tx| {
-            let address = draft.address.clone();
-            let registered = User::register(draft, None, tx.now);
-            tx.act_as(&registered.state().account(uuid::Uuid::nil()));
-            let (user, purpose) = match store::insert(tx, registered, Some(&hash)).await? {
-                Some(user) => (Some(user), Purpose::Verify),
-                None => {
-                    (store::lock_by_email(tx, &address.canonical).await?, Purpose::ToldRegistered)
-                }
-            };
-            if let Some(user) = user {
-                let last = mailed_link::store::last(tx, user.id, purpose).await?;
-                if mailed_link::pause(last, tx.now).is_ok() {
-                    let to = user.address();
-                    let link = MailedLink::new(&self.links, purpose, &user, &to, tx.now);
-                    mailed_link::store::send(tx, &link).await?;
-                }
-            }
+            commands::register(tx, &self.links, draft, &hash).await?;
             Ok(pb::RegisterResponse {})
         };
         reply(self.db.write(&call, register).await?)
@@ -65,16 +50,13 @@ impl UserService for Rpc {
         request: Request<pb::RegisterInvitedRequest>,
     ) -> Reply<pb::RegisterInvitedResponse> {
         let call = Call::of(request)?;
-        self.sign_in.count_source(&call)?;
-        let it = &call.message;
-        let draft = Draft::new(&it.email, &it.password, &it.display_name)?;
-        let hash = self.passwords.hash_for_new_account(it.password.clone().into()).await?;
+        self.sign_in.throttle_client(&call)?;
+        let draft = Draft::try_from(&call.message)?;
+        let password = call.message.password.clone().into();
+        let hash = self.passwords.hash_for_new_account(password).await?;
         let register = async |tx: &mut Tx| {
-            let registered = User::register(draft, Some(tx.now), tx.now);
-            tx.act_as(&registered.state().account(uuid::Uuid::nil()));
-            let user = store::insert(tx, registered, Some(&hash)).await?;
-            let account = user.ok_or(Refused::EmailTaken)?.account(uuid::Uuid::nil());
-            let (_, token) = self.sign_in.session(tx, &call, account, "invitation").await?;
+            let sign_in = &self.sign_in;
+            let token = commands::register_invited(tx, sign_in, &call, draft, &hash).await?;
             Ok(pb::RegisterInvitedResponse { token })
         };
         reply(self.db.write(&call, register).await?)
@@ -85,10 +67,9 @@ impl UserService for Rpc {
         request: Request<pb::VerifyEmailRequest>,
     ) -> Reply<pb::VerifyEmailResponse> {
         let call = Call::of(request)?;
-        let token = token(Kind::Verification, &call.message.token)?;
+        let token = parse_link_token(Kind::Verification, &call.message.token)?;
         let verify = async |tx: &mut Tx| {
-            let (user, _) = open(tx, Purpose::Verify, &token).await?;
-            let user = store::update(tx, user.verify(tx.now)).await?;
+            let user = commands::verify_email(tx, &token).await?;
             Ok(pb::VerifyEmailResponse { user: Some((&user).into()) })
         };
         reply(self.db.write(&call, verify).await?)
@@ -101,14 +82,7 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let account = call.account()?;
         let resend = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, account).await?;
-            let last = mailed_link::store::last(tx, user.id, Purpose::Verify).await?;
-            mailed_link::pause(last, tx.now)?;
-            let to = user.address();
-            let link = MailedLink::new(&self.links, Purpose::Verify, &user, &to, tx.now);
-            mailed_link::store::send(tx, &link).await?;
-            let event = pb::VerificationSent { after: Some((&user).into()) };
-            tx.emit(user.told(&event));
+            commands::resend_verification(tx, &self.links, account).await?;
             Ok(pb::ResendVerificationResponse {})
         };
         reply(self.db.write(&call, resend).await?)
@@ -132,17 +106,12 @@ impl UserService for Rpc {
             return Err(Error::invalid("display_name", "must not be empty").into());
         }
         let account = call.account()?;
-        let update = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, account).await?;
-            let user = if user.display_name == name {
-                user
-            } else {
-                store::update(tx, user.rename(name)).await?
-            };
+        let rename = async |tx: &mut Tx| {
+            let user = commands::rename(tx, account, name).await?;
             Ok(pb::UpdateProfileResponse { user: Some((&user).into()) })
         };
-        let updated = self.db.write(&call, update).await?;
-        self.proofs.invalidate_all();
+        let updated = self.db.write(&call, rename).await?;
+        self.credentials.invalidate_all();
         reply(updated)
     }
 
@@ -151,20 +120,19 @@ impl UserService for Rpc {
         request: Request<pb::ChangePasswordRequest>,
     ) -> Reply<pb::ChangePasswordResponse> {
         let call = Call::of(request)?;
-        let (it, account) = (&call.message, call.account()?);
-        strong(&it.new_password, &account.email)?;
-        let proof = self.sign_in.prove_password(&call, account, &it.current_password).await?;
-        let hash = self.passwords.hash(it.new_password.clone().into()).await?;
+        let message = &call.message;
+        let account = call.account()?;
+        require_strong(&message.new_password, &account.email)?;
+        let current = &message.current_password;
+        let verified = self.sign_in.verify_password(&call, account, current).await?;
+        let hash = self.passwords.hash(message.new_password.clone().into()).await?;
         let change = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, account).await?;
-            user.require_current(&proof)?;
-            let user = store::update(tx, user.change_password()).await?;
-            store::set_password(tx, user.id, Some(&hash)).await?;
-            session::store::end_all(tx, user.id, Some(account.credential_id)).await?;
-            mailed_link::store::end_all(tx, user.id).await?;
+            commands::change_password(tx, account, &verified, &hash).await?;
             Ok(pb::ChangePasswordResponse {})
         };
-        reply(self.and_forget(self.db.write(&call, change).await)?)
+        let outcome = self.db.write(&call, change).await;
+        self.credentials.invalidate_all();
+        reply(outcome?)
     }
 
     async fn request_password_reset(
@@ -172,21 +140,10 @@ impl UserService for Rpc {
         request: Request<pb::RequestPasswordResetRequest>,
     ) -> Reply<pb::RequestPasswordResetResponse> {
         let call = Call::of(request)?;
-        self.sign_in.count_source(&call)?;
+        self.sign_in.throttle_client(&call)?;
         let address = email::parse(&call.message.email);
         let send = async |tx: &mut Tx| {
-            let Some(address) = address else { return Ok(pb::RequestPasswordResetResponse {}) };
-            if let Some(user) = store::lock_by_email(tx, &address.canonical).await? {
-                let last = mailed_link::store::last(tx, user.id, Purpose::Reset).await?;
-                if mailed_link::pause(last, tx.now).is_ok() {
-                    // To the address of the account, not to the one that was typed (I-07).
-                    let to = user.address();
-                    let link = MailedLink::new(&self.links, Purpose::Reset, &user, &to, tx.now);
-                    mailed_link::store::send(tx, &link).await?;
-                    let event = pb::PasswordResetRequested { after: Some((&user).into()) };
-                    tx.emit(user.told(&event));
-                }
-            }
+            commands::request_password_reset(tx, &self.links, address).await?;
             Ok(pb::RequestPasswordResetResponse {})
         };
         reply(self.db.write(&call, send).await?)
@@ -197,21 +154,19 @@ impl UserService for Rpc {
         request: Request<pb::ResetPasswordRequest>,
     ) -> Reply<pb::ResetPasswordResponse> {
         let call = Call::of(request)?;
-        self.sign_in.count_source(&call)?;
-        let token = token(Kind::Reset, &call.message.token)?;
-        strong(&call.message.new_password, "")?;
-        // Before the costly hash, and once more under the lock of the link.
-        mailed_link::store::check(&self.db, Purpose::Reset, &token).await?;
+        self.sign_in.throttle_client(&call)?;
+        let token = parse_link_token(Kind::Reset, &call.message.token)?;
+        require_strong(&call.message.new_password, "")?;
+        // Before the expensive hash; checked again under the link's lock.
+        mailed_link::store::require_valid(&self.db, Purpose::Reset, &token).await?;
         let hash = self.passwords.hash(call.message.new_password.clone().into()).await?;
         let reset = async |tx: &mut Tx| {
-            let (user, _) = open(tx, Purpose::Reset, &token).await?;
-            let user = store::update(tx, user.reset_password(tx.now)).await?;
-            store::set_password(tx, user.id, Some(&hash)).await?;
-            session::store::end_all(tx, user.id, None).await?;
-            mailed_link::store::end_all(tx, user.id).await?;
+            commands::reset_password(tx, &token, &hash).await?;
             Ok(pb::ResetPasswordResponse {})
         };
-        reply(self.and_forget(self.db.write(&call, reset).await)?)
+        let outcome = self.db.write(&call, reset).await;
+        self.credentials.invalidate_all();
+        reply(outcome?)
     }
 
     async fn request_email_change(
@@ -219,20 +174,15 @@ impl UserService for Rpc {
         request: Request<pb::RequestEmailChangeRequest>,
     ) -> Reply<pb::RequestEmailChangeResponse> {
         let call = Call::of(request)?;
+        let message = &call.message;
         let account = call.account()?;
-        let to = email::parse(&call.message.new_email);
-        let to = to.ok_or_else(|| Error::invalid("new_email", "must be an e-mail address"))?;
-        let proof = self.sign_in.prove_password(&call, account, &call.message.password).await?;
+        let address = email::parse(&message.new_email);
+        let invalid = || Error::invalid("new_email", "must be a valid e-mail address");
+        let address = address.ok_or_else(invalid)?;
+        let verified = self.sign_in.verify_password(&call, account, &message.password).await?;
         let send = async |tx: &mut Tx| {
-            let user = store::lock_caller(tx, account).await?;
-            user.require_current(&proof)?;
-            let last = mailed_link::store::last(tx, user.id, Purpose::Change).await?;
-            mailed_link::pause(last, tx.now)?;
-            // The same work for any address: the mail says whether it has an account already.
-            let link = MailedLink::new(&self.links, Purpose::Change, &user, &to, tx.now);
-            mailed_link::store::send(tx, &link).await?;
-            let (after, new_email) = (Some((&user).into()), to.typed.0.clone());
-            tx.emit(user.told(&pb::EmailChangeRequested { after, new_email }));
+            let links = &self.links;
+            commands::request_email_change(tx, links, account, &verified, &address).await?;
             Ok(pb::RequestEmailChangeResponse {})
         };
         reply(self.db.write(&call, send).await?)
@@ -243,20 +193,14 @@ impl UserService for Rpc {
         request: Request<pb::ConfirmEmailChangeRequest>,
     ) -> Reply<pb::ConfirmEmailChangeResponse> {
         let call = Call::of(request)?;
-        let token = token(Kind::Verification, &call.message.token)?;
+        let token = parse_link_token(Kind::Verification, &call.message.token)?;
         let confirm = async |tx: &mut Tx| {
-            let (user, link) = open(tx, Purpose::Change, &token).await?;
-            let old = user.address();
-            let changed = user.change_email(link.email, link.canonical_email, tx.now);
-            let user = store::update(tx, changed).await?;
-            store::leave_address(tx, user.id, &old).await?;
-            session::store::end_all(tx, user.id, None).await?;
-            mailed_link::store::end_all(tx, user.id).await?;
-            let notice = MailedLink::new(&self.links, Purpose::ToldChanged, &user, &old, tx.now);
-            mailed_link::store::send(tx, &notice).await?;
+            let user = commands::confirm_email_change(tx, &self.links, &token).await?;
             Ok(pb::ConfirmEmailChangeResponse { user: Some((&user).into()) })
         };
-        reply(self.and_forget(self.db.write(&call, confirm).await)?)
+        let outcome = self.db.write(&call, confirm).await;
+        self.credentials.invalidate_all();
+        reply(outcome?)
     }
 
     async fn delete_account(
@@ -266,70 +210,21 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let account = call.account()?;
         account.require_fresh(self.db.now())?;
-        let typed = email::parse(&call.message.confirm_email).map(|it| it.canonical);
+        let confirm_email = email::parse(&call.message.confirm_email).map(|it| it.canonical);
         let delete = async |tx: &mut Tx| {
-            let organizations = store::organizations(tx, account.user_id).await?;
-            for (org_id, _) in organizations.iter().filter(|it| !it.1) {
-                leave(tx, *org_id, account.user_id).await?;
-            }
-            let user = store::lock_caller(tx, account).await?;
-            let owns = organizations.iter().filter(|it| it.1).map(|it| it.0).collect();
-            let mut addresses = store::take_former_addresses(tx, user.id).await?;
-            let current = user.address();
-            let deleted = user.delete(owns, typed.as_deref(), &addresses, tx.now)?;
-            tx.lead(&deleted);
-            let user = store::update(tx, deleted).await?;
-            store::set_password(tx, user.id, None).await?;
-            store::unlink_all(tx, user.id).await?;
-            second_factor::store::forget(tx, user.id).await?;
-            session::store::erase(tx, user.id).await?;
-            addresses.push(current);
-            let canonical: Vec<_> = addresses.into_iter().map(|it| it.canonical).collect();
-            mailed_link::store::erase(tx, user.id, &canonical).await?;
+            commands::delete(tx, account, confirm_email.as_deref()).await?;
             Ok(pb::DeleteAccountResponse {})
         };
-        reply(self.and_forget(self.db.write(&call, delete).await)?)
+        let outcome = self.db.write(&call, delete).await;
+        self.credentials.invalidate_all();
+        reply(outcome?)
     }
-}
-
-impl Rpc {
-    /// After credentials were ended: this replica forgets at once what they proved, the others within a
-    /// second.
-    fn and_forget<T>(&self, outcome: Result<T>) -> Result<T> {
-        self.proofs.invalidate_all();
-        outcome
-    }
-}
-
-fn token(kind: Kind, text: &str) -> Result<Token> {
-    Token::parse(kind, text).ok_or_else(|| mailed_link::Refused::Invalid.into())
-}
-
-/// Uses a mailed link: the account it is for, which acts from here on, and the link.
-async fn open(tx: &mut Tx, purpose: Purpose, token: &Token) -> Result<(User, MailedLink)> {
-    let invalid = mailed_link::Refused::Invalid;
-    let link = mailed_link::store::lock(tx, token.id).await?.ok_or(invalid)?;
-    let user = store::lock(tx, link.user_id).await?.ok_or(mailed_link::Refused::Invalid)?;
-    link.open(purpose, token, &user, tx.now)?;
-    mailed_link::store::used(tx, link.id).await?;
-    tx.act_as(&user.account(link.id));
-    Ok((user, link))
 }
 
 /// Refuses a password that is too easy to guess.
-fn strong(password: &str, email: &str) -> Result<()> {
+fn require_strong(password: &str, email: &str) -> Result<()> {
     match password::weakness(password, email) {
         Some(weakness) => Err(Error::invalid("new_password", weakness)),
         None => Ok(()),
     }
-}
-
-/// Ends a membership of an account that goes.
-async fn leave(tx: &mut Tx, org_id: chassis::OrgId, user_id: chassis::UserId) -> Result<()> {
-    organization::store::lock(tx, org_id).await?;
-    if let Some(member) = member::store::find(tx, org_id, user_id).await? {
-        let lost = member::rpc::belongings(tx, &member).await?;
-        member::rpc::go(tx, member.leave(&lost)?).await?;
-    }
-    Ok(())
 }

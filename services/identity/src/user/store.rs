@@ -1,4 +1,4 @@
-//! Every SQL statement about accounts.
+//! SQL of accounts.
 
 use chassis::{
     Account, Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId,
@@ -6,27 +6,27 @@ use chassis::{
 };
 use sqlx::{query, query_as, query_scalar};
 
-use super::{PasswordProof, Refused, User};
-use crate::session::{self, InvalidLogin};
+use super::{Refused, User, VerifiedPassword};
+use crate::{password::InvalidLogin, session};
 
-/// Stores a new account and its event, unless the address has one already.
+/// Stores a new account and its event; `None` if the address has an account already.
 pub(crate) async fn insert(
     tx: &mut Tx,
     created: Changed<User>,
     password_hash: Option<&str>,
 ) -> Result<Option<User>> {
-    let it = created.state();
+    let user = created.state();
     let inserted = query!(
         "insert into account (id, email, canonical_email, display_name, password_hash, email_verified_at,
              created_at)
          values ($1, $2, $3, $4, $5, $6, $7) on conflict on constraint account_email do nothing",
-        it.id as _,
-        it.email as _,
-        it.canonical_email,
-        it.display_name,
+        user.id as _,
+        user.email as _,
+        user.canonical_email,
+        user.display_name,
         password_hash,
-        it.email_verified_at,
-        it.created_at,
+        user.email_verified_at,
+        user.created_at,
     )
     .execute(tx.conn())
     .await?;
@@ -36,7 +36,7 @@ pub(crate) async fn insert(
     Ok(Some(tx.emit(created)))
 }
 
-/// Loads a living account and keeps others from changing it.
+/// Locks an account that is not deleted, and returns it.
 pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<User>> {
     let user = query_as!(
         User,
@@ -50,24 +50,25 @@ pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<User>> {
     Ok(user.fetch_optional(tx.conn()).await?)
 }
 
-/// The account that makes a call, locked. Refuses a session that has ended meanwhile: whatever ends
-/// sessions holds the same lock.
+/// Locks the account that makes a call, and returns it. Refuses a session that has been ended since the
+/// call was authenticated: ending all sessions takes the same lock.
 pub(crate) async fn lock_caller(tx: &mut Tx, account: &Account) -> Result<User> {
-    let user = lock(tx, account.user_id).await?.ok_or_else(Error::bad_credential)?;
-    if account.key.is_none() && !session::store::is_open(tx, account.credential_id).await? {
-        return Err(Error::bad_credential());
+    let user = lock(tx, account.user_id).await?.ok_or_else(Error::invalid_credential)?;
+    if account.key.is_none() && !session::store::is_active(tx, account.credential_id).await? {
+        return Err(Error::invalid_credential());
     }
     Ok(user)
 }
 
-/// The account whose password was proven, locked; refused if it has another password by now.
-pub(crate) async fn lock_proven(tx: &mut Tx, proof: &PasswordProof) -> Result<User> {
-    let user = lock(tx, proof.user_id).await?.ok_or(InvalidLogin)?;
-    user.require_current(proof)?;
+/// Locks an account whose password was verified, and returns it. Refuses if it has got another password
+/// since.
+pub(crate) async fn lock_verified(tx: &mut Tx, verified: &VerifiedPassword) -> Result<User> {
+    let user = lock(tx, verified.user_id).await?.ok_or(InvalidLogin)?;
+    user.require_current(verified)?;
     Ok(user)
 }
 
-/// The living account with an address.
+/// Locks the account with an address, and returns it.
 pub(crate) async fn lock_by_email(tx: &mut Tx, canonical_email: &str) -> Result<Option<User>> {
     let id = query_scalar!("select id from account where canonical_email = $1", canonical_email);
     match id.fetch_optional(tx.conn()).await? {
@@ -76,21 +77,21 @@ pub(crate) async fn lock_by_email(tx: &mut Tx, canonical_email: &str) -> Result<
     }
 }
 
-/// Stores an account as it is now, and its event.
+/// Stores a changed account and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> {
-    let it = changed.state();
+    let user = changed.state();
     query!(
         "update account set email = $2, canonical_email = $3, display_name = $4, email_verified_at = $5,
                 password_version = $6, totp_enabled_at = $7, deleted_at = $8
          where id = $1",
-        it.id as _,
-        it.email as _,
-        it.canonical_email,
-        it.display_name,
-        it.email_verified_at,
-        it.password_version,
-        it.totp_enabled_at,
-        it.deleted_at,
+        user.id as _,
+        user.email as _,
+        user.canonical_email,
+        user.display_name,
+        user.email_verified_at,
+        user.password_version,
+        user.totp_enabled_at,
+        user.deleted_at,
     )
     .execute(tx.conn())
     .await
@@ -98,16 +99,17 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> 
     Ok(tx.emit(changed))
 }
 
-/// Stores the hash of a password; none for an account that has none any more.
-pub(crate) async fn set_password(tx: &mut Tx, id: UserId, hash: Option<&str>) -> Result<()> {
+/// Stores the hash of a password; `None` for an account without a password.
+pub(crate) async fn set_password_hash(tx: &mut Tx, id: UserId, hash: Option<&str>) -> Result<()> {
     query!("update account set password_hash = $2 where id = $1", id.0, hash)
         .execute(tx.conn())
         .await?;
     Ok(())
 }
 
-/// Replaces the hash of a password by another hash of the same password, unless it was replaced meanwhile.
-pub(crate) async fn rehash(tx: &mut Tx, id: UserId, old: &str, new: &str) -> Result<()> {
+/// Replaces the hash of a password by another hash of the same password. Does nothing if the password has
+/// been changed since.
+pub(crate) async fn replace_hash(tx: &mut Tx, id: UserId, old: &str, new: &str) -> Result<()> {
     query!(
         "update account set password_hash = $3 where id = $1 and password_hash = $2",
         id.0,
@@ -119,14 +121,22 @@ pub(crate) async fn rehash(tx: &mut Tx, id: UserId, old: &str, new: &str) -> Res
     Ok(())
 }
 
-/// The hash of the password of an account, and the version of the password.
-pub(crate) async fn password(db: &Db, id: UserId) -> Result<Option<(Option<String>, i64)>> {
-    let row = query!("select password_hash, password_version from account where id = $1", id.0);
-    let row = row.fetch_optional(db.pool()).await?;
-    Ok(row.map(|it| (it.password_hash, it.password_version)))
+/// The stored password of an account.
+#[derive(Default)]
+pub(crate) struct StoredPassword {
+    /// `None` if the account has no password.
+    pub(crate) hash: Option<String>,
+    pub(crate) version: i64,
 }
 
-/// One living account.
+/// Returns the stored password of an account.
+pub(crate) async fn find_password(db: &Db, id: UserId) -> Result<Option<StoredPassword>> {
+    let row = query!("select password_hash, password_version from account where id = $1", id.0);
+    let row = row.fetch_optional(db.pool()).await?;
+    Ok(row.map(|row| StoredPassword { hash: row.password_hash, version: row.password_version }))
+}
+
+/// Returns an account that is not deleted.
 pub(crate) async fn get(db: &Db, id: UserId) -> Result<Option<User>> {
     let user = query_as!(
         User,
@@ -140,15 +150,15 @@ pub(crate) async fn get(db: &Db, id: UserId) -> Result<Option<User>> {
     Ok(user.fetch_optional(db.pool()).await?)
 }
 
-/// What a password at sign-in is compared with.
+/// The data of an account that a sign-in needs.
 pub(crate) struct Login {
     pub(crate) user_id: UserId,
     pub(crate) password_hash: Option<String>,
     pub(crate) password_version: i64,
 }
 
-/// The account with an address.
-pub(crate) async fn login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
+/// Returns the account with an address, for a sign-in.
+pub(crate) async fn find_login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
     let login = query_as!(
         Login,
         "select id as user_id, password_hash, password_version
@@ -158,24 +168,31 @@ pub(crate) async fn login(db: &Db, canonical_email: &str) -> Result<Option<Login
     Ok(login.fetch_optional(db.pool()).await?)
 }
 
-/// The organizations of an account, and whether it owns each; in the order in which they are locked.
-pub(crate) async fn organizations(tx: &mut Tx, id: UserId) -> Result<Vec<(OrgId, bool)>> {
-    // Of every organization (no org_id): the account leaves all of them.
+/// An organization of which an account is a member.
+pub(crate) struct MemberOf {
+    pub(crate) org_id: OrgId,
+    pub(crate) is_owner: bool,
+}
+
+/// Returns the organizations of an account, ordered by id: the order in which they are locked.
+pub(crate) async fn organizations(tx: &mut Tx, id: UserId) -> Result<Vec<MemberOf>> {
+    // Over all organizations (no org_id): a deleted account leaves every one of them.
     let rows = query!(
         r#"select org_id, role = 'owner' as "owner!" from member where user_id = $1 order by org_id"#,
         id.0
     );
-    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.org_id, it.owner)).collect())
+    let rows = rows.fetch_all(tx.conn()).await?.into_iter();
+    Ok(rows.map(|row| MemberOf { org_id: row.org_id, is_owner: row.owner }).collect())
 }
 
-/// Forgets with which identity providers an account could sign in.
-pub(crate) async fn unlink_all(tx: &mut Tx, id: UserId) -> Result<()> {
+/// Deletes the links of an account to identity providers.
+pub(crate) async fn unlink_identities(tx: &mut Tx, id: UserId) -> Result<()> {
     query!("delete from external_identity where user_id = $1", id.0).execute(tx.conn()).await?;
     Ok(())
 }
 
-/// Remembers an address that an account leaves.
-pub(crate) async fn leave_address(tx: &mut Tx, id: UserId, old: &Address) -> Result<()> {
+/// Stores an address that an account had before, so that it can be erased with the account.
+pub(crate) async fn insert_former_address(tx: &mut Tx, id: UserId, old: &Address) -> Result<()> {
     let now = tx.now;
     query!(
         "insert into former_address (user_id, email, canonical_email, left_at) values ($1, $2, $3, $4)
@@ -190,7 +207,7 @@ pub(crate) async fn leave_address(tx: &mut Tx, id: UserId, old: &Address) -> Res
     Ok(())
 }
 
-/// Takes the addresses that an account had before. One that is another account's by now stays that one's.
+/// Deletes the former addresses of an account, and returns those that no other account has by now.
 pub(crate) async fn take_former_addresses(tx: &mut Tx, id: UserId) -> Result<Vec<Address>> {
     let rows = query!(
         r#"delete from former_address where user_id = $1
@@ -199,6 +216,6 @@ pub(crate) async fn take_former_addresses(tx: &mut Tx, id: UserId) -> Result<Vec
                        and account.id <> $1) as "taken!""#,
         id.0
     );
-    let rows = rows.fetch_all(tx.conn()).await?.into_iter().filter(|it| !it.taken);
-    Ok(rows.map(|it| Address { typed: it.email, canonical: it.canonical_email }).collect())
+    let rows = rows.fetch_all(tx.conn()).await?.into_iter().filter(|row| !row.taken);
+    Ok(rows.map(|row| Address { typed: row.email, canonical: row.canonical_email }).collect())
 }

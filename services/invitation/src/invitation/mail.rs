@@ -1,80 +1,97 @@
-//! The mail that carries the link of an invitation.
+//! The mail with the link of an invitation.
 
-use chassis::{
-    Db, Result, Tx,
-    mail::{Action, Draft, Letter, Order, plain},
-};
+use api::identity::OrgRole;
+use chassis::{Db, Result, Tx};
+use mail::{Action, EmailMessage, QueuedMail, RenderOutcome, sanitize};
 use time::Duration;
 
-use super::{State, store};
-use crate::{
-    link::{Links, Way},
-    recipient,
+use super::{
+    Invitation,
+    link::{LinkKind, Links},
+    state::State,
+    store,
 };
+use crate::recipient::{self, OptOutLinks};
 
-/// Writes the mails of invitations.
-pub(crate) struct Mails {
+/// Renderer of the mails of invitations.
+pub(crate) struct InvitationMails {
     pub(crate) db: Db,
     pub(crate) links: Links,
-    /// Invitations to one address in a day; 0 means no limit.
-    pub(crate) recipient_max: i64,
+    pub(crate) opt_out_links: OptOutLinks,
+    /// Invitations that are mailed to one address in a day; 0 for no limit.
+    pub(crate) per_recipient_max: i64,
 }
 
-impl Mails {
-    /// The mail of an invitation, as long as it is pending and its recipient wants it.
-    pub(crate) async fn write(&self, order: &Order) -> Result<Draft> {
-        let Some(it) = store::get_by_link(&self.db, order.subject_id).await? else {
-            return Ok(Draft::Suppress("the invitation is gone"));
+impl InvitationMails {
+    /// Renders the mail of an invitation, or suppresses it.
+    pub(crate) async fn render(&self, mail: &QueuedMail) -> Result<RenderOutcome> {
+        let Some(invitation) = store::get_by_link(&self.db, mail.subject_id).await? else {
+            return Ok(RenderOutcome::Suppress("the invitation was deleted"));
         };
-        let now = self.db.now();
-        if it.state(now) != State::Pending {
-            return Ok(Draft::Suppress("the invitation is no longer pending"));
+        if let Some(reason) = self.suppression(&invitation).await? {
+            return Ok(RenderOutcome::Suppress(reason));
         }
-        if recipient::store::opted_out(&self.db, &it.canonical_email).await? {
-            return Ok(Draft::Suppress("the recipient wants no invitations by mail"));
-        }
-        let mailed = store::mailed_since(&self.db, &it, now - Duration::DAY).await?;
-        if self.recipient_max > 0 && mailed >= self.recipient_max {
-            return Ok(Draft::Suppress(
-                "the recipient got as many invitations as they may in a day",
-            ));
-        }
-        let (who, org) = (plain(&it.inviter_name), plain(&it.org_name));
-        let note = "If you do not know why you got this, ignore it: nothing happens without you.";
-        Ok(Draft::Send(Box::new(Letter {
-            to: it.email.0,
-            subject: format!("{who} invites you to {org}"),
-            paragraphs: vec![format!("{who} invites you to join {org} as {}.", role(it.role))],
-            quote: Some(it.message).filter(|it| !it.is_empty()),
-            action: Some(Action {
-                label: "Open the invitation".to_owned(),
-                link: self.links.link(order.subject_id, Way::Mailed),
-            }),
-            notes: vec![
-                format!("The link works until {} (UTC).", it.expires_at.date()),
-                note.to_owned(),
-            ],
-            opt_out: Some(self.links.opt_out(&it.canonical_email)),
-            ..Letter::default()
-        })))
+        Ok(RenderOutcome::Send(Box::new(self.message(invitation))))
     }
 
-    /// The recipient's server refuses the mail for good.
-    pub(crate) async fn bounced(&self, tx: &mut Tx, order: &Order, why: &str) -> Result<()> {
-        let Some(it) = store::lock_by_link(tx, order.subject_id).await? else { return Ok(()) };
-        recipient::store::bounce(tx, &it.canonical_email).await?;
-        store::update(tx, it.bounce(why, tx.now)).await?;
+    /// Records that the recipient's mail server permanently rejects the mail.
+    pub(crate) async fn bounced(
+        &self,
+        tx: &mut Tx,
+        mail: &QueuedMail,
+        error_message: &str,
+    ) -> Result<()> {
+        let Some(invitation) = store::lock_by_link(tx, mail.subject_id).await? else {
+            return Ok(());
+        };
+        recipient::store::record_bounce(tx, &invitation.canonical_email).await?;
+        store::update(tx, invitation.bounce(error_message, tx.now)).await?;
         Ok(())
     }
+
+    /// Reason for not sending the mail, if there is one.
+    async fn suppression(&self, invitation: &Invitation) -> Result<Option<&'static str>> {
+        let now = self.db.now();
+        if invitation.state(now) != State::Pending {
+            return Ok(Some("the invitation is no longer pending"));
+        }
+        if recipient::store::has_opted_out(&self.db, &invitation.canonical_email).await? {
+            return Ok(Some("the recipient opted out of invitations by mail"));
+        }
+        let mailed = store::mailed_since(&self.db, invitation, now - Duration::DAY).await?;
+        let is_over_limit = self.per_recipient_max > 0 && mailed >= self.per_recipient_max;
+        Ok(is_over_limit.then_some("the recipient got the maximum of invitations in a day"))
+    }
+
+    fn message(&self, invitation: Invitation) -> EmailMessage {
+        let inviter = sanitize(&invitation.inviter_name);
+        let org = sanitize(&invitation.org_name);
+        let role = role_name(invitation.role.0);
+        EmailMessage {
+            to: invitation.email.0,
+            subject: format!("{inviter} invites you to {org}"),
+            paragraphs: vec![format!("{inviter} invites you to join {org} as {role}.")],
+            quote: Some(invitation.message).filter(|it| !it.is_empty()),
+            action: Some(Action {
+                label: "Open the invitation".to_owned(),
+                link: self.links.url(invitation.id.0, LinkKind::Mailed),
+            }),
+            notes: vec![
+                format!("The link is valid until {} (UTC).", invitation.expires_at.date()),
+                "If you did not expect this mail, you can ignore it.".to_owned(),
+            ],
+            opt_out: Some(self.opt_out_links.url(&invitation.canonical_email)),
+            ..EmailMessage::default()
+        }
+    }
 }
 
-/// A role in a sentence.
-pub(crate) fn role(role: i32) -> &'static str {
-    use api::identity::OrgRole;
-    match OrgRole::try_from(role) {
-        Ok(OrgRole::Admin) => "Admin",
-        Ok(OrgRole::Developer) => "Developer",
-        Ok(OrgRole::Viewer) => "Viewer",
-        _ => "member",
+/// Name of a role in a sentence.
+pub(super) fn role_name(role: OrgRole) -> &'static str {
+    match role {
+        OrgRole::Admin => "Admin",
+        OrgRole::Developer => "Developer",
+        OrgRole::Viewer => "Viewer",
+        OrgRole::Owner | OrgRole::Unspecified => "member",
     }
 }

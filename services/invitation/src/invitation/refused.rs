@@ -1,60 +1,68 @@
-//! Why an invitation is not made, used or changed: a reason for programs, a sentence that says what to do.
+//! Errors of invitations: a reason for programs, and a message with the next step for people.
 
-use api::{error::Reason, invitation as pb};
+use api::{
+    error::Reason,
+    invitation::{InvitationRefusal, RevokeCause},
+};
 use chassis::{Code, Error, Refusal};
 use time::Duration;
 
-use super::{InvitationId, State};
+use super::{InvitationId, state::State};
 
-/// Why an invitation is not made, used or changed.
+/// Reasons for refusing to create, use or change an invitation.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("this person has a pending invitation; resend it, or revoke it first")]
+    #[error("this address already has a pending invitation; resend it, or revoke it first")]
     Pending(InvitationId),
-    #[error("this person is a member already; change their role instead")]
+    #[error("this person is already a member; change their role instead")]
     AlreadyMember,
-    #[error("the invitation's time is over; ask whoever invited you for a new one")]
+    #[error("the invitation has expired; ask the person who invited you for a new one")]
     Expired,
-    #[error("the invitation was used as often as it allows; ask whoever invited you for a new one")]
+    #[error("the invitation has no uses left; ask the person who invited you for a new one")]
     Exhausted,
-    #[error("{}", withdrawn(*.0))]
-    Revoked(i32),
+    #[error("{}", revoked_message(*.0))]
+    Revoked(RevokeCause),
     #[error("the invitation is for {0}; sign in with that account")]
     EmailMismatch(String),
-    #[error("confirm your e-mail address first, by the link that was mailed to you")]
+    #[error(
+        "your e-mail address is not confirmed; confirm it with the link that was mailed to you"
+    )]
     EmailNotVerified,
-    #[error("you accepted this invitation already; just open the organization")]
+    #[error("you have already accepted this invitation; open the organization")]
     AlreadyAccepted,
-    #[error("only a pending invitation can be changed; this one is {0:?}; make a new one")]
+    #[error("only a pending invitation can be changed, and this one is {}; create a new one", .0.name())]
     NotPending(State),
-    #[error("an open link is for many, so it is nobody's to decline; just do not use it")]
+    #[error("an invitation with more than one use cannot be declined; ignore it instead")]
     OpenLink,
     #[error(
-        "this link was handed over, not mailed, so it does not prove the address; register, and \
-             confirm the address by mail"
+        "this link was not sent by mail, so it does not confirm your e-mail address; register instead, and \
+         confirm the address by mail"
     )]
     ProvesNothing,
-    #[error("the link was mailed a moment ago, or five times today; wait {} s", .0.whole_seconds() + 1)]
+    #[error(
+        "the link was mailed less than a minute ago, or five times today; retry in {} s",
+        .0.whole_seconds() + 1
+    )]
     TooSoon(Duration),
-    #[error("no more invitations for a while; wait {} s", .0.whole_seconds() + 1)]
+    #[error("the organization created too many invitations; retry in {} s", .0.whole_seconds() + 1)]
     TooMany(Duration),
 }
 
-/// Why it ended decides whom to ask.
-fn withdrawn(cause: i32) -> &'static str {
-    match pb::RevokeCause::try_from(cause) {
-        Ok(pb::RevokeCause::Declined) => {
-            "the invitation was declined; ask whoever invited you for a new one"
+/// Message for an invited person, with the next step for each cause.
+fn revoked_message(cause: RevokeCause) -> &'static str {
+    match cause {
+        RevokeCause::Declined => {
+            "the invitation was declined; ask the person who invited you for a new one"
         }
-        Ok(pb::RevokeCause::InviterDemoted | pb::RevokeCause::InviterGone) => {
-            "whoever invited you may no longer invite; ask an administrator of the organization for a new \
-             invitation"
+        RevokeCause::InviterDemoted | RevokeCause::InviterGone => {
+            "the person who invited you may no longer invite; ask an administrator of the organization for a \
+             new invitation"
         }
-        Ok(pb::RevokeCause::OrganizationDeleted) => "the organization was deleted",
-        Ok(pb::RevokeCause::SubscriptionBlocked) => {
-            "the organization takes no new members at the moment; ask whoever invited you"
+        RevokeCause::OrganizationDeleted => "the organization was deleted",
+        RevokeCause::SubscriptionBlocked => {
+            "the organization accepts no new members at the moment; ask the person who invited you"
         }
-        _ => "the invitation was withdrawn; ask whoever invited you for a new one",
+        _ => "the invitation was revoked; ask the person who invited you for a new one",
     }
 }
 
@@ -89,11 +97,10 @@ impl Refusal for Refused {
         match self {
             Self::Pending(id) => vec![("invitation_id", id.to_string())],
             Self::EmailMismatch(masked) => vec![("email", masked.clone())],
-            Self::NotPending(state) => vec![("state", format!("{state:?}").to_uppercase())],
+            Self::NotPending(state) => vec![("state", state.name().to_owned())],
             Self::Revoked(cause) => {
-                let cause = pb::RevokeCause::try_from(*cause).unwrap_or_default();
-                let word = cause.as_str_name().trim_start_matches("REVOKE_CAUSE_");
-                vec![("cause", word.to_owned())]
+                let name = cause.as_str_name().trim_start_matches("REVOKE_CAUSE_");
+                vec![("cause", name.to_owned())]
             }
             _ => vec![],
         }
@@ -107,9 +114,7 @@ impl Refusal for Refused {
     }
 }
 
-impl Refused {
-    /// The reason and the sentence, for the answer of one address among many.
-    pub(super) fn told(error: &Error) -> pb::InvitationRefusal {
-        pb::InvitationRefusal { reason: error.reason().into(), message: error.to_string() }
-    }
+/// The error of one address in the response to a batch.
+pub(super) fn to_message(error: &Error) -> InvitationRefusal {
+    InvitationRefusal { reason: error.reason().into(), message: error.to_string() }
 }

@@ -1,47 +1,51 @@
-//! The gRPC surface of invitations.
+//! gRPC service of invitations.
 
 use api::{
-    identity::{
-        AdmitMemberRequest, AdmitMemberResponse, RegisterInvitedRequest,
-        member_service_client::MemberServiceClient, user_service_client::UserServiceClient,
-    },
+    identity::{RegisterInvitedRequest, user_service_client::UserServiceClient},
     invitation::{
         self as pb, accept_invitation_request as accept, decline_invitation_request as decline,
         invitation_service_server::InvitationService,
     },
 };
 use chassis::{
-    Access, Account, Call, Db, Error, Reply, Result, Tx, email,
+    Access, Account, Call, Db, Error, Reply, Result, Tx,
+    channel::ServiceChannel,
+    email,
     error::remote,
-    link::Link,
     page::Pager,
     reply,
-    throttle::Guesses,
+    throttle::FailureLimiter,
     timestamp,
     token::{Kind, Token},
 };
 use tonic::Request;
 
-use super::{Cause, Draft, Invitation, InvitationId, MAIL, Offer, Refused, store, wire};
-use crate::link::{Links, Way};
+use super::{
+    Invitation, InvitationId, MAIL_TEMPLATE, NewInvitation, Offer, acceptance,
+    link::{LinkKind, Links},
+    refused::Refused,
+    store::{self, Filter, StateFilter},
+    wire,
+};
 
-pub(crate) struct Rpc {
-    pub(crate) db: Db,
-    pub(crate) access: Access,
-    pub(crate) pager: Pager,
-    pub(crate) identity: Link,
-    pub(crate) links: Links,
-    pub(crate) guesses: Guesses,
-    /// Invitations of one organization in an hour; 0 means no limit.
-    pub(crate) invitations_max: i64,
+pub(super) struct Rpc {
+    pub(super) db: Db,
+    pub(super) access: Access,
+    pub(super) pager: Pager,
+    pub(super) identity: ServiceChannel,
+    pub(super) links: Links,
+    /// Blocks network addresses that try too many wrong links.
+    pub(super) wrong_links: FailureLimiter,
+    /// Invitations of one organization in an hour; 0 for no limit.
+    pub(super) invitations_per_hour_max: i64,
 }
 
-/// What opens an invitation.
-enum Proof {
-    /// A link.
+/// Proof of an invited person that an invitation is for them.
+pub(super) enum Proof {
+    /// The token of a link.
     Token(Token),
-    /// The confirmed address of the invited account.
-    Address(InvitationId),
+    /// The confirmed e-mail address of the calling account, which must be the invited one.
+    Email(InvitationId),
 }
 
 #[tonic::async_trait]
@@ -52,11 +56,11 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::CreateInvitationResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let draft = Draft::try_from(&call.message)?;
+        let new = NewInvitation::try_from(&call.message)?;
         let emails = vec![call.message.email.clone()];
-        let prepared = self.prepare(&call, &call.message, emails).await?;
+        let prepared = self.prepare(&call, wire::prepare_request(&call.message, emails)).await?;
         let create = async |tx: &mut Tx| {
-            let invitation = Some(self.invite(tx, &grant, draft, &prepared).await?);
+            let invitation = Some(self.create(tx, &grant, new, &prepared).await?);
             Ok(pb::CreateInvitationResponse { invitation })
         };
         reply(self.db.write(&call, create).await?)
@@ -68,14 +72,16 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::BatchCreateInvitationsResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let offered = wire::offered(&call.message);
-        let (offer, emails) = (Offer::try_from(&offered)?, &call.message.emails);
-        let prepared = self.prepare(&call, &offered, emails.clone()).await?;
+        let offer_request = wire::offer_request(&call.message);
+        let offer = Offer::try_from(&offer_request)?;
+        let emails = &call.message.emails;
+        let prepared =
+            self.prepare(&call, wire::prepare_request(&offer_request, emails.clone())).await?;
         let create = async |tx: &mut Tx| {
             let mut results = vec![];
             for email in emails {
-                let one = (email.as_str(), offer.clone());
-                results.push(self.invite_each(tx, &grant, one, &prepared).await?);
+                let offer = offer.clone();
+                results.push(self.create_in_batch(tx, &grant, email, offer, &prepared).await?);
             }
             Ok(pb::BatchCreateInvitationsResponse { results })
         };
@@ -88,14 +94,15 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::GetInvitationResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let it = store::get(&self.db, &grant, call.message.invitation_id.parse()?).await?;
-        let acceptances = store::acceptances(&self.db, it.id).await?;
+        let id = call.message.invitation_id.parse()?;
+        let invitation = store::get(&self.db, &grant, id).await?;
+        let acceptances = acceptance::store::list(&self.db, id).await?;
         let acceptances = acceptances.into_iter().map(|it| pb::Acceptance {
             user_id: it.user_id.into(),
             accept_time: Some(timestamp(it.accepted_at)),
         });
         let acceptances = acceptances.collect();
-        let invitation = self.messages(vec![it]).await?.pop();
+        let invitation = self.messages(vec![invitation]).await?.pop();
         let invitation = invitation.map(|it| pb::Invitation { acceptances, ..it });
         reply(pb::GetInvitationResponse { invitation })
     }
@@ -105,13 +112,15 @@ impl InvitationService for Rpc {
         request: Request<pb::ListInvitationsRequest>,
     ) -> Reply<pb::ListInvitationsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let state = wire::state(it.state());
-        let filter = [it.org_id.as_str(), state.unwrap_or_default(), &it.search];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let rows = store::list(&self.db, &grant, (state, &it.search), &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let state = wire::state_filter(message.state());
+        let filter = Filter { state, search: &message.search };
+        let state = state.map(StateFilter::as_str).unwrap_or_default();
+        let filter_key = [message.org_id.as_str(), state, &message.search];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter_key)?;
+        let rows = store::list(&self.db, &grant, &filter, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let invitations = self.messages(rows).await?;
         reply(pb::ListInvitationsResponse { invitations, next_page_token })
     }
@@ -124,9 +133,9 @@ impl InvitationService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let id: InvitationId = call.message.invitation_id.parse()?;
         let copy = async |tx: &mut Tx| {
-            let it = store::lock(tx, grant.org_id(), id).await?;
-            let it = store::update(tx, it.copy_link(tx.now)?).await?;
-            Ok(pb::GetInvitationLinkResponse { link: self.links.link(it.id.0, Way::Copied) })
+            let invitation = store::lock(tx, grant.org_id(), id).await?;
+            store::update(tx, invitation.copy_link(tx.now)?).await?;
+            Ok(pb::GetInvitationLinkResponse { link: self.links.url(id.0, LinkKind::Copied) })
         };
         reply(self.db.write(&call, copy).await?)
     }
@@ -139,11 +148,11 @@ impl InvitationService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let id = call.message.invitation_id.parse()?;
         let resend = async |tx: &mut Tx| {
-            let it = store::lock(tx, grant.org_id(), id).await?;
-            let it = store::update(tx, it.resend(tx.now)?).await?;
-            tx.mail(MAIL, it.id.0).await?;
-            let invitation = Some(it.message_with(Some("QUEUED"), tx.now));
-            Ok(pb::ResendInvitationResponse { invitation })
+            let invitation = store::lock(tx, grant.org_id(), id).await?;
+            let invitation = store::update(tx, invitation.resend(tx.now)?).await?;
+            ::mail::enqueue(tx, MAIL_TEMPLATE, invitation.id.0).await?;
+            let message = invitation.to_message_with_mail(pb::MailState::Queued, tx.now);
+            Ok(pb::ResendInvitationResponse { invitation: Some(message) })
         };
         reply(self.db.write(&call, resend).await?)
     }
@@ -155,11 +164,12 @@ impl InvitationService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let id = call.message.invitation_id.parse()?;
+        let revoker_id = Some(grant.account().user_id);
         let revoke = async |tx: &mut Tx| {
-            let it = store::lock(tx, grant.org_id(), id).await?;
-            let by = Some(grant.account().user_id);
-            let it = store::update(tx, it.revoke(Cause::Manager, by, tx.now)?).await?;
-            Ok(pb::RevokeInvitationResponse { invitation: Some(it.message_at(tx.now)) })
+            let invitation = store::lock(tx, grant.org_id(), id).await?;
+            let revoked = invitation.revoke(pb::RevokeCause::Manager, revoker_id, tx.now)?;
+            let invitation = store::update(tx, revoked).await?;
+            Ok(pb::RevokeInvitationResponse { invitation: Some(invitation.to_message(tx.now)) })
         };
         reply(self.db.write(&call, revoke).await?)
     }
@@ -170,13 +180,13 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::CleanUpInvitationsResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let clean = async |tx: &mut Tx| {
+        let clean_up = async |tx: &mut Tx| {
             let count = store::clean_up(tx, grant.org_id()).await?;
             let count = i32::try_from(count).unwrap_or(i32::MAX);
             tx.emit(wire::cleaned_up(grant.org_id(), count));
             Ok(pb::CleanUpInvitationsResponse { count })
         };
-        reply(self.db.write(&call, clean).await?)
+        reply(self.db.write(&call, clean_up).await?)
     }
 
     async fn list_my_invitations(
@@ -184,14 +194,15 @@ impl InvitationService for Rpc {
         request: Request<pb::ListMyInvitationsRequest>,
     ) -> Reply<pb::ListMyInvitationsResponse> {
         let call = Call::of(request)?;
-        let (it, account) = (&call.message, call.account()?);
+        let message = &call.message;
+        let account = call.account()?;
         let Some(address) = email::parse(&account.email).filter(|_| account.email_verified) else {
             return reply(pb::ListMyInvitationsResponse::default());
         };
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[])?;
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &[])?;
         let rows = store::list_mine(&self.db, &address.canonical, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
-        let invitations = rows.iter().map(Invitation::mine).collect();
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
+        let invitations = rows.iter().map(Invitation::to_my_invitation).collect();
         reply(pb::ListMyInvitationsResponse { invitations, next_page_token })
     }
 
@@ -200,8 +211,8 @@ impl InvitationService for Rpc {
         request: Request<pb::PreviewInvitationRequest>,
     ) -> Reply<pb::PreviewInvitationResponse> {
         let call = Call::of(request)?;
-        let (it, way) = self.open(&call, &call.message.token).await?;
-        reply(it.preview(way, self.db.now()))
+        let (invitation, kind) = self.find_by_link(&call, &call.message.token).await?;
+        reply(invitation.to_preview(kind, self.db.now()))
     }
 
     async fn accept_invitation(
@@ -210,22 +221,11 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::AcceptInvitationResponse> {
         let call = Call::of(request)?;
         let proof = match &call.message.invitation {
-            Some(accept::Invitation::Token(it)) => Proof::Token(self.token(&call, it)?),
-            Some(accept::Invitation::InvitationId(it)) => Proof::Address(it.parse()?),
-            None => return Err(which().into()),
+            Some(accept::Invitation::Token(token)) => Proof::Token(self.token(&call, token)?),
+            Some(accept::Invitation::InvitationId(id)) => Proof::Email(id.parse()?),
+            None => return Err(missing_invitation().into()),
         };
-        let guest = call.account()?;
-        let accept = async |tx: &mut Tx| {
-            let it = self.lock(tx, &call, &proof, guest).await?;
-            let accepted = store::accepted(tx, it.id, guest.user_id).await?;
-            it.check_guest(guest, accepted, tx.now)?;
-            // If we break off after this, the reaction to identity's event counts the use.
-            let admitted = self.admit(&call, &it).await?;
-            store::accept(tx, it.accept(tx.now), guest.user_id).await?;
-            let AdmitMemberResponse { member, consistency_token } = admitted;
-            Ok(pb::AcceptInvitationResponse { member, consistency_token })
-        };
-        reply(self.db.write(&call, accept).await?)
+        reply(self.accept(&call, &proof).await?)
     }
 
     async fn decline_invitation(
@@ -234,14 +234,14 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::DeclineInvitationResponse> {
         let call = Call::of(request)?;
         let proof = match &call.message.invitation {
-            Some(decline::Invitation::Token(it)) => Proof::Token(self.token(&call, it)?),
-            Some(decline::Invitation::InvitationId(it)) => Proof::Address(it.parse()?),
-            None => return Err(which().into()),
+            Some(decline::Invitation::Token(token)) => Proof::Token(self.token(&call, token)?),
+            Some(decline::Invitation::InvitationId(id)) => Proof::Email(id.parse()?),
+            None => return Err(missing_invitation().into()),
         };
-        let guest = call.account()?;
+        let account = call.account()?;
         let decline = async |tx: &mut Tx| {
-            let it = self.lock(tx, &call, &proof, guest).await?;
-            store::update(tx, it.decline(guest, tx.now)?).await?;
+            let invitation = self.lock_by_proof(tx, &call, &proof, account).await?;
+            store::update(tx, invitation.decline(account, tx.now)?).await?;
             Ok(pb::DeclineInvitationResponse {})
         };
         reply(self.db.write(&call, decline).await?)
@@ -250,20 +250,20 @@ impl InvitationService for Rpc {
     async fn sign_up(&self, request: Request<pb::SignUpRequest>) -> Reply<pb::SignUpResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let (it, way) = self.open(&call, &message.token).await?;
-        it.check_open(self.db.now()).map_err(Error::from)?;
-        if it.max_uses > 1 || way != Way::Mailed {
+        let (invitation, kind) = self.find_by_link(&call, &message.token).await?;
+        invitation.check_pending(self.db.now()).map_err(Error::from)?;
+        if invitation.max_uses > 1 || kind != LinkKind::Mailed {
             return Err(Error::from(Refused::ProvesNothing).into());
         }
         let register = RegisterInvitedRequest {
-            email: it.email.0,
+            email: invitation.email.0,
             password: message.password.clone(),
             display_name: message.display_name.clone(),
             request_id: message.request_id.clone(),
         };
         let mut identity = UserServiceClient::new(self.identity.clone());
-        let answer = identity.register_invited(call.forward(register)).await;
-        let token = answer.map_err(remote("identity"))?.into_inner().token;
+        let response = identity.register_invited(call.forward(register)).await;
+        let token = response.map_err(remote("identity"))?.into_inner().token;
         reply(pb::SignUpResponse { token })
     }
 
@@ -272,94 +272,76 @@ impl InvitationService for Rpc {
         request: Request<pb::DescribeOrganizationRequest>,
     ) -> Reply<pb::DescribeOrganizationResponse> {
         let call = Call::of(request)?;
-        let pending = store::pending(&self.db, call.message.org_id.parse()?).await?;
+        let pending = store::count_pending(&self.db, call.message.org_id.parse()?).await?;
         let pending_invitations = i32::try_from(pending).unwrap_or(i32::MAX);
         reply(pb::DescribeOrganizationResponse { pending_invitations })
     }
 }
 
-fn which() -> Error {
-    Error::invalid("token", "must be given, or invitation_id")
+fn missing_invitation() -> Error {
+    Error::invalid("token", "must be set, unless invitation_id is set")
 }
 
-fn unknown() -> Error {
+fn not_found() -> Error {
     Error::NotFound(InvitationId::NOUN)
 }
 
 impl Rpc {
-    /// The token of a link. One that is none is like one that is unknown (IN-26).
+    /// Parses the token of a link. A malformed token is treated as unknown (IN-26).
     fn token<M>(&self, call: &Call<M>, text: &str) -> Result<Token> {
-        self.guesses.check(&call.origin.address)?;
-        Token::parse(Kind::Invitation, text).ok_or_else(|| {
-            self.guesses.wrong(&call.origin.address);
-            unknown()
-        })
+        self.wrong_links.check(&call.origin.address)?;
+        Token::parse(Kind::Invitation, text).ok_or_else(|| self.wrong_link(call))
     }
 
-    /// The invitation of a link, to look at.
-    async fn open<M>(&self, call: &Call<M>, text: &str) -> Result<(Invitation, Way)> {
+    /// Counts a wrong link of a network address.
+    fn wrong_link<M>(&self, call: &Call<M>) -> Error {
+        self.wrong_links.record_failure(&call.origin.address);
+        not_found()
+    }
+
+    /// Finds the invitation of a link.
+    async fn find_by_link<M>(&self, call: &Call<M>, text: &str) -> Result<(Invitation, LinkKind)> {
         let token = self.token(call, text)?;
         let found = store::get_by_link(&self.db, token.id).await?;
-        let way = found.as_ref().and_then(|it| it.opened_by(&token));
-        found.zip(way).ok_or_else(|| {
-            self.guesses.wrong(&call.origin.address);
-            unknown()
-        })
+        let kind = found.as_ref().and_then(|it| it.link_kind(&token));
+        found.zip(kind).ok_or_else(|| self.wrong_link(call))
     }
 
-    /// The invitation that a proof opens, locked. One that is somebody else's is unknown.
-    async fn lock<M>(
+    /// Locks the invitation that a proof is for. An invitation for somebody else is treated as unknown.
+    pub(super) async fn lock_by_proof<M>(
         &self,
         tx: &mut Tx,
         call: &Call<M>,
         proof: &Proof,
-        guest: &Account,
+        account: &Account,
     ) -> Result<Invitation> {
         match proof {
             Proof::Token(token) => {
                 let found = store::lock_by_link(tx, token.id).await?;
-                found.filter(|it| it.opened_by(token).is_some()).ok_or_else(|| {
-                    self.guesses.wrong(&call.origin.address);
-                    unknown()
-                })
+                let opened = found.filter(|it| it.link_kind(token).is_some());
+                opened.ok_or_else(|| self.wrong_link(call))
             }
-            Proof::Address(id) => {
+            Proof::Email(id) => {
                 let found = store::lock_by_link(tx, id.0).await?;
-                let mine = |it: &Invitation| {
+                let is_for_account = |it: &Invitation| {
                     it.max_uses == 1
-                        && guest.email_verified
-                        && email::same(&guest.email, &it.canonical_email)
+                        && account.email_verified
+                        && email::matches_canonical(&account.email, &it.canonical_email)
                 };
-                found.filter(mine).ok_or_else(unknown)
+                found.filter(is_for_account).ok_or_else(not_found)
             }
         }
     }
 
-    /// Invitations with what became of their mails.
-    async fn messages(&self, rows: Vec<Invitation>) -> Result<Vec<pb::Invitation>> {
-        let ids: Vec<_> = rows.iter().map(|it| it.id.0).collect();
-        let mails = store::mails(&self.db, &ids).await?;
+    /// The messages of invitations, with the states of their mails.
+    async fn messages(&self, invitations: Vec<Invitation>) -> Result<Vec<pb::Invitation>> {
+        let ids: Vec<_> = invitations.iter().map(|it| it.id.0).collect();
+        let mail_states = store::mail_states(&self.db, &ids).await?;
         let now = self.db.now();
-        let mail = |it: &Invitation| mails.get(&it.id.0).map(String::as_str);
-        Ok(rows.iter().map(|it| it.message_with(mail(it), now)).collect())
-    }
-
-    /// Has identity make the guest a member, which takes the seat.
-    async fn admit(
-        &self,
-        call: &Call<pb::AcceptInvitationRequest>,
-        it: &Invitation,
-    ) -> Result<AdmitMemberResponse> {
-        let admission = AdmitMemberRequest {
-            org_id: it.org_id.into(),
-            role: it.role,
-            invitation_id: it.id.into(),
-            inviter_id: it.inviter_id.into(),
-            project_access: it.project_access.0.iter().map(Into::into).collect(),
-            team_ids: it.team_ids.iter().map(uuid::Uuid::to_string).collect(),
+        let message = |it: &Invitation| {
+            let mail_state = mail_states.get(&it.id.0).copied().unwrap_or_default();
+            it.to_message_with_mail(mail_state, now)
         };
-        let mut identity = MemberServiceClient::new(self.identity.clone());
-        let answer = identity.admit_member(call.forward(admission)).await;
-        Ok(answer.map_err(remote("identity"))?.into_inner())
+        Ok(invitations.iter().map(message).collect())
     }
 }

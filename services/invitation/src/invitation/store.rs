@@ -2,21 +2,26 @@
 
 use std::collections::HashMap;
 
+use api::invitation::MailState;
 use chassis::{Changed, Db, Error, Grant, OrgId, ProjectId, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+use worker::retention::BATCH;
 
 use super::{Invitation, InvitationId};
 
-/// Selects whole invitations: the rest of the statement after `from invitation`, and its arguments.
+/// Retention of invitations after their expiry; the audit log keeps their events for longer.
+const RETENTION: Duration = Duration::days(90);
+
+/// Selects whole invitations. Takes the rest of the statement after `from invitation`, and its arguments.
 macro_rules! invitations {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         query_as!(
             Invitation,
             "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
                     secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at,
-                    team_ids, copied_hash, mailed_at, mail_count, revoke_cause, revoker_id, expiry_told_at,
+                    team_ids, copied_hash, mailed_at, mail_count, revoke_cause, revoker_id, expiry_event_at,
                     cleaned_at
              from invitation " + $rest
             $(, $argument)*
@@ -24,21 +29,42 @@ macro_rules! invitations {
     };
 }
 
-/// One use of an invitation.
-pub(crate) struct Acceptance {
-    pub(crate) user_id: UserId,
-    pub(crate) accepted_at: OffsetDateTime,
+/// Filter of a list by state, as the statement computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StateFilter {
+    Pending,
+    /// Its lifetime is over, or it was used up.
+    Expired,
+    Revoked,
 }
 
-/// The pending single-use invitation for an address. Keeps others from making one, until the transaction
-/// ends.
-pub(crate) async fn pending_for(
+impl StateFilter {
+    /// Value in the statement.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// Filter of a list.
+pub(crate) struct Filter<'a> {
+    pub(crate) state: Option<StateFilter>,
+    /// Part of the e-mail address; empty for all.
+    pub(crate) search: &'a str,
+}
+
+/// The pending single-use invitation to an address. Until the transaction ends, no other transaction creates
+/// one.
+pub(crate) async fn lock_pending_for(
     tx: &mut Tx,
     org_id: OrgId,
     canonical_email: &str,
 ) -> Result<Option<InvitationId>> {
-    let place = format!("{org_id} {canonical_email}");
-    query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", place)
+    let key = format!("{org_id} {canonical_email}");
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", key)
         .fetch_one(tx.conn())
         .await?;
     let now = tx.now;
@@ -53,9 +79,13 @@ pub(crate) async fn pending_for(
     Ok(id.fetch_optional(tx.conn()).await?)
 }
 
-/// How long an organization has to wait before it may make one more invitation: `max` in an hour, four times
-/// as many in a day. Calls at the same time can each take the last place; it is a guard, not a quota.
-pub(crate) async fn wait(tx: &mut Tx, org_id: OrgId, max: i64) -> Result<Option<Duration>> {
+/// Time for which an organization must wait before its next invitation, with `max` invitations in an hour and
+/// four times as many in a day. Not exact: concurrent calls can exceed the limit.
+pub(crate) async fn rate_limit_wait(
+    tx: &mut Tx,
+    org_id: OrgId,
+    max: i64,
+) -> Result<Option<Duration>> {
     let row = query!(
         r#"select (select created_at from invitation where org_id = $1
                    order by created_at desc offset $2 limit 1) + interval '1 hour' as hour,
@@ -73,51 +103,52 @@ pub(crate) async fn wait(tx: &mut Tx, org_id: OrgId, max: i64) -> Result<Option<
 
 /// Stores a new invitation and its event.
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Invitation>) -> Result<Invitation> {
-    let it = created.state();
+    let invitation = created.state();
     query!(
         "insert into invitation (id, org_id, email, canonical_email, role, project_access, message, max_uses,
              secret_hash, copied_hash, inviter_id, inviter_name, org_name, created_at, expires_at, team_ids,
              mailed_at, mail_count)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-        it.id as _,
-        it.org_id as _,
-        it.email as _,
-        it.canonical_email,
-        it.role,
-        &it.project_access as _,
-        it.message,
-        it.max_uses,
-        it.secret_hash,
-        it.copied_hash,
-        it.inviter_id as _,
-        it.inviter_name,
-        it.org_name,
-        it.created_at,
-        it.expires_at,
-        &it.team_ids,
-        &it.mailed_at,
-        it.mail_count,
+        invitation.id as _,
+        invitation.org_id as _,
+        invitation.email as _,
+        invitation.canonical_email,
+        invitation.role as _,
+        &invitation.project_access as _,
+        invitation.message,
+        invitation.max_uses,
+        invitation.secret_hash,
+        invitation.copied_hash,
+        invitation.inviter_id as _,
+        invitation.inviter_name,
+        invitation.org_name,
+        invitation.created_at,
+        invitation.expires_at,
+        &invitation.team_ids,
+        &invitation.mailed_at,
+        invitation.mail_count,
     )
     .execute(tx.conn())
     .await?;
     Ok(tx.emit(created))
 }
 
-/// Loads an invitation by the id in its link and keeps others from changing it.
+/// Locks an invitation by the id in its link.
 pub(crate) async fn lock_by_link(tx: &mut Tx, id: Uuid) -> Result<Option<Invitation>> {
-    // By id alone (no org_id): the link's secret or the invited address, checked next, is the proof.
-    let it = invitations!("where id = $1 for update", id);
-    Ok(it.fetch_optional(tx.conn()).await?)
+    // By id alone (no org_id): the caller checks the secret of the link or the e-mail address.
+    let invitation = invitations!("where id = $1 for update", id);
+    Ok(invitation.fetch_optional(tx.conn()).await?)
 }
 
-/// Loads an invitation and keeps others from changing it.
+/// Locks an invitation that is in the list.
 pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: InvitationId) -> Result<Invitation> {
-    let it = invitations!("where org_id = $1 and id = $2 for update", org_id.0, id.0);
-    let it = it.fetch_optional(tx.conn()).await?.filter(|it| it.cleaned_at.is_none());
-    it.ok_or(Error::NotFound(InvitationId::NOUN))
+    let invitation = invitations!("where org_id = $1 and id = $2 for update", org_id.0, id.0);
+    let invitation = invitation.fetch_optional(tx.conn()).await?;
+    let listed = invitation.filter(|it| it.cleaned_at.is_none());
+    listed.ok_or(Error::NotFound(InvitationId::NOUN))
 }
 
-/// Loads the unrevoked invitations of an inviter and keeps others from changing them.
+/// Locks the invitations of an inviter that were not revoked.
 pub(crate) async fn lock_of_inviter(
     tx: &mut Tx,
     org_id: OrgId,
@@ -132,19 +163,19 @@ pub(crate) async fn lock_of_inviter(
     Ok(invitations.fetch_all(tx.conn()).await?)
 }
 
-/// The invitations of an organization that were not revoked, locked.
-pub(crate) async fn lock_all(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Invitation>> {
+/// Locks the invitations of an organization that were not revoked.
+pub(crate) async fn lock_of_org(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Invitation>> {
     let invitations =
         invitations!("where org_id = $1 and revoked_at is null order by id for update", org_id.0);
     Ok(invitations.fetch_all(tx.conn()).await?)
 }
 
-/// Invitations whose expiry is not told yet, locked; what another replica tells is left to it.
+/// Locks expired invitations without an event of the expiry; skips those that another process has locked.
 pub(crate) async fn lock_expired(tx: &mut Tx, limit: i64) -> Result<Vec<Invitation>> {
     let now = tx.now;
     // Of every organization (no org_id): a timer works for all.
     let invitations = invitations!(
-        "where expiry_told_at is null and revoked_at is null and expires_at <= $1
+        "where expiry_event_at is null and revoked_at is null and expires_at <= $1
          order by expires_at limit $2 for update skip locked",
         now,
         limit
@@ -152,8 +183,8 @@ pub(crate) async fn lock_expired(tx: &mut Tx, limit: i64) -> Result<Vec<Invitati
     Ok(invitations.fetch_all(tx.conn()).await?)
 }
 
-/// How many invitations of an organization are pending.
-pub(crate) async fn pending(db: &Db, org_id: OrgId) -> Result<i64> {
+/// Counts the pending invitations of an organization.
+pub(crate) async fn count_pending(db: &Db, org_id: OrgId) -> Result<i64> {
     let count = query_scalar!(
         r#"select count(*) as "count!" from invitation
            where org_id = $1 and revoked_at is null and use_count < max_uses and expires_at > $2"#,
@@ -163,7 +194,7 @@ pub(crate) async fn pending(db: &Db, org_id: OrgId) -> Result<i64> {
     Ok(count.fetch_one(db.pool()).await?)
 }
 
-/// Takes what is no longer pending out of the list; answers how many (IN-23).
+/// Removes ended invitations from the list. Returns their number (IN-23).
 pub(crate) async fn clean_up(tx: &mut Tx, org_id: OrgId) -> Result<u64> {
     let now = tx.now;
     let cleaned = query!(
@@ -176,8 +207,8 @@ pub(crate) async fn clean_up(tx: &mut Tx, org_id: OrgId) -> Result<u64> {
     Ok(cleaned.execute(tx.conn()).await?.rows_affected())
 }
 
-/// Takes a project that is gone out of the invitations that name it.
-pub(crate) async fn forget_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+/// Removes a project from the project access of invitations.
+pub(crate) async fn remove_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
     query!(
         "update invitation set project_access = coalesce(
              (select jsonb_agg(it) from jsonb_array_elements(project_access) as it
@@ -192,7 +223,7 @@ pub(crate) async fn forget_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) ->
     Ok(())
 }
 
-/// Deletes everything of an organization.
+/// Deletes the invitations of an organization.
 pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!(
         "delete from acceptance using invitation
@@ -205,115 +236,76 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     Ok(())
 }
 
-/// Loads the invitations to an address and keeps others from changing them.
-pub(crate) async fn lock_to(tx: &mut Tx, canonical_email: &str) -> Result<Vec<Invitation>> {
-    // Of every organization (no org_id): the address is one person's.
+/// Locks the invitations to an address.
+pub(crate) async fn lock_of_address(tx: &mut Tx, canonical_email: &str) -> Result<Vec<Invitation>> {
+    // Of every organization (no org_id): the address belongs to one person.
     let invitations =
         invitations!("where canonical_email = $1 order by id for update", canonical_email);
     Ok(invitations.fetch_all(tx.conn()).await?)
 }
 
-/// Stores an invitation without the address that it went to, and without what a mail server said of it.
-pub(crate) async fn erase(tx: &mut Tx, it: &Invitation) -> Result<()> {
+/// Stores the replaced address of an invitation, and deletes the error messages of its mails, which can
+/// contain the address.
+pub(crate) async fn replace_address(tx: &mut Tx, invitation: &Invitation) -> Result<()> {
     query!(
         "update invitation set email = $3, canonical_email = $4 where org_id = $1 and id = $2",
-        it.org_id as _,
-        it.id as _,
-        &it.email as _,
-        it.canonical_email,
+        invitation.org_id as _,
+        invitation.id as _,
+        &invitation.email as _,
+        invitation.canonical_email,
     )
     .execute(tx.conn())
     .await?;
-    query!("update mail set last_error = null where subject_id = $1", it.id.0)
+    query!("update mail set last_error = null where subject_id = $1", invitation.id.0)
         .execute(tx.conn())
         .await?;
     Ok(())
 }
 
-/// Whether an account used an invitation.
-pub(crate) async fn accepted(tx: &mut Tx, id: InvitationId, user_id: UserId) -> Result<bool> {
-    let found = query_scalar!(
-        r#"select exists (select from acceptance where invitation_id = $1 and user_id = $2) as "found!""#,
-        id.0,
-        user_id.0
-    );
-    Ok(found.fetch_one(tx.conn()).await?)
-}
-
-/// Stores a use and its event; with the last use, also that the invitation has expired.
-pub(crate) async fn accept(
-    tx: &mut Tx,
-    accepted: Changed<Invitation>,
-    user_id: UserId,
-) -> Result<Invitation> {
-    let (it, now) = (accepted.state(), tx.now);
-    query!(
-        "insert into acceptance (invitation_id, user_id, accepted_at) values ($1, $2, $3)",
-        it.id as _,
-        user_id.0,
-        now,
-    )
-    .execute(tx.conn())
-    .await?;
-    let it = update(tx, accepted).await?;
-    if it.expiry_told_at == Some(now) { Ok(tx.emit(it.expired(now))) } else { Ok(it) }
-}
-
-/// Stores an invitation as it is now, and its event.
+/// Stores the present state of an invitation and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<Invitation> {
-    let it = changed.state();
+    let invitation = changed.state();
     query!(
         "update invitation set use_count = $3, revoked_at = $4, revoke_cause = $5, revoker_id = $6,
-             mailed_at = $7, mail_count = $8, expiry_told_at = $9
+             mailed_at = $7, mail_count = $8, expiry_event_at = $9
          where org_id = $1 and id = $2",
-        it.org_id as _,
-        it.id as _,
-        it.use_count,
-        it.revoked_at,
-        it.revoke_cause,
-        it.revoker_id.map(|it| it.0),
-        &it.mailed_at,
-        it.mail_count,
-        it.expiry_told_at,
+        invitation.org_id as _,
+        invitation.id as _,
+        invitation.use_count,
+        invitation.revoked_at,
+        invitation.revoke_cause as _,
+        invitation.revoker_id.map(|it| it.0),
+        &invitation.mailed_at,
+        invitation.mail_count,
+        invitation.expiry_event_at,
     )
     .execute(tx.conn())
     .await?;
     Ok(tx.emit(changed))
 }
 
-/// One invitation.
+/// An invitation in the list.
 pub(crate) async fn get(db: &Db, grant: &Grant, id: InvitationId) -> Result<Invitation> {
-    let it = invitations!(
+    let invitation = invitations!(
         "where org_id = $1 and id = $2 and cleaned_at is null",
         grant.org_id().0,
         id.0
     );
-    it.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(InvitationId::NOUN))
+    invitation.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(InvitationId::NOUN))
 }
 
-/// One invitation by the id in its link.
+/// An invitation by the id in its link.
 pub(crate) async fn get_by_link(db: &Db, id: Uuid) -> Result<Option<Invitation>> {
-    // By id alone (no org_id): the link's secret, checked next, is the proof.
-    let it = invitations!("where id = $1", id);
-    Ok(it.fetch_optional(db.pool()).await?)
+    // By id alone (no org_id): the caller checks the secret of the link.
+    let invitation = invitations!("where id = $1", id);
+    Ok(invitation.fetch_optional(db.pool()).await?)
 }
 
-/// Who used an invitation, oldest first.
-pub(crate) async fn acceptances(db: &Db, id: InvitationId) -> Result<Vec<Acceptance>> {
-    let acceptances = query_as!(
-        Acceptance,
-        "select user_id, accepted_at from acceptance where invitation_id = $1 order by accepted_at",
-        id.0
-    );
-    Ok(acceptances.fetch_all(db.pool()).await?)
-}
-
-/// A page of the invitations of an organization, newest first; of one state only, if one is named, and with
-/// a part of the address, if one is.
+/// A page of the invitations of an organization, newest first.
 pub(crate) async fn list(
     db: &Db,
     grant: &Grant,
-    (state, part): (Option<&str>, &str),
+    filter: &Filter<'_>,
     page: &Page,
 ) -> Result<Vec<Invitation>> {
     let invitations = invitations!(
@@ -326,10 +318,10 @@ pub(crate) async fn list(
          order by id desc limit $5",
         grant.org_id().0,
         page.after::<Uuid>()?,
-        state,
+        filter.state.map(StateFilter::as_str),
         db.now(),
         page.limit(),
-        part,
+        filter.search,
     );
     Ok(invitations.fetch_all(db.pool()).await?)
 }
@@ -340,7 +332,7 @@ pub(crate) async fn list_mine(
     canonical_email: &str,
     page: &Page,
 ) -> Result<Vec<Invitation>> {
-    // Of every organization (no org_id): the confirmed address is the proof.
+    // Of every organization (no org_id): the caller has confirmed the address.
     let invitations = invitations!(
         "where canonical_email = $1 and revoked_at is null and max_uses = 1 and use_count = 0
            and expires_at > $2 and ($3::uuid is null or id < $3)
@@ -353,28 +345,53 @@ pub(crate) async fn list_mine(
     Ok(invitations.fetch_all(db.pool()).await?)
 }
 
-/// What became of the newest mail of each invitation.
-pub(crate) async fn mails(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, String>> {
+/// State of the newest mail of each invitation.
+pub(crate) async fn mail_states(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, MailState>> {
     let rows = query!(
         "select distinct on (subject_id) subject_id, outcome from mail
          where subject_id = any($1) order by subject_id, id desc",
         ids
     );
+    let state = |outcome: &str| {
+        MailState::from_str_name(&format!("MAIL_STATE_{outcome}")).unwrap_or_default()
+    };
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(rows.into_iter().map(|it| (it.subject_id, it.outcome)).collect())
+    Ok(rows.into_iter().map(|row| (row.subject_id, state(&row.outcome))).collect())
 }
 
-/// How many other invitations were mailed to an address since a moment, by all organizations together.
-pub(crate) async fn mailed_since(db: &Db, it: &Invitation, since: OffsetDateTime) -> Result<i64> {
-    // Of every organization (no org_id): the recipient is one, whoever sends.
+/// Counts the other invitations that all organizations mailed to the same address since a time.
+pub(crate) async fn mailed_since(
+    db: &Db,
+    invitation: &Invitation,
+    since: OffsetDateTime,
+) -> Result<i64> {
+    // Of every organization (no org_id): the limit is per recipient.
     let count = query_scalar!(
         r#"select count(distinct invitation.id) as "count!"
            from invitation join mail on mail.subject_id = invitation.id
            where invitation.canonical_email = $1 and invitation.id <> $2
              and mail.outcome = 'SENT' and mail.sent_at > $3"#,
-        it.canonical_email,
-        it.id as _,
+        invitation.canonical_email,
+        invitation.id as _,
         since,
     );
     Ok(count.fetch_one(db.pool()).await?)
+}
+
+/// Deletes invitations that expired long ago, with their acceptances, one batch at a time. Those without an
+/// event of the expiry wait for it.
+pub(crate) async fn delete_old(tx: &mut Tx) -> Result<u64> {
+    let before = tx.now - RETENTION;
+    // Of every organization (no org_id): the retention job works for all.
+    let ids = query_scalar!(
+        "select id from invitation
+         where expires_at < $1 and (expiry_event_at is not null or revoked_at is not null)
+         order by expires_at limit $2 for update",
+        before,
+        BATCH
+    );
+    let ids: Vec<Uuid> = ids.fetch_all(tx.conn()).await?.into_iter().map(|it| it.0).collect();
+    query!("delete from acceptance where invitation_id = any($1)", &ids).execute(tx.conn()).await?;
+    let deleted = query!("delete from invitation where id = any($1)", &ids);
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }

@@ -1,6 +1,8 @@
-//! The rules of invitations, without anything around them.
+//! Tests of the rules of invitations.
 
-use super::*;
+use std::collections::BTreeSet;
+
+use super::{state::State, *};
 
 fn invitation(max_uses: i32, use_count: i32) -> Invitation {
     Invitation {
@@ -8,7 +10,7 @@ fn invitation(max_uses: i32, use_count: i32) -> Invitation {
         org_id: OrgId(Uuid::nil()),
         email: Email("Bob@example.com".to_owned()),
         canonical_email: "bob@example.com".to_owned(),
-        role: 2,
+        role: DbEnum(OrgRole::Developer),
         project_access: Json(vec![]),
         team_ids: vec![],
         message: String::new(),
@@ -24,14 +26,14 @@ fn invitation(max_uses: i32, use_count: i32) -> Invitation {
         mailed_at: vec![OffsetDateTime::UNIX_EPOCH],
         mail_count: 1,
         revoked_at: None,
-        revoke_cause: 0,
+        revoke_cause: DbEnum(RevokeCause::Unspecified),
         revoker_id: None,
-        expiry_told_at: None,
+        expiry_event_at: None,
         cleaned_at: None,
     }
 }
 
-fn guest(email: &str) -> Account {
+fn account(email: &str) -> Account {
     Account {
         user_id: UserId(Uuid::nil()),
         email: email.to_owned(),
@@ -45,120 +47,136 @@ fn guest(email: &str) -> Account {
 
 /// IN-13, IN-14, IN-17.
 #[test]
-fn a_guest_comes_in_time_with_the_right_address_and_once() {
+fn an_account_accepts_in_time_with_the_invited_address_and_once() {
     let now = OffsetDateTime::UNIX_EPOCH;
-    let late = now + Duration::days(7);
-    let bob = guest("BOB@Example.com");
-    let check = |it: &Invitation, guest: &Account, now| it.check_guest(guest, false, now);
-    let one = invitation(1, 0);
+    let expired = now + Duration::days(7);
+    let bob = account("BOB@Example.com");
+    let check = |it: &Invitation, account: &Account, now| it.check_acceptable(account, false, now);
+    let single_use = invitation(1, 0);
 
-    assert_eq!(check(&one, &bob, now), Ok(()));
-    assert_eq!(check(&one, &bob, late), Err(Refused::Expired));
+    assert_eq!(check(&single_use, &bob, now), Ok(()));
+    assert_eq!(check(&single_use, &bob, expired), Err(Refused::Expired));
     assert_eq!(check(&invitation(1, 1), &bob, now), Err(Refused::Exhausted));
-    assert_eq!(one.check_guest(&bob, true, now), Err(Refused::AlreadyAccepted));
-    let eve = guest("eve@example.com");
-    assert_eq!(check(&one, &eve, now), Err(Refused::EmailMismatch("b…@example.com".to_owned())));
+    assert_eq!(single_use.check_acceptable(&bob, true, now), Err(Refused::AlreadyAccepted));
+    let eve = account("eve@example.com");
+    let mismatch = Refused::EmailMismatch("b…@example.com".to_owned());
+    assert_eq!(check(&single_use, &eve, now), Err(mismatch));
     assert_eq!(check(&invitation(3, 2), &eve, now), Ok(()));
-    let unknown = Account { email_verified: false, ..bob };
-    assert_eq!(check(&one, &unknown, now), Err(Refused::EmailNotVerified));
+    let unverified = Account { email_verified: false, ..bob };
+    assert_eq!(check(&single_use, &unverified, now), Err(Refused::EmailNotVerified));
 }
 
-/// IN-22, IN-28, and 3.2: nothing leads out of REVOKED or EXPIRED, whatever is tried.
+/// IN-22, IN-28 and 3.2: an ended invitation does not change.
 #[test]
-fn what_is_over_stays_over() {
+fn an_ended_invitation_stays_ended() {
     let now = OffsetDateTime::UNIX_EPOCH;
-    let late = now + Duration::days(8);
-    let bob = guest("bob@example.com");
-    let revoked = invitation(1, 0).revoke(Cause::Manager, Some(bob.user_id), now).unwrap();
+    let later = now + Duration::days(8);
+    let bob = account("bob@example.com");
+    let revoked = invitation(1, 0).revoke(RevokeCause::Manager, Some(bob.user_id), now).unwrap();
     let declined = invitation(1, 0).decline(&bob, now).unwrap();
-    let over = [
+    let ended = [
         (revoked.state().clone(), now, State::Revoked),
         (declined.state().clone(), now, State::Revoked),
-        (invitation(1, 1), now, State::UsedUp),
-        (invitation(1, 0), late, State::Late),
+        (invitation(1, 1), now, State::Exhausted),
+        (invitation(1, 0), later, State::Expired),
     ];
-    for (it, now, state) in over {
-        assert_eq!(it.state(now), state);
+    for (invitation, now, state) in ended {
+        assert_eq!(invitation.state(now), state);
         let refused = Refused::NotPending(state);
-        assert_eq!(it.clone().revoke(Cause::Manager, None, now).unwrap_err(), refused);
-        assert_eq!(it.clone().copy_link(now).unwrap_err(), refused);
-        assert_eq!(it.clone().resend(now).unwrap_err(), refused);
-        assert!(it.clone().decline(&bob, now).is_err());
-        assert!(it.check_guest(&bob, false, now).is_err());
+        let revoked = invitation.clone().revoke(RevokeCause::Manager, None, now);
+        assert_eq!(revoked.unwrap_err(), refused);
+        assert_eq!(invitation.clone().copy_link(now).unwrap_err(), refused);
+        assert_eq!(invitation.clone().resend(now).unwrap_err(), refused);
+        assert!(invitation.clone().decline(&bob, now).is_err());
+        assert!(invitation.check_acceptable(&bob, false, now).is_err());
     }
 }
 
-/// IN-19, IN-20: the link is mailed again a minute later at the earliest, five times a day, for as long as
-/// the invitation lives.
+/// The expiry has one event, whether the lifetime ended or the last use was counted first.
+#[test]
+fn the_last_use_expires_an_invitation_once() {
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let later = now + Duration::days(8);
+    assert_eq!(invitation(2, 0).accept(now).state().expiry_event_at, None);
+    let last_use = invitation(2, 1).accept(now);
+    assert_eq!(last_use.state().expiry_event_at, Some(now));
+    assert_eq!(last_use.state().state(now), State::Exhausted);
+    let expired = invitation(1, 0).expire(now).state().clone();
+    assert_eq!(expired.accept(later).state().expiry_event_at, Some(now));
+    let revoked = invitation(1, 0).revoke(RevokeCause::Manager, None, now).unwrap();
+    assert_eq!(revoked.state().clone().accept(later).state().expiry_event_at, None);
+}
+
+/// IN-19, IN-20: the link is mailed again after a minute at the earliest, and five times a day.
 #[test]
 fn a_link_is_mailed_again_but_not_often() {
     let start = OffsetDateTime::UNIX_EPOCH;
-    let mut it = invitation(1, 0);
-    assert_eq!(it.clone().resend(start).unwrap_err(), Refused::TooSoon(PAUSE));
+    let mut resent = invitation(1, 0);
+    let too_soon = resent.clone().resend(start).unwrap_err();
+    assert_eq!(too_soon, Refused::TooSoon(RESEND_INTERVAL));
     for i in 1..5 {
-        let end = it.expires_at;
-        it = it.resend(start + PAUSE * i).unwrap().state().clone();
-        assert_eq!(it.expires_at, end);
+        let expires_at = resent.expires_at;
+        resent = resent.resend(start + RESEND_INTERVAL * i).unwrap().state().clone();
+        assert_eq!(resent.expires_at, expires_at);
     }
-    assert_eq!((it.mail_count, it.mailed_at.len()), (5, 5));
-    let sixth = start + Duration::hours(1);
-    assert_eq!(it.clone().resend(sixth).unwrap_err(), Refused::TooSoon(DAY - Duration::hours(1)));
-    let tomorrow = it.resend(start + DAY).unwrap();
-    assert_eq!(tomorrow.state().mail_count, 6);
+    assert_eq!((resent.mail_count, resent.mailed_at.len()), (5, 5));
+    let hour = Duration::hours(1);
+    let sixth = resent.clone().resend(start + hour).unwrap_err();
+    assert_eq!(sixth, Refused::TooSoon(DAY - hour));
+    let next_day = resent.resend(start + DAY).unwrap();
+    assert_eq!(next_day.state().mail_count, 6);
 }
 
-/// N-01: a token opens by its secret, and tells which way it came.
+/// N-01: a token opens its own invitation only, and shows the kind of its link.
 #[test]
 fn only_its_own_links_open_an_invitation() {
     let dir = tempfile::tempdir().unwrap();
     let key = chassis::key::Key::read_or_create(&dir.path().join("key")).unwrap();
     let links = Links::new(&key, "https://tenantry.example".to_owned());
-    let token = |id: Uuid, way| {
-        let link = links.link(id, way);
-        let text = link.strip_prefix("https://tenantry.example/invitations/").unwrap();
+    let token = |id: Uuid, kind| {
+        let url = links.url(id, kind);
+        let text = url.strip_prefix("https://tenantry.example/invitations/").unwrap();
         Token::parse(chassis::token::Kind::Invitation, text).unwrap()
     };
     let id = chassis::id::new();
-    let it = Invitation {
+    let with_links = Invitation {
         id: InvitationId(id),
-        secret_hash: links.hash(id, Way::Mailed),
-        copied_hash: links.hash(id, Way::Copied),
+        secret_hash: links.secret_hash(id, LinkKind::Mailed),
+        copied_hash: links.secret_hash(id, LinkKind::Copied),
         ..invitation(1, 0)
     };
-    assert_eq!(it.opened_by(&token(id, Way::Mailed)), Some(Way::Mailed));
-    assert_eq!(it.opened_by(&token(id, Way::Copied)), Some(Way::Copied));
-    assert_eq!(it.opened_by(&token(chassis::id::new(), Way::Mailed)), None);
-    assert_eq!(it.opened_by(&Token::random(id)), None);
-    assert_eq!(invitation(1, 0).opened_by(&Token::random(Uuid::nil())), None);
-    let address = "bob@example.com";
-    let sealed = links.opt_out(address);
-    let sealed = sealed.strip_prefix("https://tenantry.example/opt-out/").unwrap();
-    assert_eq!(links.opting_out(sealed).as_deref(), Some(address));
-    assert_eq!(links.opting_out("AAAA"), None);
+    let mailed = with_links.link_kind(&token(id, LinkKind::Mailed));
+    assert_eq!(mailed, Some(LinkKind::Mailed));
+    let copied = with_links.link_kind(&token(id, LinkKind::Copied));
+    assert_eq!(copied, Some(LinkKind::Copied));
+    let other_id = token(chassis::id::new(), LinkKind::Mailed);
+    assert_eq!(with_links.link_kind(&other_id), None);
+    assert_eq!(with_links.link_kind(&Token::random(id)), None);
+    assert_eq!(invitation(1, 0).link_kind(&Token::random(Uuid::nil())), None);
 }
 
-/// Each refusal has its own reason and its own sentence.
+/// Every error of an invited person has a reason of its own, and a message with the next step.
 #[test]
-fn every_refusal_says_what_to_do() {
+fn every_refusal_contains_the_next_step() {
     use chassis::Refusal;
-    let all = [
+    let refusals = [
         Refused::Expired,
         Refused::Exhausted,
-        Refused::Revoked(1),
+        Refused::Revoked(RevokeCause::Manager),
         Refused::EmailMismatch("b…@example.com".to_owned()),
         Refused::EmailNotVerified,
         Refused::AlreadyAccepted,
         Refused::OpenLink,
         Refused::ProvesNothing,
     ];
-    let reasons: std::collections::BTreeSet<_> =
-        all.iter().map(|it| it.reason().as_str_name()).collect();
-    assert_eq!(reasons.len(), all.len());
-    let does = ["ask ", "sign in", "confirm", "open ", "do not use", "register"];
-    for it in &all {
-        assert!(does.iter().any(|word| it.to_string().contains(word)), "{it}");
+    let reasons: BTreeSet<_> = refusals.iter().map(|it| it.reason().as_str_name()).collect();
+    assert_eq!(reasons.len(), refusals.len());
+    let steps = ["ask ", "sign in", "confirm", "open ", "ignore", "register"];
+    for refusal in &refusals {
+        let message = refusal.to_string();
+        assert!(steps.iter().any(|step| message.contains(step)), "{message}");
     }
-    let causes: std::collections::BTreeSet<_> =
-        (1..=6).map(|it| Refused::Revoked(it).to_string()).collect();
-    assert_eq!(causes.len(), 5, "{causes:?}");
+    let causes = (1..=6).map(|number| RevokeCause::try_from(number).unwrap());
+    let messages: BTreeSet<_> = causes.map(|it| Refused::Revoked(it).to_string()).collect();
+    assert_eq!(messages.len(), 5, "{messages:?}");
 }

@@ -1,48 +1,63 @@
-//! Between the contract and the rules.
+//! Conversion between the contract and invitations.
 
-use api::{identity, invitation as pb};
-use chassis::{About, Changed, Error, OrgId, email, timestamp};
+use api::{
+    identity,
+    invitation::{self as pb, ExpiryReason, InvitationState, MailState},
+};
+use chassis::{Changed, Error, EventTarget, OrgId, email, timestamp};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{Access, Draft, Invitation, Offer, State};
-use crate::link::Way;
+use super::{
+    Invitation, NewInvitation, Offer, ProjectAccess, link::LinkKind, state::State,
+    store::StateFilter,
+};
+use crate::db_enum::DbEnum;
 
-/// A week: long enough for holidays, short enough to forget safely.
-const DAYS_DEFAULT: i32 = 7;
+/// Lifetime in days, unless the request contains one.
+const LIFETIME_DAYS_DEFAULT: i32 = 7;
 
-impl State {
-    pub(super) fn wire(self) -> (pb::InvitationState, pb::ExpiryReason) {
-        match self {
-            Self::Pending => (pb::InvitationState::Pending, pb::ExpiryReason::Unspecified),
-            Self::Late => (pb::InvitationState::Expired, pb::ExpiryReason::Time),
-            Self::UsedUp => (pb::InvitationState::Expired, pb::ExpiryReason::MaxUses),
-            Self::Revoked => (pb::InvitationState::Revoked, pb::ExpiryReason::Unspecified),
+impl From<State> for InvitationState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending => Self::Pending,
+            State::Expired | State::Exhausted => Self::Expired,
+            State::Revoked => Self::Revoked,
         }
     }
 }
 
-/// How the list filters by state.
-pub(super) fn state(it: pb::InvitationState) -> Option<&'static str> {
-    match it {
-        pb::InvitationState::Unspecified => None,
-        pb::InvitationState::Pending => Some("pending"),
-        pb::InvitationState::Expired => Some("expired"),
-        pb::InvitationState::Revoked => Some("revoked"),
+impl From<State> for ExpiryReason {
+    fn from(state: State) -> Self {
+        match state {
+            State::Pending | State::Revoked => Self::Unspecified,
+            State::Expired => Self::Time,
+            State::Exhausted => Self::MaxUses,
+        }
+    }
+}
+
+/// The state to which a list is restricted, if any.
+pub(super) fn state_filter(state: InvitationState) -> Option<StateFilter> {
+    match state {
+        InvitationState::Unspecified => None,
+        InvitationState::Pending => Some(StateFilter::Pending),
+        InvitationState::Expired => Some(StateFilter::Expired),
+        InvitationState::Revoked => Some(StateFilter::Revoked),
     }
 }
 
 impl Invitation {
-    /// The message, with the state at this moment.
-    pub(super) fn message_at(&self, now: OffsetDateTime) -> pb::Invitation {
-        let (state, expiry_reason) = self.state(now).wire();
+    /// The message, with the state at a time.
+    pub(super) fn to_message(&self, now: OffsetDateTime) -> pb::Invitation {
+        let state = self.state(now);
         pb::Invitation {
             id: self.id.into(),
             org_id: self.org_id.into(),
             email: self.email.0.clone(),
-            role: self.role,
-            state: state.into(),
-            expiry_reason: expiry_reason.into(),
+            role: self.role.into(),
+            state: InvitationState::from(state).into(),
+            expiry_reason: ExpiryReason::from(state).into(),
             max_uses: self.max_uses,
             use_count: self.use_count,
             message: self.message.clone(),
@@ -52,95 +67,44 @@ impl Invitation {
             expire_time: Some(timestamp(self.expires_at)),
             acceptances: vec![],
             team_ids: self.team_ids.iter().map(Uuid::to_string).collect(),
-            revoke_cause: self.revoke_cause,
+            revoke_cause: self.revoke_cause.into(),
             revoke_time: self.revoked_at.map(timestamp),
             revoker_id: self.revoker_id.map(String::from).unwrap_or_default(),
-            mail_state: pb::MailState::Unspecified.into(),
+            mail_state: MailState::Unspecified.into(),
             last_send_time: self.mailed_at.last().copied().map(timestamp),
             send_count: self.mail_count,
         }
     }
 
-    /// The message, with what became of its newest mail.
-    pub(super) fn message_with(&self, mail: Option<&str>, now: OffsetDateTime) -> pb::Invitation {
-        let mail = mail.and_then(|it| pb::MailState::from_str_name(&format!("MAIL_STATE_{it}")));
-        let mail_state = mail.unwrap_or_default().into();
-        pb::Invitation { mail_state, ..self.message_at(now) }
+    /// The message, with the state of the newest mail.
+    pub(super) fn to_message_with_mail(
+        &self,
+        mail_state: MailState,
+        now: OffsetDateTime,
+    ) -> pb::Invitation {
+        pb::Invitation { mail_state: mail_state.into(), ..self.to_message(now) }
     }
 
-    /// What an invited person sees of it in their own list.
-    pub(super) fn mine(&self) -> pb::MyInvitation {
+    /// The message for the invited person's own list.
+    pub(super) fn to_my_invitation(&self) -> pb::MyInvitation {
         pb::MyInvitation {
             id: self.id.into(),
             org_id: self.org_id.into(),
             org_name: self.org_name.clone(),
             inviter_name: self.inviter_name.clone(),
-            role: self.role,
+            role: self.role.into(),
             message: self.message.clone(),
             expire_time: Some(timestamp(self.expires_at)),
         }
     }
-}
 
-impl From<&Access> for identity::ProjectAccess {
-    fn from(it: &Access) -> Self {
-        Self { project_id: it.project_id.to_string(), role: it.role }
-    }
-}
-
-impl TryFrom<&pb::CreateInvitationRequest> for Draft {
-    type Error = Error;
-
-    fn try_from(request: &pb::CreateInvitationRequest) -> Result<Self, Error> {
-        let address = email::parse(&request.email);
-        Ok(Self {
-            address: address.ok_or_else(|| Error::invalid("email", "must be an e-mail address"))?,
-            offer: Offer::try_from(request)?,
-        })
-    }
-}
-
-impl TryFrom<&pb::CreateInvitationRequest> for Offer {
-    type Error = Error;
-
-    fn try_from(request: &pb::CreateInvitationRequest) -> Result<Self, Error> {
-        let access = |it: &identity::ProjectAccess| {
-            let project_id = chassis::id::parse("project_access", &it.project_id)?;
-            Ok::<_, Error>(Access { project_id, role: it.role })
-        };
-        let days =
-            if request.expires_in_days == 0 { DAYS_DEFAULT } else { request.expires_in_days };
-        let team_id = |it: &String| chassis::id::parse("team_ids", it);
-        Ok(Self {
-            role: request.role,
-            lifetime: Duration::days(days.into()),
-            max_uses: request.max_uses.unwrap_or(1),
-            message: request.message.clone(),
-            project_access: request.project_access.iter().map(access).collect::<Result<_, _>>()?,
-            team_ids: request.team_ids.iter().map(team_id).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-/// The offer of a batch, as one to nobody yet.
-pub(super) fn offered(it: &pb::BatchCreateInvitationsRequest) -> pb::CreateInvitationRequest {
-    pb::CreateInvitationRequest {
-        org_id: it.org_id.clone(),
-        email: String::new(),
-        role: it.role,
-        expires_in_days: it.expires_in_days,
-        max_uses: it.max_uses,
-        message: it.message.clone(),
-        project_access: it.project_access.clone(),
-        request_id: String::new(),
-        team_ids: it.team_ids.clone(),
-    }
-}
-
-impl Invitation {
-    /// What whoever holds the link may know (3.3): no address, no member.
-    pub(super) fn preview(&self, way: Way, now: OffsetDateTime) -> pb::PreviewInvitationResponse {
-        let message = self.message_at(now);
+    /// The preview for anybody who has a link (3.3): without the e-mail address and without members.
+    pub(super) fn to_preview(
+        &self,
+        kind: LinkKind,
+        now: OffsetDateTime,
+    ) -> pb::PreviewInvitationResponse {
+        let message = self.to_message(now);
         pb::PreviewInvitationResponse {
             org_name: self.org_name.clone(),
             inviter_name: self.inviter_name.clone(),
@@ -152,14 +116,88 @@ impl Invitation {
             expiry_reason: message.expiry_reason,
             revoke_cause: message.revoke_cause,
             open_link: self.max_uses > 1,
-            proves_address: self.max_uses == 1 && way == Way::Mailed,
+            proves_address: self.max_uses == 1 && kind == LinkKind::Mailed,
             project_count: i32::try_from(self.project_access.0.len()).unwrap_or(i32::MAX),
         }
     }
 }
 
-/// Past invitations were taken out of the list.
+impl From<&ProjectAccess> for identity::ProjectAccess {
+    fn from(access: &ProjectAccess) -> Self {
+        Self { project_id: access.project_id.to_string(), role: access.role.into() }
+    }
+}
+
+impl TryFrom<&pb::CreateInvitationRequest> for NewInvitation {
+    type Error = Error;
+
+    fn try_from(request: &pb::CreateInvitationRequest) -> Result<Self, Error> {
+        let address = email::parse(&request.email).ok_or_else(invalid_email)?;
+        Ok(Self { address, offer: Offer::try_from(request)? })
+    }
+}
+
+/// The error of an e-mail address that cannot be parsed.
+pub(super) fn invalid_email() -> Error {
+    Error::invalid("email", "must be a valid e-mail address")
+}
+
+impl TryFrom<&pb::CreateInvitationRequest> for Offer {
+    type Error = Error;
+
+    fn try_from(request: &pb::CreateInvitationRequest) -> Result<Self, Error> {
+        let access = |it: &identity::ProjectAccess| {
+            let project_id = chassis::id::parse("project_access", &it.project_id)?;
+            Ok::<_, Error>(ProjectAccess { project_id, role: DbEnum(it.role()) })
+        };
+        let team_id = |it: &String| chassis::id::parse("team_ids", it);
+        let days = match request.expires_in_days {
+            0 => LIFETIME_DAYS_DEFAULT,
+            days => days,
+        };
+        Ok(Self {
+            role: request.role(),
+            lifetime: Duration::days(days.into()),
+            max_uses: request.max_uses.unwrap_or(1),
+            message: request.message.clone(),
+            project_access: request.project_access.iter().map(access).collect::<Result<_, _>>()?,
+            team_ids: request.team_ids.iter().map(team_id).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// The offer of a batch, as a request without an e-mail address.
+pub(super) fn offer_request(
+    batch: &pb::BatchCreateInvitationsRequest,
+) -> pb::CreateInvitationRequest {
+    pb::CreateInvitationRequest {
+        org_id: batch.org_id.clone(),
+        email: String::new(),
+        role: batch.role,
+        expires_in_days: batch.expires_in_days,
+        max_uses: batch.max_uses,
+        message: batch.message.clone(),
+        project_access: batch.project_access.clone(),
+        request_id: String::new(),
+        team_ids: batch.team_ids.clone(),
+    }
+}
+
+/// The event of a clean-up of the list.
 pub(super) fn cleaned_up(org_id: OrgId, count: i32) -> Changed<()> {
     let event = pb::InvitationsCleanedUp { org_id: org_id.into(), count };
-    Changed::new((), &event, About::object("organization", org_id, "").of(org_id))
+    Changed::new((), &event, EventTarget::object("organization", org_id, "").in_org(org_id))
+}
+
+/// Request for the facts of identity about new invitations.
+pub(super) fn prepare_request(
+    request: &pb::CreateInvitationRequest,
+    emails: Vec<String>,
+) -> identity::PrepareInvitationRequest {
+    identity::PrepareInvitationRequest {
+        org_id: request.org_id.clone(),
+        emails,
+        project_access: request.project_access.clone(),
+        team_ids: request.team_ids.clone(),
+    }
 }

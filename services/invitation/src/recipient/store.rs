@@ -1,11 +1,11 @@
-//! Every SQL statement about addresses.
+//! Every SQL statement about recipients of mail.
 
 use chassis::{Db, Result, Tx};
 use sqlx::{query, query_scalar};
 
-/// Whether an address wants no mail from strangers. Where it is refused is not remembered against it: a
-/// mailbox can be mended.
-pub(crate) async fn opted_out(db: &Db, address: &str) -> Result<bool> {
+/// True if an address opted out. Earlier rejections by its mail server do not count: a mailbox can be
+/// repaired.
+pub(crate) async fn has_opted_out(db: &Db, address: &str) -> Result<bool> {
     let found = query_scalar!(
         r#"select exists (
                select from recipient where address = $1 and opted_out_at is not null
@@ -15,7 +15,7 @@ pub(crate) async fn opted_out(db: &Db, address: &str) -> Result<bool> {
     Ok(found.fetch_one(db.pool()).await?)
 }
 
-/// An address wants no more mail from strangers.
+/// Opts an address out of mail from organizations.
 pub(crate) async fn opt_out(tx: &mut Tx, address: &str) -> Result<()> {
     let now = tx.now;
     query!(
@@ -29,8 +29,8 @@ pub(crate) async fn opt_out(tx: &mut Tx, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// An address's server refused a mail for good.
-pub(crate) async fn bounce(tx: &mut Tx, address: &str) -> Result<()> {
+/// Records that the mail server of an address permanently rejected a mail.
+pub(crate) async fn record_bounce(tx: &mut Tx, address: &str) -> Result<()> {
     let now = tx.now;
     query!(
         "insert into recipient (address, bounced_at) values ($1, $2)
@@ -43,16 +43,16 @@ pub(crate) async fn bounce(tx: &mut Tx, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// Forgets that a server refused an address. That its owner wants no mail stays: it still binds.
-pub(crate) async fn forget_bounce(tx: &mut Tx, address: &str) -> Result<()> {
+/// Deletes the rejections of an address. Its opt-out stays in force.
+pub(crate) async fn delete_bounce(tx: &mut Tx, address: &str) -> Result<()> {
     query!("delete from recipient where address = $1 and opted_out_at is null", address)
         .execute(tx.conn())
         .await?;
     Ok(())
 }
 
-/// Whether nothing is mailed to an address by rules: it wants nothing, or its server refuses what comes.
-pub(crate) async fn silent(db: &Db, address: &str) -> Result<bool> {
+/// True if an address opted out, or its mail server rejects mail.
+pub(crate) async fn is_undeliverable(db: &Db, address: &str) -> Result<bool> {
     let found = query_scalar!(
         r#"select exists (
                select from recipient

@@ -1,4 +1,4 @@
-//! The gRPC surface of collaborators.
+//! gRPC service of collaborators.
 
 use api::{
     identity::{
@@ -10,16 +10,18 @@ use api::{
     project::{self as pb, collaborator_service_server::CollaboratorService},
 };
 use chassis::{
-    Access, Call, Error, Reply, Result, call::Context, error::remote, link::Link, reply,
+    Access, Call, Error, Reply, Result, call::Context, channel::ServiceChannel, error::remote,
+    reply,
 };
 use tonic::Request;
 
-use super::{org_role, with_address};
+use super::{find_by_email, org_role_for};
 
+/// Implementation of `CollaboratorService`.
 pub(crate) struct Rpc {
     pub(crate) access: Access,
-    pub(crate) identity: Link,
-    pub(crate) invitation: Link,
+    pub(crate) identity: ServiceChannel,
+    pub(crate) invitation: ServiceChannel,
 }
 
 #[tonic::async_trait]
@@ -29,21 +31,27 @@ impl CollaboratorService for Rpc {
         request: Request<pb::ListCollaboratorsRequest>,
     ) -> Reply<pb::ListCollaboratorsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let (org_id, project_id) = (it.org_id.clone(), it.project_id.clone());
-        let (page_size, page_token) = (it.page_size, it.page_token.clone());
-        let holders = id::ListProjectHoldersRequest { org_id, project_id, page_size, page_token };
+        let message = &call.message;
+        self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let list = id::ListProjectHoldersRequest {
+            org_id: message.org_id.clone(),
+            project_id: message.project_id.clone(),
+            page_size: message.page_size,
+            page_token: message.page_token.clone(),
+        };
         let mut identity = AccessServiceClient::new(self.identity.clone());
-        let holders = identity.list_project_holders(call.forward(holders)).await;
-        let holders = holders.map_err(remote("identity"))?.into_inner();
-        let next_page_token = holders.next_page_token;
-        let people = holders.holders.into_iter().zip(holders.emails);
-        let people = people.map(|(it, email)| pb::Collaborator { holder: Some(it), email });
-        let collaborators = people.collect();
-        let first = it.page_token.is_empty();
-        let grants = if first { self.grants(&call, it).await? } else { vec![] };
-        reply(pb::ListCollaboratorsResponse { collaborators, grants, next_page_token })
+        let page = identity.list_project_holders(call.forward(list)).await;
+        let page = page.map_err(remote("identity"))?.into_inner();
+        let holders = page.holders.into_iter().zip(page.emails);
+        let collaborators =
+            holders.map(|(holder, email)| pb::Collaborator { holder: Some(holder), email });
+        let is_first_page = message.page_token.is_empty();
+        let grants = if is_first_page { self.list_grants(&call, message).await? } else { vec![] };
+        reply(pb::ListCollaboratorsResponse {
+            collaborators: collaborators.collect(),
+            grants,
+            next_page_token: page.next_page_token,
+        })
     }
 
     async fn add_collaborator(
@@ -51,28 +59,29 @@ impl CollaboratorService for Rpc {
         request: Request<pb::AddCollaboratorRequest>,
     ) -> Reply<pb::AddCollaboratorResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        self.access.project(&call, &it.org_id, &it.project_id).await?;
-        if it.email.is_empty() == it.team_id.is_empty() {
-            return Err(Error::invalid("email", "name an address, or a team, and not both").into());
+        let message = &call.message;
+        self.access.project(&call, &message.org_id, &message.project_id).await?;
+        if message.email.is_empty() == message.team_id.is_empty() {
+            return Err(Error::invalid("email", "set either email or team_id, not both").into());
         }
-        let principal = if it.team_id.is_empty() {
-            let Some(member) = self.member(&call, &it.org_id, &it.email).await? else {
+        let principal = if message.team_id.is_empty() {
+            let user_id = self.find_member(&call, &message.org_id, &message.email).await?;
+            let Some(user_id) = user_id else {
                 let invitation = Some(self.invite(&call).await?);
                 return reply(pb::AddCollaboratorResponse { invitation, grant: None });
             };
-            id::principal::Principal::UserId(member)
+            id::principal::Principal::UserId(user_id)
         } else {
-            id::principal::Principal::TeamId(it.team_id.clone())
+            id::principal::Principal::TeamId(message.team_id.clone())
         };
         let set = id::SetProjectAccessRequest {
-            org_id: it.org_id.clone(),
-            project_id: it.project_id.clone(),
+            org_id: message.org_id.clone(),
+            project_id: message.project_id.clone(),
             principal: Some(id::Principal { principal: Some(principal) }),
-            role: it.role,
-            request_id: it.request_id.clone(),
+            role: message.role,
+            request_id: message.request_id.clone(),
         };
-        let grant = self.set(&call, set).await?;
+        let grant = self.set_access(&call, set).await?;
         reply(pb::AddCollaboratorResponse { grant, invitation: None })
     }
 
@@ -81,16 +90,16 @@ impl CollaboratorService for Rpc {
         request: Request<pb::UpdateCollaboratorRequest>,
     ) -> Reply<pb::UpdateCollaboratorResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let message = &call.message;
+        self.access.project(&call, &message.org_id, &message.project_id).await?;
         let set = id::SetProjectAccessRequest {
-            org_id: it.org_id.clone(),
-            project_id: it.project_id.clone(),
-            principal: it.principal.clone(),
-            role: it.role,
-            request_id: it.request_id.clone(),
+            org_id: message.org_id.clone(),
+            project_id: message.project_id.clone(),
+            principal: message.principal.clone(),
+            role: message.role,
+            request_id: message.request_id.clone(),
         };
-        let grant = self.set(&call, set).await?;
+        let grant = self.set_access(&call, set).await?;
         reply(pb::UpdateCollaboratorResponse { grant })
     }
 
@@ -99,13 +108,13 @@ impl CollaboratorService for Rpc {
         request: Request<pb::RemoveCollaboratorRequest>,
     ) -> Reply<pb::RemoveCollaboratorResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let message = &call.message;
+        self.access.project(&call, &message.org_id, &message.project_id).await?;
         let remove = id::RemoveProjectAccessRequest {
-            org_id: it.org_id.clone(),
-            project_id: it.project_id.clone(),
-            principal: it.principal.clone(),
-            request_id: it.request_id.clone(),
+            org_id: message.org_id.clone(),
+            project_id: message.project_id.clone(),
+            principal: message.principal.clone(),
+            request_id: message.request_id.clone(),
         };
         let mut identity = ProjectAccessServiceClient::new(self.identity.clone());
         let removed = identity.remove_project_access(call.forward(remove)).await;
@@ -115,7 +124,8 @@ impl CollaboratorService for Rpc {
 }
 
 impl Rpc {
-    async fn set(
+    /// Grants a role on a project, or changes it.
+    async fn set_access(
         &self,
         context: &Context,
         set: id::SetProjectAccessRequest,
@@ -125,8 +135,13 @@ impl Rpc {
         Ok(set.map_err(remote("identity"))?.into_inner().grant)
     }
 
-    /// The account of the member with an address.
-    async fn member(&self, context: &Context, org_id: &str, email: &str) -> Result<Option<String>> {
+    /// Returns the user id of the member with an e-mail address.
+    async fn find_member(
+        &self,
+        context: &Context,
+        org_id: &str,
+        email: &str,
+    ) -> Result<Option<String>> {
         let list = id::ListMembersRequest {
             org_id: org_id.to_owned(),
             page_size: 100,
@@ -136,37 +151,40 @@ impl Rpc {
         let mut identity = MemberServiceClient::new(self.identity.clone());
         let members = identity.list_members(context.forward(list)).await;
         let members = members.map_err(remote("identity"))?.into_inner().members;
-        Ok(with_address(&members, email).map(|it| it.user_id.clone()))
+        Ok(find_by_email(&members, email).map(|it| it.user_id.clone()))
     }
 
-    /// Whoever is no member is invited, with the role on this project.
+    /// Invites a person who is not a member to the organization, with a role on the project.
     async fn invite(&self, call: &Call<pb::AddCollaboratorRequest>) -> Result<inv::Invitation> {
-        let it = &call.message;
-        let access = id::ProjectAccess { project_id: it.project_id.clone(), role: it.role };
+        let message = &call.message;
+        let access =
+            id::ProjectAccess { project_id: message.project_id.clone(), role: message.role };
         let create = inv::CreateInvitationRequest {
-            org_id: it.org_id.clone(),
-            email: it.email.clone(),
-            role: org_role(it.role()).into(),
-            message: it.message.clone(),
+            org_id: message.org_id.clone(),
+            email: message.email.clone(),
+            role: org_role_for(message.role()).into(),
+            message: message.message.clone(),
             project_access: vec![access],
-            request_id: it.request_id.clone(),
+            request_id: message.request_id.clone(),
             ..Default::default()
         };
         let mut invitation = InvitationServiceClient::new(self.invitation.clone());
         let created = invitation.create_invitation(call.forward(create)).await;
         let created = created.map_err(remote("invitation"))?.into_inner().invitation;
-        created.ok_or_else(|| anyhow::anyhow!("an invitation without itself").into())
+        created.ok_or_else(|| {
+            anyhow::anyhow!("the response of CreateInvitation has no invitation").into()
+        })
     }
 
-    /// The oldest grants.
-    async fn grants(
+    /// Returns the oldest grants on the project.
+    async fn list_grants(
         &self,
         context: &Context,
-        it: &pb::ListCollaboratorsRequest,
+        message: &pb::ListCollaboratorsRequest,
     ) -> Result<Vec<id::ProjectGrant>> {
         let list = id::ListProjectAccessRequest {
-            org_id: it.org_id.clone(),
-            project_id: it.project_id.clone(),
+            org_id: message.org_id.clone(),
+            project_id: message.project_id.clone(),
             page_size: 100,
             page_token: String::new(),
         };

@@ -1,57 +1,59 @@
-//! Changes of an environment by hand. They count from its next deployment or restart on (PE-22).
+//! Updates of an environment by a person. They take effect with the next deployment or restart (PE-22).
 
 use api::project as pb;
 use chassis::{Changed, Error, Result};
 use time::OffsetDateTime;
 
-use super::{Environment, Refused, State, machine::Operation};
-use crate::server::{Room, ServerId};
+use super::{Environment, Refused, State, state_machine::Operation};
+use crate::server::{Resources, ServerId};
 
-/// What changes; `None` stays.
+/// New values of fields; `None` leaves a field unchanged.
 #[derive(Default)]
 pub(crate) struct Patch {
     pub(crate) name: Option<String>,
     pub(crate) branch: Option<String>,
     pub(crate) auto_deploy: Option<bool>,
-    pub(crate) room: Option<Room>,
+    pub(crate) resources: Option<Resources>,
     pub(crate) server_id: Option<ServerId>,
 }
 
 impl Patch {
-    /// Whether other code is deployed from now on, or by something else.
+    /// True if the patch changes which code is deployed, or whether pushes deploy it.
     pub(crate) fn changes_deployment(&self) -> bool {
         self.branch.is_some() || self.auto_deploy.is_some()
     }
 }
 
 impl Environment {
-    /// Takes the changes, in any state but DESTROYING. `disk_used` is what its files take, as far as that is
-    /// known, in bytes: it cannot shrink below that (PE-23). `None`: nothing changes.
-    pub(crate) fn edit(
+    /// Applies a patch, in any state but DESTROYING. `disk_used_bytes`: last reported size of its files,
+    /// below which the disk quota cannot be set (PE-23). `None`: every field already has its new value.
+    pub(crate) fn update(
         mut self,
         patch: Patch,
         etag: &str,
-        disk_used: i64,
+        disk_used_bytes: i64,
         now: OffsetDateTime,
     ) -> Result<Option<Changed<Self>>> {
         if !etag.is_empty() && etag != self.etag() {
             return Err(Refused::Stale.into());
         }
-        self.state.admit(self.pause_reason, Operation::Update)?;
+        self.state.transition(self.pause_reason, Operation::Update)?;
         let old = pb::Environment::from(&self);
-        if let Some(room) = patch.room {
-            if i64::from(room.disk_gb) << 30 < disk_used {
-                let used = disk_used.div_euclid(1 << 30) + 1;
-                let description = format!("its files take {used} GB already");
+        if let Some(resources) = patch.resources {
+            if i64::from(resources.disk_gb) << 30 < disk_used_bytes {
+                let used_gb = disk_used_bytes.div_euclid(1 << 30) + 1;
+                let description =
+                    format!("must be at least {used_gb}: the files already take {used_gb} GB");
                 return Err(Error::invalid("resources.disk_gb", description));
             }
-            (self.cpu_millis, self.memory_mb, self.disk_gb) =
-                (room.cpu_millis, room.memory_mb, room.disk_gb);
+            self.cpu_millis = resources.cpu_millis;
+            self.memory_mb = resources.memory_mb;
+            self.disk_gb = resources.disk_gb;
         }
         if let Some(server_id) = patch.server_id.filter(|it| Some(*it) != self.server_id) {
             if self.state != State::Pending {
-                let description =
-                    "it was deployed, and its data stays where it is; clone it instead";
+                let description = "cannot be changed after the first deployment, because the data stays on \
+                                   the server; clone the environment instead";
                 return Err(Error::invalid("server_id", description));
             }
             self.server_id = Some(server_id);
@@ -64,7 +66,7 @@ impl Environment {
         }
         self.updated_at = now;
         let event = pb::EnvironmentUpdated { before: Some(old), after: Some((&self).into()) };
-        let about = self.about();
-        Ok(Some(Changed::new(self, &event, about)))
+        let target = self.event_target();
+        Ok(Some(Changed::new(self, &event, target)))
     }
 }

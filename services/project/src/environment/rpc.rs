@@ -1,38 +1,105 @@
-//! The gRPC surface of environments.
+//! gRPC service of environments.
 
-use api::project::{self as pb, environment_service_server::EnvironmentService};
-use chassis::{Access, Call, Db, Reply, Tx, link::Link, page::Pager, reply};
+use api::{
+    check::Check,
+    project::{self as pb, environment_service_server::EnvironmentService},
+};
+use chassis::{
+    Access, Call, Db, OrgId, ProjectGrant, Reply, Result, Tx, call::Context,
+    channel::ServiceChannel, page::Pager, reply,
+};
+use prost::{Message, Name};
 use tonic::Request;
 
 use super::{
-    Draft, EnvironmentId, PauseReason,
-    admission::{self, Initiator},
-    operate::{self, clone, create, destroy, promote, rollback},
-    store, wire,
+    Draft, EnvironmentId, Kind,
+    commands::{
+        self, Initiator, Promotion, Update,
+        create::{CloneSpec, CloneTarget, Conditions, clone, create},
+        destroy::{DestroySpec, destroy},
+        enqueue_task,
+    },
+    edit::Patch,
+    production::{ProductionGate, ProductionRight},
+    store,
+    wire::parse_optional_id,
 };
 use crate::{
+    organization::client::{PlanLimit, plan_limit},
     server,
-    task::{self, Kind, Order},
+    task::{self, TaskSpec},
     variable::{self, Vault},
 };
 
+/// Implementation of `EnvironmentService`.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
-    pub(crate) identity: Link,
+    pub(crate) identity: ServiceChannel,
     pub(crate) vault: Vault,
 }
 
-/// A call that only queues a task of a kind.
-macro_rules! plain {
-    ($self:ident, $request:ident, $kind:ident, $answer:ident) => {{
+impl Rpc {
+    fn gate<'a>(&'a self, context: &'a Context, grant: &'a ProjectGrant) -> ProductionGate<'a> {
+        ProductionGate { db: &self.db, access: &self.access, context, grant }
+    }
+
+    async fn environment_limit(&self, context: &Context, org_id: OrgId) -> Result<Option<i64>> {
+        plan_limit(&self.identity, context, org_id, PlanLimit::Environments).await
+    }
+
+    /// Authorizes a clone, whose source and target may both be PRODUCTION.
+    async fn authorize_clone(
+        &self,
+        context: &Context,
+        grant: &ProjectGrant,
+        clone: &CloneSpec,
+    ) -> Result<ProductionRight> {
+        let source_kind = store::get(&self.db, grant, clone.source_id).await?.kind;
+        let target_kind = match clone.target {
+            CloneTarget::Existing { id, .. } => store::get(&self.db, grant, id).await?.kind,
+            CloneTarget::New { kind, .. } => kind,
+        };
+        let affects_production = [source_kind, target_kind].contains(&Kind::Production);
+        self.gate(context, grant).authorize(affects_production).await
+    }
+
+    /// Enqueues a task in an environment. `response` makes the response from the task.
+    async fn enqueue<M, R>(
+        &self,
+        call: &Call<M>,
+        grant: &ProjectGrant,
+        id: EnvironmentId,
+        spec: TaskSpec,
+        response: impl FnOnce(pb::Task) -> R,
+    ) -> Result<R>
+    where
+        M: Message + Check,
+        R: Message + Name + Default,
+    {
+        let environment = store::get(&self.db, grant, id).await?;
+        let right = self.gate(call, grant).authorize_task(&environment, &spec).await?;
+        let enqueue = async |tx: &mut Tx| {
+            let environment = store::lock(tx, grant.into(), id).await?;
+            let initiator = Initiator::person(grant, right);
+            let (_, task) = enqueue_task(tx, environment, spec, initiator).await?;
+            Ok(response((&task).into()))
+        };
+        self.db.write(call, enqueue).await
+    }
+}
+
+/// Body of a method that enqueues a task with no options but its kind.
+macro_rules! enqueue {
+    ($self:ident, $request:ident, $kind:ident, $response:ident) => {{
         let call = Call::of($request)?;
-        let it = &call.message;
-        let grant = $self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let (id, order) = (it.environment_id.parse()?, Order::plain(Kind::$kind));
-        let answer = |task| pb::$answer { task: Some(task) };
-        reply($self.queue(&call, &grant, id, order, answer).await?)
+        let message = &call.message;
+        let grant = $self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let id = message.environment_id.parse()?;
+        let response = |task| pb::$response { task: Some(task) };
+        let spec = TaskSpec::new(task::Kind::$kind);
+        reply($self.enqueue(&call, &grant, id, spec, response).await?)
     }};
 }
 
@@ -43,24 +110,25 @@ impl EnvironmentService for Rpc {
         request: Request<pb::CreateEnvironmentRequest>,
     ) -> Reply<pb::CreateEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let draft = Draft::try_from(it)?;
-        let is_deployed = it.deploy_now || it.auto_deploy;
-        let is_production = draft.kind == super::Kind::Production;
-        let right = self.gate(&call, &grant).pass(is_production && is_deployed).await?;
-        let limit = self.limit(&call, &it.org_id).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let draft = Draft::try_from(message)?;
+        let deploys = message.deploy_now || message.auto_deploy;
+        let affects_production = draft.kind == Kind::Production && deploys;
+        let right = self.gate(&call, &grant).authorize(affects_production).await?;
+        let plan_limit = self.environment_limit(&call, grant.org_id()).await?;
+        let conditions = Conditions { plan_limit, right };
         let create = async |tx: &mut Tx| {
-            let environment = create(tx, &grant, draft, limit, right, &self.vault).await?;
-            let (environment, task) = if it.deploy_now {
-                let (order, by) = (Order::plain(Kind::Deploy), Initiator::person(&grant, right));
-                let (environment, task) = admission::queue(tx, environment, order, by).await?;
-                (environment, Some((&task).into()))
-            } else {
-                (environment, None)
-            };
+            let environment = create(tx, &grant, draft, conditions, &self.vault).await?;
+            if !message.deploy_now {
+                let environment = Some((&environment).into());
+                return Ok(pb::CreateEnvironmentResponse { environment, task: None });
+            }
+            let deploy = TaskSpec::new(task::Kind::Deploy);
+            let initiator = Initiator::person(&grant, right);
+            let (environment, task) = enqueue_task(tx, environment, deploy, initiator).await?;
             let environment = Some((&environment).into());
-            Ok(pb::CreateEnvironmentResponse { environment, task })
+            Ok(pb::CreateEnvironmentResponse { environment, task: Some((&task).into()) })
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -70,10 +138,10 @@ impl EnvironmentService for Rpc {
         request: Request<pb::GetEnvironmentRequest>,
     ) -> Reply<pb::GetEnvironmentResponse> {
         let call = Call::of(request)?;
-        let grant =
-            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
-        let it = store::get(&self.db, &grant, call.message.environment_id.parse()?).await?;
-        reply(pb::GetEnvironmentResponse { environment: Some((&it).into()) })
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let environment = store::get(&self.db, &grant, message.environment_id.parse()?).await?;
+        reply(pb::GetEnvironmentResponse { environment: Some((&environment).into()) })
     }
 
     async fn list_environments(
@@ -81,12 +149,12 @@ impl EnvironmentService for Rpc {
         request: Request<pb::ListEnvironmentsRequest>,
     ) -> Reply<pb::ListEnvironmentsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let page =
-            self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id, &it.project_id])?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let filter = [message.org_id.as_str(), &message.project_id];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
         let rows = store::list(&self.db, &grant, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let environments = rows.iter().map(Into::into).collect();
         reply(pb::ListEnvironmentsResponse { environments, next_page_token })
     }
@@ -96,12 +164,14 @@ impl EnvironmentService for Rpc {
         request: Request<pb::GetEnvironmentHealthRequest>,
     ) -> Reply<pb::GetEnvironmentHealthResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
-        let report = server::report::store::report(&self.db, &environment).await?;
-        let last = task::store::last_deployment(&self.db, &grant, environment.id).await?;
-        let health = server::wire::health(report, environment.room(), last);
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let environment = store::get(&self.db, &grant, message.environment_id.parse()?).await?;
+        let id = environment.id;
+        let report = server::report::store::get(&self.db, id).await?;
+        let deployment_id = task::store::last_deployment_id(&self.db, &grant, id).await?;
+        let resources = environment.resources();
+        let health = server::wire::environment_health(report, resources, deployment_id);
         reply(pb::GetEnvironmentHealthResponse { health: Some(health) })
     }
 
@@ -110,24 +180,17 @@ impl EnvironmentService for Rpc {
         request: Request<pb::UpdateEnvironmentRequest>,
     ) -> Reply<pb::UpdateEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let patch = wire::patch(it)?;
-        let id: EnvironmentId = it.environment_id.parse()?;
-        let is_production = store::get(&self.db, &grant, id).await?.kind == super::Kind::Production;
-        let is_concerned = is_production && patch.changes_deployment();
-        let right = self.gate(&call, &grant).pass(is_concerned).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let patch = Patch::try_from(message)?;
+        let id = message.environment_id.parse()?;
+        let kind = store::get(&self.db, &grant, id).await?.kind;
+        let affects_production = kind == Kind::Production && patch.changes_deployment();
+        let right = self.gate(&call, &grant).authorize(affects_production).await?;
+        let update = Update { id, patch, etag: &message.etag, affects_production, right };
         let update = async |tx: &mut Tx| {
-            let environment = store::lock(tx, (grant.org_id(), grant.project_id()), id).await?;
-            admission::change(tx, &environment, is_concerned, right).await?;
-            server::store::require_room(tx, &environment, &patch).await?;
-            let used = server::report::store::disk_used(tx, &environment).await?;
-            let unchanged = pb::Environment::from(&environment);
-            let environment = match environment.edit(patch, &it.etag, used, tx.now)? {
-                Some(changed) => (&store::update(tx, changed).await?).into(),
-                None => unchanged,
-            };
-            Ok(pb::UpdateEnvironmentResponse { environment: Some(environment) })
+            let environment = commands::update(tx, &grant, update).await?;
+            Ok(pb::UpdateEnvironmentResponse { environment: Some((&environment).into()) })
         };
         reply(self.db.write(&call, update).await?)
     }
@@ -137,54 +200,55 @@ impl EnvironmentService for Rpc {
         request: Request<pb::DeployEnvironmentRequest>,
     ) -> Reply<pb::DeployEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let id = it.environment_id.parse()?;
-        let order = Order { modules: it.modules.clone(), ..Order::plain(Kind::Deploy) };
-        let answer = |task| pb::DeployEnvironmentResponse { task: Some(task) };
-        reply(self.queue(&call, &grant, id, order, answer).await?)
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let id = message.environment_id.parse()?;
+        let mut spec = TaskSpec::new(task::Kind::Deploy);
+        spec.modules.clone_from(&message.modules);
+        let response = |task| pb::DeployEnvironmentResponse { task: Some(task) };
+        reply(self.enqueue(&call, &grant, id, spec, response).await?)
     }
 
     async fn start_environment(
         &self,
         request: Request<pb::StartEnvironmentRequest>,
     ) -> Reply<pb::StartEnvironmentResponse> {
-        plain!(self, request, Start, StartEnvironmentResponse)
+        enqueue!(self, request, Start, StartEnvironmentResponse)
     }
 
     async fn stop_environment(
         &self,
         request: Request<pb::StopEnvironmentRequest>,
     ) -> Reply<pb::StopEnvironmentResponse> {
-        plain!(self, request, Stop, StopEnvironmentResponse)
+        enqueue!(self, request, Stop, StopEnvironmentResponse)
     }
 
     async fn restart_environment(
         &self,
         request: Request<pb::RestartEnvironmentRequest>,
     ) -> Reply<pb::RestartEnvironmentResponse> {
-        plain!(self, request, Restart, RestartEnvironmentResponse)
+        enqueue!(self, request, Restart, RestartEnvironmentResponse)
     }
 
     async fn pause_environment(
         &self,
         request: Request<pb::PauseEnvironmentRequest>,
     ) -> Reply<pb::PauseEnvironmentResponse> {
-        plain!(self, request, Pause, PauseEnvironmentResponse)
+        enqueue!(self, request, Pause, PauseEnvironmentResponse)
     }
 
     async fn resume_environment(
         &self,
         request: Request<pb::ResumeEnvironmentRequest>,
     ) -> Reply<pb::ResumeEnvironmentResponse> {
-        plain!(self, request, Resume, ResumeEnvironmentResponse)
+        enqueue!(self, request, Resume, ResumeEnvironmentResponse)
     }
 
     async fn sync_environment(
         &self,
         request: Request<pb::SyncEnvironmentRequest>,
     ) -> Reply<pb::SyncEnvironmentResponse> {
-        plain!(self, request, Sync, SyncEnvironmentResponse)
+        enqueue!(self, request, Sync, SyncEnvironmentResponse)
     }
 
     async fn rollback_environment(
@@ -192,14 +256,16 @@ impl EnvironmentService for Rpc {
         request: Request<pb::RollbackEnvironmentRequest>,
     ) -> Reply<pb::RollbackEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
-        let order = Order::plain(Kind::Rollback);
-        let right = self.gate(&call, &grant).pass_task(&environment, &order).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let id = message.environment_id.parse()?;
+        let environment = store::get(&self.db, &grant, id).await?;
+        let spec = TaskSpec::new(task::Kind::Rollback);
+        let right = self.gate(&call, &grant).authorize_task(&environment, &spec).await?;
         let rollback = async |tx: &mut Tx| {
-            let task = Some((&rollback(tx, &grant, it, right).await?).into());
-            Ok(pb::RollbackEnvironmentResponse { task })
+            let deployment_id = parse_optional_id(&message.deployment_id)?;
+            let task = commands::rollback(tx, &grant, id, deployment_id, right).await?;
+            Ok(pb::RollbackEnvironmentResponse { task: Some((&task).into()) })
         };
         reply(self.db.write(&call, rollback).await?)
     }
@@ -209,19 +275,25 @@ impl EnvironmentService for Rpc {
         request: Request<pb::CloneEnvironmentRequest>,
     ) -> Reply<pb::CloneEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let limit = if it.target_environment_id.is_empty() {
-            self.limit(&call, &it.org_id).await?
-        } else {
-            self.access.also(&call, &grant, "project.environments.update").await?;
-            None
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let spec = CloneSpec::try_from(message)?;
+        let plan_limit = match spec.target {
+            CloneTarget::New { .. } => self.environment_limit(&call, grant.org_id()).await?,
+            CloneTarget::Existing { .. } => {
+                let permission = "project.environments.update";
+                self.access.require_additional(&call, &grant, permission).await?;
+                None
+            }
         };
-        let right = self.pass_copy(&call, &grant).await?;
+        let right = self.authorize_clone(&call, &grant, &spec).await?;
+        let conditions = Conditions { plan_limit, right };
         let clone = async |tx: &mut Tx| {
-            let (environment, task) = clone(tx, &grant, it, limit, right, &self.vault).await?;
-            let (environment, task) = (Some((&environment).into()), Some((&task).into()));
-            Ok(pb::CloneEnvironmentResponse { environment, task })
+            let (environment, task) = clone(tx, &grant, spec, conditions, &self.vault).await?;
+            Ok(pb::CloneEnvironmentResponse {
+                environment: Some((&environment).into()),
+                task: Some((&task).into()),
+            })
         };
         reply(self.db.write(&call, clone).await?)
     }
@@ -231,12 +303,13 @@ impl EnvironmentService for Rpc {
         request: Request<pb::PromoteEnvironmentRequest>,
     ) -> Reply<pb::PromoteEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let right = self.gate(&call, &grant).pass(true).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let promotion = Promotion::try_from(message)?;
+        let right = self.gate(&call, &grant).authorize(true).await?;
         let promote = async |tx: &mut Tx| {
-            let task = Some((&promote(tx, &grant, it, right).await?).into());
-            Ok(pb::PromoteEnvironmentResponse { task })
+            let task = commands::promote(tx, &grant, promotion, right).await?;
+            Ok(pb::PromoteEnvironmentResponse { task: Some((&task).into()) })
         };
         reply(self.db.write(&call, promote).await?)
     }
@@ -246,9 +319,21 @@ impl EnvironmentService for Rpc {
         request: Request<pb::DestroyEnvironmentRequest>,
     ) -> Reply<pb::DestroyEnvironmentResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let destroy = async |tx: &mut Tx| destroy(tx, &grant, it).await;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let spec = DestroySpec {
+            id: message.environment_id.parse()?,
+            confirm_name: &message.confirm_name,
+            allow_production: message.allow_production,
+            force: message.force,
+        };
+        let destroy = async |tx: &mut Tx| {
+            let destruction = destroy(tx, &grant, spec).await?;
+            Ok(pb::DestroyEnvironmentResponse {
+                task: destruction.task.as_ref().map(Into::into),
+                environment: Some((&destruction.environment).into()),
+            })
+        };
         reply(self.db.write(&call, destroy).await?)
     }
 
@@ -257,9 +342,11 @@ impl EnvironmentService for Rpc {
         request: Request<pb::ListVariablesRequest>,
     ) -> Reply<pb::ListVariablesResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        reply(variable::rpc::list(&self.db, &grant, it).await?)
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let environment = store::get(&self.db, &grant, message.environment_id.parse()?).await?;
+        let variables = variable::store::list(&self.db, &environment).await?;
+        reply(pb::ListVariablesResponse { variables: variables.iter().map(Into::into).collect() })
     }
 
     async fn set_variables(
@@ -267,12 +354,18 @@ impl EnvironmentService for Rpc {
         request: Request<pb::SetVariablesRequest>,
     ) -> Reply<pb::SetVariablesResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let environment = store::get(&self.db, &grant, it.environment_id.parse()?).await?;
-        let is_production = environment.kind == super::Kind::Production;
-        let right = self.gate(&call, &grant).pass(is_production).await?;
-        let set = async |tx: &mut Tx| variable::rpc::set(tx, &grant, it, right, &self.vault).await;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let id = message.environment_id.parse()?;
+        let is_production = store::get(&self.db, &grant, id).await?.kind == Kind::Production;
+        let right = self.gate(&call, &grant).authorize(is_production).await?;
+        let change = variable::Change::from(message);
+        let set = async |tx: &mut Tx| {
+            let environment = store::lock(tx, (&grant).into(), id).await?;
+            let variables =
+                variable::commands::set(tx, &environment, &change, right, &self.vault).await?;
+            Ok(pb::SetVariablesResponse { variables: variables.iter().map(Into::into).collect() })
+        };
         reply(self.db.write(&call, set).await?)
     }
 
@@ -281,9 +374,10 @@ impl EnvironmentService for Rpc {
         request: Request<pb::SuspendEnvironmentsRequest>,
     ) -> Reply<pb::SuspendEnvironmentsResponse> {
         let call = Call::of(request)?;
-        let (org_id, reason) = (call.message.org_id.parse()?, reason(call.message.reason()));
+        let org_id = call.message.org_id.parse()?;
+        let reason = call.message.reason().into();
         let suspend = async |tx: &mut Tx| {
-            let suspended = operate::suspend(tx, org_id, reason).await?;
+            let suspended = commands::suspend(tx, org_id, reason).await?;
             Ok(pb::SuspendEnvironmentsResponse { suspended })
         };
         reply(self.db.write(&call, suspend).await?)
@@ -294,19 +388,12 @@ impl EnvironmentService for Rpc {
         request: Request<pb::LiftSuspensionsRequest>,
     ) -> Reply<pb::LiftSuspensionsResponse> {
         let call = Call::of(request)?;
-        let (org_id, reason) = (call.message.org_id.parse()?, reason(call.message.reason()));
+        let org_id = call.message.org_id.parse()?;
+        let reason = call.message.reason().into();
         let lift = async |tx: &mut Tx| {
-            let lifted = operate::lift(tx, org_id, reason).await?;
+            let lifted = commands::lift_suspensions(tx, org_id, reason).await?;
             Ok(pb::LiftSuspensionsResponse { lifted })
         };
         reply(self.db.write(&call, lift).await?)
-    }
-}
-
-fn reason(it: pb::PauseReason) -> PauseReason {
-    match it {
-        pb::PauseReason::Quota => PauseReason::Quota,
-        pb::PauseReason::Billing => PauseReason::Billing,
-        _ => PauseReason::User,
     }
 }

@@ -1,17 +1,17 @@
-//! Every SQL statement about environments.
+//! SQL statements about environments.
 
-use chassis::{Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
+use chassis::{Changed, Db, Error, OrgId, ProjectGrant, Result, Tx, page::Page};
 use sqlx::{PgConnection, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Environment, EnvironmentId, Refused, State};
+use super::{Environment, EnvironmentId, Refused, State, production::ProductionFacts};
 use crate::{
-    project::{Project, production::Facts},
+    project::ProjectRef,
     server::ServerId,
-    task::{self, Order, Task},
+    task::{self, Task, TaskSpec},
 };
 
-/// Selects whole environments: the rest of the statement after `from environment`, and its arguments.
+/// Selects rows of environments: the rest of the statement after `from environment`, and its arguments.
 macro_rules! environments {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         query_as!(
@@ -27,48 +27,48 @@ macro_rules! environments {
     };
 }
 
-/// The names of a project's environments.
-pub(crate) async fn names(tx: &mut Tx, project: &Project) -> Result<Vec<String>> {
+/// Returns the names of a project's environments.
+pub(crate) async fn names(tx: &mut Tx, project: ProjectRef) -> Result<Vec<String>> {
     let names = query_scalar!(
         "select name from environment where org_id = $1 and project_id = $2",
         project.org_id.0,
-        project.id.0
+        project.project_id.0
     );
     Ok(names.fetch_all(tx.conn()).await?)
 }
 
 /// Stores a new environment and its event.
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Environment>) -> Result<Environment> {
-    let it = created.state();
+    let environment = created.state();
     query!(
         "insert into environment (id, org_id, project_id, name, kind, state, stable_state, branch,
             auto_deploy,
              server_id, cpu_millis, memory_mb, disk_gb, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        it.id as _,
-        it.org_id as _,
-        it.project_id as _,
-        it.name,
-        it.kind as _,
-        it.state as _,
-        it.stable_state as _,
-        it.branch,
-        it.auto_deploy,
-        it.server_id.map(|it| it.0),
-        it.cpu_millis,
-        it.memory_mb,
-        it.disk_gb,
-        it.created_at,
-        it.updated_at,
+        environment.id as _,
+        environment.org_id as _,
+        environment.project_id as _,
+        environment.name,
+        environment.kind as _,
+        environment.state as _,
+        environment.stable_state as _,
+        environment.branch,
+        environment.auto_deploy,
+        environment.server_id.map(|id| id.0),
+        environment.cpu_millis,
+        environment.memory_mb,
+        environment.disk_gb,
+        environment.created_at,
+        environment.updated_at,
     )
     .execute(tx.conn())
     .await
-    .map_err(taken)?;
+    .map_err(refusal_of_constraint)?;
     Ok(tx.emit(created))
 }
 
-/// The rule behind a constraint.
-fn taken(error: sqlx::Error) -> Error {
+/// Converts the violation of a unique constraint to the refusal that it stands for.
+fn refusal_of_constraint(error: sqlx::Error) -> Error {
     let name = error.as_database_error().and_then(|it| it.constraint().map(str::to_owned));
     match name.as_deref() {
         Some("environment_production") => Refused::ProductionExists.into(),
@@ -77,52 +77,52 @@ fn taken(error: sqlx::Error) -> Error {
     }
 }
 
-/// Loads an environment and keeps others from changing it or its tasks.
+/// Locks an environment, and with it its tasks, against changes.
 pub(crate) async fn lock(
     tx: &mut Tx,
-    (org_id, project_id): (OrgId, ProjectId),
+    project: ProjectRef,
     id: EnvironmentId,
 ) -> Result<Environment> {
     let environment = environments!(
         "where org_id = $1 and project_id = $2 and id = $3 for update",
-        org_id.0,
-        project_id.0,
+        project.org_id.0,
+        project.project_id.0,
         id.0
     );
     environment.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(EnvironmentId::NOUN))
 }
 
-/// The environments of a project that follow a branch, locked by id.
-pub(crate) async fn lock_following(
+/// Locks the environments of a project that deploy pushes to a branch, in the order of their ids.
+pub(crate) async fn lock_auto_deployed(
     tx: &mut Tx,
-    (org_id, project_id): (OrgId, ProjectId),
+    project: ProjectRef,
     branch: &str,
 ) -> Result<Vec<Environment>> {
     let environments = environments!(
         "where org_id = $1 and project_id = $2 and branch = $3 and auto_deploy
          order by id for update",
-        org_id.0,
-        project_id.0,
+        project.org_id.0,
+        project.project_id.0,
         branch
     );
     Ok(environments.fetch_all(tx.conn()).await?)
 }
 
-/// Every environment of an organization, locked by id.
+/// Locks every environment of an organization, in the order of their ids.
 pub(crate) async fn lock_of_organization(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Environment>> {
     let environments = environments!("where org_id = $1 order by id for update", org_id.0);
     Ok(environments.fetch_all(tx.conn()).await?)
 }
 
-/// Facts about a task of an environment that decide whether it concerns PRODUCTION.
+/// Returns the data that decides whether a task of an environment affects PRODUCTION.
 pub(crate) async fn production_facts(
     conn: &mut PgConnection,
-    at: &Environment,
-    order: &Order,
-) -> Result<Facts> {
-    let source = order.source_environment_id.filter(|_| order.kind == task::Kind::Clone);
+    environment: &Environment,
+    spec: &TaskSpec,
+) -> Result<ProductionFacts> {
+    let source_id = spec.source_environment_id.filter(|_| spec.kind == task::Kind::Clone);
     let facts = query_as!(
-        Facts,
+        ProductionFacts,
         r#"select exists (select from environment
                           where org_id = $1 and id = $3::uuid and kind = 'production')
                    as "copies_production!",
@@ -132,126 +132,139 @@ pub(crate) async fn production_facts(
                                where org_id = $1 and environment_id = $2 and state = 'completed'
                                  and kind in ('deploy', 'start', 'restart', 'rollback', 'promote', 'clone')),
                               '-infinity')) as "is_reconfigured!""#,
-        at.org_id.0,
-        at.id.0,
-        source.map(|it| it.0)
+        environment.org_id.0,
+        environment.id.0,
+        source_id.map(|it| it.0)
     );
     Ok(facts.fetch_one(conn).await?)
 }
 
-/// Loads an environment as it is.
+/// Loads an environment without a lock.
 pub(crate) async fn load(
     tx: &mut Tx,
-    (org_id, project_id): (OrgId, ProjectId),
+    project: ProjectRef,
     id: EnvironmentId,
 ) -> Result<Environment> {
     let environment = environments!(
         "where org_id = $1 and project_id = $2 and id = $3",
-        org_id.0,
-        project_id.0,
+        project.org_id.0,
+        project.project_id.0,
         id.0
     );
     environment.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(EnvironmentId::NOUN))
 }
 
-async fn write(tx: &mut Tx, it: &Environment) -> Result<()> {
+async fn update_row(tx: &mut Tx, environment: &Environment) -> Result<()> {
     query!(
         "update environment set name = $3, state = $4, stable_state = $5, pause_reason = $6, resumes = $7,
              branch = $8, commit = $9, url = $10, last_error = $11, auto_deploy = $12, server_id = $13,
              cpu_millis = $14, memory_mb = $15, disk_gb = $16, deployment_id = $17, updated_at = $18,
              version = version + 1
          where org_id = $1 and id = $2",
-        it.org_id as _,
-        it.id as _,
-        it.name,
-        it.state as _,
-        it.stable_state as _,
-        it.pause_reason as _,
-        it.resumes,
-        it.branch,
-        it.commit,
-        it.url,
-        it.last_error,
-        it.auto_deploy,
-        it.server_id.map(|it| it.0),
-        it.cpu_millis,
-        it.memory_mb,
-        it.disk_gb,
-        it.deployment_id.map(|it| it.0),
-        it.updated_at,
+        environment.org_id as _,
+        environment.id as _,
+        environment.name,
+        environment.state as _,
+        environment.stable_state as _,
+        environment.pause_reason as _,
+        environment.resumes,
+        environment.branch,
+        environment.commit,
+        environment.url,
+        environment.last_error,
+        environment.auto_deploy,
+        environment.server_id.map(|id| id.0),
+        environment.cpu_millis,
+        environment.memory_mb,
+        environment.disk_gb,
+        environment.deployment_id.map(|id| id.0),
+        environment.updated_at,
     )
     .execute(tx.conn())
     .await
-    .map_err(taken)?;
+    .map_err(refusal_of_constraint)?;
     Ok(())
 }
 
-/// Stores an environment as it is now, and its event.
+/// Stores the new state of an environment and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Environment>) -> Result<Environment> {
-    write(tx, changed.state()).await?;
-    let mut it = tx.emit(changed);
-    it.version += 1;
-    Ok(it)
+    update_row(tx, changed.state()).await?;
+    let mut environment = tx.emit(changed);
+    environment.version += 1;
+    Ok(environment)
 }
 
-/// Stores an environment with its new task, and their event.
-pub(crate) async fn begin(
+/// Stores an environment, its new task, and their event.
+pub(crate) async fn enqueue_task(
     tx: &mut Tx,
-    begun: Changed<(Environment, Task)>,
+    enqueued: Changed<(Environment, Task)>,
 ) -> Result<(Environment, Task)> {
-    let (it, task) = begun.state();
-    write(tx, it).await?;
+    let (environment, task) = enqueued.state();
+    update_row(tx, environment).await?;
     task::store::insert(tx, task).await.map_err(|error| match error {
-        // Two that begin at once lock the same row; only a copy of the same source can still collide.
+        // Tasks of one environment are serialized by the lock on its row. Only two clones of the same
+        // source into different environments can violate the unique index.
         Error::Database(error)
             if error
                 .as_database_error()
                 .is_some_and(sqlx::error::DatabaseError::is_unique_violation) =>
         {
-            Refused::TaskInProgress("a copy of the same source".to_owned()).into()
+            Refused::TaskInProgress("another clone of the same source".to_owned()).into()
         }
         other => other,
     })?;
-    let (mut it, task) = tx.emit(begun);
-    it.version += 1;
-    Ok((it, task))
+    let (mut environment, task) = tx.emit(enqueued);
+    environment.version += 1;
+    Ok((environment, task))
 }
 
-/// Stores an environment at the end of its task, and their event. What is DELETED goes.
-pub(crate) async fn end(tx: &mut Tx, ended: Changed<(Environment, Task)>) -> Result<Task> {
-    let (it, task) = ended.state();
+/// Stores an environment, its finished task, and their event. An environment in state DELETED is deleted.
+pub(crate) async fn finish_task(
+    tx: &mut Tx,
+    finished: Changed<(Environment, Task)>,
+) -> Result<Task> {
+    let (environment, task) = finished.state();
     task::store::update(tx, task).await?;
-    if it.state == State::Deleted {
-        delete(tx, it).await?;
+    if environment.state == State::Deleted {
+        delete_rows(tx, environment).await?;
     } else {
-        write(tx, it).await?;
+        update_row(tx, environment).await?;
     }
-    Ok(tx.emit(ended).1)
+    let (_, task) = tx.emit(finished);
+    Ok(task)
 }
 
-/// Deletes an environment whose record is dropped, and stores its event.
-pub(crate) async fn remove(tx: &mut Tx, dropped: Changed<Environment>) -> Result<()> {
-    delete(tx, dropped.state()).await?;
-    Ok(tx.emit(dropped)).map(|_| ())
+/// Deletes an environment without a task, and stores its event.
+pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Environment>) -> Result<Environment> {
+    delete_rows(tx, deleted.state()).await?;
+    Ok(tx.emit(deleted))
 }
 
-async fn delete(tx: &mut Tx, it: &Environment) -> Result<()> {
-    // Under the environment, which is of the tenant (no org_id).
-    query!("delete from environment_report where environment_id = $1", it.id.0)
+async fn delete_rows(tx: &mut Tx, environment: &Environment) -> Result<()> {
+    // A row of the environment, whose organization is checked below (no org_id).
+    query!("delete from environment_report where environment_id = $1", environment.id.0)
         .execute(tx.conn())
         .await?;
-    query!("delete from environment where org_id = $1 and id = $2", it.org_id.0, it.id.0)
-        .execute(tx.conn())
-        .await?;
+    query!(
+        "delete from environment where org_id = $1 and id = $2",
+        environment.org_id.0,
+        environment.id.0
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 
-/// Puts an environment on a server.
-pub(crate) async fn place(tx: &mut Tx, it: &Environment, server_id: ServerId) -> Result<()> {
+/// Assigns an environment to a server.
+pub(crate) async fn assign_server(
+    tx: &mut Tx,
+    environment: &Environment,
+    server_id: ServerId,
+) -> Result<()> {
     query!(
         "update environment set server_id = $3 where org_id = $1 and id = $2",
-        it.org_id.0,
-        it.id.0,
+        environment.org_id.0,
+        environment.id.0,
         server_id.0
     )
     .execute(tx.conn())
@@ -259,21 +272,21 @@ pub(crate) async fn place(tx: &mut Tx, it: &Environment, server_id: ServerId) ->
     Ok(())
 }
 
-/// An environment stands still while it is copied.
-pub(crate) async fn hold(tx: &mut Tx, it: &Environment) -> Result<()> {
+/// Sets the source of a clone to CLONING, in which it allows no other task.
+pub(crate) async fn lock_source(tx: &mut Tx, source: &Environment) -> Result<()> {
     query!(
         "update environment set stable_state = state, state = 'cloning', version = version + 1
          where org_id = $1 and id = $2",
-        it.org_id.0,
-        it.id.0
+        source.org_id.0,
+        source.id.0
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// An environment that was copied is as it was before.
-pub(crate) async fn let_go(tx: &mut Tx, task: &Task) -> Result<()> {
+/// Restores the state of the source of a clone after the task.
+pub(crate) async fn unlock_source(tx: &mut Tx, task: &Task) -> Result<()> {
     query!(
         "update environment set state = stable_state, version = version + 1
          where org_id = $1 and id = $2 and state = 'cloning'",
@@ -285,7 +298,7 @@ pub(crate) async fn let_go(tx: &mut Tx, task: &Task) -> Result<()> {
     Ok(())
 }
 
-/// One environment.
+/// Returns an environment.
 pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: EnvironmentId) -> Result<Environment> {
     let environment = environments!(
         "where org_id = $1 and project_id = $2 and id = $3",
@@ -296,7 +309,7 @@ pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: EnvironmentId) -> Res
     environment.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(EnvironmentId::NOUN))
 }
 
-/// A page of the environments of a project.
+/// Returns a page of the environments of a project.
 pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<Vec<Environment>> {
     let environments = environments!(
         "where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3) order by id limit $4",
@@ -308,8 +321,8 @@ pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<V
     Ok(environments.fetch_all(db.pool()).await?)
 }
 
-/// Every environment of a project, to look at.
-pub(crate) async fn of_project(db: &Db, grant: &ProjectGrant) -> Result<Vec<Environment>> {
+/// Returns every environment of a project.
+pub(crate) async fn list_all(db: &Db, grant: &ProjectGrant) -> Result<Vec<Environment>> {
     let environments = environments!(
         "where org_id = $1 and project_id = $2 order by id",
         grant.org_id().0,
@@ -318,34 +331,33 @@ pub(crate) async fn of_project(db: &Db, grant: &ProjectGrant) -> Result<Vec<Envi
     Ok(environments.fetch_all(db.pool()).await?)
 }
 
-/// Every environment of a project; a plan, or a machine, has only so many.
-pub(crate) async fn all(
-    tx: &mut Tx,
-    (org_id, project_id): (OrgId, ProjectId),
-) -> Result<Vec<Environment>> {
+/// Locks every environment of a project, in the order of their ids. Their number is bounded by the plan and
+/// by the capacity of the servers.
+pub(crate) async fn lock_of_project(tx: &mut Tx, project: ProjectRef) -> Result<Vec<Environment>> {
     let environments = environments!(
         "where org_id = $1 and project_id = $2 order by id for update",
-        org_id.0,
-        project_id.0
+        project.org_id.0,
+        project.project_id.0
     );
     Ok(environments.fetch_all(tx.conn()).await?)
 }
 
-/// The production environment of a project.
-pub(crate) async fn production(
+/// Returns the id of the production environment of a project.
+pub(crate) async fn production_id(
     tx: &mut Tx,
-    (org_id, project_id): (OrgId, ProjectId),
+    project: ProjectRef,
 ) -> Result<Option<EnvironmentId>> {
     let id = query_scalar!(
         "select id from environment where org_id = $1 and project_id = $2 and kind = 'production'",
-        org_id.0,
-        project_id.0
+        project.org_id.0,
+        project.project_id.0
     );
     Ok(id.fetch_optional(tx.conn()).await?)
 }
 
-/// How many environments an organization has. Until the transaction ends, nobody else counts them.
-pub(crate) async fn count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
+/// Counts the environments of an organization. Other calls of this function for the organization wait until
+/// the transaction ends.
+pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
     query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", org_id.to_string())
         .execute(tx.conn())
         .await?;

@@ -1,19 +1,21 @@
-//! Every SQL statement about organizations, as far as this service knows of them.
+//! SQL statements about the status of organizations, and about everything that an organization has here.
 
 use chassis::{Db, OrgId, Result, Tx};
-use sqlx::{query, query_scalar};
+use sqlx::{query, query_as, query_scalar};
 
-use super::Standing;
+use super::Status;
 
-/// Notes the standing of an organization at a revision; `false` if a newer one is known already.
-pub(crate) async fn advance(
+/// Stores the status of an organization at a revision, unless a newer revision is stored: events of an
+/// organization may arrive in another order. Returns true if it was stored.
+pub(crate) async fn set_status(
     tx: &mut Tx,
     org_id: OrgId,
     revision: i64,
-    standing: Standing,
+    status: Status,
 ) -> Result<bool> {
-    let (deleted, blocked) = (standing == Standing::Deleted, standing == Standing::Blocked);
-    let advanced = query!(
+    let deleted = status == Status::Deleted;
+    let blocked = status == Status::Blocked;
+    let stored = query!(
         "insert into organization (org_id, revision, deleted, blocked) values ($1, $2, $3, $4)
          on conflict (org_id) do update
              set revision = excluded.revision, deleted = excluded.deleted, blocked = excluded.blocked
@@ -23,17 +25,18 @@ pub(crate) async fn advance(
         deleted,
         blocked
     );
-    Ok(advanced.execute(tx.conn()).await?.rows_affected() == 1)
+    Ok(stored.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
-/// Standing of an organization, as far as identity's events have reported it.
-pub(crate) async fn standing(tx: &mut Tx, org_id: OrgId) -> Result<Standing> {
+/// Returns the status that identity's events last reported; active if there was none.
+pub(crate) async fn status(tx: &mut Tx, org_id: OrgId) -> Result<Status> {
     let row = query!("select deleted, blocked from organization where org_id = $1", org_id.0);
     let row = row.fetch_optional(tx.conn()).await?;
-    Ok(row.map_or(Standing::Good, |it| Standing::of(it.deleted, it.blocked)))
+    Ok(row.map_or(Status::Active, |it| Status::from_flags(it.deleted, it.blocked)))
 }
 
-/// Deletes everything of an organization. Locks first, in the order of all operations.
+/// Deletes everything that an organization has here. The rows are locked first, in the order of every
+/// operation: environments, tasks, projects, servers.
 pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("select id from environment where org_id = $1 order by id for update", org_id.0)
         .fetch_all(tx.conn())
@@ -61,36 +64,41 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     )
     .execute(tx.conn())
     .await?;
-    // Whatever still lies on a server goes when its runner next says so.
+    // Files that are left on a server are deleted after the next heartbeat of its runner, which reports the
+    // environment and learns that it does not exist.
     query!("delete from environment where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    query!("delete from attachment where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from addon where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from server where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from project_reservation where org_id = $1", org_id.0)
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 
-/// How much an organization has.
-pub(crate) struct Holdings {
+/// Numbers of projects and environments of an organization.
+pub(crate) struct ResourceCounts {
     pub(crate) projects: i64,
     pub(crate) environments: i64,
+    /// Environments that are RUNNING, DEPLOYING, CLONING or PAUSED.
     pub(crate) running: i64,
 }
 
-/// How much an organization has.
-pub(crate) async fn holdings(db: &Db, org_id: OrgId) -> Result<Holdings> {
-    let holdings = sqlx::query_as!(
-        Holdings,
+/// Counts the projects and environments of an organization.
+pub(crate) async fn count_resources(db: &Db, org_id: OrgId) -> Result<ResourceCounts> {
+    let counts = query_as!(
+        ResourceCounts,
         r#"select (select count(*) from project where org_id = $1) as "projects!",
                   count(*) as "environments!",
                   count(*) filter (where state in ('running', 'deploying', 'cloning', 'paused')) as "running!"
            from environment where org_id = $1"#,
         org_id.0
     );
-    Ok(holdings.fetch_one(db.pool()).await?)
+    Ok(counts.fetch_one(db.pool()).await?)
 }
 
-/// Names of environments that run or deploy, a hundred at most.
-pub(crate) async fn running(db: &Db, org_id: OrgId) -> Result<Vec<String>> {
+/// Returns the names of at most 100 environments that are RUNNING, DEPLOYING, CLONING or PAUSED.
+pub(crate) async fn running_names(db: &Db, org_id: OrgId) -> Result<Vec<String>> {
     let names = query_scalar!(
         "select name from environment
          where org_id = $1 and state in ('running', 'deploying', 'cloning', 'paused') order by id limit 100",

@@ -1,4 +1,4 @@
-//! Changes of a project by hand. Nothing is deployed by them (PE-6, PE-7).
+//! Updates of a project by a person. They take effect with the next deployment (PE-6, PE-7).
 
 use api::project as pb;
 use chassis::Changed;
@@ -7,27 +7,27 @@ use time::OffsetDateTime;
 use super::{DeployRole, Project, Refused, State};
 use crate::server::ServerId;
 
-/// What changes; `None` stays.
+/// New values of fields; `None` leaves a field unchanged.
 #[derive(Default)]
 pub(crate) struct Patch {
     pub(crate) name: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) default_branch: Option<String>,
     pub(crate) odoo_version: Option<String>,
-    #[expect(clippy::option_option, reason = "to none is a change")]
+    #[expect(clippy::option_option, reason = "`Some(None)` clears the field")]
     pub(crate) server_id: Option<Option<ServerId>>,
     pub(crate) production_deploy_min_role: Option<DeployRole>,
 }
 
 impl Project {
-    /// Takes the changes. `None`: nothing changes.
-    pub(crate) fn edit(
+    /// Applies a patch. `None`: every field already has its new value.
+    pub(crate) fn update(
         mut self,
         patch: Patch,
         etag: &str,
         now: OffsetDateTime,
     ) -> Result<Option<Changed<Self>>, Refused> {
-        self.current(etag)?;
+        self.require_current(etag)?;
         let old = pb::Project::from(&self);
         self.name = patch.name.unwrap_or(self.name);
         self.description = patch.description.unwrap_or(self.description);
@@ -41,11 +41,11 @@ impl Project {
         }
         self.updated_at = now;
         let event = pb::ProjectUpdated { before: Some(old), after: Some((&self).into()) };
-        let about = self.about();
-        Ok(Some(Changed::new(self, &event, about)))
+        let target = self.event_target();
+        Ok(Some(Changed::new(self, &event, target)))
     }
 
-    /// Its code comes from elsewhere from the next deployment on (PE-7).
+    /// Replaces the repository from the next deployment on (PE-7).
     pub(crate) fn change_repository(
         mut self,
         url: String,
@@ -53,18 +53,19 @@ impl Project {
         etag: &str,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
-        self.current(etag)?;
+        self.require_current(etag)?;
         if confirm_name != self.name {
             return Err(Refused::WrongName);
         }
         let before = Some((&self).into());
-        (self.repository_url, self.updated_at) = (url, now);
+        self.repository_url = url;
+        self.updated_at = now;
         let event = pb::ProjectRepositoryChanged { before, after: Some((&self).into()) };
-        let about = self.about();
-        Ok(Changed::new(self, &event, about))
+        let target = self.event_target();
+        Ok(Changed::new(self, &event, target))
     }
 
-    fn current(&self, etag: &str) -> Result<(), Refused> {
+    fn require_current(&self, etag: &str) -> Result<(), Refused> {
         match self.state {
             State::Deleting => Err(Refused::Deleting),
             State::Active if !etag.is_empty() && etag != self.etag() => Err(Refused::Stale),

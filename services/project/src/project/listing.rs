@@ -1,69 +1,72 @@
-//! Which projects somebody sees, and a page of them.
+//! Pages of the projects that a caller may see.
 
-use api::{
-    identity::{ListVisibleProjectsRequest, access_service_client::AccessServiceClient},
-    project::{self as pb, ProjectOrder},
-};
-use chassis::{Call, Grant, Result, error::remote, page::Page};
+use chassis::{Db, Grant, Result, call::Context, channel::ServiceChannel, page::Page};
 use uuid::Uuid;
 
-use super::{Project, rpc::Rpc, store};
+use super::{
+    Project,
+    client::{VisibleProjects, list_visible_projects},
+    store::{self, Filter},
+};
 
-/// A page of what the caller sees, and the first row of the next one. Identity says what that is: if the
-/// page is by age and of everything, only as much as the page needs.
-pub(super) async fn rows(
-    rpc: &Rpc,
-    call: &Call<pb::ListProjectsRequest>,
-    grant: &Grant,
-    page: &Page,
-) -> Result<Vec<Project>> {
-    let it = &call.message;
-    let by_age = matches!(it.order_by(), ProjectOrder::Unspecified | ProjectOrder::CreateTime);
-    if by_age && it.query.is_empty() {
-        let limit = i32::try_from(page.limit()).unwrap_or(0);
-        let only = visible(rpc, call, page.after::<Uuid>()?, limit).await?;
-        let asked = only.as_ref().map_or(0, Vec::len);
-        let rows = list(rpc, call, grant, only, page).await?;
-        // Fewer than identity named: some are gone here, and those behind them take their place.
-        if asked <= rows.len() || i64::try_from(asked).is_ok_and(|it| it < page.limit()) {
-            return Ok(rows);
+/// Order of projects in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SortOrder {
+    /// Oldest first.
+    CreateTime,
+    Name,
+    /// Last updated first.
+    UpdateTime,
+}
+
+/// A list of projects.
+pub(super) struct Listing<'a> {
+    pub(super) db: &'a Db,
+    pub(super) identity: &'a ServiceChannel,
+    pub(super) context: &'a Context,
+    pub(super) grant: &'a Grant,
+    /// Text that the name, slug or description contains; empty: no filter.
+    pub(super) query: &'a str,
+    pub(super) sort_order: SortOrder,
+}
+
+impl Listing<'_> {
+    /// Returns the rows of a page and the first row of the next one. Identity decides which projects are
+    /// visible. In a list by age without a query it returns only as many of them as the page needs.
+    pub(super) async fn rows(&self, page: &Page) -> Result<Vec<Project>> {
+        if self.sort_order == SortOrder::CreateTime && self.query.is_empty() {
+            let visible = self.visible(page.after::<Uuid>()?, page.limit()).await?;
+            let visible_count = match &visible {
+                VisibleProjects::All => 0,
+                VisibleProjects::Only(ids) => ids.len(),
+            };
+            let rows = self.read(visible, page).await?;
+            // Fewer rows than ids: some projects are deleted here but still registered with identity, so the
+            // page needs more ids than identity returned.
+            let is_last = i64::try_from(visible_count).is_ok_and(|it| it < page.limit());
+            if visible_count <= rows.len() || is_last {
+                return Ok(rows);
+            }
         }
+        let visible = self.visible(None, 0).await?;
+        self.read(visible, page).await
     }
-    let only = visible(rpc, call, None, 0).await?;
-    list(rpc, call, grant, only, page).await
-}
 
-/// The projects that the caller sees; `None` is all of the organization.
-async fn visible(
-    rpc: &Rpc,
-    call: &Call<pb::ListProjectsRequest>,
-    after: Option<Uuid>,
-    limit: i32,
-) -> Result<Option<Vec<Uuid>>> {
-    let question = ListVisibleProjectsRequest {
-        org_id: call.message.org_id.clone(),
-        after_project_id: after.map(|it| it.to_string()).unwrap_or_default(),
-        limit,
-    };
-    let mut identity = AccessServiceClient::new(rpc.identity.clone());
-    let visible = identity.list_visible_projects(call.forward(question)).await;
-    let visible = visible.map_err(remote("identity"))?.into_inner();
-    let ids = visible.projects.iter().filter_map(|it| Uuid::try_parse(&it.project_id).ok());
-    Ok((!visible.all).then(|| ids.collect()))
-}
+    async fn visible(&self, after: Option<Uuid>, limit: i64) -> Result<VisibleProjects> {
+        let org_id = self.grant.org_id();
+        list_visible_projects(self.identity, self.context, org_id, after, limit).await
+    }
 
-async fn list(
-    rpc: &Rpc,
-    call: &Call<pb::ListProjectsRequest>,
-    grant: &Grant,
-    only: Option<Vec<Uuid>>,
-    page: &Page,
-) -> Result<Vec<Project>> {
-    let it = &call.message;
-    let listing = store::Listing { org_id: grant.org_id(), only, query: &it.query };
-    match it.order_by() {
-        ProjectOrder::Name => store::list_by_name(&rpc.db, &listing, page).await,
-        ProjectOrder::UpdateTime => store::list_by_change(&rpc.db, &listing, page).await,
-        _ => store::list(&rpc.db, &listing, page).await,
+    async fn read(&self, visible: VisibleProjects, page: &Page) -> Result<Vec<Project>> {
+        let ids = match visible {
+            VisibleProjects::All => None,
+            VisibleProjects::Only(ids) => Some(ids),
+        };
+        let filter = Filter { org_id: self.grant.org_id(), ids, query: self.query };
+        match self.sort_order {
+            SortOrder::CreateTime => store::list(self.db, &filter, page).await,
+            SortOrder::Name => store::list_by_name(self.db, &filter, page).await,
+            SortOrder::UpdateTime => store::list_by_update_time(self.db, &filter, page).await,
+        }
     }
 }

@@ -1,28 +1,33 @@
-//! The gRPC surface of projects.
+//! gRPC service of projects.
 
-use api::{
-    identity::{RegisterProjectRequest, project_access_service_client::ProjectAccessServiceClient},
-    project::{self as pb, project_service_server::ProjectService},
-};
+use api::project::{self as pb, project_service_server::ProjectService};
 use chassis::{
-    Access, Call, Db, Error, ProjectId, Reply, Tx, error::remote, key, link::Link, page::Pager,
-    reply,
+    Access, Call, Db, Error, Reply, Tx, channel::ServiceChannel, id, key, page::Pager, reply,
 };
 use tonic::Request;
 
-use super::{Draft, Project, deletion, free_slug, listing, overview, slug, store, wire};
-use crate::{environment, organization, push, repository::wrong_url, server};
+use super::{
+    Draft, Project, ProjectRef,
+    commands::{self, CreateProject},
+    deletion::blocks_deletion,
+    edit::Patch,
+    listing::Listing,
+    overview, store,
+};
+use crate::{environment, organization, push, repository::url_violation};
 
+/// Implementation of `ProjectService`.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
-    pub(crate) identity: Link,
+    pub(crate) identity: ServiceChannel,
+    /// Allows paths on the runner's machine as repositories.
     pub(crate) local_repositories: bool,
-    /// Where git servers find this one.
+    /// Public URL of this deployment, for the URL of push webhooks.
     pub(crate) base_url: String,
-    /// Seals the secrets of push webhooks.
-    pub(crate) seal: key::Secret,
+    /// Key that seals the secrets of push webhooks.
+    pub(crate) push_secret_key: key::Secret,
 }
 
 #[tonic::async_trait]
@@ -32,32 +37,21 @@ impl ProjectService for Rpc {
         request: Request<pb::CreateProjectRequest>,
     ) -> Reply<pb::CreateProjectResponse> {
         let call = Call::of(request)?;
-        let grant = self.access.org(&call, &call.message.org_id).await?;
-        let draft = Draft::of(&call.message, self.local_repositories)?;
-        let create = async |tx: &mut Tx| {
-            if let Some(server_id) = draft.server_id {
-                server::store::load(tx, grant.org_id(), server_id).await?;
-            }
-            let id = ProjectId::new();
-            store::lock_id(tx, id).await?;
-            let slug = if let Some(slug) = &draft.slug {
-                slug.clone()
-            } else {
-                let wanted = slug(&draft.name);
-                free_slug(&wanted, &store::slugs_like(tx, grant.org_id(), &wanted).await?)
-            };
-            let project =
-                store::insert(tx, Project::create(&grant, id, slug, draft, tx.now)).await?;
-            // If we break off after this, the reaction to identity's event undoes it.
-            let registration =
-                RegisterProjectRequest { org_id: project.org_id.into(), project_id: id.into() };
-            let mut identity = ProjectAccessServiceClient::new(self.identity.clone());
-            let registered = identity.register_project(call.forward(registration)).await;
-            let registered = registered.map_err(remote("identity"))?.into_inner();
-            let consistency_token = registered.consistency_token;
-            Ok(pb::CreateProjectResponse { project: Some((&project).into()), consistency_token })
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let draft = Draft::from_request(message, self.local_repositories)?;
+        let request_id = if message.request_id.is_empty() {
+            None
+        } else {
+            Some(id::parse("request_id", &message.request_id)?)
         };
-        reply(self.db.write(&call, create).await?)
+        let create =
+            CreateProject { db: &self.db, identity: &self.identity, grant: &grant, request_id };
+        let response = |project: &Project, consistency_token| pb::CreateProjectResponse {
+            project: Some(project.into()),
+            consistency_token,
+        };
+        reply(create.run(&call, draft, response).await?)
     }
 
     async fn get_project(
@@ -65,8 +59,8 @@ impl ProjectService for Rpc {
         request: Request<pb::GetProjectRequest>,
     ) -> Reply<pb::GetProjectResponse> {
         let call = Call::of(request)?;
-        let grant =
-            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let project = store::get(&self.db, &grant).await?;
         reply(pb::GetProjectResponse { project: Some((&project).into()) })
     }
@@ -76,14 +70,22 @@ impl ProjectService for Rpc {
         request: Request<pb::ListProjectsRequest>,
     ) -> Reply<pb::ListProjectsResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let filter = [it.org_id.as_str(), &it.query, it.order_by().as_str_name()];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let rows = listing::rows(self, &call, &grant, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let filter = [message.org_id.as_str(), &message.query, message.order_by().as_str_name()];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let listing = Listing {
+            db: &self.db,
+            identity: &self.identity,
+            context: &call,
+            grant: &grant,
+            query: &message.query,
+            sort_order: message.order_by().into(),
+        };
+        let rows = listing.rows(&page).await?;
+        let (projects, next_page_token) = page.paginate(rows, |it| it.id.into());
         reply(pb::ListProjectsResponse {
-            projects: rows.iter().map(Into::into).collect(),
+            projects: projects.iter().map(Into::into).collect(),
             next_page_token,
         })
     }
@@ -93,8 +95,8 @@ impl ProjectService for Rpc {
         request: Request<pb::GetProjectOverviewRequest>,
     ) -> Reply<pb::GetProjectOverviewResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let overview = Some(overview::read(&self.db, &grant).await?);
         reply(pb::GetProjectOverviewResponse { overview })
     }
@@ -104,15 +106,15 @@ impl ProjectService for Rpc {
         request: Request<pb::RotatePushSecretRequest>,
     ) -> Reply<pb::RotatePushSecretResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let (secret, sealed) = push::secret::make(&self.seal, grant.project_id());
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let project_ref = ProjectRef::from(&grant);
+        let url = format!("{}/hooks/push/{}", self.base_url, grant.project_id());
+        let secret = push::secret::PushSecret::generate(&self.push_secret_key, grant.project_id());
         let rotate = async |tx: &mut Tx| {
-            let rotated = push::secret::rotated(&grant);
-            let place = (grant.org_id(), grant.project_id());
-            push::store::rotate(tx, place, &sealed, rotated).await?;
-            let url = format!("{}/hooks/push/{}", self.base_url, grant.project_id());
-            Ok(pb::RotatePushSecretResponse { url, secret })
+            let rotated = push::secret::rotated(project_ref);
+            push::store::set_secret(tx, project_ref, &secret.sealed, rotated).await?;
+            Ok(pb::RotatePushSecretResponse { url, secret: secret.plain })
         };
         reply(self.db.write(&call, rotate).await?)
     }
@@ -122,18 +124,31 @@ impl ProjectService for Rpc {
         request: Request<pb::ReceivePushRequest>,
     ) -> Reply<pb::ReceivePushResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let org_id = push::secret::check(&self.db, &self.seal, it).await?;
-        let push = match push::read(&it.event, &it.body) {
+        let message = &call.message;
+        let delivery = push::Delivery {
+            project_id: message.project_id.parse()?,
+            format: message.format(),
+            signature: &message.signature,
+            body: &message.body,
+        };
+        let org_id = push::secret::authenticate(&self.db, &self.push_secret_key, &delivery).await?;
+        let push = match push::parse(&message.event, &message.body) {
             Ok(push) => push,
-            Err(push::Ignored(why)) => {
-                let ignored = why.to_owned();
+            Err(push::Ignored(reason)) => {
+                let ignored = reason.to_owned();
                 return reply(pb::ReceivePushResponse { ignored, ..Default::default() });
             }
         };
-        let place = (org_id, it.project_id.parse()?);
-        let follow = async |tx: &mut Tx| push::deploy::follow(tx, place, &push).await;
-        reply(self.db.write(&call, follow).await?)
+        let project_ref = ProjectRef { org_id, project_id: delivery.project_id };
+        let deploy = async |tx: &mut Tx| {
+            let outcome = push::commands::deploy_push(tx, project_ref, &push).await?;
+            Ok(pb::ReceivePushResponse {
+                deployments: outcome.deployments,
+                waiting: outcome.waiting,
+                ignored: outcome.ignored,
+            })
+        };
+        reply(self.db.write(&call, deploy).await?)
     }
 
     async fn update_project(
@@ -141,20 +156,12 @@ impl ProjectService for Rpc {
         request: Request<pb::UpdateProjectRequest>,
     ) -> Reply<pb::UpdateProjectResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let patch = wire::patch(it)?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
-            let project = store::lock(tx, (grant.org_id(), grant.project_id())).await?;
-            if let Some(Some(server_id)) = patch.server_id {
-                server::store::hold(tx, grant.org_id(), server_id).await?;
-            }
-            let unchanged = pb::Project::from(&project);
-            let project = match project.edit(patch, &it.etag, tx.now)? {
-                Some(changed) => (&store::update(tx, changed).await?).into(),
-                None => unchanged,
-            };
-            Ok(pb::UpdateProjectResponse { project: Some(project) })
+            let project = commands::update(tx, &grant, patch, &message.etag).await?;
+            Ok(pb::UpdateProjectResponse { project: Some((&project).into()) })
         };
         reply(self.db.write(&call, update).await?)
     }
@@ -164,16 +171,16 @@ impl ProjectService for Rpc {
         request: Request<pb::ChangeRepositoryRequest>,
     ) -> Reply<pb::ChangeRepositoryResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        if let Some(wrong) = wrong_url(&it.repository_url, self.local_repositories) {
-            return Err(Error::invalid("repository_url", wrong).into());
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let url = message.repository_url.clone();
+        if let Some(violation) = url_violation(&url, self.local_repositories) {
+            return Err(Error::invalid("repository_url", violation).into());
         }
         let change = async |tx: &mut Tx| {
-            let project = store::lock(tx, (grant.org_id(), grant.project_id())).await?;
-            let url = it.repository_url.clone();
-            let changed = project.change_repository(url, &it.confirm_name, &it.etag, tx.now)?;
-            let project = store::update(tx, changed).await?;
+            let name = &message.confirm_name;
+            let etag = &message.etag;
+            let project = commands::change_repository(tx, &grant, url, name, etag).await?;
             Ok(pb::ChangeRepositoryResponse { project: Some((&project).into()) })
         };
         reply(self.db.write(&call, change).await?)
@@ -184,12 +191,12 @@ impl ProjectService for Rpc {
         request: Request<pb::PreviewProjectDeletionRequest>,
     ) -> Reply<pb::PreviewProjectDeletionResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let project = store::get(&self.db, &grant).await?;
-        let environments = environment::store::of_project(&self.db, &grant).await?;
+        let environments = environment::store::list_all(&self.db, &grant).await?;
         let tasks = store::count_tasks(&self.db, &grant).await?;
-        let blocking = environments.iter().filter(|it| deletion::blocks(it));
+        let blocking = environments.iter().filter(|it| blocks_deletion(it));
         reply(pb::PreviewProjectDeletionResponse {
             project: Some((&project).into()),
             blocking_environment_ids: blocking.map(|it| it.id.into()).collect(),
@@ -203,12 +210,19 @@ impl ProjectService for Rpc {
         request: Request<pb::DeleteProjectRequest>,
     ) -> Reply<pb::DeleteProjectResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        if !it.confirm {
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        if !message.confirm {
             return Err(Error::invalid("confirm", "must be true: this cannot be undone").into());
         }
-        let delete = async |tx: &mut Tx| deletion::begin(tx, &grant, it).await;
+        let delete = async |tx: &mut Tx| {
+            let started =
+                commands::delete(tx, &grant, &message.confirm_name, &message.etag).await?;
+            Ok(pb::DeleteProjectResponse {
+                project: Some((&started.project).into()),
+                destroying_environments: started.destroying_environments,
+            })
+        };
         reply(self.db.write(&call, delete).await?)
     }
 
@@ -218,13 +232,13 @@ impl ProjectService for Rpc {
     ) -> Reply<pb::DescribeOrganizationResponse> {
         let call = Call::of(request)?;
         let org_id = call.message.org_id.parse()?;
-        let it = organization::store::holdings(&self.db, org_id).await?;
-        let small = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
+        let counts = organization::store::count_resources(&self.db, org_id).await?;
+        let count = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
         reply(pb::DescribeOrganizationResponse {
-            projects: small(it.projects),
-            environments: small(it.environments),
-            running_environments: organization::store::running(&self.db, org_id).await?,
-            running_environment_count: small(it.running),
+            projects: count(counts.projects),
+            environments: count(counts.environments),
+            running_environments: organization::store::running_names(&self.db, org_id).await?,
+            running_environment_count: count(counts.running),
         })
     }
 }

@@ -1,13 +1,16 @@
-//! Between the contract and the rules.
+//! Conversion between messages of the contract and projects.
 
-use api::{check::Violation, project as pb};
+use api::{
+    check::Violation,
+    project::{self as pb, ProjectOrder},
+};
 use chassis::{Error, Result, mask, timestamp};
 
-use super::{DeployRole, Draft, ODOO_VERSIONS, Project, State, edit::Patch};
+use super::{DeployRole, Draft, ODOO_VERSIONS, Project, State, edit::Patch, listing::SortOrder};
 use crate::{
-    environment::wire::optional,
-    foreign_text::without_credentials,
-    repository::{wrong_branch, wrong_url},
+    environment::wire::parse_optional_id,
+    foreign_text::mask_credentials,
+    repository::{branch_violation, url_violation},
 };
 
 impl From<&Project> for pb::Project {
@@ -25,7 +28,7 @@ impl From<&Project> for pb::Project {
             org_id: it.org_id.into(),
             name: it.name.clone(),
             slug: it.slug.clone(),
-            repository_url: without_credentials(&it.repository_url),
+            repository_url: mask_credentials(&it.repository_url),
             default_branch: it.default_branch.clone(),
             creator_id: it.creator_id.into(),
             create_time: Some(timestamp(it.created_at)),
@@ -41,37 +44,58 @@ impl From<&Project> for pb::Project {
     }
 }
 
-/// DEVELOPER unless it says otherwise.
-fn role(it: pb::DeployRole) -> DeployRole {
-    match it {
-        pb::DeployRole::Admin => DeployRole::Admin,
-        pb::DeployRole::Developer | pb::DeployRole::Unspecified => DeployRole::Developer,
+/// UNSPECIFIED means DEVELOPER.
+impl From<pb::DeployRole> for DeployRole {
+    fn from(it: pb::DeployRole) -> Self {
+        match it {
+            pb::DeployRole::Admin => Self::Admin,
+            pb::DeployRole::Developer | pb::DeployRole::Unspecified => Self::Developer,
+        }
     }
 }
 
-fn wrong_version(version: &str) -> Option<&'static str> {
-    let known = version.is_empty() || ODOO_VERSIONS.contains(&version);
-    (!known).then_some("must be one of 14.0, 15.0, 16.0, 17.0, 18.0, 19.0")
+/// UNSPECIFIED means CREATE_TIME.
+impl From<ProjectOrder> for SortOrder {
+    fn from(it: ProjectOrder) -> Self {
+        match it {
+            ProjectOrder::Unspecified | ProjectOrder::CreateTime => Self::CreateTime,
+            ProjectOrder::Name => Self::Name,
+            ProjectOrder::UpdateTime => Self::UpdateTime,
+        }
+    }
 }
 
-fn check(wrong: &[(&str, Option<&str>)]) -> Result<()> {
-    let violations: Vec<_> = wrong
+fn odoo_version_violation(version: &str) -> Option<&'static str> {
+    let is_supported = version.is_empty() || ODOO_VERSIONS.contains(&version);
+    (!is_supported).then_some("must be empty or one of 14.0, 15.0, 16.0, 17.0, 18.0, 19.0")
+}
+
+/// Result of checking one field: its name, and the violation, if there is one.
+type FieldCheck<'a> = (&'a str, Option<&'a str>);
+
+/// Refuses with every violation at once.
+fn require_valid(checks: &[FieldCheck<'_>]) -> Result<()> {
+    let violations: Vec<_> = checks
         .iter()
-        .filter_map(|(field, wrong)| {
-            Some(Violation { field: (*field).to_owned(), description: (*wrong)?.to_owned() })
+        .filter_map(|(field, violation)| {
+            Some(Violation { field: (*field).to_owned(), description: (*violation)?.to_owned() })
         })
         .collect();
     if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
 }
 
 impl Draft {
-    pub(super) fn of(request: &pb::CreateProjectRequest, local_allowed: bool) -> Result<Self> {
+    /// Converts a request. `allow_local`: the repository may be a path on the runner's machine.
+    pub(super) fn from_request(
+        request: &pb::CreateProjectRequest,
+        allow_local: bool,
+    ) -> Result<Self> {
         let default_branch = Some(request.default_branch.clone()).filter(|it| !it.is_empty());
         let default_branch = default_branch.unwrap_or_else(|| "main".to_owned());
-        check(&[
-            ("repository_url", wrong_url(&request.repository_url, local_allowed)),
-            ("default_branch", wrong_branch(&default_branch)),
-            ("odoo_version", wrong_version(&request.odoo_version)),
+        require_valid(&[
+            ("repository_url", url_violation(&request.repository_url, allow_local)),
+            ("default_branch", branch_violation(&default_branch)),
+            ("odoo_version", odoo_version_violation(&request.odoo_version)),
         ])?;
         Ok(Self {
             name: request.name.trim().to_owned(),
@@ -80,14 +104,14 @@ impl Draft {
             repository_url: request.repository_url.clone(),
             default_branch,
             odoo_version: request.odoo_version.clone(),
-            server_id: optional(&request.server_id)?,
-            production_deploy_min_role: role(request.production_deploy_min_role()),
+            server_id: parse_optional_id(&request.server_id)?,
+            production_deploy_min_role: request.production_deploy_min_role().into(),
         })
     }
 }
 
-/// What the mask of a change may name.
-const PATHS: [&str; 6] = [
+/// Fields that an update mask may name.
+const UPDATABLE_FIELDS: [&str; 6] = [
     "name",
     "description",
     "default_branch",
@@ -96,24 +120,31 @@ const PATHS: [&str; 6] = [
     "production_deploy_min_role",
 ];
 
-/// What a person wants to be different.
-pub(super) fn patch(it: &pb::UpdateProjectRequest) -> Result<Patch> {
-    let paths = mask::paths(it.update_mask.as_ref(), &PATHS)?;
-    let named = |path: &str| paths.contains(&path);
-    let empty = it.name.trim().is_empty().then_some("must not be empty");
-    check(&[
-        ("name", empty.filter(|_| named("name"))),
-        ("default_branch", wrong_branch(&it.default_branch).filter(|_| named("default_branch"))),
-        ("odoo_version", wrong_version(&it.odoo_version).filter(|_| named("odoo_version"))),
-    ])?;
-    let text = |path: &str, value: &str| named(path).then(|| value.trim().to_owned());
-    Ok(Patch {
-        name: text("name", &it.name),
-        description: text("description", &it.description),
-        default_branch: text("default_branch", &it.default_branch),
-        odoo_version: text("odoo_version", &it.odoo_version),
-        server_id: named("server_id").then(|| optional(&it.server_id)).transpose()?,
-        production_deploy_min_role: named("production_deploy_min_role")
-            .then(|| role(it.production_deploy_min_role())),
-    })
+impl TryFrom<&pb::UpdateProjectRequest> for Patch {
+    type Error = Error;
+
+    fn try_from(it: &pb::UpdateProjectRequest) -> Result<Self> {
+        let paths = mask::paths(it.update_mask.as_ref(), &UPDATABLE_FIELDS)?;
+        let is_named = |path: &str| paths.contains(&path);
+        let name_violation = it.name.trim().is_empty().then_some("must not be empty");
+        let branch_violation = branch_violation(&it.default_branch);
+        let version_violation = odoo_version_violation(&it.odoo_version);
+        require_valid(&[
+            ("name", name_violation.filter(|_| is_named("name"))),
+            ("default_branch", branch_violation.filter(|_| is_named("default_branch"))),
+            ("odoo_version", version_violation.filter(|_| is_named("odoo_version"))),
+        ])?;
+        let text = |path: &str, value: &str| is_named(path).then(|| value.trim().to_owned());
+        Ok(Self {
+            name: text("name", &it.name),
+            description: text("description", &it.description),
+            default_branch: text("default_branch", &it.default_branch),
+            odoo_version: text("odoo_version", &it.odoo_version),
+            server_id: is_named("server_id")
+                .then(|| parse_optional_id(&it.server_id))
+                .transpose()?,
+            production_deploy_min_role: is_named("production_deploy_min_role")
+                .then(|| it.production_deploy_min_role().into()),
+        })
+    }
 }

@@ -1,69 +1,90 @@
-//! Where git servers post to: under the same port as everything else, and what it does it does by a call.
+//! HTTP endpoint of push webhooks. It forwards each delivery to `ProjectService/ReceivePush`.
 
 use api::project::{PushFormat, ReceivePushRequest, project_service_client::ProjectServiceClient};
-use chassis::{
-    link::Link,
-    web::{Site, Visit, page},
-};
+use chassis::channel::ServiceChannel;
+use host::web::{PageHandler, PageRequest, page};
 use http::{Method, Response, StatusCode};
 use tonic::Code;
 
-/// Where they post to.
+/// Prefix of the path; the id of the project follows.
 pub(crate) const PATHS: &[&str] = &["/hooks/push/"];
 
-/// Takes what git servers say.
+/// Handler of the endpoint.
 pub(crate) struct Hook {
-    pub(crate) project: Link,
+    /// The project service.
+    pub(crate) project: ServiceChannel,
 }
 
 #[tonic::async_trait]
-impl Site for Hook {
-    async fn visit(&self, visit: Visit) -> Response<String> {
-        let answer =
+impl PageHandler for Hook {
+    async fn handle(&self, request: PageRequest) -> Response<String> {
+        let text_page =
             |status, text: &str| page(status, "text/plain; charset=utf-8", format!("{text}\n"));
-        if visit.method != Method::POST {
-            return answer(StatusCode::METHOD_NOT_ALLOWED, "git servers post pushes here");
+        if request.method != Method::POST {
+            let text = "this is the endpoint of push webhooks; send a POST request";
+            return text_page(StatusCode::METHOD_NOT_ALLOWED, text);
         }
-        let project_id = visit.path.trim_start_matches(PATHS[0]).to_owned();
-        let (format, event, signature) = said(&visit);
-        let body = visit.body.to_vec();
-        let request = ReceivePushRequest {
-            project_id,
-            format: format.into(),
-            event: event.to_owned(),
-            signature: signature.to_owned(),
-            body,
+        let headers = DeliveryHeaders::of(&request);
+        let message = ReceivePushRequest {
+            project_id: request.path.trim_start_matches(PATHS[0]).to_owned(),
+            format: headers.format.into(),
+            event: headers.event.to_owned(),
+            signature: headers.signature.to_owned(),
+            body: request.body.to_vec(),
         };
         let mut project = ProjectServiceClient::new(self.project.clone());
-        match project.receive_push(visit.ask(request, None)).await.map(tonic::Response::into_inner)
-        {
-            Ok(it) if !it.ignored.is_empty() => answer(StatusCode::OK, &it.ignored),
+        let received = project.receive_push(request.forward(message, None)).await;
+        match received.map(tonic::Response::into_inner) {
+            Ok(it) if !it.ignored.is_empty() => text_page(StatusCode::OK, &it.ignored),
             Ok(it) => {
                 let text = format!("{} deployed, {} waiting", it.deployments, it.waiting);
-                answer(StatusCode::ACCEPTED, &text)
+                text_page(StatusCode::ACCEPTED, &text)
             }
             Err(status) => match status.code() {
-                Code::Unauthenticated | Code::InvalidArgument => answer(
-                    StatusCode::UNAUTHORIZED,
-                    "the signature is not of this project's secret",
-                ),
-                Code::Unavailable | Code::DeadlineExceeded => {
-                    answer(StatusCode::SERVICE_UNAVAILABLE, status.message())
+                Code::Unauthenticated | Code::InvalidArgument => {
+                    let text = "the signature is not valid for the push secret of this project";
+                    text_page(StatusCode::UNAUTHORIZED, text)
                 }
-                _ => answer(StatusCode::INTERNAL_SERVER_ERROR, "it did not work; see the log"),
+                Code::Unavailable | Code::DeadlineExceeded => {
+                    text_page(StatusCode::SERVICE_UNAVAILABLE, status.message())
+                }
+                _ => {
+                    let text = "internal error; see the log of the project service";
+                    text_page(StatusCode::INTERNAL_SERVER_ERROR, text)
+                }
             },
         }
     }
 }
 
-/// Who says it, what happened, and the signature. Gitea says what GitHub says, too.
-fn said(visit: &Visit) -> (PushFormat, &str, &str) {
-    let header = |name: &str| visit.header(name);
-    if !header("x-gitlab-event").is_empty() {
-        (PushFormat::Gitlab, header("x-gitlab-event"), header("x-gitlab-token"))
-    } else if !header("x-gitea-event").is_empty() {
-        (PushFormat::Gitea, header("x-gitea-event"), header("x-gitea-signature"))
-    } else {
-        (PushFormat::Github, header("x-github-event"), header("x-hub-signature-256"))
+/// Headers of a delivery. Gitea also sends the headers of GitHub, so its own are tried first.
+struct DeliveryHeaders<'a> {
+    format: PushFormat,
+    event: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> DeliveryHeaders<'a> {
+    fn of(request: &'a PageRequest) -> Self {
+        let header = |name: &str| request.header(name);
+        if !header("x-gitlab-event").is_empty() {
+            Self {
+                format: PushFormat::Gitlab,
+                event: header("x-gitlab-event"),
+                signature: header("x-gitlab-token"),
+            }
+        } else if !header("x-gitea-event").is_empty() {
+            Self {
+                format: PushFormat::Gitea,
+                event: header("x-gitea-event"),
+                signature: header("x-gitea-signature"),
+            }
+        } else {
+            Self {
+                format: PushFormat::Github,
+                event: header("x-github-event"),
+                signature: header("x-hub-signature-256"),
+            }
+        }
     }
 }

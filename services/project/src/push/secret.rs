@@ -1,41 +1,52 @@
-//! The secret of a project's push webhook: kept sealed, shown once.
+//! Secret of a project's push webhook. It is stored sealed, and shown once.
 
 use api::project as pb;
 use chassis::{
-    About, Changed, Db, Error, OrgId, ProjectGrant, ProjectId, Result,
+    Changed, Db, Error, OrgId, ProjectId, Result,
     key::{self, Secret},
 };
 use data_encoding::BASE64URL_NOPAD;
 
-use super::{is_signed, store};
+use super::{Delivery, is_signed, store};
+use crate::project::ProjectRef;
 
-/// A new secret, and how it is kept.
-pub(crate) fn make(seal: &Secret, id: ProjectId) -> (String, Vec<u8>) {
-    let secret = BASE64URL_NOPAD.encode(&key::random());
-    let sealed = key::seal(seal, id.0.as_bytes(), secret.as_bytes());
-    (secret, sealed)
+/// A new secret.
+pub(crate) struct PushSecret {
+    pub(crate) plain: String,
+    pub(crate) sealed: Vec<u8>,
 }
 
-/// It has another one.
-pub(crate) fn rotated(grant: &ProjectGrant) -> Changed<()> {
-    let (org_id, id) = (grant.org_id(), grant.project_id());
-    let event = pb::PushSecretRotated { project_id: id.into() };
-    Changed::new((), &event, About::object("project", id, "").of(org_id).in_project(id))
+impl PushSecret {
+    /// Generates a secret, sealed for a project.
+    pub(crate) fn generate(seal_key: &Secret, project_id: ProjectId) -> Self {
+        let plain = BASE64URL_NOPAD.encode(&key::random());
+        let sealed = key::seal(seal_key, project_id.0.as_bytes(), plain.as_bytes());
+        Self { plain, sealed }
+    }
 }
 
-/// Whose project it is, if what came is signed with its secret. A project that is not there, one without a
-/// push webhook and a wrong signature look the same.
-pub(crate) async fn check(db: &Db, seal: &Secret, it: &pb::ReceivePushRequest) -> Result<OrgId> {
-    let id: ProjectId = it.project_id.parse()?;
-    let known = store::secret(db, id).await?;
-    let opened = known.and_then(|(org_id, sealed)| {
-        let secret = key::open(seal, id.0.as_bytes(), &sealed)?;
-        Some((org_id, String::from_utf8(secret).ok()?))
-    });
-    match opened {
-        Some((org_id, secret)) if is_signed(it.format(), &secret, &it.signature, &it.body) => {
-            Ok(org_id)
-        }
-        _ => Err(Error::bad_credential()),
+/// Event of the rotation of a secret.
+pub(crate) fn rotated(project: ProjectRef) -> Changed<()> {
+    let event = pb::ProjectPushSecretRotated { project_id: project.project_id.into() };
+    Changed::new((), &event, project.event_target(""))
+}
+
+/// Checks the signature of a delivery and returns the organization of the project. An unknown project, a
+/// project without a push webhook, and a wrong signature get the same refusal, which reveals no project
+/// ids.
+pub(crate) async fn authenticate(
+    db: &Db,
+    seal_key: &Secret,
+    delivery: &Delivery<'_>,
+) -> Result<OrgId> {
+    let id = delivery.project_id;
+    let stored = store::sealed_secret(db, id).await?.ok_or_else(Error::invalid_credential)?;
+    let secret = key::open(seal_key, id.0.as_bytes(), &stored.sealed);
+    let secret = secret.and_then(|it| String::from_utf8(it).ok());
+    let secret = secret.ok_or_else(Error::invalid_credential)?;
+    if is_signed(delivery.format, &secret, delivery.signature, delivery.body) {
+        Ok(stored.org_id)
+    } else {
+        Err(Error::invalid_credential())
     }
 }

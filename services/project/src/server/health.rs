@@ -1,26 +1,30 @@
-//! How a server is, by when its runner last called (5.3).
+//! Health of servers, derived from the time of the last heartbeat (5.3).
 
 use time::{Duration, OffsetDateTime};
 
-/// A runner calls so often.
-pub(crate) const BEAT: Duration = Duration::seconds(5);
+/// Interval of heartbeats.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::seconds(5);
 
-/// How a server is.
+/// Health of a server, by the number of missing heartbeats in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub(crate) enum Health {
+    /// At most one.
     Healthy,
+    /// Two to four.
     Degraded,
+    /// Five to nineteen, or no heartbeat yet.
     Disconnected,
+    /// Twenty or more.
     Dead,
 }
 
 impl Health {
-    /// By the number of calls that are missing in a row: two, five, twenty. One call makes it healthy.
+    /// Health at a time. A single heartbeat makes a server healthy again.
     pub(crate) fn at(last_seen: Option<OffsetDateTime>, now: OffsetDateTime) -> Self {
         let Some(last_seen) = last_seen else { return Self::Disconnected };
-        // The next call may be a little late, and is not missing yet.
-        match (now - last_seen).whole_milliseconds() / BEAT.whole_milliseconds() {
+        // Intervals since the last heartbeat. The heartbeat of the current interval is not missing yet.
+        match (now - last_seen).whole_milliseconds() / HEARTBEAT_INTERVAL.whole_milliseconds() {
             ..=2 => Self::Healthy,
             3..=5 => Self::Degraded,
             6..=20 => Self::Disconnected,
@@ -33,11 +37,11 @@ impl Health {
 mod tests {
     use super::*;
 
-    /// PL-20 rests on it: two, five and twenty missing calls.
+    /// PL-20 depends on these limits.
     #[test]
-    fn a_server_is_as_its_runner_calls() {
+    fn health_follows_from_the_number_of_missing_heartbeats() {
         let now = OffsetDateTime::UNIX_EPOCH;
-        let after = |missing: i32| Health::at(Some(now), now + BEAT * (missing + 1));
+        let after = |missing: i32| Health::at(Some(now), now + HEARTBEAT_INTERVAL * (missing + 1));
         assert_eq!(Health::at(None, now), Health::Disconnected);
         assert_eq!(after(0), Health::Healthy);
         assert_eq!(after(1), Health::Healthy);

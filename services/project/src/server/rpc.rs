@@ -1,14 +1,9 @@
-//! The gRPC surface of servers, for people.
+//! gRPC service of servers, for people.
 
-use api::{
-    identity::{GetLimitsRequest, organization_service_client::OrganizationServiceClient},
-    project::{self as pb, server_service_server::ServerService},
-};
+use api::project::{self as pb, server_service_server::ServerService};
 use chassis::{
-    Access, Call, Db, Reply, Result, Tx,
-    call::Context,
-    error::remote,
-    link::Link,
+    Access, Call, Db, Reply, Tx,
+    channel::ServiceChannel,
     page::Pager,
     reply,
     token::{Kind, Token},
@@ -16,26 +11,18 @@ use chassis::{
 use secrecy::ExposeSecret;
 use tonic::Request;
 
-use super::{Server, ServerId, store, wire};
+use super::{Patch, Server, ServerId, ServerQuota, store, wire::server_to_wire};
+use crate::organization::client::{PlanLimit, plan_limit};
 
+/// Implementation of `ServerService`.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
-    pub(crate) identity: Link,
+    pub(crate) identity: ServiceChannel,
 }
 
-impl Rpc {
-    /// How many servers the organization's plan allows (PL-18).
-    async fn limit(&self, context: &Context, org_id: &str) -> Result<Option<i64>> {
-        let question = GetLimitsRequest { org_id: org_id.to_owned() };
-        let mut identity = OrganizationServiceClient::new(self.identity.clone());
-        let limits = identity.get_limits(context.forward(question)).await;
-        let limits = limits.map_err(remote("identity"))?.into_inner().limits;
-        Ok(limits.into_iter().find(|it| it.key == "servers").and_then(|it| it.value))
-    }
-}
-
+/// Text of an agent token, which is shown once.
 fn reveal(token: &Token) -> String {
     token.reveal(Kind::Agent).expose_secret().to_owned()
 }
@@ -48,14 +35,20 @@ impl ServerService for Rpc {
     ) -> Reply<pb::ConnectServerResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let limit = self.limit(&call, &call.message.org_id).await?;
+        let org_id = grant.org_id();
+        // PL-18.
+        let limit = plan_limit(&self.identity, &call, org_id, PlanLimit::Servers).await?;
         let connect = async |tx: &mut Tx| {
-            let (org_id, id) = (grant.org_id(), ServerId::new());
-            let (others, token) = (store::count(tx, org_id).await?, Token::random(id.0));
+            let quota = ServerQuota { count: store::lock_and_count(tx, org_id).await?, limit };
+            let id = ServerId::new();
+            let token = Token::random(id.0);
             let draft = (&call.message).into();
-            let server = Server::connect(org_id, id, draft, token.hash(), (others, limit), tx.now)?;
-            let server = Some((&store::insert(tx, server).await?).into());
-            Ok(pb::ConnectServerResponse { server, agent_token: reveal(&token) })
+            let connected = Server::connect(org_id, id, draft, token.hash(), quota, tx.now)?;
+            let server = store::insert(tx, connected).await?;
+            Ok(pb::ConnectServerResponse {
+                server: Some((&server).into()),
+                agent_token: reveal(&token),
+            })
         };
         reply(self.db.write(&call, connect).await?)
     }
@@ -67,9 +60,9 @@ impl ServerService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let server = store::get(&self.db, &grant, call.message.server_id.parse()?).await?;
-        let allocated = store::allocations(&self.db, &[server.id.0]).await?;
-        let allocated = allocated.first().map(|it| it.1).unwrap_or_default();
-        let server = Some(wire::seen(&server, allocated, self.db.now()));
+        let allocated = store::allocated_by_server(&self.db, &[server.id.0]).await?;
+        let allocated = allocated.get(&server.id).copied().unwrap_or_default();
+        let server = Some(server_to_wire(&server, allocated, self.db.now()));
         reply(pb::GetServerResponse { server })
     }
 
@@ -78,17 +71,20 @@ impl ServerService for Rpc {
         request: Request<pb::ListServersRequest>,
     ) -> Reply<pb::ListServersResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &[&it.org_id])?;
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let page =
+            self.pager.page(&call, message.page_size, &message.page_token, &[&message.org_id])?;
         let rows = store::list(&self.db, &grant, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let ids: Vec<_> = rows.iter().map(|it| it.id.0).collect();
-        let allocated = store::allocations(&self.db, &ids).await?;
-        let of = |id| allocated.iter().find(|it| it.0 == id).map(|it| it.1).unwrap_or_default();
+        let allocated = store::allocated_by_server(&self.db, &ids).await?;
         let now = self.db.now();
-        let servers = rows.iter().map(|it| wire::seen(it, of(it.id), now)).collect();
-        reply(pb::ListServersResponse { servers, next_page_token })
+        let servers = rows.iter().map(|it| {
+            let allocated = allocated.get(&it.id).copied().unwrap_or_default();
+            server_to_wire(it, allocated, now)
+        });
+        reply(pb::ListServersResponse { servers: servers.collect(), next_page_token })
     }
 
     async fn update_server(
@@ -96,13 +92,14 @@ impl ServerService for Rpc {
         request: Request<pb::UpdateServerRequest>,
     ) -> Reply<pb::UpdateServerResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
-        let patch = wire::patch(it)?;
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
-            let server = store::lock_own(tx, grant.org_id(), it.server_id.parse()?).await?;
+            let server =
+                store::lock_connected(tx, grant.org_id(), message.server_id.parse()?).await?;
             let unchanged = pb::Server::from(&server);
-            let server = match server.edit(patch, &it.etag)? {
+            let server = match server.update(patch, &message.etag)? {
                 Some(changed) => (&store::update(tx, changed).await?).into(),
                 None => unchanged,
             };
@@ -116,12 +113,13 @@ impl ServerService for Rpc {
         request: Request<pb::RotateServerTokenRequest>,
     ) -> Reply<pb::RotateServerTokenResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
         let rotate = async |tx: &mut Tx| {
-            let server = store::lock_own(tx, grant.org_id(), it.server_id.parse()?).await?;
+            let server =
+                store::lock_connected(tx, grant.org_id(), message.server_id.parse()?).await?;
             let token = Token::random(server.id.0);
-            let server = store::update(tx, server.rotate(token.hash())).await?;
+            let server = store::update(tx, server.rotate_token(token.hash())).await?;
             let server = Some((&server).into());
             Ok(pb::RotateServerTokenResponse { server, agent_token: reveal(&token) })
         };
@@ -133,12 +131,13 @@ impl ServerService for Rpc {
         request: Request<pb::RemoveServerRequest>,
     ) -> Reply<pb::RemoveServerResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.org(&call, &it.org_id).await?;
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
         let remove = async |tx: &mut Tx| {
-            let server = store::lock_to_remove(tx, grant.org_id(), it.server_id.parse()?).await?;
-            let on_it = store::allocated(tx, server.id, None).await?.environments;
-            store::delete(tx, server.remove(on_it)?).await?;
+            let server =
+                store::lock_to_remove(tx, grant.org_id(), message.server_id.parse()?).await?;
+            let environments = store::allocated(tx, server.id, None).await?.environments;
+            store::delete(tx, server.remove(environments)?).await?;
             Ok(pb::RemoveServerResponse {})
         };
         reply(self.db.write(&call, remove).await?)

@@ -1,14 +1,18 @@
-//! Every SQL statement about servers.
+//! SQL statements about servers.
+
+use std::collections::BTreeMap;
 
 use chassis::{Changed, Db, Error, Grant, OnConstraint, OrgId, Result, Tx, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Agent, Allocated, Health, Refused, Server, ServerId};
+use super::{
+    Allocated, AuthenticatedRunner, Health, Refused, Server, ServerId, health::HEARTBEAT_INTERVAL,
+};
 use crate::environment::{Environment, EnvironmentId, edit::Patch};
 
-/// Selects whole servers: the rest of the statement after `from server`, and its arguments.
+/// Selects rows of servers: the rest of the statement after `from server`, and its arguments.
 macro_rules! servers {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         query_as!(
@@ -21,8 +25,9 @@ macro_rules! servers {
     };
 }
 
-/// How many servers an organization has. Keeps others from adding one until the transaction ends.
-pub(crate) async fn count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
+/// Counts the servers of an organization. Other calls of this function for the organization wait until the
+/// transaction ends.
+pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
     query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", org_id.to_string())
         .fetch_one(tx.conn())
         .await?;
@@ -33,20 +38,20 @@ pub(crate) async fn count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
 
 /// Stores a new server and its event.
 pub(crate) async fn insert(tx: &mut Tx, connected: Changed<Server>) -> Result<Server> {
-    let it = connected.state();
+    let server = connected.state();
     query!(
         "insert into server (id, org_id, name, address, cpu_millis, memory_mb, disk_gb, token_hash,
             created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        it.id as _,
-        it.org_id.map(|it| it.0),
-        it.name,
-        it.address,
-        it.cpu_millis,
-        it.memory_mb,
-        it.disk_gb,
-        it.token_hash,
-        it.created_at,
+        server.id as _,
+        server.org_id.map(|id| id.0),
+        server.name,
+        server.address,
+        server.cpu_millis,
+        server.memory_mb,
+        server.disk_gb,
+        server.token_hash,
+        server.created_at,
     )
     .execute(tx.conn())
     .await
@@ -54,57 +59,58 @@ pub(crate) async fn insert(tx: &mut Tx, connected: Changed<Server>) -> Result<Se
     Ok(tx.emit(connected))
 }
 
-/// Stores what somebody changed of a server, and its event.
+/// Stores the new fields of a server and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Server>) -> Result<Server> {
-    let it = changed.state();
+    let server = changed.state();
     query!(
         "update server set name = $3, address = $4, cpu_millis = $5, memory_mb = $6, disk_gb = $7,
              token_hash = $8, version = version + 1
          where org_id = $1 and id = $2",
-        it.org_id.map(|it| it.0),
-        it.id as _,
-        it.name,
-        it.address,
-        it.cpu_millis,
-        it.memory_mb,
-        it.disk_gb,
-        it.token_hash,
+        server.org_id.map(|id| id.0),
+        server.id as _,
+        server.name,
+        server.address,
+        server.cpu_millis,
+        server.memory_mb,
+        server.disk_gb,
+        server.token_hash,
     )
     .execute(tx.conn())
     .await
     .on_constraint("server_address", Refused::Exists)?;
-    let mut it = tx.emit(changed);
-    it.version += 1;
-    Ok(it)
+    let mut server = tx.emit(changed);
+    server.version += 1;
+    Ok(server)
 }
 
-/// Deletes a server and stores its event.
+/// Deletes a server, clears it as the default server of projects, and stores its event.
 pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Server>) -> Result<()> {
-    let it = removed.state();
+    let server = removed.state();
     query!(
         "update project set server_id = null where org_id = $1 and server_id = $2",
-        it.org_id.map(|it| it.0),
-        it.id as _
+        server.org_id.map(|id| id.0),
+        server.id as _
     )
     .execute(tx.conn())
     .await?;
     query!(
         "delete from server where org_id = $1 and id = $2",
-        it.org_id.map(|it| it.0),
-        it.id as _
+        server.org_id.map(|id| id.0),
+        server.id as _
     )
     .execute(tx.conn())
     .await?;
-    Ok(tx.emit(removed)).map(|_| ())
+    tx.emit(removed);
+    Ok(())
 }
 
-/// Loads a server of an organization and keeps others from changing it.
-pub(crate) async fn lock_own(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
+/// Locks a connected server of an organization against changes.
+pub(crate) async fn lock_connected(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
     let server = servers!("where org_id = $1 and id = $2 for update", org_id.0, id.0);
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// The same for a server that is to go, with the projects that name it: they are locked before it.
+/// Locks a connected server for removal. The projects whose default server it is are locked first.
 pub(crate) async fn lock_to_remove(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
     query!(
         "select id from project where org_id = $1 and server_id = $2 order by id for no key update",
@@ -113,11 +119,11 @@ pub(crate) async fn lock_to_remove(tx: &mut Tx, org_id: OrgId, id: ServerId) -> 
     )
     .fetch_all(tx.conn())
     .await?;
-    lock_own(tx, org_id, id).await
+    lock_connected(tx, org_id, id).await
 }
 
-/// Loads a server that an organization may use, and keeps others from placing something on it.
-pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
+/// Locks a server that an organization may use, so that no other environment is placed on it.
+pub(crate) async fn lock_for_placement(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
     let server = servers!(
         "where (org_id = $1 or org_id is null) and id = $2 for no key update",
         org_id.0,
@@ -126,8 +132,12 @@ pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Ser
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// The same, and the server stays as long as the transaction goes on.
-pub(crate) async fn hold(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
+/// Loads a server that an organization may use, and locks it against removal.
+pub(crate) async fn lock_against_removal(
+    tx: &mut Tx,
+    org_id: OrgId,
+    id: ServerId,
+) -> Result<Server> {
     let server =
         servers!("where (org_id = $1 or org_id is null) and id = $2 for key share", org_id.0, id.0);
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
@@ -139,34 +149,38 @@ pub(crate) async fn load(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Ser
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// Loads the server of a runner, which proved that it is.
-pub(crate) async fn lock_any(tx: &mut Tx, id: ServerId) -> Result<Server> {
-    // Its own runner (no org_id).
+/// Locks the server of a runner.
+pub(crate) async fn lock_of_runner(tx: &mut Tx, id: ServerId) -> Result<Server> {
+    // The server of an authenticated runner (no org_id).
     let server = servers!("where id = $1 for no key update", id.0);
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// What environments have of a server, but for one of them.
+/// Returns the resources of the environments on a server, except those of `except`.
 pub(crate) async fn allocated(
     tx: &mut Tx,
     id: ServerId,
-    but: Option<EnvironmentId>,
+    except: Option<EnvironmentId>,
 ) -> Result<Allocated> {
-    // Of every tenant (no org_id): a shared server is shared.
+    // Environments of all organizations (no org_id): they share the server.
     let allocated = query_as!(
         Allocated,
         r#"select coalesce(sum(cpu_millis), 0) as "cpu_millis!", coalesce(sum(memory_mb), 0) as "memory_mb!",
                   coalesce(sum(disk_gb), 0) as "disk_gb!", count(*) as "environments!"
            from environment where server_id = $1 and id is distinct from $2::uuid"#,
         id.0,
-        but.map(|it| it.0)
+        except.map(|it| it.0)
     );
     Ok(allocated.fetch_one(tx.conn()).await?)
 }
 
-/// The same, for a page of servers.
-pub(crate) async fn allocations(db: &Db, ids: &[Uuid]) -> Result<Vec<(ServerId, Allocated)>> {
-    // Of servers that the caller may see (no org_id).
+/// Returns the resources of the environments on each of these servers. Servers without environments are
+/// missing.
+pub(crate) async fn allocated_by_server(
+    db: &Db,
+    ids: &[Uuid],
+) -> Result<BTreeMap<ServerId, Allocated>> {
+    // The caller has read the servers with the grant (no org_id).
     let rows = query!(
         r#"select server_id as "server_id!", coalesce(sum(cpu_millis), 0) as "cpu_millis!",
                   coalesce(sum(memory_mb), 0) as "memory_mb!", coalesce(sum(disk_gb), 0) as "disk_gb!",
@@ -189,50 +203,56 @@ pub(crate) async fn allocations(db: &Db, ids: &[Uuid]) -> Result<Vec<(ServerId, 
         .collect())
 }
 
-/// Refuses what is asked of a server whose runner does not call, or of none at all (PE-21, PL-20).
+/// Refuses a server whose runner sends no heartbeats (PE-21, PL-20). `None`: any shared server must be
+/// reachable.
 pub(crate) async fn require_reachable(tx: &mut Tx, id: Option<ServerId>) -> Result<()> {
     let now = tx.now;
-    let seen = match id {
-        // Under its environment (no org_id).
+    let last_seen_at = match id {
+        // The server of an environment that the caller has locked (no org_id).
         Some(id) => query_scalar!("select last_seen_at from server where id = $1", id.0)
             .fetch_optional(tx.conn())
             .await?
             .flatten(),
-        // Any shared one will do (no org_id).
+        // Shared servers (no org_id).
         None => {
             query_scalar!("select max(last_seen_at) from server where org_id is null")
                 .fetch_one(tx.conn())
                 .await?
         }
     };
-    match Health::at(seen, now) {
+    match Health::at(last_seen_at, now) {
         Health::Healthy | Health::Degraded => Ok(()),
-        _ => Err(Refused::Unreachable(id).into()),
+        Health::Disconnected | Health::Dead => Err(Refused::Unreachable(id).into()),
     }
 }
 
-/// Refuses a change of an environment that its server, or its new one, has no room for.
-pub(crate) async fn require_room(tx: &mut Tx, it: &Environment, patch: &Patch) -> Result<()> {
-    let Some(id) = patch.server_id.or(it.server_id) else { return Ok(()) };
-    if patch.room.is_none() && patch.server_id.is_none() {
+/// Refuses an update of an environment for which its server, or its new one, has too little capacity.
+pub(crate) async fn require_capacity_for_update(
+    tx: &mut Tx,
+    environment: &Environment,
+    patch: &Patch,
+) -> Result<()> {
+    let Some(id) = patch.server_id.or(environment.server_id) else { return Ok(()) };
+    if patch.resources.is_none() && patch.server_id.is_none() {
         return Ok(());
     }
-    let server = lock(tx, it.org_id, id).await?;
+    let server = lock_for_placement(tx, environment.org_id, id).await?;
     if patch.server_id.is_some() {
-        server.reachable(tx.now)?;
+        server.require_reachable(tx.now)?;
     }
-    let allocated = allocated(tx, id, Some(it.id)).await?;
-    Ok(server.has_room(patch.room.unwrap_or(it.room()), allocated)?)
+    let allocated = allocated(tx, id, Some(environment.id)).await?;
+    let requested = patch.resources.unwrap_or(environment.resources());
+    Ok(server.require_capacity(requested, allocated)?)
 }
 
-/// One server that an organization may use.
+/// Returns a server that an organization may use.
 pub(crate) async fn get(db: &Db, grant: &Grant, id: ServerId) -> Result<Server> {
     let server =
         servers!("where (org_id = $1 or org_id is null) and id = $2", grant.org_id().0, id.0);
     server.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// A page of the servers that an organization may use.
+/// Returns a page of the servers that an organization may use.
 pub(crate) async fn list(db: &Db, grant: &Grant, page: &Page) -> Result<Vec<Server>> {
     let servers = servers!(
         "where (org_id = $1 or org_id is null) and ($2::uuid is null or id > $2) order by id limit $3",
@@ -243,30 +263,42 @@ pub(crate) async fn list(db: &Db, grant: &Grant, page: &Page) -> Result<Vec<Serv
     Ok(servers.fetch_all(db.pool()).await?)
 }
 
-/// The server with a token, and what is stored of its secret.
-pub(crate) async fn by_token(db: &Db, id: Uuid) -> Result<Option<(ServerId, Vec<u8>)>> {
-    // By its token (no org_id), which is checked next.
+/// Hash of the secret of a server's agent token.
+pub(crate) struct TokenHash {
+    pub(crate) server_id: ServerId,
+    pub(crate) token_hash: Vec<u8>,
+}
+
+/// Returns the token hash of a connected server. The id of an agent token is the one of its server.
+pub(crate) async fn token_hash(db: &Db, token_id: Uuid) -> Result<Option<TokenHash>> {
+    // By the token (no org_id), whose secret the caller checks.
     let row = query!(
         r#"select id, token_hash as "token_hash!" from server where id = $1 and token_hash is not null"#,
-        id
+        token_id
     );
-    Ok(row.fetch_optional(db.pool()).await?.map(|it| (it.id, it.token_hash)))
+    let row = row.fetch_optional(db.pool()).await?;
+    Ok(row.map(|it| TokenHash { server_id: it.id, token_hash: it.token_hash }))
 }
 
-/// The shared server with a runner of this name.
-pub(crate) async fn shared(db: &Db, name: &str) -> Result<Option<Agent>> {
-    // Of no tenant (no org_id).
+/// Returns the runner of the shared server with this name.
+pub(crate) async fn shared(db: &Db, name: &str) -> Result<Option<AuthenticatedRunner>> {
+    // Shared servers (no org_id).
     let id = query_scalar!("select id from server where org_id is null and name = $1", name);
     let id = id.fetch_optional(db.pool()).await?;
-    Ok(id.map(|server_id| Agent { server_id, shared: true }))
+    Ok(id.map(|server_id| AuthenticatedRunner { server_id, shared: true }))
 }
 
-/// The same; it is there from now on.
-pub(crate) async fn share(db: &Db, name: &str, address: &str) -> Result<Agent> {
-    if let Some(agent) = shared(db, name).await? {
-        return Ok(agent);
+/// Returns the runner of the shared server with this name, and creates the server if it does not exist.
+pub(crate) async fn get_or_create_shared(
+    db: &Db,
+    name: &str,
+    address: &str,
+) -> Result<AuthenticatedRunner> {
+    if let Some(runner) = shared(db, name).await? {
+        return Ok(runner);
     }
-    let (id, now) = (ServerId::new(), db.now());
+    let id = ServerId::new();
+    let now = db.now();
     let insert = async |tx: &mut Tx| {
         query!(
             "insert into server (id, org_id, name, address, created_at) values ($1, null, $2, $3, $4)
@@ -284,33 +316,33 @@ pub(crate) async fn share(db: &Db, name: &str, address: &str) -> Result<Agent> {
     shared(db, name).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// Stores what a runner says of its machine.
-pub(crate) async fn seen(tx: &mut Tx, it: &Server) -> Result<()> {
-    // Its own runner (no org_id).
+/// Stores the status of a server.
+pub(crate) async fn update_status(tx: &mut Tx, server: &Server) -> Result<()> {
+    // The server of an authenticated runner, or one that was locked before (no org_id).
     query!(
         "update server set last_seen_at = $2, health = $3, isolation = $4, limits = $5, runner_version = $6,
              cpu_millis = $7, memory_mb = $8, disk_gb = $9, database_address = $10
          where id = $1",
-        it.id as _,
-        it.last_seen_at,
-        it.health as _,
-        it.isolation,
-        it.limits,
-        it.runner_version,
-        it.cpu_millis,
-        it.memory_mb,
-        it.disk_gb,
-        it.database_address,
+        server.id as _,
+        server.last_seen_at,
+        server.health as _,
+        server.isolation,
+        server.limits,
+        server.runner_version,
+        server.cpu_millis,
+        server.memory_mb,
+        server.disk_gb,
+        server.database_address,
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// Servers that are due to be looked at.
-pub(crate) async fn seen_too_long_ago(tx: &mut Tx) -> Result<Vec<Server>> {
-    let before: OffsetDateTime = tx.now - super::health::BEAT * 2;
-    // Of every tenant (no org_id).
+/// Locks servers with missing heartbeats that are not yet DEAD, a limited number at once.
+pub(crate) async fn lock_overdue(tx: &mut Tx) -> Result<Vec<Server>> {
+    let before: OffsetDateTime = tx.now - HEARTBEAT_INTERVAL * 2;
+    // Servers of all organizations (no org_id).
     let servers = servers!(
         "where health <> 'dead' and last_seen_at < $1
          order by id limit 100 for update skip locked",

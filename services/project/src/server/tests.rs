@@ -1,4 +1,4 @@
-//! What fits on a server, and when it may go.
+//! Tests of the capacity, quota and reachability of servers.
 
 use super::*;
 
@@ -6,45 +6,54 @@ fn server() -> Server {
     let draft = Draft {
         name: "eu-1".to_owned(),
         address: "eu-1.example.com".to_owned(),
-        capacity: Some(Room { cpu_millis: 2_000, memory_mb: 4_096, disk_gb: 40 }),
+        capacity: Some(Resources { cpu_millis: 2_000, memory_mb: 4_096, disk_gb: 40 }),
     };
-    let (id, org_id, now) = (ServerId::new(), OrgId::new(), OffsetDateTime::UNIX_EPOCH);
-    Server::connect(org_id, id, draft, vec![], (0, None), now).unwrap().state().clone()
+    let quota = ServerQuota { count: 0, limit: None };
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let connected = Server::connect(OrgId::new(), ServerId::new(), draft, vec![], quota, now);
+    connected.unwrap().state().clone()
 }
 
-/// PE-19: each of the three counts, and what is free is what is left.
+/// PE-19: CPU, memory and disk are each limited by the capacity that the other environments leave.
 #[test]
-fn an_environment_fits_into_what_is_left() {
-    let (server, half) = (server(), Room { cpu_millis: 1_000, memory_mb: 2_048, disk_gb: 20 });
-    let taken = Allocated { cpu_millis: 1_000, memory_mb: 2_048, disk_gb: 20, environments: 1 };
-    assert_eq!(server.has_room(half, taken), Ok(()));
-    let refused = server.has_room(Room { memory_mb: 2_049, ..half }, taken).unwrap_err();
+fn an_environment_needs_available_capacity() {
+    let server = server();
+    let half = Resources { cpu_millis: 1_000, memory_mb: 2_048, disk_gb: 20 };
+    let allocated = Allocated { cpu_millis: 1_000, memory_mb: 2_048, disk_gb: 20, environments: 1 };
+    assert_eq!(server.require_capacity(half, allocated), Ok(()));
+    let refused =
+        server.require_capacity(Resources { memory_mb: 2_049, ..half }, allocated).unwrap_err();
     assert_eq!(
         refused,
-        Refused::Full { resource: "memory_mb", requested: 2_049, available: 2_048 }
+        Refused::InsufficientCapacity { resource: "memory_mb", requested: 2_049, available: 2_048 }
     );
-    assert!(server.has_room(Room { cpu_millis: 1_001, ..half }, taken).is_err());
-    assert!(server.has_room(Room { disk_gb: 21, ..half }, taken).is_err());
+    assert!(server.require_capacity(Resources { cpu_millis: 1_001, ..half }, allocated).is_err());
+    assert!(server.require_capacity(Resources { disk_gb: 21, ..half }, allocated).is_err());
     let unlimited = Server { cpu_millis: None, ..server };
-    assert_eq!(unlimited.has_room(Room { cpu_millis: 32_000, ..half }, taken), Ok(()));
+    assert_eq!(
+        unlimited.require_capacity(Resources { cpu_millis: 32_000, ..half }, allocated),
+        Ok(())
+    );
 }
 
 /// PL-18, PL-19.
 #[test]
-fn a_plan_has_room_for_so_many_and_one_in_use_stays() {
+fn a_plan_limits_the_number_of_servers_and_a_used_server_is_not_removed() {
     let draft = Draft { name: "a".to_owned(), address: "a".to_owned(), capacity: None };
-    let (id, org_id, now) = (ServerId::new(), OrgId::new(), OffsetDateTime::UNIX_EPOCH);
-    let refused = Server::connect(org_id, id, draft, vec![], (1, Some(1)), now).unwrap_err();
-    assert_eq!(refused, Refused::Limit(1));
+    let quota = ServerQuota { count: 1, limit: Some(1) };
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let refused = Server::connect(OrgId::new(), ServerId::new(), draft, vec![], quota, now);
+    assert_eq!(refused.unwrap_err(), Refused::Limit(1));
     assert_eq!(server().remove(2).unwrap_err(), Refused::InUse(2));
     assert!(server().remove(0).is_ok());
 }
 
 /// PE-21, PL-20.
 #[test]
-fn a_server_that_never_called_takes_nothing() {
-    let (mut server, now) = (server(), OffsetDateTime::UNIX_EPOCH);
-    assert_eq!(server.reachable(now), Err(Refused::Unreachable(Some(server.id))));
+fn a_server_without_heartbeats_is_unreachable() {
+    let mut server = server();
+    let now = OffsetDateTime::UNIX_EPOCH;
+    assert_eq!(server.require_reachable(now), Err(Refused::Unreachable(Some(server.id))));
     server.last_seen_at = Some(now);
-    assert_eq!(server.reachable(now), Ok(()));
+    assert_eq!(server.require_reachable(now), Ok(()));
 }

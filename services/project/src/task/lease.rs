@@ -1,4 +1,4 @@
-//! Who works on a task: a runner holds it for a while, and as long as it reports.
+//! Leases: a runner owns a task until the lease ends, and renews the lease with each report and heartbeat.
 
 use api::{error::Reason, project as pb};
 use chassis::{Changed, Refusal};
@@ -7,15 +7,15 @@ use uuid::Uuid;
 
 use super::{Outcome, State, Task};
 
-/// A runner reports more often than this, or its task goes to another.
-pub(crate) const LEASE: Duration = Duration::seconds(15);
+/// Duration of a lease. Another runner may lease the task after it.
+pub(crate) const LEASE_DURATION: Duration = Duration::seconds(15);
 
-/// After so many runners went silent the task has failed.
+/// Number of leases after which a task whose last lease has ended is failed.
 pub(crate) const ATTEMPTS_MAX: i32 = 3;
 
-/// A runner must stop.
+/// The runner has no lease of the task.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease of this task ended, or another runner holds it; stop working on it")]
+#[error("the lease of this task has ended, or another runner has it; stop working on the task")]
 pub(crate) struct LeaseLost;
 
 impl Refusal for LeaseLost {
@@ -24,96 +24,96 @@ impl Refusal for LeaseLost {
     }
 }
 
-/// What becomes of a task that a runner asks for.
-pub(crate) enum Leased {
-    /// The first runner takes a deployment; the log tells.
-    First(Changed<Task>),
-    /// Taken, without a word: no deployment, or another runner takes over from one that went silent.
-    Again(Task),
-    /// It ends instead: too many runners went silent, or somebody cancelled it meanwhile.
-    Over(Task, Outcome),
+/// Result of leasing a task.
+pub(crate) enum LeaseOutcome {
+    /// A deployment was leased for the first time; this is an event.
+    DeploymentStarted(Changed<Task>),
+    /// Another task was leased, or a task was leased again after a lease ended. Without an event: other
+    /// tasks have events when they are enqueued and when they end.
+    Leased(Task),
+    /// The task is finished instead: it was cancelled, or had too many leases.
+    Finished(Task, Outcome),
 }
 
-/// How far a task is.
+/// Progress of a task, as a runner reports it.
+#[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) percent: i32,
-    pub(crate) step: String,
-    pub(crate) steps: (i32, i32),
+    /// Name of the current step; empty: unchanged.
+    pub(crate) current_step: String,
+    pub(crate) steps_completed: i32,
+    pub(crate) total_steps: i32,
 }
 
 impl Task {
-    /// Whether a runner may take it.
-    pub(crate) fn waits(&self, now: OffsetDateTime) -> bool {
+    /// True if a runner may lease the task: it is queued, or its lease has ended.
+    pub(crate) fn is_leasable(&self, now: OffsetDateTime) -> bool {
         self.state == State::Queued || self.lease_ends_at.is_some_and(|it| it <= now)
     }
 
-    /// A waiting task, or one whose runner went silent, goes to a runner (PE-36).
-    pub(crate) fn lease(mut self, now: OffsetDateTime) -> Leased {
+    /// Leases a task to a runner (PE-36).
+    pub(crate) fn lease(mut self, now: OffsetDateTime) -> LeaseOutcome {
         if self.cancel_requested {
-            self.end(&Outcome::Cancelled, now);
-            return Leased::Over(self, Outcome::Cancelled);
+            self.finish(&Outcome::Cancelled, now);
+            return LeaseOutcome::Finished(self, Outcome::Cancelled);
         }
         if self.attempts >= ATTEMPTS_MAX {
-            let error =
-                format!("worker lost: {ATTEMPTS_MAX} runners went silent while they worked on it");
-            let outcome = Outcome::Failed { error };
-            self.end(&outcome, now);
-            return Leased::Over(self, outcome);
+            let error = format!(
+                "worker lost: {ATTEMPTS_MAX} runners stopped reporting while they worked on the task"
+            );
+            let (task, outcome) = self.fail(&error, now);
+            return LeaseOutcome::Finished(task, outcome);
         }
         let before = Some((&self).into());
-        let first = self.state == State::Queued;
+        let is_first = self.state == State::Queued;
         self.state = State::Running;
         self.attempts += 1;
         self.started_at = Some(self.started_at.unwrap_or(now));
-        (self.lease_id, self.lease_ends_at) = (Some(chassis::id::new()), Some(now + LEASE));
-        // Other things are told when they are asked for, and when they are done.
-        if !first || !self.kind.is_deployment() {
-            return Leased::Again(self);
+        self.lease_id = Some(chassis::id::new());
+        self.lease_ends_at = Some(now + LEASE_DURATION);
+        if !is_first || !self.kind.is_deployment() {
+            return LeaseOutcome::Leased(self);
         }
         let event = pb::DeploymentStarted { before, after: Some((&self).into()) };
-        let about = self.about();
-        Leased::First(Changed::new(self, &event, about))
+        let target = self.event_target();
+        LeaseOutcome::DeploymentStarted(Changed::new(self, &event, target))
     }
 
-    /// Progress never goes back, and is 100 only at the end (PE-35).
+    /// Stores reported progress and renews the lease. Progress never decreases, and is 100 only at the end
+    /// (PE-35).
     pub(crate) fn report(
         mut self,
         lease_id: Uuid,
         progress: Progress,
         now: OffsetDateTime,
     ) -> Result<Self, LeaseLost> {
-        self.held_by(lease_id, now)?;
+        self.require_lease(lease_id, now)?;
         self.progress_percent = self.progress_percent.max(progress.percent.clamp(0, 99));
-        if !progress.step.is_empty() {
-            self.current_step = progress.step;
+        if !progress.current_step.is_empty() {
+            self.current_step = progress.current_step;
         }
-        self.steps_completed = self.steps_completed.max(progress.steps.0);
-        self.total_steps = self.total_steps.max(progress.steps.1);
-        self.lease_ends_at = Some(now + LEASE);
+        self.steps_completed = self.steps_completed.max(progress.steps_completed);
+        self.total_steps = self.total_steps.max(progress.total_steps);
+        self.lease_ends_at = Some(now + LEASE_DURATION);
         Ok(self)
     }
 
-    /// Ends the task.
-    pub(crate) fn finish(
+    /// Finishes the task for the runner that has leased it.
+    pub(crate) fn finish_leased(
         mut self,
         lease_id: Uuid,
         outcome: &Outcome,
         now: OffsetDateTime,
     ) -> Result<Self, LeaseLost> {
-        self.held_by(lease_id, now)?;
-        self.end(outcome, now);
+        self.require_lease(lease_id, now)?;
+        self.finish(outcome, now);
         Ok(self)
     }
 
-    /// Ends a task that nobody wants any more, whoever works on it.
-    pub(crate) fn withdraw(mut self, error: &str, now: OffsetDateTime) -> (Self, Outcome) {
-        let outcome = Outcome::Failed { error: error.to_owned() };
-        self.end(&outcome, now);
-        (self, outcome)
-    }
-
-    fn held_by(&self, lease_id: Uuid, now: OffsetDateTime) -> Result<(), LeaseLost> {
-        let held = self.lease_id == Some(lease_id) && self.lease_ends_at.is_some_and(|it| it > now);
-        if held && self.state == State::Running { Ok(()) } else { Err(LeaseLost) }
+    fn require_lease(&self, lease_id: Uuid, now: OffsetDateTime) -> Result<(), LeaseLost> {
+        let is_leased = self.state == State::Running
+            && self.lease_id == Some(lease_id)
+            && self.lease_ends_at.is_some_and(|it| it > now);
+        if is_leased { Ok(()) } else { Err(LeaseLost) }
     }
 }

@@ -1,28 +1,20 @@
-//! The gRPC surface of tasks, for people.
+//! gRPC service of tasks, for people.
 
 use api::project::{self as pb, task_service_server::TaskService};
-use chassis::{
-    Access, Call, Db, Error, Reply, Tx,
-    follow::{Messages, follow},
-    page::Pager,
-    reply,
-};
+use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response};
+use worker::watch::{Messages, follow};
 
-use super::{Cancelled, NotFailed, Order, Outcome, State, runner, store, watch::TaskLog};
-use crate::{
-    environment::{
-        self,
-        admission::{self, Initiator},
-    },
-    project::production::Gate,
-};
+use super::{TaskSpec, commands, store, watch::TaskLog};
+use crate::environment::{self, production::ProductionGate, wire::parse_optional_id};
 
+/// Implementation of `TaskService`.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
+    /// Ends streams when the process shuts down.
     pub(crate) draining: CancellationToken,
 }
 
@@ -32,9 +24,9 @@ impl TaskService for Rpc {
 
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Reply<pb::GetTaskResponse> {
         let call = Call::of(request)?;
-        let grant =
-            self.access.project(&call, &call.message.org_id, &call.message.project_id).await?;
-        let task = store::get(&self.db, &grant, call.message.task_id.parse()?).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let task = store::get(&self.db, &grant, message.task_id.parse()?).await?;
         let log_lines = store::log_lines(&self.db, &task).await?;
         reply(pb::GetTaskResponse { task: Some(pb::Task { log_lines, ..(&task).into() }) })
     }
@@ -44,14 +36,13 @@ impl TaskService for Rpc {
         request: Request<pb::ListTasksRequest>,
     ) -> Reply<pb::ListTasksResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let filter = [it.org_id.as_str(), &it.project_id, &it.environment_id];
-        let page = self.pager.page(&call, it.page_size, &it.page_token, &filter)?;
-        let only = Some(&it.environment_id).filter(|it| !it.is_empty());
-        let only = only.map(|it| it.parse()).transpose()?;
-        let rows = store::list(&self.db, &grant, only, &page).await?;
-        let (rows, next_page_token) = page.cut(rows, |it| it.id.into());
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let filter = [message.org_id.as_str(), &message.project_id, &message.environment_id];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let environment_id = parse_optional_id(&message.environment_id)?;
+        let rows = store::list(&self.db, &grant, environment_id, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         reply(pb::ListTasksResponse {
             tasks: rows.iter().map(Into::into).collect(),
             next_page_token,
@@ -63,20 +54,11 @@ impl TaskService for Rpc {
         request: Request<pb::CancelTaskRequest>,
     ) -> Reply<pb::CancelTaskResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let task = store::get(&self.db, &grant, it.task_id.parse()?).await?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let task = store::get(&self.db, &grant, message.task_id.parse()?).await?;
         let cancel = async |tx: &mut Tx| {
-            let place = (grant.org_id(), grant.project_id());
-            let environment = environment::locking::of_task(tx, &task).await;
-            let task = store::lock(tx, place.0, task.id).await?;
-            let task = match (task.cancel(tx.now)?, environment) {
-                (Cancelled::Asked(asked), _) => store::save(tx, asked).await?,
-                (Cancelled::Now(task), environment) => {
-                    runner::over(tx, environment?, task.clone(), Outcome::Cancelled).await?;
-                    task
-                }
-            };
+            let task = commands::request_cancellation(tx, &task).await?;
             Ok(pb::CancelTaskResponse { task: Some((&task).into()) })
         };
         reply(self.db.write(&call, cancel).await?)
@@ -87,24 +69,20 @@ impl TaskService for Rpc {
         request: Request<pb::RetryTaskRequest>,
     ) -> Reply<pb::RetryTaskResponse> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let failed = store::get(&self.db, &grant, it.task_id.parse()?).await?;
-        if failed.state != State::Failed {
-            return Err(Error::from(NotFailed).into());
-        }
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let failed = store::get(&self.db, &grant, message.task_id.parse()?).await?;
+        commands::require_failed(&failed)?;
         let environment = environment::store::get(&self.db, &grant, failed.environment_id).await?;
-        let order = Order::again(&failed);
-        let gate = Gate { db: &self.db, access: &self.access, context: &call, grant: &grant };
-        let right = gate.pass_task(&environment, &order).await?;
-        // As much as the first call needed (PE-41, PE-44, PE-37).
-        if let Some(permission) = failed.kind.needs_more() {
-            self.access.also(&call, &grant, permission).await?;
+        let gate =
+            ProductionGate { db: &self.db, access: &self.access, context: &call, grant: &grant };
+        let right = gate.authorize_task(&environment, &TaskSpec::retry(&failed)).await?;
+        // The permission that the original method needs (PE-41, PE-44, PE-37).
+        if let Some(permission) = failed.kind.additional_retry_permission() {
+            self.access.require_additional(&call, &grant, permission).await?;
         }
         let retry = async |tx: &mut Tx| {
-            let environment = environment::locking::to_repeat(tx, &failed).await?;
-            let by = Initiator::person(&grant, right);
-            let task = admission::queue(tx, environment, order, by).await?.1;
+            let task = commands::retry(tx, &grant, &failed, right).await?;
             Ok(pb::RetryTaskResponse { task: Some((&task).into()) })
         };
         reply(self.db.write(&call, retry).await?)
@@ -115,11 +93,16 @@ impl TaskService for Rpc {
         request: Request<pb::WatchTaskLogRequest>,
     ) -> Reply<Self::WatchTaskLogStream> {
         let call = Call::of(request)?;
-        let it = &call.message;
-        let grant = self.access.project(&call, &it.org_id, &it.project_id).await?;
-        let task = store::get(&self.db, &grant, it.task_id.parse()?).await?;
-        let (db, task_id, next_line) = (self.db.clone(), task.id, it.from_line);
-        let log = TaskLog { db, grant, task_id, next_line, sent: None };
-        Ok(Response::new(follow(&self.db, task_id.0, self.draining.clone(), log)))
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let task = store::get(&self.db, &grant, message.task_id.parse()?).await?;
+        let log = TaskLog {
+            db: self.db.clone(),
+            grant,
+            task_id: task.id,
+            next_line: message.from_line,
+            last_sent: None,
+        };
+        Ok(Response::new(follow(&self.db, task.id.0, self.draining.clone(), log)))
     }
 }

@@ -1,7 +1,7 @@
-//! How tasks go, and end.
+//! Tests of tasks and their leases.
 
 use super::{
-    lease::{ATTEMPTS_MAX, LEASE, LeaseLost, Leased, Progress},
+    lease::{ATTEMPTS_MAX, LEASE_DURATION, LeaseLost, LeaseOutcome, Progress},
     *,
 };
 
@@ -43,76 +43,90 @@ fn queued(kind: Kind) -> Task {
 
 fn running(now: OffsetDateTime) -> Task {
     match queued(Kind::Deploy).lease(now) {
-        Leased::First(changed) => changed.state().clone(),
-        _ => panic!("a queued task starts"),
+        LeaseOutcome::DeploymentStarted(changed) => changed.state().clone(),
+        _ => panic!("a queued deployment starts"),
     }
 }
 
-fn at(percent: i32, step: &str) -> Progress {
-    Progress { percent, step: step.to_owned(), steps: (0, 0) }
+fn progress(percent: i32, step: &str) -> Progress {
+    Progress { percent, current_step: step.to_owned(), steps_completed: 0, total_steps: 0 }
 }
 
 /// PE-34, PE-35.
 #[test]
-fn progress_goes_forward_and_ends_at_a_hundred() {
+fn progress_never_decreases_and_ends_at_100() {
     let now = OffsetDateTime::UNIX_EPOCH;
     let task = running(now);
     let lease = task.lease_id.unwrap();
-    let task = task.report(lease, at(60, "build"), now).unwrap();
-    let task = task.report(lease, at(30, ""), now).unwrap();
+    let task = task.report(lease, progress(60, "build"), now).unwrap();
+    let task = task.report(lease, progress(30, ""), now).unwrap();
     assert_eq!((task.progress_percent, task.current_step.as_str()), (60, "build"));
-    let done = Outcome::Completed { commit: "abc".to_owned(), url: String::new(), observed: None };
-    let task = task.finish(lease, &done, now).unwrap();
+    let completed =
+        Outcome::Completed(TaskResult { commit: "abc".to_owned(), ..TaskResult::default() });
+    let task = task.finish_leased(lease, &completed, now).unwrap();
     assert_eq!((task.state, task.progress_percent), (State::Completed, 100));
     assert_eq!(task.commit, "abc");
-    assert_eq!(task.finish(lease, &done, now).unwrap_err(), LeaseLost);
+    assert_eq!(task.finish_leased(lease, &completed, now).unwrap_err(), LeaseLost);
 }
 
 /// PE-36.
 #[test]
-fn a_silent_runner_loses_its_task_and_the_third_ends_it() {
+fn a_task_is_leased_again_after_its_lease_ends_and_fails_after_the_third() {
     let mut now = OffsetDateTime::UNIX_EPOCH;
     let mut task = running(now);
     let first = task.lease_id.unwrap();
     for _ in 1..ATTEMPTS_MAX {
-        now += LEASE;
-        let Leased::Again(again) = task.lease(now) else { panic!("another runner takes over") };
+        now += LEASE_DURATION;
+        let LeaseOutcome::Leased(again) = task.lease(now) else {
+            panic!("another runner leases the task")
+        };
         task = again;
     }
-    assert_eq!(task.clone().report(first, at(1, ""), now).unwrap_err(), LeaseLost);
-    let Leased::Over(task, _) = task.lease(now + LEASE) else { panic!("it ends") };
+    assert_eq!(task.clone().report(first, progress(1, ""), now).unwrap_err(), LeaseLost);
+    let LeaseOutcome::Finished(task, _) = task.lease(now + LEASE_DURATION) else {
+        panic!("the task fails")
+    };
     assert_eq!(task.state, State::Failed);
     assert!(task.error_message.starts_with("worker lost"));
 }
 
-/// PE-31: what waits ends at once, a deployment is asked to, and nothing else can be.
+/// PE-31: a queued task is cancelled at once, a running deployment by its runner, another running task not
+/// at all.
 #[test]
-fn a_task_is_cancelled_as_long_as_it_can_let_go() {
+fn queued_tasks_and_running_deployments_can_be_cancelled() {
     let now = OffsetDateTime::UNIX_EPOCH;
-    let Ok(Cancelled::Now(task)) = queued(Kind::Stop).cancel(now) else { panic!("it waits") };
+    let Ok(Cancellation::Cancelled(task)) = queued(Kind::Stop).cancel(now) else {
+        panic!("a queued task is cancelled at once")
+    };
     assert_eq!(task.state, State::Cancelled);
-    assert!(task.cancel(now).is_err(), "what has ended stays as it is");
+    assert!(task.cancel(now).is_err(), "a finished task cannot be cancelled");
 
-    let Ok(Cancelled::Asked(asked)) = running(now).cancel(now) else { panic!("it runs") };
-    let task = asked.state().clone();
+    let Ok(Cancellation::Requested(requested)) = running(now).cancel(now) else {
+        panic!("the cancellation of a running deployment is requested")
+    };
+    let task = requested.state().clone();
     assert!(task.cancel_requested && task.state == State::Running);
-    // Its runner went silent: nobody starts over.
-    let Leased::Over(task, Outcome::Cancelled) = task.lease(now + LEASE) else { panic!("it ends") };
+    // After the end of the lease the task is not leased again.
+    let LeaseOutcome::Finished(task, Outcome::Cancelled) = task.lease(now + LEASE_DURATION) else {
+        panic!("the task is cancelled")
+    };
     assert_eq!(task.state, State::Cancelled);
 
-    let Leased::Again(stopping) = queued(Kind::Stop).lease(now) else { panic!("it is taken") };
+    let LeaseOutcome::Leased(stopping) = queued(Kind::Stop).lease(now) else {
+        panic!("the task is leased")
+    };
     assert!(stopping.cancel(now).is_err());
 }
 
-/// PE-32: a repeated task asks for the same, and names what it repeats.
+/// PE-32.
 #[test]
-fn a_repeated_task_is_another_one_with_the_same_configuration() {
+fn a_retry_has_the_same_configuration_and_names_the_failed_task() {
     let mut failed = queued(Kind::Deploy);
     failed.modules = vec!["sale".to_owned()];
     failed.commit = "abc".to_owned();
-    let order = Order::again(&failed);
-    assert_eq!((order.kind, order.retry_of), (Kind::Deploy, Some(failed.id)));
-    assert_eq!((order.modules, order.commit.as_str()), (failed.modules.clone(), ""));
+    let spec = TaskSpec::retry(&failed);
+    assert_eq!((spec.kind, spec.retry_of), (Kind::Deploy, Some(failed.id)));
+    assert_eq!((spec.modules, spec.commit.as_str()), (failed.modules.clone(), ""));
     failed.kind = Kind::Promote;
-    assert_eq!(Order::again(&failed).commit, "abc");
+    assert_eq!(TaskSpec::retry(&failed).commit, "abc");
 }

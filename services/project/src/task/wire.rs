@@ -1,4 +1,4 @@
-//! Between the contract and the rules.
+//! Conversion between messages of the contract and tasks.
 
 use api::project as pb;
 use chassis::timestamp;
@@ -24,7 +24,7 @@ impl From<Kind> for pb::TaskKind {
     }
 }
 
-/// What a runner found; `None` if it says nothing.
+/// UNSPECIFIED is `None`: the runner has not observed the program.
 pub(crate) fn observed(it: pb::Observed) -> Option<Observed> {
     match it {
         pb::Observed::Unspecified => None,
@@ -35,8 +35,9 @@ pub(crate) fn observed(it: pb::Observed) -> Option<Observed> {
     }
 }
 
-fn id(it: Option<impl Into<String>>) -> String {
-    it.map(Into::into).unwrap_or_default()
+/// Text of an id; `None` is empty.
+fn optional_id(id: Option<impl Into<String>>) -> String {
+    id.map(Into::into).unwrap_or_default()
 }
 
 impl From<&Task> for pb::Task {
@@ -72,9 +73,9 @@ impl From<&Task> for pb::Task {
             branch: it.branch.clone(),
             commit: it.commit.clone(),
             modules: it.modules.clone(),
-            source_environment_id: id(it.source_environment_id),
-            deployment_id: id(it.deployment_id),
-            retry_of: id(it.retry_of),
+            source_environment_id: optional_id(it.source_environment_id),
+            deployment_id: optional_id(it.deployment_id),
+            retry_of: optional_id(it.retry_of),
             rolled_back: it.rolled_back,
             cancel_requested: it.cancel_requested,
             steps_completed: it.steps_completed,
@@ -84,3 +85,6 @@ impl From<&Task> for pb::Task {
         }
     }
 }
+
+/// Message of the stream of a task's log.
+pub(super) type LogMessage = pb::WatchTaskLogResponse;

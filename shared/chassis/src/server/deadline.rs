@@ -8,37 +8,40 @@ use tonic::{Code, Status};
 
 use crate::{error::status, rule::Rule};
 
-/// The time of one call.
+/// Time budget of one call.
 pub(super) struct CallTime {
     budget: Duration,
     pub(super) deadline: Instant,
 }
 
 impl CallTime {
-    /// From now on, as long as the client allows, `max` at most.
+    /// Starts the time of a call: its `grpc-timeout`, at most `max`.
     pub(super) fn of(headers: &HeaderMap, max: Duration) -> Self {
         let budget = budget(headers, max);
         Self { budget, deadline: Instant::now() + budget }
     }
 
-    /// The answer to a call whose handler did not end in time.
-    pub(super) fn late(&self, rule: &Rule) -> Status {
+    /// Returns the status for a call that exceeded its deadline.
+    pub(super) fn exceeded(&self, rule: &Rule) -> Status {
         let ms = self.budget.as_millis();
-        let message = format!("no answer within {ms} ms; a change may still complete");
+        let message = format!(
+            "no response within {ms} ms; a change may still complete: read the object, then retry"
+        );
         let metadata = vec![("method", rule.method.clone())];
         status(Code::DeadlineExceeded, Reason::DeadlineExceeded, message, metadata)
     }
 }
 
-/// The time-out that the client asks for, `max` at most, and a little less than that, so that the answer is
-/// there before the client's own timer fires.
+/// Returns the client's time-out, at most `max`, reduced by up to 20 ms so that the status arrives before the
+/// client's own timer fires.
 fn budget(headers: &HeaderMap, max: Duration) -> Duration {
-    let asked = headers.get("grpc-timeout").and_then(|it| it.to_str().ok()).and_then(grpc_timeout);
-    let budget = asked.unwrap_or(max).min(max);
+    let requested =
+        headers.get("grpc-timeout").and_then(|it| it.to_str().ok()).and_then(grpc_timeout);
+    let budget = requested.unwrap_or(max).min(max);
     budget.saturating_sub((budget / 10).min(Duration::from_millis(20)))
 }
 
-/// `5S`, `250m` (milliseconds): at most eight digits and a unit.
+/// Parses a `grpc-timeout` header: at most eight digits and a unit, for example `250m` (milliseconds).
 fn grpc_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|it| it.is_ascii_digit()) {
@@ -63,16 +66,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_well_formed_timeouts_count() {
+    fn malformed_timeouts_are_ignored() {
         assert_eq!(grpc_timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(grpc_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
-        for bad in ["", "m", "-1S", "1X", "123456789S", "1.5S", "é"] {
-            assert_eq!(grpc_timeout(bad), None, "{bad}");
+        for malformed in ["", "m", "-1S", "1X", "123456789S", "1.5S", "é"] {
+            assert_eq!(grpc_timeout(malformed), None, "{malformed}");
         }
     }
 
     #[test]
-    fn a_client_cannot_ask_for_more_time_than_there_is() {
+    fn a_client_gets_at_most_the_longest_deadline() {
         let headers = HeaderMap::from_iter([(
             http::header::HeaderName::from_static("grpc-timeout"),
             HeaderValue::from_static("1H"),

@@ -1,4 +1,4 @@
-//! Who calls: an account, a service, both or nobody; and whether the method's rule lets them in.
+//! Authentication of the caller, and the check that the method's audience includes it.
 
 use api::error::Reason;
 use http::HeaderMap;
@@ -13,25 +13,32 @@ use crate::{
     token,
 };
 
+/// An authenticated caller: an account, a service, a service on behalf of an account, or neither.
+#[derive(Default)]
+pub(super) struct Caller {
+    pub(super) account: Option<Account>,
+    pub(super) service: Option<String>,
+}
+
 impl Shared {
-    /// The account and the service behind a call, or why its rule does not let it in.
+    /// Authenticates the caller; fails if the rule of the method does not admit it.
     pub(super) async fn identify(
         &self,
         rule: &Rule,
         peer: &Peer,
         bearer: Option<&SecretString>,
         address: &str,
-    ) -> Result<(Option<Account>, Option<String>), Error> {
+    ) -> Result<Caller, Error> {
         let service = match peer {
             Peer::Service(name) => Some(name.clone()),
             Peer::Client => None,
         };
         let needs_account = match &rule.audience {
-            Audience::Public => return Ok((None, service)),
+            Audience::Public => return Ok(Caller { account: None, service }),
             Audience::Account | Audience::Permission(_) => true,
-            // The method knows the servers, and checks the token.
-            Audience::Services(_) if rule.agents && bearer.is_some_and(token::is_agent) => {
-                return Ok((None, None));
+            // The method verifies the agent token.
+            Audience::Services(_) if rule.agents && bearer.is_some_and(token::is_agent_token) => {
+                return Ok(Caller::default());
             }
             Audience::Services(names) => {
                 admit_service(names, service.as_deref(), bearer.is_some())?;
@@ -39,17 +46,18 @@ impl Shared {
             }
         };
         let account = match bearer {
-            // A read may rest on what was true a second ago; a change may not.
             Some(bearer) => {
-                let is_key = token::is_key(bearer);
+                let is_key = token::is_api_key(bearer);
                 if is_key {
                     self.keys.check_address(address)?;
                 }
-                let account = self.access.authority()?.authenticate(bearer, !rule.read).await;
+                // Reads may use an authentication from the cache, changes may not.
+                let fresh = !rule.read;
+                let account = self.access.authority()?.authenticate(bearer, fresh).await;
                 if is_key
                     && account.as_ref().is_err_and(|it| it.reason() == Reason::InvalidCredential)
                 {
-                    self.keys.refused(address);
+                    self.keys.record_failure(address);
                 }
                 let account = account?;
                 admit_key(rule, &account)?;
@@ -64,33 +72,40 @@ impl Shared {
             }
             None => None,
         };
-        Ok((account, service))
+        Ok(Caller { account, service })
     }
 }
 
-/// What an API key may do by permission is decided with the permission; here is what no permission guards,
-/// and what is told before anything else: a read-only key changes nothing (PL-9).
+/// Checks the restrictions of API keys that do not depend on the object: methods without a permission need
+/// `Rule::keys`, and a read-only key changes nothing (PL-9). Its permissions are checked with the caller's.
 fn admit_key(rule: &Rule, account: &Account) -> Result<(), Error> {
     let Some(key) = &account.key else { return Ok(()) };
     let (reason, message) = match &rule.audience {
-        Audience::Account if !rule.keys => {
-            (Reason::SessionRequired, "no API key may do this; sign in and use the session")
-        }
-        Audience::Account | Audience::Permission(_) if !rule.read && !key.full => {
-            (Reason::ReadOnlyKey, "this API key is read-only")
-        }
+        Audience::Account if !rule.keys => (
+            Reason::SessionRequired,
+            "API keys are not accepted for this; log in and use the session",
+        ),
+        Audience::Account | Audience::Permission(_) if !rule.read && !key.full => (
+            Reason::ReadOnlyKey,
+            "this API key is read-only; use a key with full access, or a session",
+        ),
         _ => return Ok(()),
     };
-    let (code, message) = (Code::PermissionDenied, message.to_owned());
-    Err(Error::Refused { code, reason, message, metadata: vec![] })
+    Err(Error::Refused {
+        code: Code::PermissionDenied,
+        reason,
+        message: message.to_owned(),
+        metadata: vec![],
+    })
 }
 
-/// Only the named services may call.
+/// Fails unless the caller is one of the named services.
 fn admit_service(names: &[String], service: Option<&str>, has_bearer: bool) -> Result<(), Error> {
     match service {
         Some(service) if names.iter().any(|it| it == service) => Ok(()),
         None if !has_bearer => {
-            let message = "only services of the suite may call this, with their certificate";
+            let message =
+                "only services of the suite may call this; connect with a service's certificate";
             Err(Error::Unauthenticated(Reason::MissingCredential, message))
         }
         _ => Err(Error::Refused {
@@ -102,6 +117,7 @@ fn admit_service(names: &[String], service: Option<&str>, has_bearer: bool) -> R
     }
 }
 
+/// Returns the credential of a request (`authorization: Bearer <token>`).
 pub(super) fn bearer(headers: &HeaderMap) -> Option<SecretString> {
     let value = headers.get("authorization")?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

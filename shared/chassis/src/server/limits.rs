@@ -1,14 +1,14 @@
-//! Limits of what callers hold of the server at once.
+//! Concurrency limits: the resources that callers may use at the same time.
 //!
-//! | held | from | until | limits |
+//! | resource | from | until | limits |
 //! |---|---|---|---|
-//! | a connection | accepted | closed | in all, by address |
-//! | an arriving body | head of the request | body complete | in all, by address; its bytes, too |
-//! | a permit | body complete | answered | in all (`in_flight_max`) |
-//! | an open call (stream, long poll) | admitted | ended | in all, by address, account, organization |
+//! | connection | accepted | closed | total, address |
+//! | incoming body | headers received | body complete | total, address; the same for its bytes |
+//! | permit of a call in flight | body complete | handler ended | total (`in_flight_max`) |
+//! | open call (stream, long poll) | authenticated | ended | total, address, account, organization |
 //!
-//! Addresses are counted as [`place`]s. A trusted proxy carries the connections of many, and the loopback
-//! interface those of local programs and proxies: they have larger shares.
+//! Addresses are counted by network ([`network_of`]). A trusted proxy, which forwards the calls of many
+//! clients, may use the whole total, and the loopback interface half of it.
 
 use std::{
     net::IpAddr,
@@ -21,42 +21,46 @@ use tonic::{Code, Status};
 
 use crate::{
     Config, Error, OrgId, Result, UserId,
-    budget::{Budget, Exhausted, Share},
+    budget::{Budget, Exhausted, Reservation},
     error::overloaded,
     key::Secret,
-    throttle::place,
+    throttle::network_of,
 };
 
-/// Bodies that are arriving, of all addresses.
-const ARRIVING_MAX: usize = 16_384;
-/// Bodies that are arriving from one address.
-const ARRIVING_PER_ADDRESS_MAX: usize = 512;
-/// Bytes of bodies that are arriving or being worked on.
+/// Incoming bodies.
+const BODIES_MAX: usize = 16_384;
+/// Incoming bodies of one address.
+const BODIES_PER_ADDRESS_MAX: usize = 512;
+/// Bytes of bodies, from their arrival to the end of the handler.
 const BYTES_MAX: usize = 256 << 20;
-/// The same of one address.
+/// Bytes of bodies of one address.
 const BYTES_PER_ADDRESS_MAX: usize = 32 << 20;
-/// Long polls of one credential that belongs to no account: a server's agent token.
+/// Open calls of one credential without an account: the agent token of a server.
 const OPEN_CALLS_PER_CREDENTIAL_MAX: usize = 8;
-/// Open calls to health and reflection, which have no account.
+/// Open calls to the health and reflection services.
 const OPERATOR_CALLS_MAX: usize = 1_024;
-/// The same of one address.
+/// Open calls to the health and reflection services from one address.
 const OPERATOR_CALLS_PER_ADDRESS_MAX: usize = 64;
 
-/// A holder of open calls.
+/// A holder of open calls, each with a limit of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Holder {
+pub enum Holder {
+    /// An account.
     Account(UserId),
+    /// The SHA-256 digest of a credential without an account.
     Credential(Secret),
+    /// The organization that the call is about.
     Organization(OrgId),
+    /// The network of an address.
     Address(String),
 }
 
 /// The limits of a process.
-pub(crate) struct Limits {
-    /// Calls that are being worked on.
-    pub(crate) permits: Arc<Semaphore>,
+pub struct Limits {
+    /// Permits of the calls in flight.
+    pub permits: Arc<Semaphore>,
     connections: Arc<Budget<String>>,
-    arriving: Arc<Budget<String>>,
+    bodies: Arc<Budget<String>>,
     bytes: Arc<Budget<String>>,
     operator_calls: Arc<Budget<String>>,
     open_calls: Arc<Semaphore>,
@@ -70,27 +74,28 @@ pub(crate) struct Limits {
     open_calls_per_org_max: usize,
 }
 
-/// A body that is arriving.
-pub(crate) struct Arriving {
-    _call: Share<String>,
-    bytes: Share<String>,
+/// Reservation of an incoming body and of its bytes.
+pub struct IncomingBody {
+    _body: Reservation<String>,
+    bytes: Reservation<String>,
     bytes_max: usize,
 }
 
-/// A stream or a long poll that is open.
-pub(crate) struct OpenCall {
+/// Reservation of an open call: a stream or a long poll.
+pub struct OpenCall {
     holders: Arc<Budget<Holder>>,
     per_org_max: usize,
-    held: Mutex<Vec<(Holder, Share<Holder>)>>,
+    reservations: Mutex<Vec<(Holder, Reservation<Holder>)>>,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
 impl Limits {
-    pub(crate) fn new(config: &Config) -> Self {
+    /// Creates the limits from the settings.
+    pub fn new(config: &Config) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(config.in_flight_max)),
             connections: Budget::new(config.connections_max),
-            arriving: Budget::new(ARRIVING_MAX),
+            bodies: Budget::new(BODIES_MAX),
             bytes: Budget::new(BYTES_MAX),
             operator_calls: Budget::new(OPERATOR_CALLS_MAX),
             open_calls: Arc::new(Semaphore::new(config.open_calls_max)),
@@ -106,96 +111,103 @@ impl Limits {
     }
 
     /// Addresses of trusted proxies (`x-forwarded-for`).
-    pub(crate) fn proxies(&self) -> &[IpAddr] {
+    pub fn proxies(&self) -> &[IpAddr] {
         &self.proxies
     }
 
-    /// The share of `total` that an address may hold.
-    fn share(&self, total: usize, per_address: usize, address: &str) -> usize {
+    /// Returns the part of `total` that an address may use.
+    fn max_of_address(&self, total: usize, per_address: usize, address: &str) -> usize {
         match address.parse::<IpAddr>().map(|it| it.to_canonical()) {
             Ok(it) if self.proxies.contains(&it) => total,
             Ok(it) if it.is_loopback() => (total / 2).max(1),
-            // A service of this process that calls for itself.
+            // No address: a call of a service in this process.
             Err(_) if address.is_empty() => total,
             _ => per_address,
         }
     }
 
-    /// Counts a connection.
-    pub(crate) fn connect(&self, address: IpAddr) -> Result<Share<String>, Exhausted> {
+    /// Reserves a connection from an address.
+    pub fn connection(&self, address: IpAddr) -> Result<Reservation<String>, Exhausted> {
         let address = address.to_canonical().to_string();
-        let max = self.share(self.connections_max, self.connections_per_address_max, &address);
-        self.connections.take(place(&address), 1, max)
+        let per_address = self.connections_per_address_max;
+        let max = self.max_of_address(self.connections_max, per_address, &address);
+        self.connections.reserve(network_of(&address), 1, max)
     }
 
-    /// Counts a request whose body is arriving.
-    pub(super) fn arrive(&self, address: &str) -> Result<Arriving, Exhausted> {
-        let max = self.share(ARRIVING_MAX, ARRIVING_PER_ADDRESS_MAX, address);
-        let bytes_max = self.share(BYTES_MAX, BYTES_PER_ADDRESS_MAX, address);
-        let holder = place(address);
-        let call = self.arriving.take(holder.clone(), 1, max)?;
-        Ok(Arriving { _call: call, bytes: self.bytes.take(holder, 0, bytes_max)?, bytes_max })
+    /// Reserves an incoming body from an address. Its bytes are reserved as they arrive.
+    pub(super) fn incoming_body(&self, address: &str) -> Result<IncomingBody, Exhausted> {
+        let max = self.max_of_address(BODIES_MAX, BODIES_PER_ADDRESS_MAX, address);
+        let bytes_max = self.max_of_address(BYTES_MAX, BYTES_PER_ADDRESS_MAX, address);
+        let network = network_of(address);
+        let body = self.bodies.reserve(network.clone(), 1, max)?;
+        let bytes = self.bytes.reserve(network, 0, bytes_max)?;
+        Ok(IncomingBody { _body: body, bytes, bytes_max })
     }
 
-    /// Counts an open call to health or reflection.
-    pub(crate) fn open_operator_call(&self, address: &str) -> Result<Share<String>, Status> {
-        let max = self.share(OPERATOR_CALLS_MAX, OPERATOR_CALLS_PER_ADDRESS_MAX, address);
-        self.operator_calls.take(place(address), 1, max).map_err(|it| refusal(it, "address"))
+    /// Reserves an open call to the health or reflection service.
+    pub fn open_operator_call(&self, address: &str) -> Result<Reservation<String>, Status> {
+        let per_address = OPERATOR_CALLS_PER_ADDRESS_MAX;
+        let max = self.max_of_address(OPERATOR_CALLS_MAX, per_address, address);
+        let reserved = self.operator_calls.reserve(network_of(address), 1, max);
+        reserved.map_err(|it| refusal(it, "address"))
     }
 
-    /// Counts a stream or a long poll of an account or, without one, of a credential; and of its address,
-    /// unless a service of the suite calls for itself.
-    pub(super) fn open(&self, of: Option<Holder>, address: Option<&str>) -> Result<OpenCall> {
+    /// Reserves an open call for an account or credential and for an address, where there are any.
+    pub(super) fn open_call(
+        &self,
+        holder: Option<Holder>,
+        address: Option<&str>,
+    ) -> Result<OpenCall> {
         let Ok(permit) = self.open_calls.clone().try_acquire_owned() else {
             return Err(Error::Remote(Box::new(overloaded())));
         };
         let call = OpenCall {
             holders: self.holders.clone(),
             per_org_max: self.open_calls_per_org_max,
-            held: Mutex::default(),
+            reservations: Mutex::default(),
             _permit: permit,
         };
         if let Some(address) = address {
             let per_address = self.open_calls_per_address_max;
-            let max = self.share(self.open_calls_max, per_address, address);
-            call.hold(Holder::Address(place(address)), max)?;
+            let max = self.max_of_address(self.open_calls_max, per_address, address);
+            call.reserve(Holder::Address(network_of(address)), max)?;
         }
-        if let Some(of) = of {
-            let max = match of {
+        if let Some(holder) = holder {
+            let max = match holder {
                 Holder::Account(_) => self.open_calls_per_account_max,
                 _ => OPEN_CALLS_PER_CREDENTIAL_MAX,
             };
-            call.hold(of, max)?;
+            call.reserve(holder, max)?;
         }
         Ok(call)
     }
 }
 
-impl Arriving {
-    /// Counts more bytes of the body.
+impl IncomingBody {
+    /// Reserves more bytes.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.bytes.grow(bytes, self.bytes_max)
     }
 
-    /// The body has arrived; its bytes stay counted.
-    pub(super) fn complete(self) -> Share<String> {
+    /// Ends the reservation of the body and returns that of its bytes.
+    pub(super) fn complete(self) -> Reservation<String> {
         self.bytes
     }
 }
 
 impl OpenCall {
-    /// Counts the call in its organization, once.
-    pub(crate) fn count_in(&self, org_id: OrgId) -> Result<()> {
-        self.hold(Holder::Organization(org_id), self.per_org_max)
+    /// Reserves the call for its organization, too, if that is not done yet.
+    pub fn count_in(&self, org_id: OrgId) -> Result<()> {
+        self.reserve(Holder::Organization(org_id), self.per_org_max)
     }
 
-    fn hold(&self, holder: Holder, max: usize) -> Result<()> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.iter().any(|it| it.0 == holder) {
+    fn reserve(&self, holder: Holder, max: usize) -> Result<()> {
+        let mut reservations = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
+        if reservations.iter().any(|it| it.0 == holder) {
             return Ok(());
         }
-        match self.holders.take(holder.clone(), 1, max) {
-            Ok(share) => held.push((holder, share)),
+        match self.holders.reserve(holder.clone(), 1, max) {
+            Ok(reservation) => reservations.push((holder, reservation)),
             Err(_) => return Err(holder.refusal(max)),
         }
         Ok(())
@@ -224,23 +236,22 @@ impl Holder {
             code: Code::ResourceExhausted,
             reason: Reason::OpenCallLimit,
             message: format!(
-                "this {noun} has {max} streams or waiting calls open, which is the limit; close some, then \
-                 retry"
+                "this {noun} has {max} open streams or long polls, which is the limit; close some, then retry"
             ),
             metadata: vec![("holder", noun.to_owned()), ("limit", max.to_string())],
         }
     }
 }
 
-/// The answer to a request for which there is no room.
-pub(crate) fn refusal(exhausted: Exhausted, noun: &'static str) -> Status {
+/// Returns the status for a call that exceeds a limit; `noun` names the holder of the limit.
+pub fn refusal(exhausted: Exhausted, noun: &'static str) -> Status {
     match exhausted {
         Exhausted::Total => overloaded(),
         Exhausted::Holder => Error::Refused {
             code: Code::ResourceExhausted,
             reason: Reason::OpenCallLimit,
             message: format!(
-                "this {noun} has too many unfinished requests; finish some, then retry"
+                "this {noun} has too many requests in progress; complete some, then retry"
             ),
             metadata: vec![("holder", noun.to_owned())],
         }
@@ -262,43 +273,43 @@ mod tests {
 
     fn limits() -> Limits {
         let arguments = ["test", "--connections-max=100", "--connections-per-address-max=3"];
-        let more = ["--trusted-proxies=10.0.0.1", "--open-calls-per-account-max=2"];
-        Limits::new(&Arguments::parse_from(arguments.into_iter().chain(more)).config)
+        let further = ["--trusted-proxies=10.0.0.1", "--open-calls-per-account-max=2"];
+        Limits::new(&Arguments::parse_from(arguments.into_iter().chain(further)).config)
     }
 
     #[test]
-    fn a_proxy_carries_many_and_a_stranger_few() {
+    fn proxies_and_loopback_may_open_more_connections_than_other_addresses() {
         let limits = limits();
-        let connect = |from: &str| {
-            let mut open = vec![];
-            while let Ok(share) = limits.connect(from.parse().unwrap()) {
-                open.push(share);
+        let connections_of = |address: &str| {
+            let mut reservations = vec![];
+            while let Ok(reservation) = limits.connection(address.parse().unwrap()) {
+                reservations.push(reservation);
             }
-            open.len()
+            reservations.len()
         };
-        assert_eq!(connect("192.0.2.7"), 3);
-        assert_eq!(connect("2001:db8::1"), 3);
-        assert_eq!(connect("127.0.0.1"), 50);
-        assert_eq!(connect("::1"), 50);
-        assert_eq!(connect("::ffff:10.0.0.1"), 100);
+        assert_eq!(connections_of("192.0.2.7"), 3);
+        assert_eq!(connections_of("2001:db8::1"), 3);
+        assert_eq!(connections_of("127.0.0.1"), 50);
+        assert_eq!(connections_of("::1"), 50);
+        assert_eq!(connections_of("::ffff:10.0.0.1"), 100);
     }
 
     #[test]
-    fn one_network_of_many_addresses_is_one_holder() {
+    fn the_addresses_of_one_network_share_a_limit() {
         let limits = limits();
-        let open: Vec<_> =
-            (0..3).map(|it| limits.connect(format!("2001:db8::{it}").parse().unwrap())).collect();
+        let connect = |address: &str| limits.connection(address.parse().unwrap());
+        let open: Vec<_> = (0..3).map(|it| connect(&format!("2001:db8::{it}"))).collect();
         assert!(open.iter().all(Result::is_ok));
-        let more = limits.connect("2001:db8::ffff".parse().unwrap());
-        assert_eq!(more.err(), Some(Exhausted::Holder));
+        assert_eq!(connect("2001:db8::ffff").err(), Some(Exhausted::Holder));
     }
 
     #[test]
-    fn an_open_call_that_is_refused_leaves_nothing_behind() {
+    fn a_refused_open_call_releases_its_reservations() {
         let limits = limits();
         let account = || Some(Holder::Account(UserId(uuid::Uuid::from_u128(1))));
-        let open = |of| limits.open(of, Some("192.0.2.7"));
-        let (one, two) = (open(account()).unwrap(), open(account()).unwrap());
+        let open = |holder| limits.open_call(holder, Some("192.0.2.7"));
+        let one = open(account()).unwrap();
+        let two = open(account()).unwrap();
         assert_eq!(open(account()).unwrap_err().reason(), Reason::OpenCallLimit);
         drop(one);
         drop(open(account()).unwrap());
@@ -308,6 +319,10 @@ mod tests {
         let call = open(None).unwrap();
         call.count_in(org_id).unwrap();
         call.count_in(org_id).unwrap();
-        assert_eq!(call.held.lock().unwrap().len(), 2, "an organization counts a call once");
+        assert_eq!(
+            call.reservations.lock().unwrap().len(),
+            2,
+            "one for the address, one for the organization"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Where a call came from.
+//! Origin of a call: network address, user agent and request id.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,8 @@ use tonic::body::Body;
 use super::{Connection, Peer};
 use crate::{id, rule::Rule};
 
-/// Where a call came from. A service of the suite tells where the call it serves came from.
+/// Returns the origin of a call. A service of the suite forwards the origin of the call on whose behalf it
+/// calls.
 pub(super) fn of(
     rule: &Rule,
     peer: &Peer,
@@ -17,19 +18,20 @@ pub(super) fn of(
     proxies: &[IpAddr],
 ) -> pb::Origin {
     let headers = request.headers();
-    let text = |name: &str| text(headers, name);
+    let header = |name: &str| header(headers, name);
     let connected = address(request, proxies);
     let (address, user_agent) = match peer {
-        Peer::Client => (connected, text("user-agent")),
+        Peer::Client => (connected, header("user-agent")),
         Peer::Service(_) => (
-            text("tenantry-origin-address").unwrap_or(connected),
-            text("tenantry-origin-agent").or_else(|| text("user-agent")),
+            header("tenantry-origin-address").unwrap_or(connected),
+            header("tenantry-origin-agent").or_else(|| header("user-agent")),
         ),
     };
-    let sane = |it: &String| {
+    let is_valid_id = |it: &String| {
         (1..=64).contains(&it.len()) && it.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    let request_id = text("x-request-id").filter(sane).unwrap_or_else(|| id::new().to_string());
+    let request_id = header("x-request-id").filter(is_valid_id);
+    let request_id = request_id.unwrap_or_else(|| id::new().to_string());
     let mut user_agent = user_agent.unwrap_or_default();
     user_agent.truncate(200);
     pb::Origin {
@@ -41,23 +43,25 @@ pub(super) fn of(
     }
 }
 
-pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+/// Returns a header as text; `None` if it is missing or not ASCII.
+pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned)
 }
 
-/// The network address of the caller: that of the connection or, if it is a trusted proxy, the address that
-/// this proxy saw. Each proxy appends what it saw, so that is the last value of the last line (C-18); values
-/// before it are written by the client, and a last value that is no address means that of the connection.
-pub(crate) fn address(request: &Request<Body>, proxies: &[IpAddr]) -> String {
+/// Returns the network address of the caller: the peer of the connection or, if that is a trusted proxy, the
+/// address that the proxy added to `x-forwarded-for`. A proxy appends the address of its own peer, so only
+/// the last value of the last line is used (C-18); the client can write the values before it. If the last
+/// value is not an address, the proxy's address is returned.
+pub fn address(request: &Request<Body>, proxies: &[IpAddr]) -> String {
     let connected = connection(request).map(|it| it.ip().to_canonical());
-    let by_proxy = connected.is_some_and(|it| proxies.contains(&it));
+    let is_proxy = connected.is_some_and(|it| proxies.contains(&it));
     let last_line = request.headers().get_all("x-forwarded-for").iter().next_back();
-    let forwarded = last_line.filter(|_| by_proxy).and_then(|it| it.to_str().ok());
+    let forwarded = last_line.filter(|_| is_proxy).and_then(|it| it.to_str().ok());
     let forwarded = forwarded.and_then(|it| it.rsplit(',').next()).and_then(parse_address);
     forwarded.or(connected).map(|it| it.to_string()).unwrap_or_default()
 }
 
-/// An IP address, with or without a port, an IPv6 one with or without brackets.
+/// Parses an IP address with or without a port, and IPv6 with or without brackets.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let unbracketed = text.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(text);
@@ -73,20 +77,19 @@ fn connection(request: &Request<Body>) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    /// AU-18: what a caller says of its address counts only if a trusted proxy says it, and then what that
-    /// proxy itself has seen.
+    /// AU-18: `x-forwarded-for` is used only on connections of a trusted proxy, and then only its last value.
     #[test]
-    fn an_address_is_that_of_the_connection_or_of_a_trusted_proxy() {
-        let seen = |from: &str, lines: &[&str]| {
+    fn the_address_is_that_of_the_connection_or_the_one_a_trusted_proxy_added() {
+        let caller = |peer: &str, lines: &[&str]| {
             let mut request = Request::new(Body::empty());
-            let address = SocketAddr::new(from.parse().unwrap(), 1);
+            let address = SocketAddr::new(peer.parse().unwrap(), 1);
             request.extensions_mut().insert(Connection { address, service: None });
             for line in lines {
                 request.headers_mut().append("x-forwarded-for", line.parse().unwrap());
             }
             address_of(&request)
         };
-        assert_eq!(seen("192.0.2.9", &["1.2.3.4"]), "192.0.2.9");
+        assert_eq!(caller("192.0.2.9", &["1.2.3.4"]), "192.0.2.9");
         for (lines, expected) in [
             (&[] as &[&str], "10.0.0.1"),
             (&["1.2.3.4"], "1.2.3.4"),
@@ -104,9 +107,9 @@ mod tests {
             (&["6.6.6.6", "1.2.3.4:port"], "10.0.0.1"),
             (&["6.6.6.6", "\u{e9}"], "10.0.0.1"),
         ] {
-            assert_eq!(seen("10.0.0.1", lines), expected, "{lines:?}");
+            assert_eq!(caller("10.0.0.1", lines), expected, "{lines:?}");
         }
-        assert_eq!(seen("::ffff:10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+        assert_eq!(caller("::ffff:10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
     }
 
     fn address_of(request: &Request<Body>) -> String {

@@ -1,4 +1,5 @@
-//! Bodies of requests: whole, within their limit and their time, before anything is taken for the call.
+//! Receiving of request bodies: completely, within their size limit and deadline, before the call gets a
+//! permit.
 
 use std::time::{Duration, Instant};
 
@@ -7,44 +8,45 @@ use http_body_util::BodyExt;
 use tonic::body::Body;
 
 use super::limits::Limits;
-use crate::budget::{Exhausted, Share};
+use crate::budget::{Exhausted, Reservation};
 
-/// Longest arrival of a body, if the call has no earlier deadline.
-pub(crate) const ARRIVAL_MAX: Duration = Duration::from_secs(10);
+/// Longest duration of receiving a body, if the call has no earlier deadline.
+pub const RECEIVE_MAX: Duration = Duration::from_secs(10);
 
-/// A body that has arrived.
-pub(crate) struct Received {
-    pub(crate) bytes: Bytes,
-    /// Its bytes, counted as long as they are worked on.
-    pub(crate) share: Share<String>,
+/// A complete body.
+pub struct ReceivedBody {
+    /// The body.
+    pub bytes: Bytes,
+    /// Reservation of its bytes, to be held until the call has ended.
+    pub reservation: Reservation<String>,
 }
 
-/// Why a body was not received.
+/// Error of receiving a body.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum NotReceived {
-    /// It did not arrive in time.
-    Late,
-    /// It is larger than allowed.
+pub enum ReceiveError {
+    /// The body was not complete at its deadline.
+    Timeout,
+    /// The body is larger than allowed.
     TooLarge,
-    /// The server, or the sender's address, has too many bodies that arrive.
+    /// The limit of bodies in transfer was reached, of the server or of the sender's address.
     Exhausted(Exhausted),
-    /// The sender went away, or broke the protocol.
+    /// The sender disconnected, or violated HTTP/2.
     Broken,
 }
 
 impl Limits {
-    /// Reads a body of `max` bytes at most.
-    pub(crate) async fn receive(
+    /// Receives a body of at most `max` bytes.
+    pub async fn receive(
         &self,
         body: Body,
         max: usize,
         deadline: Instant,
         address: &str,
-    ) -> Result<Received, NotReceived> {
-        let deadline = deadline.min(Instant::now() + ARRIVAL_MAX);
+    ) -> Result<ReceivedBody, ReceiveError> {
+        let deadline = deadline.min(Instant::now() + RECEIVE_MAX);
         let reading = self.read(body, max, address);
         let read = tokio::time::timeout_at(deadline.into(), reading).await;
-        read.unwrap_or(Err(NotReceived::Late))
+        read.unwrap_or(Err(ReceiveError::Timeout))
     }
 
     async fn read(
@@ -52,25 +54,25 @@ impl Limits {
         mut body: Body,
         max: usize,
         address: &str,
-    ) -> Result<Received, NotReceived> {
-        let mut arriving = self.arrive(address).map_err(NotReceived::Exhausted)?;
-        let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    ) -> Result<ReceivedBody, ReceiveError> {
+        let mut incoming = self.incoming_body(address).map_err(ReceiveError::Exhausted)?;
+        // A body in one frame, which is the usual case, is not copied.
+        let mut first = Bytes::new();
+        let mut joined = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| NotReceived::Broken)?.into_data() else { continue };
-            if first.len() + more.len() + data.len() > max {
-                return Err(NotReceived::TooLarge);
+            let Ok(data) = frame.map_err(|_| ReceiveError::Broken)?.into_data() else { continue };
+            if first.len() + joined.len() + data.len() > max {
+                return Err(ReceiveError::TooLarge);
             }
-            arriving.grow(data.len()).map_err(NotReceived::Exhausted)?;
-            match (first.is_empty(), more.is_empty()) {
-                (true, true) => first = data,
-                (false, _) => {
-                    more.extend_from_slice(&std::mem::take(&mut first));
-                    more.extend_from_slice(&data);
-                }
-                (true, false) => more.extend_from_slice(&data),
+            incoming.grow(data.len()).map_err(ReceiveError::Exhausted)?;
+            if first.is_empty() && joined.is_empty() {
+                first = data;
+                continue;
             }
+            joined.extend_from_slice(&std::mem::take(&mut first));
+            joined.extend_from_slice(&data);
         }
-        let bytes = if more.is_empty() { first } else { more.freeze() };
-        Ok(Received { bytes, share: arriving.complete() })
+        let bytes = if joined.is_empty() { first } else { joined.freeze() };
+        Ok(ReceivedBody { bytes, reservation: incoming.complete() })
     }
 }

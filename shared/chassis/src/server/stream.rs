@@ -1,5 +1,5 @@
-//! Server streams: as long as one runs, the rights of its reader are checked again and again, whichever
-//! method it is of.
+//! Server streams: while one runs, the credential and the permissions of its reader are checked every 5 s,
+//! independently of the method.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,25 +13,36 @@ use tonic::{Status, body::Body};
 
 use crate::{Clock, access::Access, call::Context};
 
-/// Interval of the checks of the reader's rights.
-const REVALIDATE_EVERY: Duration = Duration::from_secs(5);
+/// Interval of the checks of the reader's permissions.
+const REVALIDATE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The body of a streaming answer.
+/// Body of a streaming response.
 struct Stream {
     body: Body,
     context: Arc<Context>,
     access: Access,
     clock: Clock,
-    /// By the wall clock and by the machine's, whichever comes first: neither may stand still.
-    checked_at: (OffsetDateTime, Instant),
+    /// Time of the last check, by the wall clock, which tests advance.
+    checked_at: OffsetDateTime,
+    /// Time of the last check, by the monotonic clock, which a change of the wall clock does not affect.
+    checked_at_monotonic: Instant,
     ended: bool,
 }
 
-/// A body that ends with an error once its reader has lost a right that the call was let in with.
+/// Wraps a body so that it ends with an error when its reader loses a permission that the call was admitted
+/// with.
 pub(super) fn revalidated(body: Body, context: Arc<Context>, access: Access, clock: Clock) -> Body {
-    let checked_at = (clock.now(), Instant::now());
-    let stream = Stream { body, context, access, clock, checked_at, ended: false };
-    let frames = stream::unfold(stream, async |mut it| it.next().await.map(|frame| (frame, it)));
+    let stream = Stream {
+        body,
+        context,
+        access,
+        checked_at: clock.now(),
+        checked_at_monotonic: Instant::now(),
+        clock,
+        ended: false,
+    };
+    let frames =
+        stream::unfold(stream, async |mut stream| stream.next().await.map(|frame| (frame, stream)));
     Body::new(StreamBody::new(frames))
 }
 
@@ -41,7 +52,7 @@ impl Stream {
             return None;
         }
         loop {
-            if self.is_due()
+            if self.start_check_if_due()
                 && let Err(error) = self.access.revalidate(&self.context).await
             {
                 self.ended = true;
@@ -50,19 +61,21 @@ impl Stream {
             }
             tokio::select! {
                 frame = self.body.frame() => return frame,
-                () = tokio::time::sleep_until(self.checked_at.1 + REVALIDATE_EVERY) => {}
+                () = tokio::time::sleep_until(self.checked_at_monotonic + REVALIDATE_INTERVAL) => {}
             }
         }
     }
 
-    /// True if the rights are to be checked now; they count as checked from now on.
-    fn is_due(&mut self) -> bool {
-        let now = (self.clock.now(), Instant::now());
-        let due = (now.0 - self.checked_at.0).unsigned_abs() >= REVALIDATE_EVERY
-            || now.1 - self.checked_at.1 >= REVALIDATE_EVERY;
-        if due {
+    /// True if a check is due by either clock; the next one is then due after the interval.
+    fn start_check_if_due(&mut self) -> bool {
+        let now = self.clock.now();
+        let now_monotonic = Instant::now();
+        let is_due = (now - self.checked_at).unsigned_abs() >= REVALIDATE_INTERVAL
+            || now_monotonic - self.checked_at_monotonic >= REVALIDATE_INTERVAL;
+        if is_due {
             self.checked_at = now;
+            self.checked_at_monotonic = now_monotonic;
         }
-        due
+        is_due
     }
 }

@@ -1,20 +1,21 @@
-//! Fuzz target: access decisions after any history, against the naive reference.
+//! Fuzz target: access decisions after any history, compared with the naive reference model.
 
 use bolero::check;
 
-use super::{agree, dice::Dice, play, world};
+use super::{apply, compare, dice::Dice, world};
 
-/// The numbers of an input are the throws of the dice that choose the operations.
+/// The input is a seed, which chooses the operations, and the length of the history.
 #[test]
 fn any_history_is_decided_as_the_reference_does() {
     check!().with_type::<(u64, u8)>().for_each(|(seed, length)| {
-        let (mut dice, (mut model, mut snapshot)) = (Dice::new(*seed), world());
+        let mut dice = Dice::new(*seed);
+        let (mut model, mut snapshot) = world();
         for _ in 0..length % 64 {
             let op = dice.op();
             if model.apply(op) {
-                play(&mut snapshot, op);
+                apply(&mut snapshot, op);
             }
         }
-        agree(&model, &snapshot, seed % 20 == 0).unwrap();
+        compare(&model, &snapshot, seed % 20 == 0).unwrap();
     });
 }

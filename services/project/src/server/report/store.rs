@@ -1,59 +1,42 @@
-//! Every SQL statement about what servers say.
+//! SQL statements about reports of runners.
 
-use std::collections::BTreeSet;
-
-use api::project as pb;
-use chassis::{Db, OrgId, ProjectId, Result, Tx};
+use chassis::{Db, Result, Tx};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::Report;
-use crate::{
-    environment::{Environment, EnvironmentId, State},
-    foreign_text::block,
-    server::ServerId,
-    task::{Observed, report::ERROR_BYTES_MAX, wire::observed},
-};
+use super::{PlacedEnvironment, Report, StoredReport};
+use crate::{environment::EnvironmentId, server::ServerId, task::Observed};
 
-/// Where an environment is, and what is believed of it.
-pub(crate) struct Placed {
-    pub(crate) id: EnvironmentId,
-    pub(crate) org_id: OrgId,
-    pub(crate) project_id: ProjectId,
-    pub(crate) state: State,
-}
-
-/// Which of these environments are on a server.
-pub(crate) async fn on_server(tx: &mut Tx, id: ServerId, ids: &[Uuid]) -> Result<Vec<Placed>> {
-    // Its own runner (no org_id).
+/// Returns those of the environments that are on a server, by id.
+pub(crate) async fn placed_on(
+    tx: &mut Tx,
+    server_id: ServerId,
+    ids: &[Uuid],
+) -> Result<Vec<PlacedEnvironment>> {
+    // The server of an authenticated runner (no org_id).
     let placed = query_as!(
-        Placed,
+        PlacedEnvironment,
         "select id, org_id, project_id, state from environment
          where server_id = $1 and id = any ($2) order by id",
-        id.0,
+        server_id.0,
         ids
     );
     Ok(placed.fetch_all(tx.conn()).await?)
 }
 
-/// Keeps what a server says of its environments.
-pub(crate) async fn keep_reports(
-    tx: &mut Tx,
-    server_id: ServerId,
-    reports: &[pb::EnvironmentReport],
-    ours: &BTreeSet<String>,
-) -> Result<()> {
-    let all: Vec<_> = reports.iter().filter(|it| ours.contains(&it.environment_id)).collect();
-    let all = || all.iter().filter_map(|it| Some((it, observed(it.observed())?)));
-    let ids: Vec<_> = all().filter_map(|it| Uuid::try_parse(&it.0.environment_id).ok()).collect();
-    let observed: Vec<_> = all().map(|it| word(it.1).to_owned()).collect();
-    let http_ok: Vec<_> = all().map(|it| it.0.http_ok).collect();
-    let cpu: Vec<_> = all().map(|it| it.0.cpu_cores).collect();
-    let memory: Vec<_> = all().map(|it| it.0.memory_bytes).collect();
-    let disk: Vec<_> = all().map(|it| it.0.disk_bytes).collect();
-    let processes: Vec<_> = all().map(|it| it.0.process_count).collect();
-    let releases: Vec<_> = all().map(|it| Uuid::try_parse(&it.0.release).ok()).collect();
-    let details: Vec<_> = all().map(|it| block(&it.0.detail, ERROR_BYTES_MAX)).collect();
+/// Stores reports about environments of a server. Reports without an observed state are skipped.
+pub(crate) async fn upsert(tx: &mut Tx, server_id: ServerId, reports: &[&Report]) -> Result<()> {
+    let reports: Vec<_> =
+        reports.iter().filter_map(|it| Some((*it, observed_str(it.observed?)))).collect();
+    let ids: Vec<_> = reports.iter().map(|(it, _)| it.environment_id.0).collect();
+    let observed: Vec<_> = reports.iter().map(|(_, observed)| (*observed).to_owned()).collect();
+    let http_ok: Vec<_> = reports.iter().map(|(it, _)| it.http_ok).collect();
+    let cpu: Vec<_> = reports.iter().map(|(it, _)| it.cpu_cores).collect();
+    let memory: Vec<_> = reports.iter().map(|(it, _)| it.memory_bytes).collect();
+    let disk: Vec<_> = reports.iter().map(|(it, _)| it.disk_bytes).collect();
+    let processes: Vec<_> = reports.iter().map(|(it, _)| it.process_count).collect();
+    let releases: Vec<_> = reports.iter().map(|(it, _)| it.release).collect();
+    let details: Vec<_> = reports.iter().map(|(it, _)| it.detail.clone()).collect();
     let now = tx.now;
     query!(
         "insert into environment_report (environment_id, server_id, observed, http_ok, cpu_cores,
@@ -85,8 +68,9 @@ pub(crate) async fn keep_reports(
     Ok(())
 }
 
-fn word(it: Observed) -> &'static str {
-    match it {
+/// Value of the column `observed`.
+fn observed_str(observed: Observed) -> &'static str {
+    match observed {
         Observed::Running => "running",
         Observed::Stopped => "stopped",
         Observed::Failed => "failed",
@@ -94,25 +78,23 @@ fn word(it: Observed) -> &'static str {
     }
 }
 
-/// What its server last said of an environment, if it said something.
-pub(crate) async fn report(db: &Db, it: &Environment) -> Result<Option<Report>> {
-    // Of an environment that the caller may see (no org_id).
+/// Returns the last report about an environment.
+pub(crate) async fn get(db: &Db, id: EnvironmentId) -> Result<Option<StoredReport>> {
+    // The caller has read the environment with the grant (no org_id).
     let report = query_as!(
-        Report,
+        StoredReport,
         "select observed, http_ok, cpu_cores, memory_bytes, disk_bytes, process_count, limits, isolation,
                 reported_at
          from environment_report join server on server.id = server_id where environment_id = $1",
-        it.id.0
+        id.0
     );
     Ok(report.fetch_optional(db.pool()).await?)
 }
 
-/// What the files of an environment take, as far as that is known, in bytes.
-pub(crate) async fn disk_used(tx: &mut Tx, it: &Environment) -> Result<i64> {
-    // Of an environment that the caller may change (no org_id).
-    let used = query_scalar!(
-        "select disk_bytes from environment_report where environment_id = $1",
-        it.id.0
-    );
+/// Returns the last reported size of the files of an environment; 0 if there is no report.
+pub(crate) async fn disk_used_bytes(tx: &mut Tx, id: EnvironmentId) -> Result<i64> {
+    // The caller has locked the environment (no org_id).
+    let used =
+        query_scalar!("select disk_bytes from environment_report where environment_id = $1", id.0);
     Ok(used.fetch_optional(tx.conn()).await?.unwrap_or(0))
 }

@@ -1,7 +1,0 @@
-//! The runner of a connected server.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    runner::program::main()
-}

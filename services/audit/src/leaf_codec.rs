@@ -1,0 +1,22 @@
+//! Shared context of everything that writes or reads leaves: the personal fields and action names of the
+//! contract, and the vault of subject keys. Loaded once per process.
+
+use crate::{seal::PersonalFields, search_index::ActionNames, subject_key::KeyVault};
+
+/// Context of writing and reading leaves.
+pub(crate) struct LeafCodec {
+    pub(crate) personal_fields: PersonalFields,
+    pub(crate) action_names: ActionNames,
+    pub(crate) vault: KeyVault,
+}
+
+impl LeafCodec {
+    /// Reads the contract.
+    pub(crate) fn load(vault: KeyVault) -> anyhow::Result<Self> {
+        Ok(Self {
+            personal_fields: PersonalFields::load(api::DESCRIPTORS)?,
+            action_names: ActionNames::load(api::DESCRIPTORS)?,
+            vault,
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! Texts of the mails about accounts.
+
+use chassis::{Db, Result};
+use mail::{Action, EmailMessage, MailRenderer, QueuedMail, RenderOutcome, sanitize};
+
+use super::{
+    LinkFactory, Purpose,
+    store::{self, UnusedLink},
+};
+
+/// Renders the mails about accounts. They concern security, so no preference suppresses them.
+pub(crate) struct AccountMailRenderer {
+    pub(crate) db: Db,
+    pub(crate) links: LinkFactory,
+}
+
+/// The text of a mail.
+struct Content {
+    subject: &'static str,
+    /// The paragraph after the greeting; begins in lower case.
+    body: &'static str,
+    /// The label of the button; `None` for a notice without a link.
+    button: Option<&'static str>,
+    note: &'static str,
+}
+
+#[tonic::async_trait]
+impl MailRenderer for AccountMailRenderer {
+    async fn render(&self, mail: &QueuedMail) -> Result<RenderOutcome> {
+        let Some(UnusedLink { link, display_name, is_address_taken }) =
+            store::find_unused(&self.db, mail.subject_id).await?
+        else {
+            return Ok(RenderOutcome::Suppress("the link was used or replaced"));
+        };
+        let is_refused_change = is_address_taken && link.purpose == Purpose::Change;
+        let Content { subject, body, button, note } =
+            if is_refused_change { ADDRESS_TAKEN } else { content(link.purpose) };
+        // Without a name: the owner of the address must not learn which account requested the change.
+        let greeting = if is_refused_change {
+            "Hello,".to_owned()
+        } else {
+            format!("Hello {},", sanitize(&display_name))
+        };
+        let action = button.map(|label| Action {
+            label: label.to_owned(),
+            link: self.links.url(link.purpose, link.id),
+        });
+        Ok(RenderOutcome::Send(Box::new(EmailMessage {
+            to: link.email.0,
+            subject: subject.to_owned(),
+            paragraphs: vec![greeting, body.to_owned()],
+            action,
+            notes: vec![note.to_owned()],
+            ..EmailMessage::default()
+        })))
+    }
+}
+
+/// Replaces the link of a change of address, if another account has the new address already.
+const ADDRESS_TAKEN: Content = Content {
+    subject: "This address already has an account",
+    body: "somebody, possibly you, requested to change the address of another account to this one. The \
+           address already has an account, so nothing was changed.",
+    button: None,
+    note: "If this was not you, you do not need to do anything.",
+};
+
+fn content(purpose: Purpose) -> Content {
+    match purpose {
+        Purpose::Verify => Content {
+            subject: "Confirm your address",
+            body: "please confirm your address within 30 minutes.",
+            button: Some("Confirm the address"),
+            note: "If you did not create an account, ignore this mail.",
+        },
+        Purpose::Reset => Content {
+            subject: "Set a new password",
+            body: "you can set a new password within 30 minutes.",
+            button: Some("Set a new password"),
+            note: "If you did not request this, ignore this mail: your password stays unchanged.",
+        },
+        Purpose::Change => Content {
+            subject: "Confirm your new address",
+            body: "please confirm within 30 minutes that your account shall use this address.",
+            button: Some("Change the address"),
+            note: "If you did not request this, ignore this mail.",
+        },
+        Purpose::AlreadyRegistered => Content {
+            subject: "You already have an account",
+            body: "somebody, possibly you, tried to create an account with this address. It already has \
+                   one: sign in, or request a new password.",
+            button: None,
+            note: "If this was not you, you do not need to do anything.",
+        },
+        Purpose::AddressChanged => Content {
+            subject: "The address of your account was changed",
+            body: "your account now has another address, and all its sessions have been ended.",
+            button: None,
+            note: "If this was not you, contact your administrator at once.",
+        },
+    }
+}

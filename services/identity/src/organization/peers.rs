@@ -1,0 +1,58 @@
+//! Calls to the services that keep data of organizations.
+
+mod wire;
+
+use api::{
+    invitation::invitation_service_client::InvitationServiceClient,
+    project::project_service_client::ProjectServiceClient,
+};
+use chassis::{OrgId, Result, call::Context, channel::ServiceChannel, error::remote};
+
+/// The channels to the project and invitation services.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    pub(crate) project: ServiceChannel,
+    pub(crate) invitation: ServiceChannel,
+}
+
+/// The data of an organization in the project service.
+pub(super) struct ProjectSummary {
+    pub(super) projects: i32,
+    pub(super) environments: i32,
+    /// Number of environments that are running or deploying.
+    pub(super) running_environments: i32,
+    /// Names of some of them.
+    pub(super) running_environment_names: Vec<String>,
+}
+
+impl Peers {
+    /// Returns the data of an organization in the project service.
+    pub(super) async fn project_summary(
+        &self,
+        context: &Context,
+        org_id: OrgId,
+    ) -> Result<ProjectSummary> {
+        let request = context.forward(wire::describe_projects(org_id));
+        let mut client = ProjectServiceClient::new(self.project.clone());
+        let response = client.describe_organization(request).await.map_err(remote("project"))?;
+        let summary = response.into_inner();
+        Ok(ProjectSummary {
+            projects: summary.projects,
+            environments: summary.environments,
+            running_environments: summary.running_environment_count,
+            running_environment_names: summary.running_environments,
+        })
+    }
+
+    /// Returns the number of pending invitations to an organization.
+    pub(super) async fn pending_invitations(
+        &self,
+        context: &Context,
+        org_id: OrgId,
+    ) -> Result<i32> {
+        let request = context.forward(wire::describe_invitations(org_id));
+        let mut client = InvitationServiceClient::new(self.invitation.clone());
+        let response = client.describe_organization(request).await;
+        Ok(response.map_err(remote("invitation"))?.into_inner().pending_invitations)
+    }
+}

@@ -1,0 +1,137 @@
+//! Changes of grants, and the registration of projects.
+
+use chassis::{Account, Error, ProjectGrant as Authorization, Result, Tx};
+
+use super::{ProjectGrant, store, unregister_project};
+use crate::{
+    access, api_key, member, organization,
+    policy::ProjectRole,
+    team,
+    types::{ConsistencyToken, Principal, ProjectRef},
+};
+
+/// The result of a changed or removed grant.
+pub(super) struct GrantChange {
+    pub(super) grant: ProjectGrant,
+    pub(super) token: ConsistencyToken,
+    /// True if the project has lost its last Admin by an explicit grant (ID-40).
+    pub(super) last_admin_removed: bool,
+}
+
+/// Gives a principal of the organization a role on the project.
+pub(super) async fn set(
+    tx: &mut Tx,
+    authorization: &Authorization,
+    principal: Principal,
+    role: ProjectRole,
+) -> Result<GrantChange> {
+    let project = project_ref(authorization);
+    let organization = access::lock_project(tx, authorization).await?;
+    store::require_project(tx, project.org_id, project.project_id).await?;
+    require_principal(tx, project, principal).await?;
+    let before = store::find(tx, project.org_id, project.project_id, principal).await?;
+    let granted_by = authorization.account().user_id;
+    let grant = ProjectGrant::new(project, principal, role, granted_by, tx.now);
+    let was_admin = before.as_ref().is_some_and(|it| it.role == ProjectRole::Admin);
+    let (grant, token) = match (grant.set(before.as_ref()), before) {
+        (Some(changed), _) => {
+            let token = organization::store::bump_access_version(tx, project.org_id, &changed);
+            let token = token.await?;
+            (store::save(tx, changed).await?, token)
+        }
+        (None, Some(before)) => (before, organization.token()),
+        (None, None) => return Err(Error::NotFound("grant")),
+    };
+    let admin_lost = was_admin && role != ProjectRole::Admin;
+    let last_admin_removed = admin_lost && !has_admin(tx, project).await?;
+    Ok(GrantChange { grant, token, last_admin_removed })
+}
+
+/// Removes the role of a principal on the project.
+pub(super) async fn remove(
+    tx: &mut Tx,
+    authorization: &Authorization,
+    principal: Principal,
+) -> Result<GrantChange> {
+    let project = project_ref(authorization);
+    access::lock_project(tx, authorization).await?;
+    let grant = store::find(tx, project.org_id, project.project_id, principal).await?;
+    let revoked = grant.ok_or(Error::NotFound("grant"))?.revoke();
+    let token = organization::store::bump_access_version(tx, project.org_id, &revoked).await?;
+    let grant = store::delete(tx, revoked).await?;
+    let admin_lost = grant.role == ProjectRole::Admin;
+    let last_admin_removed = admin_lost && !has_admin(tx, project).await?;
+    Ok(GrantChange { grant, token, last_admin_removed })
+}
+
+/// Registers a new project, if the plan allows one more, and makes its creator Admin. Decides the creator's
+/// permission again: access may have changed since the project service checked it (PE-1). A repeated
+/// registration changes nothing.
+pub(super) async fn register_project(
+    tx: &mut Tx,
+    account: &Account,
+    project: ProjectRef,
+) -> Result<ConsistencyToken> {
+    let ProjectRef { org_id, project_id } = project;
+    let organization = organization::store::lock(tx, org_id).await?;
+    access::require(tx, &organization, account, "org.projects.create", None).await?;
+    if store::is_registered(tx, org_id, project_id).await? {
+        return Ok(organization.token());
+    }
+    organization.require_project_capacity()?;
+    let creator = Principal::User(account.user_id);
+    let grant = ProjectGrant::new(project, creator, ProjectRole::Admin, account.user_id, tx.now);
+    let registered = grant.register_project();
+    let token = organization::store::bump_access_version(tx, org_id, &registered).await?;
+    store::insert_project(tx, org_id, project_id).await?;
+    store::save(tx, registered).await?;
+    Ok(token)
+}
+
+/// Removes a deleted or abandoned project with its grants, and revokes the API keys that are bound to it
+/// (PE-15). Does nothing if the project or its organization does not exist any more.
+pub(crate) async fn unregister(tx: &mut Tx, project: ProjectRef) -> Result<()> {
+    let ProjectRef { org_id, project_id } = project;
+    match organization::store::lock(tx, org_id).await {
+        // Purged, with everything that belonged to it.
+        Err(Error::NotFound(_)) => return Ok(()),
+        locked => _ = locked?,
+    }
+    if !store::is_registered(tx, org_id, project_id).await? {
+        return Ok(());
+    }
+    let grants = store::list_on_project(tx, org_id, project_id).await?;
+    let unregistered = unregister_project(project, &grants);
+    organization::store::bump_access_version(tx, org_id, &unregistered).await?;
+    store::delete_all_on_project(tx, org_id, project_id).await?;
+    for key in api_key::store::lock_of_project(tx, org_id, project_id).await? {
+        if let Some(revoked) = key.revoke(tx.now) {
+            api_key::store::revoke(tx, revoked).await?;
+        }
+    }
+    store::delete_project(tx, org_id, project_id).await?;
+    tx.emit(unregistered);
+    Ok(())
+}
+
+fn project_ref(authorization: &Authorization) -> ProjectRef {
+    ProjectRef { org_id: authorization.org_id(), project_id: authorization.project_id() }
+}
+
+/// Refuses a principal that does not belong to the organization (ID-31).
+async fn require_principal(tx: &mut Tx, project: ProjectRef, principal: Principal) -> Result<()> {
+    match principal {
+        Principal::User(id) => {
+            let member = member::store::find(tx, project.org_id, id).await?;
+            member.ok_or(Error::NotFound("member"))?;
+        }
+        Principal::Team(id) => _ = team::store::find(tx, project.org_id, id).await?,
+    }
+    Ok(())
+}
+
+/// Returns true if some grant on the project has the role Admin.
+async fn has_admin(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
+    let grants = store::list_on_project(tx, project.org_id, project.project_id).await?;
+    Ok(grants.iter().any(|it| it.role == ProjectRole::Admin))
+}

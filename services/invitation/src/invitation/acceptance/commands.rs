@@ -1,0 +1,180 @@
+//! The command that accepts an invitation.
+
+use std::time::{Duration, Instant};
+
+use api::{
+    identity::{
+        AdmitMemberRequest, AdmitMemberResponse, member_service_client::MemberServiceClient,
+    },
+    invitation::{AcceptInvitationRequest, AcceptInvitationResponse},
+};
+use chassis::{Account, Call, Code, Error, Result, Tx, error::remote};
+use uuid::Uuid;
+
+use super::{Reservation, store};
+use crate::invitation::{
+    Invitation, InvitationId,
+    rpc::{Proof, Rpc},
+};
+
+/// Longest wait for a use that an acceptance of another account holds.
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest pause between two attempts to reserve a use: other processes release uses, too.
+const RESERVE_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Rpc {
+    /// Accepts an invitation for the calling account.
+    pub(in crate::invitation) async fn accept(
+        &self,
+        call: &Call<AcceptInvitationRequest>,
+        proof: &Proof,
+    ) -> Result<AcceptInvitationResponse> {
+        if let Some(response) = self.stored_response(call).await? {
+            return Ok(response);
+        }
+        let attempt_id = attempt_id(&call.message.request_id)?;
+        let invitation = match self.reserve(call, proof, attempt_id).await {
+            Ok(invitation) => invitation,
+            // A concurrent call with the same `request_id` may have succeeded: its response counts.
+            Err(error) => return self.db.write(call, async |_: &mut Tx| Err(error)).await,
+        };
+        let invitation_id = invitation.id;
+        let user_id = call.account()?.user_id;
+        let reservation = Reservation { invitation_id, user_id, attempt_id };
+        let AdmitMemberResponse { member, consistency_token } =
+            match self.admit(call, &invitation).await {
+                Ok(admitted) => admitted,
+                Err(error) => {
+                    if is_final(&error) {
+                        self.release(reservation).await;
+                    }
+                    return Err(error);
+                }
+            };
+        let confirm = async |tx: &mut Tx| {
+            super::confirm(tx, reservation).await?;
+            Ok(AcceptInvitationResponse { member, consistency_token })
+        };
+        self.db.write(call, confirm).await
+    }
+
+    /// The response of an earlier call with the same `request_id`. Fails if that call was another request.
+    async fn stored_response(
+        &self,
+        call: &Call<AcceptInvitationRequest>,
+    ) -> Result<Option<AcceptInvitationResponse>> {
+        if call.message.request_id.is_empty() {
+            return Ok(None);
+        }
+        let mut is_first_call = false;
+        // Rolled back unless there is a stored response.
+        let look_up = async |_: &mut Tx| {
+            is_first_call = true;
+            Err(Error::conflict("no call with this request_id has succeeded"))
+        };
+        match self.db.write(call, look_up).await {
+            Err(_) if is_first_call => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// Reserves a use of the invitation. Waits a moment while other accounts hold all remaining uses, because
+    /// they may be refused.
+    async fn reserve(
+        &self,
+        call: &Call<AcceptInvitationRequest>,
+        proof: &Proof,
+        attempt_id: Uuid,
+    ) -> Result<Invitation> {
+        let account = call.account()?;
+        let started = Instant::now();
+        loop {
+            let released = self.db.next_commit();
+            let reserve = async |tx: &mut Tx| {
+                let invitation = self.lock_by_proof(tx, call, proof, account).await?;
+                let reserved = try_reserve(tx, &invitation, account, attempt_id).await?;
+                Ok(reserved.then_some(invitation))
+            };
+            if let Some(invitation) = self.db.write_as_system("acceptance", reserve).await? {
+                return Ok(invitation);
+            }
+            if started.elapsed() >= RESERVE_TIMEOUT {
+                let message = "other people are accepting the last uses of this invitation; retry";
+                return Err(Error::conflict(message));
+            }
+            let _ = tokio::time::timeout(RESERVE_INTERVAL, released).await;
+        }
+    }
+
+    /// Has the identity service make the calling account a member, which also takes a seat of the plan.
+    async fn admit(
+        &self,
+        call: &Call<AcceptInvitationRequest>,
+        invitation: &Invitation,
+    ) -> Result<AdmitMemberResponse> {
+        let request = AdmitMemberRequest {
+            org_id: invitation.org_id.into(),
+            role: invitation.role.into(),
+            invitation_id: invitation.id.into(),
+            inviter_id: invitation.inviter_id.into(),
+            project_access: invitation.project_access.0.iter().map(Into::into).collect(),
+            team_ids: invitation.team_ids.iter().map(Uuid::to_string).collect(),
+        };
+        let mut identity = MemberServiceClient::new(self.identity.clone());
+        let response = identity.admit_member(call.forward(request)).await;
+        Ok(response.map_err(remote("identity"))?.into_inner())
+    }
+
+    /// Releases the use of a refused acceptance. If that fails, the cleanup does it later.
+    async fn release(&self, reservation: Reservation) {
+        let release = async |tx: &mut Tx| store::release(tx, reservation).await;
+        if let Err(error) = self.db.write_as_system("acceptance", release).await {
+            let InvitationId(invitation_id) = reservation.invitation_id;
+            tracing::warn!(%invitation_id, %error, "a reservation is released later");
+        }
+    }
+}
+
+/// Reserves a use for an account that may accept. Returns false while other accounts hold all remaining uses.
+async fn try_reserve(
+    tx: &mut Tx,
+    invitation: &Invitation,
+    account: &Account,
+    attempt_id: Uuid,
+) -> Result<bool> {
+    let user_id = account.user_id;
+    let already_accepted = store::find(tx, invitation.id, user_id).await?.is_some();
+    invitation.check_acceptable(account, already_accepted, tx.now)?;
+    let held_by_others = store::count_others(tx, invitation.id, user_id).await?;
+    if i64::from(invitation.use_count) + held_by_others >= i64::from(invitation.max_uses) {
+        return Ok(false);
+    }
+    store::reserve(tx, Reservation { invitation_id: invitation.id, user_id, attempt_id }).await?;
+    Ok(true)
+}
+
+/// The id of an attempt: the request id, if there is one.
+fn attempt_id(request_id: &str) -> Result<Uuid> {
+    if request_id.is_empty() {
+        return Ok(chassis::id::new());
+    }
+    chassis::id::parse("request_id", request_id)
+}
+
+/// True if the identity service refused, and the account will not become a member by this attempt. After any
+/// other error it may have become one.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Remote(status) => ![
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Cancelled,
+            Code::Internal,
+            Code::Unknown,
+            Code::DataLoss,
+        ]
+        .contains(&status.code()),
+        _ => false,
+    }
+}

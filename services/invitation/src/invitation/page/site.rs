@@ -1,0 +1,96 @@
+//! The pages by path.
+
+use api::identity::{VerifyEmailRequest, user_service_client::UserServiceClient};
+use chassis::{Db, Tx, channel::ServiceChannel};
+use host::web::{PageHandler, PageRequest};
+use http::{Method, Response, StatusCode};
+use tonic::{Code, Status};
+
+use super::{sentence, view::View};
+use crate::recipient::{self, OptOutLinks};
+
+/// Path prefixes of the pages. The rest of the path is a token.
+pub(in crate::invitation) const PATHS: &[&str] = &["/invitations/", "/verify/", "/opt-out/"];
+
+/// The pages.
+pub(in crate::invitation) struct Pages {
+    pub(in crate::invitation) db: Db,
+    pub(in crate::invitation) opt_out_links: OptOutLinks,
+    pub(in crate::invitation) identity: ServiceChannel,
+    pub(in crate::invitation) invitation: ServiceChannel,
+}
+
+#[tonic::async_trait]
+impl PageHandler for Pages {
+    async fn handle(&self, request: PageRequest) -> Response<String> {
+        if request.method != Method::GET && request.method != Method::POST {
+            return View::alert("This page is for browsers.").page(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let path = request.path.trim_start_matches('/');
+        let (prefix, token) = path.split_once('/').unwrap_or_default();
+        match prefix {
+            "invitations" => self.invitation(&request, token).await,
+            "verify" => self.verify(&request, token).await,
+            _ => self.opt_out(&request, token).await,
+        }
+    }
+}
+
+impl Pages {
+    /// Confirms an e-mail address.
+    async fn verify(&self, request: &PageRequest, token: &str) -> Response<String> {
+        if request.method == Method::GET {
+            return View::confirm("Confirm your e-mail address", "Confirm this address")
+                .page(StatusCode::OK);
+        }
+        let message = VerifyEmailRequest { token: token.to_owned() };
+        let mut identity = UserServiceClient::new(self.identity.clone());
+        match identity.verify_email(request.forward(message, None)).await {
+            Ok(_) => View::done(
+                "Your e-mail address is confirmed",
+                "You can sign in now. If you came from an invitation, open its link again.",
+            )
+            .page(StatusCode::OK),
+            Err(status) => refused(&status),
+        }
+    }
+
+    /// Opts an e-mail address out of mails from organizations.
+    async fn opt_out(&self, request: &PageRequest, token: &str) -> Response<String> {
+        let Some(address) = self.opt_out_links.open(token) else {
+            let message = "This link is damaged. Copy the whole link from the mail.";
+            return View::alert(message).page(StatusCode::NOT_FOUND);
+        };
+        if request.method == Method::GET {
+            return View::confirm("Unsubscribe from these mails", "Send me no more of these mails")
+                .page(StatusCode::OK);
+        }
+        let opt_out = async |tx: &mut Tx| recipient::store::opt_out(tx, &address).await;
+        match self.db.write_as_system("opt-out", opt_out).await {
+            Ok(()) => View::done(
+                "You are unsubscribed",
+                "You will receive no more invitations and no more mails of mail rules. Mails about your own \
+                 account, if you have one, are still sent.",
+            )
+            .page(StatusCode::OK),
+            Err(error) => refused(&error.into()),
+        }
+    }
+}
+
+/// The page of an error, with the message of the service.
+pub(super) fn refused(status: &Status) -> Response<String> {
+    View::alert(&sentence(status.message())).page(http_status(status))
+}
+
+/// The HTTP status of an error.
+pub(super) fn http_status(status: &Status) -> StatusCode {
+    match status.code() {
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unauthenticated | Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unavailable | Code::DeadlineExceeded => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}

@@ -1,0 +1,105 @@
+//! Every SQL statement about alerts.
+
+use chassis::{Changed, Db, OrgId, ProjectId, Result, Tx, page::Page};
+use sqlx::{query, query_as};
+use uuid::Uuid;
+
+use super::{Alert, Report};
+
+/// Locks the open alert of the report's kind and target. Until the transaction ends, no other transaction
+/// opens one.
+pub(crate) async fn lock_open(tx: &mut Tx, report: &Report) -> Result<Option<Alert>> {
+    let kind = i32::from(report.kind);
+    let key = format!("{} {kind} {}", report.org_id, report.target);
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 4))", key)
+        .fetch_one(tx.conn())
+        .await?;
+    let alert = query_as!(
+        Alert,
+        "select id, org_id, project_id, kind, target, target_name, severity, value, opened_at, updated_at,
+                closed_at
+         from alert where org_id = $1 and kind = $2 and target = $3 and closed_at is null for update",
+        report.org_id.0,
+        kind,
+        report.target,
+    );
+    Ok(alert.fetch_optional(tx.conn()).await?)
+}
+
+/// Stores a new alert and its event.
+pub(crate) async fn insert(tx: &mut Tx, opened: Changed<Alert>) -> Result<Alert> {
+    let alert = opened.state();
+    query!(
+        "insert into alert (id, org_id, project_id, kind, target, target_name, severity, value, opened_at,
+             updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        alert.id,
+        alert.org_id as _,
+        alert.project_id.map(|it| it.0),
+        alert.kind as _,
+        alert.target,
+        alert.target_name,
+        alert.severity as _,
+        alert.value,
+        alert.opened_at,
+        alert.updated_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(tx.emit(opened))
+}
+
+/// Stores the present state of an alert.
+pub(crate) async fn update(tx: &mut Tx, alert: &Alert) -> Result<()> {
+    query!(
+        "update alert set severity = $3, value = $4, updated_at = $5, closed_at = $6
+         where org_id = $1 and id = $2",
+        alert.org_id as _,
+        alert.id,
+        alert.severity as _,
+        alert.value,
+        alert.updated_at,
+        alert.closed_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// A page of the open alerts of an organization and of some of its projects, newest first.
+pub(crate) async fn list(
+    db: &Db,
+    org_id: OrgId,
+    project_ids: &[Uuid],
+    page: &Page,
+) -> Result<Vec<Alert>> {
+    let rows = query_as!(
+        Alert,
+        "select id, org_id, project_id, kind, target, target_name, severity, value, opened_at, updated_at,
+                closed_at
+         from alert
+         where org_id = $1 and closed_at is null
+           and (project_id is null or project_id = any($2))
+           and ($3::uuid is null or id < $3)
+         order by id desc limit $4",
+        org_id.0,
+        project_ids,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(rows.fetch_all(db.pool()).await?)
+}
+
+/// Deletes the alerts of a project.
+pub(crate) async fn delete_of_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!("delete from alert where org_id = $1 and project_id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Deletes the alerts of an organization.
+pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!("delete from alert where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Notification types of invitations.
+
+use api::{
+    identity::OrgRole,
+    invitation::{InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined},
+    notification::{
+        NotificationCategory::Membership,
+        Severity::{Info, Warning},
+    },
+};
+
+use super::{Audience, Content, NotificationType};
+
+pub(super) fn all() -> [NotificationType; 4] {
+    [
+        NotificationType::of(
+            "invitation.accepted",
+            Membership,
+            Info,
+            "An invitation was accepted. To the inviter.",
+            |event: InvitationAccepted, _| {
+                let invitation = event.after?;
+                let title = format!("Your invitation to {} was accepted", invitation.email);
+                let body = format!(
+                    "It was used {} of {} times.",
+                    invitation.use_count, invitation.max_uses
+                );
+                Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
+            },
+        ),
+        NotificationType::of(
+            "invitation.bounced",
+            Membership,
+            Warning,
+            "The mail of an invitation was permanently rejected. To the inviter.",
+            |event: InvitationBounced, _| {
+                let invitation = event.after?;
+                let title =
+                    format!("The invitation to {} could not be delivered", invitation.email);
+                let body = "The recipient's mail server rejected the mail. Check the address, or copy \
+                            the link and send it yourself.";
+                Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
+            },
+        ),
+        NotificationType::of(
+            "invitation.declined",
+            Membership,
+            Info,
+            "An invitation was declined. To the inviter.",
+            |event: InvitationDeclined, _| {
+                let invitation = event.after?;
+                let title = format!("{} declined your invitation", invitation.email);
+                let body = "The invitation can no longer be used.";
+                Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
+            },
+        ),
+        NotificationType::of(
+            "user.invited",
+            Membership,
+            Info,
+            "An organization invited a person. To the invited person, if they have an account.",
+            |event: InvitationCreated, _| {
+                let invitation = event.after?;
+                let role = match invitation.role() {
+                    OrgRole::Admin => "Admin",
+                    OrgRole::Developer => "Developer",
+                    _ => "Viewer",
+                };
+                let body = format!("You are offered the role {role}. See your invitations.");
+                let audience = Audience { email: Some(invitation.email), ..Audience::default() };
+                Some(Content::new("You are invited to an organization", body, audience))
+            },
+        )
+        .personal(),
+    ]
+}

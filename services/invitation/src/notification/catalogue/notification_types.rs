@@ -1,0 +1,90 @@
+//! Notification types of alerts and webhooks.
+
+use api::{
+    event::Envelope,
+    notification::{
+        Alert, AlertChanged, AlertClosed, AlertKind, AlertOpened,
+        NotificationCategory::{Integration, Monitoring},
+        Severity::{Critical, Info, Warning},
+        WebhookAutoDisabled,
+    },
+};
+
+use super::{Audience, Content, NotificationType};
+
+pub(super) fn all() -> [NotificationType; 4] {
+    [
+        NotificationType::of(
+            "alert.changed",
+            Monitoring,
+            Warning,
+            "The severity of an alert changed; the notification has the new one. To members who see the \
+             project, or who can list servers.",
+            |event: AlertChanged, _| event.after.map(|alert| problem(&alert)),
+        ),
+        NotificationType::of(
+            "alert.closed",
+            Monitoring,
+            Info,
+            "The target of an alert recovered. To members who see the project, or who can list servers.",
+            |event: AlertClosed, _| {
+                let alert = event.after?;
+                let title = format!("{} recovered", alert.target_name);
+                let body = format!("The problem was: {}.", condition(&alert));
+                Some(Content::new(title, body, audience(&alert)))
+            },
+        ),
+        NotificationType::of(
+            "alert.opened",
+            Monitoring,
+            Warning,
+            "A server or an environment has a problem; the notification has the severity of the alert. To \
+             members who see the project, or who can list servers.",
+            |event: AlertOpened, _| event.after.map(|alert| problem(&alert)),
+        ),
+        NotificationType::of(
+            "webhook.auto_disabled",
+            Integration,
+            Critical,
+            "A webhook was disabled because its receiver failed. To members who manage webhooks.",
+            |event: WebhookAutoDisabled, envelope| webhook_disabled(&event.reason, envelope),
+        ),
+    ]
+}
+
+fn problem(alert: &Alert) -> Content {
+    let condition = condition(alert);
+    let body = if alert.value.is_empty() {
+        format!("{condition}.")
+    } else {
+        format!("{condition}: {}.", alert.value)
+    };
+    let content =
+        Content::new(format!("{}: {condition}", alert.target_name), body, audience(alert));
+    Content { severity: Some(alert.severity()), ..content }
+}
+
+fn condition(alert: &Alert) -> &'static str {
+    match alert.kind() {
+        AlertKind::HighCpu => "CPU usage is high",
+        AlertKind::HighMemory => "memory usage is high",
+        AlertKind::LowDisk => "disk space is low",
+        AlertKind::ProcessDown => "a process is down",
+        AlertKind::ServerUnreachable => "the server is unreachable",
+        AlertKind::Unspecified => "unknown problem",
+    }
+}
+
+fn audience(alert: &Alert) -> Audience {
+    let on_project = !alert.project_id.is_empty();
+    Audience::holders(if on_project { "project.view" } else { "org.servers.list" })
+}
+
+fn webhook_disabled(reason: &str, envelope: &Envelope) -> Option<Content> {
+    let host = &envelope.resource.as_ref()?.name;
+    let title = format!("The webhook to {host} was disabled");
+    let body = format!("Reason: {reason}. Fix the receiver, then enable the webhook.");
+    let on_project = !envelope.project_id.is_empty();
+    let permission = if on_project { "project.webhooks.manage" } else { "org.webhooks.manage" };
+    Some(Content::new(title, body, Audience::holders(permission)))
+}

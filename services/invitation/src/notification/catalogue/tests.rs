@@ -1,0 +1,135 @@
+//! Tests of the notification types against the contract.
+
+use api::event::{Actor, Envelope, Resource};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, Value};
+
+use super::*;
+use crate::notification::webhook;
+
+/// Types of an event that has another type for everybody else, and therefore a name that is not its action.
+const PERSONAL_VIEWS: [&str; 3] =
+    ["user.invited", "user.removed_from_organization", "user.role_changed"];
+
+fn descriptors() -> DescriptorPool {
+    DescriptorPool::decode(api::DESCRIPTORS).unwrap()
+}
+
+/// A message with a recognizable value in every field.
+fn filled_message(pool: &DescriptorPool, name: &str, depth: u8) -> DynamicMessage {
+    let descriptor = pool.get_message_by_name(name).unwrap();
+    let mut message = DynamicMessage::new(descriptor.clone());
+    for field in descriptor.fields() {
+        // Of a oneof only the first field.
+        if field.containing_oneof().is_some_and(|it| it.fields().next() != Some(field.clone())) {
+            continue;
+        }
+        let text = if field.name().ends_with("_id") || field.name() == "id" {
+            Uuid::from_u128(7).to_string()
+        } else {
+            format!("the-{}", field.name().replace('_', "-"))
+        };
+        let value = match field.kind() {
+            Kind::String => Value::String(text),
+            Kind::Bool => Value::Bool(false),
+            Kind::Int32 => Value::I32(1),
+            Kind::Int64 => Value::I64(1),
+            Kind::Enum(_) => Value::EnumNumber(2),
+            Kind::Message(inner) if depth < 3 => {
+                Value::Message(filled_message(pool, inner.full_name(), depth + 1))
+            }
+            _ => continue,
+        };
+        let value = if field.is_list() { Value::List(vec![value]) } else { value };
+        message.set_field(&field, value);
+    }
+    message
+}
+
+fn envelope(pool: &DescriptorPool, event: &str) -> Envelope {
+    let body = Message::encode_to_vec(&filled_message(pool, event, 0));
+    let any = prost_types::Any { type_url: format!("/{event}"), value: body };
+    Envelope {
+        id: Uuid::from_u128(1).to_string(),
+        org_id: Uuid::from_u128(2).to_string(),
+        event: Some(any),
+        actor: Some(Actor { name: "Ann".to_owned(), ..Actor::default() }),
+        resource: Some(Resource { kind: "thing".to_owned(), ..Resource::default() }),
+        ..Envelope::default()
+    }
+}
+
+/// Every notification type has the name of its event's audit action, except the personal views.
+#[test]
+fn names_are_audit_actions() {
+    let pool = descriptors();
+    let option = pool.get_extension_by_name("tenantry.event.v1.action").unwrap();
+    for notification_type in types() {
+        let event = pool.get_message_by_name(&notification_type.event).unwrap();
+        let options = event.options();
+        let action = options.get_extension(&option);
+        let name = notification_type.name;
+        let is_action = action.as_str() == Some(name);
+        assert_ne!(is_action, PERSONAL_VIEWS.contains(&name), "{name} for {action:?}");
+    }
+    let names: Vec<_> = types().iter().map(|it| it.name).collect();
+    assert!(names.is_sorted_by(|a, b| a < b), "sorted and unique: {names:?}");
+}
+
+/// The event of every type renders a title and a body for somebody.
+#[test]
+fn every_type_renders_a_notification() {
+    let pool = descriptors();
+    for notification_type in types() {
+        let name = notification_type.name;
+        // Rendered for certain changes only; tested below.
+        if name == "subscription.changed" {
+            continue;
+        }
+        let rendered = render(&envelope(&pool, &notification_type.event));
+        let notification = rendered.iter().find(|it| it.notification_type.name == name);
+        let notification = notification.unwrap_or_else(|| panic!("{name} renders nothing"));
+        let has_text = !notification.title.is_empty() && !notification.body.is_empty();
+        assert!(has_text, "{notification:?}");
+        assert_ne!(notification.audience, Audience::default(), "{notification:?}");
+        assert!(notification.title.len() < 120, "{notification:?}");
+    }
+}
+
+/// NO-16: notifications contain no messages of people, hints of keys or paths of URLs. The URL of a completed
+/// deployment is public.
+#[test]
+fn notifications_contain_no_secrets() {
+    use api::notification::WebhookFormat::{Discord, Raw, Slack, Teams, Unspecified};
+    let pool = descriptors();
+    for event in event_names() {
+        for notification in render(&envelope(&pool, &event)) {
+            let name = notification.notification_type.name;
+            for format in [Unspecified, Raw, Slack, Teams, Discord] {
+                let body = webhook::format::body(&notification, format);
+                for secret in ["the-message", "the-hint", "the-url", "the-token", "the-secret"] {
+                    let found = body.contains(secret) && name != "deployment.completed";
+                    assert!(!found, "{body}");
+                }
+            }
+        }
+    }
+}
+
+/// A change of the subscription is reported if it got into trouble, or out of it.
+#[test]
+fn a_subscription_is_reported_when_it_matters() {
+    use api::identity::{Organization, Subscription, SubscriptionChanged};
+    let severity = |before: Subscription, after: Subscription| {
+        let organization =
+            |it: Subscription| Some(Organization { subscription: it.into(), ..Default::default() });
+        let event =
+            SubscriptionChanged { before: organization(before), after: organization(after) };
+        let mut envelope = envelope(&descriptors(), "tenantry.identity.v1.SubscriptionChanged");
+        envelope.event.as_mut().unwrap().value = Message::encode_to_vec(&event);
+        render(&envelope).pop().map(|it| it.severity)
+    };
+    assert_eq!(severity(Subscription::Active, Subscription::PastDue), Some(Severity::Warning));
+    assert_eq!(severity(Subscription::PastDue, Subscription::Blocked), Some(Severity::Critical));
+    assert_eq!(severity(Subscription::Blocked, Subscription::Active), Some(Severity::Info));
+    assert_eq!(severity(Subscription::Trialing, Subscription::Active), None);
+}

@@ -1,0 +1,161 @@
+//! Rendering of mails about events, with the items that their recipient may see at that time.
+
+use std::collections::BTreeMap;
+
+use api::identity::{
+    ListAudienceRequest, ListAudienceResponse, access_service_client::AccessServiceClient,
+};
+use chassis::{Db, OrgId, Result, Tx, channel::ServiceChannel, email, error::remote};
+use mail::{EmailMessage, QueuedMail, RenderOutcome, sanitize};
+use time::Duration;
+use uuid::Uuid;
+
+use super::{
+    RULE_MAILS_MAX,
+    store::{self, Digest, Item},
+};
+use crate::{
+    notification::mail_rule,
+    recipient::{self, OptOutLinks},
+};
+
+/// Time limit of a call of the identity service.
+const IDENTITY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Renderer of mails about events.
+pub(crate) struct DigestMails {
+    pub(crate) db: Db,
+    pub(crate) identity: ServiceChannel,
+    pub(crate) opt_out_links: OptOutLinks,
+}
+
+/// The part of a mail that its recipient may see.
+#[derive(Default)]
+struct Visible {
+    /// E-mail address of the recipient at this time.
+    email: Option<String>,
+    org_name: String,
+    items: Vec<mail::DigestItem>,
+}
+
+impl DigestMails {
+    /// Renders a mail, or suppresses it if its recipient may see nothing of it any more.
+    pub(crate) async fn render(&self, mail: &QueuedMail) -> Result<RenderOutcome> {
+        let Some((digest, items)) = store::get(&self.db, mail.subject_id).await? else {
+            return Ok(RenderOutcome::Suppress("its events were deleted"));
+        };
+        if let Some(reason) = self.suppression(&digest).await? {
+            return Ok(RenderOutcome::Suppress(reason));
+        }
+        let visible = self.visible(&digest, items).await?;
+        match visible.email {
+            Some(to) if !visible.items.is_empty() => {
+                let message =
+                    self.message(&digest, to, &sanitize(&visible.org_name), visible.items);
+                Ok(RenderOutcome::Send(Box::new(message)))
+            }
+            _ => Ok(RenderOutcome::Suppress("its recipient lost the permission to see its events")),
+        }
+    }
+
+    /// Records that the address of a mail rule permanently rejects mail: it gets no more of these mails.
+    pub(crate) async fn bounced(&self, tx: &mut Tx, mail: &QueuedMail) -> Result<()> {
+        let digest = store::get(&self.db, mail.subject_id).await?;
+        let address = digest.and_then(|(digest, _)| digest.address);
+        match address.and_then(|it| email::parse(&it)) {
+            Some(address) => recipient::store::record_bounce(tx, &address.canonical).await,
+            None => Ok(()),
+        }
+    }
+
+    fn message(
+        &self,
+        digest: &Digest,
+        to: String,
+        org_name: &str,
+        items: Vec<mail::DigestItem>,
+    ) -> EmailMessage {
+        let subject = match items.as_slice() {
+            [item] => item.title.clone(),
+            items => format!("{} notifications", items.len()),
+        };
+        let subject = if org_name.is_empty() { subject } else { format!("[{org_name}] {subject}") };
+        let note = if digest.rule_id.is_some() {
+            "You receive this mail because a mail rule of the organization contains this address."
+        } else {
+            "You can change which mails you receive in your notification preferences."
+        };
+        let canonical = email::parse(&to).map(|it| it.canonical).unwrap_or_default();
+        let opt_out = digest.rule_id.map(|_| self.opt_out_links.url(&canonical));
+        let notes = vec![note.to_owned()];
+        EmailMessage { to, subject, items, notes, opt_out, ..EmailMessage::default() }
+    }
+
+    /// Reason for not sending the mail of a mail rule, if there is one.
+    async fn suppression(&self, digest: &Digest) -> Result<Option<&'static str>> {
+        let (Some(rule_id), Some(address)) = (digest.rule_id, &digest.address) else {
+            return Ok(None);
+        };
+        if !mail_rule::store::is_enabled(&self.db, digest.org_id, rule_id).await? {
+            return Ok(Some("the mail rule was deleted or disabled"));
+        }
+        let canonical = email::parse(address).map(|it| it.canonical).unwrap_or_default();
+        if recipient::store::is_undeliverable(&self.db, &canonical).await? {
+            return Ok(Some("the recipient opted out, or its mail server rejects mail"));
+        }
+        let since = self.db.now() - Duration::HOUR;
+        let sent = store::rule_mails_sent_since(&self.db, digest.org_id, since).await?;
+        Ok((sent >= RULE_MAILS_MAX).then_some("the organization sent too many mails in an hour"))
+    }
+
+    /// Selects the items that the recipient may see now. Each pair of project and permission is checked once.
+    async fn visible(&self, digest: &Digest, items: Vec<Item>) -> Result<Visible> {
+        let mut visible = Visible::default();
+        let mut audiences: BTreeMap<_, ListAudienceResponse> = BTreeMap::new();
+        for item in items {
+            let key = (item.project_id, item.permission.clone());
+            if !audiences.contains_key(&key) {
+                audiences.insert(key.clone(), self.list_audience(digest, &item).await?);
+            }
+            let Some(audience) = audiences.get(&key) else { continue };
+            visible.org_name.clone_from(&audience.org_name);
+            let Some(email) = permitted_email(digest, &item.permission, audience) else { continue };
+            visible.email = Some(email);
+            let title = sanitize(&item.title);
+            visible.items.push(mail::DigestItem { title, body: item.body });
+        }
+        Ok(visible)
+    }
+
+    async fn list_audience(&self, digest: &Digest, item: &Item) -> Result<ListAudienceResponse> {
+        let permission = if item.permission.is_empty() { "org.view" } else { &item.permission };
+        let project_id = item.project_id.filter(|_| permission.starts_with("project."));
+        let mut request = tonic::Request::new(ListAudienceRequest {
+            org_id: digest.org_id.unwrap_or(OrgId(Uuid::nil())).into(),
+            project_id: project_id.map(String::from).unwrap_or_default(),
+            permission: permission.to_owned(),
+            emails: digest.address.iter().cloned().collect(),
+            user_ids: digest.user_id.iter().map(ToString::to_string).collect(),
+        });
+        request.set_timeout(IDENTITY_TIMEOUT);
+        let mut identity = AccessServiceClient::new(self.identity.clone());
+        let response = identity.list_audience(request).await;
+        Ok(response.map_err(remote("identity"))?.into_inner())
+    }
+}
+
+/// The e-mail address to which an item may be sent: the present one of the account, or the address of the
+/// mail rule unless it belongs to an account without the permission.
+fn permitted_email(
+    digest: &Digest,
+    permission: &str,
+    audience: &ListAudienceResponse,
+) -> Option<String> {
+    let Some(user_id) = digest.user_id.map(|it| it.to_string()) else {
+        let address = digest.address.as_ref()?;
+        return (!audience.barred_emails.contains(address)).then(|| address.clone());
+    };
+    // Events that happened to the account need no permission.
+    let people = if permission.is_empty() { &audience.accounts } else { &audience.listeners };
+    people.iter().find(|it| it.user_id == user_id).map(|it| it.email.clone())
+}

@@ -1,0 +1,165 @@
+//! Every SQL statement about mails about events.
+
+use chassis::{Db, OrgId, ProjectId, Result, Tx, UserId};
+use sqlx::{query, query_as, query_scalar};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+use worker::retention::BATCH;
+
+use super::{DigestItem, MAIL_TEMPLATE, Recipient};
+
+/// Retention of the texts of mails, after the time at which they were due: covers outages of the mail server.
+const RETENTION: Duration = Duration::days(7);
+
+/// A mail that waits, or was sent.
+pub(super) struct Digest {
+    pub(super) org_id: Option<OrgId>,
+    pub(super) user_id: Option<Uuid>,
+    pub(super) rule_id: Option<Uuid>,
+    pub(super) address: Option<String>,
+}
+
+/// One event in a mail.
+pub(super) struct Item {
+    pub(super) project_id: Option<ProjectId>,
+    pub(super) permission: String,
+    pub(super) title: String,
+    pub(super) body: String,
+}
+
+/// Columns of a recipient.
+#[derive(Clone, Copy)]
+struct RecipientColumns<'a> {
+    user_id: Option<Uuid>,
+    rule_id: Option<Uuid>,
+    address: Option<&'a str>,
+}
+
+impl<'a> From<&'a Recipient> for RecipientColumns<'a> {
+    fn from(recipient: &'a Recipient) -> Self {
+        match recipient {
+            Recipient::Person { user_id } => {
+                Self { user_id: Some(*user_id), rule_id: None, address: None }
+            }
+            Recipient::Rule { rule_id, address } => {
+                Self { user_id: None, rule_id: Some(*rule_id), address: Some(address) }
+            }
+        }
+    }
+}
+
+/// Adds an item to the recipient's next mail. An urgent item gets a mail of its own.
+pub(crate) async fn add(tx: &mut Tx, item: &DigestItem) -> Result<()> {
+    let now = tx.now;
+    let recipient = RecipientColumns::from(&item.recipient);
+    let next = query_scalar!(
+        "select id from digest
+         where not urgent and not $1 and due_at > $2::timestamptz + interval '1 second'
+           and org_id is not distinct from $3 and user_id is not distinct from $4
+           and rule_id is not distinct from $5 and address is not distinct from $6
+           and due_at >= coalesce($7, due_at)
+         order by due_at limit 1 for update",
+        item.urgent,
+        now,
+        item.org_id.map(|it| it.0),
+        recipient.user_id,
+        recipient.rule_id,
+        recipient.address,
+        // An item that waits for the end of quiet hours does not join a mail that is sent before.
+        item.quiet_until,
+    );
+    let digest_id = match next.fetch_optional(tx.conn()).await? {
+        Some(id) => id,
+        None => insert(tx, item, recipient).await?,
+    };
+    query!(
+        "insert into digest_item (digest_id, project_id, permission, title, body)
+         values ($1, $2, $3, $4, $5)",
+        digest_id,
+        item.project_id.map(|it| it.0),
+        item.permission,
+        item.title,
+        item.body,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+async fn insert(tx: &mut Tx, item: &DigestItem, recipient: RecipientColumns<'_>) -> Result<Uuid> {
+    let id = chassis::id::new();
+    let due_at = item.due_at(tx.now);
+    query!(
+        "insert into digest (id, org_id, user_id, rule_id, address, urgent, due_at)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        id,
+        item.org_id.map(|it| it.0),
+        recipient.user_id,
+        recipient.rule_id,
+        recipient.address,
+        item.urgent,
+        due_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    mail::enqueue_at(tx, MAIL_TEMPLATE, id, due_at).await?;
+    Ok(id)
+}
+
+/// A mail with its items.
+pub(super) async fn get(db: &Db, id: Uuid) -> Result<Option<(Digest, Vec<Item>)>> {
+    let digest = query_as!(
+        Digest,
+        r#"select org_id as "org_id: OrgId", user_id, rule_id, address from digest where id = $1"#,
+        id
+    );
+    let Some(digest) = digest.fetch_optional(db.pool()).await? else { return Ok(None) };
+    let items = query_as!(
+        Item,
+        r#"select project_id as "project_id: ProjectId", permission, title, body from digest_item
+           where digest_id = $1 order by position"#,
+        id
+    );
+    Ok(Some((digest, items.fetch_all(db.pool()).await?)))
+}
+
+/// Number of mails of mail rules that an organization has sent since a time.
+pub(super) async fn rule_mails_sent_since(
+    db: &Db,
+    org_id: Option<OrgId>,
+    since: OffsetDateTime,
+) -> Result<i64> {
+    let count = query_scalar!(
+        r#"select count(*) as "count!" from digest join mail on mail.subject_id = digest.id
+           where digest.org_id = $1 and digest.rule_id is not null and mail.outcome = 'SENT'
+             and mail.sent_at > $2"#,
+        org_id.map(|it| it.0),
+        since,
+    );
+    Ok(count.fetch_one(db.pool()).await?)
+}
+
+/// Deletes the mails about events of an organization.
+pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!("delete from digest where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Deletes the mails to an account, sent or not.
+pub(crate) async fn delete_of_user(tx: &mut Tx, user_id: UserId) -> Result<()> {
+    query!("delete from digest where user_id = $1", user_id.0).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Deletes the texts of mails that were due long ago, one batch at a time.
+pub(crate) async fn delete_old(tx: &mut Tx) -> Result<u64> {
+    let before = tx.now - RETENTION;
+    // Of every organization (no org_id): the retention job works for all.
+    let deleted = query!(
+        "delete from digest where id in (
+             select id from digest where due_at < $1 order by due_at limit $2)",
+        before,
+        BATCH
+    );
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
+}

@@ -1,0 +1,53 @@
+//! Every SQL statement about events that wait for their fan-out.
+
+use chassis::{Result, Tx};
+use sqlx::{query, query_as};
+use uuid::Uuid;
+
+/// An event that waits for its fan-out.
+pub(super) struct PendingEvent {
+    pub(super) event_id: Uuid,
+    /// Encoded envelope.
+    pub(super) envelope: Vec<u8>,
+    /// Attempts, this one included.
+    pub(super) attempts: i32,
+}
+
+/// Stores an event. A second delivery of the same event changes nothing.
+pub(super) async fn insert(tx: &mut Tx, event_id: Uuid, envelope: &[u8]) -> Result<()> {
+    let now = tx.now;
+    query!(
+        "insert into pending_event (event_id, envelope, due_at) values ($1, $2, $3) on conflict do nothing",
+        event_id,
+        envelope,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.wake();
+    Ok(())
+}
+
+/// Claims events that are due: each is due again after 5 seconds, and after twice as long with each further
+/// attempt, unless it is deleted before.
+pub(super) async fn claim(tx: &mut Tx, limit: i64) -> Result<Vec<PendingEvent>> {
+    let now = tx.now;
+    let events = query_as!(
+        PendingEvent,
+        "update pending_event set attempts = attempts + 1,
+             due_at = $1 + interval '5 seconds' * power(2, least(attempts, 8))
+         where event_id in (select event_id from pending_event where due_at <= $1
+                            order by due_at limit $2 for update skip locked)
+         returning event_id, envelope, attempts",
+        now,
+        limit
+    );
+    Ok(events.fetch_all(tx.conn()).await?)
+}
+
+/// Deletes an event. Returns false if another worker, whose claim came after this one's ended, has deleted
+/// it.
+pub(super) async fn delete(tx: &mut Tx, event_id: Uuid) -> Result<bool> {
+    let deleted = query!("delete from pending_event where event_id = $1", event_id);
+    Ok(deleted.execute(tx.conn()).await?.rows_affected() == 1)
+}

@@ -1,0 +1,30 @@
+//! Commands of webhooks that send requests, or need the resolver.
+
+use chassis::{Error, Result};
+use serde_json::json;
+
+use super::{
+    Signer, Webhook,
+    rpc::Rpc,
+    sender::{Connection, Response, WebhookRequest},
+    target::Target,
+};
+
+impl Rpc {
+    /// Refuses a URL to which no delivery would be sent (NO-1).
+    pub(super) async fn check_url(&self, url: &str) -> Result<()> {
+        let target = Target::parse(url).map_err(Error::from)?;
+        self.sender.resolve(&target).await?;
+        Ok(())
+    }
+
+    /// Sends a `ping` to a webhook (NO-6).
+    pub(super) async fn ping(&self, webhook: &Webhook) -> Response {
+        let now = self.db.now();
+        let body = json!({ "type": "ping", "data": { "webhook_id": webhook.id.0 } }).to_string();
+        let signer = Signer::new(&self.secrets_key, webhook, now);
+        let request =
+            WebhookRequest { id: chassis::id::new(), body: &body, timestamp: now.unix_timestamp() };
+        self.sender.send(&webhook.url, &mut Connection::default(), &signer, &request).await
+    }
+}

@@ -1,0 +1,222 @@
+//! Dispatcher of due deliveries. It leases whole webhooks, so that only one process delivers to each. Every
+//! webhook has two slots of its own and a back-off after failures, so that a slow or dead receiver delays no
+//! other.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use chassis::{Db, Result, Tx, key};
+use time::{Duration, OffsetDateTime};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Signer, Webhook,
+    delivery::{self, Attempt, AttemptFailure, DueDelivery},
+    sender::{Connection, Response, Sender, WebhookRequest},
+    store::{self, Release},
+};
+
+/// Webhooks that one process leases at a time.
+const LEASES_MAX: usize = 128;
+
+/// Concurrent requests to one webhook.
+const SLOTS: usize = 2;
+
+/// Deliveries that are read at a time.
+const BATCH: i64 = 20;
+
+/// Time for which one webhook is served before it is released.
+const SERVE_TIME: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Duration of a lease: longer than the serve time and its last request. The webhooks of a killed process
+/// wait for as long.
+const LEASE: Duration = Duration::minutes(1);
+
+/// Failed attempts in a row after which a webhook backs off.
+const BACKOFF_AFTER: i32 = 3;
+
+/// First back-off; it doubles with each further failure.
+const BACKOFF_MIN: Duration = Duration::seconds(5);
+
+/// Longest back-off.
+const BACKOFF_MAX: Duration = Duration::minutes(5);
+
+/// Longest pause between two looks at the table.
+const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Pause after a wake-up, so that a burst of commits is read once.
+const COALESCE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Dispatcher of due deliveries.
+pub(crate) struct Dispatcher {
+    pub(crate) db: Db,
+    pub(crate) sender: Arc<Sender>,
+    /// Key under which the signing secrets are encrypted.
+    pub(crate) secrets_key: key::Secret,
+}
+
+impl Dispatcher {
+    /// Runs until the process ends; requests in flight are completed.
+    pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let dispatcher = Arc::new(self);
+        let tasks = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(LEASES_MAX));
+        while !stop.is_cancelled() {
+            let woken = dispatcher.db.next_commit();
+            let leased = match dispatcher.lease(permits.available_permits()).await {
+                Ok(leased) => leased,
+                Err(error) => {
+                    tracing::warn!(%error, "webhooks cannot be leased; retrying");
+                    vec![]
+                }
+            };
+            let found_none = leased.is_empty();
+            for webhook in leased {
+                let Ok(permit) = permits.clone().acquire_owned().await else { break };
+                let dispatcher = dispatcher.clone();
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    dispatcher.serve(webhook, &stop).await;
+                    drop(permit);
+                });
+            }
+            if found_none {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = woken => tokio::time::sleep(COALESCE).await,
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
+                }
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+
+    async fn lease(&self, max: usize) -> Result<Vec<Webhook>> {
+        let limit = i64::try_from(max).unwrap_or_default();
+        if limit == 0 {
+            return Ok(vec![]);
+        }
+        let lease = async |tx: &mut Tx| store::lease(tx, limit, tx.now + LEASE).await;
+        self.db.write_as_system("webhooks", lease).await
+    }
+
+    /// Delivers to a leased webhook for the serve time, and releases it.
+    async fn serve(&self, webhook: Webhook, stop: &CancellationToken) {
+        let webhook_id = webhook.id;
+        let health = Mutex::new(Health { webhook, backoff_until: None, disable_reason: None });
+        if let Err(error) = self.deliver(&health, stop).await {
+            tracing::warn!(%webhook_id, %error, "the deliveries of a webhook are delayed");
+        }
+        let health = health.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.release(&health).await {
+            tracing::warn!(%webhook_id, %error, "a webhook is delayed until its lease ends");
+        }
+    }
+
+    /// Stores the health of a webhook and ends its lease; disables it if its receiver failed for too long.
+    async fn release(&self, health: &Health) -> Result<()> {
+        let Health { webhook, backoff_until, disable_reason } = health;
+        let release = async |tx: &mut Tx| {
+            store::release(tx, &Release { webhook, backoff_until: *backoff_until }).await?;
+            // The present state: a manager may have changed the webhook during the lease.
+            if let Some(reason) = disable_reason
+                && let Some(present) = store::lock_leased(tx, webhook).await?
+            {
+                let disabled = store::update(tx, present.auto_disable(reason)).await?;
+                delivery::store::fail_pending(tx, &disabled).await?;
+            }
+            Ok(())
+        };
+        self.db.write_as_system("webhooks", release).await
+    }
+
+    async fn deliver(&self, health: &Mutex<Health>, stop: &CancellationToken) -> Result<()> {
+        let started = Instant::now();
+        let webhook = lock(health).webhook.clone();
+        let signer = Signer::new(&self.secrets_key, &webhook, self.db.now());
+        let mut connections: [Connection; SLOTS] = std::array::from_fn(|_| Connection::default());
+        let may_continue =
+            || started.elapsed() < SERVE_TIME && !stop.is_cancelled() && !lock(health).is_stopped();
+        while may_continue() {
+            // A receiver that failed gets a single request first.
+            let limit = if lock(health).webhook.failure_count > 0 { 1 } else { BATCH };
+            let due = delivery::store::due(&self.db, &webhook, limit).await?;
+            if due.is_empty() {
+                break;
+            }
+            let due = Mutex::new(due.into_iter());
+            let slots = connections.iter_mut().map(async |connection| {
+                while may_continue() {
+                    let Some(next) = lock(&due).next() else { break };
+                    self.attempt(&webhook, connection, &signer, &next, health).await?;
+                }
+                Ok::<_, chassis::Error>(())
+            });
+            futures::future::try_join_all(slots).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes one attempt of one delivery.
+    async fn attempt(
+        &self,
+        webhook: &Webhook,
+        connection: &mut Connection,
+        signer: &Signer,
+        due: &DueDelivery,
+        health: &Mutex<Health>,
+    ) -> Result<()> {
+        let timestamp = self.db.now().unix_timestamp();
+        let request = WebhookRequest { id: due.event_id, body: &due.body, timestamp };
+        let response = self.sender.send(&webhook.url, connection, signer, &request).await;
+        let now = self.db.now();
+        lock(health).record(&response, now);
+        let attempt = Attempt::of(webhook.org_id, due, &response, now);
+        let record = async |tx: &mut Tx| delivery::store::record(tx, &attempt).await;
+        self.db.write_as_system("webhooks", record).await
+    }
+}
+
+/// Health of a receiver during a lease.
+struct Health {
+    webhook: Webhook,
+    /// End of the back-off, after several failures in a row.
+    backoff_until: Option<OffsetDateTime>,
+    /// Reason for disabling the webhook.
+    disable_reason: Option<&'static str>,
+}
+
+impl Health {
+    /// True if no further attempt is made during this lease.
+    fn is_stopped(&self) -> bool {
+        self.backoff_until.is_some() || self.disable_reason.is_some()
+    }
+
+    /// Counts the result of an attempt.
+    fn record(&mut self, response: &Response, now: OffsetDateTime) {
+        let webhook = &mut self.webhook;
+        let Some(failure) = &response.failure else {
+            webhook.failure_count = 0;
+            webhook.failing_since = None;
+            return;
+        };
+        webhook.failure_count = webhook.failure_count.saturating_add(1);
+        webhook.failing_since = webhook.failing_since.or(Some(now));
+        self.disable_reason = webhook.disable_reason(failure.kind, now);
+        let is_transient = failure.kind == AttemptFailure::Transient;
+        if is_transient && webhook.failure_count >= BACKOFF_AFTER {
+            let doublings = (webhook.failure_count - BACKOFF_AFTER).min(10);
+            let factor: i32 = 1 << doublings;
+            self.backoff_until = Some(now + (BACKOFF_MIN * factor).min(BACKOFF_MAX));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

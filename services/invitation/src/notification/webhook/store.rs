@@ -1,0 +1,239 @@
+//! Every SQL statement about webhooks.
+
+use api::notification::WebhookFormat;
+use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, ScopeGrant, Tx, page::Page};
+use sqlx::{query, query_as, query_scalar};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Webhook, WebhookId};
+use crate::{db_enum::DbEnum, notification::scope::Scope};
+
+/// Selects whole webhooks. Takes the rest of the statement after `from webhook`, and its arguments.
+macro_rules! webhooks {
+    ($rest:literal $(, $argument:expr)* $(,)?) => {
+        query_as!(
+            Webhook,
+            "select id, org_id, project_id, url, event_types, description, format, enabled, disabled_reason,
+                    secret, old_secret, old_secret_until, failure_count, failing_since, last_triggered_at,
+                    created_at
+             from webhook " + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// A webhook that is subscribed to a notification type.
+pub(crate) struct Subscriber {
+    pub(crate) id: WebhookId,
+    pub(crate) format: DbEnum<WebhookFormat>,
+}
+
+/// Result of a lease of a webhook.
+pub(crate) struct Release<'a> {
+    /// The webhook with its present failures.
+    pub(crate) webhook: &'a Webhook,
+    /// Earliest time of the next attempt.
+    pub(crate) backoff_until: Option<OffsetDateTime>,
+}
+
+/// Counts the webhooks of an organization. Until the transaction ends, no other transaction creates one.
+pub(crate) async fn lock_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 2))", org_id.to_string())
+        .fetch_one(tx.conn())
+        .await?;
+    let count =
+        query_scalar!(r#"select count(*) as "count!" from webhook where org_id = $1"#, org_id.0);
+    Ok(count.fetch_one(tx.conn()).await?)
+}
+
+/// Stores a new webhook and its event.
+pub(crate) async fn insert(tx: &mut Tx, created: Changed<Webhook>) -> Result<Webhook> {
+    let webhook = created.state();
+    query!(
+        "insert into webhook (id, org_id, project_id, url, event_types, description, format, enabled, secret,
+             created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        webhook.id as _,
+        webhook.org_id as _,
+        webhook.project_id.map(|it| it.0),
+        webhook.url,
+        &webhook.event_types,
+        webhook.description,
+        webhook.format as _,
+        webhook.enabled,
+        webhook.secret,
+        webhook.created_at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(tx.emit(created))
+}
+
+/// Locks a webhook in the scope of the grant.
+pub(crate) async fn lock(tx: &mut Tx, grant: &ScopeGrant, id: WebhookId) -> Result<Webhook> {
+    let project_id = grant.project_id().map(|it| it.0);
+    let webhook = webhooks!(
+        "where org_id = $1 and id = $2 and ($3::uuid is null or project_id = $3) for update",
+        grant.org_id().0,
+        id.0,
+        project_id,
+    );
+    webhook.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(WebhookId::NOUN))
+}
+
+/// Locks a webhook that the dispatcher has leased, and returns its present state; `None` if it was deleted.
+pub(crate) async fn lock_leased(tx: &mut Tx, leased: &Webhook) -> Result<Option<Webhook>> {
+    let present =
+        webhooks!("where org_id = $1 and id = $2 for update", leased.org_id as _, leased.id as _);
+    Ok(present.fetch_optional(tx.conn()).await?)
+}
+
+/// A webhook in the scope of the grant.
+pub(crate) async fn get(db: &Db, grant: &ScopeGrant, id: WebhookId) -> Result<Webhook> {
+    let webhook = webhooks!(
+        "where org_id = $1 and id = $2 and ($3::uuid is null or project_id = $3)",
+        grant.org_id().0,
+        id.0,
+        grant.project_id().map(|it| it.0),
+    );
+    webhook.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(WebhookId::NOUN))
+}
+
+/// A page of the webhooks in the scope of the grant, newest first.
+pub(crate) async fn list(db: &Db, grant: &ScopeGrant, page: &Page) -> Result<Vec<Webhook>> {
+    let rows = webhooks!(
+        "where org_id = $1 and ($2::uuid is null or project_id = $2) and ($3::uuid is null or id < $3)
+         order by id desc limit $4",
+        grant.org_id().0,
+        grant.project_id().map(|it| it.0),
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(rows.fetch_all(db.pool()).await?)
+}
+
+/// Stores the present state of a webhook and its event. Pending deliveries of a webhook that is enabled again
+/// become due.
+pub(crate) async fn update(tx: &mut Tx, changed: Changed<Webhook>) -> Result<Webhook> {
+    let webhook = changed.state();
+    query!(
+        "update webhook set url = $3, event_types = $4, description = $5, format = $6, enabled = $7,
+             disabled_reason = $8, secret = $9, old_secret = $10, old_secret_until = $11, failure_count = $12,
+             failing_since = $13,
+             due_at = least(due_at, (select min(due_at) from webhook_delivery
+                                     where webhook_id = $2 and state = 1))
+         where org_id = $1 and id = $2",
+        webhook.org_id as _,
+        webhook.id as _,
+        webhook.url,
+        &webhook.event_types,
+        webhook.description,
+        webhook.format as _,
+        webhook.enabled,
+        webhook.disabled_reason,
+        webhook.secret,
+        webhook.old_secret.as_deref(),
+        webhook.old_secret_until,
+        webhook.failure_count,
+        webhook.failing_since,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(tx.emit(changed))
+}
+
+/// Deletes a webhook with its deliveries (NO-7).
+pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Webhook>) -> Result<()> {
+    let webhook = deleted.state();
+    query!(
+        "delete from webhook where org_id = $1 and id = $2",
+        webhook.org_id as _,
+        webhook.id as _
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.emit(deleted);
+    Ok(())
+}
+
+/// Deletes the webhooks of a project.
+pub(crate) async fn delete_of_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!("delete from webhook where org_id = $1 and project_id = $2", org_id.0, id.0)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Deletes the webhooks of an organization.
+pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
+    query!("delete from webhook where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// The enabled webhooks for a notification type in a scope (NO-8).
+pub(crate) async fn subscribed(
+    tx: &mut Tx,
+    scope: Scope,
+    event_type: &str,
+) -> Result<Vec<Subscriber>> {
+    let rows = query_as!(
+        Subscriber,
+        "select id, format from webhook
+         where org_id = $1 and enabled and (project_id is null or project_id = $2)
+           and (event_types = '{}' or $3 = any(event_types))
+         order by id",
+        scope.org_id.0,
+        scope.project_id.map(|it| it.0),
+        event_type,
+    );
+    Ok(rows.fetch_all(tx.conn()).await?)
+}
+
+/// Leases webhooks with due deliveries. No other process delivers to them until they are released or the
+/// lease ends.
+pub(crate) async fn lease(tx: &mut Tx, limit: i64, until: OffsetDateTime) -> Result<Vec<Webhook>> {
+    let now = tx.now;
+    // Of every organization (no org_id): the dispatcher works for all.
+    let rows = query_as!(
+        Webhook,
+        "update webhook set leased_until = $3, due_at = null
+         where id in (
+             select id from webhook
+             where enabled and ((leased_until is null and due_at <= $1) or leased_until <= $1)
+             order by due_at limit $2 for update skip locked
+         )
+         returning id, org_id, project_id, url, event_types, description, format, enabled, disabled_reason,
+             secret, old_secret, old_secret_until, failure_count, failing_since, last_triggered_at,
+             created_at",
+        now,
+        limit,
+        until,
+    );
+    Ok(rows.fetch_all(tx.conn()).await?)
+}
+
+/// Ends the lease of a webhook. It is due when its next delivery is, but not before the end of the back-off.
+pub(crate) async fn release(tx: &mut Tx, release: &Release<'_>) -> Result<()> {
+    let now = tx.now;
+    let webhook = release.webhook;
+    // Deliveries queued during the lease have lowered due_at; `least` and `greatest` ignore nulls.
+    query!(
+        "update webhook set leased_until = null, failure_count = $3, failing_since = $4,
+             last_triggered_at = $5,
+             due_at = case when webhook.due_at is null and next.due_at is null then null
+                           else greatest(least(webhook.due_at, next.due_at), $6) end
+         from (select min(due_at) as due_at from webhook_delivery
+               where webhook_id = $2 and state = 1) as next
+         where webhook.org_id = $1 and webhook.id = $2",
+        webhook.org_id as _,
+        webhook.id as _,
+        webhook.failure_count,
+        webhook.failing_since,
+        now,
+        release.backoff_until,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! URLs of webhooks: only https to public addresses is allowed (N-12). Every address of a host is checked,
+//! and requests go only to checked addresses, so that a second answer of the name server changes nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use api::error::Reason;
+use chassis::{Code, Refusal};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use url::{Host, Url};
+
+/// Reasons for refusing a URL.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Forbidden {
+    #[error("the URL of a webhook {0}")]
+    Url(&'static str),
+    #[error("requests to {address} are not allowed: {why}; use a public address")]
+    NotPublic { address: String, why: &'static str },
+    #[error("the host {0} has no address; check the URL and its DNS records")]
+    UnknownHost(String),
+}
+
+impl Refusal for Forbidden {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+
+    fn reason(&self) -> Reason {
+        Reason::WebhookTargetForbidden
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Url(why) => vec![("why", (*why).to_owned())],
+            Self::NotPublic { address, why } => {
+                vec![("address", address.clone()), ("why", (*why).to_owned())]
+            }
+            Self::UnknownHost(name) => vec![("address", name.clone())],
+        }
+    }
+}
+
+/// Networks and ports that are allowed although they are not public, also with plain http
+/// (`--webhook-exceptions`).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Exceptions(Vec<(IpNet, u16)>);
+
+impl Exceptions {
+    /// Parses exceptions such as `127.0.0.1:8080`, `10.0.0.0/8:443` and `[fd00::/8]:443`.
+    pub(crate) fn parse(texts: &[String]) -> anyhow::Result<Self> {
+        let read = |text: &String| {
+            let (net, port) = text.rsplit_once(':')?;
+            let net = net.trim_matches(['[', ']']);
+            let net = net.parse().or_else(|_| net.parse::<IpAddr>().map(IpNet::from)).ok()?;
+            Some((net, port.parse().ok()?))
+        };
+        let all = texts.iter().map(|text| {
+            read(text).ok_or_else(|| {
+                anyhow::anyhow!(
+                    "--webhook-exceptions must be networks with ports, for example 10.0.0.0/8:443; \
+                     {text:?} is not one"
+                )
+            })
+        });
+        Ok(Self(all.collect::<anyhow::Result<_>>()?))
+    }
+
+    fn contain(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        self.0.iter().any(|(net, port)| net.contains(&ip) && *port == address.port())
+    }
+}
+
+/// A well-formed URL, whose host is not resolved yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) url: Url,
+    pub(crate) port: u16,
+}
+
+impl Target {
+    /// Parses a URL like a browser (WHATWG URL): `https://0x7f.1/` is `https://127.0.0.1/`.
+    pub(crate) fn parse(text: &str) -> Result<Self, Forbidden> {
+        let Ok(url) = Url::parse(text) else { return Err(Forbidden::Url("must be valid")) };
+        if !["https", "http"].contains(&url.scheme()) {
+            return Err(Forbidden::Url("must begin with https://"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Forbidden::Url("must not contain a user name or a password"));
+        }
+        if text.contains('\\') {
+            return Err(Forbidden::Url("must not contain a backslash"));
+        }
+        match (url.host(), url.port_or_known_default()) {
+            (Some(_), Some(port)) => Ok(Self { url, port }),
+            _ => Err(Forbidden::Url("must contain a host")),
+        }
+    }
+
+    /// The host name to resolve; `Err` with the address if the host is one.
+    pub(crate) fn host(&self) -> Result<&str, IpAddr> {
+        match self.url.host() {
+            Some(Host::Ipv4(ip)) => Err(ip.into()),
+            Some(Host::Ipv6(ip)) => Err(ip.into()),
+            _ => Ok(self.url.host_str().unwrap_or_default()),
+        }
+    }
+
+    /// The socket addresses of the target, if every one of its IP addresses is allowed.
+    pub(crate) fn check(
+        &self,
+        addresses: &[IpAddr],
+        exceptions: &Exceptions,
+    ) -> Result<Vec<SocketAddr>, Forbidden> {
+        if addresses.is_empty() {
+            return Err(Forbidden::UnknownHost(self.url.host_str().unwrap_or_default().to_owned()));
+        }
+        let mut allowed = vec![];
+        for ip in addresses {
+            let address = SocketAddr::new(*ip, self.port);
+            if !exceptions.contain(address) {
+                if let Some(why) = not_public(*ip) {
+                    return Err(Forbidden::NotPublic { address: ip.to_string(), why });
+                }
+                if self.url.scheme() != "https" {
+                    return Err(Forbidden::Url("must begin with https://"));
+                }
+                if self.port != 443 {
+                    return Err(Forbidden::Url("must use port 443"));
+                }
+            }
+            allowed.push(address);
+        }
+        Ok(allowed)
+    }
+}
+
+fn v4(a: u8, b: u8, c: u8, bits: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), bits)
+}
+
+fn v6(a: u16, b: u16, bits: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), bits)
+}
+
+/// Kind of an address that is not public; `None` for a public unicast address.
+fn not_public(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V4(ip) => not_public_v4(ip),
+        IpAddr::V6(ip) => not_public_v6(ip),
+    }
+}
+
+/// IANA IPv4 Special-Purpose Address Registry.
+fn not_public_v4(ip: Ipv4Addr) -> Option<&'static str> {
+    let nets = [
+        (v4(0, 0, 0, 8), "\"this network\" address"),
+        (v4(10, 0, 0, 8), "private address"),
+        (v4(100, 64, 0, 10), "shared address of a provider (RFC 6598)"),
+        (v4(127, 0, 0, 8), "loopback address"),
+        (v4(169, 254, 0, 16), "link-local address"),
+        (v4(172, 16, 0, 12), "private address"),
+        (v4(192, 0, 0, 24), "address for protocol assignments"),
+        (v4(192, 0, 2, 24), "documentation address"),
+        (v4(192, 88, 99, 24), "6to4 relay address"),
+        (v4(192, 168, 0, 16), "private address"),
+        (v4(198, 18, 0, 15), "benchmarking address"),
+        (v4(198, 51, 100, 24), "documentation address"),
+        (v4(203, 0, 113, 24), "documentation address"),
+        (v4(224, 0, 0, 4), "multicast address"),
+        (v4(240, 0, 0, 4), "reserved address"),
+    ];
+    nets.iter().find(|(net, _)| net.contains(&ip)).map(|it| it.1)
+}
+
+/// IANA IPv6 Special-Purpose Address Registry, and everything outside of `2000::/3`.
+fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
+    let octets = ip.octets();
+    let embedded = Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]);
+    if ip.is_loopback() {
+        return Some("loopback address");
+    }
+    // IPv4-mapped, IPv4-compatible and NAT64 addresses lead to the embedded IPv4 address.
+    let embeds_ipv4 = ip.to_ipv4_mapped().is_some()
+        || octets[..12] == [0; 12]
+        || octets[..12] == [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+    if embeds_ipv4 {
+        return not_public_v4(embedded).or(Some("IPv4 address embedded in IPv6"));
+    }
+    let nets = [
+        (v6(0x2001, 0, 23), "address for protocol assignments"),
+        (v6(0x2001, 0xdb8, 32), "documentation address"),
+        (v6(0x2002, 0, 16), "6to4 address"),
+        (v6(0x3fff, 0, 20), "documentation address"),
+        (v6(0xfc00, 0, 7), "private address"),
+        (v6(0xfe80, 0, 10), "link-local address"),
+        (v6(0xfec0, 0, 10), "site-local address"),
+        (v6(0xff00, 0, 8), "multicast address"),
+    ];
+    let special = nets.iter().find(|(net, _)| net.contains(&ip)).map(|it| it.1);
+    let is_global_unicast = v6(0x2000, 0, 3).contains(&ip);
+    special.or_else(|| (!is_global_unicast).then_some("reserved address"))
+}
+
+/// Host of a URL, to be shown; empty if the URL is malformed.
+pub(super) fn host_name(url: &str) -> String {
+    let host = Target::parse(url).ok().and_then(|it| it.url.host_str().map(str::to_owned));
+    host.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks a URL whose host is an address.
+    fn check(text: &str) -> Result<Vec<SocketAddr>, Forbidden> {
+        let target = Target::parse(text)?;
+        let ip = target.host().expect_err("an IP address");
+        target.check(&[ip], &Exceptions::default())
+    }
+
+    /// NO-1, N-12: every spelling of an address that is not public.
+    #[test]
+    fn addresses_that_are_not_public_are_refused_in_every_spelling() {
+        let refused = [
+            "https://127.0.0.1/",
+            "https://127.1/",
+            "https://0x7f.1/",
+            "https://0177.0.0.1/",
+            "https://2130706433/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::127.0.0.1]/",
+            "https://[64:ff9b::10.0.0.1]/",
+            "https://[2002:7f00:1::]/",
+            "https://[::1]/",
+            "https://[::]/",
+            "https://0.0.0.0/",
+            "https://10.1.2.3/",
+            "https://100.64.0.1/",
+            "https://169.254.169.254/latest/meta-data/",
+            "https://172.31.0.1/",
+            "https://192.168.1.1/",
+            "https://198.19.0.1/",
+            "https://224.0.0.1/",
+            "https://255.255.255.255/",
+            "https://[fd00::1]/",
+            "https://[fe80::1]/",
+            "https://[ff02::1]/",
+            "https://[2001:db8::1]/",
+            "https://\u{ff11}27.0.0.1/",
+            "https://127\u{3002}0.0.1/",
+        ];
+        for text in refused {
+            let checked = check(text);
+            assert!(matches!(checked, Err(Forbidden::NotPublic { .. })), "{text}: {checked:?}");
+        }
+        assert!(check("https://93.184.215.14/").is_ok());
+        assert!(check("https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/").is_ok());
+    }
+
+    /// NO-1: malformed URLs, and other schemes and ports.
+    #[test]
+    fn only_https_urls_without_a_password_on_port_443_are_allowed() {
+        let refused = [
+            "ftp://93.184.215.14/",
+            "javascript:alert(1)",
+            "https://user:secret@93.184.215.14/",
+            "https://user@93.184.215.14/",
+            "https://",
+            "nothing",
+            "https:\\\\93.184.215.14\\",
+            "http://93.184.215.14/",
+            "https://93.184.215.14:8443/",
+        ];
+        for text in refused {
+            assert!(matches!(check(text), Err(Forbidden::Url(_))), "{text}");
+        }
+    }
+
+    /// One forbidden address is enough, because the HTTP client chooses among them.
+    #[test]
+    fn every_address_of_a_name_must_be_public() {
+        let target = Target::parse("https://hooks.example/").unwrap();
+        let public: IpAddr = "93.184.215.14".parse().unwrap();
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        let none = Exceptions::default();
+        assert!(target.check(&[public], &none).is_ok());
+        assert!(target.check(&[public, loopback], &none).is_err());
+        assert!(matches!(target.check(&[], &none), Err(Forbidden::UnknownHost(_))));
+        let exceptions = Exceptions::parse(&["127.0.0.0/8:443".to_owned()]).unwrap();
+        assert!(target.check(&[public, loopback], &exceptions).is_ok());
+        assert!(Exceptions::parse(&["nonsense".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! Client of the project service's `RunnerService`, as the runner uses it.
+
+use std::time::Duration;
+
+use api::project::{
+    FinishTaskRequest, HeartbeatRequest, HeartbeatResponse, Lease, LeaseTaskRequest,
+    ReportProgressRequest, runner_service_client::RunnerServiceClient,
+};
+use tonic::{Request, Status, body::Body, client::GrpcService};
+
+/// Deadline of `LeaseTask`, a long poll that the service answers within 20 seconds.
+const LEASE_DEADLINE: Duration = Duration::from_secs(28);
+
+/// Deadline of every other call.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Calls of the project service that a runner makes. Implemented by the generated client over any transport;
+/// a trait, so that the runner's own code does not depend on the transport's type.
+#[tonic::async_trait]
+pub trait TaskClient: Send + Sync + 'static {
+    /// Leases the next task of this server; `None` if there is none within the requested wait.
+    async fn lease(&self, request: LeaseTaskRequest) -> Result<Option<Lease>, Status>;
+    /// Reports progress, which renews the lease. Returns true if the task is to be cancelled.
+    async fn report(&self, request: ReportProgressRequest) -> Result<bool, Status>;
+    /// Reports the result of a task, which ends its lease.
+    async fn finish(&self, request: FinishTaskRequest) -> Result<(), Status>;
+    /// Reports the state of the server and its environments, and renews all leases.
+    async fn send_heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status>;
+}
+
+#[tonic::async_trait]
+impl<C> TaskClient for RunnerServiceClient<C>
+where
+    C: GrpcService<Body> + Clone + Send + Sync + 'static,
+    C::Future: Send,
+    C::ResponseBody: tonic::transport::Body<Data = tonic::codegen::Bytes> + Send + 'static,
+    <C::ResponseBody as tonic::transport::Body>::Error: Into<tonic::codegen::StdError> + Send,
+{
+    async fn lease(&self, request: LeaseTaskRequest) -> Result<Option<Lease>, Status> {
+        let request = with_deadline(request, LEASE_DEADLINE);
+        Ok(self.clone().lease_task(request).await?.into_inner().lease)
+    }
+
+    async fn report(&self, request: ReportProgressRequest) -> Result<bool, Status> {
+        let request = with_deadline(request, DEADLINE);
+        Ok(self.clone().report_progress(request).await?.into_inner().cancel)
+    }
+
+    async fn finish(&self, request: FinishTaskRequest) -> Result<(), Status> {
+        let request = with_deadline(request, DEADLINE);
+        self.clone().finish_task(request).await.map(|_| ())
+    }
+
+    async fn send_heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status> {
+        let request = with_deadline(request, DEADLINE);
+        Ok(self.clone().heartbeat(request).await?.into_inner())
+    }
+}
+
+fn with_deadline<M>(message: M, deadline: Duration) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}

@@ -1,0 +1,207 @@
+//! Interface between the runner and the technology that runs environments. The only implementation runs
+//! sandboxed processes of this machine (`process`); one for containers or a cluster would implement the same
+//! trait.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::Result;
+use api::project::{Capacity, EnvironmentReport, Lease, Observed};
+use tokio::sync::mpsc::Sender;
+
+/// Maximum size of a task's log, in bytes.
+const LOG_BYTES_MAX: usize = 1 << 20;
+
+/// Maximum number of lines in a task's log.
+const LOG_LINES_MAX: usize = 10_000;
+
+/// Properties of a driver, shown to operators.
+#[derive(Clone, Debug)]
+pub struct DriverInfo {
+    /// CPU, memory and disk of the machine.
+    pub capacity: Capacity,
+    /// Description of the isolation between environments.
+    pub isolation: String,
+    /// Description of the enforcement of resource limits.
+    pub limits: String,
+}
+
+/// Metadata of a commit: untrusted text.
+#[derive(Clone, Debug, Default)]
+pub struct CommitInfo {
+    /// First line of the commit message.
+    pub subject: String,
+    /// Name of the author.
+    pub author: String,
+}
+
+/// Result of a successful task.
+#[derive(Clone, Debug, Default)]
+pub struct TaskOutcome {
+    /// Commit that is deployed.
+    pub commit: String,
+    /// Metadata of the commit; empty unless the task fetched it.
+    pub commit_info: CommitInfo,
+    /// URL of the running program; empty if none runs.
+    pub url: String,
+    /// State found by a SYNC task; `None` for other tasks.
+    pub observed: Option<Observed>,
+}
+
+/// Progress of a task since the last report.
+#[derive(Debug, Default)]
+pub(crate) struct ProgressUpdate {
+    pub(crate) percent: i32,
+    pub(crate) step: &'static str,
+    /// Number of the current step, starting at 1.
+    pub(crate) step_number: i32,
+    pub(crate) step_count: i32,
+    /// New log lines.
+    pub(crate) lines: Vec<String>,
+}
+
+/// Remaining capacity of a task's log.
+#[derive(Debug)]
+struct LogBudget {
+    bytes: usize,
+    lines: usize,
+    is_exhausted: bool,
+}
+
+impl LogBudget {
+    /// Returns the lines that fit. The first line that does not fit is replaced by a truncation notice; all
+    /// later lines are dropped.
+    fn admit(&mut self, lines: Vec<String>) -> Vec<String> {
+        let mut admitted = vec![];
+        for line in lines {
+            if self.is_exhausted {
+                break;
+            }
+            if self.lines == 0 || self.bytes < line.len() {
+                self.is_exhausted = true;
+                admitted.push(format!(
+                    "log truncated: it exceeds {LOG_LINES_MAX} lines or {} MiB",
+                    LOG_BYTES_MAX >> 20
+                ));
+                break;
+            }
+            self.lines -= 1;
+            self.bytes -= line.len();
+            admitted.push(line);
+        }
+        admitted
+    }
+}
+
+/// Sends the progress and the log of a task to the task's worker, which reports them.
+#[derive(Clone)]
+pub struct ProgressReporter {
+    updates: Sender<ProgressUpdate>,
+    is_irreversible: Arc<AtomicBool>,
+    budget: Arc<Mutex<LogBudget>>,
+}
+
+impl ProgressReporter {
+    pub(crate) fn new(updates: Sender<ProgressUpdate>) -> Self {
+        let budget = LogBudget { bytes: LOG_BYTES_MAX, lines: LOG_LINES_MAX, is_exhausted: false };
+        Self { updates, is_irreversible: Arc::default(), budget: Arc::new(Mutex::new(budget)) }
+    }
+
+    /// Starts step `number` of `step_count` and logs a line about it, even if the log's budget is exhausted.
+    pub async fn step(
+        &self,
+        step: &'static str,
+        number: i32,
+        step_count: i32,
+        line: impl Into<String>,
+    ) {
+        let update = ProgressUpdate {
+            // The last 10 % stand for reporting the result.
+            percent: number * 90 / step_count,
+            step,
+            step_number: number,
+            step_count,
+            lines: vec![line.into()],
+        };
+        self.send(update).await;
+    }
+
+    /// Logs lines, within the log's budget.
+    pub async fn log(&self, lines: Vec<String>) {
+        let lines = self.budget.lock().unwrap_or_else(PoisonError::into_inner).admit(lines);
+        if !lines.is_empty() {
+            self.send(ProgressUpdate { lines, ..ProgressUpdate::default() }).await;
+        }
+    }
+
+    /// Marks the point after which the task can no longer be cancelled.
+    pub fn mark_irreversible(&self) {
+        self.is_irreversible.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_irreversible(&self) -> bool {
+        self.is_irreversible.load(Ordering::Relaxed)
+    }
+
+    async fn send(&self, update: ProgressUpdate) {
+        // The receiver is dropped only when the lease is lost; the task is aborted then, too.
+        let _ = self.updates.send(update).await;
+    }
+}
+
+/// Runs environments. All methods that take a lease are idempotent: a task is leased again after its runner
+/// crashed, and may be half done. The project service leases at most one task per environment at a time.
+#[tonic::async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Returns capacity, isolation and limits.
+    fn info(&self) -> DriverInfo;
+    /// Deploys the head of a branch or a commit. The previous version keeps running until the new one is
+    /// healthy. A rollback names a `release` that was deployed before.
+    async fn deploy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Starts the deployed version, unless it is running.
+    async fn start(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Stops the running version.
+    async fn stop(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Freezes the running version: it keeps its memory and gets no processor time.
+    async fn pause(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Continues a paused version.
+    async fn resume(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Returns the actual state.
+    async fn observe(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Copies another environment of this server, with its data, into the environment of the lease.
+    async fn copy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Creates, changes or removes the add-ons of an environment.
+    async fn provision(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Returns `host:port` of the database server of environments; empty before it is started.
+    fn database_address(&self) -> String;
+    /// Removes an environment with its files, processes and databases.
+    async fn destroy(&self, environment_id: &str) -> Result<()>;
+    /// Cleans up after a cancelled task.
+    async fn abandon(&self, lease: &Lease) -> Result<()>;
+    /// Restarts programs that ended unexpectedly; called every few seconds.
+    async fn reconcile(&self);
+    /// Measures the disk usage of environments; called every few seconds in a task of its own, because it
+    /// takes long.
+    async fn measure(&self);
+    /// Returns a report about every environment of this server.
+    async fn reports(&self) -> Vec<EnvironmentReport>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncated_log_ends_with_a_notice() {
+        let mut budget = LogBudget { bytes: 10, lines: 3, is_exhausted: false };
+        assert_eq!(budget.admit(vec!["12345".to_owned()]), ["12345"]);
+        let rest = budget.admit(vec!["1".to_owned(), "too long".to_owned(), "x".to_owned()]);
+        assert_eq!(rest.len(), 2);
+        assert!(rest[1].contains("log truncated"));
+        assert!(budget.admit(vec!["x".to_owned()]).is_empty());
+        let mut short = LogBudget { bytes: 10, lines: 1, is_exhausted: false };
+        assert_eq!(short.admit(vec!["1".to_owned(), "2".to_owned()]).len(), 2);
+    }
+}

@@ -1,0 +1,134 @@
+//! Background loops of the runner: heartbeats, restarts of programs, disk measurements, and removal of
+//! environments that no longer exist.
+
+use std::{sync::Arc, time::Duration};
+
+use api::project::HeartbeatRequest;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Settings, client::TaskClient, driver::Driver, task::ActiveLeases};
+
+/// Interval of heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Interval at which programs that ended unexpectedly are looked for.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Interval of disk measurements.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Delay before a failed heartbeat is retried.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The loop that sends heartbeats.
+pub(crate) struct Heartbeat {
+    pub(crate) client: Arc<dyn TaskClient>,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) settings: Settings,
+    pub(crate) leases: Arc<ActiveLeases>,
+    /// Cancelled when the first heartbeat has been accepted.
+    pub(crate) registered: CancellationToken,
+    /// Queue of [`remove_unknown`]: ids of environments that no longer exist.
+    pub(crate) unknown_environments: mpsc::Sender<String>,
+}
+
+impl Heartbeat {
+    /// Sends heartbeats until `stop` is cancelled. The first one contains no environment reports, because
+    /// they take a while, and until this server is registered, it gets no tasks.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let is_first = !self.registered.is_cancelled();
+            let request = self.build_request(is_first).await;
+            let pause = match self.client.send_heartbeat(request).await {
+                Ok(response) => {
+                    self.registered.cancel();
+                    self.leases
+                        .apply_revocations(&response.lost_task_ids, &response.cancelled_task_ids);
+                    for id in response.unknown_environment_ids {
+                        // Ids that do not fit into the queue are sent again with the next response.
+                        let _ = self.unknown_environments.try_send(id);
+                    }
+                    if is_first { Duration::ZERO } else { HEARTBEAT_INTERVAL }
+                }
+                Err(status) => {
+                    let code = status.code();
+                    tracing::warn!(?code, error = status.message(), "heartbeat failed");
+                    RETRY_INTERVAL
+                }
+            };
+            sleep_unless_stopped(pause, &stop).await;
+        }
+    }
+
+    async fn build_request(&self, is_first: bool) -> HeartbeatRequest {
+        let environments = if is_first { vec![] } else { self.driver.reports().await };
+        let info = self.driver.info();
+        HeartbeatRequest {
+            runner: self.settings.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: Some(info.capacity),
+            isolation: info.isolation,
+            limits: info.limits,
+            environments,
+            tasks: self.leases.list(),
+            // Only a shared server has one.
+            shared_address: self.settings.address.clone(),
+            database_address: self.driver.database_address(),
+        }
+    }
+}
+
+/// Removes environments that the project service does not know, until `stop` is cancelled. Separate from the
+/// heartbeats, because deleting many files takes long.
+pub(crate) async fn remove_unknown(
+    driver: Arc<dyn Driver>,
+    leases: Arc<ActiveLeases>,
+    mut unknown_environments: mpsc::Receiver<String>,
+    stop: CancellationToken,
+) {
+    loop {
+        let id = tokio::select! {
+            () = stop.cancelled() => return,
+            id = unknown_environments.recv() => id,
+        };
+        let Some(id) = id else { return };
+        // The task uses the environment's files. The id is sent again with a later response.
+        if leases.has_task_of(&id) {
+            continue;
+        }
+        tracing::info!(environment = id, "removing an environment that no longer exists");
+        if let Err(error) = driver.destroy(&id).await {
+            let error = format!("{error:#}");
+            tracing::warn!(environment = id, error, "environment not removed completely");
+        }
+    }
+}
+
+/// Restarts programs that ended unexpectedly, until `stop` is cancelled. Separate from the heartbeats, which
+/// must not be delayed by it.
+pub(crate) async fn reconcile(driver: Arc<dyn Driver>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        driver.reconcile().await;
+        sleep_unless_stopped(RECONCILE_INTERVAL, &stop).await;
+    }
+}
+
+/// Measures the disk usage of environments until `stop` is cancelled. Separate from the other loops, because
+/// measuring many files takes long.
+pub(crate) async fn measure(driver: Arc<dyn Driver>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = driver.measure() => {}
+        }
+        sleep_unless_stopped(MEASURE_INTERVAL, &stop).await;
+    }
+}
+
+async fn sleep_unless_stopped(pause: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(pause) => {}
+    }
+}

@@ -1,0 +1,155 @@
+//! The runner: leases tasks from the project service over gRPC, executes them and reports the results.
+//!
+//! | concept | file |
+//! |---|---|
+//! | interface to the technology that runs environments | `driver` |
+//! | the driver that runs sandboxed processes of this machine | `process` |
+//! | execution of one leased task | `task` |
+//! | heartbeats and other background loops | `heartbeat` |
+//! | client of the project service | `client` |
+//! | cleaning of untrusted text | `text` |
+//! | the program `tenantry-runner` for connected servers | `program` |
+
+mod client;
+pub mod driver;
+mod heartbeat;
+mod process;
+pub mod program;
+mod task;
+mod text;
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use api::project::LeaseTaskRequest;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use client::TaskClient;
+pub use process::NetworkSettings;
+
+use driver::Driver;
+use process::Processes;
+use task::{ActiveLeases, TaskWorker};
+
+/// Seconds that the project service waits for a task before it answers a lease request with none.
+const LEASE_WAIT_S: i64 = 20;
+
+/// Delay before a failed lease request is retried.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Capacity of the queue of environments to remove.
+const UNKNOWN_ENVIRONMENTS_MAX: usize = 256;
+
+/// Maximum number of tasks that a runner executes concurrently.
+const TASKS_MAX: usize = 8;
+
+/// Isolation that a server must provide before it runs deployed code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolationPolicy {
+    /// Complete isolation: sandbox, and account, network and control groups per environment. For shared
+    /// servers, where tenants deploy untrusted code.
+    Required,
+    /// A sandbox; other isolation that the machine cannot provide is only reported. For servers whose owner
+    /// is the only one who deploys to them.
+    BestEffort,
+}
+
+/// Settings of a runner.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the runner, for logs; of a shared server also its identity.
+    pub name: String,
+    /// Directory of the environments' files.
+    pub data_dir: PathBuf,
+    /// IP address that deployed programs listen on.
+    pub bind: IpAddr,
+    /// Host part of the URLs of deployed programs.
+    pub address: String,
+    /// Administrator URL (`postgres://…`) of the PostgreSQL server of environments. `None`: the runner starts
+    /// its own server.
+    pub database_url: Option<String>,
+    /// Isolation without which nothing is deployed.
+    pub isolation: IsolationPolicy,
+    /// Network addresses of environments.
+    pub network: NetworkSettings,
+}
+
+/// Executes tasks until `stop` is cancelled. Cancels `registered` when the project service has accepted the
+/// first heartbeat, so that environments can be deployed to this server. Deployed programs keep running when
+/// the runner ends.
+pub async fn run(
+    client: impl TaskClient,
+    settings: Settings,
+    registered: CancellationToken,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let client: Arc<dyn TaskClient> = Arc::new(client);
+    let name = settings.name.clone();
+    let driver: Arc<dyn Driver> =
+        Arc::new(Processes::new(settings.clone()).await.context("the runner cannot start")?);
+    let leases = Arc::new(ActiveLeases::default());
+    let task_slots = Arc::new(Semaphore::new(TASKS_MAX));
+    let mut tasks = JoinSet::new();
+    let (unknown_sender, unknown_receiver) = mpsc::channel(UNKNOWN_ENVIRONMENTS_MAX);
+    let heartbeat = heartbeat::Heartbeat {
+        client: client.clone(),
+        driver: driver.clone(),
+        settings,
+        leases: leases.clone(),
+        registered: registered.clone(),
+        unknown_environments: unknown_sender,
+    };
+    tasks.spawn(heartbeat.run(stop.clone()));
+    tasks.spawn(heartbeat::reconcile(driver.clone(), stop.clone()));
+    tasks.spawn(heartbeat::measure(driver.clone(), stop.clone()));
+    tasks.spawn(heartbeat::remove_unknown(
+        driver.clone(),
+        leases.clone(),
+        unknown_receiver,
+        stop.clone(),
+    ));
+    // The first heartbeat registers the server; leasing fails before.
+    tokio::select! {
+        () = registered.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+    while !stop.is_cancelled() {
+        let slot = task_slots.clone().acquire_owned().await?;
+        while tasks.try_join_next().is_some() {}
+        let wait = Some(prost_types::Duration { seconds: LEASE_WAIT_S, nanos: 0 });
+        let leased = tokio::select! {
+            leased = client.lease(LeaseTaskRequest { runner: name.clone(), wait }) => leased,
+            () = stop.cancelled() => break,
+        };
+        match leased {
+            Ok(Some(lease)) => {
+                let worker = TaskWorker {
+                    client: client.clone(),
+                    driver: driver.clone(),
+                    leases: leases.clone(),
+                    runner: name.clone(),
+                };
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    worker.run(lease, stop).await;
+                    drop(slot);
+                });
+            }
+            Ok(None) => {}
+            Err(status) => {
+                let code = status.code();
+                tracing::warn!(?code, error = status.message(), "leasing a task failed");
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                }
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}

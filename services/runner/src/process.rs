@@ -1,0 +1,385 @@
+//! Driver that runs environments as sandboxed processes of this machine.
+//!
+//! | concept | file |
+//! |---|---|
+//! | files and state of an environment | `directory`, `record` |
+//! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
+//! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
+//! | build and run commands of a repository | `manifest` |
+//! | fetching and building a version, copying an environment | `release`, `copy` |
+//! | starting a program, health check | `launch`, `http` |
+//! | processes of this machine | `process_table`, `process_tree` |
+//! | databases of environments | `database` |
+//! | usage, restarts, reports | `usage`, `supervise` |
+
+mod account;
+mod bubblewrap;
+mod copy;
+mod database;
+mod directory;
+mod http;
+mod launch;
+mod limits;
+mod manifest;
+mod network;
+mod port;
+mod process_table;
+mod process_tree;
+mod record;
+mod release;
+mod sandbox;
+mod supervise;
+mod usage;
+
+use std::{
+    collections::HashMap,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use api::project::{EnvironmentReport, Lease, Observed, Variable};
+use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
+
+pub use network::NetworkSettings;
+
+use crate::{
+    Settings,
+    driver::{Driver, DriverInfo, ProgressReporter, TaskOutcome},
+};
+use account::Accounts;
+use database::Databases;
+use directory::EnvironmentDir;
+use launch::Launch;
+use limits::Limiter;
+use manifest::Manifest;
+use network::Network;
+use process_tree::ProcessTree;
+use record::{DesiredState, EnvironmentRecord};
+use sandbox::Sandbox;
+use usage::UsageMeter;
+
+/// Default time within which a program must pass its health check after its start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Number of steps of a deployment.
+const DEPLOY_STEPS: i32 = 5;
+
+/// The driver: environments of this machine and their processes.
+pub(crate) struct Processes {
+    settings: Settings,
+    sandbox: Sandbox,
+    usage: UsageMeter,
+    databases: Databases,
+    /// Locks per environment, shared by tasks and supervision.
+    locks: Mutex<HashMap<Uuid, Arc<EnvironmentLock>>>,
+}
+
+/// Serializes changes of one environment.
+type EnvironmentLock = tokio::sync::Mutex<()>;
+
+impl Processes {
+    pub(crate) async fn new(settings: Settings) -> Result<Self> {
+        let root = &settings.data_dir;
+        std::fs::create_dir_all(root)
+            .with_context(|| format!("cannot create {}", root.display()))?;
+        // 0711: accounts of environments can enter their own directory but not list the others.
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
+        // git refuses repositories of other owners (`safe.directory`); local ones belong to other accounts.
+        std::fs::write(root.join("gitconfig"), "[safe]\n\tdirectory = *\n")?;
+        let accounts = Accounts::new(root.clone());
+        accounts.check_reachable()?;
+        let network = Network::probe(&settings.network, settings.bind).await;
+        let limiter = Limiter::probe();
+        let sandbox = Sandbox::probe(root, accounts, network, limiter, settings.isolation).await?;
+        let isolation = sandbox.description();
+        let limits = sandbox.limiter.description();
+        tracing::info!(isolation, limits, missing = ?sandbox.missing(), "runner started");
+        let databases = Databases::new(root.join("services"), settings.database_url.clone());
+        Ok(Self {
+            settings,
+            sandbox,
+            usage: UsageMeter::default(),
+            databases,
+            locks: Mutex::default(),
+        })
+    }
+
+    fn environment(&self, id: &str) -> Result<EnvironmentDir> {
+        EnvironmentDir::new(&self.settings.data_dir, id)
+    }
+
+    fn gitconfig(&self) -> PathBuf {
+        self.settings.data_dir.join("gitconfig")
+    }
+
+    fn lock_of(&self, environment: &EnvironmentDir) -> Arc<EnvironmentLock> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, it| Arc::strong_count(it) > 1);
+        locks.entry(environment.id()).or_default().clone()
+    }
+
+    /// Locks an environment; waits while another task or the supervision has locked it.
+    async fn lock(&self, environment: &EnvironmentDir) -> OwnedMutexGuard<()> {
+        self.lock_of(environment).lock_owned().await
+    }
+
+    /// Locks an environment; `None` if it is locked.
+    fn try_lock(&self, environment: &EnvironmentDir) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(environment).try_lock_owned().ok()
+    }
+
+    /// Provisions the add-ons of a lease. Returns the lease with the variables through which the program
+    /// finds them.
+    async fn provision_addons(&self, lease: &Lease, report: &ProgressReporter) -> Result<Lease> {
+        let mut lease = lease.clone();
+        for provision in &lease.provisions {
+            let key = &provision.addon_key;
+            let value = self.databases.provision(&self.sandbox.network, provision).await;
+            let value = value.with_context(|| format!("add-on {key} cannot be provisioned"))?;
+            let state = if value.is_some() { "ready" } else { "removed" };
+            report.log(vec![format!("add-on {key}: {state}")]).await;
+            let name = provision.variable.clone();
+            lease.variables.extend(value.map(|value| Variable { name, value }));
+        }
+        Ok(lease)
+    }
+
+    /// Starts the deployed version, on its previous port if that is free. Returns its URL.
+    async fn start_release(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        record: &mut EnvironmentRecord,
+    ) -> Result<String> {
+        ensure!(!record.release.is_empty(), "nothing is deployed; deploy the environment first");
+        let manifest = Manifest::read(environment, &record.release)?;
+        let launch = Launch::new(lease, &record.release, &manifest);
+        let port = self.reserve_port(environment, record.port).await?;
+        let timeout = manifest.start_timeout(START_TIMEOUT);
+        let process = self.start_program(environment, &launch, port, timeout).await?;
+        environment.write_launch(&launch).await?;
+        record.set_running(process, port);
+        environment.write_record(record).await?;
+        environment.clear_starting_process().await;
+        self.url(environment, port).await
+    }
+
+    /// Kills all processes of an environment that its record does not contain.
+    fn kill_unrecorded(&self, environment: &EnvironmentDir) {
+        self.sandbox.accounts.kill_all(environment);
+        self.sandbox.limiter.remove_empty(&environment.id().to_string());
+    }
+}
+
+#[tonic::async_trait]
+impl Driver for Processes {
+    fn info(&self) -> DriverInfo {
+        DriverInfo {
+            capacity: usage::capacity(&self.settings.data_dir),
+            isolation: self.sandbox.description(),
+            limits: self.sandbox.limiter.description().to_owned(),
+        }
+    }
+
+    async fn deploy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        environment.prepare(&self.sandbox.accounts).await?;
+        let lease = &self.provision_addons(lease, report).await?;
+        let mut record = environment.record().await;
+        if record.release == lease.release && record.is_running() {
+            // A previous runner completed the deployment, but crashed before it reported the result.
+            report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, "already running").await;
+            let url = self.url(&environment, record.port).await?;
+            return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
+        }
+        let prepared = async {
+            let checkout = self.fetch(lease, &environment, &record, report).await?;
+            let commit_info = self.commit_info(lease, &environment).await;
+            let manifest = self.build(lease, &environment, &checkout, report).await?;
+            Ok::<_, anyhow::Error>((checkout, commit_info, manifest))
+        };
+        let prepared = prepared.await;
+        if prepared.is_err() && !record.releases.contains(&lease.release) {
+            // A failed version must not occupy disk space.
+            environment.remove_release(&lease.release).await?;
+        }
+        let (checkout, commit_info, manifest) = prepared?;
+        let launch = Launch::new(lease, &lease.release, &manifest);
+        let port = self.reserve_port(&environment, 0).await?;
+        let line = format!("starting `{}` on port {port}", launch.command);
+        report.step("start", 3, DEPLOY_STEPS, line).await;
+        let timeout = manifest.start_timeout(START_TIMEOUT);
+        let started = self.start_program(&environment, &launch, port, timeout).await;
+        if started.is_err() {
+            self.release_port(&environment, port).await;
+        }
+        let process = started?;
+        report.step("health", 4, DEPLOY_STEPS, "health check passed").await;
+        report.mark_irreversible();
+        let old_port = record.port;
+        let old_process = record.switch_release(process, port, &lease.release, &checkout.commit);
+        environment.write_launch(&launch).await?;
+        environment.write_record(&record).await?;
+        environment.clear_starting_process().await;
+        let url = self.url(&environment, port).await?;
+        if let Some(process) = old_process {
+            process.stop().await;
+            self.release_port(&environment, old_port).await;
+        }
+        record.previous = None;
+        environment.write_record(&record).await?;
+        environment.remove_old_releases(&record).await?;
+        self.sandbox.limiter.remove_empty(&environment.id().to_string());
+        report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, format!("running at {url}")).await;
+        Ok(TaskOutcome { commit: checkout.commit, commit_info, url, observed: None })
+    }
+
+    async fn start(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        let mut record = environment.record().await;
+        report.step("start", 1, 2, "starting").await;
+        let url = if record.is_running() {
+            self.url(&environment, record.port).await?
+        } else {
+            let lease = &self.provision_addons(lease, report).await?;
+            self.start_release(lease, &environment, &mut record).await?
+        };
+        report.step("done", 2, 2, format!("running at {url}")).await;
+        Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() })
+    }
+
+    async fn stop(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        report.step("stop", 1, 2, "stopping").await;
+        environment.stop_leftovers().await;
+        let mut record = environment.record().await;
+        let process = record.set_stopped();
+        // Written before the process ends, so that supervision does not restart it.
+        environment.write_record(&record).await?;
+        if let Some(process) = process {
+            process.stop().await;
+        }
+        self.kill_unrecorded(&environment);
+        self.release_port(&environment, record.port).await;
+        Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
+    }
+
+    async fn pause(&self, lease: &Lease, _: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        let mut record = environment.record().await;
+        let process = record.process.clone().filter(ProcessTree::is_alive);
+        let process = process.context("the environment is not running, so it cannot be paused")?;
+        record.desired = DesiredState::Paused;
+        environment.write_record(&record).await?;
+        process.freeze();
+        Ok(TaskOutcome::default())
+    }
+
+    async fn resume(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        {
+            let _lock = self.lock(&environment).await;
+            let mut record = environment.record().await;
+            if let Some(process) = record.process.clone().filter(ProcessTree::is_alive) {
+                process.thaw();
+                record.desired = DesiredState::Running;
+                environment.write_record(&record).await?;
+                let url = self.url(&environment, record.port).await?;
+                return Ok(TaskOutcome { url, ..TaskOutcome::default() });
+            }
+        }
+        // The machine was restarted meanwhile: the frozen process is gone, its data is kept.
+        self.start(lease, report).await
+    }
+
+    async fn observe(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        let record = environment.record().await;
+        let observed = record.observed();
+        report.log(vec![format!("actual state: {}", observed.as_str_name())]).await;
+        let url = if observed == Observed::Running {
+            self.url(&environment, record.port).await?
+        } else {
+            String::new()
+        };
+        let observed = Some(observed);
+        Ok(TaskOutcome { commit: record.commit, url, observed, ..TaskOutcome::default() })
+    }
+
+    async fn copy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let source = self.environment(&lease.source_environment_id)?;
+        // Locked in the order of their ids, so that two copies in opposite directions cannot deadlock.
+        let mut environments = [&environment, &source];
+        environments.sort_by_key(|it| it.id());
+        let _first_lock = self.lock(environments[0]).await;
+        let _second_lock = self.lock(environments[1]).await;
+        self.copy_environment(lease, report).await
+    }
+
+    async fn provision(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        report.step("provision", 1, 2, "provisioning add-ons").await;
+        self.provision_addons(lease, report).await?;
+        report
+            .step("done", 2, 2, "the program receives the changed variables at its next start")
+            .await;
+        Ok(TaskOutcome::default())
+    }
+
+    fn database_address(&self) -> String {
+        self.databases.address()
+    }
+
+    async fn destroy(&self, environment_id: &str) -> Result<()> {
+        let environment = self.environment(environment_id)?;
+        let _lock = self.lock(&environment).await;
+        environment.stop_leftovers().await;
+        let record = environment.record().await;
+        for process in [record.process, record.previous].into_iter().flatten() {
+            process.stop().await;
+        }
+        self.kill_unrecorded(&environment);
+        self.release_port(&environment, record.port).await;
+        self.sandbox.network.detach(&environment).await;
+        environment.remove().await?;
+        if self.databases.exists() {
+            let name = database::database_name(environment_id);
+            self.databases.remove(&self.sandbox.network, &name).await?;
+        }
+        Ok(())
+    }
+
+    async fn abandon(&self, lease: &Lease) -> Result<()> {
+        let environment = self.environment(&lease.environment_id)?;
+        let _lock = self.lock(&environment).await;
+        environment.stop_leftovers().await;
+        if environment.record().await.release != lease.release && !lease.release.is_empty() {
+            environment.remove_release(&lease.release).await?;
+        }
+        Ok(())
+    }
+
+    async fn reconcile(&self) {
+        self.databases.resume(&self.sandbox.network).await;
+        self.reconcile_all().await;
+    }
+
+    async fn measure(&self) {
+        self.measure_all().await;
+    }
+
+    async fn reports(&self) -> Vec<EnvironmentReport> {
+        self.reports_of_all().await
+    }
+}

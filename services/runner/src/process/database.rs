@@ -1,0 +1,328 @@
+//! Databases of environments: on a PostgreSQL server named by the operator, or on a server that the runner
+//! starts. That server keeps running when the runner ends, like all deployed programs.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result, ensure};
+use api::project::Provision;
+use embedded_postgres::{Postgres, PublicListener};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, postgres::PgConnectOptions};
+use tokio::{process::Command, sync::OnceCell};
+
+use super::{network::Network, sandbox::PATH};
+use crate::text::read_bounded;
+
+/// Default limit of an environment's connections to its database.
+const CONNECTIONS_MAX: i32 = 20;
+
+/// Maximum length of a tool's error output, in bytes.
+const ERROR_BYTES_MAX: usize = 8 << 10;
+
+/// PostgreSQL server that holds the databases of environments, started or connected to on first use.
+pub(super) struct Databases {
+    /// Directory of the runner's own server.
+    data_dir: PathBuf,
+    /// Administrator URL (`postgres://…`) of an external server; `None`: the runner's own server.
+    external_url: Option<String>,
+    server: OnceCell<Server>,
+}
+
+struct Server {
+    /// Connection options of an administrator.
+    admin: PgConnectOptions,
+    /// `host:port` for programs.
+    address: String,
+}
+
+/// Credentials for `pg_dump` and `pg_restore`.
+struct DatabaseCredentials<'a> {
+    user: &'a str,
+    password: &'a str,
+    database: &'a str,
+}
+
+impl Databases {
+    pub(super) fn new(data_dir: PathBuf, external_url: Option<String>) -> Self {
+        Self { data_dir, external_url, server: OnceCell::new() }
+    }
+
+    /// Returns `host:port` for programs; empty before the server is first used.
+    pub(super) fn address(&self) -> String {
+        self.server.get().map(|it| it.address.clone()).unwrap_or_default()
+    }
+
+    /// Returns true if the server exists, possibly created by a previous runner.
+    pub(super) fn exists(&self) -> bool {
+        self.external_url.is_some()
+            || self.server.get().is_some()
+            || self.data_dir.join("postgres").exists()
+    }
+
+    async fn server(&self, network: &Network) -> Result<&Server> {
+        self.server.get_or_try_init(|| self.start(network)).await
+    }
+
+    /// Starts the server if a previous runner created it, so that running programs can reach their databases.
+    pub(super) async fn resume(&self, network: &Network) {
+        if self.exists()
+            && let Err(error) = self.server(network).await
+        {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the database server of environments cannot be started");
+        }
+    }
+
+    async fn start(&self, network: &Network) -> Result<Server> {
+        if let Some(url) = &self.external_url {
+            let admin: PgConnectOptions =
+                url.parse().context("--database-url must be a postgres:// URL")?;
+            let address = format!("{}:{}", admin.get_host(), admin.get_port());
+            for resolved in tokio::net::lookup_host(&address).await?.filter(SocketAddr::is_ipv4) {
+                network.allow_service(resolved).await?;
+            }
+            return Ok(Server { admin, address });
+        }
+        std::fs::create_dir_all(&self.data_dir)?;
+        // The port is kept across restarts, because programs know it.
+        let port_file = self.data_dir.join("port");
+        let saved = std::fs::read_to_string(&port_file).ok().and_then(|it| it.trim().parse().ok());
+        let port = if let Some(port) = saved {
+            port
+        } else {
+            let unused = TcpListener::bind((network.service_address(), 0))?.local_addr()?.port();
+            std::fs::write(&port_file, unused.to_string())?;
+            unused
+        };
+        let address = SocketAddr::new(network.service_address(), port);
+        let listener = PublicListener { address, clients: network.client_addresses() };
+        let server = Postgres::start_for_environments(&self.data_dir, listener).await;
+        let server = server.context("the PostgreSQL server of environments cannot be started")?;
+        network.allow_service(address).await?;
+        let admin = server.options();
+        revoke_shared_databases(&admin).await?;
+        // Dropping the handle does not stop the server.
+        drop(server);
+        Ok(Server { admin, address: address.to_string() })
+    }
+
+    async fn admin(&self, network: &Network) -> Result<PgConnection> {
+        let admin = self.server(network).await?.admin.clone().database("postgres");
+        let connected = PgConnection::connect_with(&admin).await;
+        connected.context("cannot connect to the PostgreSQL server of environments")
+    }
+
+    /// Creates, updates or removes a database with its role. Returns the database's URL for the program;
+    /// `None` if it was removed.
+    pub(super) async fn provision(
+        &self,
+        network: &Network,
+        provision: &Provision,
+    ) -> Result<Option<String>> {
+        let key = &provision.addon_key;
+        ensure!(key == "postgresql", "this runner does not support the add-on {key}");
+        check_name(&provision.name)?;
+        if provision.remove {
+            self.remove(network, &provision.name).await?;
+            return Ok(None);
+        }
+        check_password(&provision.password)?;
+        let setting = provision.settings.iter().find(|it| it.name == "connections_max");
+        let connections = setting.map_or(Ok(CONNECTIONS_MAX), |it| it.value.parse())?;
+        let mut admin = self.admin(network).await?;
+        let name = &provision.name;
+        let password = &provision.password;
+        let role = format!("select 1 from pg_roles where rolname = '{name}'");
+        let verb = if has_row(&mut admin, role).await? { "alter" } else { "create" };
+        let role = format!(
+            "{verb} role {name} with login password '{password}' nosuperuser nocreatedb nocreaterole \
+             noreplication nobypassrls connection limit {connections}"
+        );
+        run(&mut admin, role).await?;
+        let database = format!("select 1 from pg_database where datname = '{name}'");
+        if !has_row(&mut admin, database).await? {
+            create_database(&mut admin, name).await?;
+        }
+        let address = self.address();
+        Ok(Some(format!("postgres://{name}:{password}@{address}/{name}")))
+    }
+
+    /// Removes a database and its role, if they exist.
+    pub(super) async fn remove(&self, network: &Network, name: &str) -> Result<()> {
+        check_name(name)?;
+        let mut admin = self.admin(network).await?;
+        drop_database(&mut admin, name).await?;
+        if let Err(error) = run(&mut admin, format!("drop role if exists {name}")).await {
+            // Objects in another database depend on the role. It is kept without the right to log in.
+            let error = format!("{error:#}");
+            tracing::warn!(
+                role = name,
+                error,
+                "the role of a removed database cannot be dropped; it is disabled"
+            );
+            run(&mut admin, format!("alter role {name} nologin password null")).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the database of `target` by a copy of the database `source`. Dump and restore log in with the
+    /// privileges of the environments, not of an administrator: SQL in a dump runs with the privileges of the
+    /// role that restores it.
+    pub(super) async fn copy(
+        &self,
+        network: &Network,
+        source: &str,
+        target: &Provision,
+        account: Option<u32>,
+    ) -> Result<()> {
+        check_name(source)?;
+        check_name(&target.name)?;
+        check_password(&target.password)?;
+        let mut admin = self.admin(network).await?;
+        drop_database(&mut admin, &target.name).await?;
+        create_database(&mut admin, &target.name).await?;
+        let reader = format!("{}_reader", target.name);
+        let secret = random_password()?;
+        run(&mut admin, format!("drop role if exists {reader}")).await?;
+        let role = format!("create role {reader} login password '{secret}' in role {source}");
+        run(&mut admin, role).await?;
+        let from = DatabaseCredentials { user: &reader, password: &secret, database: source };
+        let to = DatabaseCredentials {
+            user: &target.name,
+            password: &target.password,
+            database: &target.name,
+        };
+        let copied = self.transfer(from, to, account).await;
+        run(&mut admin, format!("drop role if exists {reader}")).await?;
+        copied.context("the database cannot be copied")
+    }
+
+    async fn transfer(
+        &self,
+        from: DatabaseCredentials<'_>,
+        to: DatabaseCredentials<'_>,
+        account: Option<u32>,
+    ) -> Result<()> {
+        let mut dump = self.tool("pg_dump", &from, account)?;
+        dump.args([
+            "--format=custom",
+            "--no-owner",
+            "--no-privileges",
+            "--lock-wait-timeout=10000",
+        ]);
+        let mut dump = dump.stdout(std::process::Stdio::piped()).spawn()?;
+        let archive: std::process::Stdio =
+            dump.stdout.take().context("no standard output")?.try_into()?;
+        let mut restore = self.tool("pg_restore", &to, account)?;
+        restore.args(["--no-owner", "--no-privileges", "--exit-on-error", "--dbname", to.database]);
+        let mut restore = restore.stdin(archive).stdout(std::process::Stdio::null()).spawn()?;
+        let errors = [dump.stderr.take(), restore.stderr.take()];
+        let [dump_errors, restore_errors] = errors.map(|it| it.context("no error output"));
+        let (dump_errors, restore_errors, dumped, restored) = tokio::try_join!(
+            read_bounded(dump_errors?, ERROR_BYTES_MAX),
+            read_bounded(restore_errors?, ERROR_BYTES_MAX),
+            dump.wait(),
+            restore.wait(),
+        )?;
+        ensure!(dumped.success(), "{}", dump_errors.trim());
+        ensure!(restored.success(), "{}", restore_errors.trim());
+        Ok(())
+    }
+
+    /// Returns a command for one of PostgreSQL's tools. It runs as the environment's account and does not
+    /// inherit this process's environment variables.
+    fn tool(
+        &self,
+        name: &str,
+        credentials: &DatabaseCredentials<'_>,
+        account: Option<u32>,
+    ) -> Result<Command> {
+        let address = self.address();
+        let (host, port) =
+            address.rsplit_once(':').context("the database server has not been started")?;
+        let mut tool = Command::new(embedded_postgres::program(name)?);
+        tool.env_clear().env("PATH", PATH).env("PGHOST", host).env("PGPORT", port);
+        tool.env("PGUSER", credentials.user).env("PGPASSWORD", credentials.password);
+        tool.env("PGDATABASE", credentials.database)
+            .env("PGCONNECT_TIMEOUT", "10")
+            .current_dir("/");
+        tool.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        if let Some(account) = account {
+            tool.uid(account).gid(account);
+        }
+        tool.kill_on_drop(true);
+        Ok(tool)
+    }
+}
+
+/// Returns the name of an environment's database and of its role.
+pub(super) fn database_name(environment_id: &str) -> String {
+    format!("env_{}", environment_id.replace('-', ""))
+}
+
+/// Returns 256 random bits in hexadecimal.
+fn random_password() -> Result<String> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).context("the operating system provides no random bytes")?;
+    Ok(data_encoding::HEXLOWER.encode(&bytes))
+}
+
+/// Validates a name before it is inserted into an SQL statement: names are derived from environment ids.
+fn check_name(name: &str) -> Result<()> {
+    let is_identifier =
+        name.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_');
+    ensure!(
+        is_identifier && name.starts_with("env_") && name.len() < 60,
+        "invalid database name {name:?}"
+    );
+    Ok(())
+}
+
+/// Validates a password before it is inserted into an SQL statement.
+fn check_password(password: &str) -> Result<()> {
+    let is_safe = password.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it));
+    ensure!(
+        is_safe && password.len() >= 16,
+        "a database password must have at least 16 characters of A-Z, a-z, 0-9, - and _"
+    );
+    Ok(())
+}
+
+/// Creates a database that only its owner can connect to.
+async fn create_database(admin: &mut PgConnection, name: &str) -> Result<()> {
+    run(admin, format!("create database {name} owner {name} template template0")).await?;
+    run(admin, format!("revoke all on database {name} from public")).await
+}
+
+/// Drops a database, even if its owner has marked it as a template or has open connections.
+async fn drop_database(admin: &mut PgConnection, name: &str) -> Result<()> {
+    let exists = format!("select 1 from pg_database where datname = '{name}'");
+    if has_row(admin, exists).await? {
+        run(admin, format!("alter database {name} is_template false")).await?;
+        run(admin, format!("drop database {name} with (force)")).await?;
+    }
+    Ok(())
+}
+
+/// Revokes access to the databases that every server has. Objects that an environment creates in them, or
+/// locks that it holds there, would affect other environments.
+async fn revoke_shared_databases(admin: &PgConnectOptions) -> Result<()> {
+    let mut admin = PgConnection::connect_with(&admin.clone().database("postgres")).await?;
+    for database in ["postgres", "template1", "tenantry"] {
+        let revoke = format!("revoke connect, temporary on database {database} from public");
+        run(&mut admin, revoke).await?;
+    }
+    Ok(())
+}
+
+async fn run(connection: &mut PgConnection, statement: String) -> Result<()> {
+    connection.execute(AssertSqlSafe(statement)).await?;
+    Ok(())
+}
+
+async fn has_row(connection: &mut PgConnection, query: String) -> Result<bool> {
+    let row = connection.fetch_optional(AssertSqlSafe(query)).await?;
+    Ok(row.is_some_and(|it| it.len() == 1))
+}

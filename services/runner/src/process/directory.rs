@@ -1,0 +1,340 @@
+//! Files of an environment. Files that the runner relies on are owned by root and cannot be changed by the
+//! environment's account:
+//!
+//! ```text
+//! <runner>/<environment id>/       root, 0711
+//!   record.json  launch.json  starting  log  log.1  passwd     root
+//!   data/                           the environment's account, 0700; /data inside
+//!   releases/                       root, 0711
+//!     <deployment id>/              the environment's account, 0700; /app inside
+//! ```
+
+use std::{
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{fs, process::Command};
+use uuid::Uuid;
+
+use super::{
+    account::Accounts,
+    launch::Launch,
+    process_tree::ProcessTree,
+    record::EnvironmentRecord,
+    sandbox::{PATH, program_path},
+};
+
+/// Number of versions kept for rollbacks, including the running one.
+const RELEASES_MAX: usize = 4;
+
+/// Size at which a program's log is rotated, in bytes.
+const LOG_BYTES_MAX: u64 = 10 << 20;
+
+/// Number of bytes at the end of a log that error messages quote from.
+const LOG_TAIL_BYTES: u64 = 8 << 10;
+
+/// Directory of an environment.
+#[derive(Clone, Debug)]
+pub(super) struct EnvironmentDir {
+    path: PathBuf,
+    id: Uuid,
+}
+
+impl EnvironmentDir {
+    /// Returns the directory of the environment `id` below `root`; it need not exist. Fails if `id` is not a
+    /// UUID, which excludes path traversal.
+    pub(super) fn new(root: &Path, id: &str) -> Result<Self> {
+        let id = Uuid::try_parse(id).with_context(|| format!("{id:?} is not an environment id"))?;
+        Ok(Self { path: root.join(id.to_string()), id })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Persistent files of the program, kept across versions.
+    pub(super) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// Data of a running copy, which replaces [`Self::data`] when it is complete.
+    pub(super) fn incoming_data(&self) -> PathBuf {
+        self.path.join("data.incoming")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// `/etc/passwd` of the environment's sandbox.
+    pub(super) fn passwd(&self) -> PathBuf {
+        self.path.join("passwd")
+    }
+
+    fn releases(&self) -> PathBuf {
+        self.path.join("releases")
+    }
+
+    /// Code of a deployment. Fails if `id` is not a UUID, which excludes path traversal.
+    pub(super) fn release(&self, id: &str) -> Result<PathBuf> {
+        let id = Uuid::try_parse(id).with_context(|| format!("{id:?} is not a deployment id"))?;
+        Ok(self.releases().join(id.to_string()))
+    }
+
+    /// Returns the record; the default if none has been written.
+    pub(super) async fn record(&self) -> EnvironmentRecord {
+        self.read_json("record.json").await.unwrap_or_default()
+    }
+
+    pub(super) async fn write_record(&self, record: &EnvironmentRecord) -> Result<()> {
+        self.write_json("record.json", record).await
+    }
+
+    /// Returns the last launch, for restarts. The file contains secrets.
+    pub(super) async fn launch(&self) -> Option<Launch> {
+        self.read_json("launch.json").await
+    }
+
+    pub(super) async fn write_launch(&self, launch: &Launch) -> Result<()> {
+        self.write_json("launch.json", launch).await
+    }
+
+    pub(super) async fn read_json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.path.join(name)).await.ok()?).ok()
+    }
+
+    /// Replaces a file atomically: a crash leaves either the old or the new content.
+    pub(super) async fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let new = self.path.join(format!("{name}.new"));
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file =
+            options.open(&new).await.with_context(|| format!("cannot write {}", new.display()))?;
+        tokio::io::AsyncWriteExt::write_all(&mut file, &serde_json::to_vec(value)?).await?;
+        file.sync_all().await?;
+        Ok(fs::rename(&new, self.path.join(name)).await?)
+    }
+
+    /// Creates missing directories, and stops processes that a previous runner left behind.
+    pub(super) async fn prepare(&self, accounts: &Accounts) -> Result<()> {
+        self.stop_leftovers().await;
+        create_directory(&self.path, 0o711).await?;
+        create_directory(&self.releases(), 0o711).await?;
+        if !fs::try_exists(self.data()).await? {
+            self.create_account_directory(accounts, &self.data()).await?;
+        }
+        let account = accounts.get(self).unwrap_or_else(|| rustix::process::getuid().as_raw());
+        let passwd = format!("environment:x:{account}:{account}:environment:/data:/bin/sh\n");
+        fs::write(self.passwd(), passwd).await?;
+        Ok(())
+    }
+
+    /// Creates an empty directory owned by the environment's account, replacing an existing one.
+    pub(super) async fn create_account_directory(
+        &self,
+        accounts: &Accounts,
+        directory: &Path,
+    ) -> Result<()> {
+        remove_tree(directory).await?;
+        create_directory(directory, 0o700).await?;
+        accounts.set_owner(self, directory)
+    }
+
+    /// Replaces the data by that of a completed copy.
+    pub(super) async fn replace_data(&self) -> Result<()> {
+        remove_tree(&self.data()).await?;
+        Ok(fs::rename(self.incoming_data(), self.data()).await?)
+    }
+
+    /// Records a process that is being started, so that the next runner can stop it if this one crashes.
+    pub(super) fn write_starting_process(&self, process: &ProcessTree) -> Result<()> {
+        Ok(std::fs::write(self.path.join("starting"), serde_json::to_vec(process)?)?)
+    }
+
+    /// Removes the record of [`Self::write_starting_process`].
+    pub(super) async fn clear_starting_process(&self) {
+        let _ = fs::remove_file(self.path.join("starting")).await;
+    }
+
+    /// Stops processes that a crashed runner left behind: builds, programs that were being started, and
+    /// replaced versions.
+    pub(super) async fn stop_leftovers(&self) {
+        let starting: Option<ProcessTree> = self.read_json("starting").await;
+        let mut record = self.record().await;
+        if let Some(process) = record.previous.take() {
+            process.stop().await;
+            let _ = self.write_record(&record).await;
+        }
+        // After a crash between the switch to a new version and the removal of the file, the file names the
+        // running version.
+        if let Some(process) = starting.filter(|it| record.process.as_ref() != Some(it)) {
+            process.stop().await;
+        }
+        self.clear_starting_process().await;
+    }
+
+    pub(super) async fn remove_release(&self, id: &str) -> Result<()> {
+        remove_tree(&self.release(id)?).await
+    }
+
+    /// Removes versions that are too old for a rollback.
+    pub(super) async fn remove_old_releases(&self, record: &EnvironmentRecord) -> Result<()> {
+        let first = record.releases.len().saturating_sub(RELEASES_MAX);
+        let kept = &record.releases[first..];
+        let mut entries = fs::read_dir(self.releases()).await?;
+        while let Some(entry) = entries.next_entry().await? {
+            if !kept.contains(&entry.file_name().to_string_lossy().into_owned()) {
+                remove_tree(&entry.path()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove(&self) -> Result<()> {
+        remove_tree(&self.path).await
+    }
+
+    /// Reads a text file from a deployment's code; `None` if it does not exist. Fails if it is longer than
+    /// `max` bytes or is no regular file. Symbolic links are not followed (openat2(2)): they could point to
+    /// files that only root can read.
+    pub(super) fn read_release_file(
+        &self,
+        release: &str,
+        name: &str,
+        max: u64,
+    ) -> Result<Option<String>> {
+        let directory = std::fs::File::open(self.release(release)?);
+        let directory = directory.context("the code of the deployment is missing")?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let file = match openat2(&directory, name, flags, Mode::empty(), resolve) {
+            Ok(file) => std::fs::File::from(file),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::LOOP) => {
+                bail!("{name} is a symbolic link; it must be a regular file")
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),
+        };
+        ensure!(file.metadata()?.is_file(), "{name} must be a regular file");
+        let mut text = String::new();
+        let read = file.take(max + 1).read_to_string(&mut text);
+        let length = read.with_context(|| format!("{name} must be UTF-8 text"))?;
+        ensure!(u64::try_from(length)? <= max, "{name} is longer than {max} bytes");
+        Ok(Some(text))
+    }
+
+    /// Returns the last 20 lines of the program's output, for error messages.
+    pub(super) async fn output_tail(&self) -> String {
+        let log = self.log();
+        let tail = tokio::task::spawn_blocking(move || tail(&log, LOG_TAIL_BYTES)).await;
+        let text = tail.ok().and_then(Result::ok).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(20).collect();
+        if lines.is_empty() {
+            return "the program wrote no output".to_owned();
+        }
+        let lines: Vec<_> = lines.into_iter().rev().collect();
+        format!("its last output:\n{}", lines.join("\n"))
+    }
+
+    /// Rotates a long log: keeps its end in `log.1` and truncates it. The program's open file is in append
+    /// mode, so it continues at the new end.
+    pub(super) async fn rotate_log(&self) -> Result<()> {
+        let log = self.log();
+        if !fs::metadata(&log).await.is_ok_and(|it| it.len() > LOG_BYTES_MAX) {
+            return Ok(());
+        }
+        let old = self.path.join("log.1");
+        let rotate = move || {
+            std::fs::write(old, tail(&log, LOG_BYTES_MAX)?)?;
+            Ok(std::fs::OpenOptions::new().write(true).open(&log)?.set_len(0)?)
+        };
+        tokio::task::spawn_blocking(rotate).await?
+    }
+}
+
+/// Returns the last `max` bytes of a file, as text.
+fn tail(path: &Path, max: u64) -> Result<String> {
+    use std::io::{Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
+    let mut bytes = vec![];
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+async fn create_directory(path: &Path, mode: u32) -> Result<()> {
+    fs::create_dir_all(path).await.with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).await?)
+}
+
+/// Removes a directory whose parent only the runner can change. Uses `rm`, which does not follow symbolic
+/// links and handles any depth.
+async fn remove_tree(path: &Path) -> Result<()> {
+    let mut remove = Command::new(program_path("rm"));
+    remove.args(["-rf", "--one-file-system", "--"]).arg(path).env_clear().env("PATH", PATH);
+    let output = remove.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot remove {}: {errors}", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const ID: &str = "01920000-0000-7000-8000-000000000001";
+
+    #[test]
+    fn only_regular_files_are_read_from_a_deployment() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = EnvironmentDir::new(folder.path(), ID).unwrap();
+        let release = environment.release(ID).unwrap();
+        std::fs::create_dir_all(release.join("folder")).unwrap();
+        std::fs::write(release.join("file"), "text").unwrap();
+        std::fs::write(release.join("binary"), [0xff, 0xfe]).unwrap();
+        symlink("/etc/passwd", release.join("absolute")).unwrap();
+        symlink("file", release.join("relative")).unwrap();
+        symlink("/etc", release.join("etc")).unwrap();
+        let fifo = std::process::Command::new("mkfifo").arg(release.join("fifo")).status();
+        assert!(fifo.unwrap().success());
+        let read = |name: &str| environment.read_release_file(ID, name, 4);
+        assert_eq!(read("file").unwrap().as_deref(), Some("text"));
+        assert_eq!(read("none").unwrap(), None);
+        let refused = [
+            "absolute",
+            "relative",
+            "etc/passwd",
+            "../../record.json",
+            "/etc/passwd",
+            "fifo",
+            "folder",
+            "binary",
+        ];
+        for name in refused {
+            assert!(read(name).is_err(), "{name}");
+        }
+        std::fs::write(release.join("file"), "longer").unwrap();
+        assert!(read("file").unwrap_err().to_string().contains("longer than 4 bytes"));
+    }
+
+    #[test]
+    fn ids_cannot_be_paths() {
+        for id in ["", "..", "../x", "a/b", "01920000-0000-7000-8000-00000000000/"] {
+            assert!(EnvironmentDir::new(Path::new("/x"), id).is_err(), "{id}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Start of a deployed program: command, version, environment variables and resource limits.
+
+use std::{
+    collections::BTreeMap, net::SocketAddr, os::unix::fs::OpenOptionsExt, process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use api::project::Lease;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{
+    Processes,
+    bubblewrap::{Access, Mount},
+    directory::EnvironmentDir,
+    http,
+    limits::ResourceLimits,
+    manifest::Manifest,
+    process_tree::ProcessTree,
+    sandbox::{Input, Output, PATH, SandboxCommand},
+};
+
+/// Interval of health checks while a program starts.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Parameters of a program's start. Written to a file for restarts; contains secrets.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Launch {
+    /// Shell command.
+    pub(super) command: String,
+    /// Deployment whose code is run.
+    pub(super) release: String,
+    /// Path of the health check: a status below 500 means healthy.
+    pub(super) health: String,
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) limits: ResourceLimits,
+}
+
+impl Launch {
+    /// Returns the parameters for a version, with the variables and limits of a lease.
+    pub(super) fn new(lease: &Lease, release: &str, manifest: &Manifest) -> Self {
+        let variables = lease.variables.iter().map(|it| (it.name.clone(), it.value.clone()));
+        Self {
+            command: manifest.run.clone(),
+            release: release.to_owned(),
+            health: manifest.health.clone(),
+            variables: variables.collect(),
+            limits: ResourceLimits::of(lease.resources),
+        }
+    }
+}
+
+impl Processes {
+    /// Returns a shell command in an environment's sandbox, with its code at `/app` and its data at `/data`.
+    pub(super) fn shell<'a>(
+        environment: &'a EnvironmentDir,
+        launch: &Launch,
+        command: &str,
+    ) -> Result<SandboxCommand<'a>> {
+        let defaults =
+            [("PATH", PATH), ("HOME", "/data"), ("DATA_DIR", "/data"), ("LANG", "C.UTF-8")];
+        let mut variables: BTreeMap<_, _> =
+            defaults.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        variables.extend(launch.variables.clone());
+        Ok(SandboxCommand {
+            environment,
+            mounts: vec![
+                Mount::new(environment.release(&launch.release)?, "/app", Access::ReadWrite),
+                Mount::new(environment.data(), "/data", Access::ReadWrite),
+            ],
+            working_dir: "/app",
+            variables,
+            arguments: ["/bin/sh", "-c", command].map(str::to_owned).into(),
+            limits: launch.limits,
+            input: Input::Empty,
+        })
+    }
+
+    /// Starts a version and waits until it is healthy. A version that is already running is not affected.
+    pub(super) async fn start_program(
+        &self,
+        environment: &EnvironmentDir,
+        launch: &Launch,
+        port: u16,
+        timeout: Duration,
+    ) -> Result<ProcessTree> {
+        let network = self.sandbox.network.attach(environment).await?;
+        let mut command = Self::shell(environment, launch, &launch.command)?;
+        command.variables.insert("PORT".to_owned(), port.to_string());
+        command.variables.insert("HOST".to_owned(), network.listen.to_string());
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(environment.log());
+        let log = log.context("cannot open the log of the program")?;
+        let output = Output { stdout: Stdio::from(log.try_clone()?), stderr: Stdio::from(log) };
+        let group = format!("run-{port}");
+        let mut sandboxed = self.sandbox.spawn(&group, command, output).await?;
+        let address = SocketAddr::new(network.address, port);
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = sandboxed.child.try_wait()? {
+                let output = environment.output_tail().await;
+                bail!("the program ended before it was healthy ({status}); {output}");
+            }
+            match http::get_status(address, &launch.health).await {
+                Some(status) if status < 500 => {
+                    sandboxed.guard.keep();
+                    return Ok(sandboxed.process);
+                }
+                status if Instant::now() > deadline => {
+                    sandboxed.process.stop().await;
+                    let output = environment.output_tail().await;
+                    let Some(status) = status else {
+                        bail!("no HTTP response on $HOST:$PORT ({address}); {output}")
+                    };
+                    bail!("health check failed with HTTP status {status}; {output}")
+                }
+                _ => tokio::time::sleep(HEALTH_INTERVAL).await,
+            }
+        }
+    }
+}

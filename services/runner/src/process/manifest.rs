@@ -1,0 +1,156 @@
+//! Manifest of a repository, `tenantry.toml` or `Procfile`: commands that build and run its code, and the
+//! health check.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::directory::EnvironmentDir;
+
+/// Commands and health check of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Manifest {
+    /// Shell command of the build, run in the directory of the code.
+    pub(super) build: Option<String>,
+    /// Shell command of the program, which listens on `$HOST:$PORT`.
+    pub(super) run: String,
+    /// Path of the health check: a status below 500 means healthy.
+    pub(super) health: String,
+    /// Time within which the program must be healthy after its start; `None`: the default.
+    timeout: Option<Duration>,
+}
+
+/// Contents of `tenantry.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TomlManifest {
+    build: Option<Build>,
+    run: Run,
+    health: Option<Health>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Build {
+    command: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Run {
+    command: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Health {
+    path: Option<String>,
+    timeout_s: Option<u64>,
+}
+
+/// Maximum of `health.timeout_s`, in seconds.
+const TIMEOUT_S_MAX: u64 = 900;
+
+/// Maximum size of a manifest, in bytes.
+const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Maximum length of a command, in bytes.
+const COMMAND_BYTES_MAX: usize = 16 << 10;
+
+impl Manifest {
+    /// Reads the manifest from the code of a deployment.
+    pub(super) fn read(environment: &EnvironmentDir, release: &str) -> Result<Self> {
+        let read = |name| environment.read_release_file(release, name, MANIFEST_BYTES_MAX);
+        if let Some(text) = read("tenantry.toml")? {
+            return Self::from_toml(&text).context("tenantry.toml is not valid");
+        }
+        let text = read("Procfile")?.context(
+            "the branch has neither a tenantry.toml nor a Procfile; add a Procfile with the line \
+             `web: <command that listens on $PORT>`",
+        )?;
+        Self::from_procfile(&text)
+    }
+
+    fn from_toml(text: &str) -> Result<Self> {
+        let manifest: TomlManifest = toml::from_str(text)?;
+        let health = manifest.health.as_ref();
+        let path = health.and_then(|it| it.path.clone()).unwrap_or_else(|| "/".to_owned());
+        let is_valid = path.starts_with('/') && path.bytes().all(|it| it.is_ascii_graphic());
+        anyhow::ensure!(
+            is_valid,
+            "health.path must begin with / and consist of visible ASCII characters"
+        );
+        let timeout = health.and_then(|it| it.timeout_s).map(|it| it.clamp(1, TIMEOUT_S_MAX));
+        Self {
+            build: manifest.build.map(|it| it.command),
+            run: manifest.run.command,
+            health: path,
+            timeout: timeout.map(Duration::from_secs),
+        }
+        .validate()
+    }
+
+    fn from_procfile(text: &str) -> Result<Self> {
+        let command_of = |process: &str| {
+            let mut lines = text.lines().filter_map(|it| it.split_once(':'));
+            let line = lines.find(|(name, _)| name.trim() == process);
+            line.map(|(_, command)| command.trim().to_owned())
+        };
+        let run = command_of("web").filter(|it| !it.is_empty());
+        Self {
+            build: command_of("release"),
+            run: run.context("the Procfile must have a line `web: <command>`")?,
+            health: "/".to_owned(),
+            timeout: None,
+        }
+        .validate()
+    }
+
+    /// Fails if a command cannot be a program's argument: those cannot contain NUL bytes, and the kernel
+    /// limits their length.
+    fn validate(self) -> Result<Self> {
+        for command in self.build.iter().chain([&self.run]) {
+            anyhow::ensure!(!command.contains('\0'), "commands must not contain NUL bytes");
+            anyhow::ensure!(
+                command.len() <= COMMAND_BYTES_MAX,
+                "commands must not be longer than {COMMAND_BYTES_MAX} bytes; move the command to a script"
+            );
+        }
+        Ok(self)
+    }
+
+    /// Returns the time within which the program must be healthy after its start.
+    pub(super) fn start_timeout(&self, default: Duration) -> Duration {
+        self.timeout.unwrap_or(default)
+    }
+}
+
+#[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_formats_define_build_run_and_health_check() {
+        let text = "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n\
+                    [health]\npath = \"/up\"\ntimeout_s = 5\n";
+        let manifest = Manifest::from_toml(text).unwrap();
+        assert_eq!(manifest.build.as_deref(), Some("make"));
+        assert_eq!(manifest.run, "./serve");
+        assert_eq!(manifest.health, "/up");
+        assert_eq!(manifest.start_timeout(DEFAULT_TIMEOUT), Duration::from_secs(5));
+        assert!(Manifest::from_toml("[run]\ncommand = \"x\"\ntypo = 1\n").is_err());
+        let without_run = Manifest::from_toml("[health]\npath = \"/\"\n");
+        assert!(without_run.is_err());
+        let manifest = Manifest::from_procfile("release: make\nweb: ./serve $PORT\n").unwrap();
+        assert_eq!(manifest.build.as_deref(), Some("make"));
+        assert_eq!(manifest.run, "./serve $PORT");
+        assert_eq!(manifest.start_timeout(DEFAULT_TIMEOUT), DEFAULT_TIMEOUT);
+        assert!(Manifest::from_procfile("worker: x\n").is_err());
+    }
+
+    const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+}

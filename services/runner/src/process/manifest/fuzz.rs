@@ -1,0 +1,36 @@
+//! Fuzz target: parsing of manifests, which tenants control.
+
+#[path = "../../../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each target uses a part of the module")]
+mod input;
+
+use bolero::check;
+
+use super::*;
+use input::Input;
+
+const SAMPLES: [&str; 3] = [
+    "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n\
+     [health]\npath = \"/up\"\ntimeout_s = 5\n",
+    "[run]\ncommand = '''a\nb'''\n",
+    "release: make\nweb: ./serve $PORT\nworker: x\n",
+];
+
+/// Parsing fails, or commands can be program arguments, the health path is valid, and the timeout is within
+/// its maximum.
+#[test]
+fn an_accepted_manifest_is_valid() {
+    check!().with_type::<Input>().for_each(|input| {
+        let text = input.text(&SAMPLES);
+        for manifest in [Manifest::from_toml(&text), Manifest::from_procfile(&text)] {
+            let Ok(manifest) = manifest else { continue };
+            for command in manifest.build.iter().chain([&manifest.run]) {
+                assert!(!command.contains('\0') && command.len() <= COMMAND_BYTES_MAX);
+            }
+            assert!(manifest.health.starts_with('/'));
+            assert!(manifest.health.bytes().all(|it| it.is_ascii_graphic()));
+            let timeout_max = Duration::from_secs(TIMEOUT_S_MAX);
+            assert!(manifest.start_timeout(timeout_max) <= timeout_max);
+        }
+    });
+}

@@ -1,0 +1,167 @@
+//! Running sandboxes, possibly started by a previous runner: stopping, freezing and continuing them.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::process_table::{ProcessRow, ProcessTable};
+
+/// Time between SIGTERM and SIGKILL.
+const TERMINATION_GRACE: Duration = Duration::from_secs(10);
+
+/// Polling interval while waiting for the end of a process.
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Polling interval while waiting for a sandbox's init process.
+const INIT_POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Identity of a process: pid and start time, because the kernel reuses pids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ProcessId {
+    pid: u32,
+    /// Start time in clock ticks since boot.
+    started: u64,
+}
+
+impl ProcessId {
+    fn of(pid: u32) -> Option<Self> {
+        let row = ProcessRow::read(pid).filter(|it| !it.is_zombie)?;
+        Some(Self { pid, started: row.started })
+    }
+
+    fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    fn signal(self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// A sandbox with all of its processes. The `bwrap` process ends with the main program; the init process of
+/// the pid namespace ends with the last process, and killing it kills all others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProcessTree {
+    #[serde(flatten)]
+    sandbox: ProcessId,
+    /// Init process of the pid namespace; `None` until it is started.
+    init: Option<ProcessId>,
+}
+
+impl ProcessTree {
+    /// Returns the sandbox of a running process; `None` if the process has ended.
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        Some(Self { sandbox: ProcessId::of(pid)?, init: None })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.sandbox.pid
+    }
+
+    /// Waits until the init process is started or the sandbox has ended.
+    pub(super) async fn find_init(&mut self) {
+        while self.init.is_none() && self.is_alive() {
+            let table = ProcessTable::read();
+            let child = table.tree(self.sandbox.pid).get(1).map(|it| it.pid);
+            self.init = child.and_then(ProcessId::of);
+            tokio::time::sleep(INIT_POLL_INTERVAL).await;
+        }
+    }
+
+    /// Returns true while the main program runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.sandbox.is_alive()
+    }
+
+    /// Sends SIGTERM to the programs, and SIGKILL to all processes that have not ended in time.
+    pub(super) async fn stop(&self) {
+        if self.is_alive() {
+            // `bwrap` is left out: it ends when its main program ends.
+            self.signal(Signal::TERM, Scope::Programs);
+            // A frozen process handles signals only after it is continued.
+            self.signal(Signal::CONT, Scope::All);
+            self.wait_for_end(TERMINATION_GRACE).await;
+        }
+        self.kill();
+        self.wait_for_end(TERMINATION_GRACE).await;
+    }
+
+    /// Sends SIGKILL. The kernel kills all processes of a pid namespace when its init process ends.
+    pub(super) fn kill(&self) {
+        for process in self.init.into_iter().chain([self.sandbox]).filter(|it| it.is_alive()) {
+            if self.init.is_none() {
+                self.signal(Signal::KILL, Scope::Programs);
+            }
+            process.signal(Signal::KILL);
+        }
+    }
+
+    /// Sends SIGSTOP to all processes: they get no processor time until [`ProcessTree::thaw`].
+    pub(super) fn freeze(&self) {
+        // Repeated, because processes may fork while the process table is being read.
+        for _ in 0..3 {
+            self.signal(Signal::STOP, Scope::All);
+        }
+    }
+
+    /// Sends SIGCONT to all processes.
+    pub(super) fn thaw(&self) {
+        self.signal(Signal::CONT, Scope::All);
+    }
+
+    async fn wait_for_end(&self, timeout: Duration) {
+        let polls = timeout.as_millis() / EXIT_POLL_INTERVAL.as_millis();
+        for _ in 0..polls {
+            if !self.is_alive() {
+                return;
+            }
+            tokio::time::sleep(EXIT_POLL_INTERVAL).await;
+        }
+    }
+
+    fn signal(&self, signal: Signal, scope: Scope) {
+        if !self.is_alive() {
+            return;
+        }
+        for row in ProcessTable::read().tree(self.sandbox.pid) {
+            if row.pid != self.sandbox.pid || scope == Scope::All {
+                ProcessId { pid: row.pid, started: row.started }.signal(signal);
+            }
+        }
+    }
+}
+
+/// Receivers of a signal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// All processes in the sandbox. The kernel does not deliver SIGTERM to the init process of a pid
+    /// namespace.
+    Programs,
+    /// These, and the `bwrap` process.
+    All,
+}
+
+/// Kills its process tree when dropped, unless [`OrphanGuard::keep`] was called, so that aborted tasks leave
+/// no processes behind.
+pub(super) struct OrphanGuard(Option<ProcessTree>);
+
+impl OrphanGuard {
+    pub(super) fn new(process: &ProcessTree) -> Self {
+        Self(Some(process.clone()))
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for OrphanGuard {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            process.kill();
+        }
+    }
+}

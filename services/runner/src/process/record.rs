@@ -1,0 +1,92 @@
+//! Record of an environment: desired state, deployed version and running process.
+
+use api::project::Observed;
+use serde::{Deserialize, Serialize};
+
+use super::process_tree::ProcessTree;
+
+/// Desired state of an environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum DesiredState {
+    #[default]
+    Absent,
+    Running,
+    Stopped,
+    Paused,
+}
+
+/// Record of an environment, stored in a file that is replaced atomically.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct EnvironmentRecord {
+    pub(super) desired: DesiredState,
+    /// Deployment that is running, or was last.
+    pub(super) release: String,
+    pub(super) commit: String,
+    pub(super) port: u16,
+    pub(super) process: Option<ProcessTree>,
+    /// Process of the replaced version, until it has ended.
+    pub(super) previous: Option<ProcessTree>,
+    /// Number of consecutive restarts.
+    pub(super) restarts: u32,
+    /// Reason why the program is no longer restarted; empty otherwise.
+    pub(super) failure: String,
+    /// Deployments that were healthy, the newest last.
+    pub(super) releases: Vec<String>,
+}
+
+impl EnvironmentRecord {
+    /// Returns true if the program should run and does.
+    pub(super) fn is_running(&self) -> bool {
+        self.desired == DesiredState::Running && self.is_alive()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.process.as_ref().is_some_and(ProcessTree::is_alive)
+    }
+
+    /// Returns the actual state for a report.
+    pub(super) fn observed(&self) -> Observed {
+        match self.desired {
+            DesiredState::Running if self.is_alive() => Observed::Running,
+            DesiredState::Paused if self.is_alive() => Observed::Paused,
+            DesiredState::Running => Observed::Failed,
+            DesiredState::Absent | DesiredState::Stopped | DesiredState::Paused => {
+                Observed::Stopped
+            }
+        }
+    }
+
+    /// Records a running program.
+    pub(super) fn set_running(&mut self, process: ProcessTree, port: u16) {
+        self.desired = DesiredState::Running;
+        self.process = Some(process);
+        self.port = port;
+        self.failure = String::new();
+    }
+
+    /// Records that another version is running. Returns the process of the replaced version, which the caller
+    /// must stop.
+    pub(super) fn switch_release(
+        &mut self,
+        process: ProcessTree,
+        port: u16,
+        release: &str,
+        commit: &str,
+    ) -> Option<ProcessTree> {
+        self.previous = self.process.take();
+        self.set_running(process, port);
+        self.restarts = 0;
+        release.clone_into(&mut self.release);
+        commit.clone_into(&mut self.commit);
+        self.releases.retain(|it| it != release);
+        self.releases.push(release.to_owned());
+        self.previous.clone()
+    }
+
+    /// Records that nothing should run. Returns the process, which the caller must stop.
+    pub(super) fn set_stopped(&mut self) -> Option<ProcessTree> {
+        self.desired = DesiredState::Stopped;
+        self.process.take()
+    }
+}

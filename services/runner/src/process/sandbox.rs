@@ -1,0 +1,307 @@
+//! Sandbox of all commands that a tenant controls: builds, programs, and tools that process tenants' files
+//! (git, tar). Commands run in bubblewrap, as the environment's account and in its network namespace:
+//!
+//! ```text
+//! setsid  sh (gate)  prlimit  nsenter|setpriv  bwrap  command
+//! └──────── the runner's account ───────────┘  └── the environment's account ──┘
+//! ```
+//!
+//! The gate is a shell that waits for a line of input. The runner sends it when the process is recorded and
+//! its resource limits are set. Environment variables of the tenant are passed to bubblewrap through a pipe
+//! and set for the command only, because variables like `LD_PRELOAD` could affect the programs before it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, ChildStdin, Command},
+};
+
+use super::{
+    account::Accounts,
+    bubblewrap::{self, Mount},
+    directory::EnvironmentDir,
+    limits::{Limiter, ResourceLimits},
+    network::{EnvironmentNetwork, Network, name_servers},
+    process_tree::{OrphanGuard, ProcessTree},
+};
+use crate::{IsolationPolicy, text::read_bounded};
+
+/// `PATH` of programs that the runner starts, and default `PATH` of deployed programs.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Path of a program of this machine, or its name if it is not installed. With a path the standard library
+/// starts the program by posix_spawn(3); with a name and a new `PATH` it forks, which copies the page
+/// tables of this process.
+pub(super) fn program_path(name: &str) -> PathBuf {
+    let mut candidates = PATH.split(':').map(|it| Path::new(it).join(name));
+    candidates.find(|it| it.exists()).unwrap_or_else(|| name.into())
+}
+
+/// Shell command of the gate: reads a line, then executes its arguments with the rest of the input as file
+/// descriptor 3. Ends if the runner ends first.
+const GATE: &str = r#"read -r _ && exec "$@" 3<&0 </dev/null"#;
+
+/// The same for commands that read the rest of the input as standard input.
+const GATE_WITH_INPUT: &str = r#"read -r _ && exec "$@""#;
+
+/// Maximum length of a tool's output and of its error output, in bytes.
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// Standard input of a command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    Empty,
+    /// [`Sandboxed::input`]. Environment variables of such a command are visible in the process table, so
+    /// they must not contain secrets.
+    Pipe,
+}
+
+/// Command to run in the sandbox.
+pub(super) struct SandboxCommand<'a> {
+    pub(super) environment: &'a EnvironmentDir,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) working_dir: &'static str,
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) arguments: Vec<String>,
+    pub(super) limits: ResourceLimits,
+    pub(super) input: Input,
+}
+
+/// Standard output and error of a command.
+pub(super) struct Output {
+    pub(super) stdout: Stdio,
+    pub(super) stderr: Stdio,
+}
+
+/// Running command in a sandbox. It is killed when this is dropped, unless [`OrphanGuard::keep`] was called.
+pub(super) struct Sandboxed {
+    pub(super) child: Child,
+    /// Standard input; `None` for [`Input::Empty`].
+    pub(super) input: Option<ChildStdin>,
+    pub(super) process: ProcessTree,
+    pub(super) guard: OrphanGuard,
+}
+
+impl Sandboxed {
+    /// Waits for the end of the main program, and kills its background processes. Callers must read the
+    /// output concurrently: it ends only after that, and a full pipe blocks the program.
+    pub(super) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        let status = self.child.wait().await;
+        self.process.kill();
+        status
+    }
+}
+
+/// Creates sandboxes.
+pub(super) struct Sandbox {
+    pub(super) accounts: Accounts,
+    pub(super) network: Network,
+    pub(super) limiter: Limiter,
+    policy: IsolationPolicy,
+    has_bubblewrap: bool,
+    /// `/etc/resolv.conf` of sandboxes. The machine's file may contain a loopback address, which environments
+    /// cannot reach.
+    resolv_conf: PathBuf,
+}
+
+impl Sandbox {
+    /// Checks which isolation this machine supports.
+    pub(super) async fn probe(
+        root: &Path,
+        accounts: Accounts,
+        network: Network,
+        limiter: Limiter,
+        policy: IsolationPolicy,
+    ) -> Result<Self> {
+        let resolv_conf = root.join("resolv.conf");
+        if network.is_separate() {
+            let servers = name_servers().into_iter().map(|it| format!("nameserver {it}\n"));
+            std::fs::write(&resolv_conf, servers.collect::<String>())?;
+        } else {
+            let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
+            std::fs::write(&resolv_conf, text)?;
+        }
+        let has_bubblewrap = bubblewrap::is_usable().await;
+        Ok(Self { accounts, network, limiter, policy, has_bubblewrap, resolv_conf })
+    }
+
+    /// Returns the isolation that this machine does not provide, each with a remedy.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        let guarantees = [
+            (
+                self.has_bubblewrap,
+                "a sandbox (install bubblewrap; user namespaces must be allowed)",
+            ),
+            (self.accounts.are_separate(), "an account for each environment (run as root)"),
+            (
+                self.network.is_separate(),
+                "a network for each environment (run as root with CAP_NET_ADMIN; install iproute2 and \
+                 nftables)",
+            ),
+            (
+                self.limiter.is_complete(),
+                "limits for all processes of a program together (make cgroups writable)",
+            ),
+        ];
+        let missing = guarantees.into_iter().filter(|(is_given, _)| !is_given);
+        missing.map(|(_, remedy)| remedy).collect()
+    }
+
+    /// Returns a description for operators, at most 200 bytes.
+    pub(super) fn description(&self) -> String {
+        let sandbox = if self.has_bubblewrap { "bubblewrap" } else { "no sandbox" };
+        let account =
+            if self.accounts.are_separate() { "own account" } else { "the runner's account" };
+        let network =
+            if self.network.is_separate() { "own network" } else { "the machine's network" };
+        format!("{sandbox}; {account}; {network}")
+    }
+
+    /// Fails if this machine does not provide the isolation that the policy requires.
+    fn check_policy(&self) -> Result<()> {
+        let missing = self.missing();
+        ensure!(
+            self.has_bubblewrap,
+            "nothing can be deployed to this server, because bubblewrap does not work on it; install the \
+             package bubblewrap and allow user namespaces"
+        );
+        if self.policy == IsolationPolicy::Required && !missing.is_empty() {
+            bail!(
+                "nothing can be deployed to this shared server, because it does not provide {}; if you trust \
+                 all deployed code, start it with --allow-weak-isolation true",
+                missing.join(", ")
+            );
+        }
+        Ok(())
+    }
+
+    /// Starts a command in the sandbox. `name` distinguishes its control group from others of the
+    /// environment.
+    pub(super) async fn spawn(
+        &self,
+        name: &str,
+        command: SandboxCommand<'_>,
+        output: Output,
+    ) -> Result<Sandboxed> {
+        self.check_policy()?;
+        let environment = command.environment;
+        let network = self.network.attach(environment).await?;
+        let arguments = bubblewrap::arguments(&command, &self.resolv_conf)?;
+        let mut launcher = self.launcher(&command, &network)?;
+        let mut gate_input = b"\n".to_vec();
+        match command.input {
+            Input::Empty => {
+                launcher.args(["bwrap", "--args", "3", "--"]);
+                gate_input.extend(arguments.iter().flat_map(|it| it.bytes().chain([0])));
+            }
+            Input::Pipe => {
+                launcher.arg("bwrap").args(&arguments).arg("--");
+            }
+        }
+        launcher.args(&command.arguments);
+        launcher.stdin(Stdio::piped()).stdout(output.stdout).stderr(output.stderr);
+        let mut child = launcher.spawn().context("setsid (util-linux) is not installed")?;
+        let mut process =
+            child.id().and_then(ProcessTree::of).context("the command ended immediately")?;
+        let guard = OrphanGuard::new(&process);
+        environment.write_starting_process(&process)?;
+        let group = format!("{}.{name}", environment.id());
+        let limited = self.limiter.apply(&group, &process, command.limits);
+        limited.context("the resource limits cannot be set")?;
+        let mut gate = child.stdin.take().context("the start gate has no input")?;
+        gate.write_all(&gate_input).await.context("the command ended at its start gate")?;
+        let input = (command.input == Input::Pipe).then_some(gate);
+        process.find_init().await;
+        guard.keep();
+        let guard = OrphanGuard::new(&process);
+        environment.write_starting_process(&process)?;
+        Ok(Sandboxed { child, input, process, guard })
+    }
+
+    /// Runs a tool in the sandbox and returns its output; fails with its error output.
+    pub(super) async fn run(
+        &self,
+        name: &str,
+        command: SandboxCommand<'_>,
+        timeout: Duration,
+    ) -> Result<String> {
+        let environment = command.environment;
+        let tool = command.arguments.first().cloned().unwrap_or_default();
+        let output = Output { stdout: Stdio::piped(), stderr: Stdio::piped() };
+        let mut sandboxed = self.spawn(name, command, output).await?;
+        let result = tokio::time::timeout(timeout, collect(&mut sandboxed)).await;
+        let result = result.with_context(|| {
+            format!("{tool} did not end within {} minutes", timeout.as_secs() / 60)
+        })??;
+        environment.clear_starting_process().await;
+        ensure!(result.status.success(), "{}", result.errors.trim());
+        Ok(result.output)
+    }
+
+    /// Returns the command that precedes bubblewrap: gate, resource limits per process, network, account.
+    fn launcher(
+        &self,
+        sandboxed: &SandboxCommand<'_>,
+        network: &EnvironmentNetwork,
+    ) -> Result<Command> {
+        let gate = if sandboxed.input == Input::Empty { GATE } else { GATE_WITH_INPUT };
+        let mut command = Command::new(program_path("setsid"));
+        command.env_clear().env("PATH", PATH).current_dir("/");
+        // A new session has no controlling terminal, so programs cannot inject input into the operator's
+        // (TIOCSTI).
+        command.args(["sh", "-c", gate, "gate", "prlimit"]);
+        let account = self.accounts.get(sandboxed.environment);
+        // If environments have accounts, never fall back to the runner's.
+        ensure!(
+            account.is_some() || !self.accounts.are_separate(),
+            "the owner of the environment's data directory is no account of an environment, possibly because \
+             the directory was restored without its owner; copy or destroy the environment"
+        );
+        let rlimits = self.limiter.rlimit_arguments(sandboxed.limits, account.is_some());
+        command.args(rlimits).arg("--");
+        match (account, &network.namespace) {
+            (Some(account), Some(namespace)) => {
+                command.arg("nsenter").arg(format!("--net=/run/netns/{namespace}"));
+                command.args(["--setgid", &account.to_string(), "--setuid", &account.to_string()]);
+                command.arg("--");
+            }
+            (Some(account), None) => {
+                command.args([
+                    "setpriv",
+                    &format!("--reuid={account}"),
+                    &format!("--regid={account}"),
+                    "--clear-groups",
+                    "--",
+                ]);
+            }
+            (None, _) => {}
+        }
+        Ok(command)
+    }
+}
+
+/// Result of a tool.
+struct ToolResult {
+    status: ExitStatus,
+    output: String,
+    errors: String,
+}
+
+/// Waits for a tool and collects its output.
+async fn collect(sandboxed: &mut Sandboxed) -> Result<ToolResult> {
+    let stdout = sandboxed.child.stdout.take().context("no standard output")?;
+    let stderr = sandboxed.child.stderr.take().context("no error output")?;
+    let (output, errors, status) = tokio::try_join!(
+        read_bounded(stdout, OUTPUT_BYTES_MAX),
+        read_bounded(stderr, OUTPUT_BYTES_MAX),
+        sandboxed.wait(),
+    )?;
+    Ok(ToolResult { status, output, errors })
+}

@@ -1,0 +1,188 @@
+//! Command line of `tenantry-runner`, the runner of a connected server. It authenticates with the server's
+//! agent token.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use api::project::runner_service_client::RunnerServiceClient;
+use clap::Parser;
+use ipnet::Ipv4Net;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{IsolationPolicy, NetworkSettings, Settings};
+
+/// Executes the tasks of environments on this server. `ServerService/ConnectServer` returns the agent token.
+#[derive(Parser)]
+#[command(name = "tenantry-runner", version)]
+struct Arguments {
+    /// URL of the project service. `http://` is accepted only for this machine.
+    #[arg(long, env = "TENANTRY_PROJECT_URL", default_value = "http://127.0.0.1:50051")]
+    project_url: String,
+    /// CA certificate (PEM) that signed the certificate of the project service. Required with `https://`.
+    #[arg(long, env = "TENANTRY_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Agent token of this server, `tny_agt_…`.
+    #[arg(long, env = "TENANTRY_AGENT_TOKEN", hide_env_values = true)]
+    agent_token: Option<String>,
+    /// File that contains the agent token; alternative to --agent-token.
+    #[arg(long, env = "TENANTRY_AGENT_TOKEN_FILE")]
+    agent_token_file: Option<PathBuf>,
+    /// Directory of the environments' files.
+    #[arg(long, env = "TENANTRY_RUNNER_DIR", default_value = "/var/lib/tenantry-runner")]
+    data_dir: PathBuf,
+    /// IP address that deployed programs listen on.
+    #[arg(long, env = "TENANTRY_RUNNER_BIND", default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// Administrator URL (`postgres://…`) of a PostgreSQL server for the databases of environments. Default:
+    /// the runner starts its own server when the first environment needs one.
+    #[arg(long, env = "TENANTRY_RUNNER_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// Refuses to run deployed code without complete isolation: a sandbox, and an account, a network and
+    /// control groups for each environment. Without this flag, missing isolation is only reported in the
+    /// server's health.
+    #[arg(long, env = "TENANTRY_RUNNER_REQUIRE_ISOLATION")]
+    require_isolation: bool,
+    /// Network (CIDR) for the addresses of environments, used if the runner is root. Nothing else on this
+    /// machine may use it.
+    #[arg(long, env = "TENANTRY_RUNNER_NETWORK", default_value = "10.213.0.0/16")]
+    network: Ipv4Net,
+    /// Private networks (CIDR, comma-separated) that deployed programs may reach. All other private networks
+    /// are blocked.
+    #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
+    reachable_networks: Vec<Ipv4Net>,
+    /// Log level, or levels by module (`tracing` filters).
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    log: String,
+    /// Host part of the URLs of deployed programs. Default: the value of --bind.
+    #[arg(long, env = "TENANTRY_RUNNER_ADDRESS")]
+    address: Option<String>,
+}
+
+/// Entry point of the binary. Prints an error as one line and exits with a failure code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.expect("the operating system provides threads");
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "tenantry-runner: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    start_log(&arguments.log)?;
+    let token = read_agent_token(&arguments)?;
+    let bearer: MetadataValue<Ascii> =
+        format!("Bearer {token}").parse().context("the agent token has invalid characters")?;
+    let channel = connect(&arguments.project_url, arguments.tls_ca.as_deref())?;
+    let client =
+        RunnerServiceClient::with_interceptor(channel, move |request| authorize(request, &bearer));
+    let settings = Settings {
+        // The token identifies the server; the name only appears in logs.
+        name: "runner".to_owned(),
+        address: arguments.address.unwrap_or_else(|| arguments.bind.to_string()),
+        data_dir: arguments.data_dir,
+        bind: arguments.bind,
+        database_url: arguments.database_url,
+        isolation: if arguments.require_isolation {
+            IsolationPolicy::Required
+        } else {
+            // Only the owner of a connected server deploys to it; its health reports missing isolation.
+            IsolationPolicy::BestEffort
+        },
+        network: NetworkSettings {
+            addresses: arguments.network,
+            reachable: arguments.reachable_networks,
+        },
+    };
+    let stop = CancellationToken::new();
+    let work = crate::run(client, settings, CancellationToken::new(), stop.clone());
+    tokio::pin!(work);
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = &mut work => return done,
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    stop.cancel();
+    work.await
+}
+
+/// Starts logging to standard error.
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let text = tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr);
+    Ok(tracing_subscriber::registry().with(text).with(EnvFilter::try_new(filter)?).try_init()?)
+}
+
+/// Adds the agent token to a request.
+#[expect(clippy::unnecessary_wraps, reason = "the signature of an interceptor")]
+fn authorize(
+    mut request: Request<()>,
+    bearer: &MetadataValue<Ascii>,
+) -> Result<Request<()>, Status> {
+    request.metadata_mut().insert("authorization", bearer.clone());
+    Ok(request)
+}
+
+fn read_agent_token(arguments: &Arguments) -> anyhow::Result<String> {
+    let text = match (&arguments.agent_token, &arguments.agent_token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the token file {}", path.display()))?,
+        (None, None) => anyhow::bail!(
+            "the agent token is missing: set --agent-token or --agent-token-file \
+             (ServerService/ConnectServer returns the token)"
+        ),
+    };
+    let token = text.trim().to_owned();
+    ensure!(
+        token.starts_with("tny_agt_"),
+        "invalid agent token: a valid token begins with tny_agt_"
+    );
+    Ok(token)
+}
+
+/// Returns a channel to the project service that connects on first use. Refuses unencrypted connections to
+/// other machines, because they would reveal the token.
+fn connect(url: &str, tls_ca: Option<&Path>) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .with_context(|| format!("--project-url {url} is not a valid URL"))?;
+    let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = |address: IpAddr| address.is_loopback();
+    let is_local = host == "localhost" || host.parse().is_ok_and(is_loopback);
+    let endpoint = if url.starts_with("https://") {
+        let path = tls_ca.context("https:// requires --tls-ca, the CA certificate to trust")?;
+        let certificate = std::fs::read(path)
+            .with_context(|| format!("cannot read the CA certificate {}", path.display()))?;
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate));
+        endpoint.tls_config(tls)?
+    } else {
+        ensure!(
+            is_local,
+            "refusing to send the agent token unencrypted to {host}: use https:// and --tls-ca"
+        );
+        endpoint
+    };
+    let endpoint = endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .tcp_nodelay(true);
+    Ok(endpoint.connect_lazy())
+}

@@ -1,0 +1,60 @@
+//! `tenantry audit`: operations on the complete audit log.
+
+use anyhow::{Context, ensure};
+use chassis::Config;
+use clap::Subcommand;
+use host::{DataDir, Host, process};
+
+use crate::{serve::INSTALLS, tools::print};
+
+/// Arguments of `audit`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    operation: Operation,
+}
+
+#[derive(Subcommand)]
+enum Operation {
+    /// Recomputes the complete log from its entries and lists all differences; exits with a failure if there
+    /// are any. Read-only. While the suite is running, use --database-url and a copy of the data directory.
+    Fsck(Box<Config>),
+    /// Creates a new signing key. The log signs with both keys until `audit.key.previous` is removed.
+    RotateKey(Box<Config>),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match arguments.operation {
+        Operation::Fsck(config) => fsck(*config).await,
+        Operation::RotateKey(config) => {
+            let data_dir = DataDir::open(config.data_dir.as_deref())?;
+            audit::rotate_key(data_dir.path())?;
+            print(
+                "new signing key created; after its next start the log signs with the old and the new key.\n\
+                 Give the new verifier key (LogService/GetVerifierKeys) to everybody who verifies the log,\n\
+                 then remove audit.key.previous\n",
+            )
+        }
+    }
+}
+
+async fn fsck(config: Config) -> anyhow::Result<()> {
+    let data_dir = DataDir::open(config.data_dir.as_deref())?;
+    let (options, postgres) = process::database(&config, &data_dir).await?;
+    let mut host = Host::new(config, options, data_dir)?;
+    for install in INSTALLS {
+        install(&mut host)?;
+    }
+    let findings = audit::fsck(&host).await;
+    drop(host);
+    if let Some(postgres) = postgres {
+        tokio::task::spawn_blocking(|| postgres.stop()).await?;
+    }
+    let findings = findings.context(
+        "cannot read the log; if the database was just restored, run `tenantry migrate` first",
+    )?;
+    print(&findings.to_string())?;
+    ensure!(findings.differences.is_empty(), "the log differs from its signed checkpoints");
+    Ok(())
+}

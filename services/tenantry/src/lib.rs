@@ -1,0 +1,100 @@
+//! The all-in-one program and the operators' command line. Contains no logic of the services.
+//!
+//! | subcommand | file |
+//! |---|---|
+//! | none: all services in one process | `serve`, `local_runner` |
+//! | `demo`: runs a scenario against a running suite | `demo` |
+//! | `verify`: verifies entries of the audit log offline | `verify` |
+//! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
+//! | `certs`: creates certificates for the services | `certs` |
+//! | `migrate`, `healthcheck`, `config`, `runner` | `tools` |
+//! | `reference`: prints a page of the generated documentation | `reference` |
+
+mod audit_log;
+mod certs;
+pub mod client;
+pub mod demo;
+mod local_runner;
+mod reference;
+mod serve;
+mod tools;
+mod verify;
+
+use std::process::ExitCode;
+
+use chassis::Config;
+use clap::{CommandFactory, Parser, Subcommand};
+use host::process::block_on;
+
+pub use serve::INSTALLS;
+
+/// Organizations, members, invitations, projects, and a tamper-evident audit log.
+#[derive(Parser)]
+#[command(name = "tenantry", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a scenario against a running suite; prints each call, each response, and the verified audit log.
+    Demo(demo::Arguments),
+    /// Verifies offline that entries are in the audit log: a receipt, or an exported bundle.
+    Verify(verify::Arguments),
+    /// Checks the complete audit log, or rotates its signing key.
+    Audit(audit_log::Arguments),
+    /// Runs the database migrations of all services and exits.
+    Migrate(Box<Config>),
+    /// Checks the health of a server; for container health checks.
+    Healthcheck(tools::Healthcheck),
+    /// Prints all settings as a Markdown table.
+    Config,
+    /// Creates a certificate authority and a certificate for each service.
+    Certs(certs::Arguments),
+    /// Runs a runner, which executes deployments, as a process of its own.
+    Runner(Box<Config>),
+    /// Prints a page of the generated reference as Markdown.
+    #[command(hide = true)]
+    Reference { page: reference::Page },
+}
+
+/// Entry point of the binary.
+pub fn main() -> ExitCode {
+    let Arguments { config, command } = Arguments::parse();
+    block_on(async move {
+        match command {
+            None => Box::pin(serve::serve(config)).await,
+            Some(Command::Demo(arguments)) => demo::run(arguments).await,
+            Some(Command::Verify(arguments)) => verify::run(&arguments),
+            Some(Command::Audit(arguments)) => audit_log::run(arguments).await,
+            Some(Command::Migrate(config)) => tools::migrate(*config).await,
+            Some(Command::Healthcheck(arguments)) => tools::healthcheck(arguments).await,
+            Some(Command::Config) => tools::print(&settings_table()),
+            Some(Command::Certs(arguments)) => certs::run(&arguments),
+            Some(Command::Runner(config)) => tools::runner(*config).await,
+            Some(Command::Reference { page }) => tools::print(&reference::page(page)?),
+        }
+    })
+}
+
+/// Returns all settings as a Markdown table, generated from the command-line definition.
+fn settings_table() -> String {
+    let mut table = "| Flag | Environment | Default | Meaning |\n|---|---|---|---|\n".to_owned();
+    let command = Arguments::command();
+    for argument in command.get_arguments().filter(|it| it.get_env().is_some()) {
+        let flag = argument.get_long().unwrap_or_default();
+        let variable = argument.get_env().and_then(|it| it.to_str()).unwrap_or_default();
+        let defaults: Vec<_> =
+            argument.get_default_values().iter().filter_map(|it| it.to_str()).collect();
+        let default =
+            if defaults.is_empty() { String::new() } else { format!("`{}`", defaults.join(",")) };
+        let help = argument.get_long_help().or(argument.get_help());
+        let help = help.map(ToString::to_string).unwrap_or_default();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        table += &format!("| `--{flag}` | `{variable}` | {default} | {help} |\n");
+    }
+    table
+}

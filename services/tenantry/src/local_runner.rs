@@ -1,0 +1,84 @@
+//! Runner of a shared server: in the process of the all-in-one, or as a process of its own
+//! (`tenantry runner`). The runner itself is the crate `runner`, which does not depend on the server stack.
+
+use std::{net::Ipv4Addr, path::Path};
+
+use anyhow::{Context, Result};
+use api::project::runner_service_client::RunnerServiceClient;
+use chassis::Config;
+use host::Host;
+use runner::{IsolationPolicy, NetworkSettings, Settings};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// Adds a runner to a process. The process becomes ready when the project service has accepted the runner's
+/// first heartbeat, so that environments can be deployed as soon as it is ready.
+pub(crate) fn install(host: &mut Host) -> Result<()> {
+    let project = RunnerServiceClient::new(host.client("runner", "project"));
+    let settings = runner_settings(host.data_dir().path(), host.config())?;
+    let registered = CancellationToken::new();
+    host.await_before_ready(registered.clone());
+    host.task("the runner", move |stop| runner::run(project, settings, registered, stop));
+    Ok(())
+}
+
+/// Runs a runner until `stop` is cancelled. `project` authenticates it by its client certificate.
+pub(crate) async fn run(
+    project: Channel,
+    data_dir: &Path,
+    config: &Config,
+    stop: CancellationToken,
+) -> Result<()> {
+    let settings = runner_settings(data_dir, config)?;
+    let project = RunnerServiceClient::new(project);
+    runner::run(project, settings, CancellationToken::new(), stop).await
+}
+
+/// Returns the settings of a runner whose programs are reached from this machine only.
+fn runner_settings(data_dir: &Path, config: &Config) -> Result<Settings> {
+    let data_dir = data_dir.join("runner");
+    Ok(Settings {
+        name: read_or_create_name(&data_dir)?,
+        data_dir,
+        bind: Ipv4Addr::LOCALHOST.into(),
+        address: Ipv4Addr::LOCALHOST.to_string(),
+        database_url: None,
+        isolation: if config.allow_weak_isolation {
+            IsolationPolicy::BestEffort
+        } else {
+            IsolationPolicy::Required
+        },
+        network: NetworkSettings {
+            addresses: config.runner_network,
+            reachable: config.runner_reachable_networks.clone(),
+        },
+    })
+}
+
+/// Returns the name of the runner, which identifies its server: a random name, stored in the runner's
+/// directory on the first start.
+fn read_or_create_name(data_dir: &Path) -> Result<String> {
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("cannot create {}", data_dir.display()))?;
+    let file = data_dir.join("name");
+    if let Ok(name) = std::fs::read_to_string(&file) {
+        return Ok(name.trim().to_owned());
+    }
+    let name = format!("shared-{}", &chassis::id::new().to_string()[24..]);
+    std::fs::write(&file, &name).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runner_keeps_its_name_across_restarts() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("runner");
+        let name = read_or_create_name(&data_dir).unwrap();
+        assert!(name.starts_with("shared-") && name.len() == 19, "{name}");
+        assert_eq!(read_or_create_name(&data_dir).unwrap(), name);
+    }
+}

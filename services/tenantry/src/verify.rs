@@ -1,0 +1,146 @@
+//! `tenantry verify`: verifies offline that entries are in the audit log. Reads the files and prints the
+//! result; the verification itself is in the crate `verifier`.
+
+use std::{
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use verifier::{
+    Checkpoint, Pins, bundle,
+    note::VerifierKey,
+    receipt::{ProvenEntry, Receipt},
+    seen::{ConsistencyProof, SeenCheckpoints},
+    tree::Hash,
+};
+
+use crate::tools::print;
+
+/// Arguments of `verify`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Response of `GetReceipt` or `GetInclusionProof` as printed by grpcurl, or an exported bundle.
+    file: PathBuf,
+    /// Verifier key of the log, `<name>+<id>+<key>`. Get it from the log's operator, not from the log. Repeat
+    /// the option while the log rotates its key.
+    #[arg(long, required = true)]
+    key: Vec<String>,
+    /// Organization whose log it must be. Default: any organization of the suite.
+    #[arg(long)]
+    org: Option<String>,
+    /// File that stores the newest verified checkpoint. With it, verification fails if the log was rolled
+    /// back or forked.
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Response of `GetConsistencyProof` between the stored checkpoint and the one of FILE.
+    #[arg(long)]
+    consistency: Option<PathBuf>,
+    /// Prints every entry of a bundle.
+    #[arg(long)]
+    entries: bool,
+}
+
+/// Result of a successful verification.
+struct Verified {
+    checkpoint: Checkpoint,
+    /// Root at the size of the stored checkpoint, if a complete bundle was verified.
+    root_at_seen: Option<Hash>,
+    /// Description for the console.
+    text: String,
+}
+
+/// Verifies a file and prints the result.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let keys = arguments.key.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
+    let pins = Pins { keys, org_id: arguments.org.clone() };
+    let mut seen = match &arguments.state {
+        Some(path) => SeenCheckpoints::read(path)?,
+        None => SeenCheckpoints::default(),
+    };
+    let proof = arguments.consistency.as_deref().map(read_json).transpose()?;
+    let proof = proof.as_ref().map(ConsistencyProof::from_json).transpose()?;
+    let verified = if is_bundle(&arguments.file)? {
+        verify_bundle(arguments, &pins, &seen)?
+    } else {
+        verify_receipt(&arguments.file, &pins)?
+    };
+    seen.check(&verified.checkpoint, verified.root_at_seen, proof.as_ref())?;
+    seen.record(&verified.checkpoint);
+    if let Some(path) = &arguments.state {
+        seen.write(path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print(&verified.text)
+}
+
+fn verify_receipt(file: &Path, pins: &Pins) -> Result<Verified> {
+    let (checkpoint, entry) = Receipt::from_json(&read_json(file)?)?.verify(pins)?;
+    let text = format!(
+        "VERIFIED: entry {} of {} in {}\n  {}, event {}\n",
+        entry.index,
+        checkpoint.size,
+        checkpoint.origin,
+        describe(&entry),
+        entry.event_id
+    );
+    Ok(Verified { checkpoint, root_at_seen: None, text })
+}
+
+fn verify_bundle(arguments: &Arguments, pins: &Pins, seen: &SeenCheckpoints) -> Result<Verified> {
+    let mut text = String::new();
+    let on_entry = |entry: &ProvenEntry| {
+        if arguments.entries {
+            text += &format!("  {} {}\n", entry.index, describe(entry));
+        }
+    };
+    let prior_size = |origin: &str| seen.get(origin).map(|it| it.size);
+    let lines = BufReader::new(open(&arguments.file)?);
+    let report = bundle::verify(lines, pins, prior_size, on_entry)?;
+    let checkpoint = report.checkpoint;
+    text += &format!(
+        "VERIFIED: {} entries of {} in {}\n",
+        report.entries, checkpoint.size, checkpoint.origin
+    );
+    if report.hash_only > 0 {
+        text += &format!("  {} more entries are kept as hashes only\n", report.hash_only);
+    }
+    if report.complete {
+        text += "  complete: contains every entry up to the signed checkpoint\n";
+        for (source, range) in report.sources {
+            text += &format!("  {source}: no gap from {} to {}\n", range.first, range.last);
+        }
+    } else {
+        text += "  each entry is in the log; this bundle does not prove that there are no others\n";
+    }
+    if let Some(suite) = report.suite {
+        text += &format!(
+            "  the checkpoint is included in the suite tree {} of size {}\n",
+            suite.origin, suite.size
+        );
+    }
+    Ok(Verified { checkpoint, root_at_seen: report.root_at_prior_size, text })
+}
+
+fn describe(entry: &ProvenEntry) -> String {
+    format!("{} by {}: {}", entry.event, entry.actor, entry.resource)
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let json = serde_json::from_reader(BufReader::new(open(path)?));
+    json.with_context(|| format!("{} must be JSON", path.display()))
+}
+
+/// Returns true if a file is a bundle: JSON lines, the first of which has the version of the format.
+fn is_bundle(path: &Path) -> Result<bool> {
+    let mut values = serde_json::Deserializer::from_reader(BufReader::new(open(path)?)).into_iter();
+    let first: Option<Result<Value, _>> = values.next();
+    let first = first.with_context(|| format!("{} is empty", path.display()))?;
+    let first = first.with_context(|| format!("{} must be JSON", path.display()))?;
+    Ok(first.get("tenantry_audit_bundle").is_some())
+}

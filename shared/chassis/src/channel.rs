@@ -1,0 +1,72 @@
+//! Channels between the services of the suite, in one process or over the network.
+
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use tonic::{Status, body::Body, transport::Channel};
+use tower::Service;
+
+use crate::server::{Peer, Stack};
+
+/// Location of a service. It is set once every service of the process is installed.
+pub enum Target {
+    /// In this process: calls go to the same server stack, without the network. Weak, because the handlers of
+    /// the stack hold channels.
+    Local(Weak<Stack>),
+    /// In another process.
+    Remote(Channel),
+}
+
+/// A channel from one service to another, for the generated clients.
+#[derive(Clone)]
+pub struct ServiceChannel {
+    from: &'static str,
+    to: Arc<OnceLock<Target>>,
+}
+
+impl ServiceChannel {
+    /// Creates a channel from the service `from`. Until `to` is set, its calls fail with UNAVAILABLE.
+    pub fn new(from: &'static str, to: Arc<OnceLock<Target>>) -> Self {
+        Self { from, to }
+    }
+}
+
+impl Service<Request<Body>> for ServiceChannel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.to.get() {
+            None => {
+                Box::pin(async { Err(Status::unavailable("the suite is starting; retry later")) })
+            }
+            Some(Target::Local(stack)) => {
+                let Some(stack) = stack.upgrade() else {
+                    return Box::pin(async { Err(Status::unavailable("the suite has ended")) });
+                };
+                request.extensions_mut().insert(Peer::Service(self.from.to_owned()));
+                let response = Stack::clone(&stack).call(request);
+                Box::pin(async { Ok(response.await.unwrap_or_else(|never| match never {})) })
+            }
+            Some(Target::Remote(channel)) => {
+                let mut channel = channel.clone();
+                Box::pin(async move {
+                    let unavailable = |error| Status::unavailable(format!("{error}"));
+                    futures::future::poll_fn(|cx| channel.poll_ready(cx))
+                        .await
+                        .map_err(unavailable)?;
+                    channel.call(request).await.map_err(unavailable)
+                })
+            }
+        }
+    }
+}

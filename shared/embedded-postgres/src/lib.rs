@@ -1,0 +1,367 @@
+//! A private PostgreSQL server: an installed PostgreSQL, started as a child process on a Unix socket, never
+//! as root.
+
+mod listener;
+mod programs;
+
+use std::{
+    fs::{self, File},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+
+use self::programs::{find_programs, major_version};
+pub use self::{listener::PublicListener, programs::program};
+
+/// A private PostgreSQL server.
+pub struct Postgres {
+    /// Data directory (`PGDATA`).
+    data: PathBuf,
+    /// Directory of the socket and the log.
+    socket_dir: PathBuf,
+    /// TCP port; without a listener only a part of the socket's name.
+    port: u16,
+    listener: Option<PublicListener>,
+    child: Option<Child>,
+}
+
+/// Port in the socket's name of a server without a listener.
+const PORT: u16 = 5432;
+
+/// Durability of commits at a power failure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A commit returns after its data is on the disk.
+    Durable,
+    /// A power failure can lose or damage data. For tests.
+    Fast,
+}
+
+impl Postgres {
+    /// Starts the server with its files in `directory`, which are created on the first start. If the server
+    /// of an earlier process still runs there, uses that one.
+    pub async fn start(
+        directory: &Path,
+        bin: Option<&Path>,
+        durability: Durability,
+    ) -> Result<Self> {
+        Self::launch(directory, bin, durability, None).await
+    }
+
+    /// Starts the server for databases of environments: with another system account and a TCP listener. It
+    /// continues when this process ends.
+    pub async fn start_for_environments(
+        directory: &Path,
+        listener: PublicListener,
+    ) -> Result<Self> {
+        Self::launch(directory, None, Durability::Durable, Some(listener)).await
+    }
+
+    async fn launch(
+        directory: &Path,
+        bin: Option<&Path>,
+        durability: Durability,
+        listener: Option<PublicListener>,
+    ) -> Result<Self> {
+        let bin = find_programs(bin)?;
+        let accounts = if listener.is_some() { ENVIRONMENT_ACCOUNTS } else { SUITE_ACCOUNTS };
+        let owner = owner(&accounts)?;
+        let data = directory.join("postgres");
+        let socket_dir = socket_dir(directory);
+        for path in [directory, &socket_dir] {
+            fs::create_dir_all(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        restrict_to_owner(&socket_dir, owner)?;
+        initialize(&bin, &data, owner)?;
+        let port = listener.as_ref().map_or(PORT, |it| it.address.port());
+        if let Some(listener) = &listener {
+            fs::write(data.join("pg_hba.conf"), listener.pg_hba())
+                .context("cannot write pg_hba.conf")?;
+        }
+        let mut server = Self { data, socket_dir, port, listener, child: None };
+        server.check_version(&bin)?;
+        // After a server was killed, its files stay locked until its child processes have ended.
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            if !server.is_running() {
+                server.child = Some(server.spawn(&bin, owner, durability)?);
+            }
+            match server.wait_until_ready().await {
+                Ok(()) => return Ok(server),
+                Err(_) if server.is_locked_by_another() && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// True if the last error in the log is that another server has locked the files.
+    fn is_locked_by_another(&self) -> bool {
+        let reason = last_error(&self.log());
+        ["already exists", "still in use"].iter().any(|it| reason.contains(it))
+    }
+
+    /// Connection options for the database `tenantry`, as its owner.
+    pub fn options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.socket_dir)
+            .port(self.port)
+            .username("tenantry")
+            .database("tenantry")
+            .disable_statement_logging()
+    }
+
+    /// Path of the server's log.
+    pub fn log(&self) -> PathBuf {
+        self.socket_dir.join("postgres.log")
+    }
+
+    /// Stops the server (fast shutdown) and waits for its end, at most 15 s.
+    pub fn stop(mut self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::INT);
+        }
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < deadline && self.data.join("postmaster.pid").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
+        }
+    }
+
+    /// Returns the process id in the pid file, if there is one.
+    fn pid(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        Pid::from_raw(text.lines().next()?.trim().parse().ok()?)
+    }
+
+    /// True if the process of the pid file is running, and with this data directory.
+    fn is_running(&self) -> bool {
+        let Some(pid) = self.pid() else { return false };
+        let working_dir = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+        working_dir.is_ok_and(|it| fs::canonicalize(&self.data).is_ok_and(|data| it == data))
+    }
+
+    /// Fails if the files were written by another major version than that of the programs.
+    fn check_version(&self, bin: &Path) -> Result<()> {
+        let written_by = fs::read_to_string(self.data.join("PG_VERSION"));
+        let written_by = written_by.with_context(|| {
+            format!("{} is damaged: it has no PG_VERSION; restore a backup", self.data.display())
+        })?;
+        let program = major_version(bin)?;
+        ensure!(
+            written_by.trim() == program.to_string(),
+            "the data in {} was written by PostgreSQL {}, but {} is PostgreSQL {program}; set --pg-bin to \
+             the old version, or move the data with `pg_dump --no-owner --no-privileges` and psql",
+            self.data.display(),
+            written_by.trim(),
+            bin.display()
+        );
+        Ok(())
+    }
+
+    fn spawn(
+        &self,
+        bin: &Path,
+        owner: Option<(u32, u32)>,
+        durability: Durability,
+    ) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let mut command = Command::new(bin.join("postgres"));
+        command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket_dir);
+        command.arg("-p").arg(self.port.to_string());
+        let address = self.listener.as_ref().map(|it| it.address.ip().to_string());
+        let listen_addresses = format!("listen_addresses={}", address.unwrap_or_default());
+        let mut settings =
+            vec![listen_addresses.as_str(), "max_connections=120", "shared_buffers=64MB"];
+        settings.push("log_line_prefix=%m [%p] %d ");
+        settings.extend(self.listener.iter().flat_map(|_| PublicListener::SETTINGS));
+        if durability == Durability::Fast {
+            settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"]);
+            settings.push("max_connections=500");
+        }
+        for setting in settings {
+            command.arg("-c").arg(setting);
+        }
+        // In its own process group, so that Ctrl-C does not stop it before this process has drained.
+        command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        run_as(&mut command, owner)
+            .spawn()
+            .with_context(|| format!("cannot start {}", bin.display()))
+    }
+
+    /// Waits until the server accepts connections, and creates the database if it is missing.
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let admin = self.options().database("postgres");
+        loop {
+            match PgConnection::connect_with(&admin).await {
+                Ok(mut connection) => {
+                    // The session of an earlier start that was killed may still be creating the database.
+                    connection.execute("select pg_advisory_lock(1)").await?;
+                    let exists = "select 1 from pg_database where datname = 'tenantry'";
+                    if connection.fetch_optional(exists).await?.is_none() {
+                        connection.execute("create database tenantry").await?;
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    // The child may have ended because the server of an earlier process was starting.
+                    let ended =
+                        self.child.as_mut().is_none_or(|it| !matches!(it.try_wait(), Ok(None)));
+                    if ended {
+                        self.child = None;
+                    }
+                    let has_failed = ended && !self.is_running();
+                    if has_failed || Instant::now() > deadline {
+                        let log = self.log();
+                        let reason = last_error(&log);
+                        bail!(
+                            "PostgreSQL does not start ({reason}); see {} ({error})",
+                            log.display()
+                        );
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// System accounts for the suite's own server; the first that exists is used.
+const SUITE_ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
+
+/// System accounts for the server of environments; the first that exists is used. None owns files of the
+/// suite.
+const ENVIRONMENT_ACCOUNTS: [&str; 2] = ["tenantry-databases", "nobody"];
+
+/// Returns the uid and gid that the server runs as, if this process is root: PostgreSQL refuses to run as
+/// root.
+fn owner(names: &[&str]) -> Result<Option<(u32, u32)>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let accounts = fs::read_to_string("/etc/passwd")?;
+    let account = |name: &str| {
+        let line = accounts.lines().find(|it| it.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    let found = names.iter().find_map(|it| account(it));
+    let missing = || {
+        let names = names.join(" or ");
+        format!("PostgreSQL does not run as root, and there is no account {names}; create one")
+    };
+    Ok(Some(found.with_context(missing)?))
+}
+
+/// Makes a command run as the server's account.
+fn run_as(command: &mut Command, owner: Option<(u32, u32)>) -> &mut Command {
+    if let Some((uid, gid)) = owner {
+        command.uid(uid).gid(gid);
+    }
+    command.current_dir("/")
+}
+
+/// Gives a directory to the server's account with mode 0700.
+fn restrict_to_owner(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    if let Some((uid, gid)) = owner {
+        chown(path, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}
+
+/// Creates the data directory with `initdb`, under a temporary name that is renamed at the end.
+fn initialize(bin: &Path, data: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    if data.exists() {
+        return Ok(());
+    }
+    check_access(data.parent().unwrap_or(data), owner)?;
+    remove_temporary_dirs(data);
+    // A unique name: the initdb of an earlier start that was killed may still be writing.
+    let temporary = data.with_extension(format!("part-{}", primitives::id::new().simple()));
+    fs::create_dir(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
+    restrict_to_owner(&temporary, owner)?;
+    let mut command = Command::new(bin.join("initdb"));
+    command.args([
+        "--username=tenantry",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]);
+    let output = run_as(command.arg("-D").arg(&temporary), owner).output()?;
+    ensure!(
+        output.status.success(),
+        "initdb failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    fs::rename(&temporary, data).with_context(|| format!("cannot create {}", data.display()))
+}
+
+/// Removes the temporary directories of earlier starts. Errors are ignored; the next start tries again.
+fn remove_temporary_dirs(data: &Path) {
+    let entries =
+        data.parent().and_then(|it| fs::read_dir(it).ok()).into_iter().flatten().flatten();
+    for entry in entries.filter(|it| it.file_name().to_string_lossy().starts_with("postgres.part-"))
+    {
+        let _ = fs::remove_dir_all(entry.path());
+    }
+}
+
+/// Fails if the server's account may not enter a directory or one of its parents.
+fn check_access(directory: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    for ancestor in fs::canonicalize(directory)?.ancestors() {
+        let metadata = fs::metadata(ancestor)?;
+        let execute_bit = if metadata.uid() == uid {
+            0o100
+        } else if metadata.gid() == gid {
+            0o010
+        } else {
+            0o001
+        };
+        ensure!(
+            metadata.mode() & execute_bit != 0,
+            "the account that runs PostgreSQL (uid {uid}) may not enter {}; choose another --data-dir, or \
+             `chmod o+x {}`",
+            ancestor.display(),
+            ancestor.display()
+        );
+    }
+    Ok(())
+}
+
+/// Returns the directory of the socket: below `directory`, or in the temporary directory if the path of the
+/// socket would exceed its limit of 107 bytes.
+fn socket_dir(directory: &Path) -> PathBuf {
+    let inside = directory.join("run");
+    if inside.as_os_str().len() < 90 {
+        return inside;
+    }
+    let hash = data_encoding::HEXLOWER
+        .encode(&primitives::key::hash(directory.as_os_str().as_encoded_bytes())[..8]);
+    std::env::temp_dir().join(format!("tenantry-{hash}"))
+}
+
+/// Returns the last FATAL or PANIC message of a log.
+fn last_error(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines()
+        .rfind(|it| it.contains("FATAL") || it.contains("PANIC"))
+        .unwrap_or("its log has no error")
+        .to_owned()
+}

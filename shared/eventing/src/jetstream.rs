@@ -1,0 +1,232 @@
+//! Delivery through NATS JetStream. The outboxes remain the source of truth: if the stream is lost, the
+//! relays publish it again, and the inbox of each subscriber skips the events that it has handled.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::{
+    self, AckKind,
+    consumer::{AckPolicy, PullConsumer, pull},
+    stream::{self, DiscardPolicy, StorageType},
+};
+use chassis::Db;
+use futures::{StreamExt, future::BoxFuture};
+use tokio::{sync::Mutex, time::timeout};
+use tokio_util::sync::CancellationToken;
+use worker::{Progress, Schedule};
+
+use crate::{
+    BATCH_LEN, IDLE, POLL,
+    cursor::ReaderPositions,
+    delivery::Delivery,
+    relay::Relay,
+    subscriber::{BatchOutcome, Subscriber},
+};
+
+/// Name of the stream.
+const STREAM: &str = "TENANTRY";
+
+/// Time-out of a request to NATS.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Delay of the redelivery of an event that arrived before its predecessor.
+const OUT_OF_ORDER_DELAY: Duration = Duration::from_millis(500);
+
+/// Age at which the stream drops events. They contain unencrypted names and e-mail addresses, so those of an
+/// erased person must not stay (A-16).
+const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Time in which JetStream drops duplicates. The inbox of a subscriber finds later ones.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// A connection to NATS.
+#[derive(Clone)]
+pub struct JetStream {
+    pub(super) context: jetstream::Context,
+    /// Address of the server, without credentials.
+    address: String,
+}
+
+impl JetStream {
+    /// Connects to a server. If it does not respond, retries in the background, because calls do not need it.
+    pub async fn connect(url: &str, name: &str) -> anyhow::Result<Self> {
+        let server = url
+            .parse::<async_nats::ServerAddr>()
+            .context("--nats-url is not a valid URL; use for example nats://127.0.0.1:4222")?;
+        let mut options = async_nats::ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .event_callback(async |event| tracing::info!(%event, "nats"));
+        if let (Some(user), Some(password)) = (server.username(), server.password()) {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        let client =
+            options.connect(server).await.context("cannot set up the connection to NATS")?;
+        let mut context = jetstream::new(client);
+        context.set_timeout(REQUEST_TIMEOUT);
+        let address = url.rsplit('@').next().unwrap_or_default().to_owned();
+        Ok(Self { context, address })
+    }
+
+    /// Returns the stream, and creates it if it is missing.
+    pub(super) async fn stream(&self) -> anyhow::Result<stream::Stream> {
+        let version = self.context.client().server_info().version;
+        if !version.is_empty() && is_older(&version, [2, 9, 0]) {
+            bail!("nats-server {version} is too old; install 2.9 or newer");
+        }
+        let config = stream::Config {
+            name: STREAM.to_owned(),
+            subjects: vec!["tenantry.>".to_owned()],
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            duplicate_window: DUPLICATE_WINDOW,
+            max_age: RETENTION,
+            deny_delete: true,
+            deny_purge: true,
+            ..Default::default()
+        };
+        let stream = self.context.get_or_create_stream(config).await;
+        stream.with_context(|| {
+            format!(
+                "NATS does not respond at {}, or runs without JetStream (start nats-server with -js); calls \
+                 continue, events are delivered later",
+                self.address
+            )
+        })
+    }
+
+    /// Returns the tasks of the relays and the consumers.
+    pub(super) fn tasks(
+        self,
+        outboxes: Vec<Db>,
+        subscribers: Vec<Subscriber>,
+        positions: &BTreeMap<&'static str, ReaderPositions>,
+        stop: &CancellationToken,
+    ) -> Vec<BoxFuture<'static, ()>> {
+        let version = self.context.client().server_info().version;
+        if !version.is_empty() && is_older(&version, [2, 12, 7]) {
+            tracing::warn!(
+                version,
+                "this nats-server is older than recommended; use 2.12.7 or newer in production"
+            );
+        }
+        let mut tasks: Vec<BoxFuture<'static, ()>> = vec![];
+        for outbox in outboxes {
+            let positions = positions[outbox.name()].clone();
+            let relay = Relay::new(self.clone(), outbox.clone(), positions);
+            let name = format!("relay of {}", outbox.name());
+            let stop = stop.clone();
+            let schedule = Schedule::woken_by(&outbox, IDLE);
+            tasks.push(Box::pin(async move {
+                worker::run(name, schedule, stop, || relay.step()).await;
+            }));
+        }
+        for subscriber in subscribers {
+            tasks.push(Box::pin(subscriber.clone().retry_deferred(stop.clone())));
+            let db = subscriber.db.clone();
+            let consumer = Consumer { nats: self.clone(), subscriber, pull: Mutex::default() };
+            let name = format!("consumer of {}", db.name());
+            let stop = stop.clone();
+            tasks.push(Box::pin(async move {
+                worker::run(name, Schedule::woken_by(&db, POLL), stop, || consumer.step()).await;
+            }));
+        }
+        tasks
+    }
+}
+
+/// Pulls events for one subscriber.
+struct Consumer {
+    nats: JetStream,
+    subscriber: Subscriber,
+    /// The durable consumer; `None` at the start and after a failure.
+    pull: Mutex<Option<PullConsumer>>,
+}
+
+impl Consumer {
+    /// Pulls a batch, delivers it and acknowledges it.
+    async fn step(&self) -> anyhow::Result<Progress> {
+        let mut cached = self.pull.lock().await;
+        let consumer = match cached.take() {
+            Some(consumer) => consumer,
+            None => self.durable_consumer().await?,
+        };
+        let mut messages = vec![];
+        let mut batch = vec![];
+        let pull = consumer.fetch().max_messages(BATCH_LEN).messages();
+        let mut pulled = timeout(REQUEST_TIMEOUT, pull).await??;
+        // The response of a request can be lost with the server.
+        while let Some(message) = timeout(REQUEST_TIMEOUT, pulled.next()).await? {
+            let message = message.map_err(|error| anyhow::anyhow!(error))?;
+            batch.push(Delivery::of(publisher(&message.subject), message.payload.to_vec()));
+            messages.push(message);
+        }
+        if self.subscriber.db.faults().acknowledge_early {
+            for message in &messages {
+                message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
+            }
+        }
+        let outcome = self.subscriber.deliver(&batch).await;
+        let BatchOutcome { completed, out_of_order, failure } = outcome;
+        for (event, message) in batch[..completed].iter().zip(&messages) {
+            // After the commit. A lost acknowledgement causes a redelivery, which the inbox skips.
+            let ack = if out_of_order.contains(&event.id) {
+                AckKind::Nak(Some(OUT_OF_ORDER_DELAY))
+            } else {
+                AckKind::Ack
+            };
+            message.ack_with(ack).await.map_err(|error| anyhow::anyhow!(error))?;
+        }
+        if let Some(error) = failure {
+            // The rest is redelivered in its order, before newer events.
+            for message in &messages[completed..] {
+                let nak = message.ack_with(AckKind::Nak(None)).await;
+                nak.map_err(|error| anyhow::anyhow!(error))?;
+            }
+            return Err(anyhow::Error::from(error).context("a batch was not handled"));
+        }
+        *cached = Some(consumer);
+        Ok(Progress::busy_if(!batch.is_empty()))
+    }
+
+    /// Returns the durable consumer of the subscriber, and creates it if it is missing.
+    async fn durable_consumer(&self) -> anyhow::Result<PullConsumer> {
+        let name = self.subscriber.db.name().to_uppercase();
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: Duration::from_secs(30),
+            max_deliver: -1,
+            max_ack_pending: 1_000,
+            ..Default::default()
+        };
+        let stream = self.nats.stream().await?;
+        Ok(stream.get_or_create_consumer(&name, config).await?)
+    }
+}
+
+/// Returns the service that published on a subject (`tenantry.<service>.…`). With the permissions in
+/// `deploy/nats.conf` each service can publish on its own subjects only (A-12).
+fn publisher(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// True if a server version is older than `minimum`.
+fn is_older(version: &str, minimum: [u32; 3]) -> bool {
+    let number =
+        |it: &str| it.split(|c: char| !c.is_ascii_digit()).next().and_then(|it| it.parse().ok());
+    let parts: Vec<u32> = version.split('.').map(|it| number(it).unwrap_or(0)).collect();
+    parts.as_slice() < minimum.as_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(is_older("2.9.10", [2, 12, 7]));
+        assert!(!is_older("2.15.1", [2, 12, 7]));
+        assert!(!is_older("2.12.7-beta", [2, 12, 7]));
+    }
+}

@@ -1,0 +1,77 @@
+//! Delivery of events from the outboxes to subscribers: through NATS JetStream, or inside one process. Events
+//! are delivered at least once; the inbox of a subscriber makes each take effect once.
+
+pub mod cluster;
+mod cursor;
+mod delivery;
+#[cfg(test)]
+mod fuzz;
+mod jetstream;
+mod local;
+mod reconciler;
+mod relay;
+mod subscriber;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chassis::{Db, channel::ServiceChannel};
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use self::{cursor::ReaderPositions, reconciler::OutboxReconciler};
+pub use delivery::Delivery;
+pub use jetstream::JetStream;
+pub use subscriber::{EventSink, Reaction, Subscriber};
+
+/// Largest number of events that are read, published or recorded at a time.
+const BATCH: i64 = 500;
+/// The same number as a length.
+const BATCH_LEN: usize = 500;
+
+/// Interval at which a consumer pulls from JetStream, which sends no wake-ups.
+const POLL: Duration = worker::POLL_INTERVAL;
+
+/// Longest pause between two reads of an outbox without a wake-up.
+pub const IDLE: Duration = Duration::from_secs(1);
+
+/// Transport of events.
+pub enum Bus {
+    /// Inside one process: each subscriber reads every outbox itself.
+    Local,
+    /// Between processes: a relay publishes each outbox, subscribers pull from durable consumers.
+    JetStream(Box<JetStream>),
+}
+
+impl Bus {
+    /// Returns the background tasks that deliver events from these outboxes to these subscribers, and
+    /// reconcile each outbox with the audit log, until `stop`. An event that the audit log lacks for longer
+    /// than `direct_after` is sent to it directly.
+    pub fn tasks(
+        self,
+        outboxes: Vec<(Db, ServiceChannel)>,
+        subscribers: Vec<Subscriber>,
+        direct_after: Duration,
+        stop: &CancellationToken,
+    ) -> Vec<BoxFuture<'static, ()>> {
+        let mut positions = BTreeMap::new();
+        let mut reconcilers = vec![];
+        for (outbox, audit) in &outboxes {
+            let of_outbox = positions.entry(outbox.name()).or_insert_with(ReaderPositions::default);
+            reconcilers.push(OutboxReconciler::new(
+                outbox.clone(),
+                audit.clone(),
+                of_outbox.clone(),
+                direct_after,
+            ));
+        }
+        let outboxes: Vec<Db> = outboxes.into_iter().map(|it| it.0).collect();
+        let mut tasks = match self {
+            Self::Local => local::tasks(&outboxes, &subscribers, &positions, stop),
+            Self::JetStream(it) => it.tasks(outboxes, subscribers, &positions, stop),
+        };
+        for reconciler in reconcilers {
+            tasks.push(Box::pin(reconciler.run(stop.clone())));
+        }
+        tasks
+    }
+}

@@ -1,0 +1,123 @@
+//! The relay: publishes an outbox to JetStream.
+
+use async_nats::HeaderMap;
+use chassis::{Db, Tx};
+use worker::Progress;
+
+use crate::{
+    BATCH,
+    cursor::{self, Cursor, ReaderPositions},
+    delivery::Delivery,
+    jetstream::JetStream,
+};
+
+/// Publishes the outbox of one service.
+pub(super) struct Relay {
+    nats: JetStream,
+    outbox: Db,
+    positions: ReaderPositions,
+}
+
+impl Relay {
+    pub(super) fn new(nats: JetStream, outbox: Db, positions: ReaderPositions) -> Self {
+        positions.set("relay", Cursor::default());
+        Self { nats, outbox, positions }
+    }
+
+    /// Publishes a batch and saves the position once NATS has acknowledged it.
+    pub(super) async fn step(&self) -> anyhow::Result<Progress> {
+        let stream = self.nats.stream().await?;
+        // A stream that was created again is empty, so its relay starts at the first event.
+        let reader = format!("relay@{}", stream.cached_info().created.unix_timestamp_nanos());
+        let work = async |tx: &mut Tx| {
+            let from = Cursor::load(tx.conn(), &reader, self.outbox.name()).await?;
+            self.positions.set("relay", from);
+            // One relay at a time among all replicas.
+            let lock = sqlx::query_scalar!(
+                r#"select pg_try_advisory_xact_lock(hashtext(current_schema()), 1) as "alone!""#
+            );
+            if !lock.fetch_one(tx.conn()).await? {
+                return Ok(false);
+            }
+            let from = Cursor::load(tx.conn(), &reader, self.outbox.name()).await?;
+            let (batch, cursor) = cursor::read(&self.outbox, from, BATCH).await?;
+            if batch.is_empty() {
+                return Ok(false);
+            }
+            self.publish(&batch).await?;
+            if self.outbox.faults().delete_published_events {
+                let ids: Vec<uuid::Uuid> = batch.iter().map(|it| it.id).collect();
+                sqlx::query!("delete from outbox where id = any ($1)", &ids)
+                    .execute(tx.conn())
+                    .await?;
+            }
+            cursor.save(tx.conn(), &reader, self.outbox.name()).await?;
+            Ok(true)
+        };
+        let is_busy = self.outbox.write_as_system("relay", work).await?;
+        Ok(Progress::busy_if(is_busy))
+    }
+
+    /// Publishes events and waits for their acknowledgements.
+    async fn publish(&self, batch: &[Delivery]) -> anyhow::Result<()> {
+        let mut acks = vec![];
+        for event in batch {
+            let payload = event.envelope.clone().into();
+            let context = &self.nats.context;
+            acks.push(context.publish_with_headers(subject(event), headers(event), payload).await?);
+        }
+        for ack in acks {
+            ack.await?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the subject of an event, for example `tenantry.identity.v1.member_joined.<org id>`, so that
+/// wildcards select a service, an event type or an organization. The second token is the service that
+/// publishes: its NATS user may publish to no other subjects (A-12).
+fn subject(event: &Delivery) -> String {
+    let name = event.event_type.rsplit('.').next().unwrap_or_default();
+    let mut snake = String::new();
+    for (i, c) in name.char_indices() {
+        if c.is_ascii_uppercase() && i > 0 {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    let org = event.org_id.map_or_else(|| "account".to_owned(), |it| it.to_string());
+    format!("tenantry.{}.v1.{snake}.{org}", event.source)
+}
+
+/// Returns the headers of an event: CloudEvents 1.0 in binary mode, and the id by which JetStream drops
+/// duplicates.
+fn headers(event: &Delivery) -> HeaderMap {
+    let id = event.id.to_string();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", id.as_str());
+    headers.insert("ce-specversion", "1.0");
+    headers.insert("ce-id", id.as_str());
+    headers.insert("ce-type", event.event_type.as_str());
+    headers.insert("ce-source", "tenantry");
+    headers.insert("ce-datacontenttype", "application/protobuf");
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_has_service_event_type_and_organization() {
+        let mut event = Delivery {
+            id: uuid::Uuid::nil(),
+            source: "identity".to_owned(),
+            event_type: "tenantry.identity.v1.MemberRoleChanged".to_owned(),
+            org_id: None,
+            envelope: vec![],
+        };
+        assert_eq!(subject(&event), "tenantry.identity.v1.member_role_changed.account");
+        event.org_id = Some(uuid::Uuid::nil());
+        assert!(subject(&event).ends_with(".00000000-0000-0000-0000-000000000000"));
+    }
+}

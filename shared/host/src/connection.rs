@@ -1,0 +1,235 @@
+//! Connections: limits, TLS, HTTP, and time-outs of idle and old connections.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chassis::server::Connection;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::body::Body;
+use tower::Service;
+
+use crate::{
+    listener::{GuardedBody, HttpService},
+    tls,
+};
+
+/// Time-out of a TLS handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Time-out of receiving the headers of an HTTP/1 request.
+const HEADERS_MAX: Duration = Duration::from_secs(10);
+/// Time after which a connection without a request is closed.
+const FIRST_REQUEST_MAX: Duration = Duration::from_secs(20);
+/// Time after the last request after which a connection is closed.
+const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+/// Age at which a connection is closed, so that clients connect to new replicas, too.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Time-out for the requests in flight when a connection is closed.
+const GRACE: Duration = Duration::from_secs(60);
+/// Pause after a failed accept, for example because of too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Largest number of concurrent requests (HTTP/2 streams) of one connection.
+const STREAMS_MAX: u32 = 256;
+
+/// Accepts and serves connections.
+#[derive(Clone)]
+pub(crate) struct Acceptor {
+    service: HttpService,
+    tls: Option<TlsAcceptor>,
+    http: Builder<TokioExecutor>,
+}
+
+impl Acceptor {
+    /// Creates an acceptor; without `tls` connections are in plain text.
+    pub(crate) fn new(service: HttpService, tls: Option<Arc<ServerConfig>>) -> Self {
+        let mut http = Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .max_pending_accept_reset_streams(Some(20))
+            .max_header_list_size(8 * 1024)
+            .max_concurrent_streams(STREAMS_MAX);
+        Self { service, tls: tls.map(TlsAcceptor::from), http }
+    }
+
+    /// Accepts connections until `draining`, then waits until all are closed.
+    pub(crate) async fn serve(self, listener: TcpListener, draining: CancellationToken) {
+        let open = TaskTracker::new();
+        while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
+            let (stream, address) = match accepted {
+                Ok(it) => it,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            match self.service.stack.limits().connection(address.ip()) {
+                Ok(reservation) => {
+                    let serving = self.clone().connection(stream, address, draining.clone());
+                    open.spawn(async move {
+                        serving.await;
+                        drop(reservation);
+                    });
+                }
+                // The connection is dropped, which closes it.
+                Err(limit) => {
+                    tracing::debug!(%address, ?limit, "a connection was refused by a limit");
+                }
+            }
+        }
+        drop(listener);
+        open.close();
+        open.wait().await;
+    }
+
+    /// Serves one connection, after the TLS handshake if there is TLS.
+    async fn connection(self, stream: TcpStream, address: SocketAddr, draining: CancellationToken) {
+        // Small responses are sent without waiting for acknowledgements (Nagle's algorithm).
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            let connection = Connection { address, service: None };
+            return self.http(stream, connection, draining).await;
+        };
+        match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let service = certificates.and_then(<[_]>::first).and_then(tls::service_name);
+                self.http(stream, Connection { address, service }, draining).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+        }
+    }
+
+    /// Serves HTTP on a connection until it ends, is idle or too old, or the process drains.
+    async fn http<S>(&self, stream: S, connection: Connection, draining: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let address = connection.address;
+        let activity = Activity::new();
+        let requests = activity.clone();
+        let http_service = self.service.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(connection.clone());
+            let active = requests.start();
+            let response = http_service.clone().call(request);
+            async move {
+                // The request is active until its response has been sent.
+                response.await.map(|it| it.map(|body| GuardedBody { body, _guard: active }))
+            }
+        });
+        let serving = self.http.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        let expires_at = Instant::now() + AGE_MAX;
+        // Time at which the connection is closed, set at the start of its graceful shutdown.
+        let mut close_at: Option<Instant> = None;
+        loop {
+            let next_check = close_at.unwrap_or_else(|| activity.idle_at().min(expires_at));
+            tokio::select! {
+                ended = &mut serving => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%address, %error, "a connection failed");
+                    }
+                    return;
+                }
+                () = draining.cancelled(), if close_at.is_none() => {
+                    serving.as_mut().graceful_shutdown();
+                    // The drain has a time-out of its own.
+                    close_at = Some(Instant::now() + AGE_MAX);
+                }
+                () = sleep_until(next_check) => {
+                    if close_at.is_some() {
+                        return;
+                    }
+                    let now = Instant::now();
+                    if activity.idle_at() <= now || expires_at <= now {
+                        serving.as_mut().graceful_shutdown();
+                        close_at = Some(now + if activity.has_served() { GRACE } else { HEADERS_MAX / 2 });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Activity of a connection.
+#[derive(Clone)]
+struct Activity(Arc<Requests>);
+
+struct Requests {
+    /// True after the first request.
+    has_served: AtomicBool,
+    state: Mutex<RequestState>,
+}
+
+struct RequestState {
+    /// Number of requests in flight.
+    active: usize,
+    /// Time of the last end of a request; at first that of the connection.
+    idle_since: Instant,
+}
+
+/// A request in flight.
+struct Active(Activity);
+
+impl Activity {
+    fn new() -> Self {
+        let state = Mutex::new(RequestState { active: 0, idle_since: Instant::now() });
+        Self(Arc::new(Requests { has_served: AtomicBool::new(false), state }))
+    }
+
+    /// Starts a request.
+    fn start(&self) -> Active {
+        self.0.has_served.store(true, Ordering::Relaxed);
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).active += 1;
+        Active(self.clone())
+    }
+
+    fn has_served(&self) -> bool {
+        self.0.has_served.load(Ordering::Relaxed)
+    }
+
+    /// Returns the time at which the connection is idle, unless a request comes before.
+    fn idle_at(&self) -> Instant {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.has_served() {
+            state.idle_since + FIRST_REQUEST_MAX
+        } else if state.active == 0 {
+            state.idle_since + IDLE_MAX
+        } else {
+            Instant::now() + IDLE_MAX
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let mut state = self.0.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.active -= 1;
+        state.idle_since = Instant::now();
+    }
+}

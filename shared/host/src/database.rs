@@ -1,0 +1,77 @@
+//! The databases of a process: migration at the start, and synchronization of the clock.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use chassis::Db;
+use sqlx::{Executor, PgConnection, Row, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::{host::Schema, migrate, roles};
+
+/// Checks the server's settings and migrates every schema.
+pub(crate) async fn prepare(
+    options: &PgConnectOptions,
+    databases: &[(Db, Schema)],
+    mode: roles::Mode,
+) -> anyhow::Result<()> {
+    let mut connection = migrate::connect(options).await?;
+    check_settings(&mut connection).await?;
+    // One process at a time: another replica, or a killed process whose last statement is still running.
+    migrate::lock(&mut connection).await?;
+    for (db, schema) in databases {
+        if options.get_username() == roles::name(db.name()) {
+            migrate::check(&mut connection, db.name(), *schema).await?;
+        } else {
+            migrate::schema(&mut connection, options, db.name(), *schema, mode).await?;
+        }
+        eventing::cluster::reset_after_move(db)
+            .await
+            .with_context(|| format!("the outbox of {} cannot be prepared", db.name()))?;
+    }
+    Ok(())
+}
+
+/// Checks the version and encoding of the server, and warns about settings that lose data.
+async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let settings = connection
+        .fetch_one(
+            "select current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
+                    current_setting('synchronous_commit'), current_setting('fsync')",
+        )
+        .await?;
+    let major: i32 = settings.try_get(0)?;
+    ensure!(major >= 15, "PostgreSQL {major} is too old; install 15 or newer");
+    let encoding: String = settings.try_get(1)?;
+    ensure!(encoding == "UTF8", "the database has the encoding {encoding}; create it with UTF8");
+    let synchronous_commit: String = settings.try_get(2)?;
+    let fsync: String = settings.try_get(3)?;
+    if synchronous_commit == "off" || fsync == "off" {
+        tracing::warn!(
+            "fsync or synchronous_commit is off, so a power failure loses data; turn both on in production"
+        );
+    }
+    Ok(())
+}
+
+/// Interval of the synchronization with the database's clock.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Synchronizes the clock with the database's.
+pub(crate) async fn synchronize_clock(db: &Db) -> anyhow::Result<()> {
+    let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#);
+    db.clock()
+        .synchronize(now.fetch_one(db.pool()))
+        .await
+        .context("the database's clock cannot be read")
+}
+
+/// Synchronizes the clock in intervals, until `stop`.
+pub(crate) async fn keep_clock_synchronized(db: Db, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL)).await.is_some() {
+        // Without the database, the last offset to the machine's clock stays in use.
+        if let Err(error) = synchronize_clock(&db).await {
+            tracing::debug!(error = format!("{error:#}"), "the clock is not synchronized");
+        }
+    }
+}

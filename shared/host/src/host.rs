@@ -1,0 +1,313 @@
+//! The host: what the services of a process install before it runs.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    sync::{Arc, OnceLock},
+};
+
+use chassis::{
+    Clock, Config, Db, FaultInjection,
+    access::{Access, Authority},
+    channel::{ServiceChannel, Target},
+    key::Key,
+    page::Pager,
+};
+use eventing::{EventSink, Reaction, Subscriber};
+use futures::future::BoxFuture;
+use mail::{MailRenderer, MailWorker, Mailer};
+use prost::{Message, Name};
+use sqlx::{migrate::Migrator, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, codegen::Service, server::NamedService, service::Routes};
+use worker::retention::{self, BoxedStep, Step};
+
+use crate::{data_dir::DataDir, database, roles, web::PageHandler};
+
+/// Installs one service into a host.
+pub type Install = fn(&mut Host) -> anyhow::Result<()>;
+
+/// A process with one or more services. Services install their databases, gRPC services, reactions and jobs
+/// into it; then [`Host::run`] serves them.
+pub struct Host {
+    pub(crate) config: Config,
+    pub(crate) options: PgConnectOptions,
+    pub(crate) clock: Clock,
+    pub(crate) key: Key,
+    pub(crate) data_dir: DataDir,
+    pub(crate) faults: FaultInjection,
+    pub(crate) descriptors: &'static [u8],
+    pub(crate) databases: Vec<(Db, Schema)>,
+    pub(crate) routes: Routes,
+    /// Full names of the gRPC services.
+    pub(crate) served: Vec<&'static str>,
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) mail_workers: Vec<MailWorker>,
+    pub(crate) sites: Vec<(&'static str, Arc<dyn PageHandler>)>,
+    pub(crate) access: Access,
+    /// Targets of the channels between services, by service.
+    pub(crate) targets: BTreeMap<&'static str, Arc<OnceLock<Target>>>,
+    pub(crate) tasks: Vec<Task>,
+    /// Tokens that are cancelled when a part of the start-up is done.
+    pub(crate) startup: Vec<CancellationToken>,
+    pub(crate) retention: BTreeMap<&'static str, Vec<BoxedStep>>,
+    pub(crate) draining: CancellationToken,
+}
+
+/// Schema of a service.
+#[derive(Clone, Copy)]
+pub(crate) struct Schema {
+    pub(crate) migrations: &'static Migrator,
+    /// SQL statements that restrict the privileges of the service's role.
+    pub(crate) privileges: &'static str,
+}
+
+/// A background task, which ends when its token is cancelled.
+pub(crate) struct Task {
+    pub(crate) name: &'static str,
+    pub(crate) run: BoxedTask,
+}
+
+type BoxedTask =
+    Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
+impl Host {
+    /// Creates a host without services. Reads the secret key, and creates it on the first start.
+    pub fn new(
+        config: Config,
+        options: PgConnectOptions,
+        data_dir: DataDir,
+    ) -> anyhow::Result<Self> {
+        let key = match &config.key_file {
+            Some(path) => Key::read(path)?,
+            None => Key::read_or_create(&data_dir.path().join("secret.key"))?,
+        };
+        Ok(Self {
+            config,
+            options,
+            clock: Clock::default(),
+            key,
+            data_dir,
+            faults: FaultInjection::default(),
+            descriptors: api::DESCRIPTORS,
+            databases: vec![],
+            routes: Routes::default(),
+            served: vec![],
+            subscribers: vec![],
+            mail_workers: vec![],
+            sites: vec![],
+            access: Access::default(),
+            targets: BTreeMap::new(),
+            tasks: vec![],
+            startup: vec![],
+            retention: BTreeMap::new(),
+            draining: CancellationToken::new(),
+        })
+    }
+
+    /// Replaces the clock, for tests.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Replaces the descriptors of the contract, for tests of methods without a rule.
+    #[must_use]
+    pub fn with_descriptors(self, descriptors: &'static [u8]) -> Self {
+        Self { descriptors, ..self }
+    }
+
+    /// Injects faults, for tests that show that a protection is needed.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub fn with_faults(self, faults: FaultInjection) -> Self {
+        Self { faults, ..self }
+    }
+
+    /// Faults that a test injects.
+    pub fn faults(&self) -> FaultInjection {
+        self.faults
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The deployment's secret key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &DataDir {
+        &self.data_dir
+    }
+
+    /// The wall clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Cancelled when the shutdown begins. Streams without an end of their own end then.
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Returns a reader of page parameters.
+    pub fn pager(&self) -> Pager {
+        Pager::new(&self.key)
+    }
+
+    /// Adds the schema `name`, which is migrated before the first call. The service uses the role
+    /// `tenantry_<name>`, which may read and write all tables of the schema.
+    pub fn database(&mut self, name: &'static str, migrations: &'static Migrator) -> Db {
+        self.restricted_database(name, migrations, "")
+    }
+
+    /// Adds the schema `name` with SQL statements that restrict the privileges of the role. They run after
+    /// the migrations at every start, with the schema as search path.
+    pub fn restricted_database(
+        &mut self,
+        name: &'static str,
+        migrations: &'static Migrator,
+        privileges: &'static str,
+    ) -> Db {
+        let options = roles::options(&self.options, name, self.role_mode());
+        let db = Db::new(name, options, self.clock.clone(), self.faults, &self.key);
+        self.databases.push((db.clone(), Schema { migrations, privileges }));
+        db
+    }
+
+    /// Returns the method by which sessions get the role of their service.
+    fn role_mode(&self) -> roles::Mode {
+        match self.config.database_url {
+            Some(_) => roles::Mode::Startup,
+            None => roles::Mode::Login,
+        }
+    }
+
+    /// Adds a gRPC service.
+    pub fn rpc<S>(&mut self, service: S)
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+    {
+        self.served.push(S::NAME);
+        self.routes = std::mem::take(&mut self.routes).add_service(service);
+    }
+
+    /// Returns the handle for authorization.
+    pub fn access(&self) -> Access {
+        self.access.clone()
+    }
+
+    /// Sets the authority, for the process of the identity service. Others call it over the network.
+    pub fn set_authority(&mut self, authority: impl Authority) {
+        self.access.set_authority(Arc::new(authority));
+    }
+
+    /// Returns a channel from the service `from` to the service `to`, in this process or another.
+    pub fn client(&mut self, from: &'static str, to: &'static str) -> ServiceChannel {
+        ServiceChannel::new(from, self.targets.entry(to).or_default().clone())
+    }
+
+    /// Adds a reaction: it runs once for each event of its type, in a transaction of `db`.
+    pub fn on<E, R>(&mut self, db: &Db, reaction: R)
+    where
+        E: Message + Name + Default + 'static,
+        R: for<'t> Reaction<'t, E>,
+    {
+        self.subscriber(db).on(reaction);
+    }
+
+    /// Adds a reaction to events of several types, which gets the envelope. It runs once for each event, in a
+    /// transaction of `db`.
+    pub fn on_each<R>(
+        &mut self,
+        db: &Db,
+        event_types: impl IntoIterator<Item = String>,
+        reaction: R,
+    ) where
+        R: for<'t> Reaction<'t, api::event::Envelope>,
+    {
+        self.subscriber(db).on_each(event_types, reaction);
+    }
+
+    /// Returns the subscriber of a database, created on first use.
+    fn subscriber(&mut self, db: &Db) -> &mut Subscriber {
+        let existing = self
+            .subscribers
+            .iter()
+            .position(|it| it.db.name() == db.name() && it.event_types().is_some());
+        let index = existing.unwrap_or_else(|| {
+            self.subscribers.push(Subscriber::reacting(db.clone()));
+            self.subscribers.len() - 1
+        });
+        &mut self.subscribers[index]
+    }
+
+    /// Delivers all events of the suite to a sink in batches, each in a transaction of `db`.
+    pub fn on_all(&mut self, db: &Db, sink: Arc<dyn EventSink>) {
+        self.subscribers.push(Subscriber::recording(db.clone(), sink));
+    }
+
+    /// Sends the queued mails of `db`, rendered by `renderer`.
+    pub fn mail(&mut self, db: &Db, renderer: impl MailRenderer) -> anyhow::Result<()> {
+        let mailer = Mailer::new(&self.config, self.data_dir.path().join("mail"))?;
+        self.mail_workers.push(MailWorker {
+            db: db.clone(),
+            mailer: Arc::new(mailer),
+            renderer: Arc::new(renderer),
+        });
+        Ok(())
+    }
+
+    /// Adds pages for browsers, below path prefixes with a slash at their end.
+    pub fn site(&mut self, paths: &'static [&'static str], site: impl PageHandler) {
+        let site: Arc<dyn PageHandler> = Arc::new(site);
+        self.sites.extend(paths.iter().map(|it| (*it, site.clone())));
+    }
+
+    /// Adds a step to the job that deletes old rows of a database.
+    pub fn add_retention_step<S>(&mut self, db: &Db, step: S)
+    where
+        S: for<'t> Step<'t>,
+    {
+        self.retention.entry(db.name()).or_default().push(retention::boxed(step));
+    }
+
+    /// Adds a background task, which runs until the process shuts down. If it fails, the process ends with
+    /// its error.
+    pub fn task<F>(
+        &mut self,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.tasks.push(Task { name, run: Box::new(move |stop| Box::pin(task(stop))) });
+    }
+
+    /// Delays readiness until a background task cancels this token, after a step of the start-up that calls
+    /// depend on.
+    pub fn await_before_ready(&mut self, done: CancellationToken) {
+        self.startup.push(done);
+    }
+
+    /// Migrates all schemas.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        database::prepare(&self.options, &self.databases, self.role_mode()).await
+    }
+
+    /// Iterates over the databases, for checks in tests.
+    pub fn databases(&self) -> impl Iterator<Item = &Db> {
+        self.databases.iter().map(|it| &it.0)
+    }
+}

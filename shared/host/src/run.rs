@@ -1,0 +1,291 @@
+//! Running of a host: start-up, serving and graceful shutdown (drain).
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use chassis::{
+    Db,
+    access::RemoteAuthority,
+    channel::Target,
+    denials::Denials,
+    key_limits::KeyLimits,
+    registry::{self, Service},
+    rule::Rules,
+    server::{Shared, Stack, limits::Limits, observe::Meter},
+};
+use eventing::{Bus, IDLE, JetStream};
+use futures::{FutureExt, future::BoxFuture};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    service::Routes,
+    transport::{Channel, Endpoint},
+};
+
+use worker::{Schedule, retention};
+
+use crate::{
+    connection::Acceptor,
+    database,
+    host::{Host, Task},
+    listener::{self, Health, HttpService},
+    tls::Tls,
+    web::Sites,
+};
+
+impl Host {
+    /// Serves until `stop`, then drains: refuses new connections, waits for the calls in flight, then stops
+    /// the background jobs. `ready` is called when the process serves, after the start-up steps of
+    /// [`Host::await_before_ready`].
+    pub async fn run(
+        mut self,
+        listener: TcpListener,
+        ready: impl FnOnce(),
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        // Checks of the contract and the settings.
+        let rules = Rules::load(self.descriptors)?;
+        self.check_services(&rules)?;
+        let tls = self.tls()?;
+        let address = listener.local_addr()?;
+        ensure!(
+            tls.is_some() || address.ip().is_loopback(),
+            "{address} can be reached from other machines, so it needs --tls-cert, --tls-key and --tls-ca; \
+             without TLS set --listen to a loopback address"
+        );
+
+        // Databases.
+        self.migrate().await?;
+        if let Some((db, _)) = self.databases.first() {
+            database::synchronize_clock(db).await?;
+        }
+
+        // Background: delivery of events, records of denied calls, tasks of the services.
+        let stop_background = CancellationToken::new();
+        let background = TaskTracker::new();
+        self.start_bus(&stop_background, &background).await?;
+        let outboxes = self.databases.iter().map(|it| it.0.clone());
+        let denials = Denials::new(outboxes, self.clock.clone());
+        background.spawn(denials.clone().run(stop_background.clone()));
+        let stack = Arc::new(self.stack(rules, denials)?);
+        self.set_targets(&stack, tls.as_ref())?;
+        let mut task_failure = self.start_tasks(&stop_background, &background);
+
+        // Start-up steps, which calls depend on.
+        let startup =
+            futures::future::join_all(self.startup.iter().map(CancellationToken::cancelled));
+        let stop = stop.shared();
+        tokio::select! {
+            _ = startup => {}
+            Some(failure) = &mut task_failure => {
+                stop_background.cancel();
+                return Err(failure);
+            }
+            () = stop.clone() => {}
+        }
+
+        // The server, until `stop` or the failure of a task; then the drain of its connections.
+        let running = stack.running().clone();
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let names = [""].iter().chain(&self.served).map(|it| (*it).to_owned()).collect();
+        let health = Health { reporter, names };
+        health.set_serving().await;
+        let operator = self.operator_routes()?.add_service(health_service).prepare();
+        let drain = Duration::from_secs(self.config.drain_s_max);
+        let stop = async {
+            ready();
+            tokio::select! {
+                () = stop => None,
+                failure = task_failure => failure,
+            }
+        };
+        let sites = Sites(std::mem::take(&mut self.sites).into());
+        let service = HttpService { stack: Stack::clone(&stack), operator, sites };
+        let acceptor = Acceptor::new(service, tls.map(|it| it.server()).transpose()?);
+        let failure = {
+            let drain = listener::Drain { started: self.draining.clone(), timeout: drain };
+            listener::serve(acceptor, listener, health, stop, drain).await.flatten()
+        };
+
+        // Drain of handlers whose clients have disconnected, then of the background.
+        running.close();
+        if tokio::time::timeout(drain, running.wait()).await.is_err() {
+            tracing::warn!(
+                "calls were still running at the end of the drain; raise --drain-s-max if this repeats"
+            );
+        }
+        stop_background.cancel();
+        background.close();
+        if tokio::time::timeout(drain, background.wait()).await.is_err() {
+            tracing::warn!("background tasks were still running at the end of the drain");
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Fails if a gRPC service is not in the contract, so that each of its methods has a rule.
+    fn check_services(&self, rules: &Rules) -> anyhow::Result<()> {
+        for service in &self.served {
+            ensure!(
+                rules.serves(service),
+                "{service} is served but is not in the contract; add it to proto/"
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads the TLS files; `None` without TLS.
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        match (&self.config.tls_cert, &self.config.tls_key, &self.config.tls_ca) {
+            (Some(certificate), Some(key), Some(authority)) => {
+                Ok(Some(Tls::read(certificate, key, authority)?))
+            }
+            (None, None, None) => Ok(None),
+            _ => bail!("set all of --tls-cert, --tls-key and --tls-ca, or none"),
+        }
+    }
+
+    /// Starts the delivery of events.
+    async fn start_bus(
+        &mut self,
+        stop_background: &CancellationToken,
+        background: &TaskTracker,
+    ) -> anyhow::Result<()> {
+        let has_audit = registry::find("audit")?.serves_any(&self.served);
+        let bus = match &self.config.nats_url {
+            Some(url) => Bus::JetStream(Box::new(JetStream::connect(url, "tenantry").await?)),
+            None if has_audit => Bus::Local,
+            None => bail!("the audit service is in another process, so this one needs --nats-url"),
+        };
+        let databases: Vec<_> = self.databases.iter().map(|it| it.0.clone()).collect();
+        let with_audit_channel = |it: &Db| (it.clone(), self.client(it.name(), "audit"));
+        let outboxes = databases.iter().map(with_audit_channel).collect();
+        let direct_after = Duration::from_secs(self.config.nats_patience_s);
+        let subscribers = std::mem::take(&mut self.subscribers);
+        for task in bus.tasks(outboxes, subscribers, direct_after, stop_background) {
+            background.spawn(task);
+        }
+        Ok(())
+    }
+
+    /// Builds the server stack around the gRPC services.
+    fn stack(&mut self, rules: Rules, denials: Denials) -> anyhow::Result<Stack> {
+        let shared = Shared {
+            rules,
+            access: self.access.clone(),
+            running: TaskTracker::new(),
+            keys: KeyLimits::new(&self.clock),
+            denials,
+            limits: Arc::new(Limits::new(&self.config)),
+            clock: self.clock.clone(),
+            deadline_max: Duration::from_secs(self.config.deadline_s_max),
+            meter: Meter::new(),
+            drop_handlers: self.faults.drop_handlers,
+        };
+        ensure!(!self.served.is_empty(), "no service is installed in this process");
+        Ok(Stack::new(shared, std::mem::take(&mut self.routes).prepare()))
+    }
+
+    /// Sets the targets of the channels between services, and the authority if it is in another process.
+    fn set_targets(&mut self, stack: &Arc<Stack>, tls: Option<&Tls>) -> anyhow::Result<()> {
+        if self.access.authority().is_err() {
+            let channel = self.client("authority", "identity");
+            self.access.set_authority(Arc::new(RemoteAuthority(channel)));
+        }
+        for (name, target) in &self.targets {
+            let service = registry::find(name)?;
+            let location = if service.serves_any(&self.served) {
+                Target::Local(Arc::downgrade(stack))
+            } else {
+                Target::Remote(self.channel(service, tls)?)
+            };
+            let _ = target.set(location);
+        }
+        Ok(())
+    }
+
+    /// Returns a channel to a service in another process.
+    fn channel(&self, service: &Service, tls: Option<&Tls>) -> anyhow::Result<Channel> {
+        let name = service.name;
+        let tls = tls.with_context(|| {
+            format!(
+                "the {name} service is in another process, so this one needs \
+                 --tls-cert, --tls-key and --tls-ca"
+            )
+        })?;
+        channel(self.config.service_urls.get(service), tls)
+    }
+
+    /// Starts the background tasks and jobs. The returned future resolves with the error of a task that
+    /// fails.
+    fn start_tasks(
+        &mut self,
+        stop_background: &CancellationToken,
+        background: &TaskTracker,
+    ) -> BoxFuture<'static, Option<anyhow::Error>> {
+        let (failure_sender, mut failures) = tokio::sync::mpsc::channel(1);
+        for Task { name, run } in std::mem::take(&mut self.tasks) {
+            let task = run(stop_background.clone());
+            let failure_sender = failure_sender.clone();
+            background.spawn(async move {
+                if let Err(error) = task.await {
+                    let _ = failure_sender.send(error.context(name)).await;
+                }
+            });
+        }
+        for mail_worker in std::mem::take(&mut self.mail_workers) {
+            let stop = stop_background.clone();
+            let db = mail_worker.db.clone();
+            background.spawn(async move {
+                let schedule = Schedule::woken_by(&db, IDLE);
+                worker::run("mail".to_owned(), schedule, stop, || mail_worker.step()).await;
+            });
+        }
+        if let Some((db, _)) = self.databases.first() {
+            background
+                .spawn(database::keep_clock_synchronized(db.clone(), stop_background.clone()));
+        }
+        for (db, _) in &self.databases {
+            let steps = self.retention.remove(db.name()).unwrap_or_default();
+            background.spawn(retention::run(db.clone(), steps, stop_background.clone()));
+        }
+        Box::pin(async move {
+            // Holds a sender, so that the channel stays open without a failure.
+            let _failure_sender = failure_sender;
+            failures.recv().await
+        })
+    }
+
+    /// Returns the reflection service, if it is enabled.
+    fn operator_routes(&self) -> anyhow::Result<Routes> {
+        let mut routes = Routes::default();
+        if self.config.reflection {
+            let builder = || {
+                let builder = tonic_reflection::server::Builder::configure();
+                // Only the services of this process, not the whole contract.
+                let names = self.served.iter().chain(&["grpc.health.v1.Health"]);
+                names
+                    .fold(builder, |it, name| it.with_service_name(*name))
+                    .register_encoded_file_descriptor_set(self.descriptors)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    // With it grpcurl prints error details as JSON instead of base64.
+                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            };
+            routes =
+                routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+        }
+        Ok(routes)
+    }
+}
+
+/// Returns a channel to a service at a URL. It connects on first use.
+pub fn channel(url: &str, tls: &Tls) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).with_context(|| {
+        format!("{url} is not a valid URL; use for example https://identity:50051")
+    })?;
+    let endpoint = endpoint
+        .tls_config(tls.client())?
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(60))
+        .tcp_nodelay(true);
+    Ok(endpoint.connect_lazy())
+}

@@ -1,0 +1,81 @@
+//! Identifiers (UUIDv7, RFC 9562): their only source, and a type for each kind of object.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Returns a new `UUIDv7`: unique, and sorted by its time of creation.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
+pub fn new() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// Returns the lowest `UUIDv7` of a time (RFC 9562, 5.7): identifiers below it were made earlier.
+pub fn lower_bound(time: OffsetDateTime) -> Uuid {
+    let milliseconds = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&milliseconds.to_be_bytes()[2..]);
+    Uuid::from_bytes(bytes)
+}
+
+/// Parses an identifier that has no type of its own; `field` names it in the violation.
+pub fn parse(field: &str, text: &str) -> Result<Uuid, crate::Error> {
+    Uuid::try_parse(text).map_err(|_| crate::Error::invalid(field, "must be a UUID"))
+}
+
+/// Declares the identifier type of a kind of object. The noun names the object in errors.
+#[macro_export]
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $noun:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+        #[sqlx(transparent)]
+        pub struct $name(pub uuid::Uuid);
+
+        impl $name {
+            /// The object that the identifier names, for errors.
+            pub const NOUN: &'static str = $noun;
+
+            /// Returns a new identifier.
+            #[expect(clippy::new_without_default, reason = "an identifier has no default")]
+            pub fn new() -> Self {
+                Self($crate::id::new())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::Error;
+            fn from_str(text: &str) -> Result<Self, $crate::Error> {
+                let id = uuid::Uuid::try_parse(text);
+                id.map(Self).map_err(|_| $crate::Error::invalid(concat!($noun, "_id"), "must be a UUID"))
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+
+id!(
+    /// Identifies an organization.
+    OrgId,
+    "org"
+);
+id!(
+    /// Identifies a project.
+    ProjectId,
+    "project"
+);
+id!(
+    /// Identifies an account.
+    UserId,
+    "user"
+);

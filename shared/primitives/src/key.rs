@@ -1,0 +1,128 @@
+//! Cryptography: the deployment's secret key, the keys that are derived from it, and the primitives that use
+//! them. There is no default key.
+
+use std::{io, path::Path, sync::Arc};
+
+use anyhow::{Context, bail};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hkdf, hmac, rand,
+};
+
+/// A 256-bit secret or digest.
+pub type Secret = [u8; 32];
+
+/// The deployment's secret key, from which a key for each purpose is derived (HKDF-SHA-256).
+#[derive(Clone)]
+pub struct Key(Arc<Secret>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+impl Key {
+    /// Reads a key file: 64 hexadecimal digits.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the key file {}", path.display()))?;
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes());
+        match bytes.map(Secret::try_from) {
+            Ok(Ok(secret)) => Ok(Self(Arc::new(secret))),
+            _ => bail!(
+                "the key file {} does not hold 64 hexadecimal digits; create one with `openssl rand -hex 32`",
+                path.display()
+            ),
+        }
+    }
+
+    /// Reads a key file, and creates it with a random key if it is missing.
+    pub fn read_or_create(path: &Path) -> anyhow::Result<Self> {
+        if !path.exists() {
+            write_private(path, data_encoding::HEXLOWER.encode(&random()).as_bytes())
+                .with_context(|| format!("cannot write the key file {}", path.display()))?;
+        }
+        Self::read(path)
+    }
+
+    /// Derives the key for one purpose.
+    pub fn derive(&self, purpose: &str) -> Secret {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tenantry").extract(&*self.0);
+        let info = [purpose.as_bytes()];
+        let mut secret = Secret::default();
+        prk.expand(&info, hkdf::HKDF_SHA256)
+            .and_then(|it| it.fill(&mut secret))
+            .expect("HKDF gives 32 bytes");
+        secret
+    }
+}
+
+/// Encrypts bytes (AES-256-GCM with a random nonce, which comes first in the result). They decrypt only with
+/// the same associated data.
+pub fn seal(secret: &Secret, associated_data: &[u8], plain: &[u8]) -> Vec<u8> {
+    let key = RandomizedNonceKey::new(&AES_256_GCM, secret).expect("a key has 32 bytes");
+    let mut sealed = plain.to_vec();
+    let nonce = key.seal_in_place_append_tag(Aad::from(associated_data), &mut sealed);
+    let nonce = nonce.expect("a short text can be sealed");
+    [nonce.as_ref().as_slice(), &sealed].concat()
+}
+
+/// Decrypts the result of [`seal`]; `None` if it was modified, or the key or the associated data differ.
+pub fn open(secret: &Secret, associated_data: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
+    let key = RandomizedNonceKey::new(&AES_256_GCM, secret).ok()?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut plain = sealed.to_vec();
+    Some(key.open_in_place(nonce, Aad::from(associated_data), &mut plain).ok()?.to_vec())
+}
+
+/// HMAC-SHA-256 of several parts. Each part is preceded by its length, so that no two lists have the same
+/// input.
+pub fn mac(secret: &Secret, parts: &[&[u8]]) -> Secret {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    context.sign().as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
+/// HMAC-SHA-256 of a body without a length prefix, as in the signatures of webhooks.
+pub fn hmac_sha256(secret: &[u8], body: &[u8]) -> Secret {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body);
+    tag.as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
+/// SHA-256 digest.
+pub fn hash(bytes: &[u8]) -> Secret {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
+/// Compares two byte strings in constant time.
+pub fn equal(a: &[u8], b: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Returns 256 random bits.
+pub fn random() -> Secret {
+    let mut secret = Secret::default();
+    rand::fill(&mut secret).expect("the operating system gives random bytes");
+    secret
+}
+
+/// Writes a file with mode 0600 atomically: under a temporary name, synced, then renamed.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let part = path.with_extension("part");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&part, path)
+}

@@ -1,0 +1,20 @@
+//! Values and in-memory state that all crates of the suite share: errors, identifiers, times, keys,
+//! credentials, e-mail addresses, limits and notifications. Nothing here does I/O but for key files.
+
+pub mod budget;
+pub mod clock;
+pub mod email;
+pub mod error;
+#[cfg(test)]
+mod fuzz;
+pub mod id;
+pub mod key;
+pub mod key_limits;
+pub mod mask;
+pub mod throttle;
+pub mod token;
+pub mod topics;
+
+pub use clock::{Clock, datetime, timestamp};
+pub use error::{Code, Error, OnConstraint, Refusal, Reply, Result};
+pub use id::{OrgId, ProjectId, UserId};

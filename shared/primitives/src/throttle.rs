@@ -1,0 +1,153 @@
+//! Rate limits by key: calls per minute (GCRA), and failures in a row. Their state is in memory, so each
+//! replica admits the whole limit.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use api::error::Reason;
+use governor::{
+    Quota, RateLimiter, clock::Clock as GovernorClock, middleware::NoOpMiddleware,
+    state::keyed::HashMapStateStore,
+};
+use time::OffsetDateTime;
+
+use crate::{Clock, Error, Result};
+
+/// Number of keys above which entries that no longer limit anything are dropped.
+const KEYS_MAX: usize = 10_000;
+
+/// A limit of calls per minute for each key.
+pub struct Throttle<K: Hash + Eq + Clone>(
+    Option<RateLimiter<K, HashMapStateStore<K>, Clock, NoOpMiddleware<Duration>>>,
+);
+
+impl<K: Hash + Eq + Clone> Throttle<K> {
+    /// Admits `count` calls per minute, and bursts of as many; 0 means no limit.
+    pub fn per_minute(count: u32, clock: &Clock) -> Self {
+        let limiter = |count| {
+            let store = HashMapStateStore::default();
+            RateLimiter::new(Quota::per_minute(count), store, clock.clone())
+        };
+        Self(NonZeroU32::new(count).map(limiter))
+    }
+
+    /// Counts a call. Above the limit fails with `message` and the time until a retry succeeds.
+    pub fn check(&self, key: &K, message: &'static str) -> Result<()> {
+        let Some(limiter) = &self.0 else { return Ok(()) };
+        if limiter.len() > KEYS_MAX {
+            limiter.retain_recent();
+        }
+        let Err(until) = limiter.check_key(key) else { return Ok(()) };
+        let retry_after = until.wait_time_from(GovernorClock::now(limiter.clock()));
+        Err(Error::Limited {
+            reason: Reason::RateLimited,
+            message: message.to_owned(),
+            retry_after,
+        })
+    }
+}
+
+/// Number of failures after which a network is blocked.
+const FAILURES_MAX: u32 = 10;
+
+/// Duration of a block, from the last failure on.
+const BLOCK_DURATION: time::Duration = time::Duration::minutes(15);
+
+/// Blocks networks with many failed attempts, so that nobody guesses secrets (PL-13, IN-26).
+pub struct FailureLimiter {
+    clock: Clock,
+    failures: Mutex<HashMap<String, Failures>>,
+    message: &'static str,
+}
+
+/// Failures of one network.
+struct Failures {
+    count: u32,
+    last_at: OffsetDateTime,
+}
+
+impl FailureLimiter {
+    /// Creates a limiter that refuses blocked networks with `message`.
+    pub fn new(clock: &Clock, message: &'static str) -> Self {
+        Self { clock: clock.clone(), failures: Mutex::default(), message }
+    }
+
+    /// Counts a failed attempt from an address.
+    pub fn record_failure(&self, address: &str) {
+        let now = Clock::now(&self.clock);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() > KEYS_MAX {
+            failures.retain(|_, it| it.last_at + BLOCK_DURATION > now);
+        }
+        let entry = failures.entry(network_of(address));
+        let entry = entry.or_insert(Failures { count: 0, last_at: now });
+        let recent = if entry.last_at + BLOCK_DURATION > now { entry.count } else { 0 };
+        *entry = Failures { count: recent.saturating_add(1), last_at: now };
+    }
+
+    /// Fails if the network of an address is blocked.
+    pub fn check(&self, address: &str) -> Result<()> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = failures.get(&network_of(address)) else { return Ok(()) };
+        let remaining = entry.last_at + BLOCK_DURATION - Clock::now(&self.clock);
+        if entry.count < FAILURES_MAX || remaining.is_negative() {
+            return Ok(());
+        }
+        Err(Error::Limited {
+            reason: Reason::AddressBlocked,
+            message: self.message.to_owned(),
+            retry_after: remaining.unsigned_abs(),
+        })
+    }
+}
+
+impl GovernorClock for Clock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        let nanos = Clock::now(self).unix_timestamp_nanos();
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
+    }
+}
+
+/// Returns the network that a limit counts as one client: an IPv4 address, or the /64 of an IPv6 address,
+/// which is what a provider assigns to one customer.
+pub fn network_of(address: &str) -> String {
+    match address.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(it)) if it.to_ipv4_mapped().is_none() => {
+            it.segments()[..4].iter().map(|it| format!("{it:x}:")).collect()
+        }
+        Ok(std::net::IpAddr::V6(it)) => it.to_canonical().to_string(),
+        _ => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_available_again_after_a_minute() {
+        let clock = Clock::default();
+        let throttle = Throttle::per_minute(5, &clock);
+        let admitted =
+            |count: usize| (0..count).filter(|_| throttle.check(&"a", "").is_ok()).count();
+        assert_eq!(admitted(8), 5);
+        clock.advance(time::Duration::seconds(25));
+        assert_eq!(admitted(8), 2);
+        assert!(throttle.check(&"b", "").is_ok());
+        assert!(Throttle::per_minute(0, &clock).check(&"a", "").is_ok());
+    }
+
+    #[test]
+    fn the_addresses_of_an_ipv6_customer_are_one_network() {
+        assert_eq!(network_of("2001:db8:1:2::9"), network_of("2001:db8:1:2:ffff::1"));
+        assert_ne!(network_of("2001:db8:1:2::9"), network_of("2001:db8:1:3::9"));
+        assert_eq!(network_of("::ffff:192.0.2.1"), "192.0.2.1");
+    }
+}

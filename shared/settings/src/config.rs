@@ -1,0 +1,190 @@
+//! Settings: each has a flag, an environment variable and a help text. The configuration reference is
+//! generated from this file.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::Ipv4Net;
+use secrecy::SecretString;
+
+use crate::registry::ServiceUrls;
+
+/// Settings of a process of the suite.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Address to serve on. Without TLS only a loopback address is accepted.
+    #[arg(long, env = "TENANTRY_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// Directory for the private PostgreSQL server, keys and mails. Default: /var/lib/tenantry for root, else
+    /// ~/.local/share/tenantry.
+    #[arg(long, env = "TENANTRY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// PostgreSQL server (15 or newer). The user is the owner of the schemas, with the privilege CREATEROLE,
+    /// or the role of a service (`tenantry_identity`, …) after the owner has run `tenantry migrate`. Default:
+    /// a private server in the data directory.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// Directory of the programs `postgres` and `initdb` for the private PostgreSQL server. Default: that of
+    /// `pg_config --bindir`, then the usual directories.
+    #[arg(long, env = "TENANTRY_PG_BIN")]
+    pub pg_bin: Option<PathBuf>,
+    /// NATS server with JetStream, which carries events between processes. Required unless all services run
+    /// in one process.
+    #[arg(long, env = "NATS_URL")]
+    pub nats_url: Option<String>,
+    /// Seconds after which a service sends an event that the audit log has not received through NATS to it
+    /// directly.
+    #[arg(long, env = "TENANTRY_NATS_PATIENCE_S", default_value_t = 5)]
+    pub nats_patience_s: u64,
+    /// File with the secret key of the deployment: 64 hexadecimal digits, the same for all services. Default:
+    /// created in the data directory.
+    #[arg(long, env = "TENANTRY_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Base URL of the links in mails, at which browsers reach the pages of the invitation service. Default:
+    /// `http://localhost` with the port of --listen (https with TLS).
+    #[arg(long, env = "TENANTRY_BASE_URL")]
+    pub base_url: Option<String>,
+    /// SMTP server, for example `smtps://user:password@mail.example.com`. Default: no server; each mail is
+    /// written to an .eml file in the data directory.
+    #[arg(long, env = "TENANTRY_SMTP_URL", hide_env_values = true)]
+    pub smtp_url: Option<SecretString>,
+    /// Prints the recipient, subject and link of each mail to the console, if there is no SMTP server.
+    #[arg(long, env = "TENANTRY_MAIL_CONSOLE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub mail_console: bool,
+    /// Sender address of mails.
+    #[arg(long, env = "TENANTRY_MAIL_FROM", default_value = "Tenantry <tenantry@localhost>")]
+    pub mail_from: String,
+    /// TLS certificate of this service (PEM file) with the URI name `spiffe://tenantry/svc/<name>`.
+    #[arg(long, env = "TENANTRY_TLS_CERT", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the TLS certificate (PEM file).
+    #[arg(long, env = "TENANTRY_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificate of the authority that signed the certificates of all services (PEM file).
+    #[arg(long, env = "TENANTRY_TLS_CA", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+    /// URLs of the other services.
+    #[command(flatten)]
+    pub service_urls: ServiceUrls,
+    /// Serves gRPC reflection, with which grpcurl lists and describes methods.
+    #[arg(long, env = "TENANTRY_REFLECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub reflection: bool,
+    /// Largest number of calls in flight. Further calls fail with UNAVAILABLE.
+    #[arg(long, env = "TENANTRY_IN_FLIGHT_MAX", default_value_t = 512)]
+    pub in_flight_max: usize,
+    /// Largest number of open connections. Further ones are closed at once. Loopback addresses may use half
+    /// of them, a trusted proxy all.
+    #[arg(long, env = "TENANTRY_CONNECTIONS_MAX", default_value_t = 4096)]
+    pub connections_max: usize,
+    /// Largest number of open connections from one network address (an IPv4 address or an IPv6 /64 network).
+    #[arg(long, env = "TENANTRY_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 128)]
+    pub connections_per_address_max: usize,
+    /// Largest number of open calls: streams, and long polls of runners. They do not count as calls in
+    /// flight. Loopback addresses may use half of them, a trusted proxy all.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_MAX", default_value_t = 4096)]
+    pub open_calls_max: usize,
+    /// Largest number of open calls from one network address.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_PER_ADDRESS_MAX", default_value_t = 256)]
+    pub open_calls_per_address_max: usize,
+    /// Largest number of open calls of one account.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_PER_ACCOUNT_MAX", default_value_t = 32)]
+    pub open_calls_per_account_max: usize,
+    /// Largest number of open calls in one organization.
+    #[arg(long, env = "TENANTRY_OPEN_CALLS_PER_ORG_MAX", default_value_t = 256)]
+    pub open_calls_per_org_max: usize,
+    /// Longest duration of a call, in seconds.
+    #[arg(long, env = "TENANTRY_DEADLINE_S_MAX", default_value_t = 30)]
+    pub deadline_s_max: u64,
+    /// Longest time that a shutdown waits for calls in flight, in seconds.
+    #[arg(long, env = "TENANTRY_DRAIN_S_MAX", default_value_t = 10)]
+    pub drain_s_max: u64,
+    /// Attempts per minute to log in, register or reset a password from one network address (I-06); 0 means
+    /// no limit. Set --trusted-proxies if clients connect through a proxy.
+    #[arg(long, env = "TENANTRY_SIGN_INS_MAX", default_value_t = 20)]
+    pub sign_ins_max: u32,
+    /// Addresses of trusted proxies (`x-forwarded-for`), with commas between them.
+    #[arg(long, env = "TENANTRY_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Largest number of organizations that one account may create (ID-32).
+    #[arg(long, env = "TENANTRY_CREATED_ORGS_MAX", default_value_t = 1)]
+    pub created_orgs_max: i64,
+    /// Invitations per hour of one organization (IN-21); the limit per day is four times as high. 0 means no
+    /// limit.
+    #[arg(long, env = "TENANTRY_INVITATIONS_MAX", default_value_t = 50)]
+    pub invitations_max: i64,
+    /// Invitation mails per day to one e-mail address, from all organizations together. The links of further
+    /// invitations can be copied instead. 0 means no limit.
+    #[arg(long, env = "TENANTRY_INVITATION_MAILS_MAX", default_value_t = 3)]
+    pub invitation_mails_max: i64,
+    /// Private addresses or networks, with ports, to which webhooks are delivered, also over plain http. With
+    /// commas between them: `127.0.0.1:8080,10.0.0.0/8:443`. Default: none; webhooks go to public addresses
+    /// over https.
+    #[arg(long, env = "TENANTRY_WEBHOOK_EXCEPTIONS", value_delimiter = ',')]
+    pub webhook_exceptions: Vec<String>,
+    /// DNS server for the host names of webhooks, with its port. Default: the DNS servers of the system.
+    #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]
+    pub webhook_dns: Option<SocketAddr>,
+    /// Allows paths on the runner's machine as repositories of projects. They are read with the runner's
+    /// permissions, so use it for evaluation only.
+    #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub local_repositories: bool,
+    /// Runs deployed code although the machine cannot isolate it completely (sandbox, and a system account,
+    /// network and control groups for each environment). Use it only if you trust all deployed code.
+    #[arg(
+        long,
+        env = "TENANTRY_ALLOW_WEAK_ISOLATION",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub allow_weak_isolation: bool,
+    /// Network for the addresses of environments on the runner's machine, if the runner is root. Nothing else
+    /// on the machine may use it.
+    #[arg(long, env = "TENANTRY_RUNNER_NETWORK", default_value = "10.213.0.0/16")]
+    pub runner_network: Ipv4Net,
+    /// Private networks that deployed programs and git may connect to, with commas between them. Default:
+    /// none; they may connect to public addresses only.
+    #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
+    pub runner_reachable_networks: Vec<Ipv4Net>,
+    /// Issuer URL of an OpenID Connect identity provider, with which people can log in.
+    #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]
+    pub oidc_issuer: Option<String>,
+    /// Client id at the identity provider.
+    #[arg(long, env = "TENANTRY_OIDC_CLIENT_ID")]
+    pub oidc_client_id: Option<String>,
+    /// Client secret at the identity provider, if it issued one.
+    #[arg(long, env = "TENANTRY_OIDC_CLIENT_SECRET", hide_env_values = true)]
+    pub oidc_client_secret: Option<SecretString>,
+    /// Redirect URL, registered at the identity provider. Default: the base URL with /callback.
+    #[arg(long, env = "TENANTRY_OIDC_REDIRECT_URL")]
+    pub oidc_redirect_url: Option<String>,
+    /// Origin of the audit log: its name in checkpoints (C2SP tlog-checkpoint).
+    #[arg(long, env = "TENANTRY_AUDIT_ORIGIN", default_value = "tenantry.localhost/audit")]
+    pub audit_origin: String,
+    /// Witnesses whose cosignatures of checkpoints are accepted: C2SP verifier keys of type 4
+    /// (cosignature/v1), with commas between them.
+    #[arg(long, env = "TENANTRY_AUDIT_WITNESS_KEYS", value_delimiter = ',')]
+    pub audit_witness_keys: Vec<String>,
+    /// OTLP collector for traces and metrics. Default: none; no traces and metrics are sent.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Log level, or log levels by module (`info,sqlx=warn`).
+    #[arg(long, env = "RUST_LOG", default_value = "info,async_nats=warn,sqlx=warn")]
+    pub log: String,
+    /// Writes the log as JSON lines.
+    #[arg(long, env = "TENANTRY_LOG_JSON", default_value_t = false, action = clap::ArgAction::Set)]
+    pub log_json: bool,
+}
+
+impl Config {
+    /// Returns the base URL of links, without a slash at its end. It comes from the settings only; a `Host`
+    /// header cannot change it (N-08).
+    pub fn base_url(&self) -> String {
+        let default = || {
+            let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+            format!("{scheme}://localhost:{}", self.listen.port())
+        };
+        self.base_url.as_ref().map_or_else(default, |it| it.trim_end_matches('/').to_owned())
+    }
+}

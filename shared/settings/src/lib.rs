@@ -1,0 +1,6 @@
+//! Settings of a process, and the registry of the services of the suite.
+
+pub mod config;
+pub mod registry;
+
+pub use config::Config;

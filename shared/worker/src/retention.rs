@@ -1,0 +1,123 @@
+//! Retention: deletion of old rows in bounded batches, by one job for each database. The steps for the tables
+//! that every service has are here; a service adds the steps for its own tables.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use chassis::{Db, Result, Tx, id, idempotency};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+/// Interval of the job.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Largest number of rows that a step deletes in one transaction, so that it ends within the time-out of
+/// statements.
+pub const BATCH: i64 = 1_000;
+
+/// Retention of inbox entries, which identify redelivered events. An outbox deletes an event a week after all
+/// readers have it, so a redelivery after this time is possible only if a reader was down for months.
+const INBOX_RETENTION: time::Duration = time::Duration::days(90);
+
+/// Retention of dead letters, in which an operator can handle them.
+const DEAD_LETTER_RETENTION: time::Duration = time::Duration::days(90);
+
+/// Retention of the outcomes of mails: the longest validity of an invitation, and some time for
+/// investigations.
+const MAIL_RETENTION: time::Duration = time::Duration::days(60);
+
+/// A step: an `async fn(&mut Tx) -> Result<u64>` that deletes at most [`BATCH`] rows and returns their
+/// number.
+pub trait Step<'t>: Send + Sync + 'static {
+    /// Type of its future.
+    type Future: Future<Output = Result<u64>> + Send + 't;
+    /// Runs the step in a transaction.
+    fn run(&self, tx: &'t mut Tx) -> Self::Future;
+}
+
+impl<'t, F, Fut> Step<'t> for F
+where
+    F: Fn(&'t mut Tx) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<u64>> + Send + 't,
+{
+    type Future = Fut;
+    fn run(&self, tx: &'t mut Tx) -> Fut {
+        self(tx)
+    }
+}
+
+type StepFuture<'t> = Pin<Box<dyn Future<Output = Result<u64>> + Send + 't>>;
+
+/// A step of any type.
+pub type BoxedStep = Arc<dyn for<'t> Fn(&'t mut Tx) -> StepFuture<'t> + Send + Sync>;
+
+/// Boxes a step.
+pub fn boxed<S: for<'t> Step<'t>>(step: S) -> BoxedStep {
+    Arc::new(move |tx| Box::pin(step.run(tx)))
+}
+
+/// Runs the steps of a database at once, then every hour until `stop`.
+pub async fn run(db: Db, steps: Vec<BoxedStep>, stop: CancellationToken) {
+    let common = [
+        boxed(idempotency::delete_expired),
+        boxed(delete_inbox),
+        boxed(delete_dead_letters),
+        boxed(delete_mails),
+    ];
+    let steps: Vec<_> = common.into_iter().chain(steps).collect();
+    loop {
+        for step in &steps {
+            if let Err(error) = run_step(&db, step, &stop).await {
+                tracing::warn!(%error, service = db.name(), "old rows were not deleted; this is retried");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Repeats a step until it finds no more rows.
+async fn run_step(db: &Db, step: &BoxedStep, stop: &CancellationToken) -> Result<()> {
+    let batch = async |tx: &mut Tx| step(tx).await;
+    while !stop.is_cancelled() && db.write_as_system("retention", batch).await? > 0 {}
+    Ok(())
+}
+
+async fn delete_inbox(tx: &mut Tx) -> Result<u64> {
+    // Event ids begin with the time of their creation, so the primary key finds the oldest.
+    let before: OffsetDateTime = tx.now - INBOX_RETENTION;
+    let expired = sqlx::query!(
+        "delete from inbox where event_id in (
+             select event_id from inbox where event_id < $1 and received_at < $2
+             order by event_id limit $3)",
+        id::lower_bound(before),
+        before,
+        BATCH,
+    );
+    Ok(expired.execute(tx.conn()).await?.rows_affected())
+}
+
+async fn delete_dead_letters(tx: &mut Tx) -> Result<u64> {
+    let expired = sqlx::query!(
+        "delete from dead_letter where event_id in (
+             select event_id from dead_letter where died_at < $1 limit $2)",
+        tx.now - DEAD_LETTER_RETENTION,
+        BATCH,
+    );
+    Ok(expired.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Deletes mails that were sent, or not sent after all attempts.
+async fn delete_mails(tx: &mut Tx) -> Result<u64> {
+    let before = tx.now - MAIL_RETENTION;
+    let expired = sqlx::query!(
+        "delete from mail where id in (
+             select id from mail where id < $1 and coalesce(sent_at, due_at) < $2
+             order by id limit $3)",
+        id::lower_bound(before),
+        before,
+        BATCH,
+    );
+    Ok(expired.execute(tx.conn()).await?.rows_affected())
+}

@@ -1,0 +1,180 @@
+//! Push webhooks of git servers: signed pushes deploy the environments that follow a branch.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use testkit::{Suite, eventually};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{
+    fake_runner::FakeRunner,
+    hosting::{Hosting, PROJECTS, TASKS},
+    world::text,
+};
+
+/// Sends a POST like a git server; returns the status and the body.
+pub(crate) async fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{more}\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.trim().to_owned())
+}
+
+/// HMAC-SHA256 of a body in hexadecimal digits.
+pub(crate) fn signature(secret: &str, body: &str) -> String {
+    let mac = chassis::key::hmac_sha256(secret.as_bytes(), body.as_bytes());
+    mac.iter().map(|it| format!("{it:02x}")).collect()
+}
+
+/// Body of a push event.
+pub(crate) fn push_body(branch: &str, commit: &str) -> String {
+    json!({ "ref": format!("refs/heads/{branch}"), "after": commit, "user_username": "ann" })
+        .to_string()
+}
+
+/// Rotates the push secret of a project; returns the path of its webhook and the secret.
+pub(crate) async fn rotate_hook(hosting: &Hosting) -> (String, String) {
+    let method = format!("{PROJECTS}/RotatePushSecret");
+    let rotated = hosting.owner().call_ok(&method, hosting.world.project_request(json!({}))).await;
+    let path = text(&rotated["url"]);
+    let path = path[path.find("/hooks/").unwrap()..].to_owned();
+    (path, text(&rotated["secret"]))
+}
+
+/// Sends a signed push in the format of Gitea; returns the status and the body.
+pub(crate) async fn push(suite: &Suite, hook: &(String, String), branch: &str) -> (u16, String) {
+    let (path, secret) = hook;
+    let body = push_body(branch, &"a".repeat(40));
+    let signed = signature(secret, &body);
+    let headers = [("x-gitea-event", "push"), ("x-gitea-signature", signed.as_str())];
+    post(suite.address, path, &headers, &body).await
+}
+
+/// PE-46: pushes in the formats of GitHub, GitLab and Gitea deploy the pushed commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_deploys_its_commit() {
+    let suite = Suite::start().await;
+    let hosting = Hosting::new(&suite).await;
+    let follows = hosting.create_environment(json!({ "name": "main", "autoDeploy": true })).await;
+    let manual = hosting.create_environment(json!({ "name": "other" })).await;
+    let (path, secret) = rotate_hook(&hosting).await;
+    for (number, format) in ["github", "gitea", "gitlab"].into_iter().enumerate() {
+        let commit = hosting.repository.commit(format);
+        let body = push_body("main", &commit);
+        let signed = signature(&secret, &body);
+        let headers: Vec<(&str, String)> = match format {
+            "github" => vec![
+                ("x-github-event", "push".to_owned()),
+                ("x-hub-signature-256", format!("sha256={signed}")),
+            ],
+            "gitea" => vec![("x-gitea-event", "push".to_owned()), ("x-gitea-signature", signed)],
+            _ => {
+                vec![("x-gitlab-event", "Push Hook".to_owned()), ("x-gitlab-token", secret.clone())]
+            }
+        };
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let answer = post(suite.address, &path, &headers, &body).await;
+        assert_eq!(answer, (202, "1 deployed, 0 waiting".to_owned()));
+        let page = async || hosting.page(&follows, "/").await.starts_with(format).then_some(());
+        eventually("the page", page).await;
+        eventually("the end of the deployment", async || {
+            (hosting.state(&follows).await == "RUNNING").then_some(())
+        })
+        .await;
+        let list = hosting
+            .owner()
+            .call_ok(&format!("{TASKS}/ListTasks"), hosting.request(&follows, json!({})))
+            .await;
+        let tasks = list["tasks"].as_array().unwrap();
+        assert_eq!(tasks.len(), number + 1);
+        assert_eq!(
+            (&tasks[0]["trigger"], &tasks[0]["commit"]),
+            (&json!("TASK_TRIGGER_PUSH"), &json!(commit))
+        );
+        assert_eq!(tasks[0]["commitSubject"], "Change the page");
+    }
+    assert_eq!(hosting.state(&manual).await, "PENDING");
+    suite.finish().await;
+}
+
+/// PE-46: unsigned pushes are rejected; other events and pushes to other branches are accepted and ignored.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_signed_pushes_to_followed_branches_deploy() {
+    let suite = Suite::start().await;
+    let hosting = Hosting::new(&suite).await;
+    hosting.create_environment(json!({ "name": "main", "autoDeploy": true })).await;
+    let (path, old) = rotate_hook(&hosting).await;
+    let (_, secret) = rotate_hook(&hosting).await;
+    let body = push_body("main", &"a".repeat(40));
+    let send = async |path: &str, event: &str, secret: &str, body: &str| {
+        let signed = format!("sha256={}", signature(secret, body));
+        let headers = [("x-github-event", event), ("x-hub-signature-256", signed.as_str())];
+        post(suite.address, path, &headers, body).await
+    };
+    assert_eq!(send(&path, "push", &old, &body).await.0, 401, "the old secret is revoked");
+    assert_eq!(send(&path, "push", "guessed", &body).await.0, 401);
+    let unknown = format!("/hooks/push/{}", chassis::id::new());
+    assert_eq!(send(&unknown, "push", &secret, &body).await.0, 401);
+    assert_eq!(send("/hooks/push/x", "push", &secret, &body).await.0, 401);
+    let changed = signature(&secret, &body);
+    let changed = [("x-github-event", "push"), ("x-hub-signature-256", changed.as_str())];
+    assert_eq!(post(suite.address, &path, &changed, &body.replace("main", "evil")).await.0, 401);
+    for (event, body) in [
+        ("ping", "{}".to_owned()),
+        ("push", push_body("feature", &"a".repeat(40))),
+        ("push", push_body("main", &"0".repeat(40))),
+        ("push", "no json".to_owned()),
+    ] {
+        assert_eq!(send(&path, event, &secret, &body).await.0, 200, "{event} {body}");
+    }
+    assert_eq!(suite.count("select count(*) from project.task").await, 0);
+    suite.finish().await;
+}
+
+/// PE-46: pushes to a busy environment wait; only the last of them is deployed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_waiting_pushes_the_last_is_deployed() {
+    let suite = Suite::start().await;
+    let runner = FakeRunner::new(&suite).await;
+    let hosting = &runner.hosting;
+    runner.heartbeat().await;
+    let draft = json!({ "name": "main", "autoDeploy": true, "serverId": runner.server });
+    let id = hosting.create_environment(draft).await;
+    let (path, secret) = rotate_hook(hosting).await;
+    let mut answers = vec![];
+    for number in 1..6 {
+        let body = push_body("main", &number.to_string().repeat(40));
+        let signed = signature(&secret, &body);
+        let headers = [("x-gitea-event", "push"), ("x-gitea-signature", signed.as_str())];
+        answers.push(post(suite.address, &path, &headers, &body).await.1);
+    }
+    assert_eq!(answers[0], "1 deployed, 0 waiting");
+    assert!(answers[1..].iter().all(|it| it == "0 deployed, 1 waiting"), "{answers:?}");
+    let tasks = "select count(*) from project.task";
+    assert_eq!(suite.count(tasks).await, 1);
+    let result = json!({ "commit": "1111111", "url": "http://127.0.0.1:1" });
+    let first = runner.lease_task().await;
+    runner.finish_task(&first, result.clone()).await.unwrap();
+    assert_eq!(hosting.state(&id).await, "DEPLOYING", "the waiting push is deployed");
+    let second = runner.lease_task().await;
+    assert_ne!(second["taskId"], first["taskId"]);
+    runner.finish_task(&second, result).await.unwrap();
+    assert_eq!((runner.lease_task().await, suite.count(tasks).await), (Value::Null, 2));
+    suite.finish().await;
+}

@@ -1,0 +1,86 @@
+//! Cleanup jobs: each table keeps its rows for its retention time.
+
+use chassis::clock::Duration;
+use serde_json::json;
+use testkit::{Suite, eventually};
+
+use crate::{identity::password_attacks::Totp, support::world::World};
+
+/// Number of unfinished external logins: more than one batch of the job.
+const SIGN_INS: i64 = 2_500;
+
+/// Creates rows in every table that grows with time.
+async fn create_rows(suite: &Suite) {
+    let world = World::new(suite).await;
+    Totp::enable(suite, &world.viewer).await;
+    let login = json!({ "email": world.viewer.email, "password": testkit::PASSWORD });
+    suite.client.call_json("identity.v1.SessionService/Login", login).await.unwrap();
+    let reset = json!({ "email": world.owner.email });
+    suite.client.call_json("identity.v1.UserService/RequestPasswordReset", reset).await.unwrap();
+    suite.mailbox.token(&world.owner.email, "tny_rst_").await.unwrap();
+    let logins = "insert into identity.external_login (id, sealed, expires_at)
+                 select gen_random_uuid(), '', $2 from generate_series(1, $1)";
+    let logins = sqlx::query(logins).bind(SIGN_INS).bind(suite.clock.now());
+    logins.execute(&suite.pool).await.unwrap();
+    let dead_letter =
+        "insert into invitation.dead_letter (event_id, type, envelope, error, died_at)
+                values (gen_random_uuid(), 'x', '', '', $1)";
+    sqlx::query(dead_letter).bind(suite.clock.now()).execute(&suite.pool).await.unwrap();
+    suite.wait_for_log().await;
+}
+
+/// Number of rows of a table.
+async fn rows(suite: &Suite, table: &'static str) -> i64 {
+    let count = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
+    sqlx::query_scalar(count).fetch_one(&suite.pool).await.unwrap()
+}
+
+/// Advances the clock and restarts the suite, which runs the jobs; waits until the tables `emptied` are empty
+/// and checks that the tables `kept` are not.
+async fn after_days(
+    suite: Suite,
+    days: i64,
+    emptied: &[&'static str],
+    kept: &[&'static str],
+) -> Suite {
+    suite.clock.advance(Duration::days(days));
+    let suite = suite.restart(async |_| {}).await;
+    eventually("the end of old rows", async || {
+        for table in emptied {
+            if rows(&suite, table).await > 0 {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    for table in kept {
+        assert!(rows(&suite, table).await > 0, "{table} after {days} more days");
+    }
+    suite
+}
+
+/// Each table keeps its rows for its own time. Mailed links are the last step of the job of identity.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_deleted_after_their_retention() {
+    let suite = Suite::start().await;
+    create_rows(&suite).await;
+    let sign_ins = ["identity.login_challenge", "identity.external_login", "identity.mailed_link"];
+    let long = ["identity.mail", "identity.session", "invitation.inbox", "invitation.invitation"];
+    let suite = after_days(suite, 2, &sign_ins, &long).await;
+    let kept = ["identity.mail", "invitation.inbox", "invitation.invitation"];
+    let suite = after_days(suite, 29, &["identity.session"], &kept).await;
+    let kept = ["invitation.inbox", "invitation.invitation", "invitation.dead_letter"];
+    let suite = after_days(suite, 30, &["identity.mail"], &kept).await;
+    let emptied = [
+        "identity.inbox",
+        "invitation.inbox",
+        "invitation.dead_letter",
+        "invitation.invitation",
+        "invitation.acceptance",
+        "identity.idempotency",
+        "invitation.idempotency",
+    ];
+    let suite = after_days(suite, 60, &emptied, &["identity.account", "identity.member"]).await;
+    suite.finish().await;
+}

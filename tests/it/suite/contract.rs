@@ -1,0 +1,143 @@
+//! Rules of the contract, checked for every method.
+
+use chassis::rule::{Audience, Rules};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind};
+use testkit::Suite;
+use tonic::Code;
+
+use crate::support::raw::{self, reason};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_public_methods_answer_anonymous_callers() {
+    let suite = Suite::start().await;
+    let channel = raw::connect(suite.address).await;
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    for method in raw::methods() {
+        let name = raw::name(&method);
+        let answer = raw::call(&channel, &name, None, vec![]).await;
+        let public = rules.get(&format!("/{name}")).unwrap().audience == Audience::Public;
+        match answer {
+            Err(status) if !public => {
+                assert_eq!(status.code(), Code::Unauthenticated, "{name}");
+                assert_eq!(reason(&status), "MISSING_CREDENTIAL", "{name}");
+            }
+            Ok(_) if !public => panic!("{name} answered"),
+            Err(status) => assert_ne!(status.code(), Code::Unauthenticated, "{name}"),
+            Ok(_) => {}
+        }
+    }
+    suite.finish().await;
+}
+
+#[test]
+fn every_method_has_an_example_that_its_request_accepts() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    for method in raw::methods() {
+        let name = raw::name(&method);
+        let example = &rules.get(&format!("/{name}")).unwrap().example;
+        let descriptor = pool.get_message_by_name(method.input().full_name()).unwrap();
+        let mut json = serde_json::Deserializer::from_str(example);
+        let parsed = DynamicMessage::deserialize(descriptor, &mut json);
+        assert!(parsed.is_ok(), "{name}: {example}: {parsed:?}");
+    }
+}
+
+#[test]
+fn every_method_is_a_read_or_declares_its_events() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    // Progress reports, appended events and cosignatures are not events.
+    let without_events = [
+        "tenantry.project.v1.RunnerService/ReportProgress",
+        "tenantry.audit.v1.IngestService/Append",
+        "tenantry.audit.v1.LogService/AddCosignature",
+    ];
+    for rule in rules.iter() {
+        let has_none = without_events.contains(&rule.method.as_str());
+        assert_eq!(rule.read || has_none, rule.emits.is_empty(), "{}", rule.method);
+        for event in &rule.emits {
+            assert!(pool.get_message_by_name(event).is_some(), "{}: {event}", rule.method);
+        }
+    }
+}
+
+/// True if the rules of a text, or of the texts in a list, limit its characters.
+fn limits_characters(rules: &DynamicMessage, list: bool) -> bool {
+    if list {
+        let items = get(rules, "repeated").and_then(|it| get(&it, "items"));
+        return items.is_some_and(|it| limits_characters(&it, false));
+    }
+    let text = get(rules, "string");
+    text.is_some_and(|it| ["pattern", "uuid"].iter().any(|rule| it.has_field_by_name(rule)))
+}
+
+/// A field that is a message.
+fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
+    message.get_field_by_name(field)?.as_message().cloned()
+}
+
+/// Texts of programs, commits and git, which the service cleans and truncates instead of rejecting them.
+const UNVALIDATED: [&str; 12] = [
+    "EnvironmentReport.detail",
+    "FinishTaskRequest.commit_author",
+    "FinishTaskRequest.commit_subject",
+    "FinishTaskRequest.error_message",
+    "FinishTaskRequest.url",
+    "HeartbeatRequest.database_address",
+    "HeartbeatRequest.isolation",
+    "HeartbeatRequest.limits",
+    "HeartbeatRequest.shared_address",
+    "HeartbeatRequest.version",
+    "ReportProgressRequest.current_step",
+    "ReportProgressRequest.log_lines",
+];
+
+/// Rules reject NUL, control and bidirectional characters; a text without a rule would accept them.
+#[test]
+fn every_text_of_a_request_has_a_character_rule() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let option = pool.get_extension_by_name("buf.validate.field").unwrap();
+    let mut messages: Vec<_> =
+        raw::methods().iter().map(prost_reflect::MethodDescriptor::input).collect();
+    while let Some(message) = messages.pop() {
+        for field in message.fields() {
+            let options = field.options();
+            let rules = options.get_extension(&option);
+            let rules = rules.as_message().unwrap();
+            match field.kind() {
+                Kind::Message(inner) if inner.full_name().starts_with("tenantry.") => {
+                    messages.push(inner);
+                }
+                Kind::String => {
+                    let name = field.full_name();
+                    let is_unvalidated = name
+                        .strip_prefix("tenantry.project.v1.")
+                        .is_some_and(|it| UNVALIDATED.contains(&it));
+                    assert_ne!(limits_characters(rules, field.is_list()), is_unvalidated, "{name}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// An event is named like its audit action: `team.member_added` is TeamMemberAdded.
+#[test]
+fn events_are_named_like_their_actions() {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let option = pool.get_extension_by_name("tenantry.event.v1.action").unwrap();
+    let mut count = 0;
+    for message in pool.all_messages() {
+        let options = message.options();
+        if !options.has_extension(&option) {
+            continue;
+        }
+        let action = options.get_extension(&option).as_str().unwrap().to_owned();
+        let words = action.split(['.', '_']);
+        let expected: String = words.map(|it| it[..1].to_uppercase() + &it[1..]).collect();
+        assert_eq!(message.name(), expected, "{action}");
+        count += 1;
+    }
+    assert!(count > 100, "{count} events");
+}

@@ -1,0 +1,94 @@
+//! The demo scenario in one process, with JetStream, and in separate processes.
+
+use tenantry::{
+    client::Client,
+    demo::{Console, Outcome, run_scenario},
+};
+use testkit::{Nats, Options, Smtp, Suite, eventually};
+
+use crate::support::service_processes::ServiceProcesses;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scenario_in_one_process() {
+    let suite = Suite::start().await;
+    let outcome = run_scenario(&suite.services(), &suite.mailbox, Console::quiet()).await.unwrap();
+    assert_entries_complete(&outcome);
+    suite.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scenario_in_one_process_with_jetstream() {
+    let nats = Nats::start();
+    let options = Options { nats_url: Some(nats.url()), ..Options::default() };
+    let suite = Suite::start_with(options).await;
+    let outcome = run_scenario(&suite.services(), &suite.mailbox, Console::quiet()).await.unwrap();
+    assert_entries_complete(&outcome);
+    suite.finish().await;
+}
+
+/// The scenario in four service processes and a runner process.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scenario_in_four_processes_with_jetstream() {
+    let processes = ServiceProcesses::start().await;
+    let runner = processes.start_runner();
+    let outcome = run_scenario(&processes.clients, &processes.mailbox, Console::quiet()).await;
+    let outcome = outcome.unwrap_or_else(|error| panic!("{error:#}\n{}", processes.logs()));
+    assert_entries_complete(&outcome);
+    let owner = processes.clients.invitation.with_token(&outcome.owner_token);
+    wait_for_notifications(&owner).await;
+    assert!(runner.stop(), "the runner drains");
+    processes.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_mail_is_sent_by_smtp() {
+    let smtp = Smtp::start().await;
+    let suite =
+        Suite::start_with(Options { smtp_url: Some(smtp.url()), ..Options::default() }).await;
+    let register = api::identity::RegisterRequest {
+        email: "ann@example.com".to_owned(),
+        password: testkit::PASSWORD.to_owned(),
+        ..Default::default()
+    };
+    let method = "tenantry.identity.v1.UserService/Register";
+    let _: api::identity::RegisterResponse = suite.client.call(method, register).await.unwrap();
+    let mail = eventually("a mail", async || smtp.mails().pop()).await;
+    assert!(mail.contains("To: ann@example.com") && mail.contains("tny_ver_"), "{mail}");
+    assert!(mail.contains("Message-ID: <"), "{mail}");
+    suite.finish().await;
+}
+
+/// Waits for notifications of the Owner about events of other services (NO-10).
+async fn wait_for_notifications(owner: &Client) {
+    let has_both = async || {
+        let list = serde_json::json!({ "pageSize": 100 });
+        let method = "notification.v1.NotificationService/ListNotifications";
+        let all = owner.call_json(method, list).await.unwrap().to_string();
+        ["member.joined", "deployment.completed"].iter().all(|it| all.contains(it)).then_some(())
+    };
+    eventually("notifications", has_both).await;
+}
+
+/// Checks that each entry has actor, resource, time, origin, and the states before and after (AU-1).
+fn assert_entries_complete(outcome: &Outcome) {
+    for entry in &outcome.entries {
+        let envelope = entry.envelope.as_ref().unwrap();
+        let actor = envelope.actor.as_ref().unwrap();
+        let resource = envelope.resource.as_ref().unwrap();
+        assert!(!actor.id.is_empty() && !resource.id.is_empty(), "{envelope:?}");
+        assert!(envelope.occur_time.is_some() && envelope.event.is_some(), "{envelope:?}");
+        let origin = envelope.origin.as_ref().unwrap();
+        assert!(!origin.request_id.is_empty(), "{envelope:?}");
+        if actor.kind() == api::event::ActorKind::User {
+            assert_eq!(origin.address, "127.0.0.1", "{envelope:?}");
+            assert!(!actor.email.is_empty() && !actor.credential_id.is_empty(), "{envelope:?}");
+        }
+    }
+    let changed = outcome.entries.iter().find_map(|it| {
+        let event = it.envelope.as_ref()?.event.as_ref()?;
+        event.to_msg::<api::identity::MemberRoleChanged>().ok()
+    });
+    let changed = changed.expect("the change of Bob's role");
+    assert_eq!(changed.before.unwrap().role(), api::identity::OrgRole::Developer);
+    assert_eq!(changed.after.unwrap().role(), api::identity::OrgRole::Viewer);
+}

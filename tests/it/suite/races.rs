@@ -1,0 +1,118 @@
+//! Concurrent acceptances and deployments: limits hold exactly.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use api::{identity as id, project as prj};
+use tenantry::client::CallError;
+use testkit::Suite;
+
+use crate::{
+    invitation::acceptance::{accept_with, invite},
+    support::world::create_project,
+};
+
+/// IN-13, ID-12: ten guests on a link with three uses, then on one free seat.
+#[tokio::test(flavor = "multi_thread")]
+async fn acceptances_are_limited_by_uses_and_seats() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let org_id = ann.create_organization("acme").await.unwrap();
+    let mut guests = vec![];
+    for i in 0..10 {
+        guests.push(suite.person(&format!("guest{i}@example.com")).await);
+    }
+    invite(&ann, &org_id, "link@example.com", id::OrgRole::Viewer, 3, vec![]).await.unwrap();
+    let token = suite.mailbox.token("link@example.com", "tny_inv_").await.unwrap();
+    assert_eq!(
+        all_accept(&guests, &token).await,
+        outcomes(&[("INVITATION_EXHAUSTED", 7), ("OK", 3)])
+    );
+
+    // Four members, five seats.
+    invite(&ann, &org_id, "more@example.com", id::OrgRole::Viewer, 10, vec![]).await.unwrap();
+    let token = suite.mailbox.token("more@example.com", "tny_inv_").await.unwrap();
+    ann.change_plan(&org_id, id::Plan::Starter).await.unwrap();
+    let outcome_counts = all_accept(&guests, &token).await;
+    let expected = outcomes(&[("ALREADY_MEMBER", 3), ("MEMBER_LIMIT_REACHED", 6), ("OK", 1)]);
+    assert_eq!(outcome_counts, expected);
+    assert_eq!(suite.count("select count(*) from identity.member").await, 5);
+    suite.finish().await;
+}
+
+fn outcomes(counts: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
+}
+
+/// All guests accept at once and retry conflicts; returns the number of guests by outcome.
+async fn all_accept(guests: &[testkit::Person], token: &str) -> BTreeMap<String, usize> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for guest in guests {
+        let guest = guest.clone();
+        let token = token.to_owned();
+        tasks.spawn(async move {
+            loop {
+                match accept_with(&guest, &token).await {
+                    Ok(_) => return "OK".to_owned(),
+                    Err(refusal) if refusal.reason == "CONFLICT" => {}
+                    Err(refusal) => return refusal.reason,
+                }
+            }
+        });
+    }
+    let mut outcomes = BTreeMap::new();
+    for outcome in tasks.join_all().await {
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    outcomes
+}
+
+/// PE-24, PE-25: of concurrent deployments one starts a task; the same request id returns the same task.
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_deployments_start_one_task() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let org_id = ann.create_organization("acme").await.unwrap();
+    let project_id = create_project(&ann, &org_id).await;
+    let create = prj::CreateEnvironmentRequest {
+        org_id: org_id.clone(),
+        project_id: project_id.clone(),
+        name: "main".to_owned(),
+        ..Default::default()
+    };
+    let method = "tenantry.project.v1.EnvironmentService/CreateEnvironment";
+    let created: prj::CreateEnvironmentResponse = ann.client.call(method, create).await.unwrap();
+    let environment_id = created.environment.unwrap().id;
+    let request_id = chassis::id::new().to_string();
+    let deploy = |request_id: String| prj::DeployEnvironmentRequest {
+        org_id: org_id.clone(),
+        project_id: project_id.clone(),
+        environment_id: environment_id.clone(),
+        request_id,
+        modules: vec![],
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    let client = Arc::new(ann.client.clone());
+    for i in 0..16 {
+        let request_id =
+            if i % 2 == 0 { request_id.clone() } else { chassis::id::new().to_string() };
+        let client = client.clone();
+        let deploy = deploy(request_id.clone());
+        tasks.spawn(async move {
+            let method = "tenantry.project.v1.EnvironmentService/DeployEnvironment";
+            let answer: Result<prj::DeployEnvironmentResponse, CallError> =
+                client.call(method, deploy).await;
+            answer.map(|it| it.task.unwrap().id).map_err(|it| it.reason)
+        });
+    }
+    let answers = tasks.join_all().await;
+    let mut ids: Vec<_> = answers.iter().filter_map(|it| it.as_ref().ok()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{answers:?}");
+    let reasons = answers.iter().filter_map(|it| it.as_ref().err());
+    assert!(reasons.clone().all(|it| it == "TASK_IN_PROGRESS"), "{answers:?}");
+    assert!(reasons.count() >= 7, "{answers:?}");
+    let queued = "select count(*) from project.task";
+    assert_eq!(suite.count(queued).await, 1);
+    suite.finish().await;
+}

@@ -1,0 +1,101 @@
+//! Layers of the services: pure rules, SQL in stores, contract messages at the edge.
+
+use std::collections::BTreeSet;
+
+use prost_reflect::DescriptorPool;
+
+use super::{Source, assert_none, files, services};
+
+/// Files at the edge of a service, which convert between the contract and the domain.
+const EDGE_FILES: [&str; 2] = ["rpc.rs", "wire.rs"];
+
+/// Files directly in `src/` of a service are pure rules, so that unit tests need nothing else.
+#[test]
+fn rules_do_no_io() {
+    for service in services() {
+        for Source { path, text } in files(&format!("services/{service}/src"), &[".rs"]) {
+            let is_direct = path.matches('/').count() == 3;
+            let wiring = ["main.rs", "lib.rs", "reactions.rs", "mails.rs", "rpc.rs"];
+            let is_wiring = wiring.iter().any(|name| path.ends_with(name));
+            // Exceptions of ARCHITECTURE.md: they load the facts of a decision.
+            let exceptions = ["identity/src/access.rs", "identity/src/project_access.rs"];
+            if !is_direct || is_wiring || exceptions.iter().any(|name| path.ends_with(name)) {
+                continue;
+            }
+            let rules = text.split("#[cfg(test)]").next().unwrap();
+            for io in ["tonic::", "sqlx::query", "tokio::", ".await"] {
+                assert!(!rules.contains(io), "{path} is a rule and contains {io}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sql_is_in_stores_and_names_its_columns() {
+    for Source { path, text } in files("services", &[".rs"]) {
+        let macros = ["query!(", "query_as!(", "query_scalar!("];
+        let has_sql = macros.iter().any(|name| text.contains(name));
+        assert!(!has_sql || path.ends_with("store.rs"), "{path} contains SQL");
+        assert!(!text.to_lowercase().contains("select *"), "{path} selects *");
+    }
+}
+
+#[test]
+fn no_service_reads_the_schema_of_another() {
+    for Source { path, text } in files("services", &["store.rs", ".sql"]) {
+        for other in services().filter(|name| !path.starts_with(&format!("services/{name}/"))) {
+            for word in ["from", "join", "into", "update"] {
+                assert!(!text.contains(&format!("{word} {other}.")), "{path} reads {other}");
+            }
+        }
+    }
+}
+
+/// Names of the request and response messages of the methods that a service serves.
+fn own_messages(packages: &[&str]) -> BTreeSet<String> {
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let methods = pool
+        .services()
+        .filter(|service| packages.contains(&service.package_name()))
+        .flat_map(|service| service.methods().collect::<Vec<_>>());
+    let names = methods.flat_map(|method| [method.input(), method.output()]);
+    names
+        .filter(|message| packages.contains(&message.package_name()))
+        .map(|message| message.name().to_owned())
+        .collect()
+}
+
+/// True for files that convert contract messages: `rpc.rs`, `wire.rs`, and the pages and hooks over HTTP.
+fn is_edge(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let folders: Vec<_> = path.split('/').collect();
+    EDGE_FILES.contains(&name)
+        || ["page.rs", "hook.rs"].contains(&name)
+        || ["rpc", "wire", "page", "hook"].iter().any(|folder| folders.contains(folder))
+}
+
+/// Commands, rules and stores use domain types: only files at the edge name the messages of the own service.
+#[test]
+fn only_the_edge_names_contract_messages() {
+    let mut violations = vec![];
+    for service in chassis::registry::SERVICES {
+        let messages = own_messages(service.packages);
+        for Source { path, text } in files(&format!("services/{}/src", service.name), &[".rs"]) {
+            let is_test = path.ends_with("tests.rs") || path.contains("/tests/");
+            // A repeated acceptance is recognized by its whole message, before anything else happens.
+            let is_exception = path.ends_with("invitation/acceptance/commands.rs");
+            if is_edge(&path) || is_test || is_exception {
+                continue;
+            }
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let words: BTreeSet<_> = code.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+            for name in messages.iter().filter(|name| words.contains(name.as_str())) {
+                violations.push(format!("{path}: {name}"));
+            }
+        }
+    }
+    assert_none(
+        &violations,
+        "only rpc.rs, wire.rs, page and hook files name requests and responses",
+    );
+}

@@ -1,0 +1,57 @@
+//! Stop of the deployments that a suite leaves running.
+
+use std::{path::Path, process::Command};
+
+/// Kills everything that was deployed below a data directory: deployments outlive the suite.
+pub fn stop_deployments(folder: &Path) {
+    stop_deployments_of_runner(&folder.join("runner"));
+}
+
+/// Kills everything that was deployed below the working directory of a runner.
+pub fn stop_deployments_of_runner(folder: &Path) {
+    let pid_file = folder.join("services/postgres/postmaster.pid");
+    let pid_file = std::fs::read_to_string(pid_file).unwrap_or_default();
+    let server = pid_file.lines().next().and_then(|line| line.trim().parse().ok());
+    if let Some(server) = server.and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(server, rustix::process::Signal::INT);
+    }
+    let Ok(environments) = std::fs::read_dir(folder) else { return };
+    for environment in environments.flatten().map(|it| it.path()) {
+        stop_environment(&environment);
+    }
+}
+
+/// Kills the sandboxes of an environment with all their processes, and removes its network namespace.
+fn stop_environment(environment: &Path) {
+    let read = |name: &str| -> serde_json::Value {
+        let text = std::fs::read(environment.join(name)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    };
+    let record = read("record.json");
+    let starting = read("starting");
+    let roots = [&record["process"]["pid"], &record["previous"]["pid"], &starting["pid"]];
+    for root in roots.into_iter().filter_map(serde_json::Value::as_i64) {
+        // The child of a sandbox is the init process of its pid namespace.
+        let children = std::fs::read_to_string(format!("/proc/{root}/task/{root}/children"));
+        let children = children.unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|it| it.parse().ok());
+        for pid in i32::try_from(root).into_iter().chain(children) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+    let id = environment.file_name().unwrap_or_default().to_string_lossy().replace('-', "");
+    for controller in ["", "cpu", "memory", "pids"] {
+        let groups = Path::new("/sys/fs/cgroup").join(controller).join("tenantry");
+        for group in std::fs::read_dir(groups).into_iter().flatten().flatten() {
+            if group.file_name().to_string_lossy().replace('-', "").starts_with(&id) {
+                let _ = std::fs::remove_dir(group.path());
+            }
+        }
+    }
+    if rustix::process::geteuid().is_root() && id.len() == 32 {
+        let namespace = format!("tny-{}", &id[16..]);
+        let _ = Command::new("ip").args(["netns", "delete", &namespace]).output();
+    }
+}

@@ -1,0 +1,106 @@
+//! A real `nats-server` with JetStream on a free port.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A NATS server; stops with the test.
+pub struct Nats {
+    child: Child,
+    folder: TempDir,
+    port: u16,
+    with_permissions: bool,
+}
+
+impl Nats {
+    /// Starts a server.
+    pub fn start() -> Self {
+        Self::launch(false)
+    }
+
+    /// Starts a server with the permissions of `deploy/nats.conf`: each service has a user of its name.
+    pub fn start_with_permissions() -> Self {
+        Self::launch(true)
+    }
+
+    fn launch(with_permissions: bool) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        if with_permissions {
+            let text = include_str!("../../../deploy/nats.conf");
+            // The port is given on the command line; older servers reject `sync_interval: always`.
+            let text = text.replace("port: 4222\n", "").replace(", sync_interval: always", "");
+            let text = text.replace("/data", &folder.path().to_string_lossy());
+            std::fs::write(folder.path().join("nats.conf"), text).expect("a file");
+        }
+        let (child, port) = spawn(&folder, "-1", with_permissions);
+        Self { child, folder, port, with_permissions }
+    }
+
+    /// URL of the server.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// URL with the credentials of a service, for a server with permissions.
+    pub fn url_as(&self, service: &str) -> String {
+        format!("nats://{service}:{service}@127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server without a shutdown.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("the server ends");
+    }
+
+    /// Starts the server again on the same port with its stored data.
+    pub fn restart(&mut self) {
+        let (child, _) = spawn(&self.folder, &self.port.to_string(), self.with_permissions);
+        self.child = child;
+    }
+
+    /// Deletes all stored data, like a power cut with default settings can. The server must be stopped.
+    pub fn delete_data(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("jetstream"))
+            .expect("the store is deleted");
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &TempDir, port: &str, with_permissions: bool) -> (Child, u16) {
+    let path = folder.path().to_string_lossy().into_owned();
+    let mut command = Command::new("nats-server");
+    if with_permissions {
+        command.args(["-c", &folder.path().join("nats.conf").to_string_lossy()]);
+    } else {
+        command.args(["-js", "-sd", &path]);
+    }
+    let mut child = command
+        .args(["-a", "127.0.0.1", "-p", port, "--ports_file_dir", &path])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nats-server is installed; `cargo xtask test` installs it");
+    let ports = folder.path().join(format!("nats-server_{}.ports", child.id()));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let text = std::fs::read_to_string(&ports).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let port = json["nats"][0].as_str().and_then(|it| it.rsplit(':').next()?.parse().ok());
+        if let Some(port) = port {
+            return (child, port);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill().and_then(|()| child.wait());
+    panic!("nats-server wrote no file with its port");
+}

@@ -1,0 +1,43 @@
+//! A network link with latency between the suite and PostgreSQL.
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UnixStream},
+};
+
+/// One-way delay of a packet.
+const LATENCY: Duration = Duration::from_millis(2);
+
+/// Forwards a TCP port to a Unix socket with [`LATENCY`]; returns the port.
+pub(crate) async fn slow_link(socket: PathBuf) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::task::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let Ok(server) = UnixStream::connect(&socket).await else { return };
+            let _ = client.set_nodelay(true);
+            let (client_in, client_out) = client.into_split();
+            let (server_in, server_out) = server.into_split();
+            tokio::task::spawn(forward(client_in, server_out));
+            tokio::task::spawn(forward(server_in, client_out));
+        }
+    });
+    port
+}
+
+async fn forward(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        tokio::time::sleep(LATENCY).await;
+        to.write_all(&buffer[..length]).await?;
+    }
+}

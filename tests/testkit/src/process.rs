@@ -1,0 +1,107 @@
+//! Programs of the workspace as processes.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Path of a program of this workspace. `cargo xtask test` builds all of them before it runs the tests.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this program");
+    let folder = test.ancestors().nth(2).expect("the target folder");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built; run `cargo xtask test`", path.display());
+    path
+}
+
+/// User id of an account without rights (`nobody`).
+const NOBODY: u32 = 65_534;
+
+/// A running process; killed with the test.
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts a program of this workspace; its output is appended to a file.
+    pub fn start(name: &str, arguments: &[String], log: &std::path::Path) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let child = Command::new(binary(name))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .expect("the process starts");
+        Self { child }
+    }
+
+    /// Starts a program as `nobody` if the test runs as root.
+    pub fn start_unprivileged(
+        name: &str,
+        arguments: &[String],
+        folder: &std::path::Path,
+        log: &std::path::Path,
+    ) -> Self {
+        // The account has no access to the folder of the workspace.
+        let program = folder.join(name);
+        if !program.exists() {
+            std::fs::copy(binary(name), &program).expect("a copy of the program");
+        }
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir("/").env("HOME", folder).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a log file")).stderr(log);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
+            std::os::unix::process::CommandExt::gid(&mut command, NOBODY);
+            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("a folder");
+        }
+        Self { child: command.spawn().expect("the process starts") }
+    }
+
+    /// Runs a program of this workspace to its end.
+    pub fn run(name: &str, arguments: &[&str]) -> Output {
+        Command::new(binary(name))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the process runs")
+    }
+
+    /// Stops the process with `SIGSTOP` until [`Self::resume`].
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Continues a suspended process (`SIGCONT`).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process number"), signal).expect("the process is running");
+    }
+
+    /// Kills the process (`SIGKILL`).
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process ends");
+    }
+
+    /// Terminates the process (`SIGTERM`) and waits; true if it exits with 0.
+    pub fn stop(mut self) -> bool {
+        self.signal(Signal::TERM);
+        self.child.wait().expect("the process ends").success()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

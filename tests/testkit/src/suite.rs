@@ -1,0 +1,342 @@
+//! The whole suite in the test process, on a free port.
+
+mod end;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use api::{
+    identity::{self as pb, organization_service_client::OrganizationServiceClient},
+    notification::{self as ntf, alert_service_client::AlertServiceClient},
+    project::environment_service_client::EnvironmentServiceClient,
+};
+use chassis::{Clock, Config, FaultInjection, channel::ServiceChannel};
+use host::{DataDir, Host, Telemetry};
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tenantry::{
+    client::Client,
+    demo::{Mailbox, Services},
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Database, Person, database, eventually, network};
+
+/// Settings that differ from the defaults.
+#[derive(Default)]
+pub struct Options {
+    /// URL of a NATS server; without one, events are delivered within the process.
+    pub nats_url: Option<String>,
+    /// Seconds without NATS after which events are sent to the log directly; 0 for the default.
+    pub nats_patience_s: u64,
+    /// URL of a mail server; without one, mails are written to files.
+    pub smtp_url: Option<String>,
+    /// Safety devices that are switched off.
+    pub faults: FaultInjection,
+    /// Adds latency to the connections to the database.
+    pub slow_database: bool,
+    /// Limit on calls in flight; 0 for the default.
+    pub in_flight_max: usize,
+    /// Limit on open connections; 0 for the default.
+    pub connections_max: usize,
+    /// Limit on open calls of one organization; 0 for the default.
+    pub open_calls_per_org_max: usize,
+    /// Addresses of trusted proxies.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Limit on sign-ins per address and minute; 0 for none.
+    pub sign_ins_max: u32,
+    /// Limit on organizations that one account creates; 0 for 1,000.
+    pub created_orgs_max: i64,
+    /// URL of an `OpenID` provider.
+    pub oidc_issuer: Option<String>,
+    /// Limit on invitations per organization and hour; 0 for none.
+    pub invitations_max: i64,
+    /// Limit on invitation mails per address and day; 0 for none.
+    pub invitation_mails_max: i64,
+    /// Error of the clock of the machine, compared with the clock of the database.
+    pub clock_error: chassis::clock::Duration,
+    /// Addresses that are not public and to which webhooks are allowed.
+    pub webhook_exceptions: Vec<String>,
+    /// DNS server for the hosts of webhooks; the one of the system by default.
+    pub webhook_dns: Option<SocketAddr>,
+    /// Verifier keys of the witnesses of the audit log.
+    pub witness_keys: Vec<String>,
+}
+
+/// A running suite.
+pub struct Suite {
+    /// Calls without a credential.
+    pub client: Client,
+    /// Mails that the suite has written to files.
+    pub mailbox: Mailbox,
+    /// Clock of all services.
+    pub clock: Clock,
+    /// Connections to the database, for assertions on tables.
+    pub pool: PgPool,
+    /// Address of the gRPC server.
+    pub address: SocketAddr,
+    /// Channel of the billing system to identity.
+    pub billing_to_identity: ServiceChannel,
+    /// Channel of the project service to audit.
+    pub project_to_audit: ServiceChannel,
+    /// Channel of the project service to identity.
+    pub project_to_identity: ServiceChannel,
+    monitoring_to_invitation: ServiceChannel,
+    billing_to_project: ServiceChannel,
+    options: Options,
+    database: Database,
+    folder: TempDir,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Suite {
+    /// Starts the suite with the defaults.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// Starts the suite with some settings changed.
+    pub async fn start_with(options: Options) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        log();
+        let database = Database::new().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::skewed_by(options.clock_error);
+        Self::launch(options, database, folder, clock).await
+    }
+
+    async fn launch(options: Options, database: Database, folder: TempDir, clock: Clock) -> Self {
+        let mut database_options = database.options.clone();
+        if options.slow_database {
+            let socket = database_options.get_socket().expect("a socket").join(".s.PGSQL.5432");
+            let url =
+                format!("postgres://tenantry@127.0.0.1:{}/x", network::slow_link(socket).await);
+            let over_tcp: PgConnectOptions = url.parse().expect("an address");
+            database_options =
+                over_tcp.database(database_options.get_database().unwrap_or_default());
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let host = host(&options, database_options, folder.path(), address)
+            .with_clock(clock.clone())
+            .with_faults(options.faults);
+        let mut host = install(host);
+        let billing_to_identity = host.client("billing", "identity");
+        let monitoring_to_invitation = host.client("monitoring", "invitation");
+        let billing_to_project = host.client("billing", "project");
+        let project_to_audit = host.client("project", "audit");
+        let project_to_identity = host.client("project", "identity");
+
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let serving = host.run(listener, move || _ = ready.send(()), stopped);
+        let mut running = tokio::task::spawn(serving);
+        tokio::select! {
+            _ = is_ready => {}
+            ended = &mut running => panic!("the suite did not start: {ended:?}"),
+        }
+        let client =
+            Client::connect(&format!("http://{address}"), None).await.expect("the suite answers");
+        let pool =
+            PgPool::connect_with(database.options.clone()).await.expect("the database answers");
+        let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+        Self {
+            client,
+            mailbox,
+            clock,
+            pool,
+            address,
+            billing_to_identity,
+            project_to_audit,
+            project_to_identity,
+            monitoring_to_invitation,
+            billing_to_project,
+            options,
+            database,
+            folder,
+            stop,
+            running,
+        }
+    }
+
+    /// Starts a second instance on the same database and NATS server.
+    pub async fn replica(&self) -> Self {
+        assert!(self.options.nats_url.is_some(), "replicas share a NATS server");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::copy(self.folder.path().join("secret.key"), folder.path().join("secret.key"))
+            .expect("the deployment's key");
+        std::fs::copy(self.folder.path().join("audit.key"), folder.path().join("audit.key"))
+            .expect("the log's key");
+        let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
+        Self::launch(options, self.database.share(), folder, self.clock.clone()).await
+    }
+
+    /// URL of the database for other processes.
+    pub fn database_url(&self) -> String {
+        self.database.url()
+    }
+
+    /// Checks the stored audit log like `tenantry audit fsck`.
+    pub async fn fsck(&self) -> audit::Findings {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["secret.key", "audit.key", "audit.keys", "audit.signed"] {
+            std::fs::copy(self.folder.path().join(name), folder.path().join(name))
+                .expect("a file of the data directory");
+        }
+        let options = self.database.options.clone();
+        let mut host = host(&Options::default(), options, folder.path(), self.address);
+        audit::install(&mut host).expect("the service installs");
+        audit::fsck(&host).await.expect("the log can be read")
+    }
+
+    /// Sets the state of a subscription as the billing system.
+    pub async fn set_subscription(&self, org_id: &str, subscription: pb::Subscription) {
+        let mut billing = OrganizationServiceClient::new(self.billing_to_identity.clone());
+        let request = pb::SetSubscriptionRequest {
+            org_id: org_id.to_owned(),
+            subscription: subscription.into(),
+            ..Default::default()
+        };
+        billing.set_subscription(request).await.expect("the subscription is set");
+    }
+
+    /// Client of the billing system for environments.
+    pub fn billing_environments(&self) -> EnvironmentServiceClient<ServiceChannel> {
+        EnvironmentServiceClient::new(self.billing_to_project.clone())
+    }
+
+    /// Reports an alert as the monitoring system.
+    pub async fn report_alert(&self, report: ntf::ReportAlertRequest) -> Option<ntf::Alert> {
+        let mut monitoring_to_invitation =
+            AlertServiceClient::new(self.monitoring_to_invitation.clone());
+        let answer =
+            monitoring_to_invitation.report_alert(report).await.expect("a report is accepted");
+        answer.into_inner().alert
+    }
+
+    /// Clients of all services over one connection.
+    pub fn services(&self) -> Services {
+        Services::all_in_one(&self.client)
+    }
+
+    /// Data directory of the suite.
+    pub fn data_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Registers a person and signs them in.
+    pub async fn person(&self, email: &str) -> Person {
+        Person::join(&self.client, &self.mailbox, email).await.expect("a person registers")
+    }
+
+    /// Result of a query for one number.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a count")
+    }
+
+    /// Number of events written to outboxes so far, and of entries in the log.
+    pub async fn written_and_logged(&self) -> (i64, i64) {
+        let written = "select coalesce(sum(n), 0)::bigint from (
+                           select sum(last) from identity.outbox_sequence
+                           union all select sum(last) from project.outbox_sequence
+                           union all select sum(last) from invitation.outbox_sequence
+                           union all select sum(last) from audit.outbox_sequence
+                           union all select count(*) from identity.outbox where sequence = 0) as it (n)";
+        let logged = "select coalesce(sum(size), 0)::bigint from audit.tree
+                      where org_id <> 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
+        (self.count(written).await, self.count(logged).await)
+    }
+
+    /// Number of audit entries with an action (`member.removed`).
+    pub async fn count_entries(&self, action: &str) -> i64 {
+        let entries =
+            "select count(*) from audit.entry join audit.term on term.number = entry.action
+                       where value = $1";
+        let entries = sqlx::query_scalar(entries).bind(action);
+        entries.fetch_one(&self.pool).await.expect("a count")
+    }
+
+    /// Number of transactions begun on connections that were already in one.
+    pub fn nested_transactions(&self) -> usize {
+        self.database.nested_transactions()
+    }
+
+    /// Waits until every event is in the log.
+    pub async fn wait_for_log(&self) {
+        eventually("the log of every event", async || {
+            let (written, logged) = self.written_and_logged().await;
+            (written == logged).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Prints the log of the suite with `RUST_LOG=info cargo test …`.
+fn log() {
+    if let Ok(log) = std::env::var("RUST_LOG") {
+        // Fails for the second suite of a process: the subscriber is already set.
+        let _ = Telemetry::start("test", &Config { log, ..database::config() });
+    }
+}
+
+fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: SocketAddr) -> Host {
+    let defaults = database::config();
+    let config = Config {
+        listen: address,
+        invitations_max: options.invitations_max,
+        invitation_mails_max: options.invitation_mails_max,
+        webhook_exceptions: options.webhook_exceptions.clone(),
+        webhook_dns: options.webhook_dns,
+        audit_witness_keys: options.witness_keys.clone(),
+        nats_url: options.nats_url.clone(),
+        smtp_url: options.smtp_url.clone().map(Into::into),
+        local_repositories: true,
+        // Full isolation needs root; without it deployed code runs in a weaker sandbox.
+        allow_weak_isolation: !rustix::process::geteuid().is_root(),
+        nats_patience_s: if options.nats_patience_s == 0 {
+            defaults.nats_patience_s
+        } else {
+            options.nats_patience_s
+        },
+        mail_console: false,
+        created_orgs_max: if options.created_orgs_max == 0 {
+            1_000
+        } else {
+            options.created_orgs_max
+        },
+        sign_ins_max: options.sign_ins_max,
+        trusted_proxies: options.trusted_proxies.clone(),
+        oidc_issuer: options.oidc_issuer.clone(),
+        oidc_client_id: options.oidc_issuer.is_some().then(|| "tenantry".to_owned()),
+        oidc_client_secret: options.oidc_issuer.is_some().then(|| "secret".into()),
+        in_flight_max: or_default(options.in_flight_max, defaults.in_flight_max),
+        connections_max: or_default(options.connections_max, defaults.connections_max),
+        open_calls_per_org_max: or_default(
+            options.open_calls_per_org_max,
+            defaults.open_calls_per_org_max,
+        ),
+        ..defaults
+    };
+    let data = DataDir::open(Some(folder)).expect("a data directory");
+    // If the tests run as root, deployed code runs as another account.
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("a folder");
+    Host::new(config, database, data).expect("a host")
+}
+
+/// A setting, or its default for 0.
+fn or_default(value: usize, default: usize) -> usize {
+    if value == 0 { default } else { value }
+}
+
+fn install(mut host: Host) -> Host {
+    for install in tenantry::INSTALLS {
+        install(&mut host).expect("a service installs");
+    }
+    host
+}

@@ -1,0 +1,109 @@
+//! Stop, restart and final checks of a suite.
+
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tokio::net::TcpListener;
+
+use super::{Suite, host, install};
+use crate::{bounds, deployments::stop_deployments, event_coverage, eventually};
+
+impl Suite {
+    /// Stops the suite, runs `between`, and starts it again on the same data.
+    pub async fn restart(self, between: impl AsyncFnOnce(&PgPool)) -> Self {
+        self.stop.cancel();
+        self.running
+            .await
+            .expect("the suite does not panic")
+            .expect("the suite stops without an error");
+        between(&self.pool).await;
+        self.pool.close().await;
+        Self::launch(self.options, self.database, self.folder, self.clock).await
+    }
+
+    /// Stops the suite, lets `between` copy the database to another server, and starts it there.
+    pub async fn relocate(
+        self,
+        between: impl AsyncFnOnce(&PgConnectOptions) -> PgConnectOptions,
+    ) -> Self {
+        self.stop.cancel();
+        self.running
+            .await
+            .expect("the suite does not panic")
+            .expect("the suite stops without an error");
+        self.pool.close().await;
+        let options = between(&self.database.options).await;
+        let database = self.database.into_copy(options).await;
+        Self::launch(self.options, database, self.folder, self.clock).await
+    }
+
+    /// Stops a replica; its database is shared and stays.
+    pub async fn stop_replica(self) {
+        self.stop.cancel();
+        self.running
+            .await
+            .expect("the suite does not panic")
+            .expect("the suite stops without an error");
+        self.pool.close().await;
+    }
+
+    /// Stops the suite, runs `between`, and returns the error with which the next start must fail.
+    pub async fn restart_error(self, between: impl AsyncFnOnce(&PgPool)) -> String {
+        self.stop.cancel();
+        self.running
+            .await
+            .expect("the suite does not panic")
+            .expect("the suite stops without an error");
+        between(&self.pool).await;
+        self.pool.close().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let database = self.database.options.clone();
+        let host = install(host(&self.options, database, self.folder.path(), address));
+        let serving = host.run(listener, || (), std::future::pending());
+        let ended = tokio::time::timeout(crate::TIMEOUT, serving).await.expect("the start ends");
+        self.database.drop().await;
+        format!("{:#}", ended.expect_err("the start fails"))
+    }
+
+    /// Stops a suite whose log a test has damaged, without the checks of [`Self::finish`].
+    pub async fn stop_unchecked(self) {
+        self.stop.cancel();
+        self.running
+            .await
+            .expect("the suite does not panic")
+            .expect("the suite stops without an error");
+        self.pool.close().await;
+        self.database.drop().await;
+    }
+
+    /// Stops the suite and checks that every event is in the log once and within its declared bounds, that
+    /// there is no dead letter, that no connection is left in a transaction, and that the suite drains.
+    pub async fn finish(self) {
+        self.wait_for_log().await;
+        event_coverage::check(&self.pool).await;
+        let deferred = "select count(*) from (
+                 table identity.deferred_event union all table project.deferred_event union all
+                 table invitation.deferred_event union all table audit.deferred_event) as it";
+        eventually("the end of deferred events", async || {
+            (self.count(deferred).await == 0).then_some(())
+        })
+        .await;
+        bounds::check(&self.pool).await;
+        let dead_letters = "select (select count(*) from identity.dead_letter)
+                         + (select count(*) from project.dead_letter)
+                         + (select count(*) from invitation.dead_letter)";
+        assert_eq!(self.count(dead_letters).await, 0, "there is a dead letter");
+        assert_eq!(self.nested_transactions(), 0, "a transaction began inside another");
+        let open_transactions = "select count(*) from pg_stat_activity
+                     where datname = current_database() and state = 'idle in transaction'
+                       and state_change < now() - interval '1 second'";
+        assert_eq!(self.count(open_transactions).await, 0, "a connection is in a transaction");
+        self.stop.cancel();
+        self.running
+            .await
+            .expect("the suite does not panic")
+            .expect("the suite stops without an error");
+        stop_deployments(self.folder.path());
+        self.pool.close().await;
+        self.database.drop().await;
+    }
+}
