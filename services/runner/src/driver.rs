@@ -28,7 +28,7 @@ pub struct DriverInfo {
     pub limits: String,
 }
 
-/// Metadata of a commit: untrusted text.
+/// Metadata of a commit. Anyone who can push to the repository chooses it, so it is untrusted text.
 #[derive(Clone, Debug, Default)]
 pub struct CommitInfo {
     /// First line of the commit message.
@@ -54,9 +54,11 @@ pub struct TaskOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct ProgressUpdate {
     pub(crate) percent: i32,
+    /// Name of the current step; empty if it has not changed.
     pub(crate) step: &'static str,
-    /// Number of the current step, starting at 1.
+    /// Number of the current step, starting at 1; 0 if it has not changed.
     pub(crate) step_number: i32,
+    /// Number of all steps of the task; 0 if it has not changed.
     pub(crate) step_count: i32,
     /// New log lines.
     pub(crate) lines: Vec<String>,
@@ -118,7 +120,7 @@ impl ProgressReporter {
         line: impl Into<String>,
     ) {
         let update = ProgressUpdate {
-            // The last 10 % stand for reporting the result.
+            // The remaining 10 % are for the report of the result.
             percent: number * 90 / step_count,
             step,
             step_number: number,
@@ -146,7 +148,7 @@ impl ProgressReporter {
     }
 
     async fn send(&self, update: ProgressUpdate) {
-        // The receiver is dropped only when the lease is lost; the task is aborted then, too.
+        // Fails only after the receiver is dropped, which happens when the task has ended or is aborted.
         let _ = self.updates.send(update).await;
     }
 }

@@ -7,12 +7,12 @@ use api::project::HeartbeatRequest;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Settings, client::TaskClient, driver::Driver, task::ActiveLeases};
+use crate::{client::TaskClient, driver::Driver, settings::Settings, task::ActiveLeases};
 
 /// Interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Interval at which programs that ended unexpectedly are looked for.
+/// Interval of the checks for programs that ended unexpectedly.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Interval of disk measurements.
@@ -34,8 +34,8 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Sends heartbeats until `stop` is cancelled. The first one contains no environment reports, because
-    /// they take a while, and until this server is registered, it gets no tasks.
+    /// Sends heartbeats until `stop` is cancelled. The first one registers the server, without which it gets
+    /// no tasks. It contains no environment reports, because collecting them would delay the registration.
     pub(crate) async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let is_first = !self.registered.is_cancelled();
@@ -72,15 +72,15 @@ impl Heartbeat {
             limits: info.limits,
             environments,
             tasks: self.leases.list(),
-            // Only a shared server has one.
+            // The project service ignores the address of a connected server.
             shared_address: self.settings.address.clone(),
             database_address: self.driver.database_address(),
         }
     }
 }
 
-/// Removes environments that the project service does not know, until `stop` is cancelled. Separate from the
-/// heartbeats, because deleting many files takes long.
+/// Removes environments that do not exist in the project service, until `stop` is cancelled. Separate from
+/// the heartbeats, because deleting many files takes long.
 pub(crate) async fn remove_unknown(
     driver: Arc<dyn Driver>,
     leases: Arc<ActiveLeases>,
@@ -93,7 +93,7 @@ pub(crate) async fn remove_unknown(
             id = unknown_environments.recv() => id,
         };
         let Some(id) = id else { return };
-        // The task uses the environment's files. The id is sent again with a later response.
+        // A running task uses the environment's files. A later heartbeat response contains the id again.
         if leases.has_task_of(&id) {
             continue;
         }
@@ -105,8 +105,8 @@ pub(crate) async fn remove_unknown(
     }
 }
 
-/// Restarts programs that ended unexpectedly, until `stop` is cancelled. Separate from the heartbeats, which
-/// must not be delayed by it.
+/// Restarts programs that ended unexpectedly, until `stop` is cancelled. Separate from the heartbeats,
+/// because a restart takes up to 20 seconds and would delay them.
 pub(crate) async fn reconcile(driver: Arc<dyn Driver>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         driver.reconcile().await;

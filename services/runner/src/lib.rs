@@ -8,6 +8,7 @@
 //! | heartbeats and other background loops | `heartbeat` |
 //! | client of the project service | `client` |
 //! | cleaning of untrusted text | `text` |
+//! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
 mod client;
@@ -15,10 +16,11 @@ pub mod driver;
 mod heartbeat;
 mod process;
 pub mod program;
+mod settings;
 mod task;
 mod text;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use api::project::LeaseTaskRequest;
@@ -29,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use client::TaskClient;
-pub use process::NetworkSettings;
+pub use settings::{IsolationPolicy, NetworkSettings, Settings};
 
 use driver::Driver;
 use process::Processes;
@@ -41,42 +43,11 @@ const LEASE_WAIT_S: i64 = 20;
 /// Delay before a failed lease request is retried.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Capacity of the queue of environments to remove.
+/// Capacity of the queue of environments to remove, because they do not exist in the project service.
 const UNKNOWN_ENVIRONMENTS_MAX: usize = 256;
 
 /// Maximum number of tasks that a runner executes concurrently.
 const TASKS_MAX: usize = 8;
-
-/// Isolation that a server must provide before it runs deployed code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IsolationPolicy {
-    /// Complete isolation: sandbox, and account, network and control groups per environment. For shared
-    /// servers, where tenants deploy untrusted code.
-    Required,
-    /// A sandbox; other isolation that the machine cannot provide is only reported. For servers whose owner
-    /// is the only one who deploys to them.
-    BestEffort,
-}
-
-/// Settings of a runner.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Name of the runner, for logs; of a shared server also its identity.
-    pub name: String,
-    /// Directory of the environments' files.
-    pub data_dir: PathBuf,
-    /// IP address that deployed programs listen on.
-    pub bind: IpAddr,
-    /// Host part of the URLs of deployed programs.
-    pub address: String,
-    /// Administrator URL (`postgres://…`) of the PostgreSQL server of environments. `None`: the runner starts
-    /// its own server.
-    pub database_url: Option<String>,
-    /// Isolation without which nothing is deployed.
-    pub isolation: IsolationPolicy,
-    /// Network addresses of environments.
-    pub network: NetworkSettings,
-}
 
 /// Executes tasks until `stop` is cancelled. Cancels `registered` when the project service has accepted the
 /// first heartbeat, so that environments can be deployed to this server. Deployed programs keep running when
@@ -112,13 +83,14 @@ pub async fn run(
         unknown_receiver,
         stop.clone(),
     ));
-    // The first heartbeat registers the server; leasing fails before.
+    // The first heartbeat registers the server; lease requests before it fail.
     tokio::select! {
         () = registered.cancelled() => {}
         () = stop.cancelled() => {}
     }
     while !stop.is_cancelled() {
         let slot = task_slots.clone().acquire_owned().await?;
+        // Drops the results of tasks that have ended, so that they do not accumulate.
         while tasks.try_join_next().is_some() {}
         let wait = Some(prost_types::Duration { seconds: LEASE_WAIT_S, nanos: 0 });
         let leased = tokio::select! {

@@ -44,11 +44,9 @@ use api::project::{EnvironmentReport, Lease, Observed, Variable};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-pub use network::NetworkSettings;
-
 use crate::{
-    Settings,
     driver::{Driver, DriverInfo, ProgressReporter, TaskOutcome},
+    settings::Settings,
 };
 use account::Accounts;
 use database::Databases;
@@ -68,7 +66,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of steps of a deployment.
 const DEPLOY_STEPS: i32 = 5;
 
-/// The driver: environments of this machine and their processes.
+/// The driver: runs the environments of this machine as processes.
 pub(crate) struct Processes {
     settings: Settings,
     sandbox: Sandbox,
@@ -158,7 +156,7 @@ impl Processes {
         ensure!(!record.release.is_empty(), "nothing is deployed; deploy the environment first");
         let manifest = Manifest::read(environment, &record.release)?;
         let launch = Launch::new(lease, &record.release, &manifest);
-        let port = self.reserve_port(environment, record.port).await?;
+        let port = self.reserve_port(environment, record.port()).await?;
         let timeout = manifest.start_timeout(START_TIMEOUT);
         let process = self.start_program(environment, &launch, port, timeout).await?;
         environment.write_launch(&launch).await?;
@@ -168,8 +166,9 @@ impl Processes {
         self.url(environment, port).await
     }
 
-    /// Kills all processes of an environment that its record does not contain.
-    fn kill_unrecorded(&self, environment: &EnvironmentDir) {
+    /// Kills all processes of an environment's account, and removes its control groups. Called after the
+    /// recorded processes have been stopped.
+    fn kill_remaining(&self, environment: &EnvironmentDir) {
         self.sandbox.accounts.kill_all(environment);
         self.sandbox.limiter.remove_empty(&environment.id().to_string());
     }
@@ -205,12 +204,12 @@ impl Driver for Processes {
         };
         let prepared = prepared.await;
         if prepared.is_err() && !record.releases.contains(&lease.release) {
-            // A failed version must not occupy disk space.
+            // The files of a version that failed to build are not needed, and count towards the disk limit.
             environment.remove_release(&lease.release).await?;
         }
         let (checkout, commit_info, manifest) = prepared?;
         let launch = Launch::new(lease, &lease.release, &manifest);
-        let port = self.reserve_port(&environment, 0).await?;
+        let port = self.reserve_port(&environment, None).await?;
         let line = format!("starting `{}` on port {port}", launch.command);
         report.step("start", 3, DEPLOY_STEPS, line).await;
         let timeout = manifest.start_timeout(START_TIMEOUT);
@@ -266,7 +265,7 @@ impl Driver for Processes {
         if let Some(process) = process {
             process.stop().await;
         }
-        self.kill_unrecorded(&environment);
+        self.kill_remaining(&environment);
         self.release_port(&environment, record.port).await;
         Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
     }
@@ -296,7 +295,7 @@ impl Driver for Processes {
                 return Ok(TaskOutcome { url, ..TaskOutcome::default() });
             }
         }
-        // The machine was restarted meanwhile: the frozen process is gone, its data is kept.
+        // The frozen process ended, for example with a restart of the machine. Its data is kept.
         self.start(lease, report).await
     }
 
@@ -319,10 +318,10 @@ impl Driver for Processes {
         let environment = self.environment(&lease.environment_id)?;
         let source = self.environment(&lease.source_environment_id)?;
         // Locked in the order of their ids, so that two copies in opposite directions cannot deadlock.
-        let mut environments = [&environment, &source];
-        environments.sort_by_key(|it| it.id());
-        let _first_lock = self.lock(environments[0]).await;
-        let _second_lock = self.lock(environments[1]).await;
+        let mut by_id = [&environment, &source];
+        by_id.sort_by_key(|it| it.id());
+        let _first_lock = self.lock(by_id[0]).await;
+        let _second_lock = self.lock(by_id[1]).await;
         self.copy_environment(lease, report).await
     }
 
@@ -349,7 +348,7 @@ impl Driver for Processes {
         for process in [record.process, record.previous].into_iter().flatten() {
             process.stop().await;
         }
-        self.kill_unrecorded(&environment);
+        self.kill_remaining(&environment);
         self.release_port(&environment, record.port).await;
         self.sandbox.network.detach(&environment).await;
         environment.remove().await?;

@@ -21,7 +21,7 @@ use tonic::{
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{IsolationPolicy, NetworkSettings, Settings};
+use crate::settings::{IsolationPolicy, NetworkSettings, Settings};
 
 /// Executes the tasks of environments on this server. `ServerService/ConnectServer` returns the agent token.
 #[derive(Parser)]
@@ -95,7 +95,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client =
         RunnerServiceClient::with_interceptor(channel, move |request| authorize(request, &bearer));
     let settings = Settings {
-        // The token identifies the server; the name only appears in logs.
+        // The agent token identifies the server; the name appears only in logs.
         name: "runner".to_owned(),
         address: arguments.address.unwrap_or_else(|| arguments.bind.to_string()),
         data_dir: arguments.data_dir,
@@ -104,7 +104,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         isolation: if arguments.require_isolation {
             IsolationPolicy::Required
         } else {
-            // Only the owner of a connected server deploys to it; its health reports missing isolation.
+            // Only the organization of a connected server deploys to it. Missing isolation is reported in
+            // the server's health.
             IsolationPolicy::BestEffort
         },
         network: NetworkSettings {

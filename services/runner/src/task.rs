@@ -30,9 +30,12 @@ const SUBJECT_BYTES_MAX: usize = 500;
 /// Maximum length of a commit's author, in bytes.
 const AUTHOR_BYTES_MAX: usize = 200;
 
-/// Delays between attempts to report a result, in milliseconds. Long enough for a restart of the project
-/// service.
+/// Delays after failed attempts to report a result, in milliseconds. Together they are longer than a restart
+/// of the project service.
 const FINISH_RETRY_DELAYS_MS: [u64; 5] = [100, 300, 1_000, 3_000, 5_000];
+
+/// Delay before a progress report is repeated while the project service is unavailable.
+const REPORT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Leases of the tasks that this runner executes, by task id.
 #[derive(Default)]
@@ -95,7 +98,8 @@ enum Completion {
     Finished(Result<TaskOutcome>),
     /// A user cancelled the task.
     Cancelled,
-    /// Another runner has leased the task, or will when the lease expires; nothing is reported.
+    /// Another runner has leased the task, or this runner is stopping and another one leases the task when
+    /// the lease expires. No result is reported.
     LeaseLost,
 }
 
@@ -117,14 +121,19 @@ impl TaskWorker {
         self.leases.lock().insert(lease.task_id.clone(), active.clone());
         let (sender, mut updates) = mpsc::channel(64);
         let reporter = ProgressReporter::new(sender);
-        let observer = reporter.clone();
+        let cancellability = reporter.clone();
         let completion = tokio::select! {
             result = self.execute(&lease, reporter) => Completion::Finished(result),
-            completion = self.report_until_revoked(&lease, &mut updates, &active, &observer) => completion,
+            completion = self.report_until_revoked(
+                &lease, &mut updates, &active, &cancellability,
+            ) => completion,
             // The lease expires, and the next runner repeats the task.
             () = stop.cancelled() => Completion::LeaseLost,
         };
-        if let (Completion::Finished(_), Ok(last)) = (&completion, updates.try_recv()) {
+        // Updates that the driver has sent since the last report.
+        if matches!(completion, Completion::Finished(_))
+            && let Ok(last) = updates.try_recv()
+        {
             let _ = self.report(&lease, merge_pending(last, &mut updates)).await;
         }
         self.finish(&lease, completion).await;
@@ -218,24 +227,24 @@ impl TaskWorker {
         }
     }
 
-    /// Reports progress, which renews the lease, until the task is cancelled or its lease is lost. Never
-    /// returns while the task may continue.
+    /// Reports progress, which renews the lease. Returns only when the task is cancelled, which is not
+    /// possible after [`ProgressReporter::mark_irreversible`], or when its lease is lost.
     async fn report_until_revoked(
         &self,
         lease: &Lease,
         updates: &mut mpsc::Receiver<ProgressUpdate>,
         active: &ActiveLease,
-        observer: &ProgressReporter,
+        cancellability: &ProgressReporter,
     ) -> Completion {
         loop {
             let update = tokio::select! {
                 update = updates.recv() => update,
                 () = active.lost.cancelled() => return Completion::LeaseLost,
-                () = active.cancelled.cancelled(), if !observer.is_irreversible() => {
+                () = active.cancelled.cancelled(), if !cancellability.is_irreversible() => {
                     return Completion::Cancelled;
                 }
             };
-            // All reporters are dropped: the driver has returned, and its result is used.
+            // All senders are dropped: the driver has returned, and `run` continues with its result.
             let Some(update) = update else { return std::future::pending().await };
             match self.report(lease, merge_pending(update, updates)).await {
                 Ok(Continuation::Cancel) => active.cancelled.cancel(),
@@ -269,8 +278,9 @@ impl TaskWorker {
                 Err(status) => match status.code() {
                     Code::FailedPrecondition | Code::NotFound => return Err(LeaseLost),
                     Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
-                        tokio::time::sleep(Duration::from_millis(500)).await;
+                        tokio::time::sleep(REPORT_RETRY_DELAY).await;
                     }
+                    // The report is dropped, because repeating it would fail again.
                     _ => {
                         tracing::warn!(error = status.message(), "progress report rejected");
                         return Ok(Continuation::Continue);
@@ -283,14 +293,16 @@ impl TaskWorker {
 
 /// Response to a progress report.
 enum Continuation {
+    /// The task continues.
     Continue,
+    /// A user has cancelled the task.
     Cancel,
 }
 
 /// Error: another runner has leased the task.
 struct LeaseLost;
 
-/// Merges an update with all that are already queued, up to [`REPORT_LINES_MAX`] lines.
+/// Merges an update with the updates in the queue, until it has [`REPORT_LINES_MAX`] lines or more.
 fn merge_pending(
     mut update: ProgressUpdate,
     updates: &mut mpsc::Receiver<ProgressUpdate>,

@@ -36,7 +36,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Creates the assignment for the environments below `root`.
+    /// Creates the accounts of the environments below `root`.
     pub(super) fn new(root: PathBuf) -> Self {
         let is_root = geteuid().is_root();
         let is_mapped = |it: &AccountRange| is_root && can_own(&root, it.first + it.count - 1);
@@ -45,10 +45,13 @@ impl Accounts {
         Self { root, is_root, range, assignment: Mutex::default() }
     }
 
-    /// Fails if accounts of environments cannot reach their own directories. Nothing is checked if this
+    /// Fails if accounts of environments may not enter the parents of their own directories. Succeeds if this
     /// process is not root, because deployed code then runs as the owner of the directories.
     pub(super) fn check_reachable(&self) -> Result<()> {
-        for folder in std::fs::canonicalize(&self.root)?.ancestors().filter(|_| self.is_root) {
+        if !self.is_root {
+            return Ok(());
+        }
+        for folder in std::fs::canonicalize(&self.root)?.ancestors() {
             let mode = std::fs::metadata(folder)?.mode();
             ensure!(
                 mode & 0o001 != 0,
@@ -68,7 +71,7 @@ impl Accounts {
     /// Returns the account of an environment: the owner of its data directory, which only root can change.
     pub(super) fn get(&self, environment: &EnvironmentDir) -> Option<u32> {
         let owner = std::fs::symlink_metadata(environment.data()).ok()?.uid();
-        // A previous runner may have used the other range. Smaller ids are those of the machine itself.
+        // A previous runner may have used the other range. Ids in neither range belong to the machine.
         let is_assigned = RANGES.iter().any(|it| owner >= it.first && owner - it.first < it.count);
         (self.is_root && is_assigned).then_some(owner)
     }
@@ -121,7 +124,8 @@ impl Accounts {
     }
 }
 
-/// Returns true if files can be owned by an account: in a container the user id may not be mapped.
+/// Returns true if files can be owned by an account: in a container, only some user ids are mapped to the
+/// machine's (user_namespaces(7)).
 fn can_own(root: &Path, account: u32) -> bool {
     let probe = root.join(".account");
     let owned = std::fs::write(&probe, "").is_ok() && chown(&probe, Some(account), None).is_ok();

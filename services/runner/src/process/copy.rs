@@ -37,8 +37,8 @@ struct DirectoryCopy<'a> {
 }
 
 impl Processes {
-    /// Replaces the data and version of the lease's environment by those of its source. Both environments
-    /// must be locked by the caller.
+    /// Replaces data and version of the lease's environment by those of the environment
+    /// `source_environment_id`. The caller must have locked both.
     pub(super) async fn copy_environment(
         &self,
         lease: &Lease,

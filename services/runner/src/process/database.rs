@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use api::project::Provision;
 use embedded_postgres::{Postgres, PublicListener};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{network::Network, sandbox::PATH};
@@ -65,7 +65,8 @@ impl Databases {
         self.server.get_or_try_init(|| self.start(network)).await
     }
 
-    /// Starts the server if a previous runner created it, so that running programs can reach their databases.
+    /// Starts the server if it exists but has not been used since the start of this runner, so that running
+    /// programs can reach their databases.
     pub(super) async fn resume(&self, network: &Network) {
         if self.exists()
             && let Err(error) = self.server(network).await
@@ -86,7 +87,7 @@ impl Databases {
             return Ok(Server { admin, address });
         }
         std::fs::create_dir_all(&self.data_dir)?;
-        // The port is kept across restarts, because programs know it.
+        // The port is the same after a restart, because it is in the environment variables of programs.
         let port_file = self.data_dir.join("port");
         let saved = std::fs::read_to_string(&port_file).ok().and_then(|it| it.trim().parse().ok());
         let port = if let Some(port) = saved {
@@ -155,7 +156,7 @@ impl Databases {
         let mut admin = self.admin(network).await?;
         drop_database(&mut admin, name).await?;
         if let Err(error) = run(&mut admin, format!("drop role if exists {name}")).await {
-            // Objects in another database depend on the role. It is kept without the right to log in.
+            // Objects in another database depend on the role, so it is disabled instead.
             let error = format!("{error:#}");
             tracing::warn!(
                 role = name,
@@ -183,6 +184,7 @@ impl Databases {
         let mut admin = self.admin(network).await?;
         drop_database(&mut admin, &target.name).await?;
         create_database(&mut admin, &target.name).await?;
+        // A temporary role with the privileges of the source's role, whose password is not known here.
         let reader = format!("{}_reader", target.name);
         let secret = random_password()?;
         run(&mut admin, format!("drop role if exists {reader}")).await?;
@@ -306,8 +308,9 @@ async fn drop_database(admin: &mut PgConnection, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Revokes access to the databases that every server has. Objects that an environment creates in them, or
-/// locks that it holds there, would affect other environments.
+/// Revokes access to the databases that are not an environment's: those of `initdb` and `tenantry`, which
+/// `embedded_postgres` creates on every server. Objects that an environment creates in them, or locks that it
+/// holds there, would affect other environments.
 async fn revoke_shared_databases(admin: &PgConnectOptions) -> Result<()> {
     let mut admin = PgConnection::connect_with(&admin.clone().database("postgres")).await?;
     for database in ["postgres", "template1", "tenantry"] {
@@ -323,6 +326,5 @@ async fn run(connection: &mut PgConnection, statement: String) -> Result<()> {
 }
 
 async fn has_row(connection: &mut PgConnection, query: String) -> Result<bool> {
-    let row = connection.fetch_optional(AssertSqlSafe(query)).await?;
-    Ok(row.is_some_and(|it| it.len() == 1))
+    Ok(connection.fetch_optional(AssertSqlSafe(query)).await?.is_some())
 }

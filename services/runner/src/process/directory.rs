@@ -67,11 +67,12 @@ impl EnvironmentDir {
         self.path.join("data")
     }
 
-    /// Data of a running copy, which replaces [`Self::data`] when it is complete.
+    /// Destination of a copy in progress, which replaces [`Self::data`] when it is complete.
     pub(super) fn incoming_data(&self) -> PathBuf {
         self.path.join("data.incoming")
     }
 
+    /// Standard output and error of the program.
     pub(super) fn log(&self) -> PathBuf {
         self.path.join("log")
     }
@@ -175,8 +176,8 @@ impl EnvironmentDir {
             process.stop().await;
             let _ = self.write_record(&record).await;
         }
-        // After a crash between the switch to a new version and the removal of the file, the file names the
-        // running version.
+        // `starting` is also left behind by a crash after the record was written. Then it names the recorded
+        // process, which is the running version and continues.
         if let Some(process) = starting.filter(|it| record.process.as_ref() != Some(it)) {
             process.stop().await;
         }
@@ -247,8 +248,8 @@ impl EnvironmentDir {
         format!("its last output:\n{}", lines.join("\n"))
     }
 
-    /// Rotates a long log: keeps its end in `log.1` and truncates it. The program's open file is in append
-    /// mode, so it continues at the new end.
+    /// Rotates a long log: copies its end to `log.1` and truncates it. The program has opened it in append
+    /// mode, so its next line is written at the new end.
     pub(super) async fn rotate_log(&self) -> Result<()> {
         let log = self.log();
         if !fs::metadata(&log).await.is_ok_and(|it| it.len() > LOG_BYTES_MAX) {

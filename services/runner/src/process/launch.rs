@@ -106,7 +106,7 @@ impl Processes {
                 bail!("the program ended before it was healthy ({status}); {output}");
             }
             match http::get_status(address, &launch.health).await {
-                Some(status) if status < 500 => {
+                Some(status) if http::is_healthy(status) => {
                     sandboxed.guard.keep();
                     return Ok(sandboxed.process);
                 }

@@ -9,7 +9,6 @@ use std::{
 use api::project::Resources;
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::process_tree::ProcessTree;
 
@@ -25,14 +24,17 @@ const CPU_PERIOD_US: u32 = 100_000;
 /// Limits of one program or build.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ResourceLimits {
+    /// Memory in MiB.
     pub(super) memory_mb: u32,
     pub(super) cpu_cores: f64,
-    /// Limit of all files together, checked by measurement (`usage`); the kernel enforces it only per file.
+    /// Limit of the environment's files together, in GiB. The kernel enforces it for each file only
+    /// (RLIMIT_FSIZE); `usage` measures the sum.
     pub(super) disk_gb: u32,
 }
 
 impl ResourceLimits {
-    /// Returns the limits of a lease; where it has none, those of the smallest environment.
+    /// Returns the limits of a lease, at least those of the smallest environment: 256 MiB of memory, a
+    /// quarter of a core, 1 GiB of disk.
     pub(super) fn of(resources: Option<Resources>) -> Self {
         let resources = resources.unwrap_or_default();
         Self {
@@ -66,7 +68,7 @@ pub(super) enum Limiter {
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 impl Limiter {
-    /// Returns the best mechanism that this machine supports, found by trying.
+    /// Returns the best mechanism that this machine supports, found by creating a control group.
     pub(super) fn probe() -> Self {
         let root = Path::new(CGROUP_ROOT);
         let parent = root.join("tenantry");
@@ -84,7 +86,7 @@ impl Limiter {
         let can_create = |hierarchy: &PathBuf| {
             let parent = hierarchy.join("tenantry");
             // A unique name: runners in different containers can have the same process id.
-            let group = parent.join(format!("probe-{}", unique_id()));
+            let group = parent.join(format!("probe-{}", primitives::id::new()));
             hierarchy.join("cgroup.procs").exists()
                 && fs::create_dir_all(&parent).is_ok()
                 && fs::create_dir(&group).is_ok()
@@ -104,7 +106,7 @@ impl Limiter {
         }
     }
 
-    /// Returns true if all processes of a program share one limit.
+    /// Returns true if the limits apply to all processes of a program together, not to each process.
     pub(super) fn is_complete(&self) -> bool {
         !matches!(self, Self::Rlimits)
     }
@@ -126,7 +128,7 @@ impl Limiter {
             arguments.push(format!("--nproc={processes}"));
         }
         if !self.is_complete() {
-            // Limits data, not address space: many programs reserve far more addresses than they use.
+            // RLIMIT_DATA instead of RLIMIT_AS: many programs reserve far more address space than they use.
             arguments.push(format!(
                 "--data={}",
                 clamp_to_hard_limit(Resource::Data, limits.memory_bytes())
@@ -151,7 +153,7 @@ impl Limiter {
                 let cgroup = parent.join(group);
                 fs::create_dir_all(&cgroup)?;
                 fs::write(cgroup.join("memory.max"), memory)?;
-                // No swap beyond the memory limit. Fails on kernels without swap, which lack the file.
+                // Prevents swapping. Fails on kernels without swap, which do not have this file.
                 let _ = fs::write(cgroup.join("memory.swap.max"), "0");
                 fs::write(cgroup.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
                 fs::write(cgroup.join("pids.max"), processes)?;
@@ -195,11 +197,6 @@ impl Limiter {
 /// Returns `limit`, or this process's hard limit if that is lower: an unprivileged process cannot exceed it.
 fn clamp_to_hard_limit(resource: Resource, limit: u64) -> u64 {
     getrlimit(resource).maximum.map_or(limit, |it| it.min(limit))
-}
-
-#[expect(clippy::disallowed_methods, reason = "the runner does not depend on the server stack")]
-fn unique_id() -> Uuid {
-    Uuid::now_v7()
 }
 
 /// Directory of this suite's groups in the hierarchy of a controller.

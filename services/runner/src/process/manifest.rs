@@ -133,6 +133,8 @@ mod fuzz;
 mod tests {
     use super::*;
 
+    const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
     #[test]
     fn both_formats_define_build_run_and_health_check() {
         let text = "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n\
@@ -142,15 +144,15 @@ mod tests {
         assert_eq!(manifest.run, "./serve");
         assert_eq!(manifest.health, "/up");
         assert_eq!(manifest.start_timeout(DEFAULT_TIMEOUT), Duration::from_secs(5));
-        assert!(Manifest::from_toml("[run]\ncommand = \"x\"\ntypo = 1\n").is_err());
+        let with_unknown_field = Manifest::from_toml("[run]\ncommand = \"x\"\ntypo = 1\n");
+        assert!(with_unknown_field.is_err());
         let without_run = Manifest::from_toml("[health]\npath = \"/\"\n");
         assert!(without_run.is_err());
         let manifest = Manifest::from_procfile("release: make\nweb: ./serve $PORT\n").unwrap();
         assert_eq!(manifest.build.as_deref(), Some("make"));
         assert_eq!(manifest.run, "./serve $PORT");
         assert_eq!(manifest.start_timeout(DEFAULT_TIMEOUT), DEFAULT_TIMEOUT);
-        assert!(Manifest::from_procfile("worker: x\n").is_err());
+        let without_web = Manifest::from_procfile("worker: x\n");
+        assert!(without_web.is_err());
     }
-
-    const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 }

@@ -20,21 +20,13 @@ use super::{
     directory::EnvironmentDir,
     sandbox::{PATH, program_path},
 };
+use crate::settings::NetworkSettings;
 
 /// Name of the bridge, shared by all runners of this machine.
 const BRIDGE: &str = "tny0";
 
 /// Timeout of one `ip` or `nft` command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Settings for the networks of environments.
-#[derive(Clone, Debug)]
-pub struct NetworkSettings {
-    /// Network for the addresses of environments; nothing else on this machine may use it.
-    pub addresses: Ipv4Net,
-    /// Private networks that deployed programs may reach.
-    pub reachable: Vec<Ipv4Net>,
-}
 
 /// Network of one environment.
 #[derive(Clone, Debug)]
@@ -65,7 +57,8 @@ pub(super) struct Namespaces {
 }
 
 impl Network {
-    /// Returns the best kind that this machine supports, found by creating the bridge.
+    /// Returns namespaces if this process can create the bridge and its rules, otherwise the machine's
+    /// network.
     pub(super) async fn probe(settings: &NetworkSettings, bind: IpAddr) -> Self {
         if !geteuid().is_root() {
             return Self::Host { bind };
@@ -139,8 +132,8 @@ impl Network {
         }
     }
 
-    /// Publishes a program's port on the machine's address. Returns false if another environment has the
-    /// port; publishing twice for the same environment succeeds.
+    /// Publishes a program's port on the machine's address (DNAT). Returns false if another environment has
+    /// published the port; publishing it twice for the same environment succeeds.
     pub(super) async fn publish(&self, network: &EnvironmentNetwork, port: u16) -> bool {
         let Some((map, key)) = self.port_mapping(port) else { return true };
         let element = format!("{map} {{ {key} : {} . {port} }}", network.address);
@@ -188,6 +181,7 @@ impl Namespaces {
         self.address_of(1)
     }
 
+    /// Returns the address at an index: its distance from the first address of the network.
     fn address_of(&self, index: u32) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.settings.addresses.network().to_bits() + index)
     }
@@ -203,7 +197,7 @@ impl Namespaces {
         let ip_forward = std::fs::read_to_string(IP_FORWARD).unwrap_or_default();
         let mut rules = self.rules();
         if ip_forward.trim() == "0" {
-            // Forwarding was disabled: it is enabled for environments only.
+            // This runner enables forwarding, so it blocks forwarding of all traffic but the environments'.
             rules.push_str(FOREIGN_RULES);
         }
         nft(&rules).await?;
@@ -268,12 +262,13 @@ impl Namespaces {
         run("ip", &["netns", "add", namespace]).await?;
         let count = 1_u32 << (32 - u32::from(self.settings.addresses.prefix_len()));
         let hash = u32::try_from(environment.id().as_u128() & 0xffff_ffff).unwrap_or(0);
-        // All addresses but those of the network, the gateway and broadcast.
+        // All addresses but three: network, gateway and broadcast.
         let usable = count
             .checked_sub(3)
             .filter(|it| *it > 0)
             .context("the network for environments (--network) is too small")?;
         for step in 0..usable {
+            // Index 0 is the network and index 1 the gateway.
             let index = 2 + (hash % usable + step) % usable;
             let interface = format!("tny{index}");
             #[rustfmt::skip]
@@ -310,7 +305,8 @@ impl Namespaces {
     }
 }
 
-/// Returns the name of an environment's namespace: the random half of the id, because names are short.
+/// Returns the name of an environment's namespace. Contains the second, random half of the id: enough to be
+/// unique, and short for the output of `ip netns`.
 fn namespace_name(environment: &EnvironmentDir) -> String {
     format!("tny-{}", &environment.id().simple().to_string()[16..])
 }

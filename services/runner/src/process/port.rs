@@ -10,28 +10,33 @@ use super::{Processes, directory::EnvironmentDir};
 const PORT_ATTEMPTS_MAX: usize = 20;
 
 impl Processes {
-    /// Reserves a port for a program and publishes it: `preferred` if that is free and not 0.
+    /// Reserves a port for a program and publishes it: `preferred` if no other environment has it, otherwise
+    /// an unused one.
     pub(super) async fn reserve_port(
         &self,
         environment: &EnvironmentDir,
-        preferred: u16,
+        mut preferred: Option<u16>,
     ) -> Result<u16> {
         let network = self.sandbox.network.attach(environment).await?;
-        let mut port = preferred;
         for _ in 0..PORT_ATTEMPTS_MAX {
-            if port == 0 {
-                let listener = TcpListener::bind((self.settings.bind, 0));
-                port = listener.context("no free port")?.local_addr()?.port();
-            }
+            let port = match preferred.take() {
+                Some(port) => port,
+                None => self.find_unused_port()?,
+            };
             if self.sandbox.network.publish(&network, port).await {
                 return Ok(port);
             }
-            port = 0;
         }
         bail!("no free port found for the environment; try again")
     }
 
-    /// Releases a port of an environment.
+    /// Returns a port that no socket of this machine uses, chosen by the kernel.
+    fn find_unused_port(&self) -> Result<u16> {
+        let listener = TcpListener::bind((self.settings.bind, 0)).context("no free port")?;
+        Ok(listener.local_addr()?.port())
+    }
+
+    /// Releases a port of an environment; 0 is no port.
     pub(super) async fn release_port(&self, environment: &EnvironmentDir, port: u16) {
         if port != 0
             && let Ok(network) = self.sandbox.network.attach(environment).await

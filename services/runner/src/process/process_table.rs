@@ -25,7 +25,7 @@ pub(super) struct ProcessRow {
 }
 
 impl ProcessRow {
-    /// Reads the process with a pid; `None` if there is none.
+    /// Reads the process with a pid; `None` if no such process exists.
     pub(super) fn read(pid: u32) -> Option<Self> {
         let account = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -94,6 +94,7 @@ mod tests {
             let line = status.lines().find_map(|it| it.strip_prefix(name)).unwrap();
             line.split_whitespace().next().unwrap().parse::<i64>().unwrap()
         };
+        // Memory changes between the two reads, by less than 4 MiB.
         assert!((row.memory_bytes / 1_024 - field("VmRSS:")).abs() < 4_096);
         assert_eq!(i64::from(row.parent), field("PPid:"));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();

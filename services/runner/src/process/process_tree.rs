@@ -65,6 +65,7 @@ impl ProcessTree {
     pub(super) async fn find_init(&mut self) {
         while self.init.is_none() && self.is_alive() {
             let table = ProcessTable::read();
+            // The first row is `bwrap`, the second its only child: the init process.
             let child = table.tree(self.sandbox.pid).get(1).map(|it| it.pid);
             self.init = child.and_then(ProcessId::of);
             tokio::time::sleep(INIT_POLL_INTERVAL).await;
@@ -93,6 +94,7 @@ impl ProcessTree {
     pub(super) fn kill(&self) {
         for process in self.init.into_iter().chain([self.sandbox]).filter(|it| it.is_alive()) {
             if self.init.is_none() {
+                // The init process may have been started since it was looked for.
                 self.signal(Signal::KILL, Scope::Programs);
             }
             process.signal(Signal::KILL);
@@ -137,10 +139,10 @@ impl ProcessTree {
 /// Receivers of a signal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// All processes in the sandbox. The kernel does not deliver SIGTERM to the init process of a pid
-    /// namespace.
+    /// All processes in the sandbox. The init process of the pid namespace is one of them, but the kernel
+    /// does not deliver SIGTERM to it.
     Programs,
-    /// These, and the `bwrap` process.
+    /// [`Scope::Programs`] and the `bwrap` process.
     All,
 }
 

@@ -23,11 +23,12 @@ pub(super) struct EnvironmentRecord {
     /// Deployment that is running, or was last.
     pub(super) release: String,
     pub(super) commit: String,
+    /// Port of the program; 0 before its first start.
     pub(super) port: u16,
     pub(super) process: Option<ProcessTree>,
     /// Process of the replaced version, until it has ended.
     pub(super) previous: Option<ProcessTree>,
-    /// Number of consecutive restarts.
+    /// Number of restarts, reduced by one each time the program is found healthy.
     pub(super) restarts: u32,
     /// Reason why the program is no longer restarted; empty otherwise.
     pub(super) failure: String,
@@ -36,7 +37,12 @@ pub(super) struct EnvironmentRecord {
 }
 
 impl EnvironmentRecord {
-    /// Returns true if the program should run and does.
+    /// Returns the port of the program; `None` before its first start.
+    pub(super) fn port(&self) -> Option<u16> {
+        Some(self.port).filter(|it| *it != 0)
+    }
+
+    /// Returns true if the desired state is Running and the program is alive.
     pub(super) fn is_running(&self) -> bool {
         self.desired == DesiredState::Running && self.is_alive()
     }

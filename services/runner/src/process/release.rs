@@ -35,16 +35,19 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Interval at which the output of a build is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Number of output lines of a build at which they are reported before the interval ends.
+const BATCH_LINES_MAX: usize = 1_000;
+
 /// Interval at which disk usage is measured during fetch and build.
 const DISK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Number of the last output lines that the error of a failed build contains.
 const ERROR_LINES: usize = 20;
 
-/// Fetched code of a deployment.
+/// Code of a deployment, fetched from the repository.
 pub(super) struct Checkout {
     pub(super) commit: String,
-    /// True if a previous deployment has built it.
+    /// True if the code of a previous deployment is reused, which is already built.
     pub(super) is_built: bool,
 }
 
@@ -218,7 +221,8 @@ async fn report_output(reader: pipe::Receiver, report: &ProgressReporter) -> Str
             }
             batch.push(line);
         }
-        let is_due = has_ended || batch.len() >= 1_000 || reported_at.elapsed() > REPORT_INTERVAL;
+        let is_due =
+            has_ended || batch.len() >= BATCH_LINES_MAX || reported_at.elapsed() > REPORT_INTERVAL;
         if is_due && !batch.is_empty() {
             report.log(std::mem::take(&mut batch)).await;
             reported_at = Instant::now();

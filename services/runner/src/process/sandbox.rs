@@ -31,9 +31,9 @@ use super::{
     network::{EnvironmentNetwork, Network, name_servers},
     process_tree::{OrphanGuard, ProcessTree},
 };
-use crate::{IsolationPolicy, text::read_bounded};
+use crate::{settings::IsolationPolicy, text::read_bounded};
 
-/// `PATH` of programs that the runner starts, and default `PATH` of deployed programs.
+/// Environment variable `PATH` of programs that the runner starts; the default for deployed programs.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Path of a program of this machine, or its name if it is not installed. With a path the standard library
@@ -166,16 +166,17 @@ impl Sandbox {
 
     /// Fails if this machine does not provide the isolation that the policy requires.
     fn check_policy(&self) -> Result<()> {
-        let missing = self.missing();
         ensure!(
             self.has_bubblewrap,
             "nothing can be deployed to this server, because bubblewrap does not work on it; install the \
              package bubblewrap and allow user namespaces"
         );
+        let missing = self.missing();
         if self.policy == IsolationPolicy::Required && !missing.is_empty() {
             bail!(
-                "nothing can be deployed to this shared server, because it does not provide {}; if you trust \
-                 all deployed code, start it with --allow-weak-isolation true",
+                "nothing can be deployed to this server, because it does not provide {}; if you trust all \
+                 deployed code, start `tenantry` with --allow-weak-isolation true, or `tenantry-runner` \
+                 without --require-isolation",
                 missing.join(", ")
             );
         }
@@ -219,6 +220,7 @@ impl Sandbox {
         gate.write_all(&gate_input).await.context("the command ended at its start gate")?;
         let input = (command.input == Input::Pipe).then_some(gate);
         process.find_init().await;
+        // Replaced by a guard and a record that contain the init process, too.
         guard.keep();
         let guard = OrphanGuard::new(&process);
         environment.write_starting_process(&process)?;
@@ -254,11 +256,10 @@ impl Sandbox {
         let gate = if sandboxed.input == Input::Empty { GATE } else { GATE_WITH_INPUT };
         let mut command = Command::new(program_path("setsid"));
         command.env_clear().env("PATH", PATH).current_dir("/");
-        // A new session has no controlling terminal, so programs cannot inject input into the operator's
-        // (TIOCSTI).
+        // `setsid` detaches from the controlling terminal, into which programs could inject input (TIOCSTI).
         command.args(["sh", "-c", gate, "gate", "prlimit"]);
         let account = self.accounts.get(sandboxed.environment);
-        // If environments have accounts, never fall back to the runner's.
+        // A command must not run as the runner's account (root) where environments have their own.
         ensure!(
             account.is_some() || !self.accounts.are_separate(),
             "the owner of the environment's data directory is no account of an environment, possibly because \

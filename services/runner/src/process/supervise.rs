@@ -17,7 +17,7 @@ use super::{
 };
 use crate::text::clean;
 
-/// Number of consecutive restarts after which a program is no longer restarted.
+/// Maximum of [`EnvironmentRecord::restarts`]. A program that ends again is not restarted.
 const RESTARTS_MAX: u32 = 3;
 
 /// Time within which a restarted program must be healthy.
@@ -26,7 +26,8 @@ const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 /// Number of environments checked concurrently.
 const CONCURRENCY: usize = 16;
 
-/// Maximum length of the failure text in a report, in bytes.
+/// Maximum length of the failure text in a report, in bytes: less than the 2,000 bytes to which the project
+/// service truncates it.
 const DETAIL_BYTES_MAX: usize = 1_900;
 
 impl Processes {
@@ -51,6 +52,7 @@ impl Processes {
     pub(super) async fn reports_of_all(&self) -> Vec<EnvironmentReport> {
         let environments = self.list_environments().await;
         let table = tokio::task::spawn_blocking(ProcessTable::read).await;
+        // Fails only if the runtime is shutting down.
         let table = &table.unwrap_or_else(|_| ProcessTable::read());
         let reports: Vec<_> = environments.iter().map(|it| self.report(it, table)).collect();
         stream::iter(reports).buffer_unordered(CONCURRENCY).collect().await
@@ -63,7 +65,7 @@ impl Processes {
         let Ok(mut entries) = fs::read_dir(root).await else { return environments };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Names that are no ids belong to other directories of the runner.
+            // Other files and directories of the runner have names that are not ids.
             environments.extend(EnvironmentDir::new(root, &name));
         }
         environments
@@ -129,9 +131,11 @@ impl Processes {
         let output = environment.output_tail().await;
         tracing::warn!(environment = %environment.id(), restarts, "program ended unexpectedly");
         if restarts > RESTARTS_MAX {
-            record.failure = format!("the program ended {RESTARTS_MAX} times in a row; {output}");
+            record.failure = format!(
+                "the program was restarted {RESTARTS_MAX} times in a row and ended again; {output}"
+            );
         } else if let Some(launch) = environment.launch().await {
-            // Kills processes that the previous run left behind, including those outside of its tree.
+            // Kills processes that the ended program has started, including those outside of its tree.
             record.process.iter().for_each(ProcessTree::kill);
             self.sandbox.accounts.kill_all(environment);
             match self.start_program(environment, &launch, record.port, RESTART_TIMEOUT).await {
@@ -189,7 +193,7 @@ impl Processes {
         let rows = usage::processes_of(table, account, root);
         let usage = self.usage.usage(environment.id(), &rows);
         let observed = match record.observed() {
-            // Not a failure yet: it will be restarted.
+            // Not reported as failed before the last restart has failed.
             Observed::Failed if record.failure.is_empty() => Observed::Running,
             other => other,
         };
@@ -198,7 +202,7 @@ impl Processes {
         EnvironmentReport {
             environment_id: environment.id().to_string(),
             observed: observed.into(),
-            http_ok: status.is_some_and(|it| it < 500),
+            http_ok: status.is_some_and(http::is_healthy),
             cpu_cores: usage.cpu_cores,
             memory_bytes: usage.memory_bytes,
             disk_bytes: usage.disk.bytes,

@@ -19,8 +19,8 @@ use super::{
     process_table::{ProcessRow, ProcessTable},
 };
 
-/// Minimum ratio of the time between two disk measurements of an environment to the duration of one; limits
-/// the load of measuring.
+/// Minimum pause between two disk measurements of an environment, as a multiple of the duration of the first
+/// one: measuring takes at most a twentieth of the time.
 const DISK_PAUSE_RATIO: u32 = 20;
 
 /// Maximum number of files per disk measurement.
@@ -57,13 +57,15 @@ impl DiskUsage {
 #[derive(Clone, Copy, Default)]
 struct DiskSample {
     usage: DiskUsage,
+    /// End of the measurement; `None` before the first one.
     measured_at: Option<Instant>,
-    took: Duration,
+    /// Duration of the measurement.
+    duration: Duration,
 }
 
 impl DiskSample {
     fn is_due(&self) -> bool {
-        self.measured_at.is_none_or(|it| it.elapsed() > self.took * DISK_PAUSE_RATIO)
+        self.measured_at.is_none_or(|it| it.elapsed() > self.duration * DISK_PAUSE_RATIO)
     }
 }
 
@@ -112,8 +114,8 @@ impl UsageMeter {
             let started = Instant::now();
             let usage = measure_disk(directory.to_owned()).await;
             let now = Instant::now();
-            let sample =
-                DiskSample { usage, measured_at: Some(now), took: now.duration_since(started) };
+            let duration = now.duration_since(started);
+            let sample = DiskSample { usage, measured_at: Some(now), duration };
             self.disk.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sample);
         }
     }
@@ -127,8 +129,8 @@ impl UsageMeter {
 
 /// Returns the average number of CPU cores used between two samples.
 fn cores(before: CpuSample, now: CpuSample) -> f64 {
-    // Saturates, because the CPU time of processes that have ended meanwhile is missing from the second
-    // sample.
+    // The difference can be negative, because the second sample lacks the CPU time of processes that have
+    // ended in between.
     let ticks = u32::try_from(now.ticks.saturating_sub(before.ticks)).unwrap_or(u32::MAX);
     let per_second = u32::try_from(clock_ticks_per_second()).unwrap_or(100);
     let seconds = now.taken_at.duration_since(before.taken_at).as_secs_f64().max(0.001);
@@ -170,8 +172,8 @@ fn disk_usage(directory: &Path, files_max: usize, deadline: Instant) -> DiskUsag
             Ok(metadata) => metadata,
             Err(error) => {
                 let kind = error.io_error().map(std::io::Error::kind);
-                // Deleted meanwhile: not counted. Other errors, like a too long path, make the result
-                // partial.
+                // A file that was deleted during the measurement is not counted. Other errors, such as a path
+                // that is too long, make the result partial.
                 usage.is_partial |= kind != Some(std::io::ErrorKind::NotFound);
                 continue;
             }
@@ -180,6 +182,7 @@ fn disk_usage(directory: &Path, files_max: usize, deadline: Instant) -> DiskUsag
             || metadata.nlink() == 1
             || hard_linked.insert((metadata.dev(), metadata.ino()));
         if is_counted {
+            // `st_blocks` counts units of 512 bytes (stat(2)).
             usage.bytes += i64::try_from(metadata.blocks() * 512).unwrap_or(i64::MAX);
         }
     }
@@ -218,8 +221,8 @@ mod tests {
         let deadline = Instant::now() + DISK_TIME_MAX;
         let usage = disk_usage(folder.path(), DISK_FILES_MAX, deadline);
         assert_eq!(usage.bytes.to_string(), output.split('\t').next().unwrap());
-        assert!(!usage.is_partial);
-        assert!(disk_usage(folder.path(), 20, deadline).is_partial);
-        assert!(disk_usage(folder.path(), 2_000, Instant::now()).is_partial);
+        assert!(!usage.is_partial, "all 53 entries were counted");
+        assert!(disk_usage(folder.path(), 20, deadline).is_partial, "at most 20 files");
+        assert!(disk_usage(folder.path(), 2_000, Instant::now()).is_partial, "no time left");
     }
 }

@@ -1,0 +1,46 @@
+//! Settings of a runner.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::Ipv4Net;
+
+/// Isolation that a server must provide before it runs deployed code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolationPolicy {
+    /// Complete isolation: sandbox, and account, network and control groups per environment. For shared
+    /// servers, where tenants deploy untrusted code.
+    Required,
+    /// A sandbox; other isolation that the machine cannot provide is only reported. For servers whose owner
+    /// is the only one who deploys to them.
+    BestEffort,
+}
+
+/// Settings of a runner.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the runner. Identifies the runner of a shared server to the project service; the runner of a
+    /// connected server is identified by its agent token, and its name appears only in logs.
+    pub name: String,
+    /// Directory of the environments' files.
+    pub data_dir: PathBuf,
+    /// IP address that deployed programs listen on.
+    pub bind: IpAddr,
+    /// Host part of the URLs of deployed programs.
+    pub address: String,
+    /// Administrator URL (`postgres://…`) of the PostgreSQL server of environments. `None`: the runner starts
+    /// its own server.
+    pub database_url: Option<String>,
+    /// Isolation without which nothing is deployed.
+    pub isolation: IsolationPolicy,
+    /// Networks of environments.
+    pub network: NetworkSettings,
+}
+
+/// Settings for the networks of environments.
+#[derive(Clone, Debug)]
+pub struct NetworkSettings {
+    /// Network for the addresses of environments; nothing else on this machine may use it.
+    pub addresses: Ipv4Net,
+    /// Private networks that deployed programs may reach.
+    pub reachable: Vec<Ipv4Net>,
+}
