@@ -12,7 +12,7 @@ use crate::{
     run::{self, root},
 };
 
-/// Fields of an advisory that `cargo deny` uses; other texts and links are omitted.
+/// Fields of an advisory that `cargo deny` uses; the snapshot has no others.
 const KEPT: [&str; 9] = [
     "id",
     "package",
@@ -38,7 +38,7 @@ fn text(path: &Path) -> Outcome<String> {
 }
 
 /// Updates the snapshot from a clone of the database.
-pub(crate) fn renew(clone: &Path) -> Outcome {
+pub(crate) fn update(clone: &Path) -> Outcome {
     let commit = git(clone, &["log", "-1", "--format=%H of %cs"])?;
     let mut all = format!(
         "# The RustSec advisory database at {}, without descriptions (CC0-1.0; those of GitHub CC-BY-4.0).\n\
@@ -69,10 +69,11 @@ fn condense(advisory: &str) -> Option<String> {
     let title = rest.lines().find_map(|it| it.strip_prefix("# "))?;
     let mut kept = format!("\n# {title}\n");
     let mut table = "";
-    // True within a list over several lines.
-    let mut open = false;
-    for line in toml.lines().map(|it| it.split(" #").next().unwrap_or_default().trim_end()) {
-        if line.starts_with('[') && !open {
+    let mut is_in_list = false;
+    for line in toml.lines() {
+        let without_comment = line.split(" #").next().unwrap_or_default();
+        let line = without_comment.trim_end();
+        if line.starts_with('[') && !is_in_list {
             table = TABLES.iter().find(|it| **it == line).copied().unwrap_or_default();
             if !table.is_empty() {
                 kept += &format!("{line}\n");
@@ -80,36 +81,37 @@ fn condense(advisory: &str) -> Option<String> {
             continue;
         }
         let name = line.split(['=', ' ']).next().unwrap_or_default();
-        if open || (!table.is_empty() && KEPT.contains(&name)) {
+        if is_in_list || (!table.is_empty() && KEPT.contains(&name)) {
             kept += &format!("{line}\n");
-            open = (open || line.ends_with('[')) && !line.trim_end().ends_with(']');
+            is_in_list = (is_in_list || line.ends_with('[')) && !line.ends_with(']');
         }
     }
     Some(kept)
 }
 
-/// Runs `cargo deny` with advisories from the snapshot: git fetches from a local repository in place of the
-/// address of the database.
+/// Runs `cargo deny` with advisories from the snapshot. Git's setting `insteadOf` redirects the URL of the
+/// database to a local repository that has the files of the snapshot.
 pub(crate) fn check(deny: &Path) -> Outcome {
     let all = text(&snapshot())?;
     let folder = root().join(".tools/advisories");
     let head = all.lines().next().unwrap_or_default();
     eprintln!("xtask: {}", head.trim_start_matches("# "));
     let repository = folder.join("source");
-    let mark = folder.join("snapshot");
-    if fs::read_to_string(&mark).map_or(true, |it| it != all) {
+    // The snapshot from which the repository was created.
+    let stamp = folder.join("snapshot");
+    if fs::read_to_string(&stamp).map_or(true, |it| it != all) {
         let _ = fs::remove_dir_all(&folder);
         unpack(&all, &repository)?;
         let author = ["-c", "user.name=xtask", "-c", "user.email=xtask@localhost"];
         git(&repository, &["init", "--quiet", "--initial-branch=main"])?;
         git(&repository, &["add", "."])?;
         git(&repository, &[&author[..], &["commit", "--quiet", "-m", head]].concat())?;
-        write(&mark, &all)?;
+        write(&stamp, &all)?;
     }
     let mut command = Command::new(deny);
     command.current_dir(root()).args(["--workspace", "check", "advisories"]);
-    let instead = format!("url.file://{}.insteadOf", repository.display());
-    command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", instead);
+    let redirect = format!("url.file://{}.insteadOf", repository.display());
+    command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", redirect);
     command.env("GIT_CONFIG_VALUE_0", DATABASE);
     run::finish(&mut command, "cargo-deny --workspace check advisories")
 }

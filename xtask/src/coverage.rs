@@ -10,7 +10,7 @@ use std::{
 
 use crate::{Outcome, run::root};
 
-/// Methods whose event is recorded under the method that they call in another service.
+/// Methods that write no event of their own: they call a method of another service, which does.
 const DELEGATING: [&str; 4] = [
     "tenantry.project.v1.CollaboratorService/AddCollaborator",
     "tenantry.project.v1.CollaboratorService/UpdateCollaborator",

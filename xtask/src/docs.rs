@@ -20,12 +20,12 @@ const ROOT_DOCUMENTS: [&str; 5] =
 /// program is not installed.
 pub(crate) fn check() -> Outcome {
     links()?;
-    if machine::answers("mdbook", "--version") {
+    if machine::runs("mdbook", &["--version"]) {
         run::program(Path::new("mdbook"), &["build", "docs"])?;
     } else {
         eprintln!("xtask: mdbook is not installed; the book is not built (cargo install mdbook)");
     }
-    if machine::answers("grpcurl", "-version") {
+    if machine::runs("grpcurl", &["-version"]) {
         examples::run()
     } else {
         eprintln!("xtask: grpcurl is not installed; the examples are not run");

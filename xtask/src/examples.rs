@@ -18,28 +18,28 @@ use crate::{
 const DOCUMENTED_ADDRESS: &str = "127.0.0.1:50051";
 const EMAIL: &str = "ann@example.com";
 const PASSWORD: &str = "correct horse battery staple";
-/// Time for the start of the suite, and for a mail.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum wait for the start of the suite, and for a mail.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Position of a line in the code blocks of a document, line by line.
+/// Parser of fenced code blocks: finds out for each line of a document if it is in one.
 #[derive(Default)]
 pub(crate) struct Fence {
-    open: bool,
+    is_open: bool,
 }
 
 impl Fence {
     /// Returns true if the next line is in a code block, or opens or closes one.
     pub(crate) fn is_code(&mut self, line: &str) -> bool {
         let is_mark = line.trim_start().starts_with("```");
-        self.open ^= is_mark;
-        self.open || is_mark
+        self.is_open ^= is_mark;
+        self.is_open || is_mark
     }
 }
 
 /// Runs the examples of all guides.
 pub(crate) fn run() -> Outcome {
     machine::need(&[machine::POSTGRES, machine::GIT])?;
-    run::cargo(&["build", "--package", "tenantry"])?;
+    run::build(&["--bin", "tenantry"])?;
     let suite = Suite::start()?;
     let token = suite.sign_in()?;
     let created = suite.call(
@@ -63,7 +63,7 @@ pub(crate) fn run() -> Outcome {
     Ok(())
 }
 
-/// Returns the code blocks that are run.
+/// Returns the code blocks of the language `sh` that begin with `grpcurl`.
 fn examples(text: &str) -> Vec<String> {
     let blocks = text.split("\n```sh\n").skip(1).filter_map(|it| it.split("\n```").next());
     blocks.filter(|it| it.starts_with("grpcurl")).map(str::to_owned).collect()
@@ -86,7 +86,7 @@ impl Suite {
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = process.map_err(|error| format!("tenantry: {error}"))?;
         let suite = Self { address, data_dir, process };
-        wait("the suite", || TcpStream::connect(&suite.address).ok())?;
+        wait("the start of the suite", || TcpStream::connect(&suite.address).ok())?;
         Ok(suite)
     }
 
@@ -131,16 +131,16 @@ fn free_address() -> Outcome<String> {
     Ok(listener.local_addr().map_err(|error| error.to_string())?.to_string())
 }
 
-/// Calls `probe` until it returns a value.
+/// Calls `probe` until it returns a value; fails after [`TIMEOUT`]. `name` is for the error.
 fn wait<T>(name: &str, mut probe: impl FnMut() -> Option<T>) -> Outcome<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if let Some(value) = probe() {
             return Ok(value);
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Err(format!("no sign of {name} after {} s", PATIENCE.as_secs()))
+    Err(format!("waited {} s for {name} without success", TIMEOUT.as_secs()))
 }
 
 /// Returns the confirmation token in the mails of a directory; lines of a mail may be folded with `=`.

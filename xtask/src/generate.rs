@@ -15,8 +15,8 @@ use crate::{
     run::{self, root},
 };
 
-/// Schemas of the database, each named after the crate with its migrations. Queries of the other shared
-/// crates use the schema of `chassis`.
+/// Schemas of the database, each with the name of the crate whose migrations create its tables. Queries of
+/// other shared crates are checked with the schema of `chassis`.
 const SCHEMAS: [&str; 5] = ["chassis", "identity", "project", "invitation", "audit"];
 /// Document with the table of settings, between the two marks.
 const SETTINGS: &str = "docs/operations/configuration.md";
@@ -34,14 +34,10 @@ pub(crate) fn all() -> Outcome {
     for (file, text) in reference::pages()? {
         write(&file, &text)?;
     }
+    let arguments = "test --workspace --test it -- suite::authorization suite::event_goldens";
     let mut golden = run::cargo_command();
-    golden
-        .args(["test", "--package", "tests", "--", "suite::authorization", "suite::event_goldens"])
-        .env("UPDATE_GOLDEN", "1");
-    run::finish(
-        &mut golden,
-        "cargo test --package tests -- suite::authorization suite::event_goldens",
-    )
+    golden.args(arguments.split(' ')).env("UPDATE_GOLDEN", "1");
+    run::finish(&mut golden, &format!("cargo {arguments}"))
 }
 
 /// Fails if a generated file is not up to date. Golden files are compared by tests.
@@ -68,8 +64,9 @@ pub(crate) fn check() -> Outcome {
     }
 }
 
-/// Fails if the queries of the code and the tables of the migrations do not give the files of `.sqlx`.
-/// Their last comparison is repeated only after a change: it compiles every crate with queries.
+/// Fails if the files of `.sqlx` differ from those generated from the queries of the code and the tables of
+/// the migrations. Generating them compiles every crate with queries, so it is skipped if none of the inputs
+/// has changed since the last success.
 fn check_queries() -> Outcome {
     let stamp = root().join("target/sqlx-check.stamp");
     let inputs = hash_of_inputs();
@@ -103,9 +100,9 @@ fn hash_of_inputs() -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// Builds the programs, and returns the document with the present table of settings.
+/// Builds `tenantry`, and returns the document with the table of settings that `tenantry config` prints.
 fn with_settings(document: &str) -> Outcome<String> {
-    run::cargo(&["build", "--workspace", "--bins"])?;
+    run::build(&["--bin", "tenantry"])?;
     let output = Command::new(root().join("target/debug/tenantry")).arg("config").output();
     let table = output.map_err(|error| format!("tenantry config: {error}"))?.stdout;
     let (before, rest) = document
@@ -116,9 +113,9 @@ fn with_settings(document: &str) -> Outcome<String> {
     Ok(format!("{before}{BEGIN}{}{END}{after}", String::from_utf8_lossy(&table)))
 }
 
-/// Compiles with a database, which makes sqlx write its checked queries into `folder`.
+/// Compiles with a database, which makes the macros of sqlx write the checked queries into `folder`.
 fn queries(folder: &Path) -> Outcome {
-    let database = Scratch::start()?;
+    let database = ScratchPostgres::start()?;
     database.create_schemas()?;
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -127,16 +124,16 @@ fn queries(folder: &Path) -> Outcome {
     for name in SCHEMAS {
         check.env(format!("{}_DATABASE_URL", name.to_uppercase()), database.url(name));
     }
-    // Cargo recompiles crates with newer files; afterwards the old times are restored.
+    // A newer modification time makes Cargo recompile a crate. The old times are restored afterwards.
     let sources = crates_with_queries();
-    let old: Vec<_> =
+    let old_times: Vec<_> =
         sources.iter().map(|it| fs::metadata(it).and_then(|it| it.modified()).ok()).collect();
     for source in &sources {
         set_modified(source, Some(SystemTime::now()));
     }
     let outcome = run::finish(&mut check, "cargo check, with a database");
-    for (source, old) in sources.iter().zip(old) {
-        set_modified(source, old);
+    for (source, old_time) in sources.iter().zip(old_times) {
+        set_modified(source, old_time);
     }
     outcome
 }
@@ -147,7 +144,7 @@ fn set_modified(path: &Path, at: Option<SystemTime>) {
     }
 }
 
-/// Returns the main file of every crate with a `sqlx.toml`.
+/// Returns `src/lib.rs` of every crate with queries: those crates have a `sqlx.toml`.
 fn crates_with_queries() -> Vec<PathBuf> {
     let groups = ["shared", "services"].map(|it| root().join(it));
     let folders = groups.iter().filter_map(|it| fs::read_dir(it).ok()).flatten().flatten();
@@ -155,10 +152,12 @@ fn crates_with_queries() -> Vec<PathBuf> {
     crates.map(|it| it.join("src/lib.rs")).collect()
 }
 
+/// Directory of a crate that has migrations.
 fn crate_folder(name: &str) -> PathBuf {
     root().join(if name == "chassis" { "shared" } else { "services" }).join(name)
 }
 
+/// Contents of the files in a directory, by name.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -177,19 +176,19 @@ fn write(path: &Path, text: &str) -> Outcome {
 }
 
 /// A temporary PostgreSQL for a compilation.
-struct Scratch {
+struct ScratchPostgres {
     folder: PathBuf,
     bin: PathBuf,
     server: Child,
 }
 
-impl Scratch {
+impl ScratchPostgres {
     fn start() -> Outcome<Self> {
         let bin = machine::postgres().ok_or("PostgreSQL is not installed")?;
         let folder = std::env::temp_dir().join(format!("tenantry-gen-{}", std::process::id()));
         let data = folder.join("data");
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        if machine::root_user() {
+        if machine::is_root() {
             let mut chown = Command::new("chown");
             run::finish(chown.arg("postgres").arg(&folder), "chown postgres")?;
         }
@@ -201,8 +200,8 @@ impl Scratch {
             "--locale=C",
             "--no-sync",
         ]);
-        let made = initdb.arg("-D").arg(&data).stdout(Stdio::null()).status();
-        if !made.is_ok_and(|it| it.success()) {
+        let status = initdb.arg("-D").arg(&data).stdout(Stdio::null()).status();
+        if !status.is_ok_and(|it| it.success()) {
             return Err("initdb failed".to_owned());
         }
         let mut postgres = as_owner(&bin.join("postgres"));
@@ -230,6 +229,7 @@ impl Scratch {
         self.psql("postgres", &["-c", "create database tenantry"])?;
         for name in SCHEMAS {
             self.psql("tenantry", &["-c", &format!("create schema {name}")])?;
+            // Every service has the tables of `chassis`, too.
             let mut folders = vec![crate_folder("chassis")];
             if name != "chassis" {
                 folders.push(crate_folder(name));
@@ -268,7 +268,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchPostgres {
     fn drop(&mut self) {
         let _ = Command::new("kill").args(["-INT", &self.server.id().to_string()]).status();
         let _ = self.server.wait();
@@ -278,7 +278,7 @@ impl Drop for Scratch {
 
 /// Returns a command that is run by the user `postgres` if this user is root, which PostgreSQL refuses.
 fn as_owner(program: &Path) -> Command {
-    if !machine::root_user() {
+    if !machine::is_root() {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");

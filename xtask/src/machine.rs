@@ -11,62 +11,70 @@ use crate::{
     run::{self, root},
 };
 
-/// A program of a Debian package.
+/// A program that the machine must have.
 pub(crate) struct Need {
+    /// Name in messages.
     name: &'static str,
+    /// Debian package from which the program is installed.
     package: &'static str,
-    found: fn() -> bool,
+    /// Returns true if the program is installed.
+    is_installed: fn() -> bool,
 }
 
 /// PostgreSQL, 15 or newer.
 pub(crate) const POSTGRES: Need =
-    Need { name: "PostgreSQL", package: "postgresql", found: || postgres().is_some() };
+    Need { name: "PostgreSQL", package: "postgresql", is_installed: || postgres().is_some() };
 /// A NATS server with JetStream, 2.9 or newer.
 pub(crate) const NATS: Need = Need {
     name: "nats-server",
     package: "nats-server",
-    found: || answers("nats-server", "--version"),
+    is_installed: || runs("nats-server", &["--version"]),
 };
 /// Git, for runners.
 pub(crate) const GIT: Need =
-    Need { name: "git", package: "git", found: || answers("git", "--version") };
+    Need { name: "git", package: "git", is_installed: || runs("git", &["--version"]) };
 /// Perl, for the sample application of the demo.
 pub(crate) const PERL: Need =
-    Need { name: "perl", package: "perl", found: || answers("perl", "-v") };
+    Need { name: "perl", package: "perl", is_installed: || runs("perl", &["-v"]) };
 /// Bubblewrap, the sandbox of deployed code.
-pub(crate) const BUBBLEWRAP: Need =
-    Need { name: "bubblewrap", package: "bubblewrap", found: || answers("bwrap", "--version") };
+pub(crate) const BUBBLEWRAP: Need = Need {
+    name: "bubblewrap",
+    package: "bubblewrap",
+    is_installed: || runs("bwrap", &["--version"]),
+};
 /// iproute2, for network namespaces of environments; needs root.
-const IPROUTE: Need = Need { name: "ip", package: "iproute2", found: || answers("ip", "-V") };
+const IPROUTE: Need =
+    Need { name: "ip", package: "iproute2", is_installed: || runs("ip", &["-V"]) };
 /// nftables, for the isolation of these namespaces.
 const NFTABLES: Need =
-    Need { name: "nft", package: "nftables", found: || answers("nft", "--version") };
+    Need { name: "nft", package: "nftables", is_installed: || runs("nft", &["--version"]) };
 /// Chromium with its `WebDriver` server, for tests of pages.
 pub(crate) const BROWSER: Need = Need {
     name: "chromedriver",
     package: "chromium-driver",
-    found: || answers("chromedriver", "--version"),
+    is_installed: || runs("chromedriver", &["--version"]),
 };
 /// pip, for the installation of programs into `.tools`.
 const PIP: Need = Need {
     name: "pip",
     package: "python3-pip",
-    found: || answers_all("python3", &["-m", "pip", "--version"]),
+    is_installed: || runs("python3", &["-m", "pip", "--version"]),
 };
 
 const BUF_VERSION: &str = "1.75.0";
 const OIDC_VERSION: &str = "0.3.4";
 const DENY_VERSION: &str = "0.20.2";
 
-/// Installs the programs for the isolation of networks; nothing if the user is not root.
+/// Installs the programs for the isolation of networks. Does nothing if the user is not root, because only
+/// root can isolate networks.
 pub(crate) fn need_network_programs() -> Outcome {
-    if root_user() { need(&[IPROUTE, NFTABLES]) } else { Ok(()) }
+    if is_root() { need(&[IPROUTE, NFTABLES]) } else { Ok(()) }
 }
 
 /// Installs programs that are missing, with `apt-get` as root or by sudo; otherwise fails with the command to
 /// run.
 pub(crate) fn need(needs: &[Need]) -> Outcome {
-    let missing: Vec<_> = needs.iter().filter(|it| !(it.found)()).collect();
+    let missing: Vec<_> = needs.iter().filter(|it| !(it.is_installed)()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -76,22 +84,25 @@ pub(crate) fn need(needs: &[Need]) -> Outcome {
     let install_hint = format!(
         "{names} is not installed; run `sudo apt-get install {packages}`, then repeat the command"
     );
-    if !answers("apt-get", "--version") {
+    if !runs("apt-get", &["--version"]) {
         return Err(format!(
             "{names} is not installed, and there is no apt-get; install it, then repeat the command"
         ));
     }
-    let prefix: &[&str] = match () {
-        () if root_user() => &[],
-        () if answers_all("sudo", &["-n", "true"]) => &["sudo", "-n"],
-        () => return Err(install_hint),
+    let prefix: &[&str] = if is_root() {
+        &[]
+    } else if runs("sudo", &["-n", "true"]) {
+        &["sudo", "-n"]
+    } else {
+        return Err(install_hint);
     };
     eprintln!("xtask: {names} is not installed; installing {packages}");
     apt(prefix, &["update", "-qq"])?;
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
     install.extend(packages.split(' '));
     apt(prefix, &install)?;
-    let missing: Vec<_> = missing.iter().filter(|it| !(it.found)()).map(|it| it.name).collect();
+    let missing: Vec<_> =
+        missing.iter().filter(|it| !(it.is_installed)()).map(|it| it.name).collect();
     if missing.is_empty() {
         Ok(())
     } else {
@@ -131,7 +142,7 @@ pub(crate) fn postgres() -> Option<PathBuf> {
 
 /// `buf`, for lint and format of the contract; installed into `.tools` if it is missing.
 pub(crate) fn buf() -> Outcome<PathBuf> {
-    if answers("buf", "--version") {
+    if runs("buf", &["--version"]) {
         return Ok(PathBuf::from("buf"));
     }
     let folder = root().join(".tools/buf");
@@ -165,7 +176,7 @@ pub(crate) fn oidc() -> Outcome {
 
 /// `cargo-deny`, for checks of dependencies, if it is installed.
 pub(crate) fn find_cargo_deny() -> Option<PathBuf> {
-    if answers("cargo-deny", "--version") {
+    if runs("cargo-deny", &["--version"]) {
         return Some(PathBuf::from("cargo-deny"));
     }
     Some(root().join(".tools/deny/bin/cargo-deny")).filter(|it| it.exists())
@@ -193,7 +204,7 @@ pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
     Ok(program)
 }
 
-/// Stops the PostgreSQL servers of tests.
+/// Stops the PostgreSQL servers that `testkit` has left running.
 pub(crate) fn stop_test_postgres() {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for entry in entries.filter(|it| it.file_name().to_string_lossy().starts_with("tenantry-test-"))
@@ -213,17 +224,13 @@ pub(crate) fn stop_test_postgres() {
 }
 
 /// Returns true if the user is root.
-pub(crate) fn root_user() -> bool {
+pub(crate) fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).trim() == "0")
 }
 
-/// Returns true if a program runs successfully with an argument.
-pub(crate) fn answers(program: &str, argument: &str) -> bool {
-    answers_all(program, &[argument])
-}
-
-fn answers_all(program: &str, arguments: &[&str]) -> bool {
+/// Returns true if a program is installed and succeeds with these arguments.
+pub(crate) fn runs(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|it| it.success())

@@ -21,12 +21,12 @@ cargo xtask gen              updates generated files: .sqlx, golden files, docs/
 cargo xtask gen --check      fails if a generated file is not up to date
 cargo xtask docs             checks links, builds the book, runs the examples of the guides
 cargo xtask check            compiles everything
-cargo xtask bench            runs the benchmarks, each with its reference
-cargo xtask fuzz [SECONDS]   runs every fuzz target, for a minute each or that long
+cargo xtask bench [NAME]     runs the benchmarks whose names contain NAME, each with its reference
+cargo xtask fuzz [SECONDS]   runs every fuzz target for SECONDS (default: 60)
 cargo xtask advisories CLONE updates advisories.txt from a clone of the RustSec advisory database
 ";
 
-/// Result of a command; an error is one sentence.
+/// Result of a command. An error is one sentence for people.
 type Outcome<T = ()> = Result<T, String>;
 
 fn main() -> ExitCode {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Some("bench") => bench(rest),
         Some("fuzz") => fuzz(rest),
         Some("advisories") => match rest {
-            [clone] => advisories::renew(clone.as_ref()),
+            [clone] => advisories::update(clone.as_ref()),
             _ => Err("the clone is missing: cargo xtask advisories CLONE".to_owned()),
         },
         _ => {
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the linters. `deny` is absent where compiling it would cost more than all the tests.
+/// Runs the linters. `deny` is the path of cargo-deny; `None` skips its checks.
 fn lint(deny: Outcome<Option<PathBuf>>) -> Outcome {
     run::cargo(&["fmt", "--all", "--check"])?;
     let buf = machine::buf()?;
@@ -90,6 +90,7 @@ fn test(filter: &[String]) -> Outcome {
     machine::oidc()?;
     if filter.is_empty() {
         let is_ci = std::env::var_os("CI").is_some();
+        // Only CI installs cargo-deny for the tests, because compiling it takes minutes.
         let deny =
             if is_ci { machine::cargo_deny().map(Some) } else { Ok(machine::find_cargo_deny()) };
         lint(deny)?;
@@ -97,11 +98,11 @@ fn test(filter: &[String]) -> Outcome {
         docs::links()?;
         coverage::reset();
     }
-    // Some tests start these programs.
-    run::cargo(&["build", "--workspace", "--bins"])?;
+    // Some tests start the programs of the workspace.
+    run::build(&["--bins"])?;
     let mut test = run::cargo_command();
     test.args(["test", "--workspace", "--"]).args(filter);
-    // Tests wait for timers and processes more than they compute.
+    // More threads than cores, because tests mostly wait for timers and processes.
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     test.env("RUST_TEST_THREADS", (cores * 2).to_string());
     // Each fuzz target runs for a minute in CI, and for a second elsewhere.

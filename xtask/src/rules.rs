@@ -1,5 +1,5 @@
-//! The tables of rules in `docs/reference/rules.md`: the rules are written by hand, the tests that name
-//! them are found in the source.
+//! The tables of rules in `docs/reference/rules.md`: ids and texts of rules are written by hand; the column
+//! of tests is generated from the comments of the tests.
 
 use std::{
     collections::BTreeMap,
@@ -12,15 +12,16 @@ use crate::{Outcome, run::root};
 /// File with the rules, from the root.
 pub(crate) const DOCUMENT: &str = "docs/reference/rules.md";
 
-/// Prefixes of rule ids with plain numbers: `ID-1`.
-const PLAIN: [&str; 6] = ["ID-", "PE-", "IN-", "NO-", "AU-", "PL-"];
+/// Prefixes of rule ids whose numbers have no leading zeros: `ID-1`.
+const WITHOUT_ZEROS: [&str; 6] = ["ID-", "PE-", "IN-", "NO-", "AU-", "PL-"];
 /// Prefixes of rule ids with two digits: `A-01`.
 const TWO_DIGITS: [&str; 4] = ["A-", "I-", "P-", "G-"];
 
-/// Beginning of the last column of a rule that has no test, followed by the reason.
+/// Beginning of the last column of a rule that cannot be tested, followed by the reason.
 const NO_TEST: &str = "no test: ";
 
-/// Returns the document with the present tests. Fails if no test names a rule.
+/// Returns the document with its column of tests generated from the sources. Fails with the rules that
+/// neither a test nor [`NO_TEST`] covers.
 pub(crate) fn with_tests(document: &str) -> Outcome<String> {
     let tests = tests();
     let mut lines = vec![];
@@ -32,21 +33,22 @@ pub(crate) fn with_tests(document: &str) -> Outcome<String> {
             lines.push(line.to_owned());
             continue;
         };
-        let mut named = tests.get(*rule).cloned().unwrap_or_default();
+        let mut tests = tests.get(*rule).cloned().unwrap_or_default();
         let exception = cells.get(3).filter(|it| it.starts_with(NO_TEST));
-        if named.is_empty() {
+        if tests.is_empty() {
             match exception {
-                Some(reason) => named.push((*reason).to_owned()),
+                Some(reason) => tests.push((*reason).to_owned()),
                 None => untested.push((*rule).to_owned()),
             }
         }
         let text = cells.get(2).copied().unwrap_or_default();
-        lines.push(format!("| {rule} | {text} | {} |", named.join("<br>")));
+        lines.push(format!("| {rule} | {text} | {} |", tests.join("<br>")));
     }
     if untested.is_empty() {
         Ok(lines.join("\n") + "\n")
     } else {
-        Err(format!("no test names {}", untested.join(", ")))
+        let untested = untested.join(", ");
+        Err(format!("no test names these rules in its comment: {untested}"))
     }
 }
 
@@ -82,6 +84,7 @@ fn tests() -> BTreeMap<String, Vec<String>> {
     found
 }
 
+/// Returns the name of the function that a line defines.
 fn function(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
     rest.split('(').next()
@@ -89,7 +92,7 @@ fn function(line: &str) -> Option<&str> {
 
 /// Returns the prefix of a rule id, for example `ID-`.
 fn prefix(word: &str) -> Option<&'static str> {
-    PLAIN.iter().chain(&TWO_DIGITS).find(|it| word.starts_with(**it)).copied()
+    WITHOUT_ZEROS.iter().chain(&TWO_DIGITS).find(|it| word.starts_with(**it)).copied()
 }
 
 /// Returns the rules that a comment names: `ID-3`, and all of `ID-4 to ID-7`.

@@ -26,6 +26,15 @@ pub(crate) fn cargo(arguments: &[&str]) -> Outcome {
     finish(command.args(arguments), &format!("cargo {}", arguments.join(" ")))
 }
 
+/// Builds programs of the workspace: `--bins`, or `--bin` with a name.
+///
+/// `--workspace` and `--examples` (there are none) make Cargo select the features that it also selects for
+/// `cargo test --workspace`, including those of dev-dependencies. With other features it would compile most
+/// crates a second time. Not for releases: the tests' features include fault injection.
+pub(crate) fn build(programs: &[&str]) -> Outcome {
+    cargo(&[&["build", "--workspace", "--examples"], programs].concat())
+}
+
 /// Runs a program in the workspace.
 pub(crate) fn program(path: &Path, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(path);
@@ -33,7 +42,7 @@ pub(crate) fn program(path: &Path, arguments: &[&str]) -> Outcome {
     finish(command.current_dir(root()).args(arguments), &format!("{name} {}", arguments.join(" ")))
 }
 
-/// Prints the name of a command and runs it; fails with the name.
+/// Prints `name` and runs a command to its end; an error contains `name`.
 pub(crate) fn finish(command: &mut Command, name: &str) -> Outcome {
     eprintln!("xtask: {name}");
     let status =
@@ -45,11 +54,11 @@ pub(crate) fn finish(command: &mut Command, name: &str) -> Outcome {
 pub(crate) fn suite(arguments: &[String]) -> Outcome {
     machine::need(&[machine::POSTGRES, machine::GIT, machine::PERL, machine::BUBBLEWRAP])?;
     machine::need_network_programs()?;
-    cargo(&["build", "--package", "tenantry"])?;
+    build(&["--bin", "tenantry"])?;
     let mut command = Command::new(root().join("target/debug/tenantry"));
-    // For trying out: all deployed code is the developer's own.
-    let trusting = ["--local-repositories", "true", "--allow-weak-isolation", "true"];
-    command.current_dir(root()).args(trusting);
+    // All deployed code is the developer's own, so it needs no isolation.
+    let flags = ["--local-repositories", "true", "--allow-weak-isolation", "true"];
+    command.current_dir(root()).args(flags);
     command.args(arguments.iter().filter(|it| *it != "--"));
-    finish(&mut command, &format!("tenantry {}", trusting.join(" ")))
+    finish(&mut command, &format!("tenantry {}", flags.join(" ")))
 }
