@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(proto_files(&root.join("tenantry"))?)?;
-    // The encoded set keeps the custom options: gRPC reflection serves them and the host enforces them.
+    // Encoded here, because decoded descriptors lose the custom options, which the host enforces.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("checks.rs"), checks::generate(&compiler.descriptor_pool())?)?;
 

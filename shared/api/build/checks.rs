@@ -1,5 +1,5 @@
 //! Code generator of request validation: turns the `buf.validate` rules of the contract into plain Rust
-//! (`impl Check`). An unsupported rule stops the build, so no rule is declared without being checked.
+//! (`impl Check`). An unsupported rule fails the build, so every declared rule is checked at run time.
 
 use std::{collections::BTreeMap, error::Error, fmt::Write};
 
@@ -11,7 +11,7 @@ use prost_reflect::{
 /// Regular expressions of the contract, each with the number of its generated static.
 type Patterns = BTreeMap<String, usize>;
 
-/// Violation texts of patterns that a reader would have to decipher. Every other pattern is quoted.
+/// Violation texts of regular expressions that are hard to read. The text of any other quotes the expression.
 const PATTERN_TEXTS: [(&str, &str); 12] = [
     (r"^\P{C}*$", "must not contain control or invisible characters"),
     (r"^[\P{C}\n]*$", "must not contain control or invisible characters except line feeds"),
@@ -32,7 +32,8 @@ const PATTERN_TEXTS: [(&str, &str); 12] = [
 
 /// Generates one `impl Check` for each message of the contract.
 pub fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
-    let rules = pool.get_extension_by_name("buf.validate.field").ok_or("no buf.validate.field")?;
+    let rules = pool.get_extension_by_name("buf.validate.field");
+    let rules = rules.ok_or("the descriptors do not contain the option buf.validate.field")?;
     let mut code = String::new();
     let mut patterns = Patterns::new();
     let mut messages = String::new();
@@ -69,7 +70,7 @@ fn impl_check(
     for field in message.fields() {
         let options = field.options();
         let rule = options.get_extension(rules);
-        let rule = rule.as_message().ok_or("a message")?;
+        let rule = rule.as_message().ok_or("buf.validate.field is not a message")?;
         let checked = match field.containing_oneof().filter(|it| !it.is_synthetic()) {
             Some(oneof) => oneof_field_check(message, oneof.name(), &field, rule, patterns),
             None => field_check(&field, rule, patterns),
@@ -156,7 +157,7 @@ fn list_check(
     let name = field.name();
     let list_rules = message_field(rule, "repeated");
     let mut body = String::new();
-    for (rule, value) in list_rules.iter().flat_map(set_rules) {
+    for (rule, value) in list_rules.iter().flat_map(declared_rules) {
         match rule.as_str() {
             "min_items" | "max_items" => {
                 write!(body, "path.{rule}(self.{name}.len(), {value}, violations);")?;
@@ -170,7 +171,7 @@ fn list_check(
         None => value_check(field, rule, patterns)?,
     };
     if !item_check.is_empty() {
-        // Bounds the work on a long list of invalid items.
+        // The loop ends at the maximum of violations, which bounds the work on a long list of invalid items.
         write!(
             body,
             "for (i, it) in self.{name}.iter().enumerate() {{ \
@@ -186,7 +187,7 @@ fn singular_check(
     rule: &DynamicMessage,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
-    /// Number of `buf.validate.Ignore.IGNORE_IF_ZERO_VALUE`.
+    /// Value of the enum `buf.validate.Ignore`.
     const IGNORE_IF_ZERO_VALUE: i32 = 1;
 
     let name = field.name();
@@ -233,7 +234,7 @@ fn value_check(
         _ => return refuse_value_rules(rule).map(|()| code),
     };
     let Some(rules) = message_field(rule, rules_name) else { return Ok(code) };
-    for (rule, value) in set_rules(&rules) {
+    for (rule, value) in declared_rules(&rules) {
         match (rule.as_str(), &field.kind()) {
             ("pattern", _) => {
                 let pattern = value.as_text()?;
@@ -266,10 +267,10 @@ fn value_check(
     Ok(code)
 }
 
-/// Fails if there are rules about the values of a type that is not supported.
+/// Fails if a field whose type has no supported rules declares one.
 fn refuse_value_rules(rule: &DynamicMessage) -> Result<(), Box<dyn Error>> {
     let is_value_rule = |name: &str| !["required", "ignore", "repeated"].contains(&name);
-    match set_rules(rule).into_iter().find(|(name, _)| is_value_rule(name)) {
+    match declared_rules(rule).into_iter().find(|(name, _)| is_value_rule(name)) {
         Some((name, _)) => Err(format!("rule {name} is not supported for this type").into()),
         None => Ok(()),
     }
@@ -286,8 +287,8 @@ fn rust_path(full_name: &str) -> String {
     full_name.replace('.', "::")
 }
 
-/// Returns the fields of a rule message that are set, each with its value.
-fn set_rules(rules: &DynamicMessage) -> Vec<(String, RustLiteral)> {
+/// Returns the fields of a rule message that the contract sets, each with its value.
+fn declared_rules(rules: &DynamicMessage) -> Vec<(String, RustLiteral)> {
     let rule = |(field, value): (FieldDescriptor, &Value)| {
         (field.name().to_owned(), RustLiteral(value.clone()))
     };

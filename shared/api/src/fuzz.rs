@@ -35,7 +35,8 @@ const SAMPLE_TEXTS: [&str; 8] = [
     "--upload-pack=x",
 ];
 
-/// Generates a message with random values of the declared types.
+/// Generates a message with values of the declared types, chosen by `numbers`. Fields are left out at random,
+/// and when `numbers` ends.
 fn random_message(
     descriptor: &MessageDescriptor,
     numbers: &mut dyn Iterator<Item = u8>,

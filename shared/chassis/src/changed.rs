@@ -69,8 +69,8 @@ impl<T> Changed<T> {
         Self { state, event: Box::new(EncodedEvent::new(event, target)), following: vec![] }
     }
 
-    /// Adds further events about the same object. For lists of any length: an envelope has a maximum size, so
-    /// the first event has the length of the list, and the further events have its parts.
+    /// Adds further events about the same object, for a change whose list does not fit into one envelope: the
+    /// first event has the length of the list, and each further event a part of the list.
     pub fn followed_by<E: Message + Name>(mut self, events: impl IntoIterator<Item = E>) -> Self {
         let target = self.event.target.clone();
         let events = events.into_iter().map(|it| EncodedEvent::new(&it, target.clone()));
@@ -78,7 +78,7 @@ impl<T> Changed<T> {
         self
     }
 
-    /// Marks the event as an attempt that changed nothing.
+    /// Marks the event as an attempt that was denied or failed, so that it changed nothing.
     pub fn with_outcome(mut self, outcome: pb::Outcome, reason: Reason) -> Self {
         self.event.outcome = outcome;
         self.event.reason = Some(reason);

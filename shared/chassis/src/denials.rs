@@ -21,9 +21,9 @@ use crate::{
 
 /// Shortest time between two events of the same denial.
 const WINDOW: time::Duration = time::Duration::minutes(1);
-/// Interval of the search for counted denials that are due.
+/// Interval at which counted denials that are due are written.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of distinct denials in one window above which new ones are dropped.
+/// Maximum number of distinct denials that are counted at a time. Further ones are not recorded.
 const DENIALS_MAX: usize = 10_000;
 
 /// A permission that was denied.
@@ -70,8 +70,8 @@ impl Denials {
         Self { outboxes: Arc::new(outboxes), clock, counts: Arc::default() }
     }
 
-    /// Records the denial of a call, if its response has an error. Denied reads are recorded for the audit
-    /// log only.
+    /// Records the denial of a call, if its response has an error. Denied reads are recorded only if they
+    /// need a permission on the audit log.
     pub async fn record(&self, context: &Context, response: &HeaderMap) {
         let denied = context.denied.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((denied, account)) = denied.zip(context.account.as_ref()) else { return };
@@ -79,7 +79,9 @@ impl Denials {
         if status.is_none_or(|it| it.code() == Code::Ok) {
             return;
         }
-        if context.rule.read && !denied.permission.contains(".audit.") {
+        // For example `org.audit.list`.
+        let is_of_audit_log = denied.permission.contains(".audit.");
+        if context.rule.read && !is_of_audit_log {
             return;
         }
         let key = Key { user_id: account.user_id, method: context.rule.method.clone(), denied };
@@ -112,6 +114,7 @@ impl Denials {
     /// Writes an event for `count` denials.
     async fn emit(&self, key: &Key, actor: pb::Actor, origin: pb::Origin, count: i32) {
         let Key { method, denied, .. } = key;
+        // `identity` in `tenantry.identity.v1.TeamService/CreateTeam`.
         let service = method.split('.').nth(1).unwrap_or_default();
         let Some(outbox) = self.outboxes.get(service) else { return };
         let event = PermissionDenied {

@@ -1,4 +1,5 @@
-//! The outbox: the table of a service's events, written in the transaction that they are about.
+//! The outbox: a service's table of events. An event is written in the transaction of the change that it is
+//! about.
 
 use api::event::Envelope;
 use prost::Message;
@@ -18,8 +19,8 @@ pub fn event_type(envelope: &Envelope) -> String {
 pub const ENVELOPE_BYTES_MAX: usize = 47 << 10;
 
 /// Writes events in their order and gives each the next sequence number of its organization. The counters of
-/// the organizations stay locked until the transaction ends, so this is its last statement, and a single one.
-/// The number is appended to the encoded envelope as its field 15 (sfixed64).
+/// the organizations are locked until the transaction ends, so this must be its last statement. The number is
+/// appended to the encoded envelope as its field 15 (sfixed64): the tag `y` and eight bytes.
 pub(crate) async fn write(conn: &mut PgConnection, events: Vec<Envelope>) -> Result<()> {
     if events.is_empty() {
         return Ok(());
@@ -37,6 +38,7 @@ pub(crate) async fn write(conn: &mut PgConnection, events: Vec<Envelope>) -> Res
             .into());
         }
         ids.push(Uuid::try_parse(&event.id).map_err(anyhow::Error::from)?);
+        // The nil UUID is the counter of events without an organization.
         org_ids.push(Uuid::try_parse(&event.org_id).unwrap_or_default());
         envelopes.push(event.encode_to_vec());
         types.push(event_type);

@@ -31,7 +31,7 @@ pub struct Page {
     binding: Binding,
 }
 
-/// Key of the MAC of tokens, and the values that the MAC covers beside the cursor.
+/// Key of the MAC of tokens, and the values that the MAC covers in addition to the cursor (the key of a row).
 struct Binding {
     key: Secret,
     values: Vec<String>,
@@ -41,7 +41,7 @@ impl Binding {
     fn mac(&self, cursor: &str) -> [u8; MAC_LEN] {
         let mut parts: Vec<&[u8]> = vec![cursor.as_bytes()];
         parts.extend(self.values.iter().map(String::as_bytes));
-        key::mac(&self.key, &parts)[..MAC_LEN].try_into().expect("a MAC is longer than that")
+        key::mac(&self.key, &parts)[..MAC_LEN].try_into().expect("a MAC has 32 bytes")
     }
 }
 
@@ -51,8 +51,8 @@ impl Pager {
         Self(key.derive("page tokens"))
     }
 
-    /// Returns the page that a call requests; fails if its token is not valid for this caller, method and
-    /// filter. `filter` has all parameters that select or order the rows.
+    /// Returns the page that a call requests. `filter` has all parameters of the request that select or order
+    /// the rows; fails if the token was created for another filter, caller or method.
     pub fn page(&self, context: &Context, size: i32, token: &str, filter: &[&str]) -> Result<Page> {
         let mut values = vec![context.rule.method.clone(), context.idempotency_scope()];
         values.extend(filter.iter().map(|it| (*it).to_owned()));

@@ -47,8 +47,8 @@ pub enum Durability {
 }
 
 impl Postgres {
-    /// Starts the server with its files in `directory`, which are created on the first start. If the server
-    /// of an earlier process still runs there, uses that one.
+    /// Starts the server with its files in `directory`, which are created on the first start. If an earlier
+    /// process has started the server and it is still running, returns a handle of the running server.
     pub async fn start(
         directory: &Path,
         bin: Option<&Path>,
@@ -57,8 +57,8 @@ impl Postgres {
         Self::launch(directory, bin, durability, None).await
     }
 
-    /// Starts the server for databases of environments: with another system account and a TCP listener. It
-    /// continues when this process ends.
+    /// Starts the server for databases of environments, with another system account and a TCP listener. The
+    /// server keeps running when this process ends.
     pub async fn start_for_environments(
         directory: &Path,
         listener: PublicListener,
@@ -106,7 +106,7 @@ impl Postgres {
         }
     }
 
-    /// True if the last error in the log is that another server has locked the files.
+    /// Returns true if the last error in the log is that another server has locked the files.
     fn is_locked_by_another(&self) -> bool {
         let reason = last_error(&self.log());
         ["already exists", "still in use"].iter().any(|it| reason.contains(it))
@@ -147,7 +147,8 @@ impl Postgres {
         Pid::from_raw(text.lines().next()?.trim().parse().ok()?)
     }
 
-    /// True if the process of the pid file is running, and with this data directory.
+    /// Returns true if the process of the pid file is running and its working directory is this data
+    /// directory; another process can have the pid after a restart of the machine.
     fn is_running(&self) -> bool {
         let Some(pid) = self.pid() else { return false };
         let working_dir = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
@@ -172,12 +173,7 @@ impl Postgres {
         Ok(())
     }
 
-    fn spawn(
-        &self,
-        bin: &Path,
-        owner: Option<(u32, u32)>,
-        durability: Durability,
-    ) -> Result<Child> {
+    fn spawn(&self, bin: &Path, owner: Option<Owner>, durability: Durability) -> Result<Child> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(bin.join("postgres"));
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket_dir);
@@ -209,7 +205,8 @@ impl Postgres {
         loop {
             match PgConnection::connect_with(&admin).await {
                 Ok(mut connection) => {
-                    // The session of an earlier start that was killed may still be creating the database.
+                    // The session of an earlier start that was killed may still be creating the database; the
+                    // lock waits for its end.
                     connection.execute("select pg_advisory_lock(1)").await?;
                     let exists = "select 1 from pg_database where datname = 'tenantry'";
                     if connection.fetch_optional(exists).await?.is_none() {
@@ -218,7 +215,8 @@ impl Postgres {
                     return Ok(());
                 }
                 Err(error) => {
-                    // The child may have ended because the server of an earlier process was starting.
+                    // The child ends if the server of an earlier process was just starting. Then that server
+                    // is used.
                     let ended =
                         self.child.as_mut().is_none_or(|it| !matches!(it.try_wait(), Ok(None)));
                     if ended {
@@ -243,13 +241,20 @@ impl Postgres {
 /// System accounts for the suite's own server; the first that exists is used.
 const SUITE_ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 
-/// System accounts for the server of environments; the first that exists is used. None owns files of the
+/// System accounts for the server of environments; the first that exists is used. Neither owns files of the
 /// suite.
 const ENVIRONMENT_ACCOUNTS: [&str; 2] = ["tenantry-databases", "nobody"];
 
-/// Returns the uid and gid that the server runs as, if this process is root: PostgreSQL refuses to run as
-/// root.
-fn owner(names: &[&str]) -> Result<Option<(u32, u32)>> {
+/// System account that runs the server and owns its files.
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+/// Returns the first of the named accounts that exists. `None` if this process is not root: then the server
+/// runs as the account of this process. PostgreSQL refuses to run as root.
+fn owner(names: &[&str]) -> Result<Option<Owner>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
@@ -257,7 +262,9 @@ fn owner(names: &[&str]) -> Result<Option<(u32, u32)>> {
     let account = |name: &str| {
         let line = accounts.lines().find(|it| it.split(':').next() == Some(name))?;
         let mut fields = line.split(':').skip(2);
-        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+        let uid = fields.next()?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        Some(Owner { uid, gid })
     };
     let found = names.iter().find_map(|it| account(it));
     let missing = || {
@@ -268,24 +275,25 @@ fn owner(names: &[&str]) -> Result<Option<(u32, u32)>> {
 }
 
 /// Makes a command run as the server's account.
-fn run_as(command: &mut Command, owner: Option<(u32, u32)>) -> &mut Command {
-    if let Some((uid, gid)) = owner {
+fn run_as(command: &mut Command, owner: Option<Owner>) -> &mut Command {
+    if let Some(Owner { uid, gid }) = owner {
         command.uid(uid).gid(gid);
     }
     command.current_dir("/")
 }
 
 /// Gives a directory to the server's account with mode 0700.
-fn restrict_to_owner(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+fn restrict_to_owner(path: &Path, owner: Option<Owner>) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    if let Some((uid, gid)) = owner {
+    if let Some(Owner { uid, gid }) = owner {
         chown(path, Some(uid), Some(gid))?;
     }
     Ok(())
 }
 
-/// Creates the data directory with `initdb`, under a temporary name that is renamed at the end.
-fn initialize(bin: &Path, data: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+/// Creates the data directory with `initdb`, unless it exists. It is created under a temporary name and then
+/// renamed, so that a data directory is always complete.
+fn initialize(bin: &Path, data: &Path, owner: Option<Owner>) -> Result<()> {
     if data.exists() {
         return Ok(());
     }
@@ -323,8 +331,8 @@ fn remove_temporary_dirs(data: &Path) {
 }
 
 /// Fails if the server's account may not enter a directory or one of its parents.
-fn check_access(directory: &Path, owner: Option<(u32, u32)>) -> Result<()> {
-    let Some((uid, gid)) = owner else { return Ok(()) };
+fn check_access(directory: &Path, owner: Option<Owner>) -> Result<()> {
+    let Some(Owner { uid, gid }) = owner else { return Ok(()) };
     for ancestor in fs::canonicalize(directory)?.ancestors() {
         let metadata = fs::metadata(ancestor)?;
         let execute_bit = if metadata.uid() == uid {
@@ -349,6 +357,7 @@ fn check_access(directory: &Path, owner: Option<(u32, u32)>) -> Result<()> {
 /// socket would exceed its limit of 107 bytes.
 fn socket_dir(directory: &Path) -> PathBuf {
     let inside = directory.join("run");
+    // The name of the socket, `.s.PGSQL.5432`, is added to the path.
     if inside.as_os_str().len() < 90 {
         return inside;
     }
@@ -357,7 +366,7 @@ fn socket_dir(directory: &Path) -> PathBuf {
     std::env::temp_dir().join(format!("tenantry-{hash}"))
 }
 
-/// Returns the last FATAL or PANIC message of a log.
+/// Returns the last FATAL or PANIC message of a log, or a text that the log has none.
 fn last_error(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     text.lines()

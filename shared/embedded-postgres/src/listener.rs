@@ -12,13 +12,14 @@ pub struct PublicListener {
 }
 
 impl PublicListener {
-    /// Server settings for many tenants: they limit temporary files and the log, so that no tenant fills the
-    /// disk.
+    /// Settings of a server that many tenants share: enough connections for all, and limits of temporary
+    /// files and of the log, so that no tenant fills the disk.
     pub(super) const SETTINGS: [&str; 3] =
         ["max_connections=1000", "temp_file_limit=4GB", "log_min_messages=fatal"];
 
-    /// Returns the content of `pg_hba.conf`. The socket is open to root and the server's account only, by its
-    /// directory. TCP clients come from the network, or from this machine with the listener's own address.
+    /// Returns the content of `pg_hba.conf`. Connections by the socket need no password, because only root
+    /// and the server's account may enter its directory. TCP connections are accepted from the clients'
+    /// network, and from this machine, whose source address is that of the listener.
     pub(super) fn pg_hba(&self) -> String {
         let host = |clients: &str| format!("host all all {clients} scram-sha-256\n");
         let this_machine = format!("{}/32", self.address.ip());

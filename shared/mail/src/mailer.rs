@@ -45,7 +45,7 @@ impl Mailer {
             .with_context(|| format!("--mail-from {from:?} is not a valid e-mail address"))?;
         let Some(url) = &config.smtp_url else {
             std::fs::create_dir_all(&directory)?;
-            // The links in mails are credentials.
+            // Only the owner may read the files, because the links in mails are credentials.
             let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o700);
             std::fs::set_permissions(&directory, owner_only)?;
             return Ok(Self::Files { directory, from, console: config.mail_console });
@@ -57,7 +57,7 @@ impl Mailer {
         Ok(Self::Smtp(Box::new(transport), from))
     }
 
-    /// Sends a mail. An error is temporary, so the mail can be sent again.
+    /// Sends a mail. An error is temporary: a later attempt can succeed.
     pub(super) async fn send(
         &self,
         id: Uuid,
@@ -85,8 +85,8 @@ impl Mailer {
     }
 }
 
-/// Prints a mail to the console, from which people take the link if there is no SMTP server. It is not
-/// logged, because links are credentials.
+/// Prints recipient, subject and link of a mail to the console, for people who try out the suite without an
+/// SMTP server. Does not use the log, because links are credentials.
 fn print_to_console(message: &EmailMessage) {
     use std::io::Write;
     let link = message.action.as_ref().map(|it| it.link.as_str()).unwrap_or_default();

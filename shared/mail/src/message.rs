@@ -52,8 +52,8 @@ pub struct DigestItem {
     pub body: String,
 }
 
-/// Sanitizes a user-chosen name for a subject line or a sentence: removes control characters such as line
-/// breaks, and URLs, so that nobody can send advertising through invitations (N-10).
+/// Sanitizes a user-chosen name for a subject line or a sentence: replaces control characters, such as line
+/// breaks, by spaces and URLs by `…`, so that nobody can send advertising through invitations (N-10).
 pub fn sanitize(name: &str) -> String {
     let word = |it: &str| {
         let lower = it.to_lowercase();

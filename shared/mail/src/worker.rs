@@ -17,8 +17,8 @@ pub struct MailWorker {
     pub renderer: Arc<dyn MailRenderer>,
 }
 
-/// Number of attempts, over about eight hours. After the last one the mail stays in the queue for an
-/// operator.
+/// Maximum number of attempts to send a mail, which take about eight hours with their pauses. Afterwards the
+/// mail stays in the queue, where an operator can see its last error.
 const ATTEMPTS_MAX: i32 = 10;
 
 /// Final outcome of a mail.

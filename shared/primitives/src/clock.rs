@@ -24,8 +24,11 @@ pub struct Clock {
     machine_error: Duration,
 }
 
-/// Smallest change of the offset that is applied: smaller ones are within the error of the measurement.
+/// Smallest change of the offset that is applied. Smaller ones are within the error of the measurement.
 const TOLERANCE: Duration = Duration::milliseconds(10);
+
+/// Longest duration of a read whose result is used.
+const READ_MAX: Duration = Duration::milliseconds(250);
 
 /// Smallest change of the offset that is logged as a warning.
 const WARN_ABOVE: Duration = Duration::seconds(1);
@@ -61,7 +64,9 @@ impl Clock {
         let took: Duration = self.machine_time() - before;
         let offset: Duration = remote_time - (before + took / 2);
         let previous = Duration::microseconds(self.offset_us.load(Ordering::Relaxed));
-        if took > WARN_ABOVE / 4 || (offset - previous).abs() < TOLERANCE.max(took) {
+        let is_imprecise = took > READ_MAX;
+        let is_within_error = (offset - previous).abs() < TOLERANCE.max(took);
+        if is_imprecise || is_within_error {
             return Ok(());
         }
         if (offset - previous).abs() > WARN_ABOVE {

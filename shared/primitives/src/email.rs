@@ -22,8 +22,9 @@ pub fn matches_canonical(typed: &str, canonical: &str) -> bool {
     parse(typed).is_some_and(|it| it.canonical == canonical)
 }
 
-/// Parses an address; `None` if it is not valid. Only this function folds case: Unicode, Rust and PostgreSQL
-/// fold differently, so two layers could disagree. Dots and plus-tags are significant (3.6).
+/// Parses an address; `None` if it is not valid. No other code converts addresses to lower case, because the
+/// conversions of Rust and PostgreSQL differ for some characters. Dots and plus-tags are significant:
+/// providers treat them differently.
 pub fn parse(text: &str) -> Option<Address> {
     let (local, domain) = text.split_once('@').filter(|_| text.len() <= ADDRESS_BYTES_MAX)?;
     let is_atext = |it: u8| it.is_ascii_alphanumeric() || b".!#$%&'*+/=?^_`{|}~-".contains(&it);
@@ -34,13 +35,13 @@ pub fn parse(text: &str) -> Option<Address> {
         && !local.contains("..");
     let domain = idna::domain_to_ascii_strict(domain).ok()?;
     let is_label = |it: &str| !it.is_empty() && it.len() <= 63;
+    // A numeric top-level domain would be an IPv4 address.
+    let has_numeric_end =
+        domain.rsplit('.').next().is_some_and(|it| it.bytes().all(|it| it.is_ascii_digit()));
     let is_domain_valid = domain.len() <= 253
         && domain.contains('.')
         && domain.split('.').all(is_label)
-        && domain
-            .split('.')
-            .next_back()
-            .is_some_and(|it| !it.bytes().all(|it| it.is_ascii_digit()));
+        && !has_numeric_end;
     if !is_local_valid || !is_domain_valid {
         return None;
     }

@@ -1,5 +1,5 @@
 //! Cryptography: the deployment's secret key, the keys that are derived from it, and the primitives that use
-//! them. There is no default key.
+//! them. No key has a default value.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -31,7 +31,7 @@ impl Key {
         match bytes.map(Secret::try_from) {
             Ok(Ok(secret)) => Ok(Self(Arc::new(secret))),
             _ => bail!(
-                "the key file {} does not hold 64 hexadecimal digits; create one with `openssl rand -hex 32`",
+                "the key file {} does not have 64 hexadecimal digits; create one with `openssl rand -hex 32`",
                 path.display()
             ),
         }
@@ -64,7 +64,7 @@ pub fn seal(secret: &Secret, associated_data: &[u8], plain: &[u8]) -> Vec<u8> {
     let key = RandomizedNonceKey::new(&AES_256_GCM, secret).expect("a key has 32 bytes");
     let mut sealed = plain.to_vec();
     let nonce = key.seal_in_place_append_tag(Aad::from(associated_data), &mut sealed);
-    let nonce = nonce.expect("a short text can be sealed");
+    let nonce = nonce.expect("a text below 64 GiB can be encrypted");
     [nonce.as_ref().as_slice(), &sealed].concat()
 }
 

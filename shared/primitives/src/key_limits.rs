@@ -7,10 +7,10 @@ use crate::{
     throttle::{FailureLimiter, Throttle},
 };
 
-/// Reads of one key per minute.
+/// Maximum number of reads with one key per minute.
 const READS_MAX: u32 = 120;
 
-/// Changes of one key per minute.
+/// Maximum number of changes with one key per minute.
 const WRITES_MAX: u32 = 20;
 
 /// Rate limits of API keys.

@@ -1,5 +1,5 @@
-//! Rate limits by key: calls per minute (GCRA), and failures in a row. Their state is in memory, so each
-//! replica admits the whole limit.
+//! Rate limits by key: calls per minute (GCRA), and failures in a row. Their state is in the memory of one
+//! process, so several replicas together admit a multiple of a limit.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use crate::{Clock, Error, Result};
 
-/// Number of keys above which entries that no longer limit anything are dropped.
+/// Number of keys above which the entries of keys that may use their whole limit again are dropped.
 const KEYS_MAX: usize = 10_000;
 
 /// A limit of calls per minute for each key.
@@ -132,16 +132,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_available_again_after_a_minute() {
+    fn the_limit_becomes_available_again_continuously() {
         let clock = Clock::default();
         let throttle = Throttle::per_minute(5, &clock);
         let admitted =
             |count: usize| (0..count).filter(|_| throttle.check(&"a", "").is_ok()).count();
         assert_eq!(admitted(8), 5);
         clock.advance(time::Duration::seconds(25));
-        assert_eq!(admitted(8), 2);
-        assert!(throttle.check(&"b", "").is_ok());
-        assert!(Throttle::per_minute(0, &clock).check(&"a", "").is_ok());
+        assert_eq!(admitted(8), 2, "one call is admitted again every 12 s");
+        assert!(throttle.check(&"b", "").is_ok(), "each key has its own limit");
+        assert!(Throttle::per_minute(0, &clock).check(&"a", "").is_ok(), "0 is no limit");
     }
 
     #[test]

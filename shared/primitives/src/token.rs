@@ -11,13 +11,15 @@ use uuid::Uuid;
 
 use crate::key::{self, Secret};
 
-/// Base32 in lower case: it survives mail programs that fold case, and a double click selects all of it.
+/// Base32 in lower case, which mail programs that change letters to lower case do not modify, and a double
+/// click selects completely.
 static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = BASE32_NOPAD.specification();
     specification.symbols.make_ascii_lowercase();
     specification.encoding().expect("base32 in lower case")
 });
 
+/// Lengths in characters of base32 (5 bits each).
 const ID_LEN: usize = 26;
 const SECRET_LEN: usize = 52;
 const CHECKSUM_LEN: usize = 7;
@@ -72,8 +74,8 @@ impl Token {
         Self { id, secret: key::random() }
     }
 
-    /// Makes a token whose secret is derived from a key and its id: the same link can be sent again although
-    /// only its hash is stored.
+    /// Makes a token whose secret is derived from a key and its id, so that the same link can be sent again
+    /// although only its hash is stored.
     pub fn derived(id: Uuid, key: &Secret) -> Self {
         Self { id, secret: key::mac(key, &[id.as_bytes()]) }
     }
@@ -94,8 +96,8 @@ impl Token {
         Some(Self { id: Uuid::from_bytes(id), secret })
     }
 
-    /// Returns the first characters of a token, by which people recognize it in a list. They hold no part of
-    /// the secret.
+    /// Returns the first characters of a token, by which people recognize it in a list. They contain a part
+    /// of the id and nothing of the secret.
     pub fn hint(kind: Kind, id: Uuid) -> String {
         format!("{}{}", kind.prefix(), &BASE32.encode(id.as_bytes())[..16])
     }

@@ -51,7 +51,7 @@ impl Subscription {
     /// Resolves when there is a notification since the last [`Self::mark_read`].
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
-            // Unreachable: the sender stays in the map while there is a subscription.
+            // Unreachable: the sender is in the map as long as there is a subscription.
             std::future::pending::<()>().await;
         }
     }

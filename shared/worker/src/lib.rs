@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 /// First pause after a step that found no work, or that failed; it doubles with each further one.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Pause after a step that found work, so that the next step finds a batch. Reading events one by one would
-/// cost more than this delay.
+/// Pause after a step that found work. During it further work arrives, so that the next step processes a
+/// batch instead of a single event.
 const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Longest pause after failures.
@@ -26,7 +26,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// Result of one step of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// There was work, and there may be more: the next step follows at once.
+    /// There was work, and there may be more: the next step follows after 10 ms.
     Busy,
     /// There was no work: the next step follows after the pause, or when the database wakes the job.
     Idle,
@@ -78,6 +78,7 @@ pub async fn run<F>(
     let mut failures = 0_u32;
     let mut idle_steps = 0_u32;
     while !stop.is_cancelled() {
+        // Created before the step, so that a commit during the step is not missed.
         let woken = schedule.wake.as_ref().map(|db| db.next_commit());
         let started = Instant::now();
         let outcome = step().await;

@@ -14,8 +14,8 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 /// statements.
 pub const BATCH: i64 = 1_000;
 
-/// Retention of inbox entries, which identify redelivered events. An outbox deletes an event a week after all
-/// readers have it, so a redelivery after this time is possible only if a reader was down for months.
+/// Retention of inbox entries, by which redelivered events are recognized. An outbox deletes an event a week
+/// after all readers have read it, so an event is redelivered later only if a reader was down for months.
 const INBOX_RETENTION: time::Duration = time::Duration::days(90);
 
 /// Retention of dead letters, in which an operator can handle them.

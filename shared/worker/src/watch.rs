@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-/// Longest pause between two reads: commits of other processes send no notifications here.
+/// Longest pause between two reads, for commits of other processes, which notify no stream of this process.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Pause after a notification, so that several commits in a row are read together.

@@ -14,7 +14,7 @@ use crate::{
     error::remote,
 };
 
-/// The identity service in another process, called through this channel.
+/// Authority that calls the identity service of another process through a channel.
 pub struct RemoteAuthority(pub ServiceChannel);
 
 /// Time-out of an authentication. An access check has the deadline of its call.

@@ -9,7 +9,7 @@ use bolero::check;
 use self::input::Input;
 use super::*;
 
-/// A token is valid unmodified only, and for its own list only.
+/// A token is rejected if any part of it was modified, and for a list with another filter.
 #[test]
 fn a_page_token_is_valid_unmodified_and_for_its_list_only() {
     let binding = |filter: &str| Binding {

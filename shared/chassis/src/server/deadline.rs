@@ -15,7 +15,7 @@ pub(super) struct CallTime {
 }
 
 impl CallTime {
-    /// Starts the time of a call: its `grpc-timeout`, at most `max`.
+    /// Starts the time of a call that arrives now: its `grpc-timeout`, at most `max`.
     pub(super) fn of(headers: &HeaderMap, max: Duration) -> Self {
         let budget = budget(headers, max);
         Self { budget, deadline: Instant::now() + budget }

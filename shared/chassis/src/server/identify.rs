@@ -36,7 +36,7 @@ impl Shared {
         let needs_account = match &rule.audience {
             Audience::Public => return Ok(Caller { account: None, service }),
             Audience::Account | Audience::Permission(_) => true,
-            // The method verifies the agent token.
+            // The method itself verifies the agent token.
             Audience::Services(_) if rule.agents && bearer.is_some_and(token::is_agent_token) => {
                 return Ok(Caller::default());
             }
@@ -51,7 +51,7 @@ impl Shared {
                 if is_key {
                     self.keys.check_address(address)?;
                 }
-                // Reads may use an authentication from the cache, changes may not.
+                // Reads may use a cached authentication, which is at most one second old; changes may not.
                 let fresh = !rule.read;
                 let account = self.access.authority()?.authenticate(bearer, fresh).await;
                 if is_key
@@ -77,7 +77,8 @@ impl Shared {
 }
 
 /// Checks the restrictions of API keys that do not depend on the object: methods without a permission need
-/// `Rule::keys`, and a read-only key changes nothing (PL-9). Its permissions are checked with the caller's.
+/// `Rule::keys`, and a read-only key changes nothing (PL-9). The identity service checks the organization and
+/// project of the key's scope together with the permission.
 fn admit_key(rule: &Rule, account: &Account) -> Result<(), Error> {
     let Some(key) = &account.key else { return Ok(()) };
     let (reason, message) = match &rule.audience {

@@ -25,7 +25,7 @@ use crate::rule::{Audience, Rule};
 
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
-/// Request headers, as the propagator reads them.
+/// Adapter that lets the propagator read request headers.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
@@ -71,7 +71,10 @@ pub fn span(method: &str, request_id: &str, headers: &HeaderMap) -> Span {
     span
 }
 
-/// Returns the trace context of a span; without one, that of the request.
+/// Length of a `traceparent` in characters (W3C Trace Context, version 00).
+const TRACEPARENT_LEN: usize = 55;
+
+/// Returns the trace context of a span; if spans are not exported, that of the request.
 pub fn traceparent(span: &Span, headers: &HeaderMap) -> String {
     let context = if TRACING.load(Ordering::Relaxed) { span.context() } else { Context::new() };
     if context.span().span_context().is_valid() {
@@ -80,7 +83,8 @@ pub fn traceparent(span: &Span, headers: &HeaderMap) -> String {
         return carrier.remove("traceparent").unwrap_or_default();
     }
     let received = headers.get("traceparent").and_then(|it| it.to_str().ok()).unwrap_or_default();
-    received.chars().take(55).filter(|it| it.is_ascii_hexdigit() || *it == '-').collect()
+    let is_allowed = |it: &char| it.is_ascii_hexdigit() || *it == '-';
+    received.chars().take(TRACEPARENT_LEN).filter(is_allowed).collect()
 }
 
 /// Metrics of calls.

@@ -66,7 +66,7 @@ impl Stream {
         }
     }
 
-    /// True if a check is due by either clock; the next one is then due after the interval.
+    /// Returns true if a check is due by either clock, and then starts the interval until the next one.
     fn start_check_if_due(&mut self) -> bool {
         let now = self.clock.now();
         let now_monotonic = Instant::now();
