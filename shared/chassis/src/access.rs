@@ -4,7 +4,7 @@
 mod remote;
 
 use std::{
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -344,6 +344,10 @@ pub(crate) struct PastDecision {
 }
 
 impl PastDecision {
+    fn is_outdated(&self) -> bool {
+        self.decided_at.elapsed() > DECISION_AGE_MAX
+    }
+
     fn access_check(&self, write: bool) -> AccessCheck<'_> {
         let Self { permission, org_id, project_id, .. } = self;
         AccessCheck { permission, org_id: *org_id, project_id: *project_id, write }
@@ -359,29 +363,29 @@ impl std::fmt::Debug for PastDecision {
 /// Longest age of a decision when the change that rests on it commits.
 const DECISION_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Number of repeated checks of one decision; each repeats only if the one before took longer than
-/// [`DECISION_AGE_MAX`].
-const RECHECKS_MAX: u32 = 3;
-
-/// Checks decisions that are too old again, just before a change commits: a caller who lost the permission
-/// while the call waited, or while this process was suspended, changes nothing (P-03).
-pub(crate) async fn recheck_decisions(context: &Context) -> Result<()> {
-    let decisions = {
+/// Repeats the decisions that are too old, before the transaction of a change begins: a caller who lost the
+/// permission while the call waited, or while this process was suspended, changes nothing (P-03).
+pub(crate) async fn refresh_decisions(context: &Context) -> Result<()> {
+    let outdated: Vec<PastDecision> = {
         let mut decisions = context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *decisions)
+        decisions.extract_if(.., |it| it.is_outdated()).collect()
     };
-    for past in decisions {
-        let mut decided_at = past.decided_at;
-        let mut rechecks = 0;
-        while decided_at.elapsed() > DECISION_AGE_MAX {
-            rechecks += 1;
-            if rechecks > RECHECKS_MAX {
-                return Err(Error::Unavailable("identity"));
-            }
-            decided_at = Instant::now();
-            let check = past.access_check(true);
-            past.authority.decide(context, &check).await?.check(&check)?;
-        }
+    for mut decision in outdated {
+        decision.decided_at = Instant::now();
+        let check = decision.access_check(true);
+        decision.authority.decide(context, &check).await?.check(&check)?;
+        context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner).push(decision);
+    }
+    Ok(())
+}
+
+/// Fails if a decision is too old for a change that rests on it to commit, and requests that the server stack
+/// repeats the call: during its transaction no remote call can be made.
+pub(crate) fn require_current_decisions(context: &Context) -> Result<()> {
+    let decisions = context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner);
+    if decisions.iter().any(PastDecision::is_outdated) {
+        context.is_outdated.store(true, Ordering::Relaxed);
+        return Err(Error::Unavailable("identity"));
     }
     Ok(())
 }

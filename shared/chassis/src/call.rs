@@ -1,7 +1,10 @@
 //! The context of one call: its caller, its rule, its origin and its deadline; and the call with its message.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -98,8 +101,11 @@ pub struct Context {
     pub(crate) read_token: Mutex<Option<String>>,
     /// Denied permission, for the audit log.
     pub(crate) denied: Mutex<Option<Denied>>,
-    /// Decisions that a change rests on, checked again before its commit if they are too old.
+    /// Decisions that a change rests on, repeated before its transaction if they are too old.
     pub(crate) change_decisions: Mutex<Vec<PastDecision>>,
+    /// True if one of them became too old during the transaction of the change, so that the server stack
+    /// repeats the call.
+    pub(crate) is_outdated: AtomicBool,
     /// Decisions that a stream rests on, checked again while it runs.
     pub(crate) stream_decisions: Mutex<Vec<PastDecision>>,
     /// Reservation of a stream or a long poll in the limits of open calls.
@@ -158,6 +164,16 @@ impl<M: Check> Call<M> {
 }
 
 impl Context {
+    /// Prepares a repetition of the call. Returns false if none is needed.
+    pub(crate) fn begin_again(&self) -> bool {
+        let is_outdated = self.is_outdated.swap(false, Ordering::Relaxed);
+        if is_outdated {
+            self.emitted_ids.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.change_decisions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        is_outdated
+    }
+
     /// Returns the agent token of a connected server. The method verifies it (`Rule::agents`).
     pub fn agent(&self) -> Option<Token> {
         Token::parse(token::Kind::Agent, self.bearer.as_ref()?.expose_secret())

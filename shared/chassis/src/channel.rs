@@ -10,7 +10,10 @@ use http::{Request, Response};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::Service;
 
-use crate::server::{Peer, Stack};
+use crate::{
+    db::assert_no_transaction,
+    server::{Peer, Stack},
+};
 
 /// Location of a service. It is set once every service of the process is installed.
 pub enum Target {
@@ -45,6 +48,7 @@ impl Service<Request<Body>> for ServiceChannel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        assert_no_transaction();
         match self.to.get() {
             None => {
                 Box::pin(async { Err(Status::unavailable("the suite is starting; retry later")) })

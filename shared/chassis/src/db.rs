@@ -15,8 +15,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    Result,
-    access::recheck_decisions,
+    Result, access,
     call::{Account, Call, account_actor, system_actor},
     changed::Changed,
     clock::{Clock, timestamp},
@@ -153,11 +152,12 @@ impl Db {
         R: Message + Name + Default,
     {
         let key = idempotency::Key::of(&self.response_key, call)?;
+        access::refresh_decisions(call).await?;
         let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
         let run_once = async |tx: &mut Tx| {
             let Some(key) = key else {
                 let response = work(tx).await?;
-                recheck_decisions(call).await?;
+                access::require_current_decisions(call)?;
                 return Ok(response);
             };
             if let Some(first) = idempotency::claim(tx, &key).await? {
@@ -166,7 +166,7 @@ impl Db {
             let response = work(tx).await?;
             idempotency::store(tx, &key, &response.encode_to_vec()).await?;
             // The caller may have lost the permission during the work.
-            recheck_decisions(call).await?;
+            access::require_current_decisions(call)?;
             Ok(response)
         };
         let (response, emitted_ids) = run(tx, run_once).await?;
@@ -235,13 +235,24 @@ impl Db {
     }
 }
 
+tokio::task_local! {
+    /// Set while the work of a transaction runs.
+    static TRANSACTION: ();
+}
+
+/// Panics in builds with debug assertions if the caller is in a transaction. Remote calls begin with it: a
+/// callee that does not respond must not hold a connection and its locks.
+pub fn assert_no_transaction() {
+    debug_assert!(TRANSACTION.try_with(|()| ()).is_err(), "a remote call inside of a transaction");
+}
+
 /// Runs work and writes its events, then commits, or rolls back after an error. Returns the value of the work
 /// and the ids of its events.
 async fn run<T>(
     mut tx: Tx,
     work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
 ) -> Result<(T, Vec<Uuid>)> {
-    let mut outcome = work(&mut tx).await;
+    let mut outcome = TRANSACTION.scope((), work(&mut tx)).await;
     let events = tx.take_events();
     if outcome.is_ok()
         && let Err(error) = outbox::write(tx.conn(), events).await

@@ -22,7 +22,7 @@ pub use primitives::{
 pub use access::{Access, Grant, ProjectGrant, ScopeGrant};
 pub use call::{Account, ApiKeyScope, Call, reply};
 pub use changed::{Changed, EventTarget};
-pub use db::{Db, Tx};
+pub use db::{Db, Tx, assert_no_transaction};
 pub use fault_injection::FaultInjection;
 pub use settings::{Config, registry};
 

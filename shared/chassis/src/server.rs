@@ -21,14 +21,15 @@ mod stream;
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     task::{Context as Task, Poll},
     time::{Duration, Instant},
 };
 
 use api::{error::Reason, event as pb};
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, request::Parts};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout_at;
@@ -110,6 +111,9 @@ const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024 + 5;
 /// seconds, so only a defect can reach it.
 const OVERRUN_MAX: Duration = Duration::from_secs(60);
 
+/// Largest number of attempts at a change whose decisions become too old during its transaction.
+const ATTEMPTS_MAX: u32 = 3;
+
 impl Stack {
     /// Puts the stack around the services in `routes`.
     pub fn new(shared: Shared, routes: Routes) -> Self {
@@ -179,7 +183,7 @@ impl Shared {
     ) -> Result<Response<Body>, Status> {
         let time = CallTime::of(request.headers(), self.deadline_max);
         let address = origin.address.as_str();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
 
         // 2. The body. A slow sender holds a reservation of its own bytes, but no permit.
         let received = self.limits.receive(body, REQUEST_BYTES_MAX, time.deadline, address).await;
@@ -213,15 +217,15 @@ impl Shared {
             read_token: Mutex::default(),
             denied: Mutex::default(),
             change_decisions: Mutex::default(),
+            is_outdated: AtomicBool::default(),
             stream_decisions: Mutex::default(),
             open_call,
             bearer,
         });
-        let mut request = Request::from_parts(parts, Body::new(Full::new(bytes)));
-        request.extensions_mut().insert(context.clone());
+        parts.extensions.insert(context.clone());
 
         // 6. to 8. The handler. It holds the permit and the bytes until it has ended.
-        let handler = self.clone().handle(routes, request, context);
+        let handler = self.clone().handle(routes, parts, bytes, context);
         let handler = Box::pin(async move {
             let _until_ended = (permit, reservation);
             handler.await
@@ -253,14 +257,24 @@ impl Shared {
         }
     }
 
-    /// The handler with steps 7 and 8.
+    /// The handler with steps 7 and 8. A change whose decisions became too old during its transaction is
+    /// repeated from its authorization on.
     async fn handle(
         self: Arc<Self>,
         mut routes: Routes,
-        request: Request<Body>,
+        parts: Parts,
+        bytes: Bytes,
         context: Arc<Context>,
     ) -> Response<Body> {
-        let response = routes.call(request).await.unwrap_or_else(|never| match never {});
+        let mut attempts = 1;
+        let response = loop {
+            let request = Request::from_parts(parts.clone(), Body::new(Full::new(bytes.clone())));
+            let response = routes.call(request).await.unwrap_or_else(|never| match never {});
+            if !context.begin_again() || attempts == ATTEMPTS_MAX {
+                break response;
+            }
+            attempts += 1;
+        };
         self.denials.record(&context, response.headers()).await;
         let response = with_metadata(response, &context);
         if !context.rule.streaming || Status::from_header_map(response.headers()).is_some() {

@@ -1,7 +1,8 @@
 //! The relay: publishes an outbox to JetStream.
 
 use async_nats::HeaderMap;
-use chassis::{Db, Tx};
+use chassis::{Db, Tx, assert_no_transaction};
+use sqlx::{Either, postgres::PgAdvisoryLock};
 use worker::Progress;
 
 use crate::{
@@ -16,50 +17,66 @@ pub(super) struct Relay {
     nats: JetStream,
     outbox: Db,
     positions: ReaderPositions,
+    lock: PgAdvisoryLock,
 }
 
 impl Relay {
     pub(super) fn new(nats: JetStream, outbox: Db, positions: ReaderPositions) -> Self {
         positions.set("relay", Cursor::default());
-        Self { nats, outbox, positions }
+        let lock = PgAdvisoryLock::new(format!("tenantry relay of {}", outbox.name()));
+        Self { nats, outbox, positions, lock }
     }
 
-    /// Publishes a batch and saves the position once NATS has acknowledged it.
+    /// Publishes a batch, and saves the position once NATS has acknowledged it. No transaction is open
+    /// meanwhile: NATS may take as long as its time-outs allow.
     pub(super) async fn step(&self) -> anyhow::Result<Progress> {
         let stream = self.nats.stream().await?;
         // A stream that was created again is empty, so its relay starts at the first event.
         let reader = format!("relay@{}", stream.cached_info().created.unix_timestamp_nanos());
-        let work = async |tx: &mut Tx| {
-            let from = Cursor::load(tx.conn(), &reader, self.outbox.name()).await?;
-            self.positions.set("relay", from);
-            // One relay at a time among all replicas.
-            let lock = sqlx::query_scalar!(
-                r#"select pg_try_advisory_xact_lock(hashtext(current_schema()), 1) as "alone!""#
-            );
-            if !lock.fetch_one(tx.conn()).await? {
-                return Ok(false);
-            }
-            let from = Cursor::load(tx.conn(), &reader, self.outbox.name()).await?;
-            let (batch, cursor) = cursor::read(&self.outbox, from, BATCH).await?;
-            if batch.is_empty() {
-                return Ok(false);
-            }
-            self.publish(&batch).await?;
+        if self.next_batch(&reader).await?.0.is_empty() {
+            return Ok(Progress::Idle);
+        }
+        // One relay publishes at a time among all replicas, so that each event is published once. Delivery
+        // does not depend on it: JetStream and the inboxes drop duplicates.
+        let connection = self.outbox.pool().acquire().await?;
+        let Either::Left(lock) = self.lock.try_acquire(connection).await? else {
+            return Ok(Progress::Idle);
+        };
+        let (batch, cursor) = self.next_batch(&reader).await?;
+        let published = self.publish(&batch).await;
+        if published.is_ok() {
+            self.save(&reader, &batch, cursor).await?;
+        }
+        lock.release_now().await?;
+        published.map(|()| Progress::busy_if(!batch.is_empty()))
+    }
+
+    /// Reads the events after the saved position. Returns them with the position after them.
+    async fn next_batch(&self, reader: &str) -> anyhow::Result<(Vec<Delivery>, Cursor)> {
+        let mut connection = self.outbox.pool().acquire().await?;
+        let from = Cursor::load(&mut connection, reader, self.outbox.name()).await?;
+        drop(connection);
+        self.positions.set("relay", from);
+        Ok(cursor::read(&self.outbox, from, BATCH).await?)
+    }
+
+    /// Saves the position after a published batch.
+    async fn save(&self, reader: &str, batch: &[Delivery], cursor: Cursor) -> anyhow::Result<()> {
+        let save = async |tx: &mut Tx| {
             if self.outbox.faults().delete_published_events {
                 let ids: Vec<uuid::Uuid> = batch.iter().map(|it| it.id).collect();
                 sqlx::query!("delete from outbox where id = any ($1)", &ids)
                     .execute(tx.conn())
                     .await?;
             }
-            cursor.save(tx.conn(), &reader, self.outbox.name()).await?;
-            Ok(true)
+            cursor.save(tx.conn(), reader, self.outbox.name()).await
         };
-        let is_busy = self.outbox.write_as_system("relay", work).await?;
-        Ok(Progress::busy_if(is_busy))
+        Ok(self.outbox.write_relaxed(save).await?)
     }
 
     /// Publishes events and waits for their acknowledgements.
     async fn publish(&self, batch: &[Delivery]) -> anyhow::Result<()> {
+        assert_no_transaction();
         let mut acks = vec![];
         for event in batch {
             let payload = event.envelope.clone().into();

