@@ -5,6 +5,7 @@ mod deferred;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -44,6 +45,35 @@ where
     type Future = Fut;
     fn react(&self, tx: &'t mut Tx, event: E) -> Fut {
         self(tx, event)
+    }
+}
+
+/// Error of a reaction that waits for something else, which the text describes, to end. The event is deferred
+/// and handled again like after a failure, but the wait is expected: it is logged at the level DEBUG, and is
+/// not counted as an attempt. A reaction limits the duration of its wait itself, because the later events of
+/// the group ([`Subscriber::group`]) wait as well.
+#[derive(Clone, Copy, Debug)]
+pub struct NotReady(pub &'static str);
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl From<NotReady> for Error {
+    fn from(wait: NotReady) -> Self {
+        Self::Internal(anyhow::Error::msg(wait))
+    }
+}
+
+impl NotReady {
+    /// Returns the wait, if an error is one.
+    fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Internal(error) => error.downcast_ref().copied(),
+            _ => None,
+        }
     }
 }
 
@@ -246,9 +276,15 @@ impl Subscriber {
     /// Defers an event: after a failure until a back-off ends, otherwise until the events before it in its
     /// group are handled.
     pub(crate) async fn defer(&self, event: &Delivery, failure: Option<&Error>) -> Result<()> {
-        if let Some(error) = failure {
-            let event_type = &event.event_type;
-            tracing::warn!(event = %event.id, event_type, ?error, "an event failed and is deferred");
+        let event_type = &event.event_type;
+        match failure.map(|error| (error, NotReady::of(error))) {
+            Some((_, Some(wait))) => {
+                tracing::debug!(event = %event.id, event_type, %wait, "a reaction waits for a retry");
+            }
+            Some((error, None)) => {
+                tracing::warn!(event = %event.id, event_type, ?error, "an event failed and is deferred");
+            }
+            None => {}
         }
         deferred::insert(&self.db, self.group(event), event, failure).await
     }

@@ -16,6 +16,7 @@ pub mod tls;
 pub mod web;
 
 pub use data_dir::{DataDir, default as default_data_dir};
+pub use eventing::NotReady;
 pub use host::{Host, Install};
 pub use run::channel;
 pub use telemetry::Telemetry;

@@ -1,6 +1,6 @@
-//! Deferred events: an event whose handling failed, and the later ones of its group (an organization, or an
-//! account), so that their order stays. The first event of each group is retried with back-off; other groups
-//! are not affected.
+//! Deferred events: an event whose handling failed or waits, and the later ones of its group (an
+//! organization, or an account), so that their order stays. The first event of each group is retried with
+//! back-off; other groups are not affected.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use worker::back_off;
 
-use super::{ATTEMPTS_MAX, Subscriber};
+use super::{ATTEMPTS_MAX, NotReady, Subscriber};
 use crate::delivery::Delivery;
 
 /// Largest number of groups that are retried at a time.
@@ -52,7 +52,7 @@ pub(super) async fn insert(
     event: &Delivery,
     failure: Option<&Error>,
 ) -> Result<()> {
-    let attempts = i32::from(failure.is_some());
+    let attempts = i32::from(failure.is_some_and(|it| NotReady::of(it).is_none()));
     let error = failure.map(describe).unwrap_or_default();
     let insert = async |tx: &mut Tx| {
         let due_at = tx.now + if failure.is_some() { back_off(1) } else { Duration::ZERO };
@@ -112,7 +112,7 @@ async fn delete(tx: &mut Tx, event_id: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Stores a failure and the next due time of an event.
+/// Stores an error and the next due time of an event.
 async fn postpone(tx: &mut Tx, event_id: Uuid, attempts: i32, error: &str) -> Result<()> {
     let due_at = tx.now + back_off(u32::try_from(attempts).unwrap_or(u32::MAX));
     query!(
@@ -185,9 +185,11 @@ impl Subscriber {
             Ok(is_handled) => return Ok(is_handled),
             Err(error) => error,
         };
-        let attempts = deferred.attempts.saturating_add(1);
+        let wait = NotReady::of(&error);
+        let attempts = deferred.attempts.saturating_add(i32::from(wait.is_none()));
         // The audit log must be complete: its events are retried without limit.
-        if self.event_types().is_some()
+        if wait.is_none()
+            && self.event_types().is_some()
             && u32::try_from(attempts).is_ok_and(|it| it >= ATTEMPTS_MAX)
         {
             let dead_letter = async |tx: &mut Tx| {
@@ -198,7 +200,12 @@ impl Subscriber {
             return Ok(true);
         }
         let event_type = &event.event_type;
-        tracing::warn!(event = %id, event_type, attempts, ?error, "a deferred event failed again");
+        match wait {
+            Some(wait) => tracing::debug!(event = %id, event_type, %wait, "a reaction still waits"),
+            None => {
+                tracing::warn!(event = %id, event_type, attempts, ?error, "a deferred event failed again");
+            }
+        }
         let text = describe(&error);
         let postpone = async |tx: &mut Tx| postpone(tx, id, attempts, &text).await;
         self.db.write_as_system("deferred events", postpone).await?;
