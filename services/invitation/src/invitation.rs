@@ -38,6 +38,7 @@ use chassis::{
     email::{self, Address, Email},
     token::Token,
 };
+use prost::{Message, Name};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
@@ -46,6 +47,7 @@ use uuid::Uuid;
 use self::{
     link::{LinkKind, Links},
     refused::Refused,
+    state::State,
 };
 use crate::db_enum::DbEnum;
 
@@ -55,10 +57,10 @@ pub(crate) const MAIL_TEMPLATE: &str = "invitation";
 /// Shortest time between two mails of an invitation (IN-20).
 const RESEND_INTERVAL: Duration = Duration::seconds(60);
 
-/// Mails of an invitation in a day (IN-20).
+/// Largest number of mails of an invitation in a day (IN-20).
 const MAILS_PER_DAY_MAX: usize = 5;
 
-/// Characters of a mail server's error message in an event.
+/// Largest number of characters of a mail server's error message in an event.
 const BOUNCE_MESSAGE_CHARS_MAX: usize = 500;
 
 const DAY: Duration = Duration::hours(24);
@@ -69,7 +71,7 @@ chassis::id!(
     "invitation"
 );
 
-/// Role on a project that comes with the membership.
+/// Role on a project that the new member receives.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ProjectAccess {
     pub(crate) project_id: Uuid,
@@ -100,16 +102,16 @@ pub(crate) struct Invitation {
     pub(crate) team_ids: Vec<Uuid>,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) expires_at: OffsetDateTime,
-    /// Times of the mails of the last day.
+    /// Times of the mails of the last day, oldest first.
     pub(crate) mailed_at: Vec<OffsetDateTime>,
     pub(crate) mail_count: i32,
     pub(crate) revoked_at: Option<OffsetDateTime>,
     pub(crate) revoke_cause: DbEnum<RevokeCause>,
-    /// The account that revoked it; none if the suite did.
+    /// The account that revoked the invitation; none if the suite did.
     pub(crate) revoker_id: Option<UserId>,
     /// Time of the event `InvitationExpired`.
     pub(crate) expiry_event_at: Option<OffsetDateTime>,
-    /// Time of its removal from the list.
+    /// Time of the removal from the list.
     pub(crate) cleaned_at: Option<OffsetDateTime>,
 }
 
@@ -187,11 +189,28 @@ impl Invitation {
             cleaned_at: None,
         };
         let event = pb::InvitationCreated { after: Some(invitation.to_message(now)) };
-        let target = invitation.event_target();
-        Ok(Changed::new(invitation, &event, target))
+        Ok(invitation.with_event(&event))
     }
 
-    /// Refuses unless an account may accept now (IN-13, IN-14, IN-17). An invitation with more than one use
+    /// Refuses an invited person unless the invitation is pending (IN-13).
+    pub(crate) fn check_pending(&self, now: OffsetDateTime) -> Result<(), Refused> {
+        match self.state(now) {
+            State::Pending => Ok(()),
+            State::Expired => Err(Refused::Expired),
+            State::Exhausted => Err(Refused::Exhausted),
+            State::Revoked => Err(Refused::Revoked(self.revoke_cause.0)),
+        }
+    }
+
+    /// Refuses a manager unless the invitation is pending.
+    fn check_changeable(&self, now: OffsetDateTime) -> Result<(), Refused> {
+        match self.state(now) {
+            State::Pending => Ok(()),
+            state => Err(Refused::NotPending(state)),
+        }
+    }
+
+    /// Refuses an account that may not accept now (IN-13, IN-14, IN-17). An invitation with more than one use
     /// is for anybody who has the link.
     pub(crate) fn check_acceptable(
         &self,
@@ -221,8 +240,7 @@ impl Invitation {
             self.expiry_event_at = Some(now);
         }
         let event = pb::InvitationAccepted { before, after: Some(self.to_message(now)) };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
     /// Declines a single-use invitation for the invited person.
@@ -238,8 +256,7 @@ impl Invitation {
         let before = Some(self.to_message(now));
         self.set_revoked(RevokeCause::Declined, Some(account.user_id), now);
         let event = pb::InvitationDeclined { before, after: Some(self.to_message(now)) };
-        let target = self.event_target();
-        Ok(Changed::new(self, &event, target))
+        Ok(self.with_event(&event))
     }
 
     /// Revokes a pending invitation. Members who joined through it stay (IN-22).
@@ -255,11 +272,10 @@ impl Invitation {
         let after = Some(self.to_message(now));
         let cause = state::describe(cause).to_owned();
         let event = pb::InvitationRevoked { before, after, cause };
-        let target = self.event_target();
-        Ok(Changed::new(self, &event, target))
+        Ok(self.with_event(&event))
     }
 
-    /// Replaces the e-mail address of an account that was deleted.
+    /// Replaces the e-mail address, whose account was deleted, with a placeholder.
     pub(crate) fn without_address(self) -> Self {
         let placeholder = format!("deleted-{}@deleted.invalid", self.id);
         Self { email: Email(placeholder.clone()), canonical_email: placeholder, ..self }
@@ -279,38 +295,34 @@ impl Invitation {
         self.mailed_at.push(now);
         self.mail_count += 1;
         let event = pb::InvitationResent { before, after: Some(self.to_message(now)) };
-        let target = self.event_target();
-        Ok(Changed::new(self, &event, target))
+        Ok(self.with_event(&event))
     }
 
-    /// The event of a look at the link, which is a credential.
+    /// The event of the disclosure of the link to a manager: the link is a credential.
     pub(crate) fn copy_link(self, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
         self.check_changeable(now)?;
         let event = pb::InvitationLinkCopied { after: Some(self.to_message(now)) };
-        let target = self.event_target();
-        Ok(Changed::new(self, &event, target))
+        Ok(self.with_event(&event))
     }
 
-    /// Stores that the event of the expiry was written.
+    /// Sets the time of the event `InvitationExpired`, and returns the event.
     pub(crate) fn expire(mut self, now: OffsetDateTime) -> Changed<Self> {
         self.expiry_event_at = Some(now);
         self.expired(now)
     }
 
-    /// The event of the expiry.
+    /// The event `InvitationExpired`.
     pub(crate) fn expired(self, now: OffsetDateTime) -> Changed<Self> {
         let event = pb::InvitationExpired { after: Some(self.to_message(now)) };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
     /// The event of a mail that was permanently rejected. The invitation stays pending: its link can still be
     /// copied.
     pub(crate) fn bounce(self, message: &str, now: OffsetDateTime) -> Changed<Self> {
-        let said = message.chars().take(BOUNCE_MESSAGE_CHARS_MAX).collect();
+        let said: String = message.chars().take(BOUNCE_MESSAGE_CHARS_MAX).collect();
         let event = pb::InvitationBounced { after: Some(self.to_message(now)), said };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
     /// Kind of the link that a token belongs to; `None` for a token of another invitation.
@@ -330,7 +342,9 @@ impl Invitation {
         self.revoker_id = revoker_id;
     }
 
-    fn event_target(&self) -> EventTarget {
-        EventTarget::object("invitation", self.id, &self.email.0).in_org(self.org_id)
+    fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
+        let object = EventTarget::object("invitation", self.id, &self.email.0);
+        let target = object.in_org(self.org_id);
+        Changed::new(self, event, target)
     }
 }

@@ -6,7 +6,8 @@
 //! | notifications, mail rules, webhooks and alerts | `notification` |
 //! | e-mail addresses that opted out, or reject mail | `recipient` |
 //! | the mails of both halves, by template | `mails` |
-//! | enums of the contract in columns | `db_enum` |
+//! | names of roles in texts | `role` |
+//! | enums of the contract in columns and JSON | `db_enum` |
 //!
 //! The halves `invitation` and `notification` do not use each other.
 
@@ -15,6 +16,7 @@ mod invitation;
 mod mails;
 mod notification;
 mod recipient;
+mod role;
 
 use host::Host;
 

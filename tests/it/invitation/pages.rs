@@ -246,10 +246,9 @@ async fn a_page_names_reason_and_remedy_of_a_refusal() {
     let dan = link(&suite, "dan@example.com").await;
     let form = [("do", "sign-up"), ("password", PASSWORD)];
     let signed_up = http.post(&dan).form(&form).send().await.unwrap().text().await.unwrap();
-    assert!(
-        signed_up.contains("Your account was created, but: the organization has the 5 members"),
-        "{signed_up}"
-    );
+    let refused =
+        "Your account was created, but you did not join: the organization has the 5 members";
+    assert!(signed_up.contains(refused), "{signed_up}");
     let second = http.post(&dan).form(&form).send().await.unwrap().text().await.unwrap();
     assert!(second.contains("This address has an account already; sign in below."), "{second}");
     let member = sign_in(&open, &world.viewer.email).await;

@@ -203,3 +203,46 @@ async fn the_reaction_to_an_acceptance_without_invitation_succeeds() {
     assert_eq!(suite.count(accepted).await, 1);
     suite.finish().await;
 }
+
+/// A reaction that waits for a running call is retried, which is no failure, and succeeds after the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reaction_waits_for_a_running_acceptance_without_failing() {
+    let suite = Suite::start().await;
+    let tenant = Tenant::new(&suite, "acme").await;
+    let guest = suite.person(&tenant.guest).await;
+    let user_id: Uuid = guest.user_id.parse().unwrap();
+    // The reservation of a running call, dated an hour ahead, so that no delay of the test ends the wait.
+    let reserve = "insert into invitation.reservation (invitation_id, user_id, attempt_id, reserved_at)
+                   select id, $2, $2, now() + interval '1 hour' from invitation.invitation where email = $1
+                   returning invitation_id";
+    let reserve = sqlx::query_scalar(reserve).bind(&tenant.guest).bind(user_id);
+    let invitation_id: Uuid = reserve.fetch_one(&suite.pool).await.unwrap();
+    let member = id::Member {
+        org_id: tenant.org.clone(),
+        user_id: guest.user_id.clone(),
+        invitation_id: invitation_id.to_string(),
+        ..Default::default()
+    };
+    let joined = id::MemberJoined { after: Some(member), ..Default::default() };
+    write(&suite, &tenant.org, id::MemberJoined::full_name(), joined.encode_to_vec()).await;
+
+    let deferred = async || {
+        let deferred = "select attempts, due_at::text from invitation.deferred_event";
+        let deferred = sqlx::query_as::<_, (i32, String)>(deferred).fetch_optional(&suite.pool);
+        deferred.await.unwrap()
+    };
+    let (_, first_due) = eventually("the deferral", &deferred).await;
+    let (failures, _) =
+        eventually("a retry", async || deferred().await.filter(|(_, due)| *due != first_due)).await;
+    assert_eq!(failures, 0, "a wait is no failure");
+
+    suite.clock.advance(chassis::clock::Duration::hours(2));
+    eventually("the counted use", async || {
+        let used = "select count(*) from invitation.acceptance where user_id = $1";
+        let used = sqlx::query_scalar::<_, i64>(used).bind(user_id).fetch_one(&suite.pool);
+        (used.await.unwrap() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(suite.count(DEAD_LETTERS).await, 0);
+    suite.finish().await;
+}

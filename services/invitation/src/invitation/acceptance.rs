@@ -5,14 +5,15 @@
 //! 2. admit: the identity service makes the account a member; repeating that changes nothing;
 //! 3. count: the reservation becomes an acceptance, with the event `InvitationAccepted`.
 //!
-//! A crash between the steps heals: the reaction to `MemberJoined` counts the use, and the cleanup releases
-//! reservations whose account did not become a member.
+//! A crash between the steps is repaired: the reaction to `MemberJoined` counts the use, and the cleanup
+//! releases reservations whose account did not become a member.
 
 pub(crate) mod cleanup;
 pub(crate) mod commands;
 pub(crate) mod store;
 
-use chassis::{Error, Result, Tx, UserId};
+use chassis::{Result, Tx, UserId};
+use host::NotReady;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -22,7 +23,7 @@ use super::{Invitation, InvitationId, refused::Refused};
 pub(crate) struct Acceptance {
     pub(crate) user_id: UserId,
     pub(crate) accepted_at: OffsetDateTime,
-    /// The attempt whose call succeeds; none for acceptances of former versions.
+    /// The attempt that counted the use; none for acceptances of former versions.
     pub(crate) attempt_id: Option<Uuid>,
 }
 
@@ -35,11 +36,11 @@ pub(crate) struct Reservation {
     pub(crate) attempt_id: Uuid,
 }
 
-/// Counts the use of a reservation. Succeeds for the attempt by which the use is counted, also if the
-/// reaction was faster; refuses other attempts of the same account.
+/// Counts the use of a reservation, unless the reaction to `MemberJoined` has counted it for this attempt.
+/// Refuses if another attempt of the same account was counted.
 async fn confirm(tx: &mut Tx, reservation: Reservation) -> Result<()> {
     let Reservation { invitation_id, user_id, attempt_id } = reservation;
-    // Deleted only with its organization, which ends the membership, too.
+    // An invitation is deleted only after its organization, whose deletion ends the membership as well.
     let found = super::store::lock_by_link(tx, invitation_id.0).await?;
     let Some(invitation) = found else { return Ok(()) };
     match store::find(tx, invitation_id, user_id).await? {
@@ -49,13 +50,12 @@ async fn confirm(tx: &mut Tx, reservation: Reservation) -> Result<()> {
     }
 }
 
-/// Time for which the reaction to `MemberJoined` leaves an attempt to its call, whose event names the person
-/// and the origin. Shorter than the retries of a reaction.
+/// Time after a reservation in which the reaction to `MemberJoined` waits for the call to count the use: only
+/// the event of the call has the account as its actor, and the network address of the call.
 const CALL_TIMEOUT: Duration = Duration::seconds(10);
 
-/// Counts the use of an account that became a member, unless it was counted: the call that accepted has ended
-/// without doing so. The newest attempt of the account succeeds. Fails while the call may still be running;
-/// the event is then delivered again.
+/// Counts the use of an account that became a member, unless the call that accepted has counted it. The use
+/// is that of the account's newest attempt. Fails with [`NotReady`] while the call may be running.
 pub(super) async fn count_admitted(
     tx: &mut Tx,
     invitation: Invitation,
@@ -64,9 +64,9 @@ pub(super) async fn count_admitted(
     if store::find(tx, invitation.id, user_id).await?.is_some() {
         return Ok(());
     }
-    if store::has_attempt_since(tx, invitation.id, user_id, tx.now - CALL_TIMEOUT).await? {
-        return Err(Error::conflict("the call that accepts the invitation is still running"));
+    let attempt = store::newest_attempt(tx, invitation.id, user_id).await?;
+    if attempt.as_ref().is_some_and(|it| it.reserved_at > tx.now - CALL_TIMEOUT) {
+        return Err(NotReady("the call that accepts the invitation may be running").into());
     }
-    let attempt_id = store::newest_attempt(tx, invitation.id, user_id).await?;
-    store::count_use(tx, invitation, user_id, attempt_id).await
+    store::count_use(tx, invitation, user_id, attempt.map(|it| it.id)).await
 }

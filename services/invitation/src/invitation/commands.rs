@@ -11,7 +11,7 @@ use super::{
     rpc::Rpc, store, wire,
 };
 
-/// Facts from the identity service about the organization and the invited addresses.
+/// Response of the identity service about the organization and the invited addresses.
 pub(super) struct Prepared {
     org_name: String,
     /// The addresses that belong to members.
@@ -41,7 +41,7 @@ impl Rpc {
         prepared: &Prepared,
     ) -> Result<pb::Invitation> {
         let org_id = grant.org_id();
-        // 0: no limit.
+        // The setting 0 means no limit.
         let limit = self.invitations_per_hour_max;
         if limit > 0
             && let Some(wait) = store::rate_limit_wait(tx, org_id, limit).await?
@@ -50,7 +50,7 @@ impl Rpc {
         }
         let status = AddressStatus {
             org_name: prepared.org_name.clone(),
-            // Identity was asked about the addresses as they were typed.
+            // The response has the addresses in the form in which they were typed.
             is_member: prepared.member_emails.contains(&new.address.typed.0),
             pending: store::lock_pending_for(tx, org_id, &new.address.canonical).await?,
         };
@@ -60,8 +60,8 @@ impl Rpc {
         Ok(invitation.to_message_with_mail(MailState::Queued, tx.now))
     }
 
-    /// Creates the invitation of one address of a batch. A refusal changes nothing, so it becomes a result,
-    /// and the batch continues.
+    /// Creates the invitation of one address of a batch. A refusal changes nothing, so the batch continues,
+    /// and the response has the refusal as the result of this address.
     pub(super) async fn create_in_batch(
         &self,
         tx: &mut Tx,

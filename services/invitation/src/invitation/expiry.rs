@@ -1,4 +1,4 @@
-//! Events of expired invitations, one for each. The state itself is computed from the clock at every read.
+//! Events of expired invitations, one for each. The state EXPIRED needs no job: every read computes it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::store;
 /// Time between two searches for expired invitations.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Invitations in one transaction.
+/// Largest number of invitations in one transaction.
 const BATCH: i64 = 100;
 
 /// Runs until the process ends.

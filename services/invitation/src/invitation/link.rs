@@ -11,10 +11,10 @@ use uuid::Uuid;
 /// Way in which a link reaches a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkKind {
-    /// Sent by mail: whoever opens it reads the mailbox.
+    /// Sent by mail: whoever opens the link can read the mailbox.
     Mailed,
-    /// Copied by a manager: proves nothing about the mailbox. If it were the mailed link, managers could open
-    /// accounts with confirmed addresses of other people.
+    /// Copied by a manager: does not prove access to the mailbox. If the mailed link were shown to managers,
+    /// they could create accounts with confirmed addresses of other people.
     Copied,
 }
 

@@ -1,6 +1,5 @@
 //! The mail with the link of an invitation.
 
-use api::identity::OrgRole;
 use chassis::{Db, Result, Tx};
 use mail::{Action, EmailMessage, QueuedMail, RenderOutcome, sanitize};
 use time::Duration;
@@ -11,14 +10,17 @@ use super::{
     state::State,
     store,
 };
-use crate::recipient::{self, OptOutLinks};
+use crate::{
+    recipient::{self, OptOutLinks},
+    role::role_name,
+};
 
 /// Renderer of the mails of invitations.
 pub(crate) struct InvitationMails {
     pub(crate) db: Db,
     pub(crate) links: Links,
     pub(crate) opt_out_links: OptOutLinks,
-    /// Invitations that are mailed to one address in a day; 0 for no limit.
+    /// Largest number of invitations that are mailed to one address in a day; 0 for no limit.
     pub(crate) per_recipient_max: i64,
 }
 
@@ -34,7 +36,7 @@ impl InvitationMails {
         Ok(RenderOutcome::Send(Box::new(self.message(invitation))))
     }
 
-    /// Records that the recipient's mail server permanently rejects the mail.
+    /// Records that the recipient's mail server permanently rejected the mail.
     pub(crate) async fn bounced(
         &self,
         tx: &mut Tx,
@@ -83,15 +85,5 @@ impl InvitationMails {
             opt_out: Some(self.opt_out_links.url(&invitation.canonical_email)),
             ..EmailMessage::default()
         }
-    }
-}
-
-/// Name of a role in a sentence.
-pub(super) fn role_name(role: OrgRole) -> &'static str {
-    match role {
-        OrgRole::Admin => "Admin",
-        OrgRole::Developer => "Developer",
-        OrgRole::Viewer => "Viewer",
-        OrgRole::Owner | OrgRole::Unspecified => "member",
     }
 }

@@ -1,7 +1,7 @@
 //! Pages for people who open a link from a mail: an invitation, the confirmation of an e-mail address, and
 //! the opt-out from mails. GET and HEAD change nothing, because mail scanners follow links; only a button
-//! does (N-09). No scripts, and no content of other origins. A page acts by RPCs, so it has no rights and no
-//! rules of its own.
+//! does (N-09). No scripts, and no content of other origins. Pages call RPCs, which check permissions and
+//! rules.
 
 mod accept;
 pub(super) mod site;

@@ -11,14 +11,14 @@ use time::OffsetDateTime;
 use super::{InvitationId, acceptance, state::State, store};
 use crate::recipient;
 
-/// Counts the use of an invitation whose acceptance ended before that, for example by a crash.
+/// Counts the use of an invitation whose acceptance ended without counting it, for example by a crash.
 pub(super) async fn member_joined(tx: &mut Tx, event: pb::MemberJoined) -> Result<()> {
     let Some(member) = event.after.filter(|it| !it.invitation_id.is_empty()) else {
         return Ok(());
     };
     let org_id: OrgId = member.org_id.parse()?;
     let invitation_id: InvitationId = member.invitation_id.parse()?;
-    // Also an invitation that was removed from the list; a deleted one has nothing to count.
+    // An invitation that was removed from the list is found, too; after a deletion there is nothing to count.
     let found = store::lock_by_link(tx, invitation_id.0).await?;
     let Some(invitation) = found.filter(|it| it.org_id == org_id) else { return Ok(()) };
     acceptance::count_admitted(tx, invitation, member.user_id.parse()?).await
@@ -28,8 +28,7 @@ pub(super) async fn member_joined(tx: &mut Tx, event: pb::MemberJoined) -> Resul
 pub(super) async fn member_role_changed(tx: &mut Tx, event: pb::MemberRoleChanged) -> Result<()> {
     match event.after {
         Some(member) if !event.may_invite => {
-            let cause = RevokeCause::InviterDemoted;
-            revoke_of_inviter(tx, member.org_id.parse()?, member.user_id.parse()?, cause).await
+            revoke_of_inviter(tx, &member, RevokeCause::InviterDemoted).await
         }
         _ => Ok(()),
     }
@@ -37,18 +36,20 @@ pub(super) async fn member_role_changed(tx: &mut Tx, event: pb::MemberRoleChange
 
 /// Revokes the pending invitations of a member who was removed.
 pub(super) async fn member_removed(tx: &mut Tx, event: pb::MemberRemoved) -> Result<()> {
-    inviter_gone(tx, event.before).await
+    let Some(member) = event.before else { return Ok(()) };
+    revoke_of_inviter(tx, &member, RevokeCause::InviterGone).await
 }
 
 /// Revokes the pending invitations of a member who left.
 pub(super) async fn member_left(tx: &mut Tx, event: pb::MemberLeft) -> Result<()> {
-    inviter_gone(tx, event.before).await
+    let Some(member) = event.before else { return Ok(()) };
+    revoke_of_inviter(tx, &member, RevokeCause::InviterGone).await
 }
 
-async fn inviter_gone(tx: &mut Tx, member: Option<pb::Member>) -> Result<()> {
-    let Some(member) = member else { return Ok(()) };
-    let cause = RevokeCause::InviterGone;
-    revoke_of_inviter(tx, member.org_id.parse()?, member.user_id.parse()?, cause).await
+async fn revoke_of_inviter(tx: &mut Tx, inviter: &pb::Member, cause: RevokeCause) -> Result<()> {
+    let inviter_id = Some(inviter.user_id.parse()?);
+    revoke_pending(tx, inviter.org_id.parse()?, inviter_id, None, cause).await?;
+    Ok(())
 }
 
 /// Revokes the pending invitations of a deleted organization. They stay revoked if it is restored (ID-35).
@@ -61,7 +62,7 @@ pub(super) async fn organization_deleted(
     // Invitations that are newer than the deletion were created after a restore.
     let deleted_at = organization.delete_time.and_then(datetime);
     let cause = RevokeCause::OrganizationDeleted;
-    let revoked_invitations = revoke_of_org(tx, org_id, deleted_at, cause).await?;
+    let revoked_invitations = revoke_pending(tx, org_id, None, deleted_at, cause).await?;
     let event = OrganizationInvitationsClosed {
         org_id: organization.id,
         revision: organization.revision,
@@ -81,7 +82,7 @@ pub(super) async fn subscription_changed(
     let Some(organization) = event.after else { return Ok(()) };
     if organization.subscription() == pb::Subscription::Blocked {
         let cause = RevokeCause::SubscriptionBlocked;
-        revoke_of_org(tx, organization.id.parse()?, None, cause).await?;
+        revoke_pending(tx, organization.id.parse()?, None, None, cause).await?;
     }
     Ok(())
 }
@@ -115,8 +116,8 @@ pub(super) async fn former_addresses_erased(
     Ok(())
 }
 
-/// Erases an address and revokes the invitations that only its owner could accept. The events are written
-/// after the erasure, so that they do not contain the address.
+/// Erases an address, and revokes the invitations that only its owner could accept. The invitations are
+/// changed first, so that the events of the revocations do not contain the address.
 async fn erase(tx: &mut Tx, email: &str) -> Result<()> {
     let Some(address) = email::parse(email) else { return Ok(()) };
     for invitation in store::lock_of_address(tx, &address.canonical).await? {
@@ -130,35 +131,21 @@ async fn erase(tx: &mut Tx, email: &str) -> Result<()> {
     recipient::store::delete_bounce(tx, &address.canonical).await
 }
 
-/// Revokes the pending invitations of an organization that were not created after a time. Returns their
-/// number.
-async fn revoke_of_org(
+/// Revokes the pending invitations of an organization: only those of an inviter, and only those that were
+/// created before a time, if these are given. Returns their number.
+async fn revoke_pending(
     tx: &mut Tx,
     org_id: OrgId,
-    created_until: Option<OffsetDateTime>,
+    inviter_id: Option<UserId>,
+    created_before: Option<OffsetDateTime>,
     cause: RevokeCause,
 ) -> Result<i32> {
-    let mut revoked = 0;
-    for invitation in store::lock_of_org(tx, org_id).await? {
-        let is_newer = created_until.is_some_and(|until| invitation.created_at > until);
-        if invitation.state(tx.now) == State::Pending && !is_newer {
+    let mut count = 0;
+    for invitation in store::lock_pending(tx, org_id, inviter_id).await? {
+        if created_before.is_none_or(|time| invitation.created_at <= time) {
             store::update(tx, invitation.revoke(cause, None, tx.now)?).await?;
-            revoked += 1;
+            count += 1;
         }
     }
-    Ok(revoked)
-}
-
-async fn revoke_of_inviter(
-    tx: &mut Tx,
-    org_id: OrgId,
-    inviter_id: UserId,
-    cause: RevokeCause,
-) -> Result<()> {
-    for invitation in store::lock_of_inviter(tx, org_id, inviter_id).await? {
-        if invitation.state(tx.now) == State::Pending {
-            store::update(tx, invitation.revoke(cause, None, tx.now)?).await?;
-        }
-    }
-    Ok(())
+    Ok(count)
 }

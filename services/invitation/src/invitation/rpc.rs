@@ -15,16 +15,15 @@ use chassis::{
     page::Pager,
     reply,
     throttle::FailureLimiter,
-    timestamp,
     token::{Kind, Token},
 };
 use tonic::Request;
 
 use super::{
-    Invitation, InvitationId, MAIL_TEMPLATE, NewInvitation, Offer, acceptance,
+    Invitation, InvitationId, MAIL_TEMPLATE, NewInvitation, Offer,
     link::{LinkKind, Links},
     refused::Refused,
-    store::{self, Filter, StateFilter},
+    store::{self, Filter},
     wire,
 };
 
@@ -34,9 +33,9 @@ pub(super) struct Rpc {
     pub(super) pager: Pager,
     pub(super) identity: ServiceChannel,
     pub(super) links: Links,
-    /// Blocks network addresses that try too many wrong links.
+    /// Blocks network addresses from which too many wrong links were tried.
     pub(super) wrong_links: FailureLimiter,
-    /// Invitations of one organization in an hour; 0 for no limit.
+    /// Largest number of invitations of one organization in an hour; 0 for no limit.
     pub(super) invitations_per_hour_max: i64,
 }
 
@@ -96,12 +95,7 @@ impl InvitationService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let id = call.message.invitation_id.parse()?;
         let invitation = store::get(&self.db, &grant, id).await?;
-        let acceptances = acceptance::store::list(&self.db, id).await?;
-        let acceptances = acceptances.into_iter().map(|it| pb::Acceptance {
-            user_id: it.user_id.into(),
-            accept_time: Some(timestamp(it.accepted_at)),
-        });
-        let acceptances = acceptances.collect();
+        let acceptances = self.acceptances(id).await?;
         let invitation = self.messages(vec![invitation]).await?.pop();
         let invitation = invitation.map(|it| pb::Invitation { acceptances, ..it });
         reply(pb::GetInvitationResponse { invitation })
@@ -114,9 +108,8 @@ impl InvitationService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.org(&call, &message.org_id).await?;
-        let state = wire::state_filter(message.state());
-        let filter = Filter { state, search: &message.search };
-        let state = state.map(StateFilter::as_str).unwrap_or_default();
+        let filter = Filter { state: message.state(), search: &message.search };
+        let state = message.state().as_str_name();
         let filter_key = [message.org_id.as_str(), state, &message.search];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter_key)?;
         let rows = store::list(&self.db, &grant, &filter, &page).await?;
@@ -293,7 +286,7 @@ impl Rpc {
         Token::parse(Kind::Invitation, text).ok_or_else(|| self.wrong_link(call))
     }
 
-    /// Counts a wrong link of a network address.
+    /// Counts a wrong link for the network address of the call, and returns the error.
     fn wrong_link<M>(&self, call: &Call<M>) -> Error {
         self.wrong_links.record_failure(&call.origin.address);
         not_found()
@@ -333,7 +326,7 @@ impl Rpc {
         }
     }
 
-    /// The messages of invitations, with the states of their mails.
+    /// Converts invitations to messages with the states of their mails.
     async fn messages(&self, invitations: Vec<Invitation>) -> Result<Vec<pb::Invitation>> {
         let ids: Vec<_> = invitations.iter().map(|it| it.id.0).collect();
         let mail_states = store::mail_states(&self.db, &ids).await?;

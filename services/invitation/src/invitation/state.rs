@@ -3,18 +3,18 @@
 use api::invitation::RevokeCause;
 use time::OffsetDateTime;
 
-use super::{Invitation, refused::Refused};
+use super::Invitation;
 
-/// State of an invitation (3.2). Computed from the clock and the counters, not stored.
+/// State of an invitation, computed from the clock and the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Can be accepted, declined, resent and revoked.
     Pending,
-    /// Its lifetime is over.
+    /// The lifetime is over.
     Expired,
-    /// It was used `max_uses` times.
+    /// The invitation was used `max_uses` times.
     Exhausted,
-    /// A manager, the recipient or the suite ended it.
+    /// A manager, the recipient or the suite ended the invitation.
     Revoked,
 }
 
@@ -40,27 +40,9 @@ impl Invitation {
             () => State::Pending,
         }
     }
-
-    /// Refuses an answer of an invited person unless the invitation is pending (IN-13).
-    pub(crate) fn check_pending(&self, now: OffsetDateTime) -> Result<(), Refused> {
-        match self.state(now) {
-            State::Pending => Ok(()),
-            State::Expired => Err(Refused::Expired),
-            State::Exhausted => Err(Refused::Exhausted),
-            State::Revoked => Err(Refused::Revoked(self.revoke_cause.0)),
-        }
-    }
-
-    /// Refuses a change by a manager unless the invitation is pending.
-    pub(super) fn check_changeable(&self, now: OffsetDateTime) -> Result<(), Refused> {
-        match self.state(now) {
-            State::Pending => Ok(()),
-            ended => Err(Refused::NotPending(ended)),
-        }
-    }
 }
 
-/// Description of a cause in events.
+/// Description of a cause in the event of the revocation.
 pub(super) fn describe(cause: RevokeCause) -> &'static str {
     match cause {
         RevokeCause::Unspecified => "not revoked",

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use api::invitation::MailState;
+use api::invitation::{InvitationState, MailState};
 use chassis::{Changed, Db, Error, Grant, OrgId, ProjectId, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
@@ -29,30 +29,11 @@ macro_rules! invitations {
     };
 }
 
-/// Filter of a list by state, as the statement computes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StateFilter {
-    Pending,
-    /// Its lifetime is over, or it was used up.
-    Expired,
-    Revoked,
-}
-
-impl StateFilter {
-    /// Value in the statement.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
-    }
-}
-
 /// Filter of a list.
 pub(crate) struct Filter<'a> {
-    pub(crate) state: Option<StateFilter>,
-    /// Part of the e-mail address; empty for all.
+    /// UNSPECIFIED for all states.
+    pub(crate) state: InvitationState,
+    /// Part of the e-mail address; empty for all addresses.
     pub(crate) search: &'a str,
 }
 
@@ -64,6 +45,7 @@ pub(crate) async fn lock_pending_for(
     canonical_email: &str,
 ) -> Result<Option<InvitationId>> {
     let key = format!("{org_id} {canonical_email}");
+    // The seed of the hash (1) differs from those of other locks, so that equal keys do not collide.
     query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", key)
         .fetch_one(tx.conn())
         .await?;
@@ -140,7 +122,7 @@ pub(crate) async fn lock_by_link(tx: &mut Tx, id: Uuid) -> Result<Option<Invitat
     Ok(invitation.fetch_optional(tx.conn()).await?)
 }
 
-/// Locks an invitation that is in the list.
+/// Locks an invitation that was not removed from the list.
 pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: InvitationId) -> Result<Invitation> {
     let invitation = invitations!("where org_id = $1 and id = $2 for update", org_id.0, id.0);
     let invitation = invitation.fetch_optional(tx.conn()).await?;
@@ -148,32 +130,28 @@ pub(crate) async fn lock(tx: &mut Tx, org_id: OrgId, id: InvitationId) -> Result
     listed.ok_or(Error::NotFound(InvitationId::NOUN))
 }
 
-/// Locks the invitations of an inviter that were not revoked.
-pub(crate) async fn lock_of_inviter(
+/// Locks the pending invitations of an organization, of one inviter if one is given.
+pub(crate) async fn lock_pending(
     tx: &mut Tx,
     org_id: OrgId,
-    inviter_id: UserId,
+    inviter_id: Option<UserId>,
 ) -> Result<Vec<Invitation>> {
+    let now = tx.now;
     let invitations = invitations!(
-        "where org_id = $1 and inviter_id = $2 and revoked_at is null
+        "where org_id = $1 and revoked_at is null and use_count < max_uses and expires_at > $2
+           and ($3::uuid is null or inviter_id = $3)
          order by id for update",
         org_id.0,
-        inviter_id.0
+        now,
+        inviter_id.map(|it| it.0),
     );
-    Ok(invitations.fetch_all(tx.conn()).await?)
-}
-
-/// Locks the invitations of an organization that were not revoked.
-pub(crate) async fn lock_of_org(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Invitation>> {
-    let invitations =
-        invitations!("where org_id = $1 and revoked_at is null order by id for update", org_id.0);
     Ok(invitations.fetch_all(tx.conn()).await?)
 }
 
 /// Locks expired invitations without an event of the expiry; skips those that another process has locked.
 pub(crate) async fn lock_expired(tx: &mut Tx, limit: i64) -> Result<Vec<Invitation>> {
     let now = tx.now;
-    // Of every organization (no org_id): a timer works for all.
+    // Of every organization (no org_id): the job works for all.
     let invitations = invitations!(
         "where expiry_event_at is null and revoked_at is null and expires_at <= $1
          order by expires_at limit $2 for update skip locked",
@@ -262,7 +240,7 @@ pub(crate) async fn replace_address(tx: &mut Tx, invitation: &Invitation) -> Res
     Ok(())
 }
 
-/// Stores the present state of an invitation and its event.
+/// Stores the new state of an invitation and its event.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<Invitation> {
     let invitation = changed.state();
     query!(
@@ -284,7 +262,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<
     Ok(tx.emit(changed))
 }
 
-/// An invitation in the list.
+/// An invitation that was not removed from the list.
 pub(crate) async fn get(db: &Db, grant: &Grant, id: InvitationId) -> Result<Invitation> {
     let invitation = invitations!(
         "where org_id = $1 and id = $2 and cleaned_at is null",
@@ -308,6 +286,12 @@ pub(crate) async fn list(
     filter: &Filter<'_>,
     page: &Page,
 ) -> Result<Vec<Invitation>> {
+    let state = match filter.state {
+        InvitationState::Unspecified => None,
+        InvitationState::Pending => Some("pending"),
+        InvitationState::Expired => Some("expired"),
+        InvitationState::Revoked => Some("revoked"),
+    };
     let invitations = invitations!(
         "where org_id = $1 and cleaned_at is null and ($2::uuid is null or id < $2)
            and ($3::text is null or $3 = case
@@ -318,7 +302,7 @@ pub(crate) async fn list(
          order by id desc limit $5",
         grant.org_id().0,
         page.after::<Uuid>()?,
-        filter.state.map(StateFilter::as_str),
+        state,
         db.now(),
         page.limit(),
         filter.search,

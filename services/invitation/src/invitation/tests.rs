@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{state::State, *};
+use super::*;
 
 fn invitation(max_uses: i32, use_count: i32) -> Invitation {
     Invitation {
@@ -66,7 +66,7 @@ fn an_account_accepts_in_time_with_the_invited_address_and_once() {
     assert_eq!(check(&single_use, &unverified, now), Err(Refused::EmailNotVerified));
 }
 
-/// IN-22, IN-28 and 3.2: an ended invitation does not change.
+/// IN-22, IN-28: an ended invitation does not change.
 #[test]
 fn an_ended_invitation_stays_ended() {
     let now = OffsetDateTime::UNIX_EPOCH;

@@ -8,13 +8,10 @@ use chassis::{Changed, Error, EventTarget, OrgId, email, timestamp};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{
-    Invitation, NewInvitation, Offer, ProjectAccess, link::LinkKind, state::State,
-    store::StateFilter,
-};
+use super::{Invitation, NewInvitation, Offer, ProjectAccess, link::LinkKind, state::State};
 use crate::db_enum::DbEnum;
 
-/// Lifetime in days, unless the request contains one.
+/// Lifetime in days of an invitation whose request has none.
 const LIFETIME_DAYS_DEFAULT: i32 = 7;
 
 impl From<State> for InvitationState {
@@ -34,16 +31,6 @@ impl From<State> for ExpiryReason {
             State::Expired => Self::Time,
             State::Exhausted => Self::MaxUses,
         }
-    }
-}
-
-/// The state to which a list is restricted, if any.
-pub(super) fn state_filter(state: InvitationState) -> Option<StateFilter> {
-    match state {
-        InvitationState::Unspecified => None,
-        InvitationState::Pending => Some(StateFilter::Pending),
-        InvitationState::Expired => Some(StateFilter::Expired),
-        InvitationState::Revoked => Some(StateFilter::Revoked),
     }
 }
 
@@ -98,7 +85,7 @@ impl Invitation {
         }
     }
 
-    /// The preview for anybody who has a link (3.3): without the e-mail address and without members.
+    /// The preview for anybody who has a link: with the e-mail address masked, and without members.
     pub(super) fn to_preview(
         &self,
         kind: LinkKind,
@@ -189,7 +176,7 @@ pub(super) fn cleaned_up(org_id: OrgId, count: i32) -> Changed<()> {
     Changed::new((), &event, EventTarget::object("organization", org_id, "").in_org(org_id))
 }
 
-/// Request for the facts of identity about new invitations.
+/// Request to the identity service about new invitations.
 pub(super) fn prepare_request(
     request: &pb::CreateInvitationRequest,
     emails: Vec<String>,

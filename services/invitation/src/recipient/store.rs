@@ -3,8 +3,7 @@
 use chassis::{Db, Result, Tx};
 use sqlx::{query, query_scalar};
 
-/// True if an address opted out. Earlier rejections by its mail server do not count: a mailbox can be
-/// repaired.
+/// True if an address opted out. Rejections by its mail server do not count, because they can be temporary.
 pub(crate) async fn has_opted_out(db: &Db, address: &str) -> Result<bool> {
     let found = query_scalar!(
         r#"select exists (

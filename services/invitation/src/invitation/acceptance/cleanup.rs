@@ -13,13 +13,13 @@ use super::{
     store::{self, StaleReservation},
 };
 
-/// Time between two searches.
+/// Time between two searches for stale reservations.
 const INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Age of a reservation after which its call has ended: more than the longest deadline of a call.
 const RESERVATION_MAX: Duration = Duration::minutes(2);
 
-/// Age after which also reservations of members are released: the delivery of `MemberJoined` takes less.
+/// Age after which the reservations of members are released, too: the delivery of `MemberJoined` takes less.
 const MEMBER_RESERVATION_MAX: Duration = Duration::hours(24);
 
 /// Time limit of a call of the identity service.
@@ -28,7 +28,7 @@ const IDENTITY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10)
 /// Permission that every member has.
 const MEMBER_PERMISSION: &str = "org.view";
 
-/// Reservations in one step.
+/// Largest number of reservations in one step.
 const BATCH: i64 = 100;
 
 /// The worker that releases stale reservations.

@@ -1,4 +1,4 @@
-//! The command that accepts an invitation.
+//! Commands of acceptances.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,12 @@ use api::{
     identity::{
         AdmitMemberRequest, AdmitMemberResponse, member_service_client::MemberServiceClient,
     },
-    invitation::{AcceptInvitationRequest, AcceptInvitationResponse},
+    invitation::{self as pb, AcceptInvitationRequest, AcceptInvitationResponse},
 };
-use chassis::{Account, Call, Code, Error, Result, Tx, error::remote};
+use chassis::{Account, Call, Code, Error, Result, Tx, error::remote, timestamp};
 use uuid::Uuid;
 
-use super::{Reservation, store};
+use super::{Acceptance, Reservation, store};
 use crate::invitation::{
     Invitation, InvitationId,
     rpc::{Proof, Rpc},
@@ -37,26 +37,40 @@ impl Rpc {
         let invitation = match self.reserve(call, proof, attempt_id).await {
             Ok(invitation) => invitation,
             // A concurrent call with the same `request_id` may have succeeded: its response counts.
-            Err(error) => return self.db.write(call, async |_: &mut Tx| Err(error)).await,
+            Err(error) => return self.stored_response(call).await?.ok_or(error),
         };
         let invitation_id = invitation.id;
         let user_id = call.account()?.user_id;
         let reservation = Reservation { invitation_id, user_id, attempt_id };
-        let AdmitMemberResponse { member, consistency_token } =
-            match self.admit(call, &invitation).await {
-                Ok(admitted) => admitted,
-                Err(error) => {
-                    if is_final(&error) {
-                        self.release(reservation).await;
-                    }
-                    return Err(error);
+        let response = match self.admit(call, &invitation).await {
+            Ok(AdmitMemberResponse { member, consistency_token }) => {
+                AcceptInvitationResponse { member, consistency_token }
+            }
+            Err(error) => {
+                if is_final(&error) {
+                    self.release(reservation).await;
                 }
-            };
+                return Err(error);
+            }
+        };
         let confirm = async |tx: &mut Tx| {
             super::confirm(tx, reservation).await?;
-            Ok(AcceptInvitationResponse { member, consistency_token })
+            Ok(response)
         };
         self.db.write(call, confirm).await
+    }
+
+    /// The acceptances of an invitation, oldest first.
+    pub(in crate::invitation) async fn acceptances(
+        &self,
+        invitation_id: InvitationId,
+    ) -> Result<Vec<pb::Acceptance>> {
+        let acceptances = store::list(&self.db, invitation_id).await?;
+        let message = |it: Acceptance| pb::Acceptance {
+            user_id: it.user_id.into(),
+            accept_time: Some(timestamp(it.accepted_at)),
+        };
+        Ok(acceptances.into_iter().map(message).collect())
     }
 
     /// The response of an earlier call with the same `request_id`. Fails if that call was another request.
@@ -68,19 +82,19 @@ impl Rpc {
             return Ok(None);
         }
         let mut is_first_call = false;
-        // Rolled back unless there is a stored response.
-        let look_up = async |_: &mut Tx| {
+        // Runs only without a stored response; the error rolls back.
+        let record_first_call = async |_: &mut Tx| {
             is_first_call = true;
             Err(Error::conflict("no call with this request_id has succeeded"))
         };
-        match self.db.write(call, look_up).await {
+        match self.db.write(call, record_first_call).await {
             Err(_) if is_first_call => Ok(None),
             result => result.map(Some),
         }
     }
 
-    /// Reserves a use of the invitation. Waits a moment while other accounts hold all remaining uses, because
-    /// they may be refused.
+    /// Reserves a use of the invitation. While reservations of other accounts hold all remaining uses, waits
+    /// up to [`RESERVE_TIMEOUT`], because they are released if these accounts are refused.
     async fn reserve(
         &self,
         call: &Call<AcceptInvitationRequest>,
@@ -126,12 +140,12 @@ impl Rpc {
         Ok(response.map_err(remote("identity"))?.into_inner())
     }
 
-    /// Releases the use of a refused acceptance. If that fails, the cleanup does it later.
+    /// Releases the reservation of a refused acceptance. If that fails, the cleanup releases it later.
     async fn release(&self, reservation: Reservation) {
         let release = async |tx: &mut Tx| store::release(tx, reservation).await;
         if let Err(error) = self.db.write_as_system("acceptance", release).await {
             let InvitationId(invitation_id) = reservation.invitation_id;
-            tracing::warn!(%invitation_id, %error, "a reservation is released later");
+            tracing::warn!(%invitation_id, %error, "a reservation is released by the cleanup only");
         }
     }
 }
@@ -162,8 +176,8 @@ fn attempt_id(request_id: &str) -> Result<Uuid> {
     chassis::id::parse("request_id", request_id)
 }
 
-/// True if the identity service refused, and the account will not become a member by this attempt. After any
-/// other error it may have become one.
+/// True if the identity service refused, so that the account is not a member by this attempt. After any other
+/// error the account may have become a member.
 fn is_final(error: &Error) -> bool {
     match error {
         Error::Remote(status) => ![

@@ -8,7 +8,13 @@ use uuid::Uuid;
 use super::{Acceptance, Reservation};
 use crate::invitation::{Invitation, InvitationId, store};
 
-/// A reservation that no call has ended in time.
+/// An attempt of an account to accept an invitation.
+pub(crate) struct Attempt {
+    pub(crate) id: Uuid,
+    pub(crate) reserved_at: OffsetDateTime,
+}
+
+/// A reservation that is older than any running call.
 pub(crate) struct StaleReservation {
     pub(crate) org_id: OrgId,
     pub(crate) invitation_id: InvitationId,
@@ -59,7 +65,7 @@ pub(crate) async fn count_others(
     Ok(count.fetch_one(tx.conn()).await?)
 }
 
-/// Stores a reservation. A repeated attempt renews its own.
+/// Stores a reservation. A repeated attempt replaces the time of its own reservation.
 pub(crate) async fn reserve(tx: &mut Tx, reservation: Reservation) -> Result<()> {
     let now = tx.now;
     query!(
@@ -75,7 +81,7 @@ pub(crate) async fn reserve(tx: &mut Tx, reservation: Reservation) -> Result<()>
     Ok(())
 }
 
-/// Deletes a reservation whose use was refused, and wakes the acceptances that wait for a use.
+/// Deletes a reservation, and wakes the acceptances that wait for a use.
 pub(crate) async fn release(tx: &mut Tx, reservation: Reservation) -> Result<()> {
     query!(
         "delete from reservation where invitation_id = $1 and user_id = $2 and attempt_id = $3",
@@ -94,36 +100,20 @@ pub(crate) async fn newest_attempt(
     tx: &mut Tx,
     invitation_id: InvitationId,
     user_id: UserId,
-) -> Result<Option<Uuid>> {
-    let attempt_id = query_scalar!(
-        "select attempt_id from reservation where invitation_id = $1 and user_id = $2
+) -> Result<Option<Attempt>> {
+    let attempt = query_as!(
+        Attempt,
+        "select attempt_id as id, reserved_at from reservation where invitation_id = $1 and user_id = $2
          order by reserved_at desc limit 1",
         invitation_id.0,
         user_id.0
     );
-    Ok(attempt_id.fetch_optional(tx.conn()).await?)
+    Ok(attempt.fetch_optional(tx.conn()).await?)
 }
 
-/// Returns true if an attempt of the account began after a time.
-pub(crate) async fn has_attempt_since(
-    tx: &mut Tx,
-    invitation_id: InvitationId,
-    user_id: UserId,
-    time: OffsetDateTime,
-) -> Result<bool> {
-    let exists = query_scalar!(
-        r#"select exists (select from reservation where invitation_id = $1 and user_id = $2
-                          and reserved_at > $3) as "exists!""#,
-        invitation_id.0,
-        user_id.0,
-        time
-    );
-    Ok(exists.fetch_one(tx.conn()).await?)
-}
-
-/// Stores the acceptance of a locked invitation and its event, in place of the account's reservations; after
-/// the last use also the event of the expiry. An invitation without uses left is not changed: the reservation
-/// was released before its account became a member.
+/// Replaces the reservations of an account with an acceptance, and stores its event; after the last use also
+/// the event of the expiry. The invitation must be locked. Without uses left it is not changed: the
+/// reservation was released before its account became a member.
 pub(crate) async fn count_use(
     tx: &mut Tx,
     invitation: Invitation,

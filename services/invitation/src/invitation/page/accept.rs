@@ -22,9 +22,9 @@ use super::{
     site::{Pages, http_status, refused},
     view::{InvitationForm, LoginChallenge, View},
 };
-use crate::invitation::{mail::role_name, refused::Refused};
+use crate::{invitation::refused::Refused, role::role_name};
 
-/// Answer of a visitor to the invitation, given once they are signed in.
+/// Action of a visitor, executed once they are signed in.
 #[derive(Clone, Copy)]
 enum Action {
     Accept,
@@ -32,7 +32,7 @@ enum Action {
 }
 
 impl Action {
-    /// Suffix of the button's value after a login challenge.
+    /// Suffix of the value of the button in the form of a login challenge.
     fn name(self) -> &'static str {
         match self {
             Self::Accept => "accept",
@@ -41,7 +41,7 @@ impl Action {
     }
 }
 
-/// One visit of the page of an invitation.
+/// A request for the page of an invitation.
 struct Visit<'a> {
     pages: &'a Pages,
     request: &'a PageRequest,
@@ -80,7 +80,10 @@ impl Visit<'_> {
             "sign-up" if self.preview.proves_address => {
                 let bearer = self.sign_up().await?;
                 self.finish(&bearer, Action::Accept).await.map_err(|refused| {
-                    let message = format!("your account was created, but: {}", refused.message());
+                    let message = format!(
+                        "your account was created, but you did not join: {}",
+                        refused.message()
+                    );
                     Status::new(refused.code(), message)
                 })
             }
@@ -167,7 +170,7 @@ impl Visit<'_> {
         let mut sessions = SessionServiceClient::new(self.pages.identity.clone());
         let logout = self.request.forward(LogoutRequest {}, Some(bearer));
         if let Err(error) = sessions.logout(logout).await {
-            tracing::warn!(%error, "a session of the invitation page stays open until it expires");
+            tracing::warn!(%error, "a session of the invitation page cannot be ended; it expires later");
         }
         outcome?;
         Ok(match action {

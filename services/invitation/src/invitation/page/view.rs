@@ -37,7 +37,7 @@ pub(super) struct View {
     pub(super) challenge: Option<LoginChallenge>,
 }
 
-/// An invitation, and the values that its visitor typed.
+/// An invitation, and the values that the visitor typed into the last form.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct InvitationForm {
     pub(super) inviter: String,
