@@ -1,4 +1,4 @@
-//! Renderer of all mails of the service, by template.
+//! Mails of the service: the renderer for each template.
 
 use chassis::{Result, Tx};
 use mail::{MailRenderer, QueuedMail, RenderOutcome};
@@ -20,7 +20,7 @@ impl MailRenderer for Mails {
         match mail.template.as_str() {
             invitation::MAIL_TEMPLATE => self.invitations.render(mail).await,
             digest::MAIL_TEMPLATE => self.digests.render(mail).await,
-            _ => Ok(RenderOutcome::Suppress("unknown template")),
+            _ => Ok(RenderOutcome::Suppress("its template does not exist")),
         }
     }
 

@@ -3,25 +3,27 @@
 //! | concept | module |
 //! |---|---|
 //! | notification types and their texts | `catalogue` |
+//! | accounts that may receive a notification | `audience` |
 //! | events that wait for delivery, and their delivery to every channel | `fanout` |
 //! | notifications in the application | `inbox` |
 //! | channels that people choose, and quiet hours | `preference` |
 //! | mails to people and team inboxes | `digest`, `mail_rule` |
 //! | HTTP requests to receivers | `webhook` |
 //! | open problems of servers and environments | `alert` |
-//! | organization or project of a webhook, a mail rule or an alert | `scope` |
+//! | organization or project of a webhook, a mail rule or an alert; common code of their stores | `scope` |
 //! | reactions to events of other services | `reactions` |
-//! | deletion of old rows | `retention` |
+//! | deletion with an organization, project or account, or after the retention | `deletion` |
 
 mod alert;
+mod audience;
 mod catalogue;
+mod deletion;
 pub(crate) mod digest;
 mod fanout;
 mod inbox;
 mod mail_rule;
 mod preference;
 mod reactions;
-mod retention;
 mod scope;
 mod webhook;
 
@@ -46,7 +48,7 @@ pub(crate) fn install(host: &mut Host, db: &Db) -> anyhow::Result<()> {
     host.on(db, reactions::project_deleted);
     host.on(db, reactions::account_deleted);
     host.on_each(db, catalogue::event_names(), fanout::worker::enqueue);
-    retention::install(host, db);
+    host.add_retention_step(db, deletion::store::delete_old);
     Ok(())
 }
 

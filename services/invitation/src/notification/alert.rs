@@ -9,6 +9,7 @@ mod tests;
 
 use api::notification::{self as pb, AlertKind, Severity};
 use chassis::{Changed, EventTarget, OrgId, ProjectId, timestamp};
+use prost::{Message, Name};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -97,8 +98,7 @@ impl Alert {
             closed_at: None,
         };
         let event = pb::AlertOpened { after: Some((&alert).into()) };
-        let target = alert.event_target();
-        Changed::new(alert, &event, target)
+        alert.with_event(&event)
     }
 
     fn change_severity(
@@ -110,20 +110,19 @@ impl Alert {
         let before = Some((&self).into());
         let alert = Self { severity: DbEnum(severity), value, updated_at: now, ..self };
         let event = pb::AlertChanged { before, after: Some((&alert).into()) };
-        let target = alert.event_target();
-        Changed::new(alert, &event, target)
+        alert.with_event(&event)
     }
 
     fn close(self, now: OffsetDateTime) -> Changed<Self> {
         let alert = Self { closed_at: Some(now), updated_at: now, ..self };
         let event = pb::AlertClosed { after: Some((&alert).into()) };
-        let target = alert.event_target();
-        Changed::new(alert, &event, target)
+        alert.with_event(&event)
     }
 
-    fn event_target(&self) -> EventTarget {
+    fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
         let scope = Scope { org_id: self.org_id, project_id: self.project_id };
-        scope.add_to(EventTarget::object("alert", self.id, &self.target_name))
+        let object = EventTarget::object("alert", self.id, &self.target_name);
+        Changed::new(self, event, scope.add_to(object))
     }
 }
 

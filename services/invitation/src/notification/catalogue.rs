@@ -7,12 +7,12 @@ mod invitation_types;
 mod notification_types;
 mod project_types;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{collections::BTreeSet, fmt, sync::LazyLock};
 
 use api::{
-    event::{Envelope, Resource},
+    event::{Actor, Envelope, Resource},
     notification::{NotificationCategory, Severity},
 };
 use chassis::{Error, OrgId, ProjectId, Result, datetime};
@@ -20,12 +20,13 @@ use prost::{Message, Name};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Text and audience of an event; `None` if nobody is notified of it.
+/// Function from an event (its envelope and its encoded message) to the text and the audience of the
+/// notification; `None` if nobody is notified.
 type Render = Box<dyn Fn(&Envelope, &[u8]) -> Option<Content> + Send + Sync>;
 
 /// A notification type.
 pub(crate) struct NotificationType {
-    /// Name, for example `deployment.failed`.
+    /// Name, for example `deployment.failed`: the audit action of the event.
     pub(crate) name: &'static str,
     /// Category, by which people choose channels.
     pub(crate) category: NotificationCategory,
@@ -33,9 +34,10 @@ pub(crate) struct NotificationType {
     pub(crate) severity: Severity,
     /// True if webhooks and mail rules can subscribe to it; otherwise only the affected account receives it.
     pub(crate) for_webhooks: bool,
-    /// Full name of the event; several types can have the same event.
+    /// Full name of the event's message, for example `tenantry.project.v1.DeploymentFailed`. Several types
+    /// can have the same event.
     pub(crate) event: String,
-    /// Condition and recipients, for the list of types.
+    /// Condition and recipients, for clients that list the types.
     pub(crate) description: &'static str,
     render: Render,
 }
@@ -59,8 +61,7 @@ pub(crate) struct Notification {
     pub(crate) occurred_at: OffsetDateTime,
     pub(crate) org_id: Option<OrgId>,
     pub(crate) project_id: Option<ProjectId>,
-    pub(crate) actor_id: String,
-    pub(crate) actor_name: String,
+    pub(crate) actor: Actor,
     /// Object of the event.
     pub(crate) resource: Resource,
     /// Title, in a few words.
@@ -70,14 +71,14 @@ pub(crate) struct Notification {
     pub(crate) audience: Audience,
 }
 
-/// Recipients of a notification among people.
+/// People who receive a notification.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Audience {
     /// Permission whose present holders are notified, except the actor.
     pub(crate) permission: Option<&'static str>,
-    /// Accounts that the event happened to.
+    /// Accounts that are affected by the event.
     pub(crate) user_ids: Vec<String>,
-    /// E-mail address whose account is notified, if there is one.
+    /// E-mail address. Its account is notified; an address without an account is not.
     pub(crate) email: Option<String>,
 }
 
@@ -117,7 +118,6 @@ impl NotificationType {
 
     fn notification(&'static self, envelope: &Envelope, body: &[u8]) -> Option<Notification> {
         let content = (self.render)(envelope, body)?;
-        let actor = envelope.actor.clone().unwrap_or_default();
         Some(Notification {
             notification_type: self,
             severity: content.severity.unwrap_or(self.severity),
@@ -128,8 +128,7 @@ impl NotificationType {
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
             org_id: envelope.org_id.parse().ok(),
             project_id: envelope.project_id.parse().ok(),
-            actor_id: actor.id,
-            actor_name: actor.name,
+            actor: envelope.actor.clone().unwrap_or_default(),
             resource: envelope.resource.clone().unwrap_or_default(),
             title: content.title,
             body: content.body,
@@ -167,15 +166,15 @@ pub(crate) fn types() -> &'static [NotificationType] {
     &TYPES
 }
 
-/// The notification type of a name.
+/// Finds a notification type by its name.
 pub(crate) fn find(name: &str) -> Option<&'static NotificationType> {
     types().iter().find(|it| it.name == name)
 }
 
-/// Checks the types of a webhook or a mail rule.
+/// Returns names of notification types, if webhooks and mail rules can receive all of them.
 pub(crate) fn subscribable(names: &[String]) -> Result<Vec<String>> {
-    let exists = |name: &String| find(name).is_some_and(|it| it.for_webhooks);
-    match names.iter().find(|it| !exists(it)) {
+    let is_allowed = |name: &String| find(name).is_some_and(|it| it.for_webhooks);
+    match names.iter().find(|it| !is_allowed(it)) {
         Some(name) => Err(Error::invalid(
             "event_types",
             format!("must be names from ListEventTypes with for_webhooks; {name:?} is not one"),
@@ -184,7 +183,7 @@ pub(crate) fn subscribable(names: &[String]) -> Result<Vec<String>> {
     }
 }
 
-/// Full names of the events that have a notification type.
+/// Full names of the messages of all events that have a notification type.
 pub(crate) fn event_names() -> BTreeSet<String> {
     types().iter().map(|it| it.event.clone()).collect()
 }

@@ -1,5 +1,5 @@
-//! Mails about events: a mail of its own at once for an urgent event, one mail for all others of a quarter of
-//! an hour (NO-14). Permissions are checked again when the mail is sent (NO-10).
+//! Mails about events: a mail at once for each urgent event, one mail for all other events of 15 minutes
+//! (NO-14). Permissions are checked again when the mail is sent (NO-10).
 
 pub(crate) mod mail;
 pub(super) mod store;
@@ -17,7 +17,7 @@ pub(crate) const MAIL_TEMPLATE: &str = "digest";
 /// Time for which a mail collects events that are not urgent.
 const WINDOW: Duration = Duration::minutes(15);
 
-/// Mails of mail rules that one organization sends in an hour.
+/// Largest number of mails of mail rules that one organization sends in an hour.
 const RULE_MAILS_MAX: i64 = 200;
 
 /// Recipient of a mail about events.
@@ -35,8 +35,8 @@ pub(super) struct DigestItem {
     org_id: Option<OrgId>,
     project_id: Option<ProjectId>,
     recipient: Recipient,
-    /// Permission that the recipient needs when the mail is sent; empty for events that happened to the
-    /// recipient.
+    /// Permission that the recipient needs when the mail is sent; empty if the event affects the recipient's
+    /// own account.
     permission: &'static str,
     title: String,
     body: String,
@@ -56,14 +56,14 @@ impl DigestItem {
         let urgent = notification.severity == Severity::Critical
             || notification.notification_type.category == NotificationCategory::Security;
         let audience = &notification.audience;
-        let happened_to_recipient = matches!(&recipient, Recipient::Person { user_id }
+        let affects_recipient = matches!(&recipient, Recipient::Person { user_id }
             if audience.user_ids.contains(&user_id.to_string()) || audience.email.is_some());
         let permission = audience.permission.unwrap_or_default();
         Self {
             org_id: notification.org_id,
             project_id: notification.project_id,
             recipient,
-            permission: if happened_to_recipient { "" } else { permission },
+            permission: if affects_recipient { "" } else { permission },
             title: notification.title.clone(),
             body: notification.body.clone(),
             urgent,

@@ -3,13 +3,15 @@
 pub(crate) mod rpc;
 pub(crate) mod store;
 
-use api::{error::Reason, notification as pb};
-use chassis::{
-    Changed, Code, Error, EventTarget, OrgId, ProjectId, Refusal, Result, email, timestamp,
-};
+use api::notification as pb;
+use chassis::{Changed, Error, EventTarget, OrgId, ProjectId, Result, email, timestamp};
+use prost::{Message, Name};
 use time::OffsetDateTime;
 
-use super::{catalogue, scope::Scope};
+use super::{
+    catalogue,
+    scope::{Scope, check_limit},
+};
 
 chassis::id!(
     /// Identifies a mail rule.
@@ -17,16 +19,16 @@ chassis::id!(
     "mail_rule"
 );
 
-/// Mail rules of one organization.
+/// Largest number of mail rules of one organization.
 const RULES_MAX: i64 = 100;
 
-/// Addresses that receive mails about events of an organization or a project.
+/// A subscription of e-mail addresses to the events of an organization or a project.
 #[derive(Clone, Debug)]
 pub(crate) struct MailRule {
     pub(crate) id: MailRuleId,
     pub(crate) org_id: OrgId,
     pub(crate) project_id: Option<ProjectId>,
-    /// E-mail addresses.
+    /// E-mail addresses of team inboxes or people.
     pub(crate) recipients: Vec<String>,
     /// Names of notification types; empty for all.
     pub(crate) event_types: Vec<String>,
@@ -35,25 +37,8 @@ pub(crate) struct MailRule {
     pub(crate) created_at: OffsetDateTime,
 }
 
-/// Reasons for refusing a new mail rule.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("the organization has {0} mail rules, which is the maximum; delete one first")]
-    TooMany(i64),
-}
-
-impl Refusal for Refused {
-    fn code(&self) -> Code {
-        Code::ResourceExhausted
-    }
-
-    fn reason(&self) -> Reason {
-        Reason::HookLimitReached
-    }
-}
-
-/// Checks that every recipient is an e-mail address.
-fn validated(recipients: &[String]) -> Result<Vec<String>> {
+/// Returns the recipients, if every one is an e-mail address.
+fn checked_recipients(recipients: &[String]) -> Result<Vec<String>> {
     match recipients.iter().find(|it| email::parse(it).is_none()) {
         Some(recipient) => {
             let message = format!("must be valid e-mail addresses; {recipient:?} is not one");
@@ -79,22 +64,19 @@ impl MailRule {
         existing_count: i64,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>> {
-        if existing_count >= RULES_MAX {
-            return Err(Refused::TooMany(existing_count).into());
-        }
+        check_limit(existing_count, RULES_MAX, "mail rules")?;
         let rule = Self {
             id: MailRuleId::new(),
             org_id: scope.org_id,
             project_id: scope.project_id,
-            recipients: validated(fields.recipients)?,
+            recipients: checked_recipients(fields.recipients)?,
             event_types: catalogue::subscribable(fields.event_types)?,
             description: fields.description.to_owned(),
             enabled: fields.enabled,
             created_at: now,
         };
         let event = pb::MailRuleCreated { after: Some((&rule).into()) };
-        let target = rule.event_target();
-        Ok(Changed::new(rule, &event, target))
+        Ok(rule.with_event(&event))
     }
 
     /// Changes the fields that the mask names.
@@ -105,27 +87,26 @@ impl MailRule {
                 "recipients" if fields.recipients.is_empty() => {
                     return Err(Error::invalid("recipients", "must not be empty"));
                 }
-                "recipients" => self.recipients = validated(fields.recipients)?,
+                "recipients" => self.recipients = checked_recipients(fields.recipients)?,
                 "event_types" => self.event_types = catalogue::subscribable(fields.event_types)?,
                 "description" => fields.description.clone_into(&mut self.description),
                 _ => self.enabled = fields.enabled,
             }
         }
         let event = pb::MailRuleUpdated { before, after: Some((&self).into()) };
-        let target = self.event_target();
-        Ok(Changed::new(self, &event, target))
+        Ok(self.with_event(&event))
     }
 
     /// Deletes the mail rule.
     pub(crate) fn delete(self) -> Changed<Self> {
         let event = pb::MailRuleDeleted { before: Some((&self).into()) };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
-    fn event_target(&self) -> EventTarget {
+    fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
         let scope = Scope { org_id: self.org_id, project_id: self.project_id };
-        scope.add_to(EventTarget::object("mail_rule", self.id, &self.description))
+        let object = EventTarget::object("mail_rule", self.id, &self.description);
+        Changed::new(self, event, scope.add_to(object))
     }
 }
 

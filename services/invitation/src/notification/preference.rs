@@ -18,22 +18,11 @@ use crate::db_enum::DbEnum;
 pub(super) struct Preference {
     pub(super) category: DbEnum<NotificationCategory>,
     pub(super) channel: DbEnum<NotificationChannel>,
-    /// Organization in which it applies; nil for all.
+    /// Organization to which the preference is restricted; nil for all.
     pub(super) org_id: Uuid,
-    /// Project in which it applies; nil for all.
+    /// Project to which the preference is restricted; nil for all.
     pub(super) project_id: Uuid,
     pub(super) enabled: bool,
-}
-
-/// Hours in which only urgent mails are sent.
-#[derive(Clone, Debug)]
-pub(super) struct QuietHours {
-    /// Minutes since midnight.
-    pub(super) start_minute: i32,
-    /// Minutes since midnight; before the start if the quiet hours contain midnight.
-    pub(super) end_minute: i32,
-    /// Name in the IANA time zone database.
-    pub(super) time_zone: String,
 }
 
 /// All preferences of a person.
@@ -47,7 +36,7 @@ pub(super) struct Preferences {
 /// Reasons for refusing a preference.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("security notifications cannot be turned off: they report actions in your name")]
+    #[error("security notifications report changes of your own account; they cannot be turned off")]
     Security,
 }
 
@@ -82,8 +71,8 @@ impl Preference {
 }
 
 impl Preferences {
-    /// True if a person receives a notification by a channel (3.7): by their most specific preference, else
-    /// by the default. Security notifications are always received (NO-13).
+    /// True if a person receives a notification by a channel: by their most specific preference, or else by
+    /// the default. Security notifications are always received (NO-13).
     pub(super) fn allow(&self, notification: &Notification, channel: NotificationChannel) -> bool {
         if notification.notification_type.category == NotificationCategory::Security {
             return true;
@@ -98,7 +87,8 @@ impl Preferences {
     }
 }
 
-/// In the application everything; by mail critical notifications and those about membership.
+/// True if a channel is on without a preference: in the application for every notification, by mail for
+/// critical ones and for those about membership.
 fn is_on_by_default(notification: &Notification, channel: NotificationChannel) -> bool {
     let notification_type = notification.notification_type;
     // An invited person gets the mail of the invitation itself.
@@ -122,8 +112,7 @@ mod tests {
             occurred_at: OffsetDateTime::UNIX_EPOCH,
             org_id: Some(chassis::OrgId(Uuid::from_u128(1))),
             project_id: Some(chassis::ProjectId(Uuid::from_u128(project))),
-            actor_id: String::new(),
-            actor_name: String::new(),
+            actor: api::event::Actor::default(),
             resource: api::event::Resource::default(),
             title: String::new(),
             body: String::new(),
@@ -146,7 +135,6 @@ mod tests {
         }
     }
 
-    /// 3.7: the most specific preference, then the default.
     #[test]
     fn the_most_specific_preference_counts() {
         use NotificationCategory::Deployment;

@@ -1,6 +1,9 @@
 //! Scope of webhooks, mail rules and alerts: an organization, or one of its projects.
 
-use chassis::{EventTarget, OrgId, ProjectId, ScopeGrant};
+pub(super) mod store;
+
+use api::error::Reason;
+use chassis::{Code, EventTarget, OrgId, ProjectId, Refusal, ScopeGrant};
 
 use super::catalogue::Notification;
 
@@ -30,4 +33,28 @@ impl Scope {
             None => target,
         }
     }
+}
+
+/// Error of the creation of a webhook or a mail rule in an organization that has the largest number of them.
+#[derive(Debug, thiserror::Error)]
+#[error("the organization has {max} {plural}, which is the maximum; delete one first")]
+pub(crate) struct LimitReached {
+    max: i64,
+    /// Noun in the message, for example `webhooks`.
+    plural: &'static str,
+}
+
+impl Refusal for LimitReached {
+    fn code(&self) -> Code {
+        Code::ResourceExhausted
+    }
+
+    fn reason(&self) -> Reason {
+        Reason::HookLimitReached
+    }
+}
+
+/// Refuses to create a further object in an organization that has `count` of them already.
+pub(crate) fn check_limit(count: i64, max: i64, plural: &'static str) -> Result<(), LimitReached> {
+    if count < max { Ok(()) } else { Err(LimitReached { max, plural }) }
 }

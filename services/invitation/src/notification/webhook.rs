@@ -12,16 +12,13 @@ pub(crate) mod store;
 pub(crate) mod target;
 mod wire;
 
-use api::{
-    error::Reason,
-    notification::{self as pb, WebhookFormat},
-};
-use chassis::{Changed, Code, EventTarget, OrgId, ProjectId, Refusal, key};
+use api::notification::{self as pb, WebhookFormat};
+use chassis::{Changed, EventTarget, OrgId, ProjectId, key};
+use prost::{Message, Name};
 use time::{Duration, OffsetDateTime};
 
-use self::delivery::AttemptFailure;
-pub(crate) use self::signature::Signer;
-use super::scope::Scope;
+use self::sender::FailureKind;
+use super::scope::{LimitReached, Scope, check_limit};
 use crate::db_enum::DbEnum;
 
 chassis::id!(
@@ -30,7 +27,7 @@ chassis::id!(
     "webhook"
 );
 
-/// Webhooks of one organization.
+/// Largest number of webhooks of one organization.
 const WEBHOOKS_MAX: i64 = 200;
 
 /// Time after a rotation in which deliveries are also signed with the former secret.
@@ -49,14 +46,14 @@ pub(crate) struct Webhook {
     /// Names of notification types; empty for all.
     pub(crate) event_types: Vec<String>,
     pub(crate) description: String,
-    /// Format of the bodies.
+    /// Format of the bodies of requests.
     pub(crate) format: DbEnum<WebhookFormat>,
     pub(crate) enabled: bool,
-    /// Reason for which the suite disabled the webhook; else empty.
+    /// Reason for which the suite disabled the webhook; empty if it did not.
     pub(crate) disabled_reason: String,
     /// Signing secret, encrypted under the deployment's key.
     pub(crate) secret: Vec<u8>,
-    /// Signing secret before the last rotation, encrypted in the same way.
+    /// Signing secret before the last rotation, encrypted under the same key.
     pub(crate) old_secret: Option<Vec<u8>>,
     pub(crate) old_secret_until: Option<OffsetDateTime>,
     /// Failed attempts since the last success.
@@ -83,23 +80,6 @@ pub(crate) struct WithSecret {
     pub(crate) secret: String,
 }
 
-/// Reasons for refusing a new webhook.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("the organization has {0} webhooks, which is the maximum; delete one first")]
-    TooMany(i64),
-}
-
-impl Refusal for Refused {
-    fn code(&self) -> Code {
-        Code::ResourceExhausted
-    }
-
-    fn reason(&self) -> Reason {
-        Reason::HookLimitReached
-    }
-}
-
 impl Webhook {
     /// Creates a webhook with a new secret.
     pub(crate) fn create(
@@ -108,10 +88,8 @@ impl Webhook {
         existing_count: i64,
         secrets_key: &key::Secret,
         now: OffsetDateTime,
-    ) -> Result<WithSecret, Refused> {
-        if existing_count >= WEBHOOKS_MAX {
-            return Err(Refused::TooMany(existing_count));
-        }
+    ) -> Result<WithSecret, LimitReached> {
+        check_limit(existing_count, WEBHOOKS_MAX, "webhooks")?;
         let id = WebhookId::new();
         let secret = signature::NewSecret::generate(secrets_key, id);
         let webhook = Self {
@@ -133,8 +111,7 @@ impl Webhook {
             created_at: now,
         };
         let event = pb::WebhookCreated { after: Some(webhook.to_event_message()) };
-        let target = webhook.event_target();
-        Ok(WithSecret { changed: Changed::new(webhook, &event, target), secret: secret.text })
+        Ok(WithSecret { changed: webhook.with_event(&event), secret: secret.text })
     }
 
     /// Changes the settings. Enabling a disabled webhook resets its failures.
@@ -155,11 +132,10 @@ impl Webhook {
             webhook.failing_since = None;
         }
         let event = pb::WebhookUpdated { before, after: Some(webhook.to_event_message()) };
-        let target = webhook.event_target();
-        Changed::new(webhook, &event, target)
+        webhook.with_event(&event)
     }
 
-    /// Generates a new secret. The former one stays valid for a day (instead of NO-4).
+    /// Generates a new secret. The former one stays valid for a day (NO-4).
     pub(crate) fn rotate_secret(
         self,
         secrets_key: &key::Secret,
@@ -173,40 +149,36 @@ impl Webhook {
             ..self
         };
         let event = pb::WebhookSecretRotated { after: Some(webhook.to_event_message()) };
-        let target = webhook.event_target();
-        WithSecret { changed: Changed::new(webhook, &event, target), secret: secret.text }
+        WithSecret { changed: webhook.with_event(&event), secret: secret.text }
     }
 
     /// The event of a test request.
     pub(crate) fn tested(self, success: bool, response_status: i32) -> Changed<Self> {
         let after = Some(self.to_event_message());
         let event = pb::WebhookTested { after, success, response_status };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
     /// The event of a replay of deliveries.
     pub(crate) fn replayed(self, count: i32) -> Changed<Self> {
         let after = Some(self.to_event_message());
         let event = pb::WebhookDeliveriesReplayed { after, count };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
     /// Deletes the webhook.
     pub(crate) fn delete(self) -> Changed<Self> {
         let event = pb::WebhookDeleted { before: Some(self.to_event_message()) };
-        let target = self.event_target();
-        Changed::new(self, &event, target)
+        self.with_event(&event)
     }
 
     /// Reason for disabling the webhook after a failed attempt, if there is one (N-14).
     pub(crate) fn disable_reason(
         &self,
-        failure: AttemptFailure,
+        failure: FailureKind,
         now: OffsetDateTime,
     ) -> Option<&'static str> {
-        if failure == AttemptFailure::Gone {
+        if failure == FailureKind::Gone {
             return Some("the receiver answered 410 Gone");
         }
         let failing_since = self.failing_since?;
@@ -220,13 +192,13 @@ impl Webhook {
         let webhook = Self { enabled: false, disabled_reason: reason.to_owned(), ..self };
         let after = Some(webhook.to_event_message());
         let event = pb::WebhookAutoDisabled { before, after, reason: reason.to_owned() };
-        let target = webhook.event_target();
-        Changed::new(webhook, &event, target)
+        webhook.with_event(&event)
     }
 
-    fn event_target(&self) -> EventTarget {
+    fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
         let scope = Scope { org_id: self.org_id, project_id: self.project_id };
         // Only the host: path and query of a webhook URL are often secret (NO-16).
-        scope.add_to(EventTarget::object("webhook", self.id, target::host_name(&self.url)))
+        let object = EventTarget::object("webhook", self.id, target::host_name(&self.url));
+        Changed::new(self, event, scope.add_to(object))
     }
 }

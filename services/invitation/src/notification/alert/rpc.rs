@@ -26,7 +26,7 @@ impl AlertService for Rpc {
         request: Request<pb::ReportAlertRequest>,
     ) -> Reply<pb::ReportAlertResponse> {
         let call = Call::of(request)?;
-        let report = report(&call.message)?;
+        let report = to_report(&call.message)?;
         let write = async |tx: &mut Tx| {
             let alert = commands::report(tx, report).await?;
             Ok(pb::ReportAlertResponse { alert: alert.as_ref().map(Into::into) })
@@ -52,8 +52,8 @@ impl AlertService for Rpc {
 }
 
 impl Rpc {
-    /// The projects whose content the caller sees. Admins see the names of all projects, but no content
-    /// without a role in the project (ID-38).
+    /// Ids of the projects in which the caller has a role. An Admin of the organization sees that other
+    /// projects exist, but not their alerts (ID-38).
     async fn visible_projects<M>(&self, call: &Call<M>, org_id: &str) -> Result<Vec<Uuid>> {
         let request =
             ListVisibleProjectsRequest { org_id: org_id.to_owned(), ..Default::default() };
@@ -64,7 +64,7 @@ impl Rpc {
     }
 }
 
-fn report(message: &pb::ReportAlertRequest) -> Result<Report> {
+fn to_report(message: &pb::ReportAlertRequest) -> Result<Report> {
     let project_id = Some(&message.project_id).filter(|it| !it.is_empty());
     Ok(Report {
         org_id: message.org_id.parse()?,

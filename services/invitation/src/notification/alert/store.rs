@@ -1,6 +1,6 @@
 //! Every SQL statement about alerts.
 
-use chassis::{Changed, Db, OrgId, ProjectId, Result, Tx, page::Page};
+use chassis::{Changed, Db, OrgId, Result, Tx, page::Page};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use super::{Alert, Report};
 pub(crate) async fn lock_open(tx: &mut Tx, report: &Report) -> Result<Option<Alert>> {
     let kind = i32::from(report.kind);
     let key = format!("{} {kind} {}", report.org_id, report.target);
+    // The seed of the hash (4) differs from those of other locks, so that equal keys do not collide.
     query!("select pg_advisory_xact_lock(hashtextextended($1, 4))", key)
         .fetch_one(tx.conn())
         .await?;
@@ -49,7 +50,7 @@ pub(crate) async fn insert(tx: &mut Tx, opened: Changed<Alert>) -> Result<Alert>
     Ok(tx.emit(opened))
 }
 
-/// Stores the present state of an alert.
+/// Stores the new state of an alert.
 pub(crate) async fn update(tx: &mut Tx, alert: &Alert) -> Result<()> {
     query!(
         "update alert set severity = $3, value = $4, updated_at = $5, closed_at = $6
@@ -88,18 +89,4 @@ pub(crate) async fn list(
         page.limit(),
     );
     Ok(rows.fetch_all(db.pool()).await?)
-}
-
-/// Deletes the alerts of a project.
-pub(crate) async fn delete_of_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
-    query!("delete from alert where org_id = $1 and project_id = $2", org_id.0, id.0)
-        .execute(tx.conn())
-        .await?;
-    Ok(())
-}
-
-/// Deletes the alerts of an organization.
-pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
-    query!("delete from alert where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    Ok(())
 }

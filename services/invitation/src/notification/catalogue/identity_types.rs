@@ -3,7 +3,7 @@
 use api::{
     event::Envelope,
     identity::{
-        ApiKeyCreated, Member, MemberJoined, MemberLeft, MemberRemoved, MemberRoleChanged, OrgRole,
+        ApiKeyCreated, MemberJoined, MemberLeft, MemberRemoved, MemberRoleChanged,
         OrganizationOwnershipTransferred, ProjectAccessGranted, ProjectAccessRevoked, ProjectGrant,
         Subscription, SubscriptionChanged, User, UserEmailChanged, UserPasswordChanged,
         UserPasswordReset, UserTotpDisabled, principal::Principal,
@@ -14,9 +14,12 @@ use api::{
     },
 };
 
-use super::{Audience, Content, NotificationType, actor_name};
+use prost::{Message, Name};
 
-/// Permission of the members who are notified of other members.
+use super::{Audience, Content, NotificationType, actor_name};
+use crate::role::role_name;
+
+/// Permission of the members who are notified of changes of other members.
 const MANAGE_MEMBERS: &str = "org.members.update_role";
 
 pub(super) fn all() -> Vec<NotificationType> {
@@ -52,51 +55,45 @@ pub(super) fn all() -> Vec<NotificationType> {
 /// Types of changes to the credentials of an account.
 fn user_types() -> [NotificationType; 4] {
     [
-        NotificationType::of(
+        credential_change(
             "user.email_changed",
-            Security,
-            Critical,
             "The e-mail address of the account was changed. To its owner.",
-            |event: UserEmailChanged, _| {
-                account_change(event.after, "The e-mail address of your account was changed")
-            },
-        )
-        .personal(),
-        NotificationType::of(
+            "The e-mail address of your account was changed",
+            |event: UserEmailChanged| event.after,
+        ),
+        credential_change(
             "user.password_changed",
-            Security,
-            Critical,
             "The password was changed. To the owner of the account.",
-            |event: UserPasswordChanged, _| {
-                account_change(event.after, "Your password was changed")
-            },
-        )
-        .personal(),
-        NotificationType::of(
+            "Your password was changed",
+            |event: UserPasswordChanged| event.after,
+        ),
+        credential_change(
             "user.password_reset",
-            Security,
-            Critical,
             "The password was reset by a mailed link. To the owner of the account.",
-            |event: UserPasswordReset, _| account_change(event.after, "Your password was reset"),
-        )
-        .personal(),
-        NotificationType::of(
+            "Your password was reset",
+            |event: UserPasswordReset| event.after,
+        ),
+        credential_change(
             "user.totp_disabled",
-            Security,
-            Critical,
             "The second factor was turned off. To the owner of the account.",
-            |event: UserTotpDisabled, _| {
-                account_change(event.after, "Your second factor was turned off")
-            },
-        )
-        .personal(),
+            "Your second factor was turned off",
+            |event: UserTotpDisabled| event.after,
+        ),
     ]
 }
 
-fn account_change(account: Option<User>, title: &str) -> Option<Content> {
-    let body =
-        format!("{title}. If this was not you, reset your password and end your other sessions.");
-    Some(Content::new(title, body, Audience::user(account?.id)))
+fn credential_change<E: Message + Name + Default + 'static>(
+    name: &'static str,
+    description: &'static str,
+    title: &'static str,
+    account: fn(E) -> Option<User>,
+) -> NotificationType {
+    let render = move |event: E, _: &Envelope| {
+        let advice = "If this was not you, reset your password and end your other sessions.";
+        let audience = Audience::user(account(event)?.id);
+        Some(Content::new(title, format!("{title}. {advice}"), audience))
+    };
+    NotificationType::of(name, Security, Critical, description, render).personal()
 }
 
 /// Types of joins and departures of members.
@@ -109,7 +106,7 @@ fn member_types() -> [NotificationType; 4] {
             "A person became a member. To members who can change roles.",
             |event: MemberJoined, _| {
                 let member = event.after?;
-                let body = format!("They are a member with the role {}.", role_name(&member));
+                let body = format!("They are a member with the role {}.", role_name(member.role()));
                 Some(about_member(format!("{} joined", member.display_name), body))
             },
         ),
@@ -160,7 +157,7 @@ fn role_types() -> [NotificationType; 3] {
             "A member has another role. To members who can change roles.",
             |event: MemberRoleChanged, envelope| {
                 let member = event.after?;
-                let title = format!("{} is now {}", member.display_name, role_name(&member));
+                let title = format!("{} is now {}", member.display_name, role_name(member.role()));
                 Some(about_member(title, format!("{} changed their role.", actor_name(envelope))))
             },
         ),
@@ -186,7 +183,7 @@ fn role_types() -> [NotificationType; 3] {
             "The account has another role in an organization. To its owner.",
             |event: MemberRoleChanged, envelope| {
                 let member = event.after?;
-                let title = format!("You are now {}", role_name(&member));
+                let title = format!("You are now {}", role_name(member.role()));
                 let body = format!("{} changed your role.", actor_name(envelope));
                 Some(Content::new(title, body, Audience::user(member.user_id)))
             },
@@ -197,16 +194,6 @@ fn role_types() -> [NotificationType; 3] {
 
 fn about_member(title: String, body: String) -> Content {
     Content::new(title, body, Audience::holders(MANAGE_MEMBERS))
-}
-
-fn role_name(member: &Member) -> &'static str {
-    match member.role() {
-        OrgRole::Viewer => "Viewer",
-        OrgRole::Developer => "Developer",
-        OrgRole::Admin => "Admin",
-        OrgRole::Owner => "Owner",
-        OrgRole::Unspecified => "Unspecified",
-    }
 }
 
 /// Types of access to projects.
@@ -254,9 +241,9 @@ fn grantee(grant: ProjectGrant) -> Option<String> {
     }
 }
 
-/// A notification if the subscription got into trouble, or out of it.
+/// A notification if the subscription is past due or blocked, or is active again after that.
 fn subscription(before: Subscription, after: Subscription) -> Option<Content> {
-    let was_in_trouble = [Subscription::PastDue, Subscription::Blocked].contains(&before);
+    let was_unpaid = [Subscription::PastDue, Subscription::Blocked].contains(&before);
     let (title, body, severity) = match after {
         Subscription::PastDue => (
             "The subscription is past due",
@@ -265,12 +252,12 @@ fn subscription(before: Subscription, after: Subscription) -> Option<Content> {
         ),
         Subscription::Blocked => (
             "The subscription is blocked",
-            "Reads still work, changes are refused, and pending invitations were revoked. Pay the open \
-             invoice.",
+            "Changes are refused, and pending invitations were revoked; reads are still possible. Pay the \
+             open invoice.",
             Critical,
         ),
-        Subscription::Active if was_in_trouble => {
-            ("The subscription is active again", "Everything works again.", Info)
+        Subscription::Active if was_unpaid => {
+            ("The subscription is active again", "All functions are available again.", Info)
         }
         _ => return None,
     };

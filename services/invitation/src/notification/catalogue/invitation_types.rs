@@ -1,7 +1,6 @@
 //! Notification types of invitations.
 
 use api::{
-    identity::OrgRole,
     invitation::{InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined},
     notification::{
         NotificationCategory::Membership,
@@ -10,6 +9,7 @@ use api::{
 };
 
 use super::{Audience, Content, NotificationType};
+use crate::role::role_name;
 
 pub(super) fn all() -> [NotificationType; 4] {
     [
@@ -22,7 +22,7 @@ pub(super) fn all() -> [NotificationType; 4] {
                 let invitation = event.after?;
                 let title = format!("Your invitation to {} was accepted", invitation.email);
                 let body = format!(
-                    "It was used {} of {} times.",
+                    "The invitation was used {} of {} times.",
                     invitation.use_count, invitation.max_uses
                 );
                 Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
@@ -61,12 +61,10 @@ pub(super) fn all() -> [NotificationType; 4] {
             "An organization invited a person. To the invited person, if they have an account.",
             |event: InvitationCreated, _| {
                 let invitation = event.after?;
-                let role = match invitation.role() {
-                    OrgRole::Admin => "Admin",
-                    OrgRole::Developer => "Developer",
-                    _ => "Viewer",
-                };
-                let body = format!("You are offered the role {role}. See your invitations.");
+                let role = role_name(invitation.role());
+                let body = format!(
+                    "The role is {role}. Accept or decline in the list of your invitations."
+                );
                 let audience = Audience { email: Some(invitation.email), ..Audience::default() };
                 Some(Content::new("You are invited to an organization", body, audience))
             },

@@ -20,7 +20,7 @@ pub(super) fn all() -> [NotificationType; 4] {
             Warning,
             "The severity of an alert changed; the notification has the new one. To members who see the \
              project, or who can list servers.",
-            |event: AlertChanged, _| event.after.map(|alert| problem(&alert)),
+            |event: AlertChanged, _| event.after.map(|alert| open_problem(&alert)),
         ),
         NotificationType::of(
             "alert.closed",
@@ -40,7 +40,7 @@ pub(super) fn all() -> [NotificationType; 4] {
             Warning,
             "A server or an environment has a problem; the notification has the severity of the alert. To \
              members who see the project, or who can list servers.",
-            |event: AlertOpened, _| event.after.map(|alert| problem(&alert)),
+            |event: AlertOpened, _| event.after.map(|alert| open_problem(&alert)),
         ),
         NotificationType::of(
             "webhook.auto_disabled",
@@ -52,7 +52,7 @@ pub(super) fn all() -> [NotificationType; 4] {
     ]
 }
 
-fn problem(alert: &Alert) -> Content {
+fn open_problem(alert: &Alert) -> Content {
     let condition = condition(alert);
     let body = if alert.value.is_empty() {
         format!("{condition}.")
@@ -76,15 +76,15 @@ fn condition(alert: &Alert) -> &'static str {
 }
 
 fn audience(alert: &Alert) -> Audience {
-    let on_project = !alert.project_id.is_empty();
-    Audience::holders(if on_project { "project.view" } else { "org.servers.list" })
+    let is_of_project = !alert.project_id.is_empty();
+    Audience::holders(if is_of_project { "project.view" } else { "org.servers.list" })
 }
 
 fn webhook_disabled(reason: &str, envelope: &Envelope) -> Option<Content> {
     let host = &envelope.resource.as_ref()?.name;
     let title = format!("The webhook to {host} was disabled");
     let body = format!("Reason: {reason}. Fix the receiver, then enable the webhook.");
-    let on_project = !envelope.project_id.is_empty();
-    let permission = if on_project { "project.webhooks.manage" } else { "org.webhooks.manage" };
+    let is_of_project = !envelope.project_id.is_empty();
+    let permission = if is_of_project { "project.webhooks.manage" } else { "org.webhooks.manage" };
     Some(Content::new(title, body, Audience::holders(permission)))
 }

@@ -10,7 +10,7 @@ use api::{
 
 use super::{Audience, Content, NotificationType};
 
-/// Characters of a runner's error message in a notification.
+/// Largest number of characters of a runner's error message in a notification.
 const ERROR_CHARS_MAX: usize = 300;
 
 pub(super) fn all() -> Vec<NotificationType> {
@@ -49,7 +49,7 @@ macro_rules! operation {
                 $completed_name,
                 Environment,
                 Info,
-                concat!($noun, " of an environment is done. To members who see the project."),
+                concat!($noun, " of an environment is complete. To members who see the project."),
                 |event: prj::$completed, _| event.after.map(|it| completed(&it, $noun)),
             ),
             NotificationType::of(
@@ -90,7 +90,7 @@ fn operation_types() -> Vec<NotificationType> {
 
 fn completed(environment: &prj::Environment, noun: &str) -> Content {
     let title = format!("{} is {}", environment.name, state_name(environment));
-    to_viewers(title, format!("{noun} is done."))
+    to_viewers(title, format!("{noun} is complete."))
 }
 
 fn failed(environment: &prj::Environment, noun: &str) -> Content {
@@ -146,7 +146,7 @@ fn deployment_types() -> [NotificationType; 4] {
     ]
 }
 
-/// Types of the creation, the end and the failure of an environment.
+/// Types of the creation, the destruction and the unexpected exit of an environment.
 fn environment_types() -> [NotificationType; 4] {
     [
         NotificationType::of(
@@ -186,7 +186,10 @@ fn environment_types() -> [NotificationType; 4] {
             "The program of an environment exited unexpectedly. To members who see the project.",
             |event: prj::EnvironmentStateCorrected, _| {
                 let environment = event.after?;
-                let body = format!("It should be running but is not: {}", environment.last_error);
+                let body = format!(
+                    "Its program should be running, but exited: {}",
+                    environment.last_error
+                );
                 Some(to_viewers(format!("{} has failed", environment.name), body))
             },
         ),
@@ -215,7 +218,7 @@ fn server_health(server: &prj::Server) -> Content {
         ServerHealth::Healthy => "Its runner sends heartbeats again.",
         ServerHealth::Degraded => "Its runner has missed two heartbeats in a row.",
         ServerHealth::Dead => "Its runner has sent no heartbeat for minutes. Check the machine.",
-        _ => "Its runner sends no heartbeats. Tasks on this server wait until it does.",
+        _ => "Its runner sends no heartbeats. Tasks on this server wait for its next heartbeat.",
     };
     let title = format!("Server {} is {health}", server.name);
     Content::new(title, body, Audience::holders("org.servers.manage"))

@@ -2,25 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use api::identity::{
-    ListAudienceRequest, ListAudienceResponse, access_service_client::AccessServiceClient,
-};
-use chassis::{Db, OrgId, Result, Tx, channel::ServiceChannel, email, error::remote};
+use api::identity::ListAudienceResponse;
+use chassis::{Db, Result, Tx, channel::ServiceChannel, email};
 use mail::{EmailMessage, QueuedMail, RenderOutcome, sanitize};
 use time::Duration;
-use uuid::Uuid;
 
 use super::{
     RULE_MAILS_MAX,
     store::{self, Digest, Item},
 };
 use crate::{
-    notification::mail_rule,
+    notification::{
+        audience::{self, AudienceQuery},
+        mail_rule,
+    },
     recipient::{self, OptOutLinks},
 };
-
-/// Time limit of a call of the identity service.
-const IDENTITY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Renderer of mails about events.
 pub(crate) struct DigestMails {
@@ -54,11 +51,14 @@ impl DigestMails {
                     self.message(&digest, to, &sanitize(&visible.org_name), visible.items);
                 Ok(RenderOutcome::Send(Box::new(message)))
             }
-            _ => Ok(RenderOutcome::Suppress("its recipient lost the permission to see its events")),
+            _ => Ok(RenderOutcome::Suppress(
+                "its recipient no longer has the permission to see its events",
+            )),
         }
     }
 
-    /// Records that the address of a mail rule permanently rejects mail: it gets no more of these mails.
+    /// Records that the mail server of a mail rule's address permanently rejected a mail, so that no further
+    /// mails are sent to the address.
     pub(crate) async fn bounced(&self, tx: &mut Tx, mail: &QueuedMail) -> Result<()> {
         let digest = store::get(&self.db, mail.subject_id).await?;
         let address = digest.and_then(|(digest, _)| digest.address);
@@ -128,19 +128,14 @@ impl DigestMails {
     }
 
     async fn list_audience(&self, digest: &Digest, item: &Item) -> Result<ListAudienceResponse> {
-        let permission = if item.permission.is_empty() { "org.view" } else { &item.permission };
-        let project_id = item.project_id.filter(|_| permission.starts_with("project."));
-        let mut request = tonic::Request::new(ListAudienceRequest {
-            org_id: digest.org_id.unwrap_or(OrgId(Uuid::nil())).into(),
-            project_id: project_id.map(String::from).unwrap_or_default(),
-            permission: permission.to_owned(),
+        let query = AudienceQuery {
+            org_id: digest.org_id,
+            project_id: item.project_id,
+            permission: &item.permission,
             emails: digest.address.iter().cloned().collect(),
             user_ids: digest.user_id.iter().map(ToString::to_string).collect(),
-        });
-        request.set_timeout(IDENTITY_TIMEOUT);
-        let mut identity = AccessServiceClient::new(self.identity.clone());
-        let response = identity.list_audience(request).await;
-        Ok(response.map_err(remote("identity"))?.into_inner())
+        };
+        audience::list(&self.identity, query).await
     }
 }
 
@@ -155,7 +150,7 @@ fn permitted_email(
         let address = digest.address.as_ref()?;
         return (!audience.barred_emails.contains(address)).then(|| address.clone());
     };
-    // Events that happened to the account need no permission.
+    // An event that affects the account itself needs no permission.
     let people = if permission.is_empty() { &audience.accounts } else { &audience.listeners };
     people.iter().find(|it| it.user_id == user_id).map(|it| it.email.clone())
 }

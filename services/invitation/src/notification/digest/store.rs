@@ -1,17 +1,13 @@
-//! Every SQL statement about mails about events.
+//! Every SQL statement about digests: mails about events.
 
-use chassis::{Db, OrgId, ProjectId, Result, Tx, UserId};
+use chassis::{Db, OrgId, ProjectId, Result, Tx};
 use sqlx::{query, query_as, query_scalar};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use uuid::Uuid;
-use worker::retention::BATCH;
 
 use super::{DigestItem, MAIL_TEMPLATE, Recipient};
 
-/// Retention of the texts of mails, after the time at which they were due: covers outages of the mail server.
-const RETENTION: Duration = Duration::days(7);
-
-/// A mail that waits, or was sent.
+/// A mail to an account, or to an address of a mail rule.
 pub(super) struct Digest {
     pub(super) org_id: Option<OrgId>,
     pub(super) user_id: Option<Uuid>,
@@ -52,6 +48,7 @@ impl<'a> From<&'a Recipient> for RecipientColumns<'a> {
 pub(crate) async fn add(tx: &mut Tx, item: &DigestItem) -> Result<()> {
     let now = tx.now;
     let recipient = RecipientColumns::from(&item.recipient);
+    // A mail that is due within a second may be rendered already, so it gets no more items.
     let next = query_scalar!(
         "select id from digest
          where not urgent and not $1 and due_at > $2::timestamptz + interval '1 second'
@@ -137,29 +134,4 @@ pub(super) async fn rule_mails_sent_since(
         since,
     );
     Ok(count.fetch_one(db.pool()).await?)
-}
-
-/// Deletes the mails about events of an organization.
-pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
-    query!("delete from digest where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    Ok(())
-}
-
-/// Deletes the mails to an account, sent or not.
-pub(crate) async fn delete_of_user(tx: &mut Tx, user_id: UserId) -> Result<()> {
-    query!("delete from digest where user_id = $1", user_id.0).execute(tx.conn()).await?;
-    Ok(())
-}
-
-/// Deletes the texts of mails that were due long ago, one batch at a time.
-pub(crate) async fn delete_old(tx: &mut Tx) -> Result<u64> {
-    let before = tx.now - RETENTION;
-    // Of every organization (no org_id): the retention job works for all.
-    let deleted = query!(
-        "delete from digest where id in (
-             select id from digest where due_at < $1 order by due_at limit $2)",
-        before,
-        BATCH
-    );
-    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }

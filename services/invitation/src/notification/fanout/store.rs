@@ -45,8 +45,7 @@ pub(super) async fn claim(tx: &mut Tx, limit: i64) -> Result<Vec<PendingEvent>> 
     Ok(events.fetch_all(tx.conn()).await?)
 }
 
-/// Deletes an event. Returns false if another worker, whose claim came after this one's ended, has deleted
-/// it.
+/// Deletes an event. Returns false if another worker has delivered and deleted it, because this claim ended.
 pub(super) async fn delete(tx: &mut Tx, event_id: Uuid) -> Result<bool> {
     let deleted = query!("delete from pending_event where event_id = $1", event_id);
     Ok(deleted.execute(tx.conn()).await?.rows_affected() == 1)

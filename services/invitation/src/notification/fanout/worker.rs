@@ -1,17 +1,14 @@
-//! Fan-out of events: computes the recipients of each notification and hands it to the inbox, to mails and to
-//! webhooks. Permissions are checked at the time of the fan-out, not of the event (NO-10).
+//! Fan-out of events: computes the recipients of each notification, and queues it for the inbox, for mails
+//! and for webhooks. Permissions are checked at the time of the fan-out, not of the event (NO-10).
 
 use std::{collections::BTreeSet, time::Duration};
 
 use api::{
     event::Envelope,
-    identity::{
-        ListAudienceRequest, ListAudienceResponse, Listener,
-        access_service_client::AccessServiceClient,
-    },
+    identity::{ListAudienceResponse, Listener},
     notification::NotificationChannel,
 };
-use chassis::{Db, OrgId, Result, Tx, channel::ServiceChannel, error::remote};
+use chassis::{Db, Result, Tx, channel::ServiceChannel};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,25 +16,23 @@ use worker::{Progress, Schedule};
 
 use super::store::{self, PendingEvent};
 use crate::notification::{
+    audience::{self, AudienceQuery},
     catalogue::{self, Notification},
     digest::{self, DigestItem, Recipient},
     inbox, mail_rule,
     preference::{self, Preferences},
     scope::Scope,
-    webhook::{self, delivery::QueuedEvent},
+    webhook::{self, Webhook, delivery::QueuedEvent},
 };
 
-/// Events in one claim.
+/// Largest number of events in one claim.
 const BATCH: i64 = 50;
 
-/// Longest pause between two looks at the table.
+/// Longest pause between two claims: commits of other processes do not end it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Attempts after which an event is dropped: about half a day.
+/// Number of attempts after which an event is dropped: about half a day.
 const ATTEMPTS_MAX: i32 = 40;
-
-/// Time limit of a call of the identity service.
-const IDENTITY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The worker that delivers pending events.
 pub(crate) struct FanoutWorker {
@@ -45,8 +40,8 @@ pub(crate) struct FanoutWorker {
     pub(crate) identity: ServiceChannel,
 }
 
-/// A notification with the people who may receive it.
-struct Addressed {
+/// A notification with the accounts that may receive it.
+struct AddressedNotification {
     notification: Notification,
     audience: ListAudienceResponse,
 }
@@ -74,12 +69,13 @@ impl FanoutWorker {
         for event in batch {
             if let Err(error) = self.deliver(&event).await {
                 let event_id = event.event_id;
-                let dropped = event.attempts >= ATTEMPTS_MAX;
-                tracing::warn!(%event_id, %error, dropped, "the notifications of an event failed");
-                if dropped {
-                    let drop = async |tx: &mut Tx| store::delete(tx, event_id).await;
-                    self.db.write_as_system("notification fan-out", drop).await?;
+                if event.attempts < ATTEMPTS_MAX {
+                    tracing::warn!(%event_id, %error, "the fan-out of an event failed; it is retried");
+                    continue;
                 }
+                tracing::error!(%event_id, %error, "the fan-out of an event failed; it is dropped");
+                let delete = async |tx: &mut Tx| store::delete(tx, event_id).await;
+                self.db.write_as_system("notification fan-out", delete).await?;
             }
         }
         Ok(Progress::busy_if(is_full))
@@ -91,15 +87,16 @@ impl FanoutWorker {
         let mut addressed = vec![];
         for notification in catalogue::render(&envelope) {
             let audience = self.list_audience(&notification).await?;
-            addressed.push(Addressed { notification, audience });
+            addressed.push(AddressedNotification { notification, audience });
         }
         let deliver = async |tx: &mut Tx| {
             if !store::delete(tx, event.event_id).await? {
                 return Ok(());
             }
-            for Addressed { notification, audience } in &addressed {
+            for AddressedNotification { notification, audience } in &addressed {
                 notify_people(tx, notification, audience).await?;
-                // The Owner has every permission: an organization without a permitted member was deleted.
+                // The Owner has every permission, so an organization without any permitted member was
+                // deleted.
                 let org_exists = !audience.listeners.is_empty();
                 if notification.notification_type.for_webhooks && org_exists {
                     notify_webhooks(tx, notification).await?;
@@ -114,26 +111,18 @@ impl FanoutWorker {
     /// The accounts that may receive a notification now.
     async fn list_audience(&self, notification: &Notification) -> Result<ListAudienceResponse> {
         let audience = &notification.audience;
-        let is_project_permission =
-            audience.permission.is_some_and(|it| it.starts_with("project."));
-        let project_id = notification.project_id.filter(|_| is_project_permission);
-        // Events of an account belong to no organization; the nil id has no members.
-        let org_id = notification.org_id.unwrap_or(OrgId(Uuid::nil()));
-        let mut request = tonic::Request::new(ListAudienceRequest {
-            org_id: org_id.into(),
-            project_id: project_id.map(String::from).unwrap_or_default(),
-            permission: audience.permission.unwrap_or("org.view").to_owned(),
-            emails: audience.email.clone().into_iter().collect(),
+        let query = AudienceQuery {
+            org_id: notification.org_id,
+            project_id: notification.project_id,
+            permission: audience.permission.unwrap_or_default(),
+            emails: audience.email.iter().cloned().collect(),
             user_ids: audience.user_ids.clone(),
-        });
-        request.set_timeout(IDENTITY_TIMEOUT);
-        let mut identity = AccessServiceClient::new(self.identity.clone());
-        let response = identity.list_audience(request).await;
-        Ok(response.map_err(remote("identity"))?.into_inner())
+        };
+        audience::list(&self.identity, query).await
     }
 }
 
-/// Writes the inbox entries and mails of people, each by the channels that they chose.
+/// Writes the inbox entries and mails of people, by the channels that each of them has chosen.
 async fn notify_people(
     tx: &mut Tx,
     notification: &Notification,
@@ -163,10 +152,10 @@ async fn notify_people(
 }
 
 /// The people who receive a notification, each once: present holders of the permission except the actor,
-/// and the accounts that the event happened to.
+/// and the accounts that are affected by the event.
 fn recipients(notification: &Notification, audience: &ListAudienceResponse) -> BTreeSet<Uuid> {
     let has_permission = notification.audience.permission.is_some();
-    let is_actor = |it: &&Listener| it.user_id == notification.actor_id;
+    let is_actor = |it: &&Listener| it.user_id == notification.actor.id;
     let holders = audience.listeners.iter().filter(|it| has_permission && !is_actor(it));
     let all = holders.chain(&audience.accounts);
     all.filter_map(|it| it.user_id.parse().ok()).collect()
@@ -177,7 +166,7 @@ fn recipients(notification: &Notification, audience: &ListAudienceResponse) -> B
 async fn notify_team_inboxes(tx: &mut Tx, notification: &Notification) -> Result<()> {
     let Some(scope) = Scope::of_notification(notification) else { return Ok(()) };
     let event_type = notification.notification_type.name;
-    for rule in mail_rule::store::matching(tx, scope, event_type).await? {
+    for rule in mail_rule::store::subscribed(tx, scope, event_type).await? {
         for address in rule.recipients {
             let recipient = Recipient::Rule { rule_id: rule.id.0, address };
             digest::store::add(tx, &DigestItem::new(notification, recipient, None)).await?;
@@ -194,7 +183,7 @@ async fn notify_webhooks(tx: &mut Tx, notification: &Notification) -> Result<()>
     if subscribers.is_empty() {
         return Ok(());
     }
-    let body = |it: &webhook::store::Subscriber| webhook::format::body(notification, it.format.0);
+    let body = |it: &Webhook| webhook::format::body(notification, it.format.0);
     let event = QueuedEvent {
         org_id: scope.org_id,
         event_id: notification.event_id,

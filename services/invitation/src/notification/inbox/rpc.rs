@@ -11,14 +11,14 @@ use worker::watch::{Messages, follow};
 use self::watch::NewNotifications;
 use super::{
     store::{self, Filter},
-    wire,
+    wire::{self, preferences_updated, user_event},
 };
-use crate::notification::preference::{self, QuietHours};
+use crate::notification::preference;
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) pager: Pager,
-    /// Cancelled when the process begins to stop: ends the streams.
+    /// Cancelled when the process begins to shut down, which ends the streams.
     pub(crate) draining: CancellationToken,
 }
 
@@ -77,7 +77,7 @@ impl NotificationService for Rpc {
         let user_id = call.account()?.user_id;
         let mark = async |tx: &mut Tx| {
             let count = store::mark_read(tx, user_id, &ids).await?;
-            tx.emit(wire::notifications_read(user_id, count));
+            tx.emit(user_event(user_id, &pb::NotificationsRead { count }));
             Ok(pb::MarkNotificationsReadResponse { count })
         };
         reply(self.db.write(&call, mark).await?)
@@ -92,7 +92,7 @@ impl NotificationService for Rpc {
         let user_id = call.account()?.user_id;
         let dismiss = async |tx: &mut Tx| {
             let count = store::dismiss(tx, user_id, &ids).await?;
-            tx.emit(wire::notifications_dismissed(user_id, count));
+            tx.emit(user_event(user_id, &pb::NotificationsDismissed { count }));
             Ok(pb::DismissNotificationsResponse { count })
         };
         reply(self.db.write(&call, dismiss).await?)
@@ -108,8 +108,8 @@ impl NotificationService for Rpc {
         let user_id = call.account()?.user_id;
         let after =
             wire::optional_id("after_notification_id", &call.message.after_notification_id)?;
-        let new = NewNotifications::new(self.db.clone(), user_id, after);
-        Ok(Response::new(follow(&self.db, user_id.0, self.draining.clone(), new)))
+        let source = NewNotifications::new(self.db.clone(), user_id, after);
+        Ok(Response::new(follow(&self.db, user_id.0, self.draining.clone(), source)))
     }
 
     async fn get_notification_preferences(
@@ -121,7 +121,7 @@ impl NotificationService for Rpc {
         let (preferences, quiet_hours) = preference::store::get(&self.db, user_id).await?;
         reply(pb::GetNotificationPreferencesResponse {
             preferences: preferences.iter().map(Into::into).collect(),
-            quiet_hours: quiet_hours.as_ref().map(Into::into),
+            quiet_hours,
         })
     }
 
@@ -131,13 +131,13 @@ impl NotificationService for Rpc {
     ) -> Reply<pb::SetNotificationPreferenceResponse> {
         let call = Call::of(request)?;
         let user_id = call.account()?.user_id;
-        let new = wire::preference(call.message.preference.as_ref())?;
-        new.check().map_err(Error::from)?;
+        let preference = wire::preference(call.message.preference.as_ref())?;
+        preference.check().map_err(Error::from)?;
         let set = async |tx: &mut Tx| {
-            preference::store::set(tx, user_id, &new).await?;
+            preference::store::set(tx, user_id, &preference).await?;
             let preferences = preference::store::list(tx, user_id).await?;
             let quiet_hours = preference::store::quiet_hours(tx, user_id).await?;
-            tx.emit(wire::preferences_updated(user_id, Some(&new), quiet_hours.as_ref()));
+            tx.emit(user_event(user_id, &preferences_updated(Some(&preference), quiet_hours)));
             let preferences = preferences.iter().map(Into::into).collect();
             Ok(pb::SetNotificationPreferenceResponse { preferences })
         };
@@ -150,11 +150,12 @@ impl NotificationService for Rpc {
     ) -> Reply<pb::SetQuietHoursResponse> {
         let call = Call::of(request)?;
         let user_id = call.account()?.user_id;
-        let quiet_hours: Option<QuietHours> = call.message.quiet_hours.as_ref().map(Into::into);
+        let quiet_hours = &call.message.quiet_hours;
         let set = async |tx: &mut Tx| {
             preference::store::set_quiet_hours(tx, user_id, quiet_hours.as_ref()).await?;
-            tx.emit(wire::preferences_updated(user_id, None, quiet_hours.as_ref()));
-            Ok(pb::SetQuietHoursResponse { quiet_hours: quiet_hours.as_ref().map(Into::into) })
+            let event = preferences_updated(None, quiet_hours.clone());
+            tx.emit(user_event(user_id, &event));
+            Ok(pb::SetQuietHoursResponse { quiet_hours: quiet_hours.clone() })
         };
         reply(self.db.write(&call, set).await?)
     }

@@ -1,17 +1,13 @@
 //! Every SQL statement about notifications in the application.
 
 use api::notification::NotificationCategory;
-use chassis::{Db, OrgId, Result, Tx, UserId, page::Page};
+use chassis::{Db, Result, Tx, UserId, page::Page};
 use sqlx::{query, query_as};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use uuid::Uuid;
-use worker::retention::BATCH;
 
 use super::InboxItem;
 use crate::notification::catalogue::Notification;
-
-/// Retention of notifications.
-const RETENTION: Duration = Duration::days(90);
 
 /// Filter of a list.
 pub(crate) struct Filter {
@@ -29,7 +25,7 @@ pub(crate) enum Position {
     CreatedAt(OffsetDateTime),
 }
 
-/// Numbers of unread notifications.
+/// Numbers of unread notifications: all, and those of them that are critical.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnreadCount {
     pub(crate) all: i32,
@@ -130,6 +126,7 @@ pub(crate) async fn count_unread(
     user_id: UserId,
     org_id: Option<Uuid>,
 ) -> Result<UnreadCount> {
+    // Severity 3 is CRITICAL.
     let counts = query_as!(
         UnreadCount,
         r#"select count(*)::int as "all!", (count(*) filter (where severity = 3))::int as "critical!"
@@ -169,29 +166,4 @@ pub(crate) async fn dismiss(tx: &mut Tx, user_id: UserId, ids: &[Uuid]) -> Resul
         now,
     );
     Ok(i32::try_from(dismissed.execute(tx.conn()).await?.rows_affected()).unwrap_or(i32::MAX))
-}
-
-/// Deletes the notifications of an account.
-pub(crate) async fn delete_of_user(tx: &mut Tx, user_id: UserId) -> Result<()> {
-    query!("delete from notification where user_id = $1", user_id.0).execute(tx.conn()).await?;
-    Ok(())
-}
-
-/// Deletes all notifications about an organization.
-pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
-    query!("delete from notification where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    Ok(())
-}
-
-/// Deletes old notifications, one batch at a time.
-pub(crate) async fn delete_old(tx: &mut Tx) -> Result<u64> {
-    let before = tx.now - RETENTION;
-    // Of every organization (no org_id): the retention job works for all.
-    let deleted = query!(
-        "delete from notification where id in (
-             select id from notification where created_at < $1 order by created_at limit $2)",
-        before,
-        BATCH
-    );
-    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }

@@ -1,7 +1,8 @@
-//! Conversion between the contract and notifications, preferences and quiet hours.
+//! Conversion between the contract and notifications and preferences.
 
 use api::notification as pb;
 use chassis::{Changed, Error, EventTarget, Result, UserId, timestamp};
+use prost::{Message, Name};
 use uuid::Uuid;
 
 use super::InboxItem;
@@ -9,7 +10,7 @@ use crate::{
     db_enum::DbEnum,
     notification::{
         catalogue::{self, NotificationType},
-        preference::{Preference, QuietHours},
+        preference::Preference,
     },
 };
 
@@ -84,47 +85,16 @@ impl From<&Preference> for pb::NotificationPreference {
     }
 }
 
-impl From<&pb::QuietHours> for QuietHours {
-    fn from(message: &pb::QuietHours) -> Self {
-        Self {
-            start_minute: message.start_minute,
-            end_minute: message.end_minute,
-            time_zone: message.time_zone.clone(),
-        }
-    }
+/// An event of the account itself.
+pub(super) fn user_event<E: Message + Name>(user_id: UserId, event: &E) -> Changed<()> {
+    Changed::new((), event, EventTarget::object("user", user_id, ""))
 }
 
-impl From<&QuietHours> for pb::QuietHours {
-    fn from(hours: &QuietHours) -> Self {
-        Self {
-            start_minute: hours.start_minute,
-            end_minute: hours.end_minute,
-            time_zone: hours.time_zone.clone(),
-        }
-    }
-}
-
-/// The change of a person's preferences.
+/// The event of changed preferences or quiet hours.
 pub(super) fn preferences_updated(
-    user_id: UserId,
     preference: Option<&Preference>,
-    quiet_hours: Option<&QuietHours>,
-) -> Changed<()> {
-    let event = pb::NotificationPreferencesUpdated {
-        preferences: preference.into_iter().map(Into::into).collect(),
-        quiet_hours: quiet_hours.map(Into::into),
-    };
-    Changed::new((), &event, EventTarget::object("user", user_id, ""))
-}
-
-/// The reading of notifications by a person.
-pub(super) fn notifications_read(user_id: UserId, count: i32) -> Changed<()> {
-    let event = pb::NotificationsRead { count };
-    Changed::new((), &event, EventTarget::object("user", user_id, ""))
-}
-
-/// The dismissal of notifications by a person.
-pub(super) fn notifications_dismissed(user_id: UserId, count: i32) -> Changed<()> {
-    let event = pb::NotificationsDismissed { count };
-    Changed::new((), &event, EventTarget::object("user", user_id, ""))
+    quiet_hours: Option<pb::QuietHours>,
+) -> pb::NotificationPreferencesUpdated {
+    let preferences = preference.into_iter().map(Into::into).collect();
+    pb::NotificationPreferencesUpdated { preferences, quiet_hours }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use api::notification::QuietHours;
 use chassis::{Db, Error, Result, Tx, UserId};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 
-use super::{Preference, Preferences, QuietHours};
+use super::{Preference, Preferences};
 
 /// The preferences of accounts, by account. Accounts without any are left out. Quiet hours are evaluated in
 /// the time zone of the account.
@@ -72,7 +73,7 @@ pub(crate) async fn quiet_hours(tx: &mut Tx, user_id: UserId) -> Result<Option<Q
     Ok(row.fetch_optional(tx.conn()).await?)
 }
 
-/// The preferences and the quiet hours of an account, of the same time.
+/// The preferences and the quiet hours of an account, read in one transaction.
 pub(crate) async fn get(db: &Db, user_id: UserId) -> Result<(Vec<Preference>, Option<QuietHours>)> {
     let read = async |tx: &mut Tx| Ok((list(tx, user_id).await?, quiet_hours(tx, user_id).await?));
     db.write_as_system("preferences", read).await
@@ -104,11 +105,11 @@ pub(crate) async fn set_quiet_hours(
 ) -> Result<()> {
     query!("delete from quiet_hours where user_id = $1", user_id.0).execute(tx.conn()).await?;
     let Some(hours) = hours else { return Ok(()) };
-    let known = query!(
+    let is_known = query!(
         r#"select exists (select from pg_timezone_names where name = $1) as "found!""#,
         hours.time_zone
     );
-    if !known.fetch_one(tx.conn()).await?.found {
+    if !is_known.fetch_one(tx.conn()).await?.found {
         let message = "must be a name of the IANA time zone database, for example Europe/Berlin";
         return Err(Error::invalid("quiet_hours.time_zone", message));
     }
@@ -121,12 +122,5 @@ pub(crate) async fn set_quiet_hours(
     )
     .execute(tx.conn())
     .await?;
-    Ok(())
-}
-
-/// Deletes the preferences and the quiet hours of an account.
-pub(crate) async fn delete_of_user(tx: &mut Tx, user_id: UserId) -> Result<()> {
-    query!("delete from preference where user_id = $1", user_id.0).execute(tx.conn()).await?;
-    query!("delete from quiet_hours where user_id = $1", user_id.0).execute(tx.conn()).await?;
     Ok(())
 }

@@ -4,9 +4,10 @@ use chassis::{Error, Result};
 use serde_json::json;
 
 use super::{
-    Signer, Webhook,
+    Webhook,
     rpc::Rpc,
     sender::{Connection, Response, WebhookRequest},
+    signature::Signer,
     target::Target,
 };
 

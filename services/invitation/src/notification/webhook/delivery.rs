@@ -51,7 +51,7 @@ pub(crate) struct DueDelivery {
     pub(crate) event_id: Uuid,
     /// Body of the request; the same bytes at every attempt.
     pub(crate) body: String,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub(crate) attempts: i32,
 }
 
@@ -74,15 +74,6 @@ pub(crate) struct Attempt<'a> {
     /// Time of the next attempt, while the delivery is pending.
     pub(crate) due_at: OffsetDateTime,
     pub(crate) response: &'a Response,
-}
-
-/// Kind of failure of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AttemptFailure {
-    /// A failure that may end: the delivery is attempted again.
-    Transient,
-    /// The receiver answered 410 Gone: the webhook is disabled.
-    Gone,
 }
 
 impl<'a> Attempt<'a> {

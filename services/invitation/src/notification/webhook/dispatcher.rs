@@ -11,31 +11,33 @@ use chassis::{Db, Result, Tx, key};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use worker::{Progress, Schedule};
 
 use super::{
-    Signer, Webhook,
-    delivery::{self, Attempt, AttemptFailure, DueDelivery},
-    sender::{Connection, Response, Sender, WebhookRequest},
-    store::{self, Release},
+    Webhook,
+    delivery::{self, Attempt, DueDelivery},
+    sender::{Connection, FailureKind, Response, Sender, WebhookRequest},
+    signature::Signer,
+    store,
 };
 
-/// Webhooks that one process leases at a time.
+/// Largest number of webhooks that one process leases at a time.
 const LEASES_MAX: usize = 128;
 
-/// Concurrent requests to one webhook.
+/// Number of concurrent requests to one webhook.
 const SLOTS: usize = 2;
 
-/// Deliveries that are read at a time.
+/// Largest number of deliveries that are read at a time.
 const BATCH: i64 = 20;
 
 /// Time for which one webhook is served before it is released.
 const SERVE_TIME: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Duration of a lease: longer than the serve time and its last request. The webhooks of a killed process
-/// wait for as long.
+/// Duration of a lease: longer than the serve time and its last request. Until it ends, nobody serves the
+/// webhooks of a process that was killed.
 const LEASE: Duration = Duration::minutes(1);
 
-/// Failed attempts in a row after which a webhook backs off.
+/// Number of failed attempts in a row after which a webhook backs off.
 const BACKOFF_AFTER: i32 = 3;
 
 /// First back-off; it doubles with each further failure.
@@ -44,11 +46,8 @@ const BACKOFF_MIN: Duration = Duration::seconds(5);
 /// Longest back-off.
 const BACKOFF_MAX: Duration = Duration::minutes(5);
 
-/// Longest pause between two looks at the table.
+/// Longest pause between two searches for due webhooks: commits of other processes do not end it.
 const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Pause after a wake-up, so that a burst of commits is read once.
-const COALESCE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Dispatcher of due deliveries.
 pub(crate) struct Dispatcher {
@@ -61,21 +60,15 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     /// Runs until the process ends; requests in flight are completed.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let schedule = Schedule::woken_by(&self.db, POLL_INTERVAL);
         let dispatcher = Arc::new(self);
         let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(LEASES_MAX));
-        while !stop.is_cancelled() {
-            let woken = dispatcher.db.next_commit();
-            let leased = match dispatcher.lease(permits.available_permits()).await {
-                Ok(leased) => leased,
-                Err(error) => {
-                    tracing::warn!(%error, "webhooks cannot be leased; retrying");
-                    vec![]
-                }
-            };
-            let found_none = leased.is_empty();
+        let step = || async {
+            let leased = dispatcher.lease(permits.available_permits()).await?;
+            let progress = Progress::busy_if(!leased.is_empty());
             for webhook in leased {
-                let Ok(permit) = permits.clone().acquire_owned().await else { break };
+                let permit = permits.clone().acquire_owned().await?;
                 let dispatcher = dispatcher.clone();
                 let stop = stop.clone();
                 tasks.spawn(async move {
@@ -83,21 +76,17 @@ impl Dispatcher {
                     drop(permit);
                 });
             }
-            if found_none {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = woken => tokio::time::sleep(COALESCE).await,
-                    () = tokio::time::sleep(POLL_INTERVAL) => {}
-                }
-            }
-        }
+            Ok(progress)
+        };
+        worker::run("webhook dispatcher".to_owned(), schedule, stop.clone(), step).await;
         tasks.close();
         tasks.wait().await;
         Ok(())
     }
 
+    /// Leases at most `max` webhooks with due deliveries.
     async fn lease(&self, max: usize) -> Result<Vec<Webhook>> {
-        let limit = i64::try_from(max).unwrap_or_default();
+        let limit = i64::try_from(max).unwrap_or(i64::MAX);
         if limit == 0 {
             return Ok(vec![]);
         }
@@ -110,11 +99,11 @@ impl Dispatcher {
         let webhook_id = webhook.id;
         let health = Mutex::new(Health { webhook, backoff_until: None, disable_reason: None });
         if let Err(error) = self.deliver(&health, stop).await {
-            tracing::warn!(%webhook_id, %error, "the deliveries of a webhook are delayed");
+            tracing::warn!(%webhook_id, %error, "deliveries cannot be read or stored; this is retried");
         }
         let health = health.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = self.release(&health).await {
-            tracing::warn!(%webhook_id, %error, "a webhook is delayed until its lease ends");
+            tracing::warn!(%webhook_id, %error, "a webhook is released at the end of its lease only");
         }
     }
 
@@ -122,7 +111,7 @@ impl Dispatcher {
     async fn release(&self, health: &Health) -> Result<()> {
         let Health { webhook, backoff_until, disable_reason } = health;
         let release = async |tx: &mut Tx| {
-            store::release(tx, &Release { webhook, backoff_until: *backoff_until }).await?;
+            store::release(tx, webhook, *backoff_until).await?;
             // The present state: a manager may have changed the webhook during the lease.
             if let Some(reason) = disable_reason
                 && let Some(present) = store::lock_leased(tx, webhook).await?
@@ -197,7 +186,7 @@ impl Health {
         self.backoff_until.is_some() || self.disable_reason.is_some()
     }
 
-    /// Counts the result of an attempt.
+    /// Records the response to an attempt.
     fn record(&mut self, response: &Response, now: OffsetDateTime) {
         let webhook = &mut self.webhook;
         let Some(failure) = &response.failure else {
@@ -208,7 +197,7 @@ impl Health {
         webhook.failure_count = webhook.failure_count.saturating_add(1);
         webhook.failing_since = webhook.failing_since.or(Some(now));
         self.disable_reason = webhook.disable_reason(failure.kind, now);
-        let is_transient = failure.kind == AttemptFailure::Transient;
+        let is_transient = failure.kind == FailureKind::Transient;
         if is_transient && webhook.failure_count >= BACKOFF_AFTER {
             let doublings = (webhook.failure_count - BACKOFF_AFTER).min(10);
             let factor: i32 = 1 << doublings;

@@ -6,10 +6,10 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::notification::catalogue::Notification;
 
-/// Characters of the title of a Discord embed.
+/// Largest number of characters of the title of a Discord embed.
 const DISCORD_TITLE_MAX: usize = 256;
 
-/// Characters of the description of a Discord embed.
+/// Largest number of characters of the description of a Discord embed.
 const DISCORD_DESCRIPTION_MAX: usize = 4096;
 
 /// The body of a notification in a format; these bytes are signed.
@@ -39,7 +39,7 @@ fn raw(notification: &Notification) -> Value {
             "severity": severity,
             "title": notification.title,
             "text": notification.body,
-            "actor": { "id": notification.actor_id, "name": notification.actor_name },
+            "actor": { "id": notification.actor.id, "name": notification.actor.name },
             "resource": { "kind": resource.kind, "id": resource.id, "name": resource.name },
             "time": time,
         }
@@ -107,11 +107,37 @@ fn rfc3339(notification: &Notification) -> String {
 /// Escapes every character that Markdown interprets.
 fn escape_markdown(text: &str) -> String {
     let mut escaped = String::new();
-    for letter in text.chars() {
-        if "\\`*_{}[]()<>#+!|~@".contains(letter) {
+    for character in text.chars() {
+        if "\\`*_{}[]()<>#+!|~@".contains(character) {
             escaped.push('\\');
         }
-        escaped.push(letter);
+        escaped.push(character);
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notification::catalogue::{self, tests};
+
+    /// NO-16: no format contains messages of people, hints of keys or paths of URLs. The URL of a completed
+    /// deployment is public.
+    #[test]
+    fn bodies_contain_no_secrets() {
+        use api::notification::WebhookFormat::{Discord, Raw, Slack, Teams, Unspecified};
+        let pool = tests::descriptors();
+        let events = catalogue::event_names();
+        for notification in
+            events.iter().flat_map(|it| catalogue::render(&tests::envelope(&pool, it)))
+        {
+            let is_public = notification.notification_type.name == "deployment.completed";
+            for format in [Unspecified, Raw, Slack, Teams, Discord] {
+                let body = body(&notification, format);
+                for secret in ["the-message", "the-hint", "the-url", "the-token", "the-secret"] {
+                    assert!(is_public || !body.contains(secret), "{body}");
+                }
+            }
+        }
+    }
 }

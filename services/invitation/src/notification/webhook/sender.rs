@@ -13,11 +13,11 @@ use hickory_resolver::{
     net::runtime::TokioRuntimeProvider,
 };
 use reqwest::StatusCode;
+use url::Host;
 use uuid::Uuid;
 
 use super::{
-    Signer,
-    delivery::AttemptFailure,
+    signature::Signer,
     target::{Exceptions, Forbidden, Target},
 };
 
@@ -30,10 +30,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for reading the body of a response.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Bytes of a response that are read.
+/// Number of bytes of a response after which no more are read.
 const BODY_READ_MAX: usize = 64 * 1024;
 
-/// Characters of a response that are stored.
+/// Largest number of characters of a response that are stored.
 const BODY_STORED_MAX: usize = 1_000;
 
 /// Sender of requests to receivers.
@@ -58,8 +58,17 @@ pub(crate) struct Response {
 /// Failure of a request.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) kind: AttemptFailure,
+    pub(crate) kind: FailureKind,
     pub(crate) message: String,
+}
+
+/// Kind of a failure, by its effect on the webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// A failure that may end: the delivery is attempted again.
+    Transient,
+    /// The receiver answered 410 Gone: the webhook is disabled.
+    Gone,
 }
 
 /// Request to a receiver.
@@ -117,8 +126,9 @@ impl Sender {
     /// Resolves the host of a target. Fails unless requests to every one of its addresses are allowed.
     pub(crate) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Forbidden> {
         let addresses: Vec<IpAddr> = match target.host() {
-            Err(ip) => vec![ip],
-            Ok(name) => {
+            Host::Ipv4(ip) => vec![ip.into()],
+            Host::Ipv6(ip) => vec![ip.into()],
+            Host::Domain(name) => {
                 let found = self.resolver.lookup_ip(name).await;
                 found.map(|it| it.iter().collect()).unwrap_or_default()
             }
@@ -142,7 +152,7 @@ impl Sender {
             status: 0,
             duration_ms,
             body: String::new(),
-            failure: Some(Failure { kind: AttemptFailure::Transient, message }),
+            failure: Some(Failure { kind: FailureKind::Transient, message }),
         };
         match sent {
             Ok(Ok((status, body))) => Response {
@@ -178,7 +188,7 @@ impl Sender {
         let mut response = request.send().await.map_err(|it| error_message(&it))?;
         let status = response.status();
         let mut body = vec![];
-        // Only the status decides about success: a body that ends early or never is no failure.
+        // A 2xx status alone is success, also if the body ends early or does not end.
         let read = async {
             while let Ok(Some(chunk)) = response.chunk().await {
                 body.extend_from_slice(&chunk);
@@ -219,20 +229,20 @@ impl Sender {
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(2);
-        if let Ok(name) = target.host() {
+        if let Host::Domain(name) = target.host() {
             builder = builder.resolve_to_addrs(name, &addresses);
         }
         Ok(ResolvedClient { addresses, client: builder.build()? })
     }
 }
 
-/// The failure that a status means; `None` for 2xx.
+/// The failure of a response with a status; `None` for 2xx.
 fn failure_of_status(status: StatusCode) -> Option<Failure> {
     if status.is_success() {
         return None;
     }
     let is_gone = status == StatusCode::GONE;
-    let kind = if is_gone { AttemptFailure::Gone } else { AttemptFailure::Transient };
+    let kind = if is_gone { FailureKind::Gone } else { FailureKind::Transient };
     let message = if status.is_redirection() {
         format!("the receiver answered {status}; redirects are not followed")
     } else {

@@ -1,13 +1,11 @@
 //! Every SQL statement about webhooks.
 
-use api::notification::WebhookFormat;
-use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, ScopeGrant, Tx, page::Page};
-use sqlx::{query, query_as, query_scalar};
+use chassis::{Changed, Db, Error, Result, ScopeGrant, Tx};
+use sqlx::{query, query_as};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{Webhook, WebhookId};
-use crate::{db_enum::DbEnum, notification::scope::Scope};
+use crate::notification::scope::store::scoped_store;
 
 /// Selects whole webhooks. Takes the rest of the statement after `from webhook`, and its arguments.
 macro_rules! webhooks {
@@ -23,29 +21,8 @@ macro_rules! webhooks {
     };
 }
 
-/// A webhook that is subscribed to a notification type.
-pub(crate) struct Subscriber {
-    pub(crate) id: WebhookId,
-    pub(crate) format: DbEnum<WebhookFormat>,
-}
-
-/// Result of a lease of a webhook.
-pub(crate) struct Release<'a> {
-    /// The webhook with its present failures.
-    pub(crate) webhook: &'a Webhook,
-    /// Earliest time of the next attempt.
-    pub(crate) backoff_until: Option<OffsetDateTime>,
-}
-
-/// Counts the webhooks of an organization. Until the transaction ends, no other transaction creates one.
-pub(crate) async fn lock_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
-    query!("select pg_advisory_xact_lock(hashtextextended($1, 2))", org_id.to_string())
-        .fetch_one(tx.conn())
-        .await?;
-    let count =
-        query_scalar!(r#"select count(*) as "count!" from webhook where org_id = $1"#, org_id.0);
-    Ok(count.fetch_one(tx.conn()).await?)
-}
+// A webhook is deleted with its deliveries (NO-7).
+scoped_store!(Webhook, WebhookId, "webhook", webhooks);
 
 /// Stores a new webhook and its event.
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Webhook>) -> Result<Webhook> {
@@ -70,18 +47,6 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Webhook>) -> Result<Web
     Ok(tx.emit(created))
 }
 
-/// Locks a webhook in the scope of the grant.
-pub(crate) async fn lock(tx: &mut Tx, grant: &ScopeGrant, id: WebhookId) -> Result<Webhook> {
-    let project_id = grant.project_id().map(|it| it.0);
-    let webhook = webhooks!(
-        "where org_id = $1 and id = $2 and ($3::uuid is null or project_id = $3) for update",
-        grant.org_id().0,
-        id.0,
-        project_id,
-    );
-    webhook.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(WebhookId::NOUN))
-}
-
 /// Locks a webhook that the dispatcher has leased, and returns its present state; `None` if it was deleted.
 pub(crate) async fn lock_leased(tx: &mut Tx, leased: &Webhook) -> Result<Option<Webhook>> {
     let present =
@@ -100,20 +65,7 @@ pub(crate) async fn get(db: &Db, grant: &ScopeGrant, id: WebhookId) -> Result<We
     webhook.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(WebhookId::NOUN))
 }
 
-/// A page of the webhooks in the scope of the grant, newest first.
-pub(crate) async fn list(db: &Db, grant: &ScopeGrant, page: &Page) -> Result<Vec<Webhook>> {
-    let rows = webhooks!(
-        "where org_id = $1 and ($2::uuid is null or project_id = $2) and ($3::uuid is null or id < $3)
-         order by id desc limit $4",
-        grant.org_id().0,
-        grant.project_id().map(|it| it.0),
-        page.after::<Uuid>()?,
-        page.limit(),
-    );
-    Ok(rows.fetch_all(db.pool()).await?)
-}
-
-/// Stores the present state of a webhook and its event. Pending deliveries of a webhook that is enabled again
+/// Stores the new state of a webhook and its event. Pending deliveries of a webhook that is enabled again
 /// become due.
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Webhook>) -> Result<Webhook> {
     let webhook = changed.state();
@@ -143,53 +95,6 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Webhook>) -> Result<Web
     Ok(tx.emit(changed))
 }
 
-/// Deletes a webhook with its deliveries (NO-7).
-pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Webhook>) -> Result<()> {
-    let webhook = deleted.state();
-    query!(
-        "delete from webhook where org_id = $1 and id = $2",
-        webhook.org_id as _,
-        webhook.id as _
-    )
-    .execute(tx.conn())
-    .await?;
-    tx.emit(deleted);
-    Ok(())
-}
-
-/// Deletes the webhooks of a project.
-pub(crate) async fn delete_of_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
-    query!("delete from webhook where org_id = $1 and project_id = $2", org_id.0, id.0)
-        .execute(tx.conn())
-        .await?;
-    Ok(())
-}
-
-/// Deletes the webhooks of an organization.
-pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
-    query!("delete from webhook where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    Ok(())
-}
-
-/// The enabled webhooks for a notification type in a scope (NO-8).
-pub(crate) async fn subscribed(
-    tx: &mut Tx,
-    scope: Scope,
-    event_type: &str,
-) -> Result<Vec<Subscriber>> {
-    let rows = query_as!(
-        Subscriber,
-        "select id, format from webhook
-         where org_id = $1 and enabled and (project_id is null or project_id = $2)
-           and (event_types = '{}' or $3 = any(event_types))
-         order by id",
-        scope.org_id.0,
-        scope.project_id.map(|it| it.0),
-        event_type,
-    );
-    Ok(rows.fetch_all(tx.conn()).await?)
-}
-
 /// Leases webhooks with due deliveries. No other process delivers to them until they are released or the
 /// lease ends.
 pub(crate) async fn lease(tx: &mut Tx, limit: i64, until: OffsetDateTime) -> Result<Vec<Webhook>> {
@@ -213,10 +118,14 @@ pub(crate) async fn lease(tx: &mut Tx, limit: i64, until: OffsetDateTime) -> Res
     Ok(rows.fetch_all(tx.conn()).await?)
 }
 
-/// Ends the lease of a webhook. It is due when its next delivery is, but not before the end of the back-off.
-pub(crate) async fn release(tx: &mut Tx, release: &Release<'_>) -> Result<()> {
+/// Ends the lease of a webhook, and stores its failures. It is due when its next delivery is, but not before
+/// the end of the back-off.
+pub(crate) async fn release(
+    tx: &mut Tx,
+    webhook: &Webhook,
+    backoff_until: Option<OffsetDateTime>,
+) -> Result<()> {
     let now = tx.now;
-    let webhook = release.webhook;
     // Deliveries queued during the lease have lowered due_at; `least` and `greatest` ignore nulls.
     query!(
         "update webhook set leased_until = null, failure_count = $3, failing_since = $4,
@@ -231,7 +140,7 @@ pub(crate) async fn release(tx: &mut Tx, release: &Release<'_>) -> Result<()> {
         webhook.failure_count,
         webhook.failing_since,
         now,
-        release.backoff_until,
+        backoff_until,
     )
     .execute(tx.conn())
     .await?;

@@ -1,5 +1,5 @@
 //! URLs of webhooks: only https to public addresses is allowed (N-12). Every address of a host is checked,
-//! and requests go only to checked addresses, so that a second answer of the name server changes nothing.
+//! and requests go only to the checked addresses: the name is not resolved a second time (DNS rebinding).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -39,8 +39,8 @@ impl Refusal for Forbidden {
     }
 }
 
-/// Networks and ports that are allowed although they are not public, also with plain http
-/// (`--webhook-exceptions`).
+/// Networks and ports to which requests are allowed although they are not public (`--webhook-exceptions`),
+/// also by plain http.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exceptions(Vec<(IpNet, u16)>);
 
@@ -96,13 +96,9 @@ impl Target {
         }
     }
 
-    /// The host name to resolve; `Err` with the address if the host is one.
-    pub(crate) fn host(&self) -> Result<&str, IpAddr> {
-        match self.url.host() {
-            Some(Host::Ipv4(ip)) => Err(ip.into()),
-            Some(Host::Ipv6(ip)) => Err(ip.into()),
-            _ => Ok(self.url.host_str().unwrap_or_default()),
-        }
+    /// The host: a domain name to resolve, or an address.
+    pub(crate) fn host(&self) -> Host<&str> {
+        self.url.host().unwrap_or(Host::Domain(""))
     }
 
     /// The socket addresses of the target, if every one of its IP addresses is allowed.
@@ -134,10 +130,12 @@ impl Target {
     }
 }
 
+/// The network of IPv4 addresses whose first `bits` bits are those of `a.b.c.0`.
 fn v4(a: u8, b: u8, c: u8, bits: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), bits)
 }
 
+/// The network of IPv6 addresses whose first `bits` bits are those of `a:b::`.
 fn v6(a: u16, b: u16, bits: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), bits)
 }
@@ -207,6 +205,16 @@ pub(super) fn host_name(url: &str) -> String {
     host.unwrap_or_default()
 }
 
+/// The address of a target whose host is one.
+#[cfg(test)]
+fn ip_address(target: &Target) -> Option<IpAddr> {
+    match target.host() {
+        Host::Ipv4(ip) => Some(ip.into()),
+        Host::Ipv6(ip) => Some(ip.into()),
+        Host::Domain(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod fuzz;
 
@@ -217,42 +225,24 @@ mod tests {
     /// Checks a URL whose host is an address.
     fn check(text: &str) -> Result<Vec<SocketAddr>, Forbidden> {
         let target = Target::parse(text)?;
-        let ip = target.host().expect_err("an IP address");
+        let ip = ip_address(&target).expect("the host is an address");
         target.check(&[ip], &Exceptions::default())
     }
 
     /// NO-1, N-12: every spelling of an address that is not public.
     #[test]
     fn addresses_that_are_not_public_are_refused_in_every_spelling() {
-        let refused = [
-            "https://127.0.0.1/",
-            "https://127.1/",
-            "https://0x7f.1/",
-            "https://0177.0.0.1/",
-            "https://2130706433/",
-            "https://[::ffff:127.0.0.1]/",
-            "https://[::127.0.0.1]/",
-            "https://[64:ff9b::10.0.0.1]/",
-            "https://[2002:7f00:1::]/",
-            "https://[::1]/",
-            "https://[::]/",
-            "https://0.0.0.0/",
-            "https://10.1.2.3/",
-            "https://100.64.0.1/",
-            "https://169.254.169.254/latest/meta-data/",
-            "https://172.31.0.1/",
-            "https://192.168.1.1/",
-            "https://198.19.0.1/",
-            "https://224.0.0.1/",
-            "https://255.255.255.255/",
-            "https://[fd00::1]/",
-            "https://[fe80::1]/",
-            "https://[ff02::1]/",
-            "https://[2001:db8::1]/",
-            "https://\u{ff11}27.0.0.1/",
-            "https://127\u{3002}0.0.1/",
-        ];
-        for text in refused {
+        let refused = "
+            https://127.0.0.1/ https://127.1/ https://0x7f.1/ https://0177.0.0.1/
+            https://2130706433/ https://[::ffff:127.0.0.1]/ https://[::127.0.0.1]/
+            https://[64:ff9b::10.0.0.1]/ https://[2002:7f00:1::]/ https://[::1]/ https://[::]/
+            https://0.0.0.0/ https://10.1.2.3/ https://100.64.0.1/
+            https://169.254.169.254/latest/meta-data/ https://172.31.0.1/ https://192.168.1.1/
+            https://198.19.0.1/ https://224.0.0.1/ https://255.255.255.255/ https://[fd00::1]/
+            https://[fe80::1]/ https://[ff02::1]/ https://[2001:db8::1]/
+            https://\u{ff11}27.0.0.1/ https://127\u{3002}0.0.1/
+        ";
+        for text in refused.split_whitespace() {
             let checked = check(text);
             assert!(matches!(checked, Err(Forbidden::NotPublic { .. })), "{text}: {checked:?}");
         }

@@ -8,12 +8,12 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use worker::watch::{Batch, Source, Then};
 
-use super::super::store::{self, Position};
+use crate::notification::inbox::store::{self, Position};
 
-/// Overlap of consecutive reads: a transaction can commit after another one that began later.
+/// Time by which consecutive reads overlap: a transaction can commit after another one that began later.
 const OVERLAP: Duration = Duration::minutes(1);
 
-/// Ids of sent notifications that are remembered before old ones are dropped.
+/// Number of remembered ids of sent notifications above which old ones are dropped.
 const SENT_MAX: usize = 10_000;
 
 /// The notifications of an account from a position on, each once.
@@ -21,7 +21,7 @@ pub(super) struct NewNotifications {
     db: Db,
     user_id: UserId,
     next: Position,
-    /// Creation time from which the reads after the first one start.
+    /// Creation time at which the next read starts.
     from: OffsetDateTime,
     /// Notifications that were sent and may be read again.
     sent: HashSet<Uuid>,

@@ -1,17 +1,13 @@
-//! Every SQL statement about deliveries of webhooks.
+//! Every SQL statement about deliveries of webhooks. States in statements are 1 PENDING, 2 DELIVERED, 3
+//! FAILED.
 
 use api::notification::DeliveryState;
 use chassis::{Db, Grant, Result, Tx, page::Page};
 use sqlx::{query, query_as};
-use time::Duration;
 use uuid::Uuid;
-use worker::retention::BATCH;
 
 use super::{Attempt, Delivery, DueDelivery, QueuedEvent};
 use crate::notification::webhook::{Webhook, WebhookId};
-
-/// Retention of ended deliveries, which can be replayed as long.
-const RETENTION: Duration = Duration::days(30);
 
 /// Deliveries to make due again.
 pub(crate) struct ReplayFilter {
@@ -152,18 +148,4 @@ pub(crate) async fn fail_pending(tx: &mut Tx, webhook: &Webhook) -> Result<()> {
     .execute(tx.conn())
     .await?;
     Ok(())
-}
-
-/// Deletes old deliveries that have ended, one batch at a time.
-pub(crate) async fn delete_old(tx: &mut Tx) -> Result<u64> {
-    let before = tx.now - RETENTION;
-    // Of every organization (no org_id): the retention job works for all.
-    let deleted = query!(
-        "delete from webhook_delivery where id in (
-             select id from webhook_delivery where created_at < $1 and state <> 1
-             order by created_at limit $2)",
-        before,
-        BATCH
-    );
-    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
