@@ -78,7 +78,7 @@ mod suite {
     mod concurrency; // Sixty-four concurrent callers.
     mod contract; // Rules that hold for every method of the contract.
     mod contract_examples; // Examples of requests, also called with grpcurl.
-    pub(crate) mod crash; // `kill -9` and restart of the suite.
+    mod crash; // `kill -9` and restart of the suite.
     mod database_move; // Move of the database to another PostgreSQL cluster.
     mod database_roles; // PostgreSQL roles and privileges of the services.
     mod dead_letters; // Events that a reaction cannot process.
@@ -105,9 +105,10 @@ mod tidy;
 // Fixtures and clients for the tests above.
 mod support {
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
-    pub(crate) mod fake_runner; // A runner played by a test.
+    pub(crate) mod fake_runner; // Calls of a runner, made by a test.
     pub(crate) mod hosting; // A project whose environments really run.
     pub(crate) mod raw; // Calls of any method with any bytes.
     pub(crate) mod service_processes; // Four services as processes.
+    pub(crate) mod suite_process; // The suite as a process that is killed and restarted.
     pub(crate) mod world; // An organization with one person in each role.
 }

@@ -115,12 +115,13 @@ pub(crate) async fn run() -> Result<()> {
     suite.stop().await
 }
 
-/// Publishes events of many organizations, half of them of `org`.
+/// Publishes events as the project service does: half of them of `org`, the others of [`OTHER_ORGS`].
 fn publish(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Result<()>> {
     tokio::spawn(async move {
         let mut sequences = vec![0_u64; usize::try_from(OTHER_ORGS).unwrap_or_default() + 1];
         let mut acks = vec![];
         for number in 0..entries {
+            // 0 is `org`.
             let tenant = if number % 2 == 0 { 0 } else { 1 + number / 2 % OTHER_ORGS };
             let event_org =
                 if tenant == 0 { org } else { Uuid::from_u128(u128::from(tenant) << 64) };
@@ -129,6 +130,7 @@ fn publish(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Re
             *sequence += 1;
             let subject = format!("tenantry.project.v1.environment_updated.{event_org}");
             acks.push(stream.publish(subject, payload.into()).await?);
+            // Limits the number of unacknowledged messages.
             if acks.len() == 500 {
                 for ack in acks.drain(..) {
                     ack.await?;
@@ -152,12 +154,12 @@ async fn measure_ingestion(
 ) -> Result<()> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let memory_before = resident_mib()?;
-    // Published first, so that publishing is not measured.
+    // All events are published before the measurement begins.
     let initial_size = count_entries(&mut connection).await?;
     let started = Instant::now();
     publish(stream.clone(), org, entries).await??;
     let publish_time = started.elapsed();
-    // Entries that were ingested while the events were being published.
+    // Number of events that were ingested during publishing, which do not count.
     let ingested = count_entries(&mut connection).await? - initial_size;
     let ingestion_started = Instant::now();
     let total = i64::try_from(entries)?;
@@ -188,7 +190,8 @@ async fn measure_ingestion(
     measure_disk(&mut connection).await
 }
 
-/// Returns the number of entries of all organizations.
+/// Returns the number of entries of all trees but the suite tree (id `ffffffff-…`), whose entries are
+/// checkpoints of the others.
 async fn count_entries(connection: &mut PgConnection) -> Result<i64> {
     let size = "select coalesce(sum(size), 0)::bigint from audit.tree
                 where org_id <> 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
@@ -314,7 +317,7 @@ async fn measure_pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
         ..Default::default()
     };
     let mut distant_page = String::new();
-    // 50 pages, or as many as the actor has.
+    // The distant page follows 50 pages of 10 entries, or the last one if there are fewer.
     for _ in 0..50 {
         let next = client
             .list_entries(authenticated(token, page(distant_page.clone(), 10))?)
@@ -343,6 +346,7 @@ async fn measure_pages(suite: &Suite, token: &str, org: Uuid) -> Result<()> {
             let rows = sqlx::query(query)
                 .bind(org)
                 .bind(&actor_id)
+                // An index in the middle of the log corresponds to a distant page.
                 .bind(if name == "first" { i64::MAX } else { 50_000 })
                 .fetch_all(&mut connection)
                 .await?;

@@ -51,11 +51,13 @@ fn unimplemented<M>() -> Reply<M> {
 #[tonic::async_trait]
 impl AccessService for BareAccessService {
     async fn check(&self, request: Request<pb::CheckRequest>) -> Reply<pb::CheckResponse> {
+        // As long as a real consistency token.
         let mut token = "x".repeat(32);
         if let Some(pool) = &self.database {
             let read = "select access_version from organization where id = $1";
             let id = sqlx::types::Uuid::try_parse(&request.get_ref().org_id).unwrap_or_default();
             let row = sqlx::query_scalar::<_, i64>(read).bind(id).fetch_one(pool).await;
+            // The access version is a part of the token, as in the identity service.
             token += &row.map_err(|error| Status::unknown(error.to_string()))?.to_string();
         }
         Ok(Response::new(pb::CheckResponse {

@@ -16,7 +16,7 @@ const BATCH_SIZE: usize = 128;
 
 /// Runs all measurements.
 pub(crate) async fn run() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let client = suite.client.with_token(&token);
     let create = pb::CreateOrganizationRequest { name: "Acme".to_owned(), ..Default::default() };
@@ -33,17 +33,17 @@ pub(crate) async fn run() -> Result<()> {
     let satisfied_token = pb::Consistency { at_least, ..Default::default() };
     let one_second_old = pb::Consistency { max_age_ms: 1_000, ..Default::default() };
     let (reading_address, reading_server) = bare_server::start(Some(suite.options.clone())).await?;
-    let (echo_address, echo_server) = bare_server::start(None).await?;
+    let (constant_address, constant_server) = bare_server::start(None).await?;
     let mut fresh = vec![];
     let mut cached = vec![];
     let mut with_token = vec![];
-    let mut read = vec![];
-    let mut echo = vec![];
+    let mut row_reads = vec![];
+    let mut constant_replies = vec![];
     let mut batches = vec![];
     for _ in 0..3 {
-        read.push(measure_checks(reading_address, &token, request(None)).await?);
+        row_reads.push(measure_checks(reading_address, &token, request(None)).await?);
         fresh.push(measure_checks(suite.address, &token, request(None)).await?);
-        echo.push(measure_checks(echo_address, &token, request(None)).await?);
+        constant_replies.push(measure_checks(constant_address, &token, request(None)).await?);
         let cached_request = request(Some(one_second_old.clone()));
         cached.push(measure_checks(suite.address, &token, cached_request).await?);
         let token_request = request(Some(satisfied_token.clone()));
@@ -51,18 +51,23 @@ pub(crate) async fn run() -> Result<()> {
         batches.push(measure_batches(suite.address, &token, &org_id).await?);
     }
     let fresh = median(fresh);
-    let echo = median(echo);
+    let constant_reply = median(constant_replies);
     print_rates(
         "`Check`, fresh, 64 callers (bare server that reads a row)",
         fresh,
-        median(read),
+        median(row_reads),
         "≥ 0.85",
     );
-    print_rates("`Check`, at most one second old (bare server)", median(cached), echo, "≥ 0.6");
+    print_rates(
+        "`Check`, at most one second old (bare server)",
+        median(cached),
+        constant_reply,
+        "≥ 0.6",
+    );
     print_rates(
         "`Check`, with a satisfied consistency token (bare server)",
         median(with_token),
-        echo,
+        constant_reply,
         "≥ 0.6",
     );
     print_rates(
@@ -72,7 +77,7 @@ pub(crate) async fn run() -> Result<()> {
         "≥ 15",
     );
     reading_server.abort();
-    echo_server.abort();
+    constant_server.abort();
     suite.stop().await
 }
 

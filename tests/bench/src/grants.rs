@@ -17,7 +17,8 @@ use crate::{load, median, mutation, noop, print_rates, suite::Suite};
 const CONNECTIONS: usize = 8;
 
 /// SQL statements of `SetProjectAccess`, in order: session, access version, access data of that version, and
-/// the transaction. Triggers run in both cases.
+/// the transaction. The table `org` has the organization of each connection (`client_id`). The triggers of
+/// the tables run here as they do for the suite.
 const SCRIPT: &str = "
 select account.id, account.email, account.display_name, account.email_verified_at is not null,
        session.secret_hash, session.expires_at, session.proved_at, session.last_used_at
@@ -76,11 +77,12 @@ commit;
 
 /// Runs the measurement.
 pub(crate) async fn run() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let mut projects = vec![];
     let mut connection =
         <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
+    // For the script: the organization and project of each connection of pgbench.
     let setup = "create table org (n int primary key, id uuid, project_id uuid)";
     sqlx::Executor::execute(&mut connection, setup).await?;
     for number in 0..CONNECTIONS {

@@ -48,7 +48,7 @@ async fn execute(suite: &Suite, statement: String) -> Result<()> {
 /// Measures list pages of 50 projects for a member who sees 1,000 of an organization's 10,000 projects.
 /// Reference: the SQL query alone.
 async fn measure_project_lists() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let ann = suite.sign_in("ann@example.com").await?;
     let bob = suite.sign_in("bob@example.com").await?;
     let sample = create_sample_project(&suite, &ann).await?;
@@ -124,7 +124,7 @@ const LOG_MB: u32 = 100;
 
 /// Measures streaming of a long task log from its first to its last line.
 async fn measure_log_streaming() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let ann = suite.sign_in("ann@example.com").await?;
     let sample = create_sample_project(&suite, &ann).await?;
     let channel = load::channels(suite.address).await?.remove(0);
@@ -169,11 +169,12 @@ async fn measure_log_streaming() -> Result<()> {
 
 /// HTTP server in Perl: the deployed program.
 const SERVER: &str = r#"use IO::Socket::INET;
-my $s = IO::Socket::INET->new(LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16,
+my $server = IO::Socket::INET->new(LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16,
     ReuseAddr => 1) or die;
-while (my $c = $s->accept) {
-    while (defined(my $line = <$c>)) { last if $line =~ /^\r?\n$/ }
-    print $c "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n"; close $c;
+while (my $client = $server->accept) {
+    while (defined(my $line = <$client>)) { last if $line =~ /^\r?\n$/ }
+    print $client "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+    close $client;
 }
 "#;
 
@@ -242,6 +243,7 @@ async fn measure_deployments() -> Result<()> {
         ..Default::default()
     };
     environments.destroy_environment(authenticated(destroy, &ann)?).await?;
+    // Time for the runner to remove the environment, whose program would keep running after the benchmark.
     tokio::time::sleep(Duration::from_secs(2)).await;
     suite.stop().await
 }
@@ -260,7 +262,7 @@ fn write_repository(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the seconds that the program takes until it accepts connections.
+/// Starts the program without a sandbox; returns the seconds until it accepts connections.
 fn start_time(directory: &Path) -> Result<f64> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let start = Instant::now();

@@ -70,10 +70,11 @@ pub(crate) async fn run() -> Result<()> {
 
 /// Measures the rate of creation. Mails are held back, so that their delivery is not measured.
 async fn measure_creation() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     suite.hold_mails().await?;
     let sample = mutation::create_sample_project(&suite, &token).await?;
+    // Warm-up, with a round number that is not measured.
     measure(&suite, &token, &sample.org_id, 9).await?;
     let mut measured = vec![];
     let mut reference = vec![];
@@ -82,12 +83,12 @@ async fn measure_creation() -> Result<()> {
         reference.push(mutation::pgbench(&suite.options, SCRIPT, &sample)?);
         measured.push(measure(&suite, &token, &sample.org_id, round).await?);
     }
-    let what = "`CreateInvitation`, 8 callers (pgbench)";
-    print_rates(what, median(measured), median(reference), "≥ 0.8");
+    let measurement = "`CreateInvitation`, 8 callers (pgbench)";
+    print_rates(measurement, median(measured), median(reference), "≥ 0.8");
     suite.stop().await
 }
 
-/// Returns the rate of creation.
+/// Returns the rate of creation. The round is a part of the addresses, so that each is invited once.
 async fn measure(suite: &Suite, token: &str, org_id: &str, round: usize) -> Result<f64> {
     let channels = load::channels(suite.address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
@@ -111,7 +112,7 @@ async fn measure(suite: &Suite, token: &str, org_id: &str, round: usize) -> Resu
 
 /// Measures the latency of acceptance, without concurrent calls.
 async fn measure_acceptance() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let sample = mutation::create_sample_project(&suite, &token).await?;
     let ann = suite.client.with_token(&token);

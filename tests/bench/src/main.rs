@@ -1,5 +1,6 @@
 //! Benchmarks. Each measures the suite and a reference implementation in the same run, because only their
-//! ratio is comparable between machines. Usage: `cargo xtask bench [name]`.
+//! ratio is comparable between machines. Usage: `cargo xtask bench [NAME]`, which runs the benchmarks whose
+//! names contain NAME.
 
 mod audit_log;
 mod bare_server;
@@ -30,7 +31,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let filter = std::env::args().nth(1).unwrap_or_default();
-    print("| what | suite | reference | ratio or value | goal |\n|---|---|---|---|---|\n");
+    print(
+        "| measurement (reference) | suite | reference | ratio or value | goal |\n|---|---|---|---|---|\n",
+    );
     if "start".contains(&filter) {
         start::run().await?;
     }
@@ -79,7 +82,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Prints a row of the table: rates of the suite and of the reference in calls per second, and their ratio.
-fn print_rates(what: &str, suite: f64, reference: f64, goal: &str) {
+fn print_rates(measurement: &str, suite: f64, reference: f64, goal: &str) {
     let ratio = suite / reference;
-    print(&format!("| {what} | {suite:.0}/s | {reference:.0}/s | {ratio:.2} | {goal} |\n"));
+    print(&format!("| {measurement} | {suite:.0}/s | {reference:.0}/s | {ratio:.2} | {goal} |\n"));
 }

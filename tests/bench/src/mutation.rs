@@ -88,7 +88,7 @@ commit;
 /// Runs all measurements: with a stand-in for the audit service, and with the audit service in the same
 /// process.
 pub(crate) async fn run() -> Result<()> {
-    compare(&noop::without_log(), "`CreateEnvironment`, 8 callers (pgbench)").await?;
+    compare(&noop::without_audit(), "`CreateEnvironment`, 8 callers (pgbench)").await?;
     compare(tenantry::INSTALLS, "the same, with the audit service in the process (pgbench)")
         .await?;
     compare_project_creation().await
@@ -96,21 +96,21 @@ pub(crate) async fn run() -> Result<()> {
 
 /// Measures `CreateProject` in one organization.
 async fn compare_project_creation() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let mut measured = vec![];
     let mut reference = vec![];
     for _ in 0..3 {
         // Each measurement starts with a new organization, because the number of projects affects the rate.
-        let empty = create_sample_project(&suite, &token).await?;
-        reference.push(pgbench(&suite.options, CREATE_PROJECT, &empty)?);
-        let empty = create_sample_project(&suite, &token).await?;
+        let sample = create_sample_project(&suite, &token).await?;
+        reference.push(pgbench(&suite.options, CREATE_PROJECT, &sample)?);
+        let sample = create_sample_project(&suite, &token).await?;
         let channels = load::channels(suite.address).await?;
         let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
         let rate = load::rate(CONNECTIONS, move |caller, number| {
             let channel = channels[caller % channels.len()].clone();
             let mut request = Request::new(prj::CreateProjectRequest {
-                org_id: empty.org_id.clone(),
+                org_id: sample.org_id.clone(),
                 name: format!("Shop {number}"),
                 repository_url: "https://git.example.com/a.git".to_owned(),
                 ..Default::default()
@@ -123,13 +123,13 @@ async fn compare_project_creation() -> Result<()> {
         });
         measured.push(rate.await?);
     }
-    let what = "`CreateProject` in one organization, 8 callers (pgbench)";
-    print_rates(what, crate::median(measured), crate::median(reference), "≥ 0.8");
+    let measurement = "`CreateProject` in one organization, 8 callers (pgbench)";
+    print_rates(measurement, crate::median(measured), crate::median(reference), "≥ 0.8");
     suite.stop().await
 }
 
 /// Measures `CreateEnvironment` with the given services.
-async fn compare(installs: &[Install], what: &str) -> Result<()> {
+async fn compare(installs: &[Install], measurement: &str) -> Result<()> {
     let suite = Suite::start(installs).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let sample = create_sample_project(&suite, &token).await?;
@@ -139,7 +139,7 @@ async fn compare(installs: &[Install], what: &str) -> Result<()> {
         reference.push(pgbench(&suite.options, CREATE_ENVIRONMENT, &sample)?);
         measured.push(measure(&suite, &token, &sample, round).await?);
     }
-    print_rates(what, crate::median(measured), crate::median(reference), "≥ 0.8");
+    print_rates(measurement, crate::median(measured), crate::median(reference), "≥ 0.8");
     suite.stop().await
 }
 
@@ -178,6 +178,7 @@ pub(crate) async fn create_sample_project(suite: &Suite, token: &str) -> Result<
     let created: prj::CreateProjectResponse = client.call(method, create).await?;
     let mut connection =
         <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
+    // Only one person is signed in, so there is one session.
     let session = "select id::text from identity.session limit 1";
     let session_id: String = sqlx::query_scalar(session).fetch_one(&mut connection).await?;
     let project_id = created.project.context("the response has no project")?.id;
@@ -212,7 +213,8 @@ async fn measure(suite: &Suite, token: &str, sample: &SampleProject, round: usiz
     .await
 }
 
-/// Runs a script with pgbench; returns the transactions per second.
+/// Runs a script with pgbench for 5 seconds; returns the transactions per second. The script can use the ids
+/// of `sample` as the variables `org`, `project`, `user` and `session`.
 pub(crate) fn pgbench(
     options: &PgConnectOptions,
     sql: &str,

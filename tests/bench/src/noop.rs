@@ -23,22 +23,24 @@ struct NoopAuditService {
     is_authenticated: bool,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the signature of `Install`")]
 /// Installs the stand-in.
+#[expect(clippy::unnecessary_wraps, reason = "the signature of `Install`")]
 pub(crate) fn install(host: &mut Host) -> Result<()> {
     host.rpc(AuditServiceServer::new(NoopAuditService { is_authenticated: true }));
     Ok(())
 }
 
-/// Returns all services, with the stand-in instead of the audit service, and without a runner.
-pub(crate) fn without_log() -> [Install; 4] {
-    let services = tenantry::INSTALLS;
-    [services[0], services[1], services[2], install]
+/// Returns the services identity, project and invitation, and the stand-in for the audit service; no runner.
+pub(crate) fn without_audit() -> [Install; 4] {
+    let [identity, project, invitation, ..] = tenantry::INSTALLS else {
+        unreachable!("the all-in-one program has all services")
+    };
+    [*identity, *project, *invitation, install]
 }
 
 /// Runs the measurement.
 pub(crate) async fn run() -> Result<()> {
-    let suite = Suite::start(&without_log()).await?;
+    let suite = Suite::start(&without_audit()).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let bare_address = listener.local_addr()?;
@@ -98,6 +100,7 @@ impl AuditService for NoopAuditService {
         if self.is_authenticated {
             Call::of(request)?.account()?;
         }
+        // As long as a real page token.
         reply(pb::ListAccountEntriesResponse { entries: vec![], next_page_token: "x".repeat(20) })
     }
 

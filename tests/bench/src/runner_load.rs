@@ -31,7 +31,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Measures the CPU usage caused by runners that send heartbeats and progress reports of all tasks.
 pub(crate) async fn run() -> Result<()> {
-    let suite = Suite::start(&noop::without_log()).await?;
+    let suite = Suite::start(&noop::without_audit()).await?;
     let ann = suite.sign_in("ann@example.com").await?;
     let sample = create_sample_project(&suite, &ann).await?;
     let channels = load::channels(suite.address).await?;
@@ -53,6 +53,7 @@ pub(crate) async fn run() -> Result<()> {
         }
         tokio::time::sleep((start + HEARTBEAT_INTERVAL * (round + 1)) - Instant::now()).await;
     }
+    // Used part of one core.
     let share = (cpu_seconds()? - cpu_before) / start.elapsed().as_secs_f64();
     print(&format!(
         "| CPU of heartbeats and progress of {RUNNERS} runners with {} running tasks, including clients \
@@ -150,5 +151,6 @@ fn cpu_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, rest) = stat.rsplit_once(") ").context("/proc/self/stat is malformed")?;
     let fields: Vec<_> = rest.split(' ').collect();
+    // User and system time in clock ticks of 10 ms (fields 14 and 15 of proc(5)).
     Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }

@@ -6,8 +6,7 @@ use anyhow::{Context, Result};
 use chassis::Config;
 use clap::Parser;
 use embedded_postgres::{Durability, Postgres};
-use host::Host;
-use host::{DataDir, Install};
+use host::{DataDir, Host, Install};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tenantry::{client::Client, demo::Mailbox};
@@ -64,14 +63,14 @@ impl Suite {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let (ready_sender, ready) = tokio::sync::oneshot::channel();
         let stopped = stop.clone().cancelled_owned();
         #[expect(
             clippy::disallowed_methods,
             reason = "a benchmark has no host that drains its tasks"
         )]
-        let running = tokio::spawn(host.run(listener, move || _ = ready.send(()), stopped));
-        is_ready.await.context("the suite did not start; set RUST_LOG=info to see the reason")?;
+        let running = tokio::spawn(host.run(listener, move || _ = ready_sender.send(()), stopped));
+        ready.await.context("the suite did not start; set RUST_LOG=info to see the reason")?;
         let client = Client::connect(&format!("http://{address}"), None).await?;
         let mailbox = Mailbox::new(vec![data_dir.path().join("mail")]);
         Ok(Self { address, options, client, mailbox, data_dir, postgres, stop, running })
@@ -107,7 +106,7 @@ impl Suite {
         Ok(())
     }
 
-    /// Delays all new mails by a year, so that their delivery is not measured.
+    /// Delays all new mails of the invitation service by a year, so that their delivery is not measured.
     pub(crate) async fn hold_mails(&self) -> Result<()> {
         let mut connection =
             <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;

@@ -68,7 +68,7 @@ async fn measure(receivers: Receivers) -> Result<Measurement> {
     let address = start_receiver().await?;
     // Webhooks to loopback addresses are forbidden by default.
     let exception = address.to_string();
-    let installs = noop::without_log();
+    let installs = noop::without_audit();
     let suite = Suite::start_with(&installs, |it| it.webhook_exceptions = vec![exception]).await?;
     let token = suite.sign_in("ann@example.com").await?;
     let sample = mutation::create_sample_project(&suite, &token).await?;
@@ -102,11 +102,11 @@ async fn measure(receivers: Receivers) -> Result<Measurement> {
         let method = "tenantry.project.v1.EnvironmentService/CreateEnvironment";
         let _: prj::CreateEnvironmentResponse = ann.call(method, create).await?;
     }
-    let healthy = match receivers {
+    let healthy_receivers = match receivers {
         Receivers::AllHealthy => RECEIVERS,
         Receivers::SomeFailing => RECEIVERS - 2,
     };
-    let p99_ms = wait_for_deliveries(&suite, healthy).await?;
+    let p99_ms = wait_for_deliveries(&suite, healthy_receivers).await?;
     let memory_growth_mib = resident_mib()? - memory_before;
     suite.stop().await?;
     Ok(Measurement { p99_ms, memory_growth_mib })
@@ -114,9 +114,10 @@ async fn measure(receivers: Receivers) -> Result<Measurement> {
 
 /// Waits until all events are delivered to the healthy receivers. Returns the 99th percentile of the time
 /// from event to delivery, in milliseconds.
-async fn wait_for_deliveries(suite: &Suite, healthy: usize) -> Result<f64> {
+async fn wait_for_deliveries(suite: &Suite, healthy_receivers: usize) -> Result<f64> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
-    let expected = i64::try_from(healthy * EVENTS)?;
+    let expected = i64::try_from(healthy_receivers * EVENTS)?;
+    // State 2 is DELIVERY_STATE_DELIVERED.
     let count = "select count(*) from invitation.webhook_delivery join invitation.webhook
                      on webhook.id = webhook_id
                  where webhook_delivery.state = 2 and webhook.description = 'healthy'";

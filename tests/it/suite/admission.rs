@@ -24,7 +24,7 @@ const LOGIN: &str = "tenantry.identity.v1.SessionService/Login";
 const HEALTH: &str = "grpc.health.v1.Health/Check";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-/// Requests per connection; the server allows 256.
+/// Number of unfinished requests per connection; the server allows 256.
 const STREAMS: usize = 250;
 
 /// Open requests whose bodies never end.
@@ -42,7 +42,9 @@ impl Unfinished {
                 unfinished.channels.push(raw::connect(address).await);
             }
             let channel = unfinished.channels.last().unwrap().clone();
-            unfinished.calls.spawn(async move { raw::unfinished(&channel, LOGIN, None).await });
+            unfinished
+                .calls
+                .spawn(async move { raw::call_with_unfinished_body(&channel, LOGIN, None).await });
         }
         // The response to a last request per connection shows that the others have arrived.
         for channel in &unfinished.channels {
@@ -62,9 +64,10 @@ async fn unfinished_requests_do_not_block_other_calls() {
         ann.call_ok("identity.v1.UserService/GetMe", json!({})).await;
     }
     let channel = raw::connect(suite.address).await;
+    // An encoded HealthCheckResponse with the status SERVING.
     assert_eq!(raw::call(&channel, HEALTH, None, vec![]).await.unwrap().as_ref(), [8, 1]);
-    // `list_services: "*"`
-    let listed = raw::first(&channel, REFLECTION, vec![0x3a, 1, b'*']).await.unwrap();
+    // An encoded ServerReflectionRequest with `list_services: "*"`.
+    let listed = raw::first_message(&channel, REFLECTION, vec![0x3a, 1, b'*']).await.unwrap();
     assert!(String::from_utf8_lossy(&listed).contains("tenantry.identity.v1.SessionService"));
     drop(unfinished);
     suite.finish().await;
@@ -76,7 +79,7 @@ async fn a_body_must_arrive_within_the_deadline() {
     let suite = Suite::start().await;
     let channel = raw::connect(suite.address).await;
     let deadline = Some(std::time::Duration::from_millis(200));
-    let late = raw::unfinished(&channel, LOGIN, deadline).await.unwrap_err();
+    let late = raw::call_with_unfinished_body(&channel, LOGIN, deadline).await.unwrap_err();
     assert_eq!(
         (late.code(), raw::reason(&late).as_str()),
         (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
@@ -109,7 +112,7 @@ async fn long_polls_of_runners_do_not_block_other_calls() {
     for _ in 0..50 {
         world.owner.call_ok("identity.v1.UserService/GetMe", json!({})).await;
     }
-    assert!(waiting.try_join_next().is_none(), "the long polls are still open");
+    assert!(waiting.try_join_next().is_none(), "a long poll has ended");
     drop(waiting);
     suite.finish().await;
 }
@@ -136,9 +139,12 @@ async fn an_idle_connection_is_closed() {
         response_until_close(suite.address, b"GET /invitations/x HTTP/1.1\r\nHost: local"),
         response_until_close(suite.address, form.as_bytes()),
     );
-    assert_eq!((silent.as_str(), preface.as_str()), ("", ""));
-    assert!(head.is_empty() || head.starts_with("HTTP/1.1 408"), "{head}");
-    assert!(body.starts_with("HTTP/1.1 408"), "{body}");
+    assert_eq!((silent.as_str(), preface.as_str()), ("", ""), "closed without a response");
+    assert!(
+        head.is_empty() || head.starts_with("HTTP/1.1 408"),
+        "response to a partial head: {head}"
+    );
+    assert!(body.starts_with("HTTP/1.1 408"), "response to a partial body: {body}");
     suite.finish().await;
 }
 
@@ -159,7 +165,7 @@ async fn an_address_has_a_share_of_the_connections() {
         socket.bind((from, 0).into()).unwrap();
         socket.connect(suite.address).await.unwrap()
     };
-    // The client of the suite has one of the four.
+    // The loopback address may have half of the 8 connections. The client of `suite` has one of these 4.
     let mut open = vec![];
     for _ in 0..3 {
         let mut connection = connect([127, 0, 0, 1]).await;
@@ -202,6 +208,7 @@ async fn a_tls_handshake_must_be_finished() {
     let stop = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(host.run(listener, || (), stop.clone().cancelled_owned()));
     // The start of a ClientHello.
+    // The header of a TLS handshake record of 512 bytes, and the first of these bytes.
     assert_eq!(response_until_close(address, &[0x16, 3, 1, 2, 0, 1]).await, "");
     stop.cancel();
     running.await.unwrap().unwrap();
@@ -225,11 +232,11 @@ async fn a_long_poll_ends_with_its_token() {
     let waiting = raw::call(&channel, method, Some(&token), lease.encode_to_vec());
     let rotate = async {
         let server = world.org_request(json!({ "serverId": connected["server"]["id"] }));
-        // The long poll is open.
+        // Waits until the long poll is open: its last statement reads the agent token.
         let waits = "select count(*) from pg_stat_activity
                      where datname = current_database() and pid <> pg_backend_pid()
                        and query like '%token_hash is not null%'";
-        eventually("a runner", async || (suite.count(waits).await > 0).then_some(())).await;
+        eventually("the long poll", async || (suite.count(waits).await > 0).then_some(())).await;
         world.owner.call_ok(&format!("{SERVERS}/RotateServerToken"), server).await;
     };
     let (refused, ()) = tokio::join!(waiting, rotate);

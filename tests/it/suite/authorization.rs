@@ -50,8 +50,8 @@ async fn the_authorization_matrix_is_as_recorded() {
         if !matches!(rule.audience, Audience::Permission(_)) {
             continue;
         }
-        // Ids and an invalid request id: authorization comes before validation, so allowed callers get
-        // INVALID_ARGUMENT or the response of a read.
+        // The request id is invalid, so that no call changes anything. Authorization comes before validation,
+        // so allowed callers get INVALID_ARGUMENT, or the response of a read.
         let body = request(method.input().full_name(), &org_id, &project_id);
         let mut row = format!("{name:<70}");
         for (i, caller) in CALLERS.iter().enumerate() {
@@ -65,7 +65,7 @@ async fn the_authorization_matrix_is_as_recorded() {
     compare(&table);
 }
 
-/// A request with these ids, as far as it has the fields.
+/// An encoded request with these ids and an invalid request id, in the fields that the message has.
 fn request(message: &str, org_id: &str, project_id: &str) -> Vec<u8> {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let mut message = DynamicMessage::new(pool.get_message_by_name(message).unwrap());

@@ -17,20 +17,85 @@ use api::{
     },
     identity::{CreateTeamRequest, team_service_client::TeamServiceClient},
 };
-use tenantry::demo::Mailbox;
-use testkit::{Nats, Person, eventually, stop_deployments};
+use testkit::{Nats, Person, eventually};
 use tonic::transport::Channel;
 use verifier::{Pins, bundle, note::VerifierKey};
 
-use crate::{suite::crash::start_with, support::audit_client::as_person};
+use crate::support::{audit_client::as_person, suite_process::SuiteProcess};
 
-/// Number of kills; `CHAOS_ROUNDS` overrides it.
-const ROUNDS: u64 = 7;
+/// Number of faults; the environment variable `CHAOS_ROUNDS` overrides it.
+const ROUNDS: usize = 7;
+
+/// A fault under load.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// The suite is killed and starts again.
+    KillSuite,
+    /// NATS is killed and starts again with its data.
+    RestartNats,
+    /// NATS loses its data.
+    LoseNatsData,
+    /// The suite and its PostgreSQL are killed and start again.
+    KillSuiteAndPostgres,
+    /// NATS is killed; the suite is killed and starts without NATS, which then loses its data.
+    KillBothAndLoseNatsData,
+    /// The suite does not run for 600 ms (SIGSTOP).
+    SuspendSuite,
+}
+
+/// The faults in their order; after the last one they are repeated.
+const FAULTS: [Fault; 6] = [
+    Fault::KillSuite,
+    Fault::RestartNats,
+    Fault::LoseNatsData,
+    Fault::KillSuiteAndPostgres,
+    Fault::KillBothAndLoseNatsData,
+    Fault::SuspendSuite,
+];
+
+impl Fault {
+    async fn inject(self, suite: &mut SuiteProcess, nats: &mut Nats) {
+        match self {
+            Self::KillSuite => {
+                suite.kill();
+                suite.start_again().await;
+            }
+            Self::KillSuiteAndPostgres => {
+                suite.kill();
+                kill_postgres(suite.data_dir());
+                suite.start_again().await;
+            }
+            Self::RestartNats => {
+                nats.kill();
+                nats.restart();
+            }
+            Self::LoseNatsData => {
+                nats.kill();
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                nats.delete_data();
+                nats.restart();
+            }
+            Self::KillBothAndLoseNatsData => {
+                nats.kill();
+                suite.kill();
+                suite.start_again().await;
+                nats.delete_data();
+                nats.restart();
+            }
+            Self::SuspendSuite => {
+                suite.process().suspend();
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                suite.process().resume();
+            }
+        }
+    }
+}
 
 /// Event ids in the responses of successful calls.
 type Acknowledged = Arc<Mutex<Vec<String>>>;
 
-/// Creates teams until `stop` is set. A call without a response may have succeeded.
+/// Creates teams until `stop` is set, and collects the event ids of successful calls. Failed calls are not
+/// repeated, because they may have succeeded without a response.
 async fn create_teams(
     channel: Channel,
     ann: Person,
@@ -68,18 +133,12 @@ fn kill_postgres(folder: &Path) {
 async fn acknowledged_events_survive_kills() {
     let rounds =
         std::env::var("CHAOS_ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(ROUNDS);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut nats = Nats::start();
-    let url = nats.url();
-    let settings = || vec![format!("--nats-url={url}"), "--nats-patience-s=2".to_owned()];
-    let (mut suite, client) = start_with(folder.path(), port, settings()).await;
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-    let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
+    let flags = vec![format!("--nats-url={}", nats.url()), "--nats-patience-s=2".to_owned()];
+    let mut suite = SuiteProcess::start_with(flags).await;
+    let ann = suite.person("ann@example.com").await;
     let org_id = ann.create_organization("acme").await.unwrap();
-    let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
+    let channel = Channel::from_shared(suite.url()).unwrap().connect_lazy();
     let acknowledged = Acknowledged::default();
     let stop = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = (0..4)
@@ -94,65 +153,34 @@ async fn acknowledged_events_survive_kills() {
         })
         .map(tokio::task::spawn)
         .collect();
-    for round in 0..rounds {
-        // In the middle of the work, after some more answers than in the round before.
+    for (round, fault) in FAULTS.into_iter().cycle().take(rounds).enumerate() {
+        // In the middle of the work, after a different number of answers in each round.
         let before = acknowledged.lock().unwrap().len();
-        let wanted = before + 8 + usize::try_from(round % 5).unwrap();
+        let wanted = before + 8 + round % 5;
         eventually("the answers of a round", async || {
             (acknowledged.lock().unwrap().len() >= wanted).then_some(())
         })
         .await;
-        match round % 6 {
-            0 | 3 => {
-                suite.kill();
-                if round % 6 == 3 {
-                    kill_postgres(folder.path());
-                }
-                suite = start_with(folder.path(), port, settings()).await.0;
-            }
-            1 => {
-                nats.kill();
-                nats.restart();
-            }
-            2 => {
-                nats.kill();
-                tokio::time::sleep(Duration::from_millis(700)).await;
-                nats.delete_data();
-                nats.restart();
-            }
-            4 => {
-                nats.kill();
-                suite.kill();
-                suite = start_with(folder.path(), port, settings()).await.0;
-                nats.delete_data();
-                nats.restart();
-            }
-            _ => {
-                suite.suspend();
-                tokio::time::sleep(Duration::from_millis(600)).await;
-                suite.resume();
-            }
-        }
+        fault.inject(&mut suite, &mut nats).await;
     }
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.await.unwrap();
     }
     let acknowledged: BTreeSet<String> = acknowledged.lock().unwrap().iter().cloned().collect();
-    assert!(acknowledged.len() > 50, "{} answers", acknowledged.len());
-    assert_serving(&channel, folder.path()).await;
+    assert!(acknowledged.len() > 50, "only {} calls were acknowledged", acknowledged.len());
+    assert_serving(&channel, &suite).await;
     let logged = wait_for_acknowledged(&channel, &ann, &org_id, &acknowledged).await;
     let distinct: BTreeSet<&String> = logged.iter().collect();
-    assert_eq!(distinct.len(), logged.len(), "duplicate entries");
-    assert!(suite.stop(), "the suite drains");
-    stop_deployments(folder.path());
+    assert_eq!(distinct.len(), logged.len(), "the log has an event twice");
+    suite.stop();
 }
 
-/// Fails with the end of the log of a suite that does not answer.
-async fn assert_serving(channel: &Channel, folder: &Path) {
+/// Fails if the suite does not answer, with the end of its log.
+async fn assert_serving(channel: &Channel, suite: &SuiteProcess) {
     let mut log = LogServiceClient::new(channel.clone());
     if let Err(status) = log.get_verifier_keys(pb::GetVerifierKeysRequest {}).await {
-        let log = std::fs::read_to_string(folder.join("log")).unwrap();
+        let log = suite.log();
         let last: Vec<_> = log.lines().rev().take(30).collect();
         panic!("{status}; its log, newest lines first:\n{}", last.join("\n"));
     }
@@ -185,7 +213,7 @@ async fn wait_for_acknowledged(
         // G-11: an export also verifies while events are missing.
         let report = bundle::verify(&*file, &pins, |_| None, |it| logged.push(it.event_id.clone()));
         let report = report.unwrap_or_else(|refused| panic!("{refused}"));
-        assert!(report.complete);
+        assert!(report.complete, "the export does not contain all entries of its checkpoint");
         let all = acknowledged.iter().all(|it| logged.contains(it));
         all.then_some(logged)
     })

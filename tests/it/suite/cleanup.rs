@@ -6,8 +6,8 @@ use testkit::{Suite, eventually};
 
 use crate::{identity::password_attacks::Totp, support::world::World};
 
-/// Number of unfinished external logins: more than one batch of the job.
-const SIGN_INS: i64 = 2_500;
+/// Number of unfinished external logins: more than the 1,000 rows that the job deletes at a time.
+const EXTERNAL_LOGINS: i64 = 2_500;
 
 /// Creates rows in every table that grows with time.
 async fn create_rows(suite: &Suite) {
@@ -20,7 +20,7 @@ async fn create_rows(suite: &Suite) {
     suite.mailbox.token(&world.owner.email, "tny_rst_").await.unwrap();
     let logins = "insert into identity.external_login (id, sealed, expires_at)
                  select gen_random_uuid(), '', $2 from generate_series(1, $1)";
-    let logins = sqlx::query(logins).bind(SIGN_INS).bind(suite.clock.now());
+    let logins = sqlx::query(logins).bind(EXTERNAL_LOGINS).bind(suite.clock.now());
     logins.execute(&suite.pool).await.unwrap();
     let dead_letter =
         "insert into invitation.dead_letter (event_id, type, envelope, error, died_at)
@@ -35,8 +35,8 @@ async fn rows(suite: &Suite, table: &'static str) -> i64 {
     sqlx::query_scalar(count).fetch_one(&suite.pool).await.unwrap()
 }
 
-/// Advances the clock and restarts the suite, which runs the jobs; waits until the tables `emptied` are empty
-/// and checks that the tables `kept` are not.
+/// Advances the clock and restarts the suite, because the jobs run at its start. Waits until the tables
+/// `emptied` are empty and checks that the tables `kept` are not.
 async fn after_days(
     suite: Suite,
     days: i64,
@@ -45,7 +45,7 @@ async fn after_days(
 ) -> Suite {
     suite.clock.advance(Duration::days(days));
     let suite = suite.restart(async |_| {}).await;
-    eventually("the end of old rows", async || {
+    eventually("the deletion of old rows", async || {
         for table in emptied {
             if rows(&suite, table).await > 0 {
                 return None;
@@ -55,19 +55,20 @@ async fn after_days(
     })
     .await;
     for table in kept {
-        assert!(rows(&suite, table).await > 0, "{table} after {days} more days");
+        assert!(rows(&suite, table).await > 0, "{table} is empty after {days} more days");
     }
     suite
 }
 
-/// Each table keeps its rows for its own time. Mailed links are the last step of the job of identity.
+/// Each table keeps its rows for its own time. The job of identity deletes mailed links last, so when they
+/// are deleted, its other steps have run, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_deleted_after_their_retention() {
     let suite = Suite::start().await;
     create_rows(&suite).await;
-    let sign_ins = ["identity.login_challenge", "identity.external_login", "identity.mailed_link"];
-    let long = ["identity.mail", "identity.session", "invitation.inbox", "invitation.invitation"];
-    let suite = after_days(suite, 2, &sign_ins, &long).await;
+    let emptied = ["identity.login_challenge", "identity.external_login", "identity.mailed_link"];
+    let kept = ["identity.mail", "identity.session", "invitation.inbox", "invitation.invitation"];
+    let suite = after_days(suite, 2, &emptied, &kept).await;
     let kept = ["identity.mail", "invitation.inbox", "invitation.invitation"];
     let suite = after_days(suite, 29, &["identity.session"], &kept).await;
     let kept = ["invitation.inbox", "invitation.invitation", "invitation.dead_letter"];

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::support::world::{World, merge, text};
 
+/// Number of concurrent calls.
 const CALLERS: usize = 64;
 
 /// Registers and signs in `count` people.
@@ -37,7 +38,8 @@ async fn sign_up_many(suite: &Suite, count: usize) -> Vec<Person> {
     people
 }
 
-/// Makes all calls at once, retrying conflicts and rate limits; returns the number of calls by outcome.
+/// Makes all calls concurrently, repeating those with a conflict or rate limit. Returns the number of calls
+/// by outcome: `OK` or the reason of the error.
 async fn call_all(calls: Vec<(Person, &'static str, Value)>) -> BTreeMap<String, usize> {
     let mut running = JoinSet::new();
     for (person, method, body) in calls {
@@ -59,6 +61,7 @@ async fn call_all(calls: Vec<(Person, &'static str, Value)>) -> BTreeMap<String,
     outcomes
 }
 
+/// Expected numbers of calls by outcome.
 fn outcomes(counts: &[(&str, usize)]) -> BTreeMap<String, usize> {
     counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
 }
@@ -110,7 +113,7 @@ async fn sixty_four_guests_take_the_free_seats_only() {
     stop.store(true, Ordering::Relaxed);
     changing.await.unwrap();
     let joined = assert_within_limit(&suite, &two).await;
-    assert!((1..5).contains(&joined), "{joined} joined");
+    assert!((1..5).contains(&joined), "{joined} guests joined; STARTER has 5 seats, one is Ann's");
     suite.finish().await;
 }
 
@@ -193,8 +196,16 @@ async fn one_of_many_transfers_succeeds() {
             (current_owner.clone(), method, world.org_request(transfer))
         });
         let outcome_counts = call_all(calls.collect()).await;
-        assert_eq!(outcome_counts.get("OK"), Some(&1), "{outcome_counts:?}");
-        assert_eq!(outcome_counts.get("MISSING_PERMISSION"), Some(&63), "{outcome_counts:?}");
+        assert_eq!(
+            outcome_counts.get("OK"),
+            Some(&1),
+            "outcomes of the transfers: {outcome_counts:?}"
+        );
+        assert_eq!(
+            outcome_counts.get("MISSING_PERMISSION"),
+            Some(&63),
+            "outcomes of the transfers: {outcome_counts:?}"
+        );
         let owners = "select count(*) from identity.member where role = 'owner'";
         assert_eq!(suite.count(owners).await, 1);
     }
@@ -236,14 +247,14 @@ async fn one_of_many_creations_with_a_name_succeeds() {
     suite.finish().await;
 }
 
-/// Number of removals; `REVOCATIONS` overrides it.
+/// Number of removals; the environment variable `REVOCATIONS` overrides it.
 const REVOCATIONS: usize = 400;
 
 /// Number of members of each organization.
 const PEOPLE: usize = 20;
 
-/// G-05, G-06, ID-19, ID-49: after the response to a removal no fresh check and no check with its consistency
-/// token allows access, and a check with `maxAgeMs` does for one second at most.
+/// G-05, G-06, ID-19, ID-49: after the response to a removal, neither a fresh check nor a check with its
+/// consistency token allows access; a check with `maxAgeMs` allows access for one second at most.
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_members_have_no_access() {
     let suite = Arc::new(Suite::start().await);
@@ -278,7 +289,7 @@ async fn removed_members_have_no_access() {
     Arc::into_inner(suite).unwrap().finish().await;
 }
 
-/// Removes a member; returns the time after the response at which a cached check still allowed access.
+/// Removes a member; returns the time from the response to the last cached check that still allowed access.
 async fn remove(ann: &Person, person: &Person, org: &str) -> Duration {
     let request = json!({ "orgId": org, "permission": "org.view" });
     let check = |consistency: Value| merge(request.clone(), json!({ "consistency": consistency }));
@@ -289,7 +300,7 @@ async fn remove(ann: &Person, person: &Person, org: &str) -> Duration {
     let removed = ann.call_ok("identity.v1.MemberService/RemoveMember", remove).await;
     let responded_at = Instant::now();
     let mut late = Duration::ZERO;
-    // Before a fresh check updates the cache.
+    // These checks come first, because a fresh check would update the cache.
     for _ in 0..3 {
         if person.call_ok(method, cached.clone()).await["allowed"] == true {
             late = responded_at.elapsed();
@@ -313,6 +324,7 @@ async fn organizations(
     for number in 0..count {
         let org = chassis::id::new().to_string();
         let mut tx = suite.pool.begin().await.unwrap();
+        // Each statement has the same three parameters, so that one that is not needed is in a condition.
         let statements = [
             "insert into identity.organization (id, name, slug, plan, owner_id, created_by, access_version,
                  created_at) values ($1::uuid, 'Org', $2, 'pro', $3::uuid, $3::uuid, 1, now())",

@@ -18,11 +18,11 @@ async fn only_public_methods_answer_anonymous_callers() {
         let public = rules.get(&format!("/{name}")).unwrap().audience == Audience::Public;
         match answer {
             Err(status) if !public => {
-                assert_eq!(status.code(), Code::Unauthenticated, "{name}");
+                assert_eq!(status.code(), Code::Unauthenticated, "{name} without a credential");
                 assert_eq!(reason(&status), "MISSING_CREDENTIAL", "{name}");
             }
-            Ok(_) if !public => panic!("{name} answered"),
-            Err(status) => assert_ne!(status.code(), Code::Unauthenticated, "{name}"),
+            Ok(_) if !public => panic!("{name} succeeds without a credential"),
+            Err(status) => assert_ne!(status.code(), Code::Unauthenticated, "{name} is public"),
             Ok(_) => {}
         }
     }
@@ -39,7 +39,7 @@ fn every_method_has_an_example_that_its_request_accepts() {
         let descriptor = pool.get_message_by_name(method.input().full_name()).unwrap();
         let mut json = serde_json::Deserializer::from_str(example);
         let parsed = DynamicMessage::deserialize(descriptor, &mut json);
-        assert!(parsed.is_ok(), "{name}: {example}: {parsed:?}");
+        assert!(parsed.is_ok(), "the example of {name} is invalid: {example}: {parsed:?}");
     }
 }
 
@@ -47,7 +47,7 @@ fn every_method_has_an_example_that_its_request_accepts() {
 fn every_method_is_a_read_or_declares_its_events() {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let rules = Rules::load(api::DESCRIPTORS).unwrap();
-    // Progress reports, appended events and cosignatures are not events.
+    // These methods change data and write no event.
     let without_events = [
         "tenantry.project.v1.RunnerService/ReportProgress",
         "tenantry.audit.v1.IngestService/Append",
@@ -55,16 +55,17 @@ fn every_method_is_a_read_or_declares_its_events() {
     ];
     for rule in rules.iter() {
         let has_none = without_events.contains(&rule.method.as_str());
-        assert_eq!(rule.read || has_none, rule.emits.is_empty(), "{}", rule.method);
+        let is_without_events = rule.emits.is_empty();
+        assert_eq!(rule.read || has_none, is_without_events, "events of {}", rule.method);
         for event in &rule.emits {
             assert!(pool.get_message_by_name(event).is_some(), "{}: {event}", rule.method);
         }
     }
 }
 
-/// True if the rules of a text, or of the texts in a list, limit its characters.
-fn limits_characters(rules: &DynamicMessage, list: bool) -> bool {
-    if list {
+/// Returns true if the rules of a text field, or of the items of a list, limit the characters.
+fn limits_characters(rules: &DynamicMessage, is_list: bool) -> bool {
+    if is_list {
         let items = get(rules, "repeated").and_then(|it| get(&it, "items"));
         return items.is_some_and(|it| limits_characters(&it, false));
     }
@@ -114,7 +115,8 @@ fn every_text_of_a_request_has_a_character_rule() {
                     let is_unvalidated = name
                         .strip_prefix("tenantry.project.v1.")
                         .is_some_and(|it| UNVALIDATED.contains(&it));
-                    assert_ne!(limits_characters(rules, field.is_list()), is_unvalidated, "{name}");
+                    let has_rule = limits_characters(rules, field.is_list());
+                    assert_ne!(has_rule, is_unvalidated, "{name} has a rule: {has_rule}");
                 }
                 _ => {}
             }
@@ -136,8 +138,8 @@ fn events_are_named_like_their_actions() {
         let action = options.get_extension(&option).as_str().unwrap().to_owned();
         let words = action.split(['.', '_']);
         let expected: String = words.map(|it| it[..1].to_uppercase() + &it[1..]).collect();
-        assert_eq!(message.name(), expected, "{action}");
+        assert_eq!(message.name(), expected, "name of the event of the action {action}");
         count += 1;
     }
-    assert!(count > 100, "{count} events");
+    assert!(count > 100, "only {count} messages have the option `action`");
 }

@@ -1,7 +1,10 @@
 //! Examples of the contract (`tenantry.policy.v1.rule`): canonical JSON in both directions, and calls with
 //! `grpcurl`.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
 
 use chassis::rule::Rules;
 use prost::Message;
@@ -9,8 +12,8 @@ use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, Serializ
 use serde_json::Deserializer;
 use testkit::Suite;
 
-/// Exit codes of `grpcurl` from this one on are gRPC status codes plus 64; lower ones are errors of its own,
-/// such as JSON that does not match the request.
+/// Lowest exit code of `grpcurl` that is a gRPC status code plus 64. Lower exit codes are errors of `grpcurl`
+/// itself, such as JSON that does not match the request.
 const GRPCURL_STATUS_MIN: i32 = 64;
 
 /// Methods (`package.Service/Method`) with the examples of their requests.
@@ -39,13 +42,14 @@ fn examples_are_canonical_json_of_their_requests() {
         let mut serializer = serde_json::Serializer::new(&mut json);
         message.serialize_with_options(&mut serializer, &SerializeOptions::new()).unwrap();
         let json = String::from_utf8(json).unwrap();
-        // The encodings are compared: an explicit default value is in neither of them.
+        // Compares the encodings instead of the JSON, because the example may contain explicit default
+        // values.
         assert_eq!(parse(&json).encode_to_vec(), message.encode_to_vec(), "{method}: {json}");
     }
 }
 
-/// An example in the form that `grpcurl` reads: it has no support for the canonical form of a field mask (a
-/// text with commas) and reads an object with the field `paths` instead.
+/// Converts an example to the JSON that `grpcurl` reads. It does not support the canonical form of a field
+/// mask (a text with commas), so a mask becomes an object with the field `paths`.
 fn for_grpcurl(example: &str) -> String {
     let mut request: serde_json::Value = serde_json::from_str(example).unwrap();
     if let Some(mask) = request.get_mut("update_mask").filter(|mask| mask.is_string()) {
@@ -55,7 +59,7 @@ fn for_grpcurl(example: &str) -> String {
     request.to_string()
 }
 
-/// `autoDeploy` as `auto_deploy`: names of fields in JSON and in messages.
+/// Converts the JSON name of a field to its name in the message: `autoDeploy` to `auto_deploy`.
 fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     for character in name.chars() {
@@ -67,13 +71,16 @@ fn snake_case(name: &str) -> String {
     snake
 }
 
-/// `grpcurl` accepts the example of every method, if it is installed: each call ends with a gRPC status, none
-/// with an error in the JSON.
+/// `grpcurl` accepts the example of every method: each call ends with a gRPC status, none with an error in
+/// the JSON. Checks nothing if `grpcurl` is not in the `PATH`, and says so in the output of the test run.
 #[tokio::test(flavor = "multi_thread")]
 async fn grpcurl_accepts_every_example() {
     let version = Command::new("grpcurl").arg("-version").stderr(Stdio::null()).status();
     if !version.is_ok_and(|status| status.success()) {
-        eprintln!("grpcurl is not installed: its test is skipped");
+        // Not `eprintln!`, whose output the test harness shows for failed tests only.
+        let warning =
+            "WARNING: grpcurl is not installed; grpcurl_accepts_every_example checks nothing\n";
+        std::io::stderr().write_all(warning.as_bytes()).unwrap();
         return;
     }
     let suite = Suite::start().await;
@@ -94,5 +101,5 @@ async fn grpcurl_accepts_every_example() {
         }
     }
     suite.finish().await;
-    assert!(violations.is_empty(), "{}", violations.join("\n"));
+    assert!(violations.is_empty(), "grpcurl rejects examples:\n{}", violations.join("\n"));
 }

@@ -1,107 +1,111 @@
 //! `kill -9` and restart: acknowledged changes are kept, nothing is done twice, and the log verifies.
 
 use std::{
-    path::Path,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use api::{audit, identity as id, project as prj};
 use serde_json::json;
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::PgPool;
 use tenantry::{
-    client::Client,
+    client::{CallError, Client},
     demo::{Console, Mailbox, Services, run_scenario},
 };
-use testkit::{Person, Process, eventually, stop_deployments};
+use testkit::{Person, eventually};
 use verifier::{Pins, note::VerifierKey, receipt::Receipt};
 
-use crate::support::world::create_project;
+use crate::support::{suite_process::SuiteProcess, world::create_project};
 
-/// Number of kills.
+/// Number of kills in one test.
 const ROUNDS: u64 = 4;
+
+/// Creates objects one after the other until the suite is killed in the middle of a call, later in each
+/// round. Starts it again and repeats the interrupted call with the same request id. Returns the slugs of all
+/// objects.
+async fn create_until_killed<C, F>(suite: &mut SuiteProcess, round: u64, create: C) -> Vec<String>
+where
+    C: Fn(Client, String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<(), CallError>> + Send,
+{
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let client = suite.client.clone();
+    let create_one = create.clone();
+    let counter = acknowledged.clone();
+    let creating = tokio::spawn(async move {
+        let mut slugs = vec![];
+        loop {
+            let slug = format!("object-{round}-{}", slugs.len());
+            slugs.push(slug.clone());
+            if create_one(client.clone(), slug).await.is_err() {
+                return slugs;
+            }
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    eventually("the creations before the kill", async || {
+        (acknowledged.load(Ordering::Relaxed) >= 3 + 2 * round).then_some(())
+    })
+    .await;
+    suite.kill();
+    let slugs = creating.await.unwrap();
+    suite.start_again().await;
+    let interrupted = slugs.last().unwrap().clone();
+    create(suite.client.clone(), interrupted).await.unwrap();
+    slugs
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_suite_keeps_acknowledged_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-    let (mut suite, mut client) = start(folder.path(), port).await;
-    let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
-    let acknowledged = Arc::<Mutex<Vec<String>>>::default();
-
+    let mut suite = SuiteProcess::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let mut expected = vec![];
     for round in 0..ROUNDS {
-        let stop = Arc::new(AtomicBool::new(false));
-        let work = tokio::task::spawn(create_many(
-            client.with_token(&ann.token),
-            round,
-            acknowledged.clone(),
-            stop.clone(),
-        ));
-        // A different time in each round.
-        tokio::time::sleep(Duration::from_millis(150 + round * 137)).await;
-        suite.kill();
-        stop.store(true, Ordering::Relaxed);
-        let unanswered = work.await.unwrap();
-        (suite, client) = start(folder.path(), port).await;
-        // Calls without a response are repeated with the same request id.
-        let ann = client.with_token(&ann.token);
-        for slug in unanswered {
-            create(&ann, &slug).await.unwrap();
-            acknowledged.lock().unwrap().push(slug);
-        }
+        let token = ann.token.clone();
+        let create = move |client: Client, slug: String| {
+            let owner = client.with_token(&token);
+            async move { create_organization(&owner, &slug).await }
+        };
+        expected.extend(create_until_killed(&mut suite, round, create).await);
     }
-    let ann = client.with_token(&ann.token);
-    let expected = {
-        let mut slugs = acknowledged.lock().unwrap().clone();
-        slugs.sort();
-        slugs
-    };
+    expected.sort();
+    let ann = suite.client.with_token(&ann.token);
     let organizations = organizations(&ann).await;
     let mut existing: Vec<_> = organizations.iter().map(|it| it.slug.clone()).collect();
     existing.sort();
-    assert_eq!(existing, expected);
-    for organization in organizations.iter().step_by(7) {
+    assert_eq!(existing, expected, "each acknowledged organization exists once");
+    for organization in &organizations {
         assert_logged_once_and_proven(&ann, &organization.id).await;
     }
-    assert!(suite.stop(), "the suite drains");
-    stop_deployments(folder.path());
+    suite.stop();
 }
 
 /// The demo scenario is killed at different times and then runs to its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scenario_completes_after_kills_at_any_time() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (mut suite, mut client) = start(folder.path(), port).await;
-    let mail = folder.path().join("mail");
+    let mut suite = SuiteProcess::start().await;
+    let mail_dir = suite.data_dir().join("mail");
     for kill_after_ms in [300, 600, 900, 1_200, 1_600] {
-        let services = Services::all_in_one(&client);
-        let mailbox = Mailbox::new(vec![mail.clone()]);
+        let services = Services::all_in_one(&suite.client);
+        let mailbox = Mailbox::new(vec![mail_dir.clone()]);
         let scenario = async { run_scenario(&services, &mailbox, Console::quiet()).await };
-        // Only the time-out interrupts it.
-        if let Ok(outcome) =
-            tokio::time::timeout(Duration::from_millis(kill_after_ms), scenario).await
-        {
-            let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-            outcome.unwrap_or_else(|error| panic!("{error:#}\n{log}"));
+        let kill_time = Duration::from_millis(kill_after_ms);
+        // On a fast machine the scenario completes before the kill; it must not fail before.
+        if let Ok(outcome) = tokio::time::timeout(kill_time, scenario).await {
+            outcome.unwrap_or_else(|error| panic!("{error:#}\n{}", suite.log()));
         }
         suite.kill();
-        (suite, client) = start(folder.path(), port).await;
+        suite.start_again().await;
     }
-    let services = Services::all_in_one(&client);
-    let mailbox = Mailbox::new(vec![mail]);
+    let services = Services::all_in_one(&suite.client);
+    let mailbox = Mailbox::new(vec![mail_dir]);
     run_scenario(&services, &mailbox, Console::quiet()).await.unwrap();
 
     // The events of all runs are in the log.
-    let pool = connect(folder.path()).await;
+    let pool = suite.pool().await;
     eventually("the log of every event", async || {
         let missing = "select count(*) from (select id from identity.outbox union all
                            select id from project.outbox union all
@@ -112,72 +116,45 @@ async fn the_scenario_completes_after_kills_at_any_time() {
     })
     .await;
     // Changes that a kill interrupted between two services are completed or undone.
-    let inconsistent = "select count(*) from (
-                    (select id from identity.project except select id from project.project) union all
-                    (select id from project.project except select id from identity.project) union all
-                    (select invitation_id from identity.member where invitation_id is not null
-                     except select invitation_id from invitation.acceptance)) as inconsistent";
-    eventually("consistent services", async || {
-        let inconsistent: i64 = sqlx::query_scalar(inconsistent).fetch_one(&pool).await.unwrap();
-        (inconsistent == 0).then_some(())
+    wait_for_equal_projects(&pool).await;
+    eventually("the count of every acceptance", async || {
+        let uncounted = "select count(*) from (
+            select invitation_id from identity.member where invitation_id is not null
+            except select invitation_id from invitation.acceptance) as uncounted";
+        let uncounted: i64 = sqlx::query_scalar(uncounted).fetch_one(&pool).await.unwrap();
+        (uncounted == 0).then_some(())
     })
     .await;
     pool.close().await;
-    assert!(suite.stop(), "the suite drains");
-    stop_deployments(folder.path());
+    suite.stop();
 }
 
 /// PE-1: a creation of a project that a kill interrupts is completed by its repetition with the same request
 /// id. Each project exists once, here and in identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_creation_of_a_project_is_completed_by_its_repetition() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-    let (mut suite, mut client) = start(folder.path(), port).await;
-    let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
+    let mut suite = SuiteProcess::start().await;
+    let ann = suite.person("ann@example.com").await;
     let org_id = ann.create_organization("acme").await.unwrap();
     let mut expected = vec![];
     for round in 0..ROUNDS {
-        let owner = client.with_token(&ann.token);
-        let creating = tokio::task::spawn({
+        let token = ann.token.clone();
+        let org_id = org_id.clone();
+        let create = move |client: Client, slug: String| {
+            let owner = client.with_token(&token);
             let org_id = org_id.clone();
-            async move {
-                for number in 0.. {
-                    let slug = format!("project-{round}-{number}");
-                    if create_project_with_slug(&owner, &org_id, &slug).await.is_err() {
-                        return (number, slug);
-                    }
-                }
-                unreachable!("the kill ends a call with an error")
-            }
-        });
-        // A different time in each round.
-        tokio::time::sleep(Duration::from_millis(150 + round * 137)).await;
-        suite.kill();
-        let (created, interrupted) = creating.await.unwrap();
-        (suite, client) = start(folder.path(), port).await;
-        let owner = client.with_token(&ann.token);
-        create_project_with_slug(&owner, &org_id, &interrupted).await.unwrap();
-        expected.extend((0..=created).map(|number| format!("project-{round}-{number}")));
+            async move { create_project_with_slug(&owner, &org_id, &slug).await }
+        };
+        expected.extend(create_until_killed(&mut suite, round, create).await);
     }
     expected.sort();
-    let pool = connect(folder.path()).await;
+    let pool = suite.pool().await;
     let slugs = "select slug from project.project order by slug collate \"C\"";
     let slugs: Vec<String> = sqlx::query_scalar(slugs).fetch_all(&pool).await.unwrap();
-    assert_eq!(slugs, expected);
-    eventually("the same projects in identity", async || {
-        let difference = "select count(*) from (
-            (select id from identity.project except select id from project.project) union all
-            (select id from project.project except select id from identity.project)) as difference";
-        let difference: i64 = sqlx::query_scalar(difference).fetch_one(&pool).await.unwrap();
-        (difference == 0).then_some(())
-    })
-    .await;
+    assert_eq!(slugs, expected, "each acknowledged project exists once");
+    wait_for_equal_projects(&pool).await;
 
-    // The call that would have confirmed this reservation was interrupted after the registration.
+    // The state after a kill between the registration at identity and the confirmation of the reservation.
     let project_id = chassis::id::new();
     let register = "insert into identity.project (org_id, id) values ($1::uuid, $2)";
     sqlx::query(register).bind(&org_id).bind(project_id).execute(&pool).await.unwrap();
@@ -194,21 +171,15 @@ async fn an_interrupted_creation_of_a_project_is_completed_by_its_repetition() {
     })
     .await;
     pool.close().await;
-    assert!(suite.stop(), "the suite drains");
-    stop_deployments(folder.path());
+    suite.stop();
 }
 
 /// ID-34, ID-35: the deletion of an organization that a kill interrupts is completed in every service or has
 /// not begun; afterwards the organization can be restored.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_deletion_is_completed() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
-    let (mut suite, client) = start(folder.path(), port).await;
-    let mut ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
+    let mut suite = SuiteProcess::start().await;
+    let mut ann = suite.person("ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     let mut environments = vec![];
     for _ in 0..3 {
@@ -243,9 +214,8 @@ async fn an_interrupted_deletion_is_completed() {
         tokio::time::sleep(Duration::from_millis(kill_after_ms)).await;
         suite.kill();
         let _ = deleting.await.unwrap();
-        let client;
-        (suite, client) = start(folder.path(), port).await;
-        ann = Person { client: client.with_token(&ann.token), ..ann };
+        suite.start_again().await;
+        ann = Person { client: suite.client.with_token(&ann.token), ..ann };
         let get = json!({ "orgId": org });
         if ann.call("identity.v1.OrganizationService/GetOrganization", get.clone()).await.is_ok() {
             ann.call_ok("identity.v1.OrganizationService/DeleteOrganization", delete).await;
@@ -262,7 +232,7 @@ async fn an_interrupted_deletion_is_completed() {
         ann.call_ok("identity.v1.OrganizationService/RestoreOrganization", get).await;
         let pending = json!({ "orgId": org, "state": "INVITATION_STATE_PENDING" });
         let pending = ann.call_ok("invitation.v1.InvitationService/ListInvitations", pending).await;
-        assert!(pending["invitations"].is_null(), "{pending}");
+        assert!(pending["invitations"].is_null(), "the deletion revokes invitations: {pending}");
         eventually("stopped environments", async || {
             let preview = json!({ "orgId": org });
             let method = "identity.v1.OrganizationService/PreviewOrganizationDeletion";
@@ -271,39 +241,23 @@ async fn an_interrupted_deletion_is_completed() {
         })
         .await;
     }
-    assert!(suite.stop(), "the suite drains");
-    stop_deployments(folder.path());
+    suite.stop();
 }
 
-async fn start(folder: &Path, port: u16) -> (Process, Client) {
-    start_with(folder, port, vec![]).await
-}
-
-/// Starts the suite as a process with more arguments and waits until it answers.
-pub(crate) async fn start_with(folder: &Path, port: u16, more: Vec<String>) -> (Process, Client) {
-    let mut arguments = vec![
-        format!("--data-dir={}", folder.display()),
-        format!("--listen=127.0.0.1:{port}"),
-        "--created-orgs-max=100000".to_owned(),
-        "--sign-ins-max=0".to_owned(),
-        "--local-repositories=true".to_owned(),
-    ];
-    arguments.extend(more);
-    let process = Process::start("tenantry", &arguments, &folder.join("log"));
-    let endpoint = format!("http://127.0.0.1:{port}");
-    let client =
-        eventually("the suite", async || Client::connect(&endpoint, None).await.ok()).await;
-    (process, client)
-}
-
-/// Connects to the private PostgreSQL of a suite.
-async fn connect(folder: &Path) -> PgPool {
-    let database = PgConnectOptions::new_without_pgpass().socket(folder.join("run"));
-    PgPool::connect_with(database.username("tenantry").database("tenantry")).await.unwrap()
+/// Waits until the identity service and the project service have the same projects.
+async fn wait_for_equal_projects(pool: &PgPool) {
+    eventually("the same projects in both services", async || {
+        let difference = "select count(*) from (
+            (select id from identity.project except select id from project.project) union all
+            (select id from project.project except select id from identity.project)) as difference";
+        let difference: i64 = sqlx::query_scalar(difference).fetch_one(pool).await.unwrap();
+        (difference == 0).then_some(())
+    })
+    .await;
 }
 
 /// Creates an organization; the request id is derived from the slug.
-async fn create(ann: &Client, slug: &str) -> Result<(), tenantry::client::CallError> {
+async fn create_organization(ann: &Client, slug: &str) -> Result<(), CallError> {
     let request = id::CreateOrganizationRequest {
         name: "Acme".to_owned(),
         slug: slug.to_owned(),
@@ -315,11 +269,7 @@ async fn create(ann: &Client, slug: &str) -> Result<(), tenantry::client::CallEr
 }
 
 /// Creates a project; the request id is derived from the slug.
-async fn create_project_with_slug(
-    ann: &Client,
-    org_id: &str,
-    slug: &str,
-) -> Result<(), tenantry::client::CallError> {
+async fn create_project_with_slug(ann: &Client, org_id: &str, slug: &str) -> Result<(), CallError> {
     let request = prj::CreateProjectRequest {
         org_id: org_id.to_owned(),
         name: "Shop".to_owned(),
@@ -341,27 +291,7 @@ fn request_id(slug: &str) -> String {
     parts.join("-")
 }
 
-/// Creates organizations until `stop` is set; returns the slugs of calls without a response.
-async fn create_many(
-    ann: Client,
-    round: u64,
-    acknowledged: Arc<Mutex<Vec<String>>>,
-    stop: Arc<AtomicBool>,
-) -> Vec<String> {
-    let mut unanswered = vec![];
-    for i in 0_u32.. {
-        let slug = format!("org-{round}-{i}");
-        match create(&ann, &slug).await {
-            Ok(()) => acknowledged.lock().unwrap().push(slug),
-            Err(_) => unanswered.push(slug),
-        }
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-    }
-    unanswered
-}
-
+/// All organizations of a person.
 async fn organizations(ann: &Client) -> Vec<id::Organization> {
     let mut all = vec![];
     let mut page_token = String::new();
@@ -377,6 +307,7 @@ async fn organizations(ann: &Client) -> Vec<id::Organization> {
     }
 }
 
+/// Checks that the creation of an organization has one entry in the audit log and a valid inclusion proof.
 async fn assert_logged_once_and_proven(ann: &Client, org_id: &str) {
     let list = audit::ListEntriesRequest { org_id: org_id.to_owned(), ..Default::default() };
     let method = "tenantry.audit.v1.AuditService/ListEntries";
@@ -385,7 +316,7 @@ async fn assert_logged_once_and_proven(ann: &Client, org_id: &str) {
         (!page.entries.is_empty()).then_some(page.entries)
     })
     .await;
-    assert_eq!(entries.len(), 1, "one entry");
+    assert_eq!(entries.len(), 1, "number of entries of the organization {org_id}");
     let event_id = entries[0].envelope.as_ref().unwrap().id.clone();
     let get = audit::GetInclusionProofRequest { org_id: org_id.to_owned(), event_id };
     let method = "tenantry.audit.v1.LogService/GetInclusionProof";

@@ -20,7 +20,8 @@ fn run(name: &str, server: &PgConnectOptions, arguments: &[&str]) {
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Copies a database to a new server, whose transaction ids are far lower.
+/// Copies a database to a new server, after consuming 20,000 transaction ids of the old one, so that those of
+/// the new server are far lower.
 async fn copy(from: &PgConnectOptions, to: &Postgres, dump: &str) -> PgConnectOptions {
     let to = to.options().database("t_moved");
     let mut old = PgConnection::connect_with(from).await.unwrap();
@@ -65,7 +66,7 @@ async fn check_move(nats: Option<&Nats>) {
             locks.close().await.unwrap();
             let mut old = PgConnection::connect_with(from).await.unwrap();
             let pending: i64 = sqlx::query_scalar(pending).fetch_one(&mut old).await.unwrap();
-            assert_eq!(pending, 1, "the event is not processed yet");
+            assert_eq!(pending, 1, "the event was processed before the move");
             old.close().await.unwrap();
             copy(from, &to, &dump).await
         })
@@ -76,7 +77,7 @@ async fn check_move(nats: Option<&Nats>) {
     suite.wait_for_log().await;
     let duplicates = "select count(*) - count(distinct event_id) from audit.entry";
     assert_eq!(suite.count(duplicates).await, 0);
-    assert_eq!(suite.count_entries("invitation.revoked").await, 1, "one reaction");
+    assert_eq!(suite.count_entries("invitation.revoked").await, 1, "number of reactions");
     suite.finish().await;
     to.stop();
 }

@@ -14,7 +14,7 @@ use testkit::{Database, Person, Suite};
 
 const SERVICES: [&str; 4] = ["identity", "project", "invitation", "audit"];
 
-/// SQLSTATE of a statement that fails; `None` if it succeeds. Always rolled back.
+/// Executes a statement and rolls it back. Returns the SQLSTATE of its error; `None` if it succeeds.
 async fn error_code(connection: &mut PgConnection, sql: &str) -> Option<String> {
     let mut tx = connection.begin().await.unwrap();
     let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await;
@@ -23,7 +23,7 @@ async fn error_code(connection: &mut PgConnection, sql: &str) -> Option<String> 
     Some(error.downcast_ref::<PgDatabaseError>().code().to_owned())
 }
 
-/// `insufficient_privilege`.
+/// SQLSTATE `insufficient_privilege`.
 const FORBIDDEN: &str = "42501";
 
 /// Schema, name and first updatable column of every table and partition of the services.
@@ -35,7 +35,7 @@ async fn tables(pool: &PgPool) -> Vec<(String, String, String)> {
                where nspname = any ($1) and relkind in ('r', 'p') order by 1, 2";
     let services = SERVICES.map(str::to_owned);
     let tables: Vec<_> = sqlx::query_as(sql).bind(&services[..]).fetch_all(pool).await.unwrap();
-    assert!(tables.len() > 60, "{tables:?}");
+    assert!(tables.len() > 60, "only {} tables were found: {tables:?}", tables.len());
     tables
 }
 
@@ -193,7 +193,8 @@ async fn every_privilege_of_the_log_is_listed() {
     let (common, own): (Vec<_>, Vec<_>) = granted
         .into_iter()
         .partition(|it| common_tables.iter().any(|name| it.starts_with(&format!("{name}: "))));
-    assert!(common.iter().all(|it| it.ends_with(": DELETE INSERT SELECT UPDATE")), "{common:?}");
+    let has_all = |it: &String| it.ends_with(": DELETE INSERT SELECT UPDATE");
+    assert!(common.iter().all(has_all), "a common table lacks a privilege: {common:?}");
     let expected = [
         "_chassis_migrations: SELECT",
         "_sqlx_migrations: SELECT",
@@ -249,7 +250,7 @@ async fn an_owner_takes_the_role_of_each_service_or_gets_the_remedy() {
     let error = host(&database, &owner, folder.path()).migrate().await.unwrap_err().to_string();
     assert!(
         error.contains("create role tenantry_identity login; grant tenantry_identity to"),
-        "{error}"
+        "the error has no remedy: {error}"
     );
     let roles = SERVICES.map(|it| format!("tenantry_{it}")).join(", ");
     run(&mut admin, format!("grant {roles} to {owner}")).await;
@@ -287,7 +288,7 @@ async fn a_service_runs_with_its_own_role_only() {
         let options = database.options.clone().username("tenantry_identity");
         let data = DataDir::open(Some(folder.path())).unwrap();
         let mut host = Host::new(config, options, data).unwrap();
-        identity(&mut host);
+        install_identity(&mut host);
         host
     };
     own_role_host().migrate().await.unwrap();
@@ -295,13 +296,15 @@ async fn a_service_runs_with_its_own_role_only() {
     let remove_migration = "delete from identity._sqlx_migrations where version = 1";
     sqlx::raw_sql(remove_migration).execute(&mut admin).await.unwrap();
     let error = own_role_host().migrate().await.unwrap_err().to_string();
-    assert!(error.contains("run `tenantry migrate` with the owner's --database-url"), "{error}");
+    let remedy = "run `tenantry migrate` with the owner's --database-url";
+    assert!(error.contains(remedy), "the error has no remedy: {error}");
     admin.close().await.unwrap();
     database.drop().await;
 }
 
 /// Installs the identity service alone.
-fn identity(host: &mut Host) {
+fn install_identity(host: &mut Host) {
+    // The first of the installers is that of identity.
     tenantry::INSTALLS[0](host).unwrap();
 }
 
@@ -340,6 +343,6 @@ async fn a_restored_dump_gets_the_same_privileges() {
     }
     connection.close().await.unwrap();
     let found = suite.fsck().await;
-    assert!(found.differences.is_empty(), "{found}");
+    assert!(found.differences.is_empty(), "the log has differences: {found}");
     suite.finish().await;
 }

@@ -36,7 +36,7 @@ async fn the_scenario_in_four_processes_with_jetstream() {
     assert_entries_complete(&outcome);
     let owner = processes.clients.invitation.with_token(&outcome.owner_token);
     wait_for_notifications(&owner).await;
-    assert!(runner.stop(), "the runner drains");
+    assert!(runner.stop(), "the runner does not drain");
     processes.stop().await;
 }
 
@@ -53,8 +53,9 @@ async fn a_verification_mail_is_sent_by_smtp() {
     let method = "tenantry.identity.v1.UserService/Register";
     let _: api::identity::RegisterResponse = suite.client.call(method, register).await.unwrap();
     let mail = eventually("a mail", async || smtp.mails().pop()).await;
-    assert!(mail.contains("To: ann@example.com") && mail.contains("tny_ver_"), "{mail}");
-    assert!(mail.contains("Message-ID: <"), "{mail}");
+    assert!(mail.contains("To: ann@example.com"), "wrong recipient: {mail}");
+    assert!(mail.contains("tny_ver_"), "the mail has no verification token: {mail}");
+    assert!(mail.contains("Message-ID: <"), "the mail has no Message-ID: {mail}");
     suite.finish().await;
 }
 
@@ -75,20 +76,23 @@ fn assert_entries_complete(outcome: &Outcome) {
         let envelope = entry.envelope.as_ref().unwrap();
         let actor = envelope.actor.as_ref().unwrap();
         let resource = envelope.resource.as_ref().unwrap();
-        assert!(!actor.id.is_empty() && !resource.id.is_empty(), "{envelope:?}");
-        assert!(envelope.occur_time.is_some() && envelope.event.is_some(), "{envelope:?}");
+        assert!(!actor.id.is_empty(), "no actor id: {envelope:?}");
+        assert!(!resource.id.is_empty(), "no resource id: {envelope:?}");
+        assert!(envelope.occur_time.is_some(), "no time: {envelope:?}");
+        assert!(envelope.event.is_some(), "no event: {envelope:?}");
         let origin = envelope.origin.as_ref().unwrap();
-        assert!(!origin.request_id.is_empty(), "{envelope:?}");
+        assert!(!origin.request_id.is_empty(), "no request id: {envelope:?}");
         if actor.kind() == api::event::ActorKind::User {
             assert_eq!(origin.address, "127.0.0.1", "{envelope:?}");
-            assert!(!actor.email.is_empty() && !actor.credential_id.is_empty(), "{envelope:?}");
+            assert!(!actor.email.is_empty(), "no e-mail address: {envelope:?}");
+            assert!(!actor.credential_id.is_empty(), "no credential id: {envelope:?}");
         }
     }
     let changed = outcome.entries.iter().find_map(|it| {
         let event = it.envelope.as_ref()?.event.as_ref()?;
         event.to_msg::<api::identity::MemberRoleChanged>().ok()
     });
-    let changed = changed.expect("the change of Bob's role");
+    let changed = changed.expect("the scenario changes Bob's role");
     assert_eq!(changed.before.unwrap().role(), api::identity::OrgRole::Developer);
     assert_eq!(changed.after.unwrap().role(), api::identity::OrgRole::Viewer);
 }

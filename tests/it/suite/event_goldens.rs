@@ -31,11 +31,11 @@ fn every_event_matches_its_golden() {
 fn sample(descriptor: &MessageDescriptor, depth: usize) -> DynamicMessage {
     let mut message = DynamicMessage::new(descriptor.clone());
     for field in descriptor.fields().filter(|field| !is_absent(field)) {
-        let is_taken = field
+        let is_oneof_set = field
             .containing_oneof()
             .is_some_and(|oneof| oneof.fields().any(|other| message.has_field(&other)));
         let is_too_deep = depth == DEPTH_MAX && matches!(field.kind(), Kind::Message(_));
-        if is_taken || is_too_deep {
+        if is_oneof_set || is_too_deep {
             continue;
         }
         let item = match field.kind() {
@@ -84,7 +84,8 @@ async fn events_of_the_scenario_match_their_goldens() {
     compare("scenario_events", &files);
 }
 
-/// JSON without the values that differ from run to run: names of fields, enum values and numbers stay.
+/// Replaces texts that differ from run to run by `text`. Names of fields, enum values, numbers and types of
+/// events are kept.
 fn without_values(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -94,8 +95,8 @@ fn without_values(value: Value) -> Value {
         Value::String(text) => {
             let is_enum =
                 text.len() > 3 && text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-            let stays = is_enum || text.starts_with("/tenantry.");
-            Value::String(if stays { text } else { "text".to_owned() })
+            let is_kept = is_enum || text.starts_with("/tenantry.");
+            Value::String(if is_kept { text } else { "text".to_owned() })
         }
         other => other,
     }

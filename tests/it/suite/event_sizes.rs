@@ -17,14 +17,16 @@ impl Largest {
     fn message(&mut self, descriptor: &MessageDescriptor) -> DynamicMessage {
         let mut message = DynamicMessage::new(descriptor.clone());
         for field in descriptor.fields() {
-            // The caller adds the body of an envelope.
-            let any = matches!(field.kind(), Kind::Message(it) if it.full_name() == "google.protobuf.Any");
-            if any || is_absent(&field) {
+            // The event in an envelope, whose size the caller adds.
+            let kind = field.kind();
+            let message_kind = kind.as_message();
+            let is_event = message_kind.is_some_and(|it| it.full_name() == "google.protobuf.Any");
+            if is_event || is_absent(&field) {
                 continue;
             }
             let value = self.value(&field);
-            // Of a oneof, the largest field.
-            let longest = field.containing_oneof().is_none_or(|oneof| {
+            // Of the fields of a oneof only the largest is set.
+            let is_largest = field.containing_oneof().is_none_or(|oneof| {
                 let others = oneof.fields().filter(|it| message.has_field(it));
                 let size = |it: &FieldDescriptor, value: Value| {
                     let mut alone = DynamicMessage::new(descriptor.clone());
@@ -34,7 +36,7 @@ impl Largest {
                 let other = others.map(|it| size(&it, message.get_field(&it).into_owned())).max();
                 other.unwrap_or_default() < size(&field, value.clone())
             });
-            if longest {
+            if is_largest {
                 message.set_field(&field, value);
             }
         }
@@ -45,17 +47,17 @@ impl Largest {
         let bounds = Bounds::of(field);
         assert!(!field.is_map(), "{} is a map", field.full_name());
         if !field.is_list() {
-            return self.one(field, &bounds);
+            return self.single(field, &bounds);
         }
         let items = bounds.items();
         if items.is_none() {
             self.unbounded.insert(format!("{} (items)", field.full_name()));
         }
-        Value::List(vec![self.one(field, &bounds); items.unwrap_or_default()])
+        Value::List(vec![self.single(field, &bounds); items.unwrap_or_default()])
     }
 
     /// The largest value of a field, or of an item of a list.
-    fn one(&mut self, field: &FieldDescriptor, bounds: &Bounds) -> Value {
+    fn single(&mut self, field: &FieldDescriptor, bounds: &Bounds) -> Value {
         match field.kind() {
             Kind::String => Value::String(bounds.text(field.is_list()).unwrap_or_else(|| {
                 self.unbounded.insert(field.full_name().to_owned());
@@ -96,18 +98,19 @@ fn every_event_fits_into_the_log_at_its_largest() {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let envelope = pool.get_message_by_name("tenantry.event.v1.Envelope").unwrap();
     let mut largest = Largest::default();
-    let head = largest.message(&envelope).encoded_len();
+    let envelope_size = largest.message(&envelope).encoded_len();
     let mut sizes = vec![];
     for event in events(&pool) {
-        let body = largest.message(&event).encoded_len();
-        let url = "/".len() + event.full_name().len();
-        // `Any` in the envelope: two tags and lengths inside, one outside.
-        sizes.push((head + body + url + 12, event.full_name().to_owned()));
+        let event_size = largest.message(&event).encoded_len();
+        let url_size = "/".len() + event.full_name().len();
+        // Three tags with lengths, of at most 4 bytes each: the `Any` in the envelope and its two fields.
+        let size = envelope_size + event_size + url_size + 3 * 4;
+        sizes.push((size, event.full_name().to_owned()));
     }
-    let none: Vec<String> = vec![];
-    assert_eq!(largest.unbounded.into_iter().collect::<Vec<_>>(), none, "fields without a bound");
+    let unbounded = largest.unbounded;
+    assert!(unbounded.is_empty(), "fields of events without a bound: {unbounded:?}");
     sizes.sort();
     let too_long: Vec<_> =
         sizes.iter().filter(|it| it.0 > chassis::outbox::ENVELOPE_BYTES_MAX).collect();
-    assert!(too_long.is_empty(), "{too_long:#?}");
+    assert!(too_long.is_empty(), "events that can exceed the size limit: {too_long:#?}");
 }

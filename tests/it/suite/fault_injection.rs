@@ -1,5 +1,5 @@
-//! Counter-checks of the safety devices of event delivery: with a device switched off the log loses or
-//! duplicates events.
+//! Counter-checks of the protections of event delivery: with one switched off, the log loses or duplicates
+//! events. They show that the tests of event delivery would detect a missing protection.
 
 use chassis::FaultInjection;
 use sqlx::PgPool;
@@ -7,7 +7,8 @@ use testkit::{Nats, Options, Suite, eventually};
 
 use crate::suite::outbox;
 
-/// Seconds until outbox and log are reconciled: longer than any test.
+/// Setting `nats_patience_s` that disables the reconciliation of outbox and log, which would repair the
+/// damage: more seconds than any test takes.
 const NEVER: u64 = 100_000;
 
 /// Starts a suite on NATS with faults.
@@ -43,8 +44,9 @@ async fn is_blocked_since(suite: &Suite, before: &str) -> Option<()> {
     (waits.await.unwrap() > 0).then_some(())
 }
 
-/// Number of written events that are missing in the log when a newer event has arrived.
-async fn missing(suite: &Suite, ann: &testkit::Person) -> i64 {
+/// Creates an organization and waits for its event in the log. Returns the number of earlier events that are
+/// missing in the log then.
+async fn count_missing(suite: &Suite, ann: &testkit::Person) -> i64 {
     let newest = ann.create_organization("newest").await.unwrap();
     eventually("a newer event in the log", async || {
         let newer = "select count(*) from audit.tree where size > 1 and org_id = $1::uuid";
@@ -67,7 +69,7 @@ async fn an_event_that_is_acknowledged_too_early_is_lost() {
         suite.wait_for_log().await;
         while_ingestion_is_blocked(&suite.pool, async || {
             ann.create_organization("blocked").await.unwrap();
-            // Longer than the lock time-out.
+            // The lock is held until ingestion has failed with a lock time-out.
             let waits = "select count(*) from pg_stat_activity
                          where wait_event_type = 'Lock' and application_name = 'audit'";
             eventually("the blocked ingestion", async || {
@@ -79,7 +81,7 @@ async fn an_event_that_is_acknowledged_too_early_is_lost() {
         })
         .await;
         if acknowledge_early {
-            assert!(missing(&suite, &ann).await > 0, "the fault has no effect");
+            assert!(count_missing(&suite, &ann).await > 0, "the fault has no effect");
             suite.stop_unchecked().await;
         } else {
             suite.wait_for_log().await;
@@ -107,7 +109,7 @@ async fn events_that_are_deleted_when_published_are_lost_with_the_broker() {
                 let before = sqlx::query_scalar("select clock_timestamp()::text");
                 let before: String = before.fetch_one(&pool).await.unwrap();
                 ann.create_organization(&unique_slug()).await.unwrap();
-                // The cursor of the relay is behind the event, so the broker has it.
+                // The relay publishes an event before its cursor passes it, so the broker has all events now.
                 let published = "select count(*) from identity.outbox_cursor as it
                                  where reader like 'relay@%' and not exists (
                                      select from identity.outbox
@@ -125,7 +127,7 @@ async fn events_that_are_deleted_when_published_are_lost_with_the_broker() {
         .await;
         nats.restart();
         if delete_published_events {
-            assert!(missing(&suite, &ann).await > 0, "the fault has no effect");
+            assert!(count_missing(&suite, &ann).await > 0, "the fault has no effect");
             suite.stop_unchecked().await;
         } else {
             suite.wait_for_log().await;
@@ -161,14 +163,14 @@ async fn a_cursor_without_horizon_loses_events() {
     let suite = Suite::start_with(options).await;
     let mut older = outbox::begin(&suite.pool).await;
     let mut younger = outbox::begin(&suite.pool).await;
-    let first = outbox::write(&mut younger).await;
-    let second = outbox::write(&mut older).await;
+    let first = outbox::write_event(&mut younger).await;
+    let second = outbox::write_event(&mut older).await;
     older.commit().await.unwrap();
     outbox::wait_for_entry(&suite, second).await;
     younger.commit().await.unwrap();
     // A newer event is delivered, the skipped one is not.
     let mut newer = outbox::begin(&suite.pool).await;
-    let third = outbox::write(&mut newer).await;
+    let third = outbox::write_event(&mut newer).await;
     newer.commit().await.unwrap();
     outbox::wait_for_entry(&suite, third).await;
     let is_logged = "select exists (select from audit.entry where event_id = $1)";

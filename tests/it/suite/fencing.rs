@@ -34,7 +34,7 @@ async fn a_permission_lost_during_a_delay_stops_the_change() {
             let method = "identity.v1.ProjectAccessService/RemoveProjectAccess";
             world.owner.call_ok(method, revoke).await;
         }
-        // Longer than an authorization is valid, shorter than the lock time-out.
+        // Longer than the second for which a decision is valid, shorter than the lock time-out.
         let wait = "select pg_sleep(1.2)";
         sqlx::query_scalar::<_, ()>(wait).fetch_optional(&suite.pool).await.unwrap_or_default();
         lock.rollback().await.unwrap();
@@ -104,7 +104,7 @@ async fn a_stopped_process_commits_no_stale_change() {
     let version = "select version from project.project where id::text = $1";
     let after: i64 =
         sqlx::query_scalar(version).bind(&world.project).fetch_one(&suite.pool).await.unwrap();
-    assert_eq!(after, before);
-    assert!(second.stop(), "the process drains");
+    assert_eq!(after, before, "the project was changed");
+    assert!(second.stop(), "the process does not drain");
     suite.finish().await;
 }

@@ -17,8 +17,8 @@ use crate::support::{service_processes::ServiceProcesses, world::text};
 /// Number of waiting calls per service: more than the 8 connections of its pool.
 const WAITING_CALLS: usize = 12;
 
-/// Longest duration of a call that does not need identity.
-const PROMPT: Duration = Duration::from_secs(2);
+/// Maximum duration of a call that does not need identity.
+const CALL_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A JSON call of a signed-in person at a service.
 async fn call(client: &Client, token: &str, method: &str, request: Value) -> Value {
@@ -122,11 +122,13 @@ async fn calls_that_wait_for_identity_hold_no_connection() {
     for _ in 0..5 {
         let begun = Instant::now();
         fixture.call_without_identity(&processes.clients).await;
-        assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+        let took = begun.elapsed();
+        assert!(took < CALL_TIME_MAX, "calls that do not need identity took {took:?}");
     }
     assert_eq!(count(in_use).await, 0, "a waiting call holds a connection");
     let unfinished = 2 * WAITING_CALLS - std::iter::from_fn(|| waiting.try_join_next()).count();
-    assert!(unfinished > 8, "{unfinished} calls still wait");
+    // More than the connections of a pool, so that they could exhaust it.
+    assert!(unfinished > 8, "only {unfinished} calls still wait for identity");
 
     processes.services[0].resume();
     database.execute("rollback").await.unwrap();

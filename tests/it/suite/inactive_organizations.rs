@@ -67,7 +67,7 @@ async fn no_task_starts_for_a_blocked_organization() {
     set_subscription(&suite, &runner, Subscription::Active).await;
     let task = hosting.start_task("Deploy", &id, json!({})).await;
     set_subscription(&suite, &runner, Subscription::Blocked).await;
-    assert_eq!(runner.lease_task().await, Value::Null, "the task stays queued");
+    assert_eq!(runner.lease_task().await, Value::Null, "a queued task was leased");
     set_subscription(&suite, &runner, Subscription::Active).await;
     let lease = runner.lease_task().await;
     assert_eq!(lease["taskId"], json!(task));
@@ -96,7 +96,7 @@ async fn no_task_starts_for_a_deleted_organization() {
 
     let (status, answer) = push(&suite, &hook, "main").await;
     assert!(status == 200 && answer.contains("organization is deleted"), "{status} {answer}");
-    assert_eq!(suite.count(TASK_COUNT).await, 2, "the deployment and the stop");
+    assert_eq!(suite.count(TASK_COUNT).await, 2, "only the deployment and the stop");
     let stop = runner.lease_task().await;
     assert_eq!(stop["kind"], "TASK_KIND_STOP");
     runner.finish_task(&stop, json!({})).await.unwrap();

@@ -38,7 +38,7 @@ async fn malformed_bytes_and_characters_are_rejected() {
             "{text:?}"
         );
     }
-    // Invalid UTF-8, a length beyond the end, and a group without an end.
+    // Invalid UTF-8, a field that is longer than the message, and a group without an end.
     for bytes in [vec![0x0a, 2, 0xc3, 0x28], vec![0x0a, 99, b'a'], vec![0x0b, 0x0b]] {
         let status = raw::call(&channel, method, Some(&ann.token), bytes).await.unwrap_err();
         assert_eq!(
@@ -121,7 +121,7 @@ async fn foreign_and_unknown_ids_are_not_found() {
         let error = result.unwrap_err();
         assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "NOT_FOUND"));
     }
-    // A malformed page token.
+    // A page token that this server has not created.
     let list = id::ListOrganizationsRequest {
         page_size: 1,
         page_token: "AAAA".to_owned(),
@@ -147,7 +147,7 @@ async fn a_request_id_identifies_one_request() {
         ann.client.call(method, request("Acme")).await.unwrap();
     let second: id::CreateOrganizationResponse =
         ann.client.call(method, request("Acme")).await.unwrap();
-    assert_eq!(first, second);
+    assert_eq!(first, second, "the repetition gets the response of the first call");
     let other: Result<id::CreateOrganizationResponse, _> =
         ann.client.call(method, request("Other")).await;
     assert_eq!(other.unwrap_err().reason, "REQUEST_ID_REUSED");
@@ -172,6 +172,9 @@ async fn an_overloaded_server_rejects_calls() {
         .filter(|it| it.code() == Code::Unavailable && reason(it) == "OVERLOADED")
         .count();
     let answered = answers.iter().filter(|it| reason(it) == "INVALID_LOGIN").count();
-    assert!(overloaded > 0 && answered > 0 && overloaded + answered == 12, "{answers:?}");
+    let is_complete = overloaded + answered == 12;
+    assert!(overloaded > 0, "no call was rejected: {answers:?}");
+    assert!(answered > 0, "no call was processed: {answers:?}");
+    assert!(is_complete, "a call has another outcome: {answers:?}");
     suite.finish().await;
 }

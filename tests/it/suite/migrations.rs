@@ -54,7 +54,7 @@ async fn a_waiting_migration_blocks_no_other_transaction() {
     let mut other = PgConnection::connect_with(&database.options).await.unwrap();
     let waits =
         "select count(*) from pg_locks where relation = 'trial.busy'::regclass and not granted";
-    // Twice, so that the migration has released its place in the lock queue in between.
+    // Twice, so that the migration has left the lock queue and joined it again in between.
     let rounds = AtomicU32::new(0);
     while rounds.fetch_add(1, Ordering::Relaxed) < 2 {
         let observer = PgConnection::connect_with(&database.options).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_waiting_migration_blocks_no_other_transaction() {
         })
         .await;
         sqlx::query("select id from trial.busy").execute(&mut other).await.unwrap();
-        assert!(!migrating.is_finished(), "the migration keeps trying");
+        assert!(!migrating.is_finished(), "the migration ended without the lock");
     }
     read_tx.rollback().await.unwrap();
     migrating.await.unwrap().unwrap();

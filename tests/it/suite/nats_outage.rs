@@ -71,6 +71,7 @@ async fn events_delivered_twice_are_processed_once() {
     // A new event is delivered after the old ones.
     ann.create_organization("later").await.unwrap();
     suite.wait_for_log().await;
+    // Only the two events of the new organization were written; no reaction has run again.
     assert_eq!(suite.written_and_logged().await.0, written + 2);
     assert_eq!(suite.count("select count(*) from invitation.acceptance").await, 1);
     assert_eq!(suite.count("select max(use_count)::bigint from invitation.invitation").await, 1);
@@ -104,6 +105,6 @@ async fn nats_permissions_limit_publishing_to_own_events() {
     assert_eq!(
         publish("tenantry.project.v1.x.account").await.unwrap(),
         2,
-        "the other message is not stored"
+        "sequence number in the stream, which has not stored the rejected message"
     );
 }

@@ -14,7 +14,7 @@ pub(crate) async fn begin(pool: &PgPool) -> Transaction<'static, Postgres> {
 }
 
 /// Writes an event to the outbox of identity; returns its id.
-pub(crate) async fn write(connection: &mut PgConnection) -> Uuid {
+pub(crate) async fn write_event(connection: &mut PgConnection) -> Uuid {
     let id = chassis::id::new();
     let event = prost_types::Any {
         type_url: "/tenantry.identity.v1.UserLoginFailed".to_owned(),
@@ -48,16 +48,16 @@ pub(crate) async fn wait_for_entry(suite: &Suite, id: Uuid) {
     .await;
 }
 
-/// The older transaction commits first although the younger one has written first: the reader must return to
-/// the position of the younger one.
+/// The younger of two transactions writes first, so its event has the lower position. The older one commits
+/// first, and its event is read. The reader must still read the lower position later.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_younger_transaction_that_wrote_first_is_not_lost() {
     let suite = Suite::start().await;
     for _ in 0..5 {
         let mut older = begin(&suite.pool).await;
         let mut younger = begin(&suite.pool).await;
-        let first = write(&mut younger).await;
-        let second = write(&mut older).await;
+        let first = write_event(&mut younger).await;
+        let second = write_event(&mut older).await;
         older.commit().await.unwrap();
         wait_for_entry(&suite, second).await;
         younger.commit().await.unwrap();
@@ -66,16 +66,16 @@ async fn an_event_of_a_younger_transaction_that_wrote_first_is_not_lost() {
     suite.finish().await;
 }
 
-/// Of three overlapping transactions the one that has written first commits last.
+/// Three overlapping transactions: B, C and A write in this order; A, C and B commit in this order.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_overlapping_transactions_are_logged_once() {
     let suite = Suite::start().await;
     let mut a = begin(&suite.pool).await;
     let mut b = begin(&suite.pool).await;
     let mut c = begin(&suite.pool).await;
-    let event_b = write(&mut b).await;
-    let event_c = write(&mut c).await;
-    let event_a = write(&mut a).await;
+    let event_b = write_event(&mut b).await;
+    let event_c = write_event(&mut c).await;
+    let event_a = write_event(&mut a).await;
     a.commit().await.unwrap();
     wait_for_entry(&suite, event_a).await;
     c.commit().await.unwrap();

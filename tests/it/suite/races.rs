@@ -28,7 +28,7 @@ async fn acceptances_are_limited_by_uses_and_seats() {
         outcomes(&[("INVITATION_EXHAUSTED", 7), ("OK", 3)])
     );
 
-    // Four members, five seats.
+    // The organization has four members now, and the plan STARTER has five seats.
     invite(&ann, &org_id, "more@example.com", id::OrgRole::Viewer, 10, vec![]).await.unwrap();
     let token = suite.mailbox.token("more@example.com", "tny_inv_").await.unwrap();
     ann.change_plan(&org_id, id::Plan::Starter).await.unwrap();
@@ -39,6 +39,7 @@ async fn acceptances_are_limited_by_uses_and_seats() {
     suite.finish().await;
 }
 
+/// Expected numbers of guests by outcome.
 fn outcomes(counts: &[(&str, usize)]) -> BTreeMap<String, usize> {
     counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
 }
@@ -108,10 +109,11 @@ async fn concurrent_deployments_start_one_task() {
     let mut ids: Vec<_> = answers.iter().filter_map(|it| it.as_ref().ok()).collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 1, "{answers:?}");
+    assert_eq!(ids.len(), 1, "number of started tasks: {answers:?}");
     let reasons = answers.iter().filter_map(|it| it.as_ref().err());
-    assert!(reasons.clone().all(|it| it == "TASK_IN_PROGRESS"), "{answers:?}");
-    assert!(reasons.count() >= 7, "{answers:?}");
+    assert!(reasons.clone().all(|it| it == "TASK_IN_PROGRESS"), "unexpected reason: {answers:?}");
+    // At least 7 of the 8 calls with request ids of their own.
+    assert!(reasons.count() >= 7, "too few calls failed: {answers:?}");
     let queued = "select count(*) from project.task";
     assert_eq!(suite.count(queued).await, 1);
     suite.finish().await;

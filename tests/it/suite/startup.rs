@@ -10,7 +10,7 @@ use testkit::{Database, Process};
 
 use crate::support::raw;
 
-/// The error with which `tenantry` does not start.
+/// Starts `tenantry`, which must fail; returns the line with its error.
 fn start_error(arguments: &[&str]) -> String {
     let output = Process::run("tenantry", arguments);
     assert!(!output.status.success(), "tenantry started with {arguments:?}");
@@ -30,26 +30,28 @@ fn data_dir(folder: &Path) -> String {
 fn start_errors_name_cause_and_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let data = data_dir(folder.path());
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = format!("--listen={}", taken.local_addr().unwrap());
-    let free = "--listen=127.0.0.1:0";
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", occupied.local_addr().unwrap());
+    let unused_port = "--listen=127.0.0.1:0";
 
     assert!(start_error(&[&data, &listen]).contains("choose another address with --listen"));
-    let none = start_error(&[&data, free, "--pg-bin=/nonexistent"]);
+    let without_programs = start_error(&[&data, unused_port, "--pg-bin=/nonexistent"]);
     assert!(
-        none.contains("contains no postgres") && none.contains("apt-get install postgresql"),
-        "{none}"
+        without_programs.contains("contains no postgres")
+            && without_programs.contains("apt-get install postgresql"),
+        "{without_programs}"
     );
-    let unreachable = start_error(&[&data, free, "--database-url=postgres://nobody@127.0.0.1:1/x"]);
+    let unreachable =
+        start_error(&[&data, unused_port, "--database-url=postgres://nobody@127.0.0.1:1/x"]);
     assert!(
         unreachable.contains("the database does not respond; check --database-url"),
         "{unreachable}"
     );
-    let key = start_error(&[&data, free, "--key-file=/dev/null"]);
+    let key = start_error(&[&data, unused_port, "--key-file=/dev/null"]);
     assert!(key.contains("openssl rand -hex 32"), "{key}");
 
     let other_process = DataDir::open(Some(folder.path())).unwrap();
-    let locked = start_error(&[&data, free]);
+    let locked = start_error(&[&data, unused_port]);
     assert!(locked.contains("another process uses the data directory"), "{locked}");
     drop(other_process);
 }
@@ -82,7 +84,8 @@ async fn public_addresses_need_tls() {
 async fn a_method_without_an_access_rule_prevents_the_start() {
     let error = Rules::load(&without_rules(|_| true)).unwrap_err().to_string();
     for method in raw::methods() {
-        assert!(error.contains(&raw::name(&method)), "{error}");
+        let name = raw::name(&method);
+        assert!(error.contains(&name), "{name} is not in the error {error}");
     }
     let remove_member = "tenantry.identity.v1.MemberService.RemoveMember";
     let without: &'static [u8] = without_rules(|it| it == remove_member).leak();
@@ -123,7 +126,8 @@ fn without_rules(is_chosen: impl Fn(&str) -> bool) -> Vec<u8> {
     set.encode_to_vec()
 }
 
-/// Descriptors of `descriptor.proto` without extensions, so that custom options are kept as unknown fields.
+/// A pool with only `descriptor.proto`. The custom options are not known in it, so decoding keeps them as
+/// unknown fields.
 fn pool_of_descriptors() -> DescriptorPool {
     let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
     let file = pool.get_file_by_name("google/protobuf/descriptor.proto").unwrap();

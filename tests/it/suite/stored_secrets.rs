@@ -86,10 +86,10 @@ async fn no_table_has_a_secret_of_a_response() {
     ];
     suite.wait_for_log().await;
     for secret in &secrets {
-        assert!(secret.len() > 20, "a secret");
+        assert!(secret.len() > 20, "{secret:?} is no secret");
         assert_eq!(tables_with(&suite, secret.as_bytes()).await, Vec::<String>::new());
     }
-    // The search finds stored values.
+    // Counter-check: the search finds a value that is stored.
     assert!(!tables_with(&suite, owner.email.as_bytes()).await.is_empty());
     suite.finish().await;
 }

@@ -29,8 +29,8 @@ fn messages<M: Send + 'static>(answer: tonic::Response<tonic::Streaming<M>>) -> 
     Box::pin(answer.into_inner().map(|it| it.map(|_| ())))
 }
 
-/// Reads a stream to its end; returns its status.
-async fn end(mut stream: Messages) -> Status {
+/// Reads a stream to its end; returns the error with which it must end.
+async fn error_at_end(mut stream: Messages) -> Status {
     let end = async {
         loop {
             match stream.next().await {
@@ -85,12 +85,12 @@ async fn an_export_ends_with_the_permission_of_its_reader() {
     world.owner.call_ok("identity.v1.MemberService/RemoveMember", remove).await;
     world.owner.call_ok("identity.v1.SessionService/RevokeOtherSessions", json!({})).await;
     suite.clock.advance(Duration::seconds(10));
-    let removed = end(removed).await;
+    let removed = error_at_end(removed).await;
     assert_eq!(
         (removed.code(), raw::reason(&removed).as_str()),
         (Code::PermissionDenied, "MISSING_PERMISSION")
     );
-    let revoked = end(revoked).await;
+    let revoked = error_at_end(revoked).await;
     assert_eq!(
         (revoked.code(), raw::reason(&revoked).as_str()),
         (Code::Unauthenticated, "INVALID_CREDENTIAL")
@@ -146,12 +146,12 @@ async fn every_stream_ends_with_its_session() {
     let mut tested: Vec<_> = opened.iter().map(|it| it.0.to_owned()).collect();
     of_contract.sort_unstable();
     tested.sort_unstable();
-    assert_eq!(tested, of_contract);
+    assert_eq!(tested, of_contract, "`every_stream` opens a stream of each streaming method");
     let other = world.owner.sign_in_again().await;
     other.call_ok("identity.v1.SessionService/RevokeOtherSessions", json!({})).await;
     suite.clock.advance(Duration::seconds(10));
     for (method, stream) in opened {
-        assert_eq!(end(stream).await.code(), Code::Unauthenticated, "{method}");
+        assert_eq!(error_at_end(stream).await.code(), Code::Unauthenticated, "{method}");
     }
     suite.finish().await;
 }

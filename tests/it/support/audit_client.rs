@@ -10,7 +10,7 @@ use verifier::{Checkpoint, Pins, VerifyError, bundle, note, note::VerifierKey, r
 
 use super::{raw, world::merge};
 
-/// A request with the session of a person.
+/// Adds the session token of a person to a request.
 pub(crate) fn as_person<M>(person: &Person, message: M) -> Request<M> {
     let mut request = Request::new(message);
     let bearer = format!("Bearer {}", person.token).parse().unwrap();
@@ -37,7 +37,7 @@ impl AuditClient {
         Self { org: org.to_owned(), owner: owner.clone(), channel, pins }
     }
 
-    /// A request with the id of the organization and more fields.
+    /// A JSON request with the id of the organization and the fields of `more`.
     pub(crate) fn org_request(&self, more: Value) -> Value {
         merge(json!({ "orgId": self.org }), more)
     }
@@ -68,13 +68,13 @@ impl AuditClient {
         .await
     }
 
-    /// An export of the owner.
+    /// Returns the file that the owner exports.
     pub(crate) async fn export(&self, format: pb::ExportFormat) -> Vec<u8> {
         let request = pb::ExportEntriesRequest { format: format.into(), ..Default::default() };
         self.export_as(&self.owner, request).await.unwrap().0
     }
 
-    /// An export of a person: the file and the cursors of its chunks.
+    /// Exports as a person; returns the file and the cursors of its chunks.
     pub(crate) async fn export_as(
         &self,
         person: &Person,
@@ -97,7 +97,7 @@ impl AuditClient {
         bundle::verify(file, &self.pins, |_| None, |_| ())
     }
 
-    /// Waits for the receipt of an event of a person.
+    /// Waits until a person can get the receipt of an event.
     pub(crate) async fn receipt(&self, person: &Person, event_id: &str) -> Receipt {
         let answer = eventually("a receipt", async || {
             let get = json!({ "eventId": event_id });

@@ -1,4 +1,4 @@
-//! A runner that a test plays itself, through `RunnerService`.
+//! A connected server without a runner: the test itself calls `RunnerService`.
 
 use serde_json::{Value, json};
 use tenantry::client::Client;
@@ -31,7 +31,7 @@ impl FakeRunner {
         Self { hosting, server, token, client }
     }
 
-    /// Calls a method of `RunnerService` with the agent token; fails with the reason of the error.
+    /// Calls a method of `RunnerService` with the agent token; an error is its reason.
     pub(crate) async fn call(&self, method: &str, more: Value) -> Result<Value, String> {
         let request = merge(json!({ "runner": "fake" }), more);
         let answer = self.client.call_json(&format!("{RUNNER}/{method}"), request).await;
@@ -65,7 +65,7 @@ impl FakeRunner {
     }
 }
 
-/// Task id and lease id of a lease, as they stand in requests.
+/// Request fields with the task id and the lease id of a lease.
 pub(crate) fn lease_ids(lease: &Value) -> Value {
     json!({ "taskId": lease["taskId"], "leaseId": lease["leaseId"] })
 }

@@ -1,4 +1,4 @@
-//! A project with a real repository on a shared server, so that its environments really run.
+//! A project with a repository on this machine and a shared server whose runner executes its tasks.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Hosting {
         text(&created["environment"]["id"])
     }
 
-    /// A request about an environment.
+    /// A JSON request about an environment, with the fields of `more`.
     pub(crate) fn request(&self, id: &str, more: Value) -> Value {
         merge(self.world.project_request(json!({ "environmentId": id })), more)
     }
@@ -104,14 +104,14 @@ impl Hosting {
         text(&self.get(id).await["state"]).trim_start_matches("ENVIRONMENT_STATE_").to_owned()
     }
 
-    /// The body that an environment serves under a path; empty if it is not reachable.
+    /// The response body of an environment's program to `GET path`; empty if it is not reachable.
     pub(crate) async fn page(&self, id: &str, path: &str) -> String {
         let url = text(&self.get(id).await["url"]);
         visit(&url, path).await.unwrap_or_default()
     }
 }
 
-/// The body served at a URL; `None` if nothing answers within 5 seconds.
+/// The response body of `GET path` at a URL; `None` if there is no response within 5 seconds.
 pub(crate) async fn visit(url: &str, path: &str) -> Option<String> {
     let address = url.strip_prefix("http://")?;
     let exchange = async {

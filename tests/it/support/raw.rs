@@ -1,4 +1,4 @@
-//! gRPC calls of any method with any bytes.
+//! gRPC calls of any method with any bytes as the request message.
 
 use bytes::{Buf, BufMut, Bytes};
 use futures::{StreamExt, stream};
@@ -59,7 +59,7 @@ pub(crate) async fn call_within(
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = format!("/{method}").parse().unwrap();
     if methods().iter().any(|it| it.is_server_streaming() && name(it) == method) {
-        // Only the status of the call: streams may have no end.
+        // Only the status of the call is returned, because a stream may have no end.
         return grpc.server_streaming(request, path, Raw).await.map(|_| Bytes::new());
     }
     let answer = grpc.unary(request, path, Raw).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn call_within(
 }
 
 /// Calls a method with a body that never ends.
-pub(crate) async fn unfinished(
+pub(crate) async fn call_with_unfinished_body(
     channel: &Channel,
     method: &str,
     deadline: Option<std::time::Duration>,
@@ -75,7 +75,7 @@ pub(crate) async fn unfinished(
     let first = stream::once(async { Bytes::new() });
     let mut request = Request::new(first.chain(stream::pending()));
     if let Some(deadline) = deadline {
-        // The deadline of the server only; `set_timeout` would also set one in the client.
+        // Only the server applies this deadline; `set_timeout` would also set a timer in the client.
         let value = format!("{}m", deadline.as_millis()).parse().unwrap();
         request.metadata_mut().insert("grpc-timeout", value);
     }
@@ -85,8 +85,12 @@ pub(crate) async fn unfinished(
     Ok(answer.into_inner())
 }
 
-/// The first message of a bidirectional stream.
-pub(crate) async fn first(channel: &Channel, method: &str, body: Vec<u8>) -> Result<Bytes, Status> {
+/// Calls a bidirectional stream; returns the first message of its response.
+pub(crate) async fn first_message(
+    channel: &Channel,
+    method: &str,
+    body: Vec<u8>,
+) -> Result<Bytes, Status> {
     let request = Request::new(stream::once(async { Bytes::from(body) }));
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -95,7 +99,7 @@ pub(crate) async fn first(channel: &Channel, method: &str, body: Vec<u8>) -> Res
     first.ok_or_else(|| Status::unknown("the stream is empty"))
 }
 
-/// Codec without encoding.
+/// Codec whose messages are bytes.
 #[derive(Clone, Copy)]
 struct Raw;
 

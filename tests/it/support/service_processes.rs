@@ -37,7 +37,8 @@ impl ServiceProcesses {
         let certificates = folder.path().join("certs");
         let created =
             Process::run("tenantry", &["certs", "--out", &certificates.to_string_lossy()]);
-        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        let error = String::from_utf8_lossy(&created.stderr);
+        assert!(created.status.success(), "`tenantry certs` failed: {error}");
         let ports: Vec<u16> = (0..NAMES.len()).map(|_| free_port()).collect();
         let services: Vec<_> = NAMES
             .iter()
@@ -69,7 +70,7 @@ impl ServiceProcesses {
         Self { clients, mailbox, database, services, folder, ports, _nats: nats }
     }
 
-    /// Starts the runner of the platform.
+    /// Starts `tenantry runner`, the runner of the shared server.
     pub(crate) fn start_runner(&self) -> Process {
         start("tenantry", "runner", self.folder.path(), &self.ports, vec![])
     }
@@ -84,14 +85,14 @@ impl ServiceProcesses {
     /// Stops the services, which must drain, and drops the database.
     pub(crate) async fn stop(mut self) {
         for (service, name) in std::mem::take(&mut self.services).into_iter().zip(NAMES) {
-            assert!(service.stop(), "{name} drains\n{}", self.logs());
+            assert!(service.stop(), "{name} does not drain\n{}", self.logs());
         }
         stop_deployments(&self.folder.path().join("runner"));
         self.database.drop().await;
     }
 }
 
-/// Starts a program with the certificate `name`.
+/// Starts a service, or the subcommand `name` of `tenantry`, with the certificate of `name`.
 fn start(program: &str, name: &str, folder: &Path, ports: &[u16], more: Vec<String>) -> Process {
     let certificates = folder.join("certs");
     let file = |file: String| certificates.join(file).to_string_lossy().into_owned();

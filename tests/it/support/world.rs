@@ -26,12 +26,12 @@ impl World {
         Self { org, project, owner, admin, developer, viewer }
     }
 
-    /// A request with the id of the organization and more fields.
+    /// A JSON request with the id of the organization and the fields of `more`.
     pub(crate) fn org_request(&self, more: Value) -> Value {
         merge(json!({ "orgId": self.org }), more)
     }
 
-    /// A request with the ids of the organization and the project, and more fields.
+    /// A JSON request with the ids of the organization and the project, and the fields of `more`.
     pub(crate) fn project_request(&self, more: Value) -> Value {
         merge(json!({ "orgId": self.org, "projectId": self.project }), more)
     }
@@ -56,7 +56,8 @@ impl World {
         team
     }
 
-    /// True if a person has a permission on the project, or in the organization for `org.*`.
+    /// Returns true if a person has a permission on the project, or in the organization if its code begins
+    /// with `org.`.
     pub(crate) async fn is_allowed(&self, person: &Person, permission: &str) -> bool {
         let project = if permission.starts_with("org.") { "" } else { &self.project };
         let check = json!({ "orgId": self.org, "projectId": project, "permission": permission });
@@ -77,7 +78,7 @@ pub(crate) async fn new_member(
     person
 }
 
-/// Makes an account a member: invites it and accepts the copied link.
+/// Makes an account a member: creates an invitation, and accepts it with the token of its link.
 pub(crate) async fn add_member(by: &Person, org: &str, person: &Person, role: &str) {
     let invite = json!({ "orgId": org, "email": person.email, "role": format!("ORG_ROLE_{role}") });
     let created = by.call_ok("invitation.v1.InvitationService/CreateInvitation", invite).await;
@@ -88,7 +89,7 @@ pub(crate) async fn add_member(by: &Person, org: &str, person: &Person, role: &s
     person.call_ok("invitation.v1.InvitationService/AcceptInvitation", accept).await;
 }
 
-/// The fields of two JSON objects; those of `more` win.
+/// The fields of two JSON objects. A field that both have is taken from `more`.
 pub(crate) fn merge(mut into: Value, more: Value) -> Value {
     if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
         into.extend(more);

@@ -13,9 +13,9 @@ impl Bounds {
     /// Reads the rules of a field.
     pub fn of(field: &FieldDescriptor) -> Self {
         let option = field.parent_pool().get_extension_by_name("buf.validate.field");
-        let option = option.expect("an option of the contract");
+        let option = option.expect("the contract defines the option");
         let options = field.options();
-        Self(options.get_extension(&option).as_message().expect("a message").clone())
+        Self(options.get_extension(&option).as_message().expect("the option is a message").clone())
     }
 
     fn rule(&self, path: &[&str]) -> Option<Value> {
@@ -39,9 +39,9 @@ impl Bounds {
         self.size(&["repeated", "max_items"])
     }
 
-    /// A text of the largest size; that of an item if the field is a list.
-    pub fn text(&self, list: bool) -> Option<String> {
-        let parents: &[&str] = if list { &["repeated", "items", "string"] } else { &["string"] };
+    /// A text of the largest size, or of an item if the field is a list; `None` if there is no bound.
+    pub fn text(&self, is_list: bool) -> Option<String> {
+        let parents: &[&str] = if is_list { &["repeated", "items", "string"] } else { &["string"] };
         let path = |name: &'static str| [parents, &[name]].concat();
         if self.rule(&path("uuid")).is_some() {
             return Some("0".repeat(36));
@@ -63,7 +63,7 @@ impl Bounds {
 /// True if the field is never set in events (`tenantry.event.v1.not_in_events`).
 pub fn is_absent(field: &FieldDescriptor) -> bool {
     let option = field.parent_pool().get_extension_by_name("tenantry.event.v1.not_in_events");
-    let option = option.expect("an option of the contract");
+    let option = option.expect("the contract defines the option");
     field.options().get_extension(&option).as_bool().unwrap_or_default()
 }
 
@@ -74,22 +74,26 @@ pub(crate) async fn check(pool: &PgPool) {
                    union all select envelope from invitation.outbox
                    union all select envelope from audit.outbox";
     let written: Vec<Vec<u8>> =
-        sqlx::query_scalar(written).fetch_all(pool).await.expect("the outboxes");
-    let contract = DescriptorPool::decode(api::DESCRIPTORS).expect("the contract");
-    let envelope = contract.get_message_by_name("tenantry.event.v1.Envelope").expect("an envelope");
+        sqlx::query_scalar(written).fetch_all(pool).await.expect("the outboxes can be read");
+    let contract = DescriptorPool::decode(api::DESCRIPTORS).expect("the contract can be decoded");
+    let envelope = contract
+        .get_message_by_name("tenantry.event.v1.Envelope")
+        .expect("the contract has an envelope");
     for bytes in written {
-        let event = DynamicMessage::decode(envelope.clone(), &*bytes).expect("an event");
+        let event =
+            DynamicMessage::decode(envelope.clone(), &*bytes).expect("an outbox has envelopes");
         let mut violations = vec![];
         compare(&contract, &event, &mut violations);
         assert!(violations.is_empty(), "fields exceed their bounds: {violations:?} in {event:?}");
     }
 }
 
+/// Appends the names of all fields of a message whose values exceed their bounds.
 fn compare(contract: &DescriptorPool, message: &DynamicMessage, violations: &mut Vec<String>) {
     if message.descriptor().full_name() == "google.protobuf.Any" {
-        let url = message.get_field_by_name("type_url").expect("a type").into_owned();
+        let url = message.get_field_by_name("type_url").expect("an Any has a type").into_owned();
         let name = url.as_str().unwrap_or_default().trim_start_matches('/');
-        let body = message.get_field_by_name("value").expect("a body").into_owned();
+        let body = message.get_field_by_name("value").expect("an Any has a value").into_owned();
         let event = contract.get_message_by_name(name).expect("an event of the contract");
         let body = body.as_bytes().cloned().unwrap_or_default();
         // Some tests write events with bodies that cannot be decoded.
@@ -125,8 +129,10 @@ fn compare(contract: &DescriptorPool, message: &DynamicMessage, violations: &mut
     }
 }
 
-fn fits(bounds: &Bounds, list: bool, text: &str) -> bool {
-    let Some(largest) = bounds.text(list) else { return false };
+/// Returns true if a text is not longer than the largest one of its bounds.
+fn fits(bounds: &Bounds, is_list: bool, text: &str) -> bool {
+    let Some(largest) = bounds.text(is_list) else { return false };
+    // Bounds in characters have a sample of wide characters, bounds in bytes one of ASCII.
     if largest.starts_with(WIDE) {
         text.chars().count() <= largest.chars().count()
     } else {

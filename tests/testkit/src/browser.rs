@@ -32,8 +32,8 @@ impl Browser {
     /// Starts a browser in which pages cannot run scripts.
     pub async fn start() -> Self {
         let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr().map(|it| it.port());
-        let port = free().expect("a port");
-        let folder = tempfile::tempdir().expect("a folder");
+        let port = free().expect("an unused port");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         let driver = Command::new("chromedriver")
             .env("TMPDIR", folder.path())
             .arg(format!("--port={port}"))
@@ -51,13 +51,15 @@ impl Browser {
             "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
             "prefs": { "profile.managed_default_content_settings.javascript": 2 },
         });
-        // The driver detects the end of loading by scripts; `wait_for_page` does it without.
+        // `none`, because the driver's own wait for the end of loading runs scripts in the page. `open` and
+        // `click` call `wait_for_page` instead.
         let always = json!({ "pageLoadStrategy": "none", "goog:chromeOptions": options });
         let capabilities = json!({ "capabilities": { "alwaysMatch": always } });
         let driver_url = format!("http://127.0.0.1:{port}/session");
         let mut browser = Self { driver, _folder: folder, session: driver_url, http };
         let created = browser.post("", capabilities).await;
-        let id = created["sessionId"].as_str().expect("a session").to_owned();
+        let id =
+            created["sessionId"].as_str().expect("the driver has created a session").to_owned();
         browser.session = format!("{}/{id}", browser.session);
         let screen =
             json!({ "width": WIDTH, "height": 640, "deviceScaleFactor": 1, "mobile": false });
@@ -141,7 +143,8 @@ impl Browser {
     /// True if no content is wider than the screen.
     pub async fn fits_screen(&self) -> bool {
         let metrics = self.cdp("Page.getLayoutMetrics", json!({})).await;
-        let width = metrics["cssContentSize"]["width"].as_f64().expect("a width");
+        let width =
+            metrics["cssContentSize"]["width"].as_f64().expect("the driver reports a width");
         width <= f64::from(WIDTH)
     }
 
@@ -159,7 +162,8 @@ impl Browser {
     pub async fn screenshot(&self, path: &Path) {
         let image = self.get("/screenshot").await;
         let image = BASE64.decode(image.as_str().unwrap_or_default().as_bytes());
-        std::fs::write(path, image.expect("a picture")).expect("a file");
+        std::fs::write(path, image.expect("the screenshot is base64"))
+            .expect("the file can be written");
     }
 }
 

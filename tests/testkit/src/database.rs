@@ -21,7 +21,7 @@ pub struct Database {
 struct Server {
     options: PgConnectOptions,
     log: PathBuf,
-    /// Lock held until the end of the process: two test runs cannot share the server.
+    /// Lock held until the end of the process, so that two test runs do not use the server at the same time.
     _lock: File,
 }
 
@@ -53,14 +53,14 @@ impl Database {
         Self { options: server.options.clone().database(&name), name }
     }
 
-    /// The same database for a replica.
+    /// Returns another handle of the same database, for a replica.
     pub(crate) fn share(&self) -> Self {
         Self { options: self.options.clone(), name: self.name.clone() }
     }
 
-    /// The copy of this database on another server; drops the old one.
+    /// Drops this database; returns the handle of its copy on another server.
     pub(crate) async fn into_copy(self, options: PgConnectOptions) -> Self {
-        let name = options.get_database().expect("a database").to_owned();
+        let name = options.get_database().expect("the options name a database").to_owned();
         self.drop().await;
         Self { options, name }
     }
@@ -77,8 +77,8 @@ impl Database {
         format!("postgres://{user}@localhost:5432/{}?host={socket}", self.name)
     }
 
-    /// Number of `BEGIN`s on connections that were already in a transaction: the trace of a handler that was
-    /// dropped during a transaction.
+    /// Number of `BEGIN`s on connections that were already in a transaction, from the warnings in the
+    /// server's log. A handler that is dropped during a transaction can cause one.
     pub fn nested_transactions(&self) -> usize {
         let log = SERVER.get().map(|it| std::fs::read_to_string(&it.log).unwrap_or_default());
         let warning = "there is already a transaction in progress";
@@ -108,29 +108,34 @@ pub(crate) fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("tenantry-test-{hash}"))
 }
 
-/// Starts the server and migrates the template. Needs a thread outside of any runtime.
+/// Starts the server and migrates the template. Must be called outside of a Tokio runtime, because it blocks
+/// on a runtime of its own.
 fn start() -> Server {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("a runtime can be created").block_on(async {
         let folder = folder();
-        std::fs::create_dir_all(&folder).expect("a folder for PostgreSQL");
-        let lock = File::create(folder.join("testkit.lock")).expect("a lock file");
-        flock(&lock, FlockOperation::LockExclusive).expect("the lock of the tests' PostgreSQL");
+        std::fs::create_dir_all(&folder).expect("the directory of PostgreSQL can be created");
+        let lock = File::create(folder.join("testkit.lock")).expect("the lock file can be created");
+        flock(&lock, FlockOperation::LockExclusive).expect("the lock file can be locked");
         let server =
             Postgres::start(&folder, None, Durability::Fast).await.expect("PostgreSQL starts");
         let options = server.options().disable_statement_logging();
         let log = server.log();
+        // Keeps the server running after this process, for the next test run.
         std::mem::forget(server);
         let mut admin = admin(&options).await;
         let old = "select datname from pg_database
                    where datname like 't\\_%' or datname = 'tenantry_template'";
-        let old: Vec<String> =
-            sqlx::query_scalar(old).fetch_all(&mut admin).await.expect("old databases");
+        let old: Vec<String> = sqlx::query_scalar(old)
+            .fetch_all(&mut admin)
+            .await
+            .expect("the databases can be listed");
         for name in old {
             let drop = format!("drop database {name} with (force)");
             admin.execute(AssertSqlSafe(drop)).await.expect("an old database is dropped");
         }
-        admin.execute("create database tenantry_template").await.expect("a template");
+        let create_template = "create database tenantry_template";
+        admin.execute(create_template).await.expect("the template is created");
         migrate(options.clone().database("tenantry_template")).await;
         Server { options, log, _lock: lock }
     })
@@ -138,9 +143,9 @@ fn start() -> Server {
 
 async fn migrate(options: PgConnectOptions) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = DataDir::open(Some(folder.path())).expect("a data directory");
-    let mut host = Host::new(config(), options, data).expect("a host");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let data = DataDir::open(Some(folder.path())).expect("the data directory can be opened");
+    let mut host = Host::new(config(), options, data).expect("the settings are valid");
     for install in tenantry::INSTALLS {
         install(&mut host).expect("a service installs");
     }

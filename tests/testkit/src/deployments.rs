@@ -1,13 +1,13 @@
-//! Stop of the deployments that a suite leaves running.
+//! Stop of the programs that are still deployed at the end of a test.
 
 use std::{path::Path, process::Command};
 
-/// Kills everything that was deployed below a data directory: deployments outlive the suite.
+/// Kills all deployed programs below a data directory of a suite, because they keep running when it ends.
 pub fn stop_deployments(folder: &Path) {
     stop_deployments_of_runner(&folder.join("runner"));
 }
 
-/// Kills everything that was deployed below the working directory of a runner.
+/// Kills all deployed programs and the PostgreSQL server below the data directory of a runner.
 pub fn stop_deployments_of_runner(folder: &Path) {
     let pid_file = folder.join("services/postgres/postmaster.pid");
     let pid_file = std::fs::read_to_string(pid_file).unwrap_or_default();

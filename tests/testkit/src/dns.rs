@@ -16,8 +16,8 @@ pub struct Dns {
 impl Dns {
     /// Starts a server on a free port of the loopback interface.
     pub async fn start(addresses: &[Ipv4Addr]) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
-        let address = socket.local_addr().expect("an address");
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("an unused port");
+        let address = socket.local_addr().expect("a bound socket has an address");
         let addresses = Arc::new(Mutex::new(addresses.to_vec()));
         let current = addresses.clone();
         tokio::task::spawn(async move {
@@ -48,12 +48,14 @@ fn response(query: &[u8], addresses: &[Ipv4Addr]) -> Vec<u8> {
     while query.get(end).is_some_and(|length| *length != 0) {
         end += usize::from(query[end]) + 1;
     }
-    // Root label, type and class.
+    // The end of the name (one byte), type and class (two bytes each).
     end += 5;
     let Some(query) = query.get(..end) else { return vec![] };
+    // Type A has the number 1.
     let is_a = query[end - 4..end - 2] == [0, 1];
     let addresses = if is_a { addresses } else { &[] };
     let count = u8::try_from(addresses.len()).unwrap_or(u8::MAX);
+    // Id of the query, flags (response, recursion available), and the numbers of records per section.
     let mut bytes = vec![query[0], query[1], 0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0];
     bytes.extend_from_slice(&query[HEADER..]);
     for address in addresses {

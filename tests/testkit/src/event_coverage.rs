@@ -15,8 +15,10 @@ fn folder() -> PathBuf {
 
 /// Fails if a call left no primary event or several; records the methods of all others.
 pub(crate) async fn check(pool: &PgPool) {
-    let leaves: Vec<Vec<u8>> =
-        sqlx::query_scalar("select leaf from audit.entry").fetch_all(pool).await.expect("the log");
+    let leaves: Vec<Vec<u8>> = sqlx::query_scalar("select leaf from audit.entry")
+        .fetch_all(pool)
+        .await
+        .expect("the entries can be read");
     let mut calls: BTreeMap<(String, String), Vec<(String, bool)>> = BTreeMap::new();
     for leaf in leaves {
         let envelope = Envelope::decode(&*leaf).expect("an entry is an event");
@@ -32,11 +34,14 @@ pub(crate) async fn check(pool: &PgPool) {
     let mut methods: Vec<&str> = vec![];
     for ((method, request_id), events) in &calls {
         let primary = events.iter().filter(|(_, primary)| *primary).count();
-        assert_eq!(primary, 1, "{method}, request {request_id}: {events:?}");
+        assert_eq!(
+            primary, 1,
+            "number of primary events of {method}, request {request_id}: {events:?}"
+        );
         methods.push(method);
     }
     methods.dedup();
-    std::fs::create_dir_all(folder()).expect("a folder");
+    std::fs::create_dir_all(folder()).expect("the directory can be created");
     let record = folder().join(chassis::id::new().to_string());
-    std::fs::write(record, methods.join("\n")).expect("a file");
+    std::fs::write(record, methods.join("\n")).expect("the file can be written");
 }

@@ -38,8 +38,9 @@ use std::time::Duration;
 /// Longest wait for background work.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Polls every 20 ms until `poll` returns a value; panics with `what` after [`TIMEOUT`].
-pub async fn eventually<T>(what: &str, poll: impl AsyncFn() -> Option<T>) -> T {
+/// Calls `poll` every 20 ms until it returns a value. Panics after [`TIMEOUT`] with the name of the event
+/// that did not happen, for example "the alert".
+pub async fn eventually<T>(event: &str, poll: impl AsyncFn() -> Option<T>) -> T {
     let polling = async {
         loop {
             if let Some(value) = poll().await {
@@ -49,7 +50,7 @@ pub async fn eventually<T>(what: &str, poll: impl AsyncFn() -> Option<T>) -> T {
         }
     };
     let Ok(value) = tokio::time::timeout(TIMEOUT, polling).await else {
-        panic!("{what} did not happen within {TIMEOUT:?}");
+        panic!("{event} did not happen within {TIMEOUT:?}");
     };
     value
 }

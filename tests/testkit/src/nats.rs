@@ -12,6 +12,7 @@ pub struct Nats {
     child: Child,
     folder: TempDir,
     port: u16,
+    /// True if the server has the users and permissions of `deploy/nats.conf`.
     with_permissions: bool,
 }
 
@@ -27,13 +28,13 @@ impl Nats {
     }
 
     fn launch(with_permissions: bool) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         if with_permissions {
             let text = include_str!("../../../deploy/nats.conf");
             // The port is given on the command line; older servers reject `sync_interval: always`.
             let text = text.replace("port: 4222\n", "").replace(", sync_interval: always", "");
             let text = text.replace("/data", &folder.path().to_string_lossy());
-            std::fs::write(folder.path().join("nats.conf"), text).expect("a file");
+            std::fs::write(folder.path().join("nats.conf"), text).expect("the file can be written");
         }
         let (child, port) = spawn(&folder, "-1", with_permissions);
         Self { child, folder, port, with_permissions }
@@ -61,7 +62,8 @@ impl Nats {
         self.child = child;
     }
 
-    /// Deletes all stored data, like a power cut with default settings can. The server must be stopped.
+    /// Deletes the data of all streams, which a power failure can cause with NATS's default settings. The
+    /// server must not be running.
     pub fn delete_data(&self) {
         std::fs::remove_dir_all(self.folder.path().join("jetstream"))
             .expect("the store is deleted");
@@ -75,6 +77,7 @@ impl Drop for Nats {
     }
 }
 
+/// Starts a server; `-1` lets it choose an unused port. Returns the process and its port.
 fn spawn(folder: &TempDir, port: &str, with_permissions: bool) -> (Child, u16) {
     let path = folder.path().to_string_lossy().into_owned();
     let mut command = Command::new("nats-server");

@@ -1,4 +1,4 @@
-//! A network link with latency between the suite and PostgreSQL.
+//! A TCP proxy in front of PostgreSQL that adds latency.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,13 +7,13 @@ use tokio::{
     net::{TcpListener, UnixStream},
 };
 
-/// One-way delay of a packet.
+/// Delay of each chunk of data in one direction.
 const LATENCY: Duration = Duration::from_millis(2);
 
-/// Forwards a TCP port to a Unix socket with [`LATENCY`]; returns the port.
+/// Starts a proxy that forwards an unused TCP port to a Unix socket with [`LATENCY`]; returns the port.
 pub(crate) async fn slow_link(socket: PathBuf) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
     tokio::task::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let Ok(server) = UnixStream::connect(&socket).await else { return };

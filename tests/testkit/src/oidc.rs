@@ -14,15 +14,15 @@ pub struct OidcProvider {
 }
 
 impl OidcProvider {
-    /// Starts a provider with users, given by their claims as JSON. With the port of a stopped provider it
-    /// takes the same issuer with new keys.
-    pub async fn start(port: Option<u16>, people: &[String]) -> Self {
+    /// Starts a provider with users, each given by its claims as JSON. With the port of a stopped provider,
+    /// the new one has the same issuer and other keys.
+    pub async fn start(port: Option<u16>, users: &[String]) -> Self {
         let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr().map(|it| it.port());
-        let port = port.unwrap_or_else(|| free().expect("a port"));
+        let port = port.unwrap_or_else(|| free().expect("an unused port"));
         let mut command = Command::new("python3");
         command.env("PYTHONPATH", folder()).env("PYTHONWARNINGS", "ignore");
         command.args(["-m", "oidc_provider_mock", "--port", &port.to_string()]);
-        for claims in people {
+        for claims in users {
             command.args(["--user-claims", claims]);
         }
         let child =

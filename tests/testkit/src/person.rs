@@ -21,7 +21,7 @@ pub struct Person {
     pub token: String,
 }
 
-/// Password of every person: long enough, and not in the list of common passwords.
+/// Password of every person. It passes the password rules: length, and not in the list of common passwords.
 pub const PASSWORD: &str = "a long enough password";
 
 impl Person {
@@ -38,7 +38,7 @@ impl Person {
         let verify = pb::VerifyEmailRequest { token };
         let verified: pb::VerifyEmailResponse =
             client.call("tenantry.identity.v1.UserService/VerifyEmail", verify).await?;
-        let user_id = verified.user.context("an account")?.id;
+        let user_id = verified.user.context("the response has no account")?.id;
         let token = Self::login(client, email).await?;
         let client = client.with_token(&token);
         Ok(Self { client, user_id, email: email.to_owned(), token })

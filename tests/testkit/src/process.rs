@@ -16,8 +16,14 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// User id of an account without rights (`nobody`).
+/// User id and group id of the unprivileged account `nobody`.
 const NOBODY: u32 = 65_534;
+
+/// Opens a file to append to it, and creates it if it is missing.
+fn open_log(path: &std::path::Path) -> std::fs::File {
+    let file = std::fs::File::options().create(true).append(true).open(path);
+    file.expect("the log file can be opened")
+}
 
 /// A running process; killed with the test.
 pub struct Process {
@@ -27,11 +33,11 @@ pub struct Process {
 impl Process {
     /// Starts a program of this workspace; its output is appended to a file.
     pub fn start(name: &str, arguments: &[String], log: &std::path::Path) -> Self {
-        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let log = open_log(log);
         let child = Command::new(binary(name))
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log file"))
+            .stdout(log.try_clone().expect("the file handle can be duplicated"))
             .stderr(log)
             .spawn()
             .expect("the process starts");
@@ -45,19 +51,20 @@ impl Process {
         folder: &std::path::Path,
         log: &std::path::Path,
     ) -> Self {
-        // The account has no access to the folder of the workspace.
+        // `nobody` may not be able to enter the build directory, so the program is copied.
         let program = folder.join(name);
         if !program.exists() {
             std::fs::copy(binary(name), &program).expect("a copy of the program");
         }
-        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let log = open_log(log);
         let mut command = Command::new(program);
         command.args(arguments).current_dir("/").env("HOME", folder).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a log file")).stderr(log);
+        command.stdout(log.try_clone().expect("the file handle can be duplicated")).stderr(log);
         if rustix::process::geteuid().is_root() {
             std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
             std::os::unix::process::CommandExt::gid(&mut command, NOBODY);
-            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("a folder");
+            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY))
+                .expect("the owner of the directory can be changed");
         }
         Self { child: command.spawn().expect("the process starts") }
     }
@@ -83,7 +90,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process number"), signal).expect("the process is running");
+        kill_process(pid.expect("the process has an id"), signal).expect("the process is running");
     }
 
     /// Kills the process (`SIGKILL`).

@@ -28,13 +28,13 @@ pub struct Request {
 pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// One more header line without its line end; empty for none.
+    /// An additional header line without its line end; empty for none.
     pub header: String,
     /// The body.
     pub body: String,
     /// Delay before the response.
     pub delay: Duration,
-    /// Bytes of the announced body that are never sent.
+    /// Number of bytes by which `content-length` is larger than the body; then the connection is closed.
     pub missing: usize,
 }
 
@@ -69,8 +69,8 @@ impl Receiver {
     pub async fn with_script(
         script: impl Fn(&Request) -> Response + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let recorded = requests.clone();
         let script: Script = Arc::new(script);

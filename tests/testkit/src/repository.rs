@@ -9,7 +9,8 @@ use std::{
 
 use tempfile::TempDir;
 
-/// HTTP server in Perl (installed wherever git is): responds with `page.txt` and its own environment.
+/// HTTP server in Perl, which git depends on: responds with `page.txt` and its own environment variables.
+/// `/keep/<word>` stores a word in the data directory, and `/end` ends the server.
 const SERVER: &str = r#"use IO::Socket::INET;
 open(my $file, '<', 'page.txt') or die "no page: $!"; my $page = join '', <$file>;
 my $server = IO::Socket::INET->new(
@@ -48,9 +49,10 @@ pub struct Repository {
 impl Repository {
     /// Creates a repository with one commit on `main` that serves `page`.
     pub fn new(page: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        // The runner reads it as another account, if the tests run as root.
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        // If the tests run as root, the runner reads it as another account.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .expect("the mode of the directory can be set");
         let repository = Self { folder };
         repository.git(&["init", "--quiet", "--initial-branch=main"]);
         repository.write("server.pl", SERVER);
@@ -64,14 +66,14 @@ impl Repository {
         self.folder.path()
     }
 
-    /// Address of the repository: its path.
+    /// URL of the repository for a project: its path.
     pub fn url(&self) -> String {
         self.path().to_string_lossy().into_owned()
     }
 
     /// Writes a file without a commit.
     pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.file(name), text).expect("a file");
+        fs::write(self.file(name), text).expect("the file can be written");
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -82,9 +84,9 @@ impl Repository {
     pub fn commit(&self, page: &str) -> String {
         let file = self.file("page.txt");
         if page.is_empty() {
-            fs::remove_file(file).expect("a page");
+            fs::remove_file(file).expect("there is a page");
         } else {
-            fs::write(file, format!("{page}\n")).expect("a page");
+            fs::write(file, format!("{page}\n")).expect("the page can be written");
         }
         self.git(&["add", "--all"]);
         let author = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"];

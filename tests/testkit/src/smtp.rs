@@ -23,7 +23,7 @@ struct State {
     mails: Mutex<Vec<String>>,
     /// Address whose mails are rejected permanently (550); empty for none.
     rejected: String,
-    /// Notified of each mail before the acknowledgement; then the connection is closed without one.
+    /// If set, gets a message for each received mail, and the connection is closed without acknowledgement.
     drop_acks: Option<mpsc::UnboundedSender<()>>,
 }
 
@@ -41,13 +41,13 @@ impl Smtp {
     /// Starts a server that stores mails and closes the connection instead of an acknowledgement; the
     /// receiver gets a message for each mail.
     pub async fn dropping_acks() -> (Self, mpsc::UnboundedReceiver<()>) {
-        let (send, taken) = mpsc::unbounded_channel();
-        (Self::with(State { drop_acks: Some(send), ..State::default() }).await, taken)
+        let (sender, received) = mpsc::unbounded_channel();
+        (Self::with(State { drop_acks: Some(sender), ..State::default() }).await, received)
     }
 
     async fn with(state: State) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
         let mut server = Self { port, state: Arc::new(state), serving: None };
         server.serve(listener);
         server
@@ -71,7 +71,8 @@ impl Smtp {
 
     /// Listens on the same port again.
     pub async fn restart(&mut self) {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its port");
+        let listener =
+            TcpListener::bind(("127.0.0.1", self.port)).await.expect("the port is still unused");
         self.serve(listener);
     }
 
@@ -102,7 +103,7 @@ async fn receive(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
                 b"550 5.1.1 no such mailbox\r\n"
             }
             "DATA" => {
-                stream.write_all(b"354 go on\r\n").await?;
+                stream.write_all(b"354 end with a line with a dot\r\n").await?;
                 let mut mail = String::new();
                 while stream.read_line(&mut mail).await? != 0 && !mail.ends_with("\r\n.\r\n") {}
                 state.mails.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
@@ -110,7 +111,7 @@ async fn receive(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
                     let _ = dropped.send(());
                     return Ok(());
                 }
-                b"250 kept\r\n"
+                b"250 accepted\r\n"
             }
             "QUIT" => {
                 stream.write_all(b"221 bye\r\n").await?;

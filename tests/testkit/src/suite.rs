@@ -30,13 +30,13 @@ use crate::{Database, Person, database, eventually, network};
 pub struct Options {
     /// URL of a NATS server; without one, events are delivered within the process.
     pub nats_url: Option<String>,
-    /// Seconds without NATS after which events are sent to the log directly; 0 for the default.
+    /// Seconds without NATS after which events are sent to the audit log directly; 0 for the default.
     pub nats_patience_s: u64,
     /// URL of a mail server; without one, mails are written to files.
     pub smtp_url: Option<String>,
-    /// Safety devices that are switched off.
+    /// Injected faults: protections that are switched off.
     pub faults: FaultInjection,
-    /// Adds latency to the connections to the database.
+    /// Adds 2 ms of latency in each direction to the connections to the database.
     pub slow_database: bool,
     /// Limit on calls in flight; 0 for the default.
     pub in_flight_max: usize,
@@ -48,7 +48,7 @@ pub struct Options {
     pub trusted_proxies: Vec<IpAddr>,
     /// Limit on sign-ins per address and minute; 0 for none.
     pub sign_ins_max: u32,
-    /// Limit on organizations that one account creates; 0 for 1,000.
+    /// Limit on organizations that one account creates; 0 for 1,000, more than any test creates.
     pub created_orgs_max: i64,
     /// URL of an `OpenID` provider.
     pub oidc_issuer: Option<String>,
@@ -56,7 +56,7 @@ pub struct Options {
     pub invitations_max: i64,
     /// Limit on invitation mails per address and day; 0 for none.
     pub invitation_mails_max: i64,
-    /// Error of the clock of the machine, compared with the clock of the database.
+    /// Simulated difference of the machine's clock from the database's clock.
     pub clock_error: chassis::clock::Duration,
     /// Addresses that are not public and to which webhooks are allowed.
     pub webhook_exceptions: Vec<String>,
@@ -78,11 +78,11 @@ pub struct Suite {
     pub pool: PgPool,
     /// Address of the gRPC server.
     pub address: SocketAddr,
-    /// Channel of the billing system to identity.
+    /// Channel for calls of the external service `billing` to identity.
     pub billing_to_identity: ServiceChannel,
-    /// Channel of the project service to audit.
+    /// Channel for calls of the project service to audit.
     pub project_to_audit: ServiceChannel,
-    /// Channel of the project service to identity.
+    /// Channel for calls of the project service to identity.
     pub project_to_identity: ServiceChannel,
     monitoring_to_invitation: ServiceChannel,
     billing_to_project: ServiceChannel,
@@ -102,9 +102,9 @@ impl Suite {
     /// Starts the suite with some settings changed.
     pub async fn start_with(options: Options) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        log();
+        start_logging();
         let database = Database::new().await;
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         let clock = Clock::skewed_by(options.clock_error);
         Self::launch(options, database, folder, clock).await
     }
@@ -112,15 +112,18 @@ impl Suite {
     async fn launch(options: Options, database: Database, folder: TempDir, clock: Clock) -> Self {
         let mut database_options = database.options.clone();
         if options.slow_database {
-            let socket = database_options.get_socket().expect("a socket").join(".s.PGSQL.5432");
+            let socket = database_options
+                .get_socket()
+                .expect("the server has a Unix socket")
+                .join(".s.PGSQL.5432");
             let url =
                 format!("postgres://tenantry@127.0.0.1:{}/x", network::slow_link(socket).await);
-            let over_tcp: PgConnectOptions = url.parse().expect("an address");
+            let over_tcp: PgConnectOptions = url.parse().expect("a valid URL");
             database_options =
                 over_tcp.database(database_options.get_database().unwrap_or_default());
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let host = host(&options, database_options, folder.path(), address)
             .with_clock(clock.clone())
             .with_faults(options.faults);
@@ -133,11 +136,11 @@ impl Suite {
 
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let serving = host.run(listener, move || _ = ready.send(()), stopped);
+        let (ready_sender, ready) = tokio::sync::oneshot::channel();
+        let serving = host.run(listener, move || _ = ready_sender.send(()), stopped);
         let mut running = tokio::task::spawn(serving);
         tokio::select! {
-            _ = is_ready => {}
+            _ = ready => {}
             ended = &mut running => panic!("the suite did not start: {ended:?}"),
         }
         let client =
@@ -167,11 +170,11 @@ impl Suite {
     /// Starts a second instance on the same database and NATS server.
     pub async fn replica(&self) -> Self {
         assert!(self.options.nats_url.is_some(), "replicas share a NATS server");
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         std::fs::copy(self.folder.path().join("secret.key"), folder.path().join("secret.key"))
-            .expect("the deployment's key");
+            .expect("the suite has a deployment key");
         std::fs::copy(self.folder.path().join("audit.key"), folder.path().join("audit.key"))
-            .expect("the log's key");
+            .expect("the suite has a key of the audit log");
         let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
         Self::launch(options, self.database.share(), folder, self.clock.clone()).await
     }
@@ -183,7 +186,7 @@ impl Suite {
 
     /// Checks the stored audit log like `tenantry audit fsck`.
     pub async fn fsck(&self) -> audit::Findings {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         for name in ["secret.key", "audit.key", "audit.keys", "audit.signed"] {
             std::fs::copy(self.folder.path().join(name), folder.path().join(name))
                 .expect("a file of the data directory");
@@ -212,11 +215,9 @@ impl Suite {
 
     /// Reports an alert as the monitoring system.
     pub async fn report_alert(&self, report: ntf::ReportAlertRequest) -> Option<ntf::Alert> {
-        let mut monitoring_to_invitation =
-            AlertServiceClient::new(self.monitoring_to_invitation.clone());
-        let answer =
-            monitoring_to_invitation.report_alert(report).await.expect("a report is accepted");
-        answer.into_inner().alert
+        let mut alerts = AlertServiceClient::new(self.monitoring_to_invitation.clone());
+        let response = alerts.report_alert(report).await.expect("the report is accepted");
+        response.into_inner().alert
     }
 
     /// Clients of all services over one connection.
@@ -234,12 +235,13 @@ impl Suite {
         Person::join(&self.client, &self.mailbox, email).await.expect("a person registers")
     }
 
-    /// Result of a query for one number.
+    /// Executes a query that returns one number.
     pub async fn count(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a count")
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the query returns one number")
     }
 
-    /// Number of events written to outboxes so far, and of entries in the log.
+    /// Number of events written to outboxes so far, and number of entries in the audit log. The tree with the
+    /// id `ffffffff-…` is left out, because its entries are checkpoints of the other trees.
     pub async fn written_and_logged(&self) -> (i64, i64) {
         let written = "select coalesce(sum(n), 0)::bigint from (
                            select sum(last) from identity.outbox_sequence
@@ -258,17 +260,17 @@ impl Suite {
             "select count(*) from audit.entry join audit.term on term.number = entry.action
                        where value = $1";
         let entries = sqlx::query_scalar(entries).bind(action);
-        entries.fetch_one(&self.pool).await.expect("a count")
+        entries.fetch_one(&self.pool).await.expect("the query returns one number")
     }
 
-    /// Number of transactions begun on connections that were already in one.
+    /// Number of `BEGIN`s on connections that were already in a transaction.
     pub fn nested_transactions(&self) -> usize {
         self.database.nested_transactions()
     }
 
-    /// Waits until every event is in the log.
+    /// Waits until every event that was written to an outbox is in the audit log.
     pub async fn wait_for_log(&self) {
-        eventually("the log of every event", async || {
+        eventually("the ingestion of every event", async || {
             let (written, logged) = self.written_and_logged().await;
             (written == logged).then_some(())
         })
@@ -276,8 +278,8 @@ impl Suite {
     }
 }
 
-/// Prints the log of the suite with `RUST_LOG=info cargo test …`.
-fn log() {
+/// Prints the log of the suite if the environment variable `RUST_LOG` is set.
+fn start_logging() {
     if let Ok(log) = std::env::var("RUST_LOG") {
         // Fails for the second suite of a process: the subscriber is already set.
         let _ = Telemetry::start("test", &Config { log, ..database::config() });
@@ -322,11 +324,11 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         ),
         ..defaults
     };
-    let data = DataDir::open(Some(folder)).expect("a data directory");
-    // If the tests run as root, deployed code runs as another account.
+    let data = DataDir::open(Some(folder)).expect("the data directory can be opened");
+    // If the tests run as root, deployed code runs as another account, which must be able to enter it.
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("a folder");
-    Host::new(config, database, data).expect("a host")
+        .expect("the mode of the data directory can be set");
+    Host::new(config, database, data).expect("the settings are valid")
 }
 
 /// A setting, or its default for 0.

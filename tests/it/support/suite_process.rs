@@ -1,0 +1,105 @@
+//! The all-in-one program `tenantry` as a process with a private PostgreSQL, which a test kills and starts
+//! again on the same data.
+
+use std::{os::unix::fs::PermissionsExt, path::Path};
+
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tenantry::{client::Client, demo::Mailbox};
+use testkit::{Person, Process, eventually, stop_deployments};
+
+/// The process, its data directory and its address, which stays the same after a restart.
+pub(crate) struct SuiteProcess {
+    /// Client without a credential.
+    pub(crate) client: Client,
+    pub(crate) mailbox: Mailbox,
+    folder: TempDir,
+    port: u16,
+    /// Further flags of the program.
+    flags: Vec<String>,
+    /// `None` between [`Self::kill`] and [`Self::start_again`].
+    process: Option<Process>,
+}
+
+impl SuiteProcess {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(vec![]).await
+    }
+
+    /// Starts the suite with further flags and waits until it answers.
+    pub(crate) async fn start_with(flags: Vec<String>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let (process, client) = launch(folder.path(), port, &flags).await;
+        let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+        Self { client, mailbox, folder, port, flags, process: Some(process) }
+    }
+
+    /// Kills the process (`SIGKILL`). Its PostgreSQL keeps running.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("the process is running").kill();
+    }
+
+    /// Starts a killed suite on the same data and waits until it answers.
+    pub(crate) async fn start_again(&mut self) {
+        let (process, client) = launch(self.folder.path(), self.port, &self.flags).await;
+        self.process = Some(process);
+        self.client = client;
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().expect("the process is running")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Log of the process since its first start.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Connects to the private PostgreSQL.
+    pub(crate) async fn pool(&self) -> PgPool {
+        let socket = self.folder.path().join("run");
+        let options = PgConnectOptions::new_without_pgpass().socket(socket);
+        PgPool::connect_with(options.username("tenantry").database("tenantry")).await.unwrap()
+    }
+
+    /// Registers a person and signs them in.
+    pub(crate) async fn person(&self, email: &str) -> Person {
+        Person::join(&self.client, &self.mailbox, email).await.unwrap()
+    }
+
+    /// Stops the suite, which must drain, and the programs that it has deployed.
+    pub(crate) fn stop(mut self) {
+        let process = self.process.take().expect("the process is running");
+        assert!(process.stop(), "the suite does not drain\n{}", self.log());
+        stop_deployments(self.folder.path());
+    }
+}
+
+/// Starts the process; returns it with a client.
+async fn launch(folder: &Path, port: u16, flags: &[String]) -> (Process, Client) {
+    let mut arguments = vec![
+        format!("--data-dir={}", folder.display()),
+        format!("--listen=127.0.0.1:{port}"),
+        "--created-orgs-max=100000".to_owned(),
+        "--sign-ins-max=0".to_owned(),
+        "--local-repositories=true".to_owned(),
+    ];
+    arguments.extend_from_slice(flags);
+    let process = Process::start("tenantry", &arguments, &folder.join("log"));
+    let url = format!("http://127.0.0.1:{port}");
+    let client =
+        eventually("the start of the suite", async || Client::connect(&url, None).await.ok()).await;
+    (process, client)
+}
