@@ -197,7 +197,7 @@ impl SignIn {
             tx.emit(login_failed(user_id, reason));
             Ok(())
         };
-        self.db.write(call, record).await
+        self.db.write_refusal(call, record).await
     }
 
     /// Emits the event of a failed sign-in if `outcome` is a wrong code; returns the outcome.

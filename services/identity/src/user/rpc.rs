@@ -123,6 +123,10 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let account = call.account()?;
+        // Before the password is verified: after a change, the current one of the request is outdated.
+        if let Some(response) = self.db.stored_response(&call).await? {
+            return reply(response);
+        }
         require_strong(&message.new_password, &account.email)?;
         let current = &message.current_password;
         let verified = self.sign_in.verify_password(&call, account, current).await?;
