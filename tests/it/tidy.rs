@@ -5,6 +5,7 @@ mod documents; // Links and names of tests in documents.
 mod language; // Comments, glossary and rule ids.
 mod layers; // Placement of SQL, I/O and contract messages.
 mod layout; // Length of files and lines, first line of files.
+mod modules; // Imports among the modules of a service.
 mod tenant_isolation; // Tenants in SQL statements.
 
 use std::{

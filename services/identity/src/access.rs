@@ -1,10 +1,9 @@
 //! Authentication of callers, and decisions about their permissions. Snapshots are cached, decisions never.
+//! The rules are in [`identity_rules::access`].
 
 mod audience;
-pub(crate) mod explain;
 pub(crate) mod reader;
 pub(crate) mod rpc;
-mod simulate;
 mod snapshot_cache;
 mod store;
 mod wire;
@@ -17,18 +16,20 @@ use chassis::{
     call::Context,
     token::{Kind, Token},
 };
+use identity_rules::{
+    access::{decide, freshness::Freshness, known_permission, subject},
+    organization::Organization,
+    snapshot::AccessQuery,
+    types::ConsistencyToken,
+};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-pub(crate) use self::snapshot_cache::{Freshness, SnapshotCache};
+pub(crate) use self::snapshot_cache::SnapshotCache;
 use crate::{
     api_key,
     credential::{CredentialCache, StoredCredential},
-    organization::{self, Organization},
-    policy::Permission,
-    session,
-    snapshot::{AccessQuery, Snapshot, Subject, Verdict},
-    types::ConsistencyToken,
+    organization, session,
 };
 
 /// Shortest time between two records of a credential's use.
@@ -111,50 +112,6 @@ impl Authority for LocalAuthority {
         let freshness = Freshness::newest(context.consistency_token.as_deref())?;
         let snapshot = self.snapshots.get(check.org_id, freshness).await?;
         decide(snapshot.as_deref(), subject(context.account()?), &query, freshness)
-    }
-}
-
-/// Returns the permission with a code. The codes of internal callers exist, so a missing one is an internal
-/// error.
-fn known_permission(code: &str) -> Result<Permission> {
-    let permission = Permission::parse(code);
-    Ok(permission.ok_or_else(|| anyhow::anyhow!("the permission {code} does not exist"))?)
-}
-
-/// Decides a query on a snapshot; `None` stands for an unknown organization. Errors about the freshness are
-/// returned only to callers who may know the organization.
-fn decide(
-    snapshot: Option<&Snapshot>,
-    subject: Subject<'_>,
-    query: &AccessQuery,
-    freshness: Freshness,
-) -> Result<Decision> {
-    let Some(snapshot) = snapshot else { return Ok(Decision::default()) };
-    let decision = snapshot.verdict(subject, query).into_decision(Some(snapshot.token()));
-    if decision.visible {
-        freshness.require_version(snapshot)?;
-    }
-    Ok(decision)
-}
-
-/// Returns an account as the subject of a decision.
-pub(crate) fn subject(account: &Account) -> Subject<'_> {
-    Subject { user_id: account.user_id, key: account.key.as_ref() }
-}
-
-impl Verdict {
-    fn into_decision(self, token: Option<ConsistencyToken>) -> Decision {
-        let token = token.map(ConsistencyToken::encode).unwrap_or_default();
-        match self {
-            Self::Allowed => {
-                Decision { allowed: true, visible: true, token, ..Decision::default() }
-            }
-            Self::Denied(reason) => {
-                Decision { visible: true, reason, token, ..Decision::default() }
-            }
-            // Without the token: its version would reveal that the organization exists.
-            Self::Hidden => Decision::default(),
-        }
     }
 }
 

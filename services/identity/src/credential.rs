@@ -1,4 +1,5 @@
-//! Credentials as they are stored, and their cache: sessions and API keys in one shape.
+//! Stored credentials, and their cache. Sessions and API keys have one type, because every call checks
+//! either.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},

@@ -1,16 +1,13 @@
 //! Accounts, sessions, organizations, members and grants on projects. The only service that authenticates
 //! callers and decides about their permissions.
 //!
-//! Each concept is a module, whose files form layers. A file imports only files of its own layer that are
-//! higher in the table, and files of earlier layers; tests may import anything. Rules also use the `From`
-//! implementations in `*/wire`, which need no import.
+//! Each concept is a module, whose files form layers. A file imports only files of earlier layers, and files
+//! of its own layer that are earlier in the table (`tests/it/tidy/modules.rs`). The rules are in the crate
+//! `identity_rules`, which does no I/O.
 //!
 //! | layer | files |
 //! |---|---|
-//! | types | `types` (ids, principals, consistency tokens), `policy` (roles and permissions), `credential` |
-//! | rules, without I/O | `project_access` (grants), `member`, `team`, `organization`, `api_key` |
-//! | | `snapshot` (access of one organization at one version) |
-//! | | `password`, `session`, `second_factor`, `user`, `mailed_link`, `provider` |
+//! | shared types | `column` (stored enums), `credential` (stored credentials), `password/pool` (hashing) |
 //! | statements | `session/store`, `user/store`, `member/store`, then the other `*/store` |
 //! | calls to other services | `organization/peers`, `provider/client` |
 //! | decisions | `access`: authentication, decisions, locks of organizations |
@@ -20,21 +17,19 @@
 
 mod access;
 mod api_key;
+mod column;
 mod credential;
 mod mailed_link;
 mod member;
 mod organization;
 mod password;
-pub mod policy;
 mod project_access;
 mod provider;
 mod reactions;
 mod retention;
 mod second_factor;
 mod session;
-mod snapshot;
 mod team;
-mod types;
 mod user;
 
 use std::sync::Arc;
@@ -50,6 +45,7 @@ use api::identity::{
 };
 use chassis::{Config, Db};
 use host::Host;
+use identity_rules::mailed_link::LinkFactory;
 
 use crate::credential::CredentialCache;
 
@@ -79,7 +75,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
 /// Adds the services of accounts, sessions and second factors, and the mails about accounts.
 fn install_accounts(host: &mut Host, db: &Db, credentials: &CredentialCache) -> anyhow::Result<()> {
     let passwords = Arc::new(password::PasswordHasher::new(host.key()));
-    let links = mailed_link::LinkFactory::new(host.key(), host.config().base_url());
+    let links = LinkFactory::new(host.key(), host.config().base_url());
     let sign_in = Arc::new(session::commands::SignIn::new(
         db.clone(),
         passwords.clone(),

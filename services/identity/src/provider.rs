@@ -1,50 +1,10 @@
-//! Sign-in with an external identity provider: OpenID Connect, authorization code flow with PKCE (RFC
-//! 7636). An existing account is linked by e-mail address only if both sides have verified the address.
+//! Sign-in with an external identity provider: OpenID Connect, authorization code flow with PKCE (RFC 7636).
+//! An existing account is linked by e-mail address only if both sides have verified the address. The refusals
+//! are in [`identity_rules::provider`].
 
 mod client;
 pub(crate) mod commands;
 pub(crate) mod store;
 mod wire;
 
-use api::error::Reason;
-use chassis::{Code, Refusal};
-
 pub(crate) use client::Settings;
-
-/// Reasons for which a sign-in with the identity provider is refused.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("no identity provider is configured; set --oidc-issuer and --oidc-client-id")]
-    NoProvider,
-    #[error("the sign-in is unknown, already completed or expired; start again")]
-    Unknown,
-    #[error("the response of the identity provider is invalid: {0}; start again")]
-    Rejected(String),
-    #[error(
-        "the identity provider has not verified your e-mail address; verify it there, then retry"
-    )]
-    Unverified,
-    #[error(
-        "an account with this e-mail address exists, but the address is not confirmed; sign in with \
-         the password and confirm it first"
-    )]
-    EmailTaken,
-}
-
-impl Refusal for Refused {
-    fn code(&self) -> Code {
-        match self {
-            Self::NoProvider | Self::Unverified | Self::EmailTaken => Code::FailedPrecondition,
-            Self::Unknown | Self::Rejected(_) => Code::Unauthenticated,
-        }
-    }
-
-    fn reason(&self) -> Reason {
-        match self {
-            Self::NoProvider => Reason::DependencyUnavailable,
-            Self::Unknown | Self::Rejected(_) => Reason::ProviderRejected,
-            Self::Unverified => Reason::ProviderUnverified,
-            Self::EmailTaken => Reason::EmailTaken,
-        }
-    }
-}

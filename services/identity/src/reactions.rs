@@ -2,8 +2,9 @@
 
 use api::{invitation, project as pb};
 use chassis::{Result, Tx};
+use identity_rules::types::ProjectRef;
 
-use crate::{organization, project_access::commands, types::ProjectRef};
+use crate::{organization, project_access::commands};
 
 /// Removes a project whose creation was abandoned.
 pub(crate) async fn project_abandoned(tx: &mut Tx, event: pb::ProjectAbandoned) -> Result<()> {
@@ -20,7 +21,7 @@ pub(crate) async fn project_deleted(tx: &mut Tx, event: pb::ProjectDeleted) -> R
     commands::unregister(tx, ProjectRef { org_id, project_id }).await
 }
 
-/// Records that the project service has cleaned up its data of a deleted organization.
+/// Records that the project service has deleted its data of a deleted organization.
 pub(crate) async fn project_cleanup_finished(
     tx: &mut Tx,
     event: pb::OrganizationProjectsClosed,
@@ -29,7 +30,7 @@ pub(crate) async fn project_cleanup_finished(
     organization::store::finish_cleanup(tx, org_id, "project", event.revision).await
 }
 
-/// Records that the invitation service has cleaned up its data of a deleted organization.
+/// Records that the invitation service has deleted its data of a deleted organization.
 pub(crate) async fn invitation_cleanup_finished(
     tx: &mut Tx,
     event: invitation::OrganizationInvitationsClosed,

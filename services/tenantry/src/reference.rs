@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
-use identity::policy::{KeyPolicy, ORG, OrgRole, PROJECT, ProjectRole};
+use identity_rules::policy::{KeyPolicy, ORG, OrgRole, PROJECT, ProjectRole};
 use prost_reflect::{
     Cardinality, DescriptorPool, ExtensionDescriptor, FieldDescriptor, FileDescriptor, Kind,
     MessageDescriptor,

@@ -151,6 +151,13 @@ impl Db {
         M: Message + Check,
         R: Message + Name + Default,
     {
+        const {
+            let is_ours = matches!(R::PACKAGE.as_bytes(), [b't', b'e', b'n', b'a', b'n', b't', ..]);
+            assert!(
+                is_ours,
+                "only a response of the contract is stored; use write_refusal for none"
+            );
+        };
         let key = idempotency::Key::of(&self.response_key, call)?;
         access::refresh_decisions(call).await?;
         let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
@@ -172,6 +179,34 @@ impl Db {
         let (response, emitted_ids) = run(tx, run_once).await?;
         call.record_written(emitted_ids);
         Ok(response)
+    }
+
+    /// Returns the stored response of an earlier call with the same `request_id` and the same message. For
+    /// calls whose checks before the transaction cannot succeed twice, such as the check of a password that
+    /// they change.
+    pub async fn stored_response<M, R>(&self, call: &Call<M>) -> Result<Option<R>>
+    where
+        M: Message + Check,
+        R: Message + Default,
+    {
+        let Some(key) = idempotency::Key::of(&self.response_key, call)? else { return Ok(None) };
+        let mut connection = self.reads.acquire().await?;
+        let Some(first) = idempotency::find(&mut connection, &key).await? else { return Ok(None) };
+        call.record_written(first.event_ids);
+        Ok(Some(R::decode(&*first.response).map_err(anyhow::Error::from)?))
+    }
+
+    /// Runs work on behalf of a call that is refused afterwards: the record of a failed attempt. Stores no
+    /// response, so that a repetition with the same `request_id` is decided again.
+    pub async fn write_refusal<M>(
+        &self,
+        call: &Call<M>,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<()>,
+    ) -> Result<()> {
+        let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
+        let ((), emitted_ids) = run(tx, work).await?;
+        call.record_written(emitted_ids);
+        Ok(())
     }
 
     /// Runs work of the service itself in a transaction. `cause` is the id of the event that is reacted to,

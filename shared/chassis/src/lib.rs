@@ -15,8 +15,9 @@ pub mod rule;
 pub mod server;
 
 pub use primitives::{
-    Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, UserId, budget,
-    clock, datetime, email, error, id, key, key_limits, mask, throttle, timestamp, token, topics,
+    Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, TeamId, UserId,
+    budget, clock, datetime, email, error, id, key, key_limits, mask, throttle, timestamp, token,
+    topics,
 };
 
 pub use access::{Access, Grant, ProjectGrant, ScopeGrant};

@@ -79,3 +79,8 @@ id!(
     UserId,
     "user"
 );
+id!(
+    /// Identifies a team.
+    TeamId,
+    "team"
+);

@@ -18,4 +18,4 @@ pub mod topics;
 
 pub use clock::{Clock, datetime, timestamp};
 pub use error::{Code, Error, OnConstraint, Refusal, Reply, Result};
-pub use id::{OrgId, ProjectId, UserId};
+pub use id::{OrgId, ProjectId, TeamId, UserId};

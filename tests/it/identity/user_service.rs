@@ -334,3 +334,42 @@ async fn a_failed_sign_in_does_not_reveal_accounts() {
     assert_eq!(answers.len(), 1, "{answers:?}");
     suite.finish().await;
 }
+
+/// A refused call stores no response: with the same `request_id` it is decided again, and succeeds only by
+/// doing what it says. A successful call is answered from its stored response, although its password is not
+/// the current one any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_call_with_a_password_is_answered_as_its_request_says() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let id = || chassis::id::new().to_string();
+    let method = format!("{USERS}/ChangePassword");
+    let change = |current: &str, new: &str| {
+        let id = id();
+        json!({ "currentPassword": current, "newPassword": new, "requestId": id })
+    };
+    let third = "a password of a third kind";
+    let early = change(NEW, third);
+    let email_method = format!("{USERS}/RequestEmailChange");
+    let early_email = json!({ "newEmail": "ann@example.org", "password": NEW, "requestId": id() });
+    let refused = ann.call(&method, early.clone()).await.unwrap_err();
+    assert_eq!(refused.reason, "INVALID_LOGIN");
+    let refused = ann.call(&email_method, early_email.clone()).await.unwrap_err();
+    assert_eq!(refused.reason, "INVALID_LOGIN");
+    let first = change(PASSWORD, NEW);
+    ann.call_ok(&method, first.clone()).await;
+    // The password of the refused calls is right now.
+    ann.call_ok(&email_method, early_email).await;
+    suite.mailbox.token("ann@example.org", "tny_ver_").await.unwrap();
+    ann.call_ok(&method, early).await;
+    let sign_in = async |password: &str| {
+        let method = format!("{SESSIONS}/Login");
+        let answer = suite.client.call_json(&method, login("ann@example.com", password)).await;
+        answer.map(|_| ()).map_err(|it| it.reason)
+    };
+    assert_eq!(sign_in(third).await, Ok(()));
+    ann.call_ok(&method, first).await;
+    assert_eq!(sign_in(third).await, Ok(()), "a repetition changes nothing");
+    assert_eq!(sign_in(NEW).await, Err("INVALID_LOGIN".to_owned()));
+    suite.finish().await;
+}

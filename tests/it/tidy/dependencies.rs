@@ -5,7 +5,7 @@ use std::{
     fs,
 };
 
-use super::{files, root};
+use super::{Source, files, root};
 
 /// Crates of the workspace and the crates of the workspace that they depend on, from their manifests.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
@@ -42,13 +42,55 @@ fn the_table_of_crates_in_the_architecture_is_current() {
     assert_eq!(documented, actual, "ARCHITECTURE.md and the manifests differ");
 }
 
+/// Crates that a crate of rules may depend on. The libraries do no I/O. `chassis` does, for services; only
+/// `async` code can call it, which a rule must not contain.
+const ALLOWED_IN_RULES: [&str; 16] = [
+    "anyhow",
+    "api",
+    "chassis",
+    "data-encoding",
+    "idna",
+    "ipnet",
+    "primitives",
+    "prost",
+    "prost-types",
+    "secrecy",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "time",
+    "totp-rs",
+    "uuid",
+];
+
+/// Rules depend on no library for I/O, and contain no `async` code.
+#[test]
+fn rules_do_no_io() {
+    for Source { path, text } in files("services", &["rules/Cargo.toml"]) {
+        let section = text.split("\n[").find(|it| it.starts_with("dependencies]")).unwrap();
+        let keys = section.lines().skip(1).filter_map(|line| line.split(['.', ' ', '=']).next());
+        for key in keys.filter(|key| !key.is_empty() && !key.starts_with('#')) {
+            assert!(ALLOWED_IN_RULES.contains(&key), "{path}: {key} is not allowed in rules");
+        }
+        for Source { path, text } in files(path.trim_end_matches("Cargo.toml"), &[".rs"]) {
+            for io in ["async ", ".await", "std::fs", "std::net", "std::thread"] {
+                assert!(!text.contains(io), "{path} is a rule and contains {io}");
+            }
+        }
+    }
+}
+
 #[test]
 fn services_do_not_depend_on_each_other() {
     let dependencies = dependencies();
     let services = ["identity", "project", "invitation", "audit", "runner"];
     for service in services {
         for other in services {
+            let rules_of_other = format!("{other}-rules");
             assert!(!dependencies[service].contains(other), "{service} depends on {other}");
+            let is_own = service == other;
+            let depends = dependencies[service].contains(&rules_of_other);
+            assert!(is_own || !depends, "{service} depends on {rules_of_other}");
         }
     }
 }

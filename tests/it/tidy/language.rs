@@ -50,7 +50,7 @@ fn unused_words() -> BTreeSet<String> {
 }
 
 /// Code without string literals and comments.
-fn code_only(text: &str) -> String {
+pub(super) fn code_only(text: &str) -> String {
     let mut code = String::new();
     for line in text.lines() {
         let line = line.split("//").next().unwrap_or_default();

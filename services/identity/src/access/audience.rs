@@ -2,11 +2,11 @@
 //! event (NO-10).
 
 use chassis::{Db, OrgId, Result, UserId, email};
+use identity_rules::snapshot::{AccessQuery, Snapshot, Subject, Verdict};
 
 use super::store::{self, Contact};
-use crate::snapshot::{AccessQuery, Snapshot, Subject, Verdict};
 
-/// The accounts and addresses that are looked up in addition to the members.
+/// Accounts and addresses that the event names. They are looked up in addition to the members.
 pub(super) struct Candidates {
     pub(super) user_ids: Vec<UserId>,
     pub(super) emails: Vec<String>,

@@ -5,18 +5,22 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use api::identity as pb;
 use chassis::{Account, Db, Error, Grant, OrgId, ProjectId, Result, UserId, page::Page};
+use identity_rules::{
+    access::{
+        explain::{self, Explanation, Labels},
+        freshness::Freshness,
+        known_permission, subject,
+    },
+    policy::{OrgRole, Permission, ProjectRole},
+    snapshot::{AccessQuery, Change, Snapshot, Verdict},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Freshness, SnapshotCache,
+    SnapshotCache,
     audience::{self, Audience, Candidates},
-    explain::{self, Explanation, Labels},
-    store, subject,
-};
-use crate::{
-    policy::{OrgRole, Permission, ProjectRole},
-    snapshot::{AccessQuery, Change, Snapshot, Verdict},
+    store,
 };
 
 /// Reads snapshots, and the names and events that explanations mention.
@@ -89,7 +93,7 @@ impl AccessReader {
         let (users, next_page_token) = holders_of(&snapshot, query, page)?;
         let ids = explain::mentioned_ids(&snapshot, &users, query);
         let names = store::names(&self.db, org_id, &ids).await?;
-        // Without origins: they are loaded for current facts only.
+        // Without origins: those of past facts are not loaded.
         let labels = Labels { names, ..Labels::default() };
         Ok(Some(holder_page(&snapshot, query, &users, &labels, next_page_token)))
     }
@@ -180,7 +184,7 @@ pub(super) fn require_project(snapshot: &Snapshot, query: &AccessQuery) -> Resul
 /// Refuses callers who may not see the access of others.
 fn require_access_view(snapshot: &Snapshot, account: &Account) -> Result<()> {
     let code = "org.access.view";
-    let permission = super::known_permission(code)?;
+    let permission = known_permission(code)?;
     let query = AccessQuery { permission, project_id: None, write: false };
     if snapshot.verdict(subject(account), &query) != Verdict::Allowed {
         return Err(Error::Denied { permission: code.to_owned() });

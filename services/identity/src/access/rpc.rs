@@ -2,16 +2,21 @@
 
 use api::identity::{self as pb, access_service_server::AccessService};
 use chassis::{Access, Call, Error, OrgId, Reply, Result, datetime, page::Pager, reply};
+use identity_rules::{
+    access::{
+        decide,
+        simulate::{self, Differences},
+        subject,
+    },
+    snapshot::{AccessQuery, Change},
+};
 use tonic::Request;
 
 use super::{
     audience::Candidates,
-    decide,
     reader::{self, AccessReader, HolderPage},
-    simulate::{self, Differences},
-    subject, wire,
+    wire,
 };
-use crate::snapshot::{AccessQuery, Change};
 
 /// The service and what its methods need.
 pub(crate) struct Rpc {

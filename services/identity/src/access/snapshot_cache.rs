@@ -8,60 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::error::Reason;
-use chassis::{Code, Db, Error, OrgId, Result};
+use chassis::{Db, OrgId, Result};
+use identity_rules::{access::freshness::Freshness, snapshot::Snapshot};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
 use super::store;
-use crate::{snapshot::Snapshot, types::ConsistencyToken};
-
-/// Longest time since a snapshot was known to be the newest, for a decision that may use a cached one (G-06).
-const AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Number of locks over which the loads of organizations are spread.
 const LOAD_LOCKS: usize = 64;
-
-/// The age that a snapshot may have for a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Freshness {
-    /// The newest version; it must include the version of the token, if there is one.
-    Newest(Option<ConsistencyToken>),
-    /// The version of the token or a newer one, and no older than [`AGE_MAX`].
-    AtLeast(ConsistencyToken),
-    /// Known to be the newest version at most this long ago.
-    MaxAge(Duration),
-}
-
-impl Freshness {
-    /// Requires the newest version, which must include the version of a token.
-    pub(crate) fn newest(token: Option<&str>) -> Result<Self> {
-        Ok(Self::Newest(token.map(parse_token).transpose()?))
-    }
-
-    /// Requires the version of a token or a newer one.
-    pub(crate) fn at_least(token: &str) -> Result<Self> {
-        Ok(Self::AtLeast(parse_token(token)?))
-    }
-
-    /// Fails if a snapshot is older than the version of the caller's token. Call it only for callers who
-    /// may know the organization: a forged token would reveal to others that it exists.
-    pub(super) fn require_version(self, snapshot: &Snapshot) -> Result<()> {
-        let (Self::Newest(Some(token)) | Self::AtLeast(token)) = self else { return Ok(()) };
-        if token.org_id == snapshot.org_id && token.access_version > snapshot.version {
-            return Err(token_ahead());
-        }
-        Ok(())
-    }
-}
-
-fn parse_token(text: &str) -> Result<ConsistencyToken> {
-    let invalid = || {
-        let description = "must be a consistency token from an earlier response";
-        Error::invalid("consistency_token", description)
-    };
-    ConsistencyToken::parse(text).ok_or_else(invalid)
-}
 
 /// The newest known snapshots; clones share one cache.
 #[derive(Clone)]
@@ -129,27 +84,18 @@ impl SnapshotCache {
         Ok(snapshots)
     }
 
-    /// Returns the cached snapshot, if it is fresh enough without a read of the newest version.
+    /// Returns the cached snapshot, if it is fresh enough without a read of the newest version. `now` is
+    /// [`Self::elapsed_ms`].
     fn find_cached(&self, org_id: OrgId, freshness: Freshness, now: u64) -> Option<Arc<Snapshot>> {
-        let age_max = match freshness {
-            Freshness::Newest(_) => return None,
-            Freshness::AtLeast(_) => AGE_MAX,
-            Freshness::MaxAge(age) => age.min(AGE_MAX),
-        };
         let entry = self.cache.get(&org_id)?;
         let verified_at = entry.verified_at.load(Ordering::Acquire);
         let age = Duration::from_millis(now.saturating_sub(verified_at));
-        let has_version = match freshness {
-            Freshness::AtLeast(token) => {
-                token.org_id != org_id || entry.snapshot.version >= token.access_version
-            }
-            _ => true,
-        };
-        (has_version && age < age_max).then(|| entry.snapshot.clone())
+        let is_fresh = freshness.accepts(org_id, entry.snapshot.version, age);
+        is_fresh.then(|| entry.snapshot.clone())
     }
 
-    /// Returns the snapshot of a version or of a newer one, from the cache or the database. `newest` was
-    /// the newest version at some time after `called_at`.
+    /// Returns the snapshot of a version or of a newer one, from the cache or the database. `newest` was read
+    /// from the database after `called_at` ([`Self::elapsed_ms`]).
     async fn get_version(
         &self,
         org_id: OrgId,
@@ -180,19 +126,8 @@ impl SnapshotCache {
         Some(entry.snapshot.clone())
     }
 
+    /// Returns the time since the cache was created, in milliseconds.
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.created_at.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-fn token_ahead() -> Error {
-    Error::Refused {
-        code: Code::Unavailable,
-        reason: Reason::ConsistencyTokenAhead,
-        message:
-            "the consistency token is newer than this database, which lags or was restored from an \
-                  older backup; retry, or omit the token"
-                .to_owned(),
-        metadata: vec![],
     }
 }

@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use chassis::{Db, OrgId, ProjectId, Result, UserId};
+use chassis::{Db, OrgId, Result, UserId};
+use identity_rules::{
+    access::fact::{FactKey, FactKind, FactOrigin, FactRow, build},
+    snapshot::{Snapshot, Status},
+    types::StoredText,
+};
 use sqlx::{PgConnection, query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-use crate::{
-    policy::{OrgRole, ProjectRole},
-    snapshot::{Change, Snapshot, Status},
-    types::{Principal, TeamId},
-};
 
 /// Returns the access version of an organization. Every decision from the newest state makes this read, by
 /// primary key.
@@ -28,50 +27,11 @@ pub(crate) async fn versions(db: &Db, org_ids: &[OrgId]) -> Result<HashMap<OrgId
     Ok(rows.into_iter().map(|row| (row.id, row.access_version)).collect())
 }
 
-/// The kind of a fact about access, as tables store it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum FactKind {
-    Member,
-    Team,
-    TeamMember,
-    Project,
-    UserGrant,
-    TeamGrant,
-}
-
-impl FactKind {
-    fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "member" => Self::Member,
-            "team" => Self::Team,
-            "team_member" => Self::TeamMember,
-            "project" => Self::Project,
-            "user_grant" => Self::UserGrant,
-            "team_grant" => Self::TeamGrant,
-            _ => return None,
-        })
-    }
-
-    /// Returns true if the fact connects a member, team or project to another one.
-    fn is_relation(self) -> bool {
-        matches!(self, Self::TeamMember | Self::UserGrant | Self::TeamGrant)
-    }
-}
-
-/// A fact, as tables store it.
-struct FactRow {
-    kind: String,
-    /// The account, team or project.
-    subject_id: Uuid,
-    /// The team or project to which the subject is related; the subject itself if there is none.
-    place_id: Uuid,
-    role: Option<String>,
-}
-
-/// Loads the snapshot of an organization. One statement, so that all rows are of one version.
+/// Loads the snapshot of an organization. One statement, so that all rows are of one version. The first part
+/// is the organization itself, with its subscription in the column `role`.
 pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result<Option<Snapshot>> {
     let rows = query!(
-        r#"select 'organization' as "kind!", id as "subject_id!: Uuid", id as "place_id!: Uuid",
+        r#"select 'organization' as "kind!", id as "subject_id!: Uuid", id as "object_id!: Uuid",
                   subscription as "role: String", access_version as "version!", deleted_at
            from organization where id = $1
            union all
@@ -90,17 +50,19 @@ pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result
     )
     .fetch_all(connection)
     .await?;
-    let Some(head) = rows.iter().find(|it| it.kind == "organization") else { return Ok(None) };
-    let status = match (&head.deleted_at, head.role.as_deref()) {
+    let Some(organization) = rows.iter().find(|it| it.kind == "organization") else {
+        return Ok(None);
+    };
+    let status = match (&organization.deleted_at, organization.role.as_deref()) {
         (Some(_), _) => Status::Deleted,
         (None, Some("blocked")) => Status::Blocked,
         (None, _) => Status::Active,
     };
-    let snapshot = Snapshot::new(org_id, head.version, status);
+    let snapshot = Snapshot::new(org_id, organization.version, status);
     let facts = rows.into_iter().map(|row| FactRow {
         kind: row.kind,
         subject_id: row.subject_id,
-        place_id: row.place_id,
+        object_id: row.object_id,
         role: row.role,
     });
     Ok(Some(build(snapshot, &facts.collect::<Vec<_>>())))
@@ -121,97 +83,13 @@ pub(crate) async fn load_past(
     let Some(version) = version.fetch_one(db.pool()).await? else { return Ok(None) };
     let facts = sqlx::query_as!(
         FactRow,
-        "select kind, subject_id, place_id, role from access_fact
+        "select kind, subject_id, place_id as object_id, role from access_fact
          where org_id = $1 and from_version <= $2 and (to_version is null or to_version > $2)",
         org_id.0,
         version
     );
     let facts = facts.fetch_all(db.pool()).await?;
     Ok(Some(build(Snapshot::new(org_id, version, Status::Active), &facts)))
-}
-
-/// Adds facts to a snapshot: first members, teams and projects, then the relations between them.
-fn build(mut snapshot: Snapshot, rows: &[FactRow]) -> Snapshot {
-    let facts = rows.iter().filter_map(|row| Some((FactKind::parse(&row.kind)?, row)));
-    let (relations, objects): (Vec<_>, Vec<_>) = facts.partition(|(kind, _)| kind.is_relation());
-    for (kind, row) in objects.into_iter().chain(relations) {
-        if let Some(change) = to_change(kind, row) {
-            snapshot.apply(change);
-        }
-    }
-    snapshot
-}
-
-/// Returns the change that adds a fact to a snapshot; `None` for an unknown role.
-fn to_change(kind: FactKind, row: &FactRow) -> Option<Change> {
-    let role = row.role.as_deref().unwrap_or_default();
-    let user_id = UserId(row.subject_id);
-    let project_id = ProjectId(row.place_id);
-    Some(match kind {
-        FactKind::Member => Change::SetRole(user_id, parse_org_role(role)?),
-        FactKind::Team => Change::AddTeam(TeamId(row.subject_id)),
-        FactKind::Project => Change::AddProject(project_id),
-        FactKind::TeamMember => Change::AddToTeam(TeamId(row.place_id), user_id),
-        FactKind::UserGrant => {
-            Change::Grant(project_id, Principal::User(user_id), parse_project_role(role)?)
-        }
-        FactKind::TeamGrant => {
-            let principal = Principal::Team(TeamId(row.subject_id));
-            Change::Grant(project_id, principal, parse_project_role(role)?)
-        }
-    })
-}
-
-fn parse_org_role(text: &str) -> Option<OrgRole> {
-    Some(match text {
-        "viewer" => OrgRole::Viewer,
-        "developer" => OrgRole::Developer,
-        "admin" => OrgRole::Admin,
-        "owner" => OrgRole::Owner,
-        _ => return None,
-    })
-}
-
-fn parse_project_role(text: &str) -> Option<ProjectRole> {
-    Some(match text {
-        "viewer" => ProjectRole::Viewer,
-        "developer" => ProjectRole::Developer,
-        "admin" => ProjectRole::Admin,
-        _ => return None,
-    })
-}
-
-/// The identity of a fact about access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FactKey {
-    pub(crate) kind: FactKind,
-    pub(crate) subject_id: Uuid,
-    /// Like [`FactRow::place_id`].
-    pub(crate) place_id: Uuid,
-}
-
-impl FactKey {
-    /// Returns the key of a membership in the organization.
-    pub(crate) fn member(user_id: UserId) -> Self {
-        Self { kind: FactKind::Member, subject_id: user_id.0, place_id: user_id.0 }
-    }
-
-    /// Returns the key of a grant to a member.
-    pub(crate) fn user_grant(user_id: UserId, project_id: ProjectId) -> Self {
-        Self { kind: FactKind::UserGrant, subject_id: user_id.0, place_id: project_id.0 }
-    }
-
-    /// Returns the key of a grant to a team.
-    pub(crate) fn team_grant(team_id: TeamId, project_id: ProjectId) -> Self {
-        Self { kind: FactKind::TeamGrant, subject_id: team_id.0, place_id: project_id.0 }
-    }
-}
-
-/// The event that established a fact, and its time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FactOrigin {
-    pub(crate) event_id: Uuid,
-    pub(crate) changed_at: OffsetDateTime,
 }
 
 /// Returns the origins of the current facts about some accounts and teams of an organization.
@@ -221,7 +99,7 @@ pub(crate) async fn origins(
     subjects: &[Uuid],
 ) -> Result<HashMap<FactKey, FactOrigin>> {
     let rows = query!(
-        "select kind, subject_id, place_id, event_id, changed_at
+        "select kind, subject_id, place_id as object_id, event_id, changed_at
          from access_fact
          join access_change on access_change.org_id = access_fact.org_id and version = from_version
          where access_fact.org_id = $1 and to_version is null and subject_id = any($2)",
@@ -230,8 +108,8 @@ pub(crate) async fn origins(
     );
     let rows = rows.fetch_all(db.pool()).await?;
     let origins = rows.into_iter().filter_map(|row| {
-        let kind = FactKind::parse(&row.kind)?;
-        let key = FactKey { kind, subject_id: row.subject_id, place_id: row.place_id };
+        let kind = FactKind::parse_text(&row.kind)?;
+        let key = FactKey { kind, subject_id: row.subject_id, object_id: row.object_id };
         Some((key, FactOrigin { event_id: row.event_id, changed_at: row.changed_at }))
     });
     Ok(origins.collect())

@@ -2,25 +2,20 @@
 
 use std::time::Duration;
 
-use api::{
-    error::Reason,
-    identity::{self as pb, access_change::Change as ChangeMessage},
-};
+use api::{error::Reason, identity as pb};
 use chassis::{Account, Error, OrgId, ProjectId, Result, access::Decision, timestamp};
 use data_encoding::HEXLOWER;
+use identity_rules::{
+    access::{explain::Explanation, freshness::Freshness},
+    policy::{self, OrgRole, Permission, ProjectRole},
+    snapshot::{AccessQuery, Snapshot},
+};
 use prost::Message;
 
 use super::{
-    Freshness,
     audience::{Audience, Candidates},
-    explain::Explanation,
     reader::HolderPage,
     store::Contact,
-};
-use crate::{
-    policy::{self, OrgPermission, OrgRole, Permission, ProjectPermission, ProjectRole},
-    snapshot::{AccessQuery, Change, Snapshot},
-    types::Principal,
 };
 
 /// Returns the freshness that a request requires; `call_token` is the token of the call's metadata.
@@ -126,32 +121,6 @@ pub(crate) fn matrix() -> pb::GetPermissionMatrixResponse {
     }
 }
 
-impl From<&OrgPermission> for pb::PermissionRow {
-    fn from(permission: &OrgPermission) -> Self {
-        let roles = [OrgRole::Viewer, OrgRole::Developer, OrgRole::Admin, OrgRole::Owner];
-        let roles = roles.into_iter().filter(|it| *it >= permission.min_role);
-        Self {
-            permission: permission.code.to_owned(),
-            roles: roles.map(|it| it.as_str().to_owned()).collect(),
-            org_admin: false,
-            keys: pb::KeyPolicy::from(permission.keys).into(),
-        }
-    }
-}
-
-impl From<&ProjectPermission> for pb::PermissionRow {
-    fn from(permission: &ProjectPermission) -> Self {
-        let roles = [ProjectRole::Viewer, ProjectRole::Developer, ProjectRole::Admin];
-        let roles = roles.into_iter().filter(|it| *it >= permission.min_role);
-        Self {
-            permission: permission.code.to_owned(),
-            roles: roles.map(|it| it.as_str().to_owned()).collect(),
-            org_admin: permission.org_admin,
-            keys: pb::KeyPolicy::from(permission.keys).into(),
-        }
-    }
-}
-
 /// Returns the response to `ListProjectHolders`.
 pub(crate) fn project_holders_response(
     page: HolderPage,
@@ -236,34 +205,5 @@ pub(crate) fn authenticate_response(account: &Account) -> pb::AuthenticateRespon
         credential_id: account.credential_id.to_string(),
         key,
         authenticate_time: account.authenticated_at.map(timestamp),
-    }
-}
-
-impl TryFrom<&pb::AccessChange> for Change {
-    type Error = Error;
-
-    fn try_from(message: &pb::AccessChange) -> Result<Self, Error> {
-        let missing = || Error::invalid("changes", "must each set one change");
-        Ok(match message.change.as_ref().ok_or_else(missing)? {
-            ChangeMessage::ChangeRole(it) => {
-                Self::SetRole(it.user_id.parse()?, OrgRole::try_from(it.role())?)
-            }
-            ChangeMessage::RemoveMember(it) => Self::RemoveMember(it.user_id.parse()?),
-            ChangeMessage::AddToTeam(it) => {
-                Self::AddToTeam(it.team_id.parse()?, it.user_id.parse()?)
-            }
-            ChangeMessage::RemoveFromTeam(it) => {
-                Self::RemoveFromTeam(it.team_id.parse()?, it.user_id.parse()?)
-            }
-            ChangeMessage::DeleteTeam(it) => Self::DeleteTeam(it.team_id.parse()?),
-            ChangeMessage::Grant(it) => Self::Grant(
-                it.project_id.parse()?,
-                Principal::try_from(&it.principal)?,
-                ProjectRole::try_from(it.role())?,
-            ),
-            ChangeMessage::Revoke(it) => {
-                Self::Revoke(it.project_id.parse()?, Principal::try_from(&it.principal)?)
-            }
-        })
     }
 }

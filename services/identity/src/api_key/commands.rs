@@ -4,11 +4,15 @@ use chassis::{
     Grant, ProjectGrant, Result, Tx,
     token::{Kind, Token},
 };
+use identity_rules::{
+    api_key::{ApiKey, Draft},
+    organization::Organization,
+};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-use super::{ApiKey, Draft, store};
-use crate::{access, organization::Organization, project_access};
+use super::store;
+use crate::{access, project_access};
 
 /// A new key, and its token, which is shown only once.
 pub(super) struct CreatedKey {

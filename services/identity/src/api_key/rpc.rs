@@ -2,9 +2,10 @@
 
 use api::identity::{self as pb, api_key_service_server::ApiKeyService};
 use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
+use identity_rules::api_key::Draft;
 use tonic::Request;
 
-use super::{Draft, commands, store};
+use super::{commands, store};
 use crate::credential::CredentialCache;
 
 /// The service and what its methods need.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use chassis::{
     Account, ApiKeyScope, Changed, Db, Error, OrgId, ProjectId, Result, Tx, UserId, page::Page,
 };
+use identity_rules::api_key::ApiKey;
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::ApiKey;
 use crate::credential::StoredCredential;
 
 /// Stores a new key and its event.

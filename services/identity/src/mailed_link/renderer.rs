@@ -1,12 +1,10 @@
 //! Texts of the mails about accounts.
 
 use chassis::{Db, Result};
+use identity_rules::mailed_link::{LinkFactory, Purpose};
 use mail::{Action, EmailMessage, MailRenderer, QueuedMail, RenderOutcome, sanitize};
 
-use super::{
-    LinkFactory, Purpose,
-    store::{self, UnusedLink},
-};
+use super::store::{self, UnusedLink};
 
 /// Renders the mails about accounts. They concern security, so no preference suppresses them.
 pub(crate) struct AccountMailRenderer {

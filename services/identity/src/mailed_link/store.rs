@@ -1,13 +1,13 @@
 //! SQL of mailed links.
 
 use chassis::{Db, Result, Tx, UserId, token::Token};
+use identity_rules::mailed_link::{MailedLink, Purpose, RETENTION, Refused};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 use worker::retention::BATCH;
 
-use super::{MailedLink, Purpose, RETENTION, Refused};
-use crate::user;
+use crate::{column::Stored, user};
 
 /// Stores a link and queues its mail.
 pub(crate) async fn send(tx: &mut Tx, link: &MailedLink) -> Result<()> {
@@ -17,7 +17,7 @@ pub(crate) async fn send(tx: &mut Tx, link: &MailedLink) -> Result<()> {
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         link.id,
         link.user_id as _,
-        link.purpose as _,
+        Stored(link.purpose) as _,
         link.email as _,
         link.canonical_email,
         link.secret_hash,
@@ -63,7 +63,7 @@ pub(crate) async fn invalidate_all(tx: &mut Tx, user_id: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Returns the time of the newest link of one purpose.
+/// Returns the time at which the newest link or notice of one purpose was created.
 pub(crate) async fn last_sent_at(
     tx: &mut Tx,
     user_id: UserId,
@@ -72,12 +72,12 @@ pub(crate) async fn last_sent_at(
     let last = query_scalar!(
         "select max(created_at) from mailed_link where user_id = $1 and purpose = $2",
         user_id.0,
-        purpose as _
+        Stored(purpose) as _
     );
     Ok(last.fetch_one(tx.conn()).await?)
 }
 
-/// Refuses a token without a valid link.
+/// Refuses a token whose link is unknown, used, expired or for another purpose.
 pub(crate) async fn require_valid(db: &Db, purpose: Purpose, token: &Token) -> Result<()> {
     let link = find_unused(db, token.id).await?.ok_or(Refused::Invalid)?.link;
     let user = user::store::get(db, link.user_id).await?.ok_or(Refused::Invalid)?;
@@ -112,7 +112,7 @@ pub(crate) async fn find_unused(db: &Db, id: Uuid) -> Result<Option<UnusedLink>>
         link: MailedLink {
             id: row.id,
             user_id: row.user_id,
-            purpose: row.purpose,
+            purpose: row.purpose.0,
             email: row.email,
             canonical_email: row.canonical_email,
             secret_hash: row.secret_hash,
@@ -142,10 +142,10 @@ pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
 /// of mail servers.
 pub(crate) async fn delete_all(tx: &mut Tx, user_id: UserId, canonical: &[String]) -> Result<()> {
     query!(
-        "with gone as (
+        "with deleted as (
              delete from mailed_link where user_id = $1 or canonical_email = any($2) returning id
          )
-         delete from mail where subject_id in (select id from gone)",
+         delete from mail where subject_id in (select id from deleted)",
         user_id.0,
         canonical
     )

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use chassis::{Account, Changed, Db, Error, Grant, OrgId, ProjectId, Result, Tx, UserId, email};
-
-use super::{Admission, Member, MemberAssociations, PromisedAccess, Refused, store};
-use crate::{
-    access, api_key, organization,
-    policy::OrgRole,
-    project_access::{self, ProjectGrant},
-    team,
-    types::{ConsistencyToken, Principal, ProjectRef, TeamId},
+use chassis::{
+    Account, Changed, Db, Error, Grant, OrgId, ProjectId, Result, TeamId, Tx, UserId, email,
 };
+use identity_rules::{
+    member::{Admission, Member, MemberAssociations, PromisedAccess, Refused},
+    policy::OrgRole,
+    project_access::ProjectGrant,
+    types::{ConsistencyToken, Principal, ProjectRef},
+};
+
+use super::store;
+use crate::{access, api_key, organization, project_access, team};
 
 /// A member after a change, and the version of access that includes the change.
 pub(super) struct MemberChange {

@@ -2,14 +2,13 @@
 
 use api::identity::{self as pb, member_service_server::MemberService};
 use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
+use identity_rules::{member::Admission, policy::OrgRole};
 use tonic::Request;
 
 use super::{
-    Admission,
     commands::{self, InvitationTerms},
     store,
 };
-use crate::policy::OrgRole;
 
 /// The service and what its methods need.
 pub(crate) struct Rpc {

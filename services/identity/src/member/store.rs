@@ -1,11 +1,14 @@
 //! SQL of members.
 
 use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
+use identity_rules::{
+    member::{Member, Refused},
+    policy::OrgRole,
+};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Member, Refused};
-use crate::policy::OrgRole;
+use crate::column::Stored;
 
 /// Stores a membership without emitting an event. For the owner of a new organization, whose event includes
 /// the membership.
@@ -16,7 +19,7 @@ pub(crate) async fn insert_row(tx: &mut Tx, member: &Member) -> Result<()> {
         member.id,
         member.org_id as _,
         member.user_id as _,
-        member.role as _,
+        Stored(member.role) as _,
         member.invitation_id,
         member.created_at,
     )
@@ -59,7 +62,7 @@ pub(crate) async fn update_role_row(tx: &mut Tx, member: &Member) -> Result<()> 
         "update member set role = $3 where org_id = $1 and user_id = $2",
         member.org_id as _,
         member.user_id as _,
-        member.role as _,
+        Stored(member.role) as _,
     )
     .execute(tx.conn())
     .await?;
@@ -133,7 +136,7 @@ pub(crate) async fn list(
         page.after::<Uuid>()?,
         page.limit(),
         text,
-        role as _,
+        role.map(Stored) as _,
     );
     Ok(members.fetch_all(db.pool()).await?)
 }

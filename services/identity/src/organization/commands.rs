@@ -2,9 +2,12 @@
 
 use api::identity as pb;
 use chassis::{Account, Db, Error, Grant, OrgId, Result, Tx, UserId, call::Context};
+use identity_rules::organization::{
+    Draft, Organization, Patch, Plan, RESTORE_PERIOD, Subscription,
+};
 use time::OffsetDateTime;
 
-use super::{Draft, Organization, Patch, Plan, RESTORE_PERIOD, Subscription, peers::Peers, store};
+use super::{peers::Peers, store};
 use crate::{access, api_key, member};
 
 /// Names of running environments in a deletion preview at most; their number is given in full.

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use chassis::{Db, Error, OrgId, Result, Tx};
+use identity_rules::organization::RESTORE_PERIOD;
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 
-use super::{RESTORE_PERIOD, store};
+use super::store;
 
 /// Pause between two purges.
 const INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);

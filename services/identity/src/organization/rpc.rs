@@ -2,10 +2,10 @@
 
 use api::identity::{self as pb, organization_service_server::OrganizationService};
 use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply, timestamp};
+use identity_rules::organization::{Draft, Patch, Plan, Subscription};
 use tonic::Request;
 
 use super::{
-    Draft, Patch, Plan, Subscription,
     commands::{self, Confirmation},
     peers::Peers,
     store,

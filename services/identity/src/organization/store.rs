@@ -1,14 +1,18 @@
 //! SQL of organizations.
 
 use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
-use sqlx::{query, query_as, query_scalar, types::Json};
+use identity_rules::{
+    member::Member,
+    organization::{CLEANUP_PARTICIPANTS, Limits, Organization, Refused},
+    types::ConsistencyToken,
+};
+use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{CLEANUP_PARTICIPANTS, Limits, Organization, Refused};
 use crate::{
-    member::{self, Member},
-    types::ConsistencyToken,
+    column::{Stored, StoredLimits},
+    member,
 };
 
 /// Locks an organization and returns it. Every change of members, teams, grants, API keys and limits takes
@@ -25,7 +29,7 @@ pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
                   (select count(*) from member as m where m.org_id = organization.id) as "members!",
                   (select count(*) from project where org_id = organization.id) as "projects!",
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
-                   where plan_limit.plan = organization.plan), '{}') as "limits!: Json<Limits>",
+                   where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
                         and closed_at is null order by service) as "pending_cleanup!"
            from organization where id = $1"#,
@@ -82,7 +86,7 @@ pub(crate) async fn insert(
         organization.id as _,
         organization.name,
         organization.slug,
-        organization.plan as _,
+        Stored(organization.plan) as _,
         organization.owner_id as _,
         organization.access_version,
         organization.created_at,
@@ -138,9 +142,9 @@ async fn update_row(tx: &mut Tx, organization: &Organization) -> Result<()> {
         organization.id as _,
         organization.name,
         organization.slug,
-        organization.plan as _,
+        Stored(organization.plan) as _,
         organization.owner_id as _,
-        organization.subscription as _,
+        Stored(organization.subscription) as _,
         organization.deleted_at,
         organization.revision,
     )
@@ -159,7 +163,7 @@ pub(crate) async fn get(db: &Db, id: OrgId) -> Result<Organization> {
                   (select count(*) from member as m where m.org_id = organization.id) as "members!",
                   (select count(*) from project where org_id = organization.id) as "projects!",
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
-                   where plan_limit.plan = organization.plan), '{}') as "limits!: Json<Limits>",
+                   where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
                         and closed_at is null order by service) as "pending_cleanup!"
            from organization where id = $1"#,
@@ -182,7 +186,7 @@ pub(crate) async fn list_of_user(
                   (select count(*) from member as m where m.org_id = organization.id) as "members!",
                   (select count(*) from project where org_id = organization.id) as "projects!",
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
-                   where plan_limit.plan = organization.plan), '{}') as "limits!: Json<Limits>",
+                   where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
                         and closed_at is null order by service) as "pending_cleanup!"
            from organization join member on member.org_id = organization.id
@@ -197,7 +201,7 @@ pub(crate) async fn list_of_user(
     Ok(organizations.fetch_all(db.pool()).await?)
 }
 
-/// Records that every cleanup participant must clean up its data of a deleted organization.
+/// Records that every cleanup participant must delete its data of a deleted organization.
 pub(crate) async fn start_cleanup(tx: &mut Tx, organization: &Organization) -> Result<()> {
     query!(
         "insert into closing (org_id, service, revision) select $1, unnest($2::text[]), $3
@@ -211,8 +215,8 @@ pub(crate) async fn start_cleanup(tx: &mut Tx, organization: &Organization) -> R
     Ok(())
 }
 
-/// Records that a service has cleaned up its data. Ignored if the deletion that it acted on, identified by
-/// its `revision`, is older than the current one.
+/// Records that a service has deleted its data. Ignored if the organization was restored and deleted again
+/// since: `revision` identifies the deletion.
 pub(crate) async fn finish_cleanup(
     tx: &mut Tx,
     id: OrgId,

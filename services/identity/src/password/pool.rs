@@ -19,6 +19,9 @@ const QUEUED_MAX: usize = 32;
 /// Jobs for new accounts at most. Anybody can register, so the rest of the queue is reserved for sign-ins.
 const NEW_ACCOUNTS_MAX: usize = QUEUED_MAX / 2;
 
+/// Prefix of hashes of passwords with pepper: a secret key that is mixed in before hashing.
+const PEPPERED_PREFIX: &str = "p1";
+
 /// Prefix of hashes with the current pepper scheme and parameters of argon2id; other hashes are replaced at
 /// the next sign-in.
 const CURRENT_PREFIX: &str = "p1$argon2id$v=19$m=19456,t=2,p=1$";
@@ -32,9 +35,6 @@ const DECOY_PASSWORD: &str = "decoy";
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Prefix of the hashes of peppered passwords.
-const PEPPERED_PREFIX: &str = "p1";
-
 /// Hashes and verifies passwords.
 pub(crate) struct PasswordHasher {
     jobs: Sender<Job>,
@@ -42,7 +42,7 @@ pub(crate) struct PasswordHasher {
     permits: Arc<Semaphore>,
     /// Permits for jobs of new accounts.
     new_account_permits: Arc<Semaphore>,
-    /// A secret that is not in the database: without it, stolen hashes cannot be attacked offline.
+    /// The pepper. It is not in the database: without it, stolen hashes cannot be attacked offline.
     pepper: Secret,
     /// The hash with which the password of an unknown account is compared, so that the reply takes as long
     /// as for a known one.
@@ -50,6 +50,7 @@ pub(crate) struct PasswordHasher {
 }
 
 impl PasswordHasher {
+    /// Starts the threads; the pepper is derived from the deployment's key.
     pub(crate) fn new(key: &Key) -> Self {
         Self::with_pepper(key.derive("password pepper"))
     }

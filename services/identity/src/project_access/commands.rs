@@ -1,14 +1,14 @@
 //! Changes of grants, and the registration of projects.
 
 use chassis::{Account, Error, ProjectGrant as Authorization, Result, Tx};
-
-use super::{ProjectGrant, store, unregister_project};
-use crate::{
-    access, api_key, member, organization,
+use identity_rules::{
     policy::ProjectRole,
-    team,
+    project_access::{ProjectGrant, unregister_project},
     types::{ConsistencyToken, Principal, ProjectRef},
 };
+
+use super::store;
+use crate::{access, api_key, member, organization, team};
 
 /// The result of a changed or removed grant.
 pub(super) struct GrantChange {
@@ -33,15 +33,12 @@ pub(super) async fn set(
     let granted_by = authorization.account().user_id;
     let grant = ProjectGrant::new(project, principal, role, granted_by, tx.now);
     let was_admin = before.as_ref().is_some_and(|it| it.role == ProjectRole::Admin);
-    let (grant, token) = match (grant.set(before.as_ref()), before) {
-        (Some(changed), _) => {
-            let token = organization::store::bump_access_version(tx, project.org_id, &changed);
-            let token = token.await?;
-            (store::save(tx, changed).await?, token)
-        }
-        (None, Some(before)) => (before, organization.token()),
-        (None, None) => return Err(Error::NotFound("grant")),
+    let Some(changed) = grant.set(before.as_ref()) else {
+        let grant = before.ok_or(Error::NotFound("grant"))?;
+        return Ok(GrantChange { grant, token: organization.token(), last_admin_removed: false });
     };
+    let token = organization::store::bump_access_version(tx, project.org_id, &changed).await?;
+    let grant = store::save(tx, changed).await?;
     let admin_lost = was_admin && role != ProjectRole::Admin;
     let last_admin_removed = admin_lost && !has_admin(tx, project).await?;
     Ok(GrantChange { grant, token, last_admin_removed })
@@ -65,8 +62,8 @@ pub(super) async fn remove(
 }
 
 /// Registers a new project, if the plan allows one more, and makes its creator Admin. Decides the creator's
-/// permission again: access may have changed since the project service checked it (PE-1). A repeated
-/// registration changes nothing.
+/// permission again, because access may have changed since the project service checked it (PE-1). Does
+/// nothing if the project is registered already.
 pub(super) async fn register_project(
     tx: &mut Tx,
     account: &Account,

@@ -2,13 +2,13 @@
 
 use api::identity::{self as pb, project_access_service_server::ProjectAccessService};
 use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
-use tonic::Request;
-
-use super::{commands, store};
-use crate::{
+use identity_rules::{
     policy::ProjectRole,
     types::{Principal, ProjectRef},
 };
+use tonic::Request;
+
+use super::{commands, store};
 
 /// The service and what its methods need.
 pub(crate) struct Rpc {

@@ -1,11 +1,11 @@
 //! SQL of registered projects and the grants on them.
 
 use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, Tx, page::Page};
+use identity_rules::{project_access::ProjectGrant, types::Principal};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::ProjectGrant;
-use crate::types::Principal;
+use crate::column::Stored;
 
 /// Returns the ids of every project of an organization, in no order.
 pub(crate) async fn project_ids(tx: &mut Tx, org_id: OrgId) -> Result<Vec<ProjectId>> {
@@ -13,14 +13,16 @@ pub(crate) async fn project_ids(tx: &mut Tx, org_id: OrgId) -> Result<Vec<Projec
     Ok(ids.fetch_all(tx.conn()).await?)
 }
 
-/// Stores a project; returns false if it is registered already.
-pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<bool> {
-    let inserted = query!(
+/// Stores a project. Does nothing if it is registered already.
+pub(crate) async fn insert_project(tx: &mut Tx, org_id: OrgId, id: ProjectId) -> Result<()> {
+    query!(
         "insert into project (org_id, id) values ($1, $2) on conflict (org_id, id) do nothing",
         org_id.0,
         id.0
-    );
-    Ok(inserted.execute(tx.conn()).await?.rows_affected() == 1)
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// Returns true if a project is registered.
@@ -116,7 +118,7 @@ async fn upsert(tx: &mut Tx, grant: &ProjectGrant) -> Result<()> {
         grant.project_id as _,
         grant.user_id as _,
         grant.team_id as _,
-        grant.role as _,
+        Stored(grant.role) as _,
         grant.granted_by as _,
         grant.created_at,
     )

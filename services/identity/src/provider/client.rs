@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chassis::{Error, Result};
+use identity_rules::provider::Refused;
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
     errors::ErrorKind,
@@ -13,8 +14,6 @@ use jsonwebtoken::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
-
-use super::Refused;
 
 /// Timeout of a request to the provider.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,17 +10,20 @@ use chassis::{
     token::{Kind, Token},
 };
 use data_encoding::BASE64URL_NOPAD;
+use identity_rules::{
+    provider::Refused,
+    user::{Draft, User},
+};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use time::Duration;
 use uuid::Uuid;
 
 use super::{
-    Refused,
     client::{Claims, OidcClient, Settings},
     store,
 };
-use crate::user::{self, Draft, User};
+use crate::user;
 
 /// Time in which a person must authenticate at the provider.
 const LOGIN_LIFETIME: Duration = Duration::minutes(10);
@@ -40,7 +43,7 @@ pub(crate) struct Provider {
     client: Option<Arc<OidcClient>>,
 }
 
-/// The secrets that tie the provider's response to the started sign-in. Stored encrypted until then.
+/// The secrets with which the provider's response is verified. Stored encrypted until it arrives.
 #[derive(Serialize, Deserialize)]
 struct LoginSecrets {
     /// Hash of the `state` parameter.
@@ -50,7 +53,7 @@ struct LoginSecrets {
     nonce: String,
 }
 
-/// A sign-in that is ready to be stored.
+/// A sign-in that is ready to be stored: preparing it calls the provider, which no transaction may wait for.
 pub(crate) struct PreparedLogin {
     id: Uuid,
     sealed_secrets: Vec<u8>,

@@ -1,12 +1,11 @@
 //! SQL of sign-ins with identity providers, and of the linked identities.
 
 use chassis::{Changed, Result, Tx, UserId};
+use identity_rules::user::User;
 use sqlx::{query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 use worker::retention::BATCH;
-
-use crate::user::User;
 
 /// Stores a started sign-in.
 pub(crate) async fn insert(
@@ -26,7 +25,8 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Marks a started sign-in as used and returns its sealed state; `None` if it is unknown, used or expired.
+/// Marks a started sign-in as used and returns its encrypted secrets; `None` if it is unknown, used or
+/// expired.
 pub(crate) async fn consume(tx: &mut Tx, id: Uuid) -> Result<Option<Vec<u8>>> {
     let now = tx.now;
     let sealed = query_scalar!(

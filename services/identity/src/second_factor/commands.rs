@@ -2,12 +2,13 @@
 
 use api::identity as pb;
 use chassis::{Account, Result, Tx, key::Secret};
-
-use super::{Authenticator, CodeKind, Refused, new_recovery_codes, store};
-use crate::{
-    session,
-    user::{self, User},
+use identity_rules::{
+    second_factor::{Authenticator, CodeKind, Refused, new_recovery_codes},
+    user::User,
 };
+
+use super::store;
+use crate::{session, user};
 
 /// The secret of a new authenticator, in the two forms that apps accept.
 pub(super) struct Enrollment {
@@ -17,7 +18,7 @@ pub(super) struct Enrollment {
 
 /// Stores the secret of a new authenticator. The second factor is enabled by [`confirm`].
 pub(super) async fn enroll(tx: &mut Tx, sealer: &Secret, account: &Account) -> Result<Enrollment> {
-    let authenticator = Authenticator::new();
+    let authenticator = Authenticator::random();
     let user = user::store::lock_caller(tx, account).await?;
     require_disabled(&user)?;
     store::enroll(tx, user.id, &authenticator.seal(sealer, user.id)).await?;

@@ -1,9 +1,8 @@
 //! SQL of second factors.
 
 use chassis::{Result, Tx, UserId, key};
+use identity_rules::second_factor::{Authenticator, CodeKind, hash_recovery_code};
 use sqlx::query;
-
-use super::{Authenticator, CodeKind, hash_recovery_code};
 
 /// Verifies a code and marks it as used; returns false if it is wrong or was used before.
 pub(crate) async fn consume_code(

@@ -15,19 +15,22 @@ use chassis::{
     throttle::{Throttle, network_of},
     token::{Kind, Token},
 };
+use identity_rules::{
+    password::InvalidLogin,
+    second_factor::{CodeKind, Refused},
+    session::{Session, login_failed},
+    user::{User, VerifiedPassword},
+};
 use prost::Message;
 use secrecy::ExposeSecret;
 use time::Duration;
 use uuid::Uuid;
 
-use super::{
-    Session, login_failed,
-    store::{self, Challenge},
-};
+use super::store::{self, Challenge};
 use crate::{
-    password::{InvalidLogin, PasswordHasher},
-    second_factor::{self, CodeKind},
-    user::{self, User, VerifiedPassword, store::Login},
+    password::PasswordHasher,
+    second_factor,
+    user::{self, store::Login},
 };
 
 /// Time in which a sign-in can be completed with a code of the second factor.
@@ -41,7 +44,7 @@ const CHALLENGE_ATTEMPTS_MAX: i32 = 5;
 
 const TOO_MANY_ATTEMPTS: &str = "too many attempts; retry later";
 
-/// Signs people in, within the limits for clients and accounts.
+/// The steps of signing in, with the limits of attempts for clients and accounts.
 pub(crate) struct SignIn {
     db: Db,
     passwords: Arc<PasswordHasher>,
@@ -157,6 +160,7 @@ impl SignIn {
         self.accounts.check(&format!("{} {client}", address.canonical), TOO_MANY_ATTEMPTS)
     }
 
+    /// Stores a hash of the same password with the current parameters.
     async fn replace_hash(&self, user_id: UserId, old: &str, password: &str) -> Result<()> {
         let new = self.passwords.hash(password.to_owned().into()).await?;
         let replace = async |tx: &mut Tx| user::store::replace_hash(tx, user_id, old, &new).await;
@@ -171,6 +175,7 @@ impl SignIn {
         password: &str,
     ) -> Result<VerifiedPassword> {
         let user_id = account.user_id;
+        // Separate from sign-ins, which are counted by address: they cannot lock out a signed-in person.
         self.accounts.check(&format!("again {user_id}"), TOO_MANY_ATTEMPTS)?;
         let stored = user::store::find_password(&self.db, user_id).await?.unwrap_or_default();
         let password_version = stored.version;
@@ -192,7 +197,7 @@ impl SignIn {
             tx.emit(login_failed(user_id, reason));
             Ok(())
         };
-        self.db.write(call, record).await
+        self.db.write_refusal(call, record).await
     }
 
     /// Emits the event of a failed sign-in if `outcome` is a wrong code; returns the outcome.
@@ -249,7 +254,7 @@ impl SignIn {
     }
 
     /// Completes a challenge with a code, and starts the session.
-    pub(crate) async fn complete(
+    pub(crate) async fn complete_challenge(
         &self,
         tx: &mut Tx,
         context: &Context,
@@ -274,7 +279,7 @@ impl SignIn {
         if second_factor::store::consume_code(tx, &self.sealer, user_id, code, accepted).await? {
             return Ok(());
         }
-        Err(second_factor::Refused::Code.into())
+        Err(Refused::Code.into())
     }
 
     /// Starts a session; the account is the actor of the transaction from then on.
@@ -344,5 +349,5 @@ fn reveal(token: &Token, kind: Kind) -> String {
 
 /// The refusal of an unknown, used or expired challenge; the same as for a wrong code.
 fn invalid_challenge() -> Error {
-    second_factor::Refused::Code.into()
+    Refused::Code.into()
 }

@@ -43,7 +43,11 @@ impl SessionService for Rpc {
         let call = Call::of(request)?;
         let challenge = self.sign_in.begin_attempt(&call.message.challenge).await?;
         let complete = async |tx: &mut Tx| {
-            Ok(self.sign_in.complete(tx, &call, &challenge, &call.message.code).await?.into())
+            Ok(self
+                .sign_in
+                .complete_challenge(tx, &call, &challenge, &call.message.code)
+                .await?
+                .into())
         };
         let outcome = self.db.write(&call, complete).await;
         reply(self.sign_in.record_wrong_code(&call, challenge.user_id, outcome).await?)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use chassis::{Account, Changed, Db, Result, Tx, UserId, page::Page};
+use identity_rules::session::{IDLE_TIMEOUT, Session};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use worker::retention::BATCH;
 
-use super::{IDLE_TIMEOUT, Session};
 use crate::credential::StoredCredential;
 
 /// Stores a new session and its event.
@@ -51,11 +51,11 @@ pub(crate) async fn lock(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<Optio
 
 /// Returns true if a session has not been ended.
 pub(crate) async fn is_active(tx: &mut Tx, id: Uuid) -> Result<bool> {
-    let open = query_scalar!(
-        r#"select exists (select from session where id = $1 and revoked_at is null) as "open!""#,
+    let active = query_scalar!(
+        r#"select exists (select from session where id = $1 and revoked_at is null) as "active!""#,
         id
     );
-    Ok(open.fetch_one(tx.conn()).await?)
+    Ok(active.fetch_one(tx.conn()).await?)
 }
 
 /// Stores an ended session and its event.

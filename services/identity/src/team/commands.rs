@@ -1,12 +1,13 @@
 //! Changes of teams, with the grants that depend on them.
 
-use chassis::{Error, Grant, Result, Tx, UserId};
-
-use super::{Draft, Patch, Team, store};
-use crate::{
-    access, member, organization, project_access,
-    types::{ConsistencyToken, Principal, TeamId, count_i32},
+use chassis::{Error, Grant, Result, TeamId, Tx, UserId};
+use identity_rules::{
+    team::{Draft, Patch, Team},
+    types::{ConsistencyToken, Principal, count_i32},
 };
+
+use super::store;
+use crate::{access, member, organization, project_access};
 
 /// A team after a change, and the version of access that includes the change.
 pub(super) struct TeamChange {

@@ -2,9 +2,10 @@
 
 use api::identity::{self as pb, team_service_server::TeamService};
 use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
+use identity_rules::team::{Draft, Patch};
 use tonic::Request;
 
-use super::{Draft, Patch, commands, store};
+use super::{commands, store};
 
 /// The service and what its methods need.
 pub(crate) struct Rpc {

@@ -1,11 +1,12 @@
 //! SQL of teams and their members.
 
-use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
+use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, TeamId, Tx, UserId, page::Page};
+use identity_rules::{
+    member::Member,
+    team::{Refused, Team, name_key},
+};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
-
-use super::{Refused, Team, name_key};
-use crate::{member::Member, types::TeamId};
 
 /// Stores a new team and its event.
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Team>) -> Result<Team> {
@@ -232,7 +233,7 @@ pub(crate) async fn list_members(
     page: &Page,
 ) -> Result<Vec<TeamMember>> {
     let rows = query!(
-        r#"select team_member.id as place, member.id, member.org_id, member.user_id,
+        r#"select team_member.id as membership_id, member.id, member.org_id, member.user_id,
                   email as "email: String", display_name,
                   email_verified_at is not null as "email_verified!", role, invitation_id, member.created_at
            from team_member
@@ -246,7 +247,7 @@ pub(crate) async fn list_members(
         page.limit(),
     );
     let members = rows.fetch_all(db.pool()).await?.into_iter().map(|row| TeamMember {
-        id: row.place,
+        id: row.membership_id,
         member: Member {
             id: row.id,
             org_id: row.org_id,
@@ -254,7 +255,7 @@ pub(crate) async fn list_members(
             email: row.email,
             display_name: row.display_name,
             email_verified: row.email_verified,
-            role: row.role,
+            role: row.role.0,
             invitation_id: row.invitation_id,
             created_at: row.created_at,
         },

@@ -7,15 +7,15 @@ use chassis::{
     email::Address,
     token::{Kind, Token},
 };
+use identity_rules::{
+    mailed_link::{LinkFactory, MailedLink, Purpose, Refused as LinkRefused, require_interval},
+    user::{Draft, Refused, User, VerifiedPassword},
+};
 use uuid::Uuid;
 
-use super::{
-    Draft, Refused, User, VerifiedPassword,
-    store::{self, MemberOf},
-};
+use super::store::{self, MemberOf};
 use crate::{
-    mailed_link::{self, LinkFactory, MailedLink, Purpose},
-    member, second_factor,
+    mailed_link, member, second_factor,
     session::{self, commands::SignIn},
 };
 
@@ -73,7 +73,7 @@ pub(super) async fn resend_verification(
 ) -> Result<()> {
     let user = store::lock_caller(tx, account).await?;
     let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, Purpose::Verify).await?;
-    mailed_link::require_interval(last_sent_at, tx.now)?;
+    require_interval(last_sent_at, tx.now)?;
     let link = MailedLink::new(links, Purpose::Verify, &user, &user.address(), tx.now);
     mailed_link::store::send(tx, &link).await?;
     let event = pb::UserVerificationSent { after: Some((&user).into()) };
@@ -142,7 +142,7 @@ pub(super) async fn request_email_change(
     let user = store::lock_caller(tx, account).await?;
     user.require_current(verified)?;
     let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, Purpose::Change).await?;
-    mailed_link::require_interval(last_sent_at, tx.now)?;
+    require_interval(last_sent_at, tx.now)?;
     let link = MailedLink::new(links, Purpose::Change, &user, new_address, tx.now);
     mailed_link::store::send(tx, &link).await?;
     let event = pb::UserEmailChangeRequested {
@@ -205,7 +205,7 @@ async fn erase_personal_data(tx: &mut Tx, id: UserId, addresses: Vec<Address>) -
 
 /// Parses the token of a mailed link.
 pub(super) fn parse_link_token(kind: Kind, text: &str) -> Result<Token> {
-    Token::parse(kind, text).ok_or_else(|| mailed_link::Refused::Invalid.into())
+    Token::parse(kind, text).ok_or_else(|| LinkRefused::Invalid.into())
 }
 
 /// Mails a link to the account's address; returns false if the last one was sent too recently.
@@ -216,7 +216,7 @@ async fn send_link_if_due(
     user: &User,
 ) -> Result<bool> {
     let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, purpose).await?;
-    if mailed_link::require_interval(last_sent_at, tx.now).is_err() {
+    if require_interval(last_sent_at, tx.now).is_err() {
         return Ok(false);
     }
     let link = MailedLink::new(links, purpose, user, &user.address(), tx.now);
@@ -226,7 +226,7 @@ async fn send_link_if_due(
 
 /// Marks a mailed link as used, and returns its account, which is the actor of the transaction from then on.
 async fn consume_link(tx: &mut Tx, purpose: Purpose, token: &Token) -> Result<(User, MailedLink)> {
-    let invalid = || Error::from(mailed_link::Refused::Invalid);
+    let invalid = || Error::from(LinkRefused::Invalid);
     let link = mailed_link::store::lock(tx, token.id).await?.ok_or_else(invalid)?;
     let user = store::lock(tx, link.user_id).await?.ok_or_else(invalid)?;
     link.require_valid(purpose, token, &user, tx.now)?;

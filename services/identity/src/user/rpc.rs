@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use api::identity::{self as pb, user_service_server::UserService};
 use chassis::{Call, Db, Error, Reply, Result, Tx, email, mask, reply, token::Kind};
+use identity_rules::{
+    mailed_link::{LinkFactory, Purpose},
+    password::weakness,
+    user::Draft,
+};
 use tonic::Request;
 
 use super::{
-    Draft,
     commands::{self, parse_link_token},
     store,
 };
 use crate::{
-    credential::CredentialCache,
-    mailed_link::{self, LinkFactory, Purpose},
-    password::{self, PasswordHasher},
-    session::commands::SignIn,
+    credential::CredentialCache, mailed_link, password::PasswordHasher, session::commands::SignIn,
 };
 
 /// The service and what its methods need.
@@ -122,6 +123,10 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let account = call.account()?;
+        // Before the password is verified: after a change, the current one of the request is outdated.
+        if let Some(response) = self.db.stored_response(&call).await? {
+            return reply(response);
+        }
         require_strong(&message.new_password, &account.email)?;
         let current = &message.current_password;
         let verified = self.sign_in.verify_password(&call, account, current).await?;
@@ -223,7 +228,7 @@ impl UserService for Rpc {
 
 /// Refuses a password that is too easy to guess.
 fn require_strong(password: &str, email: &str) -> Result<()> {
-    match password::weakness(password, email) {
+    match weakness(password, email) {
         Some(weakness) => Err(Error::invalid("new_password", weakness)),
         None => Ok(()),
     }

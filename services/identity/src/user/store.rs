@@ -4,10 +4,13 @@ use chassis::{
     Account, Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId,
     email::{Address, Email},
 };
+use identity_rules::{
+    password::InvalidLogin,
+    user::{Refused, User, VerifiedPassword},
+};
 use sqlx::{query, query_as, query_scalar};
 
-use super::{Refused, User, VerifiedPassword};
-use crate::{password::InvalidLogin, session};
+use crate::session;
 
 /// Stores a new account and its event; `None` if the address has an account already.
 pub(crate) async fn insert(
