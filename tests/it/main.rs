@@ -17,7 +17,8 @@ mod identity {
     mod member_service; // Members, teams and grants.
     mod organization_service; // Organizations from creation to purge.
     pub(crate) mod password_attacks; // Floods, guesses and races around passwords and codes.
-    mod user_service; // Accounts, sessions and second factors.
+    mod user_service;
+    mod viewer_limit; // The limit of a Viewer of the organization. // Accounts, sessions and second factors.
 }
 
 // Projects, environments, deployments, tasks, servers and their runners' calls.

@@ -157,7 +157,7 @@ pub(crate) async fn require(
     let check = AccessCheck { permission, org_id, project_id, write: true };
     let permission = known_permission(permission)?;
     let query = AccessQuery { permission, project_id, write: true };
-    let snapshot = store::load(tx.conn(), org_id).await?;
+    let snapshot = store::load_part(tx.conn(), org_id, account.user_id, project_id).await?;
     let snapshot = snapshot.ok_or(Error::NotFound(OrgId::NOUN))?;
     // `check` returns the caller's error unless the decision allows.
     snapshot.verdict(subject(account), &query).into_decision(None).check(&check)

@@ -5,10 +5,11 @@ mod change;
 mod holders;
 mod wire;
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::BTreeMap, ops::Bound};
 
 use api::error::Reason;
 use chassis::{ApiKeyScope, OrgId, ProjectId, TeamId, UserId};
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::{
     policy::{KeyPolicy, OrgRole, Permission, ProjectRole},
@@ -28,15 +29,24 @@ pub enum Status {
     Deleted,
 }
 
-/// The access data of one organization at one version.
-#[derive(Clone, Debug)]
+/// The access data of one organization at one version. The maps are persistent: a clone shares their nodes, and
+/// a change copies the path to the entry that it changes.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub org_id: OrgId,
     pub version: i64,
     pub status: Status,
-    pub members: HashMap<UserId, OrgRole>,
-    pub teams: HashMap<TeamId, HashSet<UserId>>,
-    pub projects: HashMap<ProjectId, HashMap<Principal, ProjectRole>>,
+    pub members: Map<UserId, OrgRole>,
+    /// The members of each team.
+    pub teams: Map<TeamId, Set<UserId>>,
+    /// The grants on each project.
+    pub projects: Map<ProjectId, Map<Principal, ProjectRole>>,
+    /// The teams of each member who has one: `teams` by member.
+    teams_by_member: Map<UserId, Set<TeamId>>,
+    /// The grants of each principal who has one: `projects` by principal.
+    grants_by_principal: Map<Principal, Map<ProjectId, ProjectRole>>,
+    /// Number of team memberships and grants.
+    relations: usize,
 }
 
 /// The caller that a decision is about: a person, or an API key of theirs.
@@ -112,9 +122,12 @@ impl Snapshot {
             org_id,
             version,
             status,
-            members: HashMap::new(),
-            teams: HashMap::new(),
-            projects: HashMap::new(),
+            members: Map::new_sync(),
+            teams: Map::new_sync(),
+            projects: Map::new_sync(),
+            teams_by_member: Map::new_sync(),
+            grants_by_principal: Map::new_sync(),
+            relations: 0,
         }
     }
 
@@ -138,31 +151,25 @@ impl Snapshot {
         let Some(grants) = self.projects.get(&project_id) else { return vec![] };
         let ownership =
             (org_role == OrgRole::Owner).then_some((RoleSource::Ownership, ProjectRole::Admin));
-        let granted = grants
-            .iter()
-            .filter(|(principal, _)| self.includes(principal, user_id))
-            .map(|(principal, role)| (RoleSource::Grant(*principal), *role));
+        let granted = self
+            .principals(user_id)
+            .filter_map(|principal| Some((RoleSource::Grant(principal), *grants.get(&principal)?)));
         ownership.into_iter().chain(granted).collect()
     }
 
-    /// Returns the effective role on a project: the highest of its sources (ID-37). The role in the
-    /// organization neither caps nor raises it, except that the Owner is always Admin (ID-8).
+    /// Returns the effective role on a project: the highest of its sources (ID-37), for a Viewer of the
+    /// organization at most Viewer (ID-52). The Owner is always Admin (ID-8).
     pub fn project_role(&self, user_id: UserId, project_id: ProjectId) -> Option<ProjectRole> {
         let org_role = self.org_role(user_id)?;
         let grants = self.projects.get(&project_id)?;
-        if org_role == OrgRole::Owner {
-            return Some(ProjectRole::Admin);
-        }
-        let granted = grants.iter().filter(|(principal, _)| self.includes(principal, user_id));
-        granted.map(|(_, role)| *role).max()
+        let granted = self.principals(user_id).filter_map(|it| grants.get(&it).copied()).max();
+        effective_role(org_role, granted)
     }
 
-    /// Returns true if a principal is the member, or a team of theirs.
-    fn includes(&self, principal: &Principal, user_id: UserId) -> bool {
-        match principal {
-            Principal::User(id) => *id == user_id,
-            Principal::Team(id) => self.teams.get(id).is_some_and(|it| it.contains(&user_id)),
-        }
+    /// Returns the principals whose grants a member has: the member, and their teams.
+    fn principals(&self, user_id: UserId) -> impl Iterator<Item = Principal> {
+        let teams = self.teams_by_member.get(&user_id).into_iter().flatten();
+        std::iter::once(Principal::User(user_id)).chain(teams.copied().map(Principal::Team))
     }
 
     /// Decides a query for a subject. The limits of an API key are reported before a missing permission, so
@@ -236,33 +243,61 @@ impl Snapshot {
         }
     }
 
-    /// Returns the projects that a subject sees (ID-38, ID-45); with `after`, only those with a greater id.
+    /// Returns the projects that a subject sees (ID-38, ID-45): at most `limit` of them, with `after` only
+    /// those with a greater id.
     pub fn visible_projects(
         &self,
         subject: Subject<'_>,
         after: Option<ProjectId>,
+        limit: usize,
     ) -> VisibleProjects {
+        let user_id = subject.user_id;
         let key_project = subject.key.and_then(|it| it.project_id);
-        let ids = self.projects.keys().copied();
-        let ids = ids.filter(|it| key_project.is_none_or(|bound| bound == *it));
-        let ids = ids.filter(|it| after.is_none_or(|after| *it > after));
-        let mut roles: Vec<_> =
-            ids.filter_map(|it| Some((it, self.project_role(subject.user_id, it)?))).collect();
-        roles.sort_unstable();
-        let is_org_admin = self.org_role(subject.user_id) >= Some(OrgRole::Admin);
-        VisibleProjects { all: key_project.is_none() && is_org_admin, roles }
+        let org_role = self.org_role(user_id);
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = (first, Bound::Unbounded);
+        let is_in_scope = |it: &ProjectId| key_project.is_none_or(|bound| bound == *it);
+        let mut roles = BTreeMap::new();
+        match org_role {
+            None => {}
+            Some(OrgRole::Owner) => {
+                let ids = self.projects.range(range).map(|it| *it.0).filter(is_in_scope);
+                roles.extend(ids.take(limit).map(|it| (it, ProjectRole::Admin)));
+            }
+            Some(org_role) => {
+                for principal in self.principals(user_id) {
+                    let Some(grants) = self.grants_by_principal.get(&principal) else { continue };
+                    let granted = grants.range(range).filter(|it| is_in_scope(it.0));
+                    for (project_id, role) in granted.take(limit) {
+                        let Some(role) = effective_role(org_role, Some(*role)) else { continue };
+                        let highest = roles.entry(*project_id).or_insert(role);
+                        *highest = role.max(*highest);
+                    }
+                }
+            }
+        }
+        VisibleProjects {
+            all: key_project.is_none() && org_role >= Some(OrgRole::Admin),
+            roles: roles.into_iter().take(limit).collect(),
+        }
     }
 
-    /// Estimates the memory that the snapshot takes, in bytes. Each factor is the size of a hash map entry
-    /// with its share of unused capacity.
+    /// Estimates the memory that the snapshot takes, in bytes. What it shares with other versions counts.
     pub fn estimate_bytes(&self) -> usize {
-        let team_members: usize = self.teams.values().map(HashSet::len).sum();
-        let grants: usize = self.projects.values().map(HashMap::len).sum();
-        400 + 40 * self.members.len()
-            + 120 * self.teams.len()
-            + 40 * team_members
-            + 120 * self.projects.len()
-            + 48 * grants
+        // A node of a map with its reference counts; relations are stored from both sides.
+        const NODE: usize = 120;
+        let objects = self.members.size() + self.teams.size() + self.projects.size();
+        400 + NODE * (objects + 2 * self.relations)
+    }
+}
+
+/// Returns the effective role on a project of a member with a role in the organization and a highest grant
+/// (ID-8, ID-37, ID-52).
+fn effective_role(org_role: OrgRole, granted: Option<ProjectRole>) -> Option<ProjectRole> {
+    match org_role {
+        OrgRole::Owner => Some(ProjectRole::Admin),
+        OrgRole::Viewer => granted.map(|_| ProjectRole::Viewer),
+        OrgRole::Admin | OrgRole::Developer => granted,
     }
 }
 

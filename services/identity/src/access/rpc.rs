@@ -86,10 +86,10 @@ impl AccessService for Rpc {
         let snapshot = self.reader.newest(authorization.org_id()).await?;
         let after = Some(&message.after_project_id).filter(|it| !it.is_empty());
         let after = after.map(|it| it.parse()).transpose()?;
-        let mut visible = snapshot.visible_projects(subject(authorization.account()), after);
-        if message.limit > 0 {
-            visible.roles.truncate(usize::try_from(message.limit).unwrap_or(usize::MAX));
-        }
+        // 0 means no limit.
+        let limit = usize::try_from(message.limit).ok().filter(|it| *it > 0);
+        let subject = subject(authorization.account());
+        let visible = snapshot.visible_projects(subject, after, limit.unwrap_or(usize::MAX));
         let projects = visible.roles.into_iter().map(wire::project_access).collect();
         reply(pb::ListVisibleProjectsResponse { all: visible.all, projects })
     }

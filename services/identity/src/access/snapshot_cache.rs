@@ -111,8 +111,11 @@ impl SnapshotCache {
         }
         let verified_at = AtomicU64::new(self.elapsed_ms());
         let mut connection = self.db.pool().acquire().await?;
-        let Some(snapshot) = store::load(&mut connection, org_id).await? else { return Ok(None) };
-        let snapshot = Arc::new(snapshot);
+        let snapshot = match self.cache.get(&org_id) {
+            Some(older) => store::update(&mut connection, &older.snapshot).await?,
+            None => store::load(&mut connection, org_id).await?,
+        };
+        let Some(snapshot) = snapshot.map(Arc::new) else { return Ok(None) };
         let entry = CachedSnapshot { snapshot: snapshot.clone(), verified_at };
         self.cache.insert(org_id, Arc::new(entry));
         Ok(Some(snapshot))

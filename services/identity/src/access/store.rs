@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use chassis::{Db, OrgId, Result, UserId};
+use chassis::{Db, OrgId, ProjectId, Result, UserId};
 use identity_rules::{
-    access::fact::{FactKey, FactKind, FactOrigin, FactRow, build},
+    access::fact::{self, FactChange, FactKey, FactKind, FactOrigin, FactRow},
     snapshot::{Snapshot, Status},
     types::StoredText,
 };
@@ -53,11 +53,7 @@ pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result
     let Some(organization) = rows.iter().find(|it| it.kind == "organization") else {
         return Ok(None);
     };
-    let status = match (&organization.deleted_at, organization.role.as_deref()) {
-        (Some(_), _) => Status::Deleted,
-        (None, Some("blocked")) => Status::Blocked,
-        (None, _) => Status::Active,
-    };
+    let status = status(organization.deleted_at, organization.role.as_deref());
     let snapshot = Snapshot::new(org_id, organization.version, status);
     let facts = rows.into_iter().map(|row| FactRow {
         kind: row.kind,
@@ -65,7 +61,107 @@ pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result
         object_id: row.object_id,
         role: row.role,
     });
-    Ok(Some(build(snapshot, &facts.collect::<Vec<_>>())))
+    Ok(Some(fact::build(snapshot, &facts.collect::<Vec<_>>())))
+}
+
+/// Brings a snapshot to the newest version with the facts that changed since its own; `None` if the
+/// organization does not exist any more. One statement, so that all rows are of one version. Its cost is
+/// proportional to the number of changes, not to the size of the organization.
+pub(crate) async fn update(
+    connection: &mut PgConnection,
+    snapshot: &Snapshot,
+) -> Result<Option<Snapshot>> {
+    let rows = query!(
+        r#"select 'organization' as "kind!", id as "subject_id!: Uuid", id as "object_id!: Uuid",
+                  subscription as "role: String", access_version as "version!", deleted_at,
+                  true as "is_current!"
+           from organization where id = $1
+           union all
+           select kind, subject_id, place_id, role, 0, null, to_version is null
+           from access_fact where org_id = $1 and from_version > $2
+           union all
+           select kind, subject_id, place_id, role, 0, null, false
+           from access_fact where org_id = $1 and to_version > $2"#,
+        snapshot.org_id.0,
+        snapshot.version,
+    )
+    .fetch_all(connection)
+    .await?;
+    let Some(organization) = rows.iter().find(|it| it.kind == "organization") else {
+        return Ok(None);
+    };
+    let mut newest = snapshot.clone();
+    newest.version = organization.version;
+    newest.status = status(organization.deleted_at, organization.role.as_deref());
+    let changes = rows.into_iter().map(|row| FactChange {
+        row: FactRow {
+            kind: row.kind,
+            subject_id: row.subject_id,
+            object_id: row.object_id,
+            role: row.role,
+        },
+        is_current: row.is_current,
+    });
+    Ok(Some(fact::update(newest, changes.collect())))
+}
+
+/// Loads the part of a snapshot on which decisions about one account rest, in the organization and on at most
+/// one of its projects. Its cost is proportional to the number of the account's teams.
+pub(crate) async fn load_part(
+    connection: &mut PgConnection,
+    org_id: OrgId,
+    user_id: UserId,
+    project_id: Option<ProjectId>,
+) -> Result<Option<Snapshot>> {
+    let rows = query!(
+        r#"with own_team as (
+               select team_id from team_member where org_id = $1 and user_id = $2
+           )
+           select 'organization' as "kind!", id as "subject_id!: Uuid", id as "object_id!: Uuid",
+                  subscription as "role: String", access_version as "version!", deleted_at
+           from organization where id = $1
+           union all
+           select 'member', user_id, user_id, role, 0, null from member
+           where org_id = $1 and user_id = $2
+           union all
+           select 'team', team_id, team_id, null, 0, null from own_team
+           union all
+           select 'team_member', $2, team_id, null, 0, null from own_team
+           union all
+           select 'project', id, id, null, 0, null from project where org_id = $1 and id = $3
+           union all
+           select case when user_id is null then 'team_grant' else 'user_grant' end,
+                  principal_id, project_id, role, 0, null
+           from project_grant
+           where org_id = $1 and project_id = $3
+             and (user_id = $2 or team_id in (select team_id from own_team))"#,
+        org_id.0,
+        user_id.0,
+        project_id.map(|it| it.0),
+    )
+    .fetch_all(connection)
+    .await?;
+    let Some(organization) = rows.iter().find(|it| it.kind == "organization") else {
+        return Ok(None);
+    };
+    let status = status(organization.deleted_at, organization.role.as_deref());
+    let snapshot = Snapshot::new(org_id, organization.version, status);
+    let facts = rows.into_iter().map(|row| FactRow {
+        kind: row.kind,
+        subject_id: row.subject_id,
+        object_id: row.object_id,
+        role: row.role,
+    });
+    Ok(Some(fact::build(snapshot, &facts.collect::<Vec<_>>())))
+}
+
+/// Returns the state of an organization from its columns.
+fn status(deleted_at: Option<OffsetDateTime>, subscription: Option<&str>) -> Status {
+    match (deleted_at, subscription) {
+        (Some(_), _) => Status::Deleted,
+        (None, Some("blocked")) => Status::Blocked,
+        (None, _) => Status::Active,
+    }
 }
 
 /// Loads the snapshot of an organization at a time in the past; `None` if the organization did not exist
@@ -89,7 +185,7 @@ pub(crate) async fn load_past(
         version
     );
     let facts = facts.fetch_all(db.pool()).await?;
-    Ok(Some(build(Snapshot::new(org_id, version, Status::Active), &facts)))
+    Ok(Some(fact::build(Snapshot::new(org_id, version, Status::Active), &facts)))
 }
 
 /// Returns the origins of the current facts about some accounts and teams of an organization.

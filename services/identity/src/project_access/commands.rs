@@ -2,7 +2,7 @@
 
 use chassis::{Account, Error, ProjectGrant as Authorization, Result, Tx};
 use identity_rules::{
-    policy::ProjectRole,
+    policy::{OrgRole, ProjectRole},
     project_access::{ProjectGrant, unregister_project},
     types::{ConsistencyToken, Principal, ProjectRef},
 };
@@ -14,8 +14,16 @@ use crate::{access, api_key, member, organization, team};
 pub(super) struct GrantChange {
     pub(super) grant: ProjectGrant,
     pub(super) token: ConsistencyToken,
-    /// True if the project has lost its last Admin by an explicit grant (ID-40).
-    pub(super) last_admin_removed: bool,
+    pub(super) warning: Option<GrantWarning>,
+}
+
+/// A consequence of a change that its caller may not expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GrantWarning {
+    /// The project has lost its last Admin by an explicit grant (ID-40).
+    LastExplicitAdmin,
+    /// The member is a Viewer of the organization, which limits the granted role (ID-52).
+    ViewerLimit,
 }
 
 /// Gives a principal of the organization a role on the project.
@@ -28,20 +36,22 @@ pub(super) async fn set(
     let project = project_ref(authorization);
     let organization = access::lock_project(tx, authorization).await?;
     store::require_project(tx, project.org_id, project.project_id).await?;
-    require_principal(tx, project, principal).await?;
+    let org_role = require_principal(tx, project, principal).await?;
+    let is_limited = org_role == Some(OrgRole::Viewer) && role > ProjectRole::Viewer;
+    let limit = is_limited.then_some(GrantWarning::ViewerLimit);
     let before = store::find(tx, project.org_id, project.project_id, principal).await?;
     let granted_by = authorization.account().user_id;
     let grant = ProjectGrant::new(project, principal, role, granted_by, tx.now);
     let was_admin = before.as_ref().is_some_and(|it| it.role == ProjectRole::Admin);
     let Some(changed) = grant.set(before.as_ref()) else {
         let grant = before.ok_or(Error::NotFound("grant"))?;
-        return Ok(GrantChange { grant, token: organization.token(), last_admin_removed: false });
+        return Ok(GrantChange { grant, token: organization.token(), warning: limit });
     };
     let token = organization::store::bump_access_version(tx, project.org_id, &changed).await?;
     let grant = store::save(tx, changed).await?;
     let admin_lost = was_admin && role != ProjectRole::Admin;
-    let last_admin_removed = admin_lost && !has_admin(tx, project).await?;
-    Ok(GrantChange { grant, token, last_admin_removed })
+    let warning = limit.or(last_admin_warning(tx, project, admin_lost).await?);
+    Ok(GrantChange { grant, token, warning })
 }
 
 /// Removes the role of a principal on the project.
@@ -57,8 +67,8 @@ pub(super) async fn remove(
     let token = organization::store::bump_access_version(tx, project.org_id, &revoked).await?;
     let grant = store::delete(tx, revoked).await?;
     let admin_lost = grant.role == ProjectRole::Admin;
-    let last_admin_removed = admin_lost && !has_admin(tx, project).await?;
-    Ok(GrantChange { grant, token, last_admin_removed })
+    let warning = last_admin_warning(tx, project, admin_lost).await?;
+    Ok(GrantChange { grant, token, warning })
 }
 
 /// Registers a new project, if the plan allows one more, and makes its creator Admin. Decides the creator's
@@ -115,20 +125,35 @@ fn project_ref(authorization: &Authorization) -> ProjectRef {
     ProjectRef { org_id: authorization.org_id(), project_id: authorization.project_id() }
 }
 
-/// Refuses a principal that does not belong to the organization (ID-31).
-async fn require_principal(tx: &mut Tx, project: ProjectRef, principal: Principal) -> Result<()> {
+/// Refuses a principal that does not belong to the organization (ID-31). Returns the role of a member in the
+/// organization; `None` for a team.
+async fn require_principal(
+    tx: &mut Tx,
+    project: ProjectRef,
+    principal: Principal,
+) -> Result<Option<OrgRole>> {
     match principal {
         Principal::User(id) => {
             let member = member::store::find(tx, project.org_id, id).await?;
-            member.ok_or(Error::NotFound("member"))?;
+            Ok(Some(member.ok_or(Error::NotFound("member"))?.role))
         }
-        Principal::Team(id) => _ = team::store::find(tx, project.org_id, id).await?,
+        Principal::Team(id) => {
+            team::store::find(tx, project.org_id, id).await?;
+            Ok(None)
+        }
     }
-    Ok(())
 }
 
-/// Returns true if some grant on the project has the role Admin.
-async fn has_admin(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
+/// Returns the warning about a project that has lost an Admin and has no other one by an explicit grant.
+async fn last_admin_warning(
+    tx: &mut Tx,
+    project: ProjectRef,
+    admin_lost: bool,
+) -> Result<Option<GrantWarning>> {
+    if !admin_lost {
+        return Ok(None);
+    }
     let grants = store::list_on_project(tx, project.org_id, project.project_id).await?;
-    Ok(grants.iter().any(|it| it.role == ProjectRole::Admin))
+    let has_admin = grants.iter().any(|it| it.role == ProjectRole::Admin);
+    Ok((!has_admin).then_some(GrantWarning::LastExplicitAdmin))
 }

@@ -2,7 +2,7 @@
 
 use api::identity as pb;
 
-use super::commands::GrantChange;
+use super::commands::{GrantChange, GrantWarning};
 
 impl From<GrantChange> for pb::SetProjectAccessResponse {
     fn from(change: GrantChange) -> Self {
@@ -22,9 +22,9 @@ impl From<GrantChange> for pb::RemoveProjectAccessResponse {
 }
 
 fn warning(change: &GrantChange) -> pb::AccessWarning {
-    if change.last_admin_removed {
-        pb::AccessWarning::LastExplicitAdmin
-    } else {
-        pb::AccessWarning::Unspecified
+    match change.warning {
+        None => pb::AccessWarning::Unspecified,
+        Some(GrantWarning::LastExplicitAdmin) => pb::AccessWarning::LastExplicitAdmin,
+        Some(GrantWarning::ViewerLimit) => pb::AccessWarning::ViewerLimit,
     }
 }

@@ -89,7 +89,8 @@ impl Model {
                 highest = *role;
             }
         }
-        highest
+        // ID-52.
+        if self.org_role(user) == VIEWER { highest.min(VIEWER) } else { highest }
     }
 
     /// True if a user has a permission, in the organization or on a project.

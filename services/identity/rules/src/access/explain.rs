@@ -101,7 +101,33 @@ pub fn relevant_steps(
         steps.push(labels.membership_step(pb::StepKind::Administration, text, user_id, org_role));
     }
     steps.sort_by_key(|it| std::cmp::Reverse(role_rank(&it.role)));
+    if org_role == OrgRole::Viewer && highest_grant(snapshot, user_id, project_id) > VIEWER {
+        // The first step explains the decision: the limit, if it is the reason of the denial.
+        let index = if Some(permission.min_role) > VIEWER { 0 } else { steps.len() };
+        steps.insert(index, viewer_limit_step(labels, user_id));
+    }
     steps
+}
+
+/// Role on a project to which a Viewer of the organization is limited (ID-52).
+const VIEWER: Option<ProjectRole> = Some(ProjectRole::Viewer);
+
+/// Returns the highest role that grants give a member on a project, regardless of the role in the
+/// organization.
+fn highest_grant(
+    snapshot: &Snapshot,
+    user_id: UserId,
+    project_id: ProjectId,
+) -> Option<ProjectRole> {
+    snapshot.role_sources(user_id, project_id).into_iter().map(|(_, role)| role).max()
+}
+
+fn viewer_limit_step(labels: &Labels, user_id: UserId) -> pb::Step {
+    let who = labels.name(user_id.0);
+    let text = format!(
+        "{who} is VIEWER of the organization, which limits their role on every project to VIEWER"
+    );
+    labels.membership_step(pb::StepKind::ViewerLimit, text, user_id, OrgRole::Viewer)
 }
 
 fn ownership_step(labels: &Labels, user_id: UserId) -> pb::Step {
@@ -203,14 +229,32 @@ fn remedies(
         Permission::Org(permission) => {
             let role = permission.min_role.as_str();
             let text = format!("give {who} the role {role} in the organization");
-            vec![remedy(text, "identity.v1.MemberService/ChangeMemberRole", role)]
+            vec![remedy(text, CHANGE_MEMBER_ROLE, role)]
         }
         Permission::Project(permission) => {
             let Some(project_id) = query.project_id else { return vec![] };
-            project_remedies(snapshot, labels, &who, project_id, permission.min_role)
+            let min_role = permission.min_role;
+            let is_limited =
+                snapshot.org_role(user_id) == Some(OrgRole::Viewer) && Some(min_role) > VIEWER;
+            let mut remedies = vec![];
+            if is_limited {
+                let role = OrgRole::Developer.as_str();
+                let text = format!(
+                    "give {who} the role {role} in the organization, because a VIEWER has at most VIEWER on \
+                     a project"
+                );
+                remedies.push(remedy(text, CHANGE_MEMBER_ROLE, role));
+            }
+            if highest_grant(snapshot, user_id, project_id) < Some(min_role) {
+                remedies.extend(project_remedies(snapshot, labels, &who, project_id, min_role));
+            }
+            remedies
         }
     }
 }
+
+/// Method that changes the role of a member in the organization.
+const CHANGE_MEMBER_ROLE: &str = "identity.v1.MemberService/ChangeMemberRole";
 
 /// Returns the remedies for a project: a direct grant, and joining a team that has a sufficient role on it.
 fn project_remedies(

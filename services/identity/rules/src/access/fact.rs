@@ -1,6 +1,8 @@
 //! Facts about access: who is a member, who is in a team, who has which role. Tables store them; a snapshot
 //! is built from them.
 
+use std::collections::HashSet;
+
 use chassis::{ProjectId, TeamId, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -51,6 +53,14 @@ pub struct FactRow {
     pub role: Option<String>,
 }
 
+impl FactRow {
+    /// Returns the key of the fact; `None` for an unknown kind.
+    fn key(&self) -> Option<FactKey> {
+        let kind = FactKind::parse_text(&self.kind)?;
+        Some(FactKey { kind, subject_id: self.subject_id, object_id: self.object_id })
+    }
+}
+
 /// The identifying fields of a fact. An organization has at most one current fact with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FactKey {
@@ -85,6 +95,43 @@ pub struct FactOrigin {
     pub changed_at: OffsetDateTime,
 }
 
+/// A fact that changed after a version: its row, and if it is current at the newest version.
+pub struct FactChange {
+    pub row: FactRow,
+    pub is_current: bool,
+}
+
+/// Applies the changes of facts since the version of a snapshot, in any order. Facts that are not current any
+/// more are removed before the current ones are added.
+pub fn update(mut snapshot: Snapshot, changes: Vec<FactChange>) -> Snapshot {
+    let (current, ended): (Vec<_>, Vec<_>) = changes.into_iter().partition(|it| it.is_current);
+    let current: Vec<_> = current.into_iter().map(|it| it.row).collect();
+    let current_keys: HashSet<_> = current.iter().filter_map(FactRow::key).collect();
+    let ended_keys = ended.iter().filter_map(|it| it.row.key());
+    // A fact whose role changed has an ended row and a current one.
+    for key in ended_keys.filter(|it| !current_keys.contains(it)) {
+        snapshot.apply(to_removal(key));
+    }
+    build(snapshot, &current)
+}
+
+/// Returns the change that removes a fact from a snapshot.
+fn to_removal(key: FactKey) -> Change {
+    let FactKey { kind, subject_id, object_id } = key;
+    match kind {
+        FactKind::Member => Change::RemoveMember(UserId(subject_id)),
+        FactKind::Team => Change::DeleteTeam(TeamId(subject_id)),
+        FactKind::Project => Change::RemoveProject(ProjectId(subject_id)),
+        FactKind::TeamMember => Change::RemoveFromTeam(TeamId(object_id), UserId(subject_id)),
+        FactKind::UserGrant => {
+            Change::Revoke(ProjectId(object_id), Principal::User(UserId(subject_id)))
+        }
+        FactKind::TeamGrant => {
+            Change::Revoke(ProjectId(object_id), Principal::Team(TeamId(subject_id)))
+        }
+    }
+}
+
 /// Adds facts to a snapshot: first members, teams and projects, then the relations between them. Facts with
 /// an unknown kind or role are left out.
 pub fn build(mut snapshot: Snapshot, rows: &[FactRow]) -> Snapshot {
@@ -117,3 +164,6 @@ fn to_change(kind: FactKind, row: &FactRow) -> Option<Change> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! Changes of access, applied to a snapshot: to build one from rows, and to simulate a change.
 
-use std::collections::{HashMap, HashSet};
-
 use chassis::{Error, ProjectId, Result, TeamId, UserId};
+
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use super::Snapshot;
 use crate::{
@@ -28,6 +28,8 @@ pub enum Change {
     RemoveFromTeam(TeamId, UserId),
     /// Adds a project without grants.
     AddProject(ProjectId),
+    /// Removes a project, with its grants.
+    RemoveProject(ProjectId),
     /// Gives a principal a role on a project; replaces the one it had (ID-27).
     Grant(ProjectId, Principal, ProjectRole),
     /// Removes the grant of a principal on a project.
@@ -38,43 +40,93 @@ impl Snapshot {
     /// Applies a change. Changes of unknown members, teams and projects are ignored (ID-31).
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::SetRole(user_id, role) => _ = self.members.insert(user_id, role),
+            Change::SetRole(user_id, role) => self.members.insert_mut(user_id, role),
             Change::RemoveMember(user_id) => {
-                self.members.remove(&user_id);
-                self.teams.values_mut().for_each(|it| _ = it.remove(&user_id));
+                for team_id in list(self.teams_by_member.get(&user_id)) {
+                    self.remove_from_team(team_id, user_id);
+                }
                 self.remove_grants_of(Principal::User(user_id));
+                self.members.remove_mut(&user_id);
             }
-            Change::AddTeam(team_id) => _ = self.teams.insert(team_id, HashSet::new()),
+            Change::AddTeam(team_id) => {
+                if !self.teams.contains_key(&team_id) {
+                    self.teams.insert_mut(team_id, Set::new_sync());
+                }
+            }
             Change::DeleteTeam(team_id) => {
-                self.teams.remove(&team_id);
+                for user_id in list(self.teams.get(&team_id)) {
+                    self.remove_from_team(team_id, user_id);
+                }
                 self.remove_grants_of(Principal::Team(team_id));
+                self.teams.remove_mut(&team_id);
             }
-            Change::AddToTeam(team_id, user_id) => {
-                if self.members.contains_key(&user_id)
-                    && let Some(team) = self.teams.get_mut(&team_id)
-                {
-                    team.insert(user_id);
-                }
-            }
-            Change::RemoveFromTeam(team_id, user_id) => {
-                if let Some(team) = self.teams.get_mut(&team_id) {
-                    team.remove(&user_id);
-                }
-            }
+            Change::AddToTeam(team_id, user_id) => self.add_to_team(team_id, user_id),
+            Change::RemoveFromTeam(team_id, user_id) => self.remove_from_team(team_id, user_id),
             Change::AddProject(project_id) => {
-                self.projects.insert(project_id, HashMap::new());
-            }
-            Change::Grant(project_id, principal, role) => {
-                if self.contains(principal)
-                    && let Some(grants) = self.projects.get_mut(&project_id)
-                {
-                    grants.insert(principal, role);
+                if !self.projects.contains_key(&project_id) {
+                    self.projects.insert_mut(project_id, Map::new_sync());
                 }
             }
-            Change::Revoke(project_id, principal) => {
-                if let Some(grants) = self.projects.get_mut(&project_id) {
-                    grants.remove(&principal);
+            Change::RemoveProject(project_id) => {
+                for principal in keys(self.projects.get(&project_id)) {
+                    self.revoke(project_id, principal);
                 }
+                self.projects.remove_mut(&project_id);
+            }
+            Change::Grant(project_id, principal, role) => self.grant(project_id, principal, role),
+            Change::Revoke(project_id, principal) => self.revoke(project_id, principal),
+        }
+    }
+
+    fn add_to_team(&mut self, team_id: TeamId, user_id: UserId) {
+        if !self.members.contains_key(&user_id) {
+            return;
+        }
+        let Some(members) = self.teams.get(&team_id) else { return };
+        self.relations += usize::from(!members.contains(&user_id));
+        self.teams.insert_mut(team_id, members.insert(user_id));
+        let teams = self.teams_by_member.get(&user_id).cloned().unwrap_or_else(Set::new_sync);
+        self.teams_by_member.insert_mut(user_id, teams.insert(team_id));
+    }
+
+    fn remove_from_team(&mut self, team_id: TeamId, user_id: UserId) {
+        if let Some(members) = self.teams.get(&team_id) {
+            self.relations -= usize::from(members.contains(&user_id));
+            self.teams.insert_mut(team_id, members.remove(&user_id));
+        }
+        if let Some(teams) = self.teams_by_member.get(&user_id) {
+            let rest = teams.remove(&team_id);
+            if rest.is_empty() {
+                self.teams_by_member.remove_mut(&user_id);
+            } else {
+                self.teams_by_member.insert_mut(user_id, rest);
+            }
+        }
+    }
+
+    fn grant(&mut self, project_id: ProjectId, principal: Principal, role: ProjectRole) {
+        if !self.contains(principal) {
+            return;
+        }
+        let Some(grants) = self.projects.get(&project_id) else { return };
+        self.relations += usize::from(!grants.contains_key(&principal));
+        self.projects.insert_mut(project_id, grants.insert(principal, role));
+        let grants = self.grants_by_principal.get(&principal);
+        let grants = grants.cloned().unwrap_or_else(Map::new_sync);
+        self.grants_by_principal.insert_mut(principal, grants.insert(project_id, role));
+    }
+
+    fn revoke(&mut self, project_id: ProjectId, principal: Principal) {
+        if let Some(grants) = self.projects.get(&project_id) {
+            self.relations -= usize::from(grants.contains_key(&principal));
+            self.projects.insert_mut(project_id, grants.remove(&principal));
+        }
+        if let Some(grants) = self.grants_by_principal.get(&principal) {
+            let rest = grants.remove(&project_id);
+            if rest.is_empty() {
+                self.grants_by_principal.remove_mut(&principal);
+            } else {
+                self.grants_by_principal.insert_mut(principal, rest);
             }
         }
     }
@@ -107,7 +159,7 @@ impl Snapshot {
                 }
             }
             // They only build snapshots from rows; no method that is simulated makes them.
-            Change::AddTeam(_) | Change::AddProject(_) => {}
+            Change::AddTeam(_) | Change::AddProject(_) | Change::RemoveProject(_) => {}
         }
         Ok(())
     }
@@ -129,6 +181,18 @@ impl Snapshot {
     }
 
     fn remove_grants_of(&mut self, principal: Principal) {
-        self.projects.values_mut().for_each(|it| _ = it.remove(&principal));
+        for project_id in keys(self.grants_by_principal.get(&principal)) {
+            self.revoke(project_id, principal);
+        }
     }
+}
+
+/// Returns the entries of a set, for a change of the set while it is read.
+fn list<T: Ord + Copy>(set: Option<&Set<T>>) -> Vec<T> {
+    set.into_iter().flatten().copied().collect()
+}
+
+/// Returns the keys of a map, for a change of the map while it is read.
+fn keys<K: Ord + Copy, V>(map: Option<&Map<K, V>>) -> Vec<K> {
+    map.into_iter().flat_map(Map::keys).copied().collect()
 }

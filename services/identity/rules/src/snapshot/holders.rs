@@ -1,10 +1,12 @@
 //! Roles and permissions of all members at once, in one pass over the grants.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chassis::{ProjectId, UserId};
 
-use super::{AccessQuery, Roles, Snapshot};
+use rpds::RedBlackTreeSetSync as Set;
+
+use super::{AccessQuery, Roles, Snapshot, effective_role};
 use crate::{
     policy::{OrgRole, Permission, ProjectRole},
     types::Principal,
@@ -27,7 +29,11 @@ impl Snapshot {
                 }
             }
         }
-        roles.retain(|user_id, _| self.members.contains_key(user_id));
+        roles.retain(|user_id, role| {
+            let org_role = self.org_role(*user_id);
+            let effective = org_role.and_then(|it| effective_role(it, Some(*role)));
+            effective.map(|it| *role = it).is_some()
+        });
         let owners = self.members.iter().filter(|(_, role)| **role == OrgRole::Owner);
         roles.extend(owners.map(|(user_id, _)| (*user_id, ProjectRole::Admin)));
         roles
@@ -44,18 +50,16 @@ impl Snapshot {
             let project = project_roles.get(*user_id).copied();
             self.allows(Roles { org: Some(**org_role), project }, query)
         };
-        let mut holders: Vec<_> = self.members.iter().filter(is_holder).map(|it| *it.0).collect();
-        holders.sort_unstable();
-        holders
+        self.members.iter().filter(is_holder).map(|it| *it.0).collect()
     }
 
     /// Counts the grants and team memberships from which the roles on a project follow; for the organization
     /// (`None`), its members. The cost of a comparison of roles is proportional to it.
     pub fn count_role_inputs(&self, project_id: Option<ProjectId>) -> usize {
-        let Some(project_id) = project_id else { return self.members.len() };
+        let Some(project_id) = project_id else { return self.members.size() };
         let inputs = |principal: &Principal| match principal {
             Principal::User(_) => 1,
-            Principal::Team(id) => 1 + self.teams.get(id).map_or(0, HashSet::len),
+            Principal::Team(id) => 1 + self.teams.get(id).map_or(0, Set::size),
         };
         self.projects.get(&project_id).map_or(0, |it| it.keys().map(inputs).sum())
     }
