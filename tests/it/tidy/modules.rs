@@ -113,7 +113,9 @@ fn circles(mut imports: Imports) -> Vec<String> {
         }
         for module in free {
             imports.remove(&module);
-            imports.values_mut().for_each(|it| _ = it.remove(&module));
+            for targets in imports.values_mut() {
+                targets.remove(&module);
+            }
         }
     }
 }

@@ -28,11 +28,11 @@ const INTERVAL_MIN: Duration = Duration::seconds(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Confirms the address of an account.
-    Verify,
+    VerifyEmail,
     /// Sets a new password.
-    Reset,
+    ResetPassword,
     /// Changes the address of an account to the one to which the link is mailed.
-    Change,
+    ChangeEmail,
     /// Notifies the owner of an account that somebody tried to register with the same address.
     AlreadyRegistered,
     /// Notifies the old address of an account that the address was changed.
@@ -42,9 +42,9 @@ pub enum Purpose {
 /// Stored links have the texts `told_…` from before the notices got their present names.
 impl StoredText for Purpose {
     const TEXTS: &'static [(Self, &'static str)] = &[
-        (Self::Verify, "verify"),
-        (Self::Reset, "reset"),
-        (Self::Change, "change"),
+        (Self::VerifyEmail, "verify"),
+        (Self::ResetPassword, "reset"),
+        (Self::ChangeEmail, "change"),
         (Self::AlreadyRegistered, "told_registered"),
         (Self::AddressChanged, "told_changed"),
     ];
@@ -54,9 +54,9 @@ impl Purpose {
     /// Returns the name of the mail's template.
     pub fn template(self) -> &'static str {
         match self {
-            Self::Verify => "verify",
-            Self::Reset => "reset",
-            Self::Change => "change",
+            Self::VerifyEmail => "verify",
+            Self::ResetPassword => "reset",
+            Self::ChangeEmail => "change",
             Self::AlreadyRegistered => "already_registered",
             Self::AddressChanged => "address_changed",
         }
@@ -182,8 +182,8 @@ impl LinkFactory {
     /// not send.
     pub fn url(&self, purpose: Purpose, id: Uuid) -> String {
         let (page, kind) = match purpose {
-            Purpose::Reset => ("reset", Kind::Reset),
-            Purpose::Change => ("change", Kind::Verification),
+            Purpose::ResetPassword => ("reset", Kind::Reset),
+            Purpose::ChangeEmail => ("change", Kind::Verification),
             _ => ("verify", Kind::Verification),
         };
         let token = self.token(id).reveal(kind);
@@ -204,20 +204,20 @@ mod tests {
         let ann = user();
         let now = OffsetDateTime::UNIX_EPOCH;
         let to = chassis::email::parse("ann@example.com").unwrap();
-        let link = MailedLink::new(&links, Purpose::Reset, &ann, &to, now);
+        let link = MailedLink::new(&links, Purpose::ResetPassword, &ann, &to, now);
         let token = links.token(link.id);
         let is_valid = |link: &MailedLink, purpose, token: &Token, user: &User, now| {
             link.require_valid(purpose, token, user, now).is_ok()
         };
-        assert!(is_valid(&link, Purpose::Reset, &token, &ann, now));
-        assert!(!is_valid(&link, Purpose::Verify, &token, &ann, now));
-        assert!(!is_valid(&link, Purpose::Reset, &links.token(Uuid::nil()), &ann, now));
-        assert!(!is_valid(&link, Purpose::Reset, &token, &ann, now + LIFETIME));
-        assert!(!is_valid(&link, Purpose::Reset, &token, &user(), now));
+        assert!(is_valid(&link, Purpose::ResetPassword, &token, &ann, now));
+        assert!(!is_valid(&link, Purpose::VerifyEmail, &token, &ann, now));
+        assert!(!is_valid(&link, Purpose::ResetPassword, &links.token(Uuid::nil()), &ann, now));
+        assert!(!is_valid(&link, Purpose::ResetPassword, &token, &ann, now + LIFETIME));
+        assert!(!is_valid(&link, Purpose::ResetPassword, &token, &user(), now));
         let later = User { password_version: 2, ..ann.clone() };
-        assert!(!is_valid(&link, Purpose::Reset, &token, &later, now));
+        assert!(!is_valid(&link, Purpose::ResetPassword, &token, &later, now));
         let used = MailedLink { used_at: Some(now), ..link };
-        assert!(!is_valid(&used, Purpose::Reset, &token, &ann, now));
+        assert!(!is_valid(&used, Purpose::ResetPassword, &token, &ann, now));
         assert_eq!(require_interval(Some(now), now), Err(Refused::TooSoon));
         assert_eq!(require_interval(Some(now), now + INTERVAL_MIN), Ok(()));
     }

@@ -26,6 +26,7 @@ pub struct Member {
     pub display_name: String,
     pub email_verified: bool,
     pub role: OrgRole,
+    /// `None` for the creator of the organization.
     pub invitation_id: Option<Uuid>,
     pub created_at: OffsetDateTime,
 }
@@ -176,6 +177,7 @@ impl Member {
     }
 
     /// Returns the member with another role.
+    #[must_use]
     pub fn with_role(self, role: OrgRole) -> Self {
         Self { role, ..self }
     }

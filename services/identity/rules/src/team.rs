@@ -22,6 +22,7 @@ pub struct Team {
     pub name: String,
     pub description: String,
     pub color: String,
+    /// Incremented with every change of name, description or colour.
     pub revision: i64,
     pub created_at: OffsetDateTime,
     /// Number of members.

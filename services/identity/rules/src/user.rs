@@ -18,7 +18,7 @@ use crate::password::InvalidLogin;
 pub struct User {
     pub id: UserId,
     pub email: Email,
-    /// The form of the address by which accounts are unique.
+    /// The normalized address, by which accounts are unique.
     pub canonical_email: String,
     pub display_name: String,
     pub email_verified_at: Option<OffsetDateTime>,

@@ -1,4 +1,4 @@
-//! gRPC methods of decisions.
+//! gRPC methods of decisions about permissions.
 
 use api::identity::{self as pb, access_service_server::AccessService};
 use chassis::{Access, Call, Error, OrgId, Reply, Result, datetime, page::Pager, reply};

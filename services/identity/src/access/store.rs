@@ -1,4 +1,4 @@
-//! SQL of decisions: versions of access, and the facts of which snapshots are built.
+//! SQL of decisions: access versions, and the facts from which snapshots are built.
 
 use std::collections::HashMap;
 

@@ -30,7 +30,7 @@ impl MailRenderer for AccountMailRenderer {
         else {
             return Ok(RenderOutcome::Suppress("the link was used or replaced"));
         };
-        let is_refused_change = is_address_taken && link.purpose == Purpose::Change;
+        let is_refused_change = is_address_taken && link.purpose == Purpose::ChangeEmail;
         let Content { subject, body, button, note } =
             if is_refused_change { ADDRESS_TAKEN } else { content(link.purpose) };
         // Without a name: the owner of the address must not learn which account requested the change.
@@ -65,19 +65,19 @@ const ADDRESS_TAKEN: Content = Content {
 
 fn content(purpose: Purpose) -> Content {
     match purpose {
-        Purpose::Verify => Content {
+        Purpose::VerifyEmail => Content {
             subject: "Confirm your address",
             body: "please confirm your address within 30 minutes.",
             button: Some("Confirm the address"),
             note: "If you did not create an account, ignore this mail.",
         },
-        Purpose::Reset => Content {
+        Purpose::ResetPassword => Content {
             subject: "Set a new password",
             body: "you can set a new password within 30 minutes.",
             button: Some("Set a new password"),
             note: "If you did not request this, ignore this mail: your password stays unchanged.",
         },
-        Purpose::Change => Content {
+        Purpose::ChangeEmail => Content {
             subject: "Confirm your new address",
             body: "please confirm within 30 minutes that your account shall use this address.",
             button: Some("Change the address"),

@@ -236,7 +236,7 @@ pub(crate) async fn finish_cleanup(
     Ok(())
 }
 
-/// Removes the pending cleanup of a restored organization.
+/// Deletes the records of the cleanup of a restored organization.
 pub(crate) async fn cancel_cleanup(tx: &mut Tx, id: OrgId) -> Result<()> {
     query!("delete from closing where org_id = $1", id.0).execute(tx.conn()).await?;
     Ok(())

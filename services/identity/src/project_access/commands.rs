@@ -1,5 +1,6 @@
 //! Changes of grants, and the registration of projects.
 
+// The chassis' `ProjectGrant` proves a permission of the caller; the one of the rules is a role on a project.
 use chassis::{Account, Error, ProjectGrant as Authorization, Result, Tx};
 use identity_rules::{
     policy::{OrgRole, ProjectRole},

@@ -34,7 +34,7 @@ pub(super) async fn register(
     let registered = User::register(draft, None, tx.now);
     tx.act_as(&registered.state().account(NO_CREDENTIAL));
     let (user, purpose) = match store::insert(tx, registered, Some(password_hash)).await? {
-        Some(user) => (Some(user), Purpose::Verify),
+        Some(user) => (Some(user), Purpose::VerifyEmail),
         None => (store::lock_by_email(tx, &canonical).await?, Purpose::AlreadyRegistered),
     };
     if let Some(user) = user {
@@ -61,7 +61,7 @@ pub(super) async fn register_invited(
 
 /// Confirms the address of an account by a mailed link.
 pub(super) async fn verify_email(tx: &mut Tx, token: &Token) -> Result<User> {
-    let (user, _) = consume_link(tx, Purpose::Verify, token).await?;
+    let (user, _) = consume_link(tx, Purpose::VerifyEmail, token).await?;
     store::update(tx, user.verify_email(tx.now)).await
 }
 
@@ -72,9 +72,9 @@ pub(super) async fn resend_verification(
     account: &Account,
 ) -> Result<()> {
     let user = store::lock_caller(tx, account).await?;
-    let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, Purpose::Verify).await?;
+    let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, Purpose::VerifyEmail).await?;
     require_interval(last_sent_at, tx.now)?;
-    let link = MailedLink::new(links, Purpose::Verify, &user, &user.address(), tx.now);
+    let link = MailedLink::new(links, Purpose::VerifyEmail, &user, &user.address(), tx.now);
     mailed_link::store::send(tx, &link).await?;
     let event = pb::UserVerificationSent { after: Some((&user).into()) };
     tx.emit(user.with_event(&event));
@@ -114,7 +114,7 @@ pub(super) async fn request_password_reset(
 ) -> Result<()> {
     let Some(address) = address else { return Ok(()) };
     let Some(user) = store::lock_by_email(tx, &address.canonical).await? else { return Ok(()) };
-    if send_link_if_due(tx, links, Purpose::Reset, &user).await? {
+    if send_link_if_due(tx, links, Purpose::ResetPassword, &user).await? {
         let event = pb::UserPasswordResetRequested { after: Some((&user).into()) };
         tx.emit(user.with_event(&event));
     }
@@ -123,7 +123,7 @@ pub(super) async fn request_password_reset(
 
 /// Sets a new password by a mailed link, ends all sessions and invalidates other links.
 pub(super) async fn reset_password(tx: &mut Tx, token: &Token, password_hash: &str) -> Result<()> {
-    let (user, _) = consume_link(tx, Purpose::Reset, token).await?;
+    let (user, _) = consume_link(tx, Purpose::ResetPassword, token).await?;
     let user = store::update(tx, user.reset_password(tx.now)).await?;
     store::set_password_hash(tx, user.id, Some(password_hash)).await?;
     session::store::end_all(tx, user.id, None).await?;
@@ -141,9 +141,9 @@ pub(super) async fn request_email_change(
 ) -> Result<()> {
     let user = store::lock_caller(tx, account).await?;
     user.require_current(verified)?;
-    let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, Purpose::Change).await?;
+    let last_sent_at = mailed_link::store::last_sent_at(tx, user.id, Purpose::ChangeEmail).await?;
     require_interval(last_sent_at, tx.now)?;
-    let link = MailedLink::new(links, Purpose::Change, &user, new_address, tx.now);
+    let link = MailedLink::new(links, Purpose::ChangeEmail, &user, new_address, tx.now);
     mailed_link::store::send(tx, &link).await?;
     let event = pb::UserEmailChangeRequested {
         after: Some((&user).into()),
@@ -159,7 +159,7 @@ pub(super) async fn confirm_email_change(
     links: &LinkFactory,
     token: &Token,
 ) -> Result<User> {
-    let (user, link) = consume_link(tx, Purpose::Change, token).await?;
+    let (user, link) = consume_link(tx, Purpose::ChangeEmail, token).await?;
     let old_address = user.address();
     let changed = user.change_email(link.email, link.canonical_email, tx.now);
     let user = store::update(tx, changed).await?;

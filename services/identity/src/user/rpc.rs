@@ -24,8 +24,8 @@ pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) passwords: Arc<PasswordHasher>,
     pub(crate) links: LinkFactory,
-    /// Cleared on this replica at once when sessions end or accounts change; other replicas keep a
-    /// credential for up to a second.
+    /// Cleared on this replica at once when sessions end or accounts change, also after an error, because a
+    /// commit whose response was lost reports one. Other replicas keep a credential for up to a second.
     pub(crate) credentials: CredentialCache,
     pub(crate) sign_in: Arc<SignIn>,
 }
@@ -163,7 +163,7 @@ impl UserService for Rpc {
         let token = parse_link_token(Kind::Reset, &call.message.token)?;
         require_strong(&call.message.new_password, "")?;
         // Before the expensive hash; checked again under the link's lock.
-        mailed_link::store::require_valid(&self.db, Purpose::Reset, &token).await?;
+        mailed_link::store::require_valid(&self.db, Purpose::ResetPassword, &token).await?;
         let hash = self.passwords.hash(call.message.new_password.clone().into()).await?;
         let reset = async |tx: &mut Tx| {
             commands::reset_password(tx, &token, &hash).await?;
