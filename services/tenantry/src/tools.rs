@@ -24,10 +24,10 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 pub(crate) async fn migrate(config: Config) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let data_dir = DataDir::open(config.data_dir.as_deref())?;
-    let (options, postgres) = process::database(&config, &data_dir).await?;
+    let (options, private_server) = process::database(&config, &data_dir).await?;
     let migrated = migrate_all(config, options, data_dir).await;
-    if let Some(postgres) = postgres {
-        tokio::task::spawn_blocking(|| postgres.stop()).await?;
+    if let Some(server) = private_server {
+        tokio::task::spawn_blocking(|| server.stop()).await?;
     }
     migrated?;
     print("the schemas of all services are up to date\n")
@@ -88,11 +88,11 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
         anyhow::bail!("a runner requires --tls-cert, --tls-key and --tls-ca to authenticate");
     };
     let tls = Tls::read(certificate, key, authority)?;
-    let project_url = config.service_urls.get(chassis::registry::find("project")?);
-    let project = channel(project_url, &tls)?;
+    let project_service = chassis::registry::find("project")?;
+    let project_channel = channel(config.service_urls.get(project_service), &tls)?;
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
-    let work = local_runner::run(project, data_dir.path(), &config, stop.clone());
+    let work = local_runner::run(project_channel, data_dir.path(), &config, stop.clone());
     tokio::pin!(work);
     tokio::select! {
         done = &mut work => return done,

@@ -230,8 +230,8 @@ impl Access {
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
-    /// Authenticates the caller of a long call again, without caches; fails if the credential is no longer
-    /// valid.
+    /// Authenticates the caller of a stream or long poll again, without caches; fails if the credential is no
+    /// longer valid.
     pub async fn reauthenticate(&self, context: &Context) -> Result<Account> {
         let bearer = context.bearer.as_ref().ok_or_else(Error::invalid_credential)?;
         self.authority()?.authenticate(bearer, true).await
@@ -297,8 +297,8 @@ impl Access {
         })
     }
 
-    /// Decides, and records the decision: a denial for the audit log, a permission to be checked again before
-    /// the commit of a change or while a stream runs.
+    /// Decides, and records in the context: a denial for the audit log, the consistency token for the response,
+    /// and a permission to be checked again before the commit of a change or while a stream runs.
     async fn decide(&self, context: &Context, check: &AccessCheck<'_>) -> Result<Decision> {
         let authority = self.authority()?.clone();
         let decided_at = Instant::now();
@@ -322,6 +322,7 @@ impl Access {
             project_id: check.project_id,
         };
         if let Some(open_call) = &context.open_call {
+            // Fails if the organization has too many streams and long polls already.
             open_call.count_in(check.org_id)?;
             let decisions = context.stream_decisions.lock();
             decisions.unwrap_or_else(PoisonError::into_inner).push(past.clone());
@@ -384,6 +385,7 @@ pub(crate) async fn refresh_decisions(context: &Context) -> Result<()> {
 pub(crate) fn require_current_decisions(context: &Context) -> Result<()> {
     let decisions = context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner);
     if decisions.iter().any(PastDecision::is_outdated) {
+        // The request for a repetition.
         context.is_outdated.store(true, Ordering::Relaxed);
         return Err(Error::Unavailable("identity"));
     }

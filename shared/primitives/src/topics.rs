@@ -48,7 +48,8 @@ impl Subscription {
         self.receiver.mark_unchanged();
     }
 
-    /// Resolves when there is a notification since the last [`Self::mark_read`].
+    /// Resolves when there is a notification since the last call that resolved, or since the last
+    /// [`Self::mark_read`].
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
             // Unreachable: the sender is in the map as long as there is a subscription.
@@ -60,6 +61,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        // The receiver of this subscription is dropped afterwards, so it still counts.
         if senders.get(&self.topic).is_some_and(|it| it.receiver_count() <= 1) {
             senders.remove(&self.topic);
         }
@@ -72,21 +74,40 @@ mod tests {
 
     use super::*;
 
+    const TOPIC: Uuid = Uuid::from_u128(1);
+    const OTHER_TOPIC: Uuid = Uuid::from_u128(2);
+
     #[tokio::test]
     async fn a_notification_reaches_the_subscriptions_of_its_topic_only() {
         let topics = Topics::default();
-        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut first = topics.subscribe(one);
-        let mut other = topics.subscribe(two);
-        topics.publish(&[one]);
-        topics.publish(&[one]);
-        assert!(first.changed().now_or_never().is_some());
-        assert!(first.changed().now_or_never().is_none(), "several notifications resolve once");
-        assert!(other.changed().now_or_never().is_none());
-        topics.publish(&[one]);
-        first.mark_read();
-        assert!(first.changed().now_or_never().is_none());
+        let mut watching = topics.subscribe(TOPIC);
+        let mut other = topics.subscribe(OTHER_TOPIC);
+        topics.publish(&[TOPIC]);
+        assert!(watching.changed().now_or_never().is_some(), "the notification is lost");
+        assert!(other.changed().now_or_never().is_none(), "another topic was notified");
+    }
+
+    #[tokio::test]
+    async fn notifications_resolve_once_and_not_after_they_are_marked_as_read() {
+        let topics = Topics::default();
+        let mut subscription = topics.subscribe(TOPIC);
+        topics.publish(&[TOPIC]);
+        topics.publish(&[TOPIC]);
+        assert!(subscription.changed().now_or_never().is_some(), "the notifications are lost");
+        assert!(subscription.changed().now_or_never().is_none(), "two notifications resolve twice");
+        topics.publish(&[TOPIC]);
+        subscription.mark_read();
+        assert!(subscription.changed().now_or_never().is_none(), "a read notification resolves");
+    }
+
+    #[test]
+    fn a_topic_is_removed_with_its_last_subscription() {
+        let topics = Topics::default();
+        let count = || topics.0.lock().unwrap().len();
+        let (first, last) = (topics.subscribe(TOPIC), topics.subscribe(TOPIC));
         drop(first);
-        assert_eq!(topics.0.lock().unwrap().len(), 1, "a topic without subscriptions is removed");
+        assert_eq!(count(), 1, "a topic with a subscription was removed");
+        drop(last);
+        assert_eq!(count(), 0, "a topic without subscriptions remains");
     }
 }

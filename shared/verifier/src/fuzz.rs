@@ -19,15 +19,23 @@ use crate::{note::VerifierKey, receipt::Receipt, sealed::Keys};
 fn a_changed_bundle_proves_nothing_else() {
     let leaves = leaves(5);
     let original_file: String = bundle_lines(&leaves).iter().map(|it| format!("{it}\n")).collect();
-    let original = bundle::verify(original_file.as_bytes(), &pins(), |_| None, |_| ()).unwrap();
+    let no_prior_size = |_: &str| None;
+    let original =
+        bundle::verify(original_file.as_bytes(), &pins(), no_prior_size, |_| ()).unwrap();
     check!().with_type::<Input>().for_each(|input| {
         let file = input.bytes(&[original_file.clone().into_bytes()]);
+        // As if a checkpoint of 3 entries was verified before: also computes the root at that size.
+        let prior_size = |_: &str| Some(3);
         let mut entries = 0;
-        let report = bundle::verify(&*file, &pins(), |_| Some(3), |_| entries += 1);
+        let report = bundle::verify(&*file, &pins(), prior_size, |_| entries += 1);
         if let Ok(report) = report {
             assert_eq!(report.checkpoint, original.checkpoint);
-            assert!(entries + report.hash_only <= report.checkpoint.size);
-            assert!(!report.complete || report.sources == original.sources || report.hash_only > 0);
+            let count = entries + report.hash_only;
+            assert!(count <= report.checkpoint.size, "more entries than the checkpoint covers");
+            // After an entry without content, the first sequence number of a service can be unknown.
+            if report.complete && report.hash_only == 0 {
+                assert_eq!(report.sources, original.sources);
+            }
         }
     });
 }
@@ -58,18 +66,25 @@ fn a_changed_receipt_proves_nothing_else() {
     });
 }
 
-/// A modified checkpoint is refused, or equals the signed one; no text makes a parser panic.
+/// A modified checkpoint is refused, or equals the signed one.
 #[test]
-fn a_changed_checkpoint_is_refused() {
+fn a_changed_checkpoint_proves_nothing_else() {
     let leaves = leaves(5);
     let note = signed_checkpoint("log.example/acme", 5, &root(&leaves));
     let signed = note::open(&note, &pins()).unwrap();
-    let key = "log.example+4419620e+AfYwYSymMpBlHYFGcNoxlTWpWArGBc3BEc6qqVqTDgCw";
     check!().with_type::<Input>().for_each(|input| {
-        let text = input.text(&[&note, key]);
-        if let Ok(checkpoint) = note::open(&text, &pins()) {
+        if let Ok(checkpoint) = note::open(&input.text(&[&note]), &pins()) {
             assert_eq!(checkpoint, signed);
         }
+    });
+}
+
+/// The parsers of keys, sealed fields and leaves accept or refuse every text; none panics.
+#[test]
+fn no_text_makes_a_parser_panic() {
+    let verifier_key = "log.example+4419620e+AfYwYSymMpBlHYFGcNoxlTWpWArGBc3BEc6qqVqTDgCw";
+    check!().with_type::<Input>().for_each(|input| {
+        let text = input.text(&[verifier_key]);
         let _ = VerifierKey::parse(&text);
         let _ = sealed::open(&format!("sealed:{text}"), &Keys::new());
         let _ = receipt::decode_leaf(0, text.as_bytes(), &Keys::new());

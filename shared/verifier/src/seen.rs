@@ -1,5 +1,5 @@
-//! Checkpoints that were verified before, one per tree: the state that detects a log that was rolled back or
-//! forked.
+//! Checkpoints that were verified before, one per origin (the name of a tree): the state that detects a log
+//! that was rolled back or forked.
 
 use std::{fs, path::Path};
 
@@ -18,9 +18,9 @@ pub struct SeenCheckpoints(Vec<Checkpoint>);
 /// Proof that a newer checkpoint continues an older one: the response of `GetConsistencyProof`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsistencyProof {
-    /// Entries of the older checkpoint.
+    /// Number of entries that the older checkpoint covers.
     pub from: u64,
-    /// Entries of the newer checkpoint.
+    /// Number of entries that the newer checkpoint covers.
     pub to: u64,
     /// Hashes of the proof (RFC 6962, 2.1.2).
     pub hashes: Vec<Hash>,
@@ -73,8 +73,8 @@ impl SeenCheckpoints {
     }
 
     /// Accepts a checkpoint if it equals the one seen before, or if one of the two continues the other.
-    /// `root_at_seen` is the root of the first entries, as many as the seen checkpoint covers, if all of them
-    /// were verified.
+    /// `root_at_seen` is the root that the new checkpoint's tree had at the size of the seen one, computed
+    /// from its entries; `None` if not all of them were verified.
     pub fn check(
         &self,
         checkpoint: &Checkpoint,

@@ -108,28 +108,28 @@ async fn a_decision_is_explained() {
     let world = World::new(&suite).await;
     let team = world.create_team("Support", &[]).await;
     world.grant(json!({ "teamId": team }), "DEVELOPER").await;
-    world.grant(json!({ "userId": world.viewer.user_id }), "VIEWER").await;
+    world.grant(json!({ "userId": world.developer.user_id }), "VIEWER").await;
     let deploy = world.project_request(json!({ "permission": "project.environments.deploy" }));
-    let denied = world.viewer.call_ok(EXPLAIN, deploy.clone()).await;
+    let denied = world.developer.call_ok(EXPLAIN, deploy.clone()).await;
     assert_eq!(denied["allowed"], Value::Null);
     assert_eq!(
         denied["explanation"],
-        "viewer@example.com lacks project.environments.deploy: viewer@example.com has the role VIEWER on the \
-         project by a direct grant, but the role DEVELOPER on the project is required."
+        "developer@example.com lacks project.environments.deploy: developer@example.com has the role VIEWER on \
+         the project by a direct grant, but the role DEVELOPER on the project is required."
     );
     let remedies: Vec<_> =
         denied["remedies"].as_array().unwrap().iter().map(|it| text(&it["text"])).collect();
     assert_eq!(
         remedies,
         [
-            "give viewer@example.com the role DEVELOPER on the project",
-            "add viewer@example.com to the team Support, which has the role DEVELOPER on the project"
+            "give developer@example.com the role DEVELOPER on the project",
+            "add developer@example.com to the team Support, which has the role DEVELOPER on the project"
         ]
     );
 
-    let add = world.org_request(json!({ "teamId": team, "userId": world.viewer.user_id }));
+    let add = world.org_request(json!({ "teamId": team, "userId": world.developer.user_id }));
     world.owner.call_ok("identity.v1.TeamService/AddTeamMember", add).await;
-    let allowed = world.viewer.call_ok(EXPLAIN, deploy.clone()).await;
+    let allowed = world.developer.call_ok(EXPLAIN, deploy.clone()).await;
     assert_eq!(allowed["allowed"], true);
     let step = &allowed["path"][0];
     assert_eq!(step["kind"], "STEP_KIND_TEAM_GRANT");
@@ -144,9 +144,9 @@ async fn a_decision_is_explained() {
 
     // Only Admins get explanations about other people.
     let about_other = world.project_request(json!({
-        "permission": "project.view", "userId": world.developer.user_id
+        "permission": "project.view", "userId": world.viewer.user_id
     }));
-    assert_eq!(world.viewer.call_err(EXPLAIN, about_other.clone()).await, "MISSING_PERMISSION");
+    assert_eq!(world.developer.call_err(EXPLAIN, about_other.clone()).await, "MISSING_PERMISSION");
     let explained = world.admin.call_ok(EXPLAIN, about_other).await;
     let explanation = text(&explained["explanation"]);
     assert!(explanation.contains("no role on the project"), "{explained}");
@@ -158,7 +158,7 @@ async fn a_decision_is_explained() {
 async fn past_holders_and_simulated_changes_are_reported() {
     let suite = Suite::start().await;
     let world = World::new(&suite).await;
-    let team = world.create_team("Support", &[&world.viewer]).await;
+    let team = world.create_team("Support", &[&world.developer]).await;
     world.grant(json!({ "teamId": team }), "DEVELOPER").await;
     let before_deletion = chassis::timestamp(suite.clock.now());
     suite.clock.advance(chassis::clock::Duration::minutes(1));
@@ -168,7 +168,7 @@ async fn past_holders_and_simulated_changes_are_reported() {
     let method = "identity.v1.AccessService/SimulateAccess";
     let simulated = world.admin.call_ok(method, simulate).await;
     let difference = &simulated["differences"][0];
-    assert_eq!(difference["userId"], world.viewer.user_id);
+    assert_eq!(difference["userId"], world.developer.user_id);
     assert_eq!(
         (&difference["roleBefore"], &difference["roleAfter"]),
         (&json!("DEVELOPER"), &Value::Null)
@@ -191,7 +191,7 @@ async fn past_holders_and_simulated_changes_are_reported() {
         let holders = answer["holders"].as_array().cloned().unwrap_or_default();
         holders.iter().map(|it| text(&it["userId"])).collect::<Vec<_>>()
     };
-    let both = [world.owner.user_id.clone(), world.viewer.user_id.clone()];
+    let both = [world.owner.user_id.clone(), world.developer.user_id.clone()];
     assert_eq!(holders(None).await, both);
     let delete = world.org_request(json!({ "teamId": team }));
     world.owner.call_ok("identity.v1.TeamService/DeleteTeam", delete).await;
@@ -212,7 +212,8 @@ fn json_time(time: &prost_types::Timestamp) -> Value {
     serde_json::to_value(message.unwrap()).unwrap()
 }
 
-/// PL-4: a blocked subscription allows reads and rejects changes until it is active again.
+/// PL-4, PL-5: a blocked subscription allows reads and rejects changes until it is active again; only the Owner
+/// sees its state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_subscription_rejects_changes_and_allows_reads() {
     let suite = Suite::start().await;
@@ -225,6 +226,19 @@ async fn a_blocked_subscription_rejects_changes_and_allows_reads() {
         .org_request(json!({ "name": "Two", "repositoryUrl": "https://git.example.com/a.git" }));
     let reason = world.owner.call_err("project.v1.ProjectService/CreateProject", project).await;
     assert_eq!(reason, "SUBSCRIPTION_BLOCKED");
+    // Only the Owner sees the state of the subscription.
+    let get = "identity.v1.OrganizationService/GetOrganization";
+    for (person, expected) in [
+        (&world.owner, json!("SUBSCRIPTION_BLOCKED")),
+        (&world.admin, Value::Null),
+        (&world.viewer, Value::Null),
+    ] {
+        let got = person.call_ok(get, world.org_request(json!({}))).await;
+        assert_eq!(got["organization"]["subscription"], expected);
+        let usage = "identity.v1.OrganizationService/GetUsage";
+        let usage = person.call_ok(usage, world.org_request(json!({}))).await;
+        assert_eq!(usage["subscription"], expected);
+    }
     // A missing permission is reported before the subscription.
     assert_eq!(world.viewer.call_err(method, create.clone()).await, "MISSING_PERMISSION");
     world
@@ -265,9 +279,10 @@ async fn the_permission_matrix_is_enforced() {
         }
     }
     for role in ["VIEWER", "DEVELOPER", "ADMIN"] {
-        world.grant(json!({ "userId": world.viewer.user_id }), role).await;
+        world.grant(json!({ "userId": world.developer.user_id }), role).await;
         let mine = world.project_request(json!({}));
-        let mine = world.viewer.call_ok("identity.v1.AccessService/ListMyPermissions", mine).await;
+        let mine =
+            world.developer.call_ok("identity.v1.AccessService/ListMyPermissions", mine).await;
         for row in matrix["project"].as_array().unwrap() {
             let listed = row["roles"].as_array().unwrap().contains(&json!(role));
             let held = mine["permissions"].as_array().unwrap().contains(&row["permission"]);

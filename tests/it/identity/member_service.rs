@@ -16,30 +16,30 @@ const MEMBERS: &str = "identity.v1.MemberService";
 async fn a_role_comes_from_teams_and_grants_and_ends_with_them() {
     let suite = Suite::start().await;
     let world = World::new(&suite).await;
-    let viewer = &world.viewer;
+    let developer = &world.developer;
     let role = async || {
         let mine = world.project_request(json!({}));
-        let mine = viewer.call_ok("identity.v1.AccessService/ListMyPermissions", mine).await;
+        let mine = developer.call_ok("identity.v1.AccessService/ListMyPermissions", mine).await;
         text(&mine["projectRole"])
     };
-    let a = world.create_team("A", &[viewer]).await;
-    let b = world.create_team("B", &[viewer]).await;
+    let a = world.create_team("A", &[developer]).await;
+    let b = world.create_team("B", &[developer]).await;
     assert_eq!(role().await, "", "a team without grants gives nothing");
     world.grant(json!({ "teamId": a }), "VIEWER").await;
     world.grant(json!({ "teamId": b }), "ADMIN").await;
     assert_eq!(role().await, "PROJECT_ROLE_ADMIN");
     let other = create_project(&world.owner, &world.org).await;
     let get = json!({ "orgId": world.org, "projectId": other });
-    assert_eq!(viewer.call_err("project.v1.ProjectService/GetProject", get).await, "NOT_FOUND");
+    assert_eq!(developer.call_err("project.v1.ProjectService/GetProject", get).await, "NOT_FOUND");
 
-    let remove = world.org_request(json!({ "teamId": b, "userId": viewer.user_id }));
+    let remove = world.org_request(json!({ "teamId": b, "userId": developer.user_id }));
     world.owner.call_ok(&format!("{TEAMS}/RemoveTeamMember"), remove.clone()).await;
     assert_eq!(role().await, "PROJECT_ROLE_VIEWER");
     // Adding a member twice and removing a non-member change nothing and write no event.
     let events = async || suite.count("select count(*) from identity.outbox").await;
     let before = events().await;
     world.owner.call_ok(&format!("{TEAMS}/RemoveTeamMember"), remove).await;
-    let add = world.org_request(json!({ "teamId": a, "userId": viewer.user_id }));
+    let add = world.org_request(json!({ "teamId": a, "userId": developer.user_id }));
     world.owner.call_ok(&format!("{TEAMS}/AddTeamMember"), add).await;
     assert_eq!(events().await, before);
 
@@ -48,7 +48,7 @@ async fn a_role_comes_from_teams_and_grants_and_ends_with_them() {
     world.grant(json!({ "teamId": a }), "DEVELOPER").await;
     assert_eq!(events().await, before + 1);
     assert_eq!(role().await, "PROJECT_ROLE_DEVELOPER");
-    world.grant(json!({ "userId": viewer.user_id }), "VIEWER").await;
+    world.grant(json!({ "userId": developer.user_id }), "VIEWER").await;
     let delete = world.org_request(json!({ "teamId": a }));
     let deleted = world.owner.call_ok(&format!("{TEAMS}/DeleteTeam"), delete).await;
     assert_eq!(

@@ -54,6 +54,10 @@ async fn names_change_and_slugs_are_unique() {
     let create = |slug: &str| json!({ "name": "Evil", "slug": slug });
     let method = format!("{ORGS}/CreateOrganization");
     assert_eq!(eve.call_err(&method, create("acme")).await, "SLUG_TAKEN");
+    // A slug that is derived from the name is made unique.
+    let derived = eve.call_ok(&method, json!({ "name": "Acme" })).await;
+    let slug = derived["organization"]["slug"].as_str().unwrap();
+    assert!(slug.starts_with("acme-") && slug.len() == "acme-".len() + 4, "{slug}");
     let evil = eve.call_ok(&method, create("evil")).await;
     let evil = text(&evil["organization"]["id"]);
     let take_slug = json!({ "orgId": evil, "slug": "acme", "updateMask": "slug" });

@@ -1,5 +1,7 @@
 //! Rules of the contract, checked for every method.
 
+use std::collections::BTreeSet;
+
 use chassis::rule::{Audience, Rules};
 use prost_reflect::{DescriptorPool, DynamicMessage, Kind};
 use testkit::Suite;
@@ -41,6 +43,29 @@ fn every_method_has_an_example_that_its_request_accepts() {
         let parsed = DynamicMessage::deserialize(descriptor, &mut json);
         assert!(parsed.is_ok(), "the example of {name} is invalid: {example}: {parsed:?}");
     }
+}
+
+/// A permission that guards nothing would be recommended by `Explain` and be granted for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_permission_guards_something() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    let matrix = ann
+        .call_ok("identity.v1.AccessService/GetPermissionMatrix", serde_json::json!({}))
+        .await;
+    let rows = ["organization", "project"].map(|it| matrix[it].as_array().unwrap().clone());
+    let listed: BTreeSet<String> =
+        rows.concat().iter().map(|it| it["permission"].as_str().unwrap().to_owned()).collect();
+    let rules = Rules::load(api::DESCRIPTORS).unwrap();
+    let of_methods = rules.iter().filter_map(|it| match &it.audience {
+        Audience::Permission(permission) => Some(permission.clone()),
+        _ => None,
+    });
+    // Required in the code: a field of a response, and an operation of a method by its object.
+    let in_code = ["org.billing.view", "project.production.deploy"].map(str::to_owned);
+    let required: BTreeSet<String> = of_methods.chain(in_code).collect();
+    assert_eq!(listed, required);
+    suite.finish().await;
 }
 
 #[test]

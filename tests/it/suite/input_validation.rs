@@ -1,6 +1,6 @@
 //! Malformed and oversized requests, foreign ids, reused request ids, overload.
 
-use api::identity as id;
+use api::identity as pb;
 use prost::Message;
 use testkit::{Options, Suite};
 use tonic::Code;
@@ -16,10 +16,11 @@ async fn malformed_bytes_and_characters_are_rejected() {
     let ann = suite.person("ann@example.com").await;
     let channel = raw::connect(suite.address).await;
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
-    let name = |name: &str| {
-        id::CreateOrganizationRequest { name: name.to_owned(), ..Default::default() }
+    let request = |name: &str| {
+        pb::CreateOrganizationRequest { name: name.to_owned(), ..Default::default() }
             .encode_to_vec()
     };
+    // Control, bidirectional and invisible characters, and a terminal's escape sequence.
     let invalid = [
         "a\0b",
         "a\nb",
@@ -31,7 +32,7 @@ async fn malformed_bytes_and_characters_are_rejected() {
         "\u{1b}[31m",
     ];
     for text in invalid {
-        let status = raw::call(&channel, method, Some(&ann.token), name(text)).await.unwrap_err();
+        let status = raw::call(&channel, method, Some(&ann.token), request(text)).await.unwrap_err();
         assert_eq!(
             (status.code(), reason(&status).as_str()),
             (Code::InvalidArgument, "INVALID_FIELD"),
@@ -40,13 +41,15 @@ async fn malformed_bytes_and_characters_are_rejected() {
     }
     // Invalid UTF-8, a field that is longer than the message, and a group without an end.
     for bytes in [vec![0x0a, 2, 0xc3, 0x28], vec![0x0a, 99, b'a'], vec![0x0b, 0x0b]] {
+        let sent = format!("{bytes:x?}");
         let status = raw::call(&channel, method, Some(&ann.token), bytes).await.unwrap_err();
         assert_eq!(
             (status.code(), reason(&status).as_str()),
-            (Code::InvalidArgument, "MALFORMED_REQUEST")
+            (Code::InvalidArgument, "MALFORMED_REQUEST"),
+            "{sent}"
         );
     }
-    let huge = name(&"a".repeat(5 * 1024 * 1024));
+    let huge = request(&"a".repeat(5 * 1024 * 1024));
     let status = raw::call(&channel, method, Some(&ann.token), huge).await.unwrap_err();
     assert_eq!(
         (status.code(), reason(&status).as_str()),
@@ -65,14 +68,15 @@ async fn all_violations_are_reported_at_once() {
     let suite = Suite::start().await;
     let ann = suite.person("ann@example.com").await;
     let org_id = ann.create_organization("acme").await.unwrap();
+    // Every field except `org_id` is malformed, of an unknown enum value, or just beyond its bounds.
     let invite = api::invitation::CreateInvitationRequest {
         org_id,
         email: "x".to_owned(),
-        role: id::OrgRole::Owner.into(),
+        role: pb::OrgRole::Owner.into(),
         expires_in_days: 31,
         max_uses: Some(0),
         message: "a".repeat(501),
-        project_access: vec![id::ProjectAccess { project_id: "x".to_owned(), role: 9 }],
+        project_access: vec![pb::ProjectAccess { project_id: "x".to_owned(), role: 9 }],
         request_id: "x".to_owned(),
         team_ids: vec!["x".to_owned()],
     };
@@ -119,15 +123,19 @@ async fn foreign_and_unknown_ids_are_not_found() {
             .call("tenantry.project.v1.ProjectService/GetProject", get(org_id, project))
             .await;
         let error = result.unwrap_err();
-        assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "NOT_FOUND"));
+        assert_eq!(
+            (error.code, error.reason.as_str()),
+            (Code::NotFound, "NOT_FOUND"),
+            "organization {org_id}, project {project}"
+        );
     }
     // A page token that this server has not created.
-    let list = id::ListOrganizationsRequest {
+    let list = pb::ListOrganizationsRequest {
         page_size: 1,
         page_token: "AAAA".to_owned(),
         ..Default::default()
     };
-    let listed: Result<id::ListOrganizationsResponse, _> =
+    let listed: Result<pb::ListOrganizationsResponse, _> =
         ann.client.call("tenantry.identity.v1.OrganizationService/ListOrganizations", list).await;
     assert_eq!(listed.unwrap_err().reason, "INVALID_PAGE_TOKEN");
     suite.finish().await;
@@ -137,18 +145,18 @@ async fn foreign_and_unknown_ids_are_not_found() {
 async fn a_request_id_identifies_one_request() {
     let suite = Suite::start().await;
     let ann = suite.person("ann@example.com").await;
-    let request = |name: &str| id::CreateOrganizationRequest {
+    let request = |name: &str| pb::CreateOrganizationRequest {
         name: name.to_owned(),
         slug: String::new(),
         request_id: "0193a4b2-7c00-7000-8000-000000000001".to_owned(),
     };
     let method = "tenantry.identity.v1.OrganizationService/CreateOrganization";
-    let first: id::CreateOrganizationResponse =
+    let first: pb::CreateOrganizationResponse =
         ann.client.call(method, request("Acme")).await.unwrap();
-    let second: id::CreateOrganizationResponse =
+    let second: pb::CreateOrganizationResponse =
         ann.client.call(method, request("Acme")).await.unwrap();
     assert_eq!(first, second, "the repetition gets the response of the first call");
-    let other: Result<id::CreateOrganizationResponse, _> =
+    let other: Result<pb::CreateOrganizationResponse, _> =
         ann.client.call(method, request("Other")).await;
     assert_eq!(other.unwrap_err().reason, "REQUEST_ID_REUSED");
     suite.finish().await;
@@ -157,7 +165,7 @@ async fn a_request_id_identifies_one_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overloaded_server_rejects_calls() {
     let suite = Suite::start_with(Options { in_flight_max: 2, ..Options::default() }).await;
-    let login = id::LoginRequest { email: "a@example.com".to_owned(), password: "x".repeat(20) }
+    let login = pb::LoginRequest { email: "a@example.com".to_owned(), password: "x".repeat(20) }
         .encode_to_vec();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..12 {

@@ -2,7 +2,7 @@
 
 use std::{fs::File, path::PathBuf, sync::OnceLock};
 
-use chassis::{Config, OrgId};
+use chassis::Config;
 use clap::Parser;
 use embedded_postgres::{Durability, Postgres};
 use host::{DataDir, Host};
@@ -45,7 +45,7 @@ impl Database {
         let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start))
             .await
             .expect("PostgreSQL starts");
-        let name = format!("t_{}", OrgId::new().0.simple());
+        let name = format!("t_{}", chassis::id::new().simple());
         let mut admin = admin(&server.options).await;
         let create =
             format!("create database {name} template tenantry_template strategy file_copy");
@@ -53,12 +53,13 @@ impl Database {
         Self { options: server.options.clone().database(&name), name }
     }
 
-    /// Returns another handle of the same database, for a replica.
+    /// Returns another handle of the same database, for a second instance of the program.
     pub(crate) fn share(&self) -> Self {
         Self { options: self.options.clone(), name: self.name.clone() }
     }
 
-    /// Drops this database; returns the handle of its copy on another server.
+    /// Drops this database and returns the handle of its copy on another server, which exists already and
+    /// which `options` name.
     pub(crate) async fn into_copy(self, options: PgConnectOptions) -> Self {
         let name = options.get_database().expect("the options name a database").to_owned();
         self.drop().await;
@@ -101,7 +102,7 @@ async fn admin(options: &PgConnectOptions) -> PgConnection {
     PgConnection::connect_with(&options).await.expect("PostgreSQL answers")
 }
 
-/// Data directory of the server: one per checkout, reused by the next run.
+/// Data directory of the PostgreSQL server: one per checkout, reused by the next run.
 pub(crate) fn folder() -> PathBuf {
     let checkout = env!("CARGO_MANIFEST_DIR").as_bytes();
     let hash = data_encoding::HEXLOWER.encode(&chassis::key::hash(checkout)[..6]);
@@ -124,9 +125,9 @@ fn start() -> Server {
         // Keeps the server running after this process, for the next test run.
         std::mem::forget(server);
         let mut admin = admin(&options).await;
-        let old = "select datname from pg_database
-                   where datname like 't\\_%' or datname = 'tenantry_template'";
-        let old: Vec<String> = sqlx::query_scalar(old)
+        let select_old = "select datname from pg_database
+                          where datname like 't\\_%' or datname = 'tenantry_template'";
+        let old: Vec<String> = sqlx::query_scalar(select_old)
             .fetch_all(&mut admin)
             .await
             .expect("the databases can be listed");
@@ -141,6 +142,7 @@ fn start() -> Server {
     })
 }
 
+/// Creates the schemas of all services in a database.
 async fn migrate(options: PgConnectOptions) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir().expect("a temporary directory");

@@ -43,7 +43,8 @@ pub fn decide(
 }
 
 impl Verdict {
-    /// Returns the verdict as the decision that other services get, with the version that it was read from.
+    /// Returns the verdict as the decision that other services get, with the consistency token of the snapshot
+    /// that it was read from, if the caller returns one.
     pub fn into_decision(self, token: Option<ConsistencyToken>) -> Decision {
         let token = token.map(ConsistencyToken::encode).unwrap_or_default();
         match self {

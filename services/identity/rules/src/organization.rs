@@ -103,6 +103,8 @@ pub struct Organization {
 pub struct Draft {
     pub name: String,
     pub slug: String,
+    /// True if the slug is derived from the name. It gets a suffix if another organization has it.
+    pub is_slug_derived: bool,
 }
 
 /// Reasons for which an organization is not created, changed or extended.
@@ -110,7 +112,7 @@ pub struct Draft {
 pub enum Refused {
     #[error("the e-mail address of the account is not confirmed; confirm it, then retry")]
     EmailNotVerified,
-    #[error("another organization has the slug {0}; choose another slug")]
+    #[error("the slug {0} is taken; choose another slug")]
     SlugTaken(String),
     #[error("the account has already created {0} organizations, the maximum")]
     OrgLimit(i64),

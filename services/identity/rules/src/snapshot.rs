@@ -46,7 +46,7 @@ pub struct Snapshot {
     /// The grants of each principal who has one: `projects` by principal.
     grants_by_principal: Map<Principal, Map<ProjectId, ProjectRole>>,
     /// Number of team memberships and grants.
-    relations: usize,
+    relation_count: usize,
 }
 
 /// The caller that a decision is about: a person, or an API key of theirs.
@@ -127,7 +127,7 @@ impl Snapshot {
             projects: Map::new_sync(),
             teams_by_member: Map::new_sync(),
             grants_by_principal: Map::new_sync(),
-            relations: 0,
+            relation_count: 0,
         }
     }
 
@@ -287,7 +287,7 @@ impl Snapshot {
         // A node of a map with its reference counts; relations are stored from both sides.
         const NODE: usize = 120;
         let objects = self.members.size() + self.teams.size() + self.projects.size();
-        400 + NODE * (objects + 2 * self.relations)
+        400 + NODE * (objects + 2 * self.relation_count)
     }
 }
 

@@ -19,14 +19,16 @@ struct Content {
     body: &'static str,
     /// The label of the button; `None` for a notice without a link.
     button: Option<&'static str>,
+    /// The small print below the button.
     note: &'static str,
 }
 
 #[tonic::async_trait]
 impl MailRenderer for AccountMailRenderer {
     async fn render(&self, mail: &QueuedMail) -> Result<RenderOutcome> {
+        let link_id = mail.subject_id;
         let Some(UnusedLink { link, display_name, is_address_taken }) =
-            store::find_unused(&self.db, mail.subject_id).await?
+            store::find_unused(&self.db, link_id).await?
         else {
             return Ok(RenderOutcome::Suppress("the link was used or replaced"));
         };
@@ -54,7 +56,8 @@ impl MailRenderer for AccountMailRenderer {
     }
 }
 
-/// Replaces the link of a change of address, if another account has the new address already.
+/// Text of the mail to the new address of an account, instead of the one with the link, if another account
+/// has that address already.
 const ADDRESS_TAKEN: Content = Content {
     subject: "This address already has an account",
     body: "somebody, possibly you, requested to change the address of another account to this one. The \

@@ -31,14 +31,28 @@ pub(super) struct Usage {
 pub(super) async fn create(
     tx: &mut Tx,
     creator: &Account,
-    draft: Draft,
+    mut draft: Draft,
     created_max: i64,
 ) -> Result<Organization> {
+    if draft.is_slug_derived {
+        draft.slug = unused_slug(tx, &draft.slug).await?;
+    }
     let created = store::count_created_by(tx, creator.user_id).await?;
     let organization = Organization::create(creator, draft, created, created_max, tx.now)?;
     let id = store::insert(tx, organization).await?.0.id;
     // Read again, with the limits of its plan.
     store::lock(tx, id).await
+}
+
+/// Returns the slug, with a random suffix if it is taken.
+async fn unused_slug(tx: &mut Tx, slug: &str) -> Result<String> {
+    let mut candidate = slug.to_owned();
+    while store::is_slug_taken(tx, &candidate).await? {
+        let random = chassis::key::random();
+        let suffix = u16::from_be_bytes([random[0], random[1]]);
+        candidate = format!("{slug}-{suffix:04x}");
+    }
+    Ok(candidate)
 }
 
 /// Changes the plan.

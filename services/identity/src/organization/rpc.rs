@@ -43,7 +43,8 @@ impl OrganizationService for Rpc {
         let call = Call::of(request)?;
         let authorization = self.access.org(&call, &call.message.org_id).await?;
         let organization = store::get(&self.db, authorization.org_id()).await?;
-        reply(pb::GetOrganizationResponse { organization: Some((&organization).into()) })
+        let organization = organization.message_for(authorization.account().user_id);
+        reply(pb::GetOrganizationResponse { organization: Some(organization) })
     }
 
     async fn list_organizations(
@@ -57,7 +58,7 @@ impl OrganizationService for Rpc {
         let user_id = call.account()?.user_id;
         let rows = store::list_of_user(&self.db, user_id, message.show_deleted, &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
-        let organizations = rows.iter().map(Into::into).collect();
+        let organizations = rows.iter().map(|it| it.message_for(user_id)).collect();
         reply(pb::ListOrganizationsResponse { organizations, next_page_token })
     }
 
@@ -85,7 +86,8 @@ impl OrganizationService for Rpc {
         let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
             let updated = commands::update(tx, &authorization, patch, &message.etag).await?;
-            Ok(pb::UpdateOrganizationResponse { organization: Some((&updated).into()) })
+            let organization = updated.message_for(authorization.account().user_id);
+            Ok(pb::UpdateOrganizationResponse { organization: Some(organization) })
         };
         reply(self.db.write(&call, update).await?)
     }
@@ -160,7 +162,7 @@ impl OrganizationService for Rpc {
         let usage = commands::usage(&self.db, &self.peers, &call, &organization).await?;
         reply(pb::GetUsageResponse {
             plan: pb::Plan::from(organization.plan).into(),
-            subscription: pb::Subscription::from(organization.subscription).into(),
+            subscription: organization.subscription_for(authorization.account().user_id).into(),
             usage: usage.into_iter().map(Into::into).collect(),
         })
     }

@@ -74,6 +74,19 @@ pub(crate) async fn count_created_by(tx: &mut Tx, user_id: UserId) -> Result<i64
     Ok(count.fetch_one(tx.conn()).await?)
 }
 
+/// Returns true if an organization has the slug. Concurrent calls for the same slug wait for the end of this
+/// transaction.
+pub(crate) async fn is_slug_taken(tx: &mut Tx, slug: &str) -> Result<bool> {
+    query!("select pg_advisory_xact_lock(4, hashtext($1))", slug).execute(tx.conn()).await?;
+    let is_taken = query_scalar!(
+        r#"select exists (
+               select from organization where slug = $1 and deleted_at is null
+           ) as "is_taken!""#,
+        slug
+    );
+    Ok(is_taken.fetch_one(tx.conn()).await?)
+}
+
 /// Stores a new organization, its owner and its event.
 pub(crate) async fn insert(
     tx: &mut Tx,

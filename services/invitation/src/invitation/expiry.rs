@@ -1,4 +1,5 @@
-//! Events of expired invitations, one for each. The state EXPIRED needs no job: every read computes it.
+//! Job that emits one event for each expired invitation. The state EXPIRED does not depend on the job: every
+//! read computes it.
 
 use std::time::Duration;
 
@@ -14,18 +15,19 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Largest number of invitations in one transaction.
 const BATCH: i64 = 100;
 
-/// Runs until the process ends.
+/// Emits the events until `stop` is cancelled.
 pub(super) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
-    let step = || async { Ok(db.write_as_system("invitation expiry", step).await?) };
+    let step = || async { Ok(db.write_as_system("invitation expiry", emit_batch).await?) };
     worker::run("invitation expiry".to_owned(), Schedule::every(INTERVAL), stop, step).await;
     Ok(())
 }
 
-async fn step(tx: &mut Tx) -> Result<Progress> {
+async fn emit_batch(tx: &mut Tx) -> Result<Progress> {
     let expired = store::lock_expired(tx, BATCH).await?;
-    let is_full = i64::try_from(expired.len()).unwrap_or_default() == BATCH;
+    let is_full_batch = i64::try_from(expired.len()).unwrap_or_default() == BATCH;
     for invitation in expired {
         store::update(tx, invitation.expire(tx.now)).await?;
     }
-    Ok(Progress::busy_if(is_full))
+    // After a full batch there can be more expired invitations: the next step does not wait.
+    Ok(Progress::busy_if(is_full_batch))
 }

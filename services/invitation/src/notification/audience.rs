@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// Time limit of a query.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Permission of every member.
+/// Permission that every member has.
 const MEMBER_PERMISSION: &str = "org.view";
 
 /// Accounts to look up in an organization.
@@ -19,11 +19,11 @@ pub(super) struct AudienceQuery<'a> {
     /// `None` for an event of an account, which belongs to no organization.
     pub(super) org_id: Option<OrgId>,
     pub(super) project_id: Option<ProjectId>,
-    /// Permission of the listed members; empty for all members.
+    /// Permission that a member must have to be listed; empty for all members.
     pub(super) permission: &'a str,
     /// E-mail addresses whose accounts are listed.
     pub(super) emails: Vec<String>,
-    /// Accounts that are listed, also without the permission.
+    /// Accounts that are listed even if they lack the permission.
     pub(super) user_ids: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn list(
     let permission = if query.permission.is_empty() { MEMBER_PERMISSION } else { query.permission };
     let project_id = query.project_id.filter(|_| permission.starts_with("project."));
     let mut request = tonic::Request::new(ListAudienceRequest {
-        // No organization has the nil id.
+        // No organization has the nil id: only the accounts in `user_ids` and `emails` are found.
         org_id: query.org_id.unwrap_or(OrgId(Uuid::nil())).into(),
         project_id: project_id.map(String::from).unwrap_or_default(),
         permission: permission.to_owned(),

@@ -93,7 +93,7 @@ impl Processes {
         let limits = ResourceLimits::of(lease.resources);
         let directories = [
             (source.data(), target.incoming_data()),
-            (source.release(release)?, target.release(&lease.release)?),
+            (source.release_dir(release)?, target.release_dir(&lease.release)?),
         ];
         for (source_path, target_path) in directories {
             target.create_account_directory(&self.sandbox.accounts, &target_path).await?;

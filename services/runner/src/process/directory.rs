@@ -87,7 +87,7 @@ impl EnvironmentDir {
     }
 
     /// Code of a deployment. Fails if `id` is not a UUID, which excludes path traversal.
-    pub(super) fn release(&self, id: &str) -> Result<PathBuf> {
+    pub(super) fn release_dir(&self, id: &str) -> Result<PathBuf> {
         let id = Uuid::try_parse(id).with_context(|| format!("{id:?} is not a deployment id"))?;
         Ok(self.releases().join(id.to_string()))
     }
@@ -185,7 +185,7 @@ impl EnvironmentDir {
     }
 
     pub(super) async fn remove_release(&self, id: &str) -> Result<()> {
-        remove_tree(&self.release(id)?).await
+        remove_tree(&self.release_dir(id)?).await
     }
 
     /// Removes versions that are too old for a rollback.
@@ -214,7 +214,7 @@ impl EnvironmentDir {
         name: &str,
         max: u64,
     ) -> Result<Option<String>> {
-        let directory = std::fs::File::open(self.release(release)?);
+        let directory = std::fs::File::open(self.release_dir(release)?);
         let directory = directory.context("the code of the deployment is missing")?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let resolve =
@@ -303,7 +303,7 @@ mod tests {
     fn only_regular_files_are_read_from_a_deployment() {
         let folder = tempfile::tempdir().unwrap();
         let environment = EnvironmentDir::new(folder.path(), ID).unwrap();
-        let release = environment.release(ID).unwrap();
+        let release = environment.release_dir(ID).unwrap();
         std::fs::create_dir_all(release.join("folder")).unwrap();
         std::fs::write(release.join("file"), "text").unwrap();
         std::fs::write(release.join("binary"), [0xff, 0xfe]).unwrap();

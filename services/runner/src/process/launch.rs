@@ -66,7 +66,7 @@ impl Processes {
         Ok(SandboxCommand {
             environment,
             mounts: vec![
-                Mount::new(environment.release(&launch.release)?, "/app", Access::ReadWrite),
+                Mount::new(environment.release_dir(&launch.release)?, "/app", Access::ReadWrite),
                 Mount::new(environment.data(), "/data", Access::ReadWrite),
             ],
             working_dir: "/app",

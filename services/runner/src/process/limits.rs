@@ -33,8 +33,8 @@ pub(super) struct ResourceLimits {
 }
 
 impl ResourceLimits {
-    /// Returns the limits of a lease, at least those of the smallest environment: 256 MiB of memory, a
-    /// quarter of a core, 1 GiB of disk.
+    /// Returns the limits for the resources of an environment, at least those of the smallest one: 256 MiB of
+    /// memory, a quarter of a core, 1 GiB of disk.
     pub(super) fn of(resources: Option<Resources>) -> Self {
         let resources = resources.unwrap_or_default();
         Self {
@@ -137,7 +137,8 @@ impl Limiter {
         arguments
     }
 
-    /// Moves a process that waits at its start gate into its own control group; child processes inherit it.
+    /// Moves a process into its own control group, which its child processes inherit. The process must still
+    /// wait at its start gate (see [`super::sandbox`]): it has no child processes yet.
     pub(super) fn apply(
         &self,
         group: &str,
@@ -178,7 +179,8 @@ impl Limiter {
         }
     }
 
-    /// Removes the control groups of an environment that contain no processes.
+    /// Removes the control groups of an environment that contain no processes. Their names begin with the
+    /// environment's id.
     pub(super) fn remove_empty(&self, environment_id: &str) {
         let parents = match self {
             Self::CgroupV2(parent) => vec![parent.clone()],
@@ -199,7 +201,7 @@ fn clamp_to_hard_limit(resource: Resource, limit: u64) -> u64 {
     getrlimit(resource).maximum.map_or(limit, |it| it.min(limit))
 }
 
-/// Directory of this suite's groups in the hierarchy of a controller.
+/// Directory of Tenantry's control groups in the hierarchy of a controller.
 fn v1_parent(controller: &str) -> PathBuf {
     Path::new(CGROUP_ROOT).join(controller).join("tenantry")
 }

@@ -1,4 +1,5 @@
-//! Versions of an environment: fetching and building code.
+//! Versions of an environment, each with the code of one deployment (`release` in leases and paths): fetching
+//! and building the code.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Timeout of one git command.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
+const GIT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Timeout of a build.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
@@ -35,7 +36,7 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Interval at which the output of a build is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Number of output lines of a build at which they are reported before the interval ends.
+/// Number of output lines of a build that are reported at once, even before [`REPORT_INTERVAL`] ends.
 const BATCH_LINES_MAX: usize = 1_000;
 
 /// Interval at which disk usage is measured during fetch and build.
@@ -71,7 +72,7 @@ impl Processes {
             report.log(vec![format!("commit {commit} (reusing the previous build)")]).await;
             return Ok(Checkout { commit, is_built: true });
         }
-        let directory = environment.release(&lease.release)?;
+        let directory = environment.release_dir(&lease.release)?;
         environment.create_account_directory(&self.sandbox.accounts, &directory).await?;
         self.git(lease, environment, &["init", "--quiet", "."]).await?;
         tokio::select! {
@@ -94,7 +95,9 @@ impl Processes {
         let revision = if lease.commit.is_empty() { &branch } else { &lease.commit };
         let shallow = ["fetch", "--quiet", "--depth=1", "--", url, revision];
         if let Err(error) = self.git(lease, environment, &shallow).await {
-            ensure!(!lease.commit.is_empty(), error.context("git could not fetch the branch"));
+            if lease.commit.is_empty() {
+                return Err(error.context("git could not fetch the branch"));
+            }
             // Not every git server allows fetching a single commit: fetch the complete branch instead.
             let full = ["fetch", "--quiet", "--", url, &branch];
             let fetched = self.git(lease, environment, &full).await;
@@ -103,7 +106,10 @@ impl Processes {
         let target = if lease.commit.is_empty() { "FETCH_HEAD" } else { &lease.commit };
         let checkout = ["checkout", "--quiet", "--detach", target];
         let checked_out = self.git(lease, environment, &checkout).await;
-        checked_out.context("the commit is no longer on the branch").map(|_| ())
+        checked_out.context(
+            "cannot check out the commit, possibly because it is no longer on the branch",
+        )?;
+        Ok(())
     }
 
     async fn head(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<String> {
@@ -117,8 +123,8 @@ impl Processes {
         lease: &Lease,
         environment: &EnvironmentDir,
     ) -> CommitInfo {
-        let format = ["log", "-1", "--format=%s%n%an"];
-        let text = self.git(lease, environment, &format).await.unwrap_or_default();
+        let log = ["log", "-1", "--format=%s%n%an"];
+        let text = self.git(lease, environment, &log).await.unwrap_or_default();
         let (subject, author) = text.trim().split_once('\n').unwrap_or((text.trim(), ""));
         CommitInfo { subject: subject.to_owned(), author: author.to_owned() }
     }
@@ -143,7 +149,7 @@ impl Processes {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let code = environment.release(&lease.release)?;
+        let code = environment.release_dir(&lease.release)?;
         let mut mounts = vec![
             Mount::new(code, "/app", Access::ReadWrite),
             Mount::new(self.gitconfig(), "/etc/gitconfig", Access::ReadOnly),
@@ -163,7 +169,7 @@ impl Processes {
             limits: ResourceLimits::of(lease.resources),
             input: Input::Empty,
         };
-        self.sandbox.run("git", command, FETCH_TIMEOUT).await
+        self.sandbox.run("git", command, GIT_TIMEOUT).await
     }
 
     /// Runs the build command of a version; its output goes to the task's log. Returns the manifest as it is
@@ -188,17 +194,15 @@ impl Processes {
             Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
         let mut sandboxed = self.sandbox.spawn("build", command, output).await?;
         let reader = pipe::Receiver::from_owned_fd(reader.into())?;
-        let finished = async { tokio::join!(report_output(reader, report), sandboxed.wait()) };
-        let building = async {
+        let build = async { tokio::join!(report_output(reader, report), sandboxed.wait()) };
+        let build_within_disk_limit = async {
             tokio::select! {
-                finished = finished => Ok(finished),
+                (last_lines, status) = build => Ok((last_lines, status?)),
                 error = disk_limit_exceeded(environment, launch.limits) => Err(error),
             }
         };
-        let finished = tokio::time::timeout(BUILD_TIMEOUT, building).await;
-        let (last_lines, status) =
-            finished.context("the build did not end within 30 minutes")??;
-        let status = status?;
+        let result = tokio::time::timeout(BUILD_TIMEOUT, build_within_disk_limit).await;
+        let (last_lines, status) = result.context("the build did not end within 30 minutes")??;
         environment.clear_starting_process().await;
         ensure!(status.success(), "the build failed ({status}); its last output:\n{last_lines}");
         Manifest::read(environment, &lease.release)

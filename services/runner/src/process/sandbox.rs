@@ -58,8 +58,8 @@ const OUTPUT_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Input {
     Empty,
-    /// [`Sandboxed::input`]. Environment variables of such a command are visible in the process table, so
-    /// they must not contain secrets.
+    /// Pipe that the caller writes to by [`Sandboxed::input`]. It takes the place of the pipe to bubblewrap,
+    /// so the command's environment variables are visible in the process table. They must not be secret.
     Pipe,
 }
 
@@ -91,7 +91,8 @@ pub(super) struct Sandboxed {
 
 impl Sandboxed {
     /// Waits for the end of the main program, and kills its background processes. Callers must read the
-    /// output concurrently: it ends only after that, and a full pipe blocks the program.
+    /// output concurrently: it ends only after the background processes are killed, and a full pipe blocks
+    /// the program.
     pub(super) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.process.kill();
@@ -208,7 +209,7 @@ impl Sandbox {
         }
         launcher.args(&command.arguments);
         launcher.stdin(Stdio::piped()).stdout(output.stdout).stderr(output.stderr);
-        let mut child = launcher.spawn().context("setsid (util-linux) is not installed")?;
+        let mut child = launcher.spawn().context("cannot start setsid (util-linux)")?;
         let mut process =
             child.id().and_then(ProcessTree::of).context("the command ended immediately")?;
         let guard = OrphanGuard::new(&process);
@@ -220,7 +221,7 @@ impl Sandbox {
         gate.write_all(&gate_input).await.context("the command ended at its start gate")?;
         let input = (command.input == Input::Pipe).then_some(gate);
         process.find_init().await;
-        // Replaced by a guard and a record that contain the init process, too.
+        // `process` now contains the sandbox's init process, too: another guard and record replace the first.
         guard.keep();
         let guard = OrphanGuard::new(&process);
         environment.write_starting_process(&process)?;
@@ -250,22 +251,22 @@ impl Sandbox {
     /// Returns the command that precedes bubblewrap: gate, resource limits per process, network, account.
     fn launcher(
         &self,
-        sandboxed: &SandboxCommand<'_>,
+        sandbox_command: &SandboxCommand<'_>,
         network: &EnvironmentNetwork,
     ) -> Result<Command> {
-        let gate = if sandboxed.input == Input::Empty { GATE } else { GATE_WITH_INPUT };
+        let gate = if sandbox_command.input == Input::Empty { GATE } else { GATE_WITH_INPUT };
         let mut command = Command::new(program_path("setsid"));
         command.env_clear().env("PATH", PATH).current_dir("/");
         // `setsid` detaches from the controlling terminal, into which programs could inject input (TIOCSTI).
         command.args(["sh", "-c", gate, "gate", "prlimit"]);
-        let account = self.accounts.get(sandboxed.environment);
+        let account = self.accounts.get(sandbox_command.environment);
         // A command must not run as the runner's account (root) where environments have their own.
         ensure!(
             account.is_some() || !self.accounts.are_separate(),
             "the owner of the environment's data directory is no account of an environment, possibly because \
              the directory was restored without its owner; copy or destroy the environment"
         );
-        let rlimits = self.limiter.rlimit_arguments(sandboxed.limits, account.is_some());
+        let rlimits = self.limiter.rlimit_arguments(sandbox_command.limits, account.is_some());
         command.args(rlimits).arg("--");
         match (account, &network.namespace) {
             (Some(account), Some(namespace)) => {

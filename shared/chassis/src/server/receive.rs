@@ -1,5 +1,5 @@
-//! Receiving of request bodies: completely, within their size limit and deadline, before the call gets a
-//! permit.
+//! Receiving of request bodies: completely, within their size limit and deadline, before the call takes a permit
+//! of the calls in flight.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub const RECEIVE_MAX: Duration = Duration::from_secs(10);
 pub struct ReceivedBody {
     /// The body.
     pub bytes: Bytes,
-    /// Reservation of its bytes, to be held until the call has ended.
+    /// Reservation of its bytes for the sender's network, to be held until the call has ended.
     pub reservation: Reservation<String>,
 }
 
@@ -28,14 +28,14 @@ pub enum ReceiveError {
     Timeout,
     /// The body is larger than allowed.
     TooLarge,
-    /// The limit of bodies in transfer was reached, of the server or of the sender's address.
+    /// Too many bodies are in transfer, or too many bytes in use: in the server or from the sender's network.
     Exhausted(Exhausted),
     /// The sender disconnected, or violated HTTP/2.
     Broken,
 }
 
 impl Limits {
-    /// Receives a body of at most `max` bytes.
+    /// Receives a body of at most `max` bytes. Its bytes count against the limits of the sender's address.
     pub async fn receive(
         &self,
         body: Body,

@@ -1,7 +1,7 @@
 //! Conversions of organizations between the contract and the rules.
 
 use api::identity as pb;
-use chassis::{Error, mask, timestamp};
+use chassis::{Error, UserId, mask, timestamp};
 
 use super::{Draft, Organization, Patch, Plan, RESTORE_PERIOD, Subscription};
 
@@ -95,6 +95,24 @@ impl From<Plan> for pb::Plan {
     }
 }
 
+impl Organization {
+    /// Returns the message for a reader. Only the Owner sees the state of the subscription (PL-5).
+    pub fn message_for(&self, user_id: UserId) -> pb::Organization {
+        let mut message = pb::Organization::from(self);
+        message.set_subscription(self.subscription_for(user_id));
+        message
+    }
+
+    /// Returns the state of the subscription for a reader; unspecified for others than the Owner.
+    pub fn subscription_for(&self, user_id: UserId) -> pb::Subscription {
+        if self.owner_id == user_id {
+            self.subscription.into()
+        } else {
+            pb::Subscription::Unspecified
+        }
+    }
+}
+
 impl TryFrom<pb::Plan> for Plan {
     type Error = Error;
 
@@ -114,11 +132,12 @@ impl TryFrom<&pb::CreateOrganizationRequest> for Draft {
 
     fn try_from(request: &pb::CreateOrganizationRequest) -> Result<Self, Error> {
         let name = request.name.trim().to_owned();
-        let slug = if request.slug.is_empty() { slugify(&name) } else { request.slug.clone() };
+        let is_slug_derived = request.slug.is_empty();
+        let slug = if is_slug_derived { slugify(&name) } else { request.slug.clone() };
         if slug.len() < SLUG_BYTES_MIN {
             return Err(Error::invalid("slug", "cannot be derived from this name; set it"));
         }
-        Ok(Self { name, slug })
+        Ok(Self { name, slug, is_slug_derived })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Conversions of grants between the contract and the rules.
+//! Conversions of project grants to their protobuf messages, and of principals from theirs.
 
 use api::identity as pb;
 use chassis::{Error, timestamp};

@@ -42,7 +42,7 @@ impl Snapshot {
         match change {
             Change::SetRole(user_id, role) => self.members.insert_mut(user_id, role),
             Change::RemoveMember(user_id) => {
-                for team_id in list(self.teams_by_member.get(&user_id)) {
+                for team_id in copied_entries(self.teams_by_member.get(&user_id)) {
                     self.remove_from_team(team_id, user_id);
                 }
                 self.remove_grants_of(Principal::User(user_id));
@@ -54,7 +54,7 @@ impl Snapshot {
                 }
             }
             Change::DeleteTeam(team_id) => {
-                for user_id in list(self.teams.get(&team_id)) {
+                for user_id in copied_entries(self.teams.get(&team_id)) {
                     self.remove_from_team(team_id, user_id);
                 }
                 self.remove_grants_of(Principal::Team(team_id));
@@ -68,7 +68,7 @@ impl Snapshot {
                 }
             }
             Change::RemoveProject(project_id) => {
-                for principal in keys(self.projects.get(&project_id)) {
+                for principal in copied_keys(self.projects.get(&project_id)) {
                     self.revoke(project_id, principal);
                 }
                 self.projects.remove_mut(&project_id);
@@ -83,7 +83,7 @@ impl Snapshot {
             return;
         }
         let Some(members) = self.teams.get(&team_id) else { return };
-        self.relations += usize::from(!members.contains(&user_id));
+        self.relation_count += usize::from(!members.contains(&user_id));
         self.teams.insert_mut(team_id, members.insert(user_id));
         let teams = self.teams_by_member.get(&user_id).cloned().unwrap_or_else(Set::new_sync);
         self.teams_by_member.insert_mut(user_id, teams.insert(team_id));
@@ -91,7 +91,7 @@ impl Snapshot {
 
     fn remove_from_team(&mut self, team_id: TeamId, user_id: UserId) {
         if let Some(members) = self.teams.get(&team_id) {
-            self.relations -= usize::from(members.contains(&user_id));
+            self.relation_count -= usize::from(members.contains(&user_id));
             self.teams.insert_mut(team_id, members.remove(&user_id));
         }
         if let Some(teams) = self.teams_by_member.get(&user_id) {
@@ -109,16 +109,17 @@ impl Snapshot {
             return;
         }
         let Some(grants) = self.projects.get(&project_id) else { return };
-        self.relations += usize::from(!grants.contains_key(&principal));
+        self.relation_count += usize::from(!grants.contains_key(&principal));
         self.projects.insert_mut(project_id, grants.insert(principal, role));
-        let grants = self.grants_by_principal.get(&principal);
-        let grants = grants.cloned().unwrap_or_else(Map::new_sync);
-        self.grants_by_principal.insert_mut(principal, grants.insert(project_id, role));
+        let grants_of_principal = self.grants_by_principal.get(&principal);
+        let grants_of_principal = grants_of_principal.cloned().unwrap_or_else(Map::new_sync);
+        self.grants_by_principal
+            .insert_mut(principal, grants_of_principal.insert(project_id, role));
     }
 
     fn revoke(&mut self, project_id: ProjectId, principal: Principal) {
         if let Some(grants) = self.projects.get(&project_id) {
-            self.relations -= usize::from(grants.contains_key(&principal));
+            self.relation_count -= usize::from(grants.contains_key(&principal));
             self.projects.insert_mut(project_id, grants.remove(&principal));
         }
         if let Some(grants) = self.grants_by_principal.get(&principal) {
@@ -131,8 +132,8 @@ impl Snapshot {
         }
     }
 
-    /// Refuses a simulated change that the method for it would refuse: one that names an unknown member,
-    /// team, project or grantee, or that changes or removes the Owner (ID-4, ID-7).
+    /// Refuses a simulated change that the RPC for the real change would refuse: one that names an unknown
+    /// member, team, project or grantee, or that changes or removes the Owner (ID-4, ID-7).
     pub fn validate(&self, change: Change) -> Result<()> {
         match change {
             Change::SetRole(user_id, _) => {
@@ -158,7 +159,7 @@ impl Snapshot {
                     return Err(Error::NotFound("principal"));
                 }
             }
-            // They only build snapshots from rows; no method that is simulated makes them.
+            // Cannot be simulated: these changes only build snapshots from rows.
             Change::AddTeam(_) | Change::AddProject(_) | Change::RemoveProject(_) => {}
         }
         Ok(())
@@ -181,18 +182,18 @@ impl Snapshot {
     }
 
     fn remove_grants_of(&mut self, principal: Principal) {
-        for project_id in keys(self.grants_by_principal.get(&principal)) {
+        for project_id in copied_keys(self.grants_by_principal.get(&principal)) {
             self.revoke(project_id, principal);
         }
     }
 }
 
-/// Returns the entries of a set, for a change of the set while it is read.
-fn list<T: Ord + Copy>(set: Option<&Set<T>>) -> Vec<T> {
+/// Copies the entries of a set, because the caller changes the set while it iterates over them.
+fn copied_entries<T: Ord + Copy>(set: Option<&Set<T>>) -> Vec<T> {
     set.into_iter().flatten().copied().collect()
 }
 
-/// Returns the keys of a map, for a change of the map while it is read.
-fn keys<K: Ord + Copy, V>(map: Option<&Map<K, V>>) -> Vec<K> {
+/// Copies the keys of a map, because the caller changes the map while it iterates over them.
+fn copied_keys<K: Ord + Copy, V>(map: Option<&Map<K, V>>) -> Vec<K> {
     map.into_iter().flat_map(Map::keys).copied().collect()
 }

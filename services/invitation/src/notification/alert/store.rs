@@ -50,7 +50,7 @@ pub(crate) async fn insert(tx: &mut Tx, opened: Changed<Alert>) -> Result<Alert>
     Ok(tx.emit(opened))
 }
 
-/// Stores the new state of an alert.
+/// Stores the new state of an alert. The caller emits the event, if the change has one.
 pub(crate) async fn update(tx: &mut Tx, alert: &Alert) -> Result<()> {
     query!(
         "update alert set severity = $3, value = $4, updated_at = $5, closed_at = $6

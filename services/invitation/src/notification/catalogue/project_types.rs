@@ -27,7 +27,7 @@ pub(super) fn all() -> Vec<NotificationType> {
                 let title = format!("Project {} was deleted", event.before?.name);
                 let body = "Its environments, files, databases and grants were deleted. The audit log \
                             remains.";
-                Some(Content::new(title, body, Audience::holders("org.projects.access")))
+                Some(Content::new(title, body, Audience::holders("org.access.view")))
             },
         ),
         NotificationType::of(

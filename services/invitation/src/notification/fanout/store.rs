@@ -7,9 +7,9 @@ use uuid::Uuid;
 /// An event that waits for its fan-out.
 pub(super) struct PendingEvent {
     pub(super) event_id: Uuid,
-    /// Encoded envelope.
+    /// Event with its metadata: the message `Envelope`, encoded as protobuf.
     pub(super) envelope: Vec<u8>,
-    /// Attempts, this one included.
+    /// Number of attempts, this one included.
     pub(super) attempts: i32,
 }
 
@@ -24,12 +24,13 @@ pub(super) async fn insert(tx: &mut Tx, event_id: Uuid, envelope: &[u8]) -> Resu
     )
     .execute(tx.conn())
     .await?;
+    // The commit wakes the fan-out worker.
     tx.wake();
     Ok(())
 }
 
 /// Claims events that are due: each is due again after 5 seconds, and after twice as long with each further
-/// attempt, unless it is deleted before.
+/// attempt (at most 5 s × 2⁸, 21 minutes), unless it is deleted before.
 pub(super) async fn claim(tx: &mut Tx, limit: i64) -> Result<Vec<PendingEvent>> {
     let now = tx.now;
     let events = query_as!(
@@ -45,7 +46,8 @@ pub(super) async fn claim(tx: &mut Tx, limit: i64) -> Result<Vec<PendingEvent>> 
     Ok(events.fetch_all(tx.conn()).await?)
 }
 
-/// Deletes an event. Returns false if another worker has delivered and deleted it, because this claim ended.
+/// Deletes a delivered event. Returns false if it does not exist: this claim took so long that the event was
+/// due again, and another worker has claimed, delivered and deleted it.
 pub(super) async fn delete(tx: &mut Tx, event_id: Uuid) -> Result<bool> {
     let deleted = query!("delete from pending_event where event_id = $1", event_id);
     Ok(deleted.execute(tx.conn()).await?.rows_affected() == 1)

@@ -33,13 +33,17 @@ pub(crate) struct Delivery {
     /// Name of the notification type.
     pub(crate) event_type: String,
     pub(crate) state: DbEnum<DeliveryState>,
+    /// Number of attempts so far.
     pub(crate) attempts: i32,
+    /// Time of the next attempt, while the delivery is pending.
     pub(crate) due_at: OffsetDateTime,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) delivered_at: Option<OffsetDateTime>,
     /// HTTP status of the last response; 0 without a response.
     pub(crate) response_status: i32,
+    /// Duration of the last attempt in milliseconds.
     pub(crate) duration_ms: i32,
+    /// Beginning of the last response's body.
     pub(crate) response_body: String,
     /// Error message of the last attempt; empty if it succeeded.
     pub(crate) failure: String,
@@ -71,7 +75,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) org_id: OrgId,
     pub(crate) delivery_id: Uuid,
     pub(crate) state: DeliveryState,
-    /// Time of the next attempt, while the delivery is pending.
+    /// Time of the next attempt if the delivery is pending; otherwise of this one.
     pub(crate) due_at: OffsetDateTime,
     pub(crate) response: &'a Response,
 }
@@ -111,7 +115,7 @@ fn jitter(delivery_id: Uuid) -> f64 {
 mod tests {
     use super::*;
 
-    /// NO-5 with the pauses of N-14: ten attempts within 75 hours, 35 minutes and 5 seconds, plus jitter.
+    /// Ten attempts (NO-5) within 75 hours, 35 minutes and 5 seconds (N-14), plus at most 10 % of jitter.
     #[test]
     fn a_delivery_is_attempted_ten_times_in_three_days() {
         let start = OffsetDateTime::UNIX_EPOCH;
@@ -123,7 +127,8 @@ mod tests {
         }
         assert_eq!(attempts, 10);
         assert_eq!(now - start, Duration::minutes(75 * 60 + 35) + Duration::seconds(5));
-        assert_eq!(next_attempt_at(1, 1.0, start), Some(start + Duration::milliseconds(5_500)));
-        assert_eq!(next_attempt_at(0, 0.0, start), None);
+        let with_jitter = next_attempt_at(1, 1.0, start);
+        assert_eq!(with_jitter, Some(start + Duration::milliseconds(5_500)), "5 seconds plus 10 %");
+        assert_eq!(next_attempt_at(0, 0.0, start), None, "without a failed attempt there is no pause");
     }
 }
