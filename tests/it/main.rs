@@ -59,6 +59,8 @@ mod audit {
     mod export; // Exports, resumption and erased people in proofs.
     mod ingest_service; // Order, deduplication and rejection of ingested events.
     mod log_service; // Receipts, checkpoints, proofs and witnesses.
+    mod quarantine; // Damage of one log: containment, alarm and repair.
+    mod replicas; // Several replicas: one signer, one history.
     mod retention; // Display period, purge and legal hold.
     mod tampering; // Changes of the log by a superuser.
 }
@@ -111,5 +113,6 @@ mod support {
     pub(crate) mod raw; // Calls of any method with any bytes.
     pub(crate) mod service_processes; // Four services as processes.
     pub(crate) mod suite_process; // The suite as a process that is killed and restarted.
+    pub(crate) mod tampering; // Changes of the stored log by a superuser.
     pub(crate) mod world; // An organization with one person in each role.
 }

@@ -4,5 +4,6 @@ mod bundle;
 mod csv;
 mod ocsf;
 mod stream;
+mod verification;
 
 pub(crate) use stream::{Export, ExportRequest};

@@ -3,9 +3,12 @@
 
 pub(crate) mod check;
 mod rebuild;
+pub(crate) mod release;
 mod store;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
+
+use uuid::Uuid;
 
 /// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,12 @@ pub struct Findings {
     pub checkpoints: u64,
     /// Differences, one sentence each.
     pub differences: Vec<String>,
+    /// Organizations of the trees with differences.
+    pub damaged: BTreeSet<Uuid>,
+    /// Trees in quarantine, and the stop of signing, with their causes, one sentence each.
+    pub restrictions: Vec<String>,
+    /// Restrictions that were lifted, because the trees have no differences, one sentence each.
+    pub released: Vec<String>,
 }
 
 impl fmt::Display for Findings {
@@ -25,7 +34,13 @@ impl fmt::Display for Findings {
         for difference in &self.differences {
             writeln!(f, "DIFFERS: {difference}")?;
         }
-        let Self { trees, entries, checkpoints, differences } = self;
+        for restriction in &self.restrictions {
+            writeln!(f, "RESTRICTED: {restriction}")?;
+        }
+        for released in &self.released {
+            writeln!(f, "RELEASED: {released}")?;
+        }
+        let Self { trees, entries, checkpoints, differences, .. } = self;
         write!(f, "{trees} trees, {entries} entries, {checkpoints} checkpoints: ")?;
         match differences.len() {
             0 => writeln!(f, "no differences"),

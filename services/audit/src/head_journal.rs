@@ -1,5 +1,6 @@
 //! Journal of signed tree heads: the newest signed size and root of each tree, in a file beside the database.
-//! A database that was restored or modified cannot make the signer sign a second history (A-04).
+//! Every replica records the heads that it or another replica signed, so a database that was restored or
+//! modified cannot make any of them sign a second history (A-04).
 
 use std::{
     collections::HashMap,
@@ -7,6 +8,7 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use anyhow::Context;
@@ -17,6 +19,8 @@ use uuid::Uuid;
 use crate::merkle::Hash;
 
 const FILE_NAME: &str = "audit.signed";
+/// Start of the line with the id of the replica.
+const REPLICA_PREFIX: &str = "replica ";
 
 /// Size and root of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,38 +33,10 @@ pub(crate) struct TreeHead {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HeadJournal(HashMap<Uuid, TreeHead>);
 
-/// Refusal to sign a tree head (A-04).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HeadRefusal {
-    /// The tree has fewer entries than were signed.
-    #[error(
-        "the tree has {size} entries, but {signed} were signed: the database was restored from a backup, or \
-         entries were deleted"
-    )]
-    RolledBack {
-        /// Entries in the database.
-        size: u64,
-        /// Signed entries.
-        signed: u64,
-    },
-    /// The tree does not continue the signed head.
-    #[error("the first {signed} entries differ from those that were signed: the log was rewritten")]
-    Rewritten {
-        /// Signed entries.
-        signed: u64,
-    },
-}
-
 impl HeadJournal {
     /// Reads the journal of a data directory; empty if there is none.
     pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Self> {
-        let path = file_path(data_dir);
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let text = fs::read_to_string(&path);
-        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self::parse(&text))
+        Ok(Self::parse(&read_text(data_dir)?))
     }
 
     /// Parses the lines of a journal. An incomplete last line is ignored: its checkpoint was not published.
@@ -97,26 +73,8 @@ impl HeadJournal {
         self.0.iter().map(|(org_id, head)| (*org_id, *head))
     }
 
-    /// Checks that a tree of `size` entries may be signed. `root_at_signed_size` is the root of its first
-    /// entries, as many as the newest signed head has; it is ignored if no head was signed.
-    pub(crate) fn check(
-        &self,
-        org_id: Uuid,
-        size: u64,
-        root_at_signed_size: Option<Hash>,
-    ) -> Result<(), HeadRefusal> {
-        let Some(signed) = self.head(org_id) else { return Ok(()) };
-        if size < signed.size {
-            return Err(HeadRefusal::RolledBack { size, signed: signed.size });
-        }
-        if root_at_signed_size != Some(signed.root) {
-            return Err(HeadRefusal::Rewritten { signed: signed.size });
-        }
-        Ok(())
-    }
-
     /// Records a signed head, unless a larger one is recorded.
-    fn record(&mut self, org_id: Uuid, head: TreeHead) {
+    pub(crate) fn record(&mut self, org_id: Uuid, head: TreeHead) {
         let is_newest = self.head(org_id).is_none_or(|it| it.size <= head.size);
         if is_newest {
             self.0.insert(org_id, head);
@@ -132,35 +90,94 @@ fn parse_line(line: &str) -> Option<(Uuid, TreeHead)> {
     columns.next().is_none().then_some((org_id, TreeHead { size, root }))
 }
 
+fn parse_replica(line: &str) -> Option<Uuid> {
+    Uuid::try_parse(line.strip_prefix(REPLICA_PREFIX)?).ok()
+}
+
+/// Reads the text of the journal; empty if there is none.
+fn read_text(data_dir: &Path) -> anyhow::Result<String> {
+    let path = file_path(data_dir);
+    if !path.exists() {
+        return Ok(String::new());
+    }
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 fn file_path(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE_NAME)
+}
+
+/// Newest signed head of each tree, shared by the readers and the signing loop of a process.
+#[derive(Clone, Default)]
+pub(crate) struct SignedHeads(Arc<RwLock<HeadJournal>>);
+
+impl SignedHeads {
+    /// Shares the heads of a journal.
+    pub(crate) fn new(journal: HeadJournal) -> Self {
+        Self(Arc::new(RwLock::new(journal)))
+    }
+
+    /// Returns the newest signed head of a tree. It must be read before the tree: a tree that is read later
+    /// has at least these entries.
+    pub(crate) fn head(&self, org_id: Uuid) -> Option<TreeHead> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).head(org_id)
+    }
+
+    /// Returns all heads.
+    pub(crate) fn all(&self) -> HeadJournal {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds a signed head.
+    pub(crate) fn record(&self, org_id: Uuid, head: TreeHead) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).record(org_id, head);
+    }
 }
 
 /// The journal, open for appending. A head is on disk before its signature leaves the process.
 pub(crate) struct JournalFile {
     file: fs::File,
-    journal: HeadJournal,
+    heads: SignedHeads,
+    replica: Uuid,
 }
 
 impl JournalFile {
-    /// Opens the journal of a data directory and compacts it to one line per tree.
-    pub(crate) fn open(data_dir: &Path) -> anyhow::Result<Self> {
+    /// Opens the journal of a data directory and compacts it to one line per tree. `heads` become its heads.
+    pub(crate) fn open(data_dir: &Path, heads: SignedHeads) -> anyhow::Result<Self> {
         let path = file_path(data_dir);
-        let journal = HeadJournal::read(data_dir)?;
-        write_private(&path, journal.format().as_bytes())
+        let text = read_text(data_dir)?;
+        let replica = text.lines().find_map(parse_replica).unwrap_or_else(chassis::id::new);
+        let journal = HeadJournal::parse(&text);
+        let text = format!("{REPLICA_PREFIX}{replica}\n{}", journal.format());
+        write_private(&path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
         let file = fs::OpenOptions::new().append(true).mode(0o600).open(&path)?;
-        Ok(Self { file, journal })
+        for (org_id, head) in journal.heads() {
+            heads.record(org_id, head);
+        }
+        Ok(Self { file, heads, replica })
     }
 
-    /// The recorded heads.
-    pub(crate) fn journal(&self) -> &HeadJournal {
-        &self.journal
+    /// Id of the replica that this journal belongs to. A replica that loses its journal gets a new id.
+    pub(crate) fn replica(&self) -> Uuid {
+        self.replica
+    }
+
+    /// Returns the newest signed head of a tree.
+    pub(crate) fn head(&self, org_id: Uuid) -> Option<TreeHead> {
+        self.heads.head(org_id)
+    }
+
+    /// Returns the newest signed head of each tree.
+    pub(crate) fn heads(&self) -> HeadJournal {
+        self.heads.all()
     }
 
     /// Records heads. They are durable when this returns.
     pub(crate) fn record(&mut self, heads: &[(Uuid, TreeHead)]) -> anyhow::Result<()> {
-        let is_new = |(org_id, head): &&(Uuid, TreeHead)| self.journal.head(*org_id) != Some(*head);
+        let is_new = |(org_id, head): &&(Uuid, TreeHead)| {
+            self.head(*org_id).is_none_or(|recorded| recorded.size < head.size)
+        };
         let new: Vec<_> = heads.iter().filter(is_new).copied().collect();
         if new.is_empty() {
             return Ok(());
@@ -171,7 +188,7 @@ impl JournalFile {
         self.file.write_all(lines.as_bytes()).with_context(append_failed)?;
         self.file.sync_data().with_context(append_failed)?;
         for (org_id, head) in new {
-            self.journal.record(org_id, head);
+            self.heads.record(org_id, head);
         }
         Ok(())
     }
@@ -183,19 +200,10 @@ mod tests {
 
     const TREE: Uuid = Uuid::nil();
 
-    /// A-04, G-22: a tree that is smaller than the signed head, or does not continue it, is refused.
     #[test]
-    fn a_tree_that_does_not_continue_the_signed_head_is_refused() {
+    fn the_largest_head_of_a_tree_stays() {
         let mut journal = HeadJournal::default();
-        assert_eq!(journal.check(TREE, 1, None), Ok(()));
         journal.record(TREE, TreeHead { size: 5, root: [5; 32] });
-        let rolled_back = HeadRefusal::RolledBack { size: 4, signed: 5 };
-        let rewritten = HeadRefusal::Rewritten { signed: 5 };
-        assert_eq!(journal.check(TREE, 4, None), Err(rolled_back));
-        assert_eq!(journal.check(TREE, 5, Some([5; 32])), Ok(()));
-        assert_eq!(journal.check(TREE, 5, Some([6; 32])), Err(rewritten));
-        assert_eq!(journal.check(TREE, 6, Some([6; 32])), Err(rewritten));
-        assert_eq!(journal.check(TREE, 6, Some([5; 32])), Ok(()));
         journal.record(TREE, TreeHead { size: 3, root: [3; 32] });
         assert_eq!(journal.head(TREE).unwrap().size, 5);
     }

@@ -3,9 +3,10 @@
 //!
 //! | concept | module |
 //! |---|---|
-//! | Merkle trees (RFC 6962): hashes, proof nodes, storage as tiles | `merkle`, `tile` |
+//! | Merkle trees (RFC 6962): hashes, proof nodes, storage as tiles | `merkle`, `tile`, `tree` |
 //! | checkpoints (C2SP signed notes), the signing loop | `note`, `signer` |
 //! | journal of signed tree heads | `head_journal` |
+//! | damage of a log, its quarantine, the stop of all signing | `damage`, `integrity` |
 //! | event decoding, search index, sealing of personal data | `decode`, `search_index`, `seal` |
 //! | keys of people, and their erasure | `subject_key` |
 //! | appending of events | `log` |
@@ -14,8 +15,9 @@
 //! | exports as files | `export` |
 //! | retention, purge and legal hold | `retention` |
 //! | gRPC surface: `AuditService`, `LogService`, `IngestService` | `rpc`, `proof::rpc`, `log::rpc` |
-//! | consistency check of the stored log | `fsck` |
+//! | consistency check of the stored log, and the release of repaired logs | `fsck` |
 
+mod damage;
 mod db_int;
 mod decode;
 mod diff;
@@ -27,6 +29,7 @@ mod fsck;
 #[expect(dead_code, reason = "each fuzz target uses a part of it")]
 mod fuzz_input;
 mod head_journal;
+mod integrity;
 mod leaf_codec;
 mod log;
 mod merkle;
@@ -39,6 +42,7 @@ mod search_index;
 mod signer;
 mod subject_key;
 mod tile;
+mod tree;
 
 use std::{path::Path, sync::Arc};
 
@@ -61,14 +65,21 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let data_dir = host.data_dir().path().to_owned();
     let keys = signer::key::read_or_generate(&data_dir)?;
     let signer = Arc::new(note::CheckpointSigner::new(keys, &host.config().audit_origin));
-    signer::key::record_verifier_keys(&data_dir, &signer.verifier_keys())?;
+    let verifier_keys = signer::key::record_verifier_keys(&data_dir, &signer.verifier_keys())?;
+    let journal = head_journal::HeadJournal::read(&data_dir)?;
+    let heads = head_journal::SignedHeads::new(journal);
+    let guard = integrity::guard::LogGuard::new(db.clone(), heads, &host.config().audit_origin);
     let vault = subject_key::KeyVault::new(host.key());
     let codec = Arc::new(leaf_codec::LeafCodec::load(vault)?);
     let record_duplicates = host.faults().record_duplicates;
-    let appender =
-        Arc::new(log::append::LogAppender::new(db.clone(), codec.clone(), record_duplicates));
+    let appender = Arc::new(log::append::LogAppender::new(
+        db.clone(),
+        codec.clone(),
+        guard.clone(),
+        record_duplicates,
+    ));
     host.rpc(AuditServiceServer::new(rpc::Rpc {
-        reader: entry::read::EntryReader::new(db.clone(), codec.clone())?,
+        reader: entry::read::EntryReader::new(db.clone(), codec.clone(), guard.clone())?,
         access: host.access(),
         pager: host.pager(),
         draining: host.draining(),
@@ -77,6 +88,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.rpc(LogServiceServer::new(proof::rpc::Rpc {
         db: db.clone(),
         access: host.access(),
+        guard: guard.clone(),
         signer: signer.clone(),
         codec,
         witnesses: witnesses(host)?,
@@ -84,11 +96,13 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.rpc(IngestServiceServer::new(log::rpc::Rpc {
         db: db.clone(),
         appender: appender.clone(),
+        subscriber: eventing::Subscriber::recording(db.clone(), appender.clone()),
     }));
     host.on_all(&db, appender);
     let purge_db = db.clone();
     host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));
-    host.task("signing of the audit log", move |stop| signer::run::run(db, signer, data_dir, stop));
+    let signing = signer::run::SigningConfig { db, guard, signer, verifier_keys, data_dir };
+    host.task("signing of the audit log", move |stop| signer::run::run(signing, stop));
     Ok(())
 }
 
@@ -106,17 +120,34 @@ fn witnesses(host: &Host) -> anyhow::Result<Vec<note::Witness>> {
 }
 
 /// Rebuilds the whole log from its entries, and compares it with the stored trees and with everything that
-/// was signed. Does not write to the database.
-pub async fn fsck(host: &Host) -> anyhow::Result<Findings> {
+/// was signed. With [`Release::Intact`], lifts the quarantine of logs without differences, and the stop of
+/// signing if no log has any; otherwise it does not write to the database.
+pub async fn fsck(host: &Host, release: Release) -> anyhow::Result<Findings> {
     let db = host.databases().find(|it| it.name() == "audit");
     let db = db.context("this process does not run the audit service")?;
     let data_dir = host.data_dir().path();
+    let log_name = &host.config().audit_origin;
     let keys = signer::key::read_or_generate(data_dir)?;
-    let signer = note::CheckpointSigner::new(keys, &host.config().audit_origin);
+    let signer = note::CheckpointSigner::new(keys, log_name);
     let verifier_keys = signer::key::record_verifier_keys(data_dir, &signer.verifier_keys())?;
+    // Before the trees, which then have at least these entries.
     let journal = head_journal::HeadJournal::read(data_dir)?;
     let check = fsck::check::Fsck::new(db.clone(), &verifier_keys, journal)?;
-    Ok(check.run().await?)
+    let mut findings = check.run().await?;
+    if release == Release::Intact {
+        fsck::release::release_intact(db, log_name, &mut findings).await?;
+    }
+    fsck::release::list_restrictions(db, log_name, &mut findings).await?;
+    Ok(findings)
+}
+
+/// Action of [`fsck`] on logs in quarantine and on the stop of signing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Only list them.
+    None,
+    /// Lift them for trees without differences.
+    Intact,
 }
 
 /// Starts a rotation of the signing key in a data directory. Both keys sign until the previous one is

@@ -58,6 +58,43 @@ pub(crate) fn root_of_subtrees(hashes: &[Hash]) -> Option<Hash> {
     Some(left.iter().rfold(*last, |right, left| node_hash(left, &right)))
 }
 
+/// Complete subtrees of a growing tree, largest first: enough to append leaves and to compute the root.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subtrees {
+    size: u64,
+    /// One root for each 1 bit of the size.
+    roots: Vec<Hash>,
+}
+
+impl Subtrees {
+    /// Creates the tree of `size` leaves from the roots of [`complete_subtrees`].
+    pub(crate) fn new(size: u64, roots: Vec<Hash>) -> Self {
+        Self { size, roots }
+    }
+
+    /// Number of leaves.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends a leaf.
+    pub(crate) fn push(&mut self, leaf: Hash) {
+        let mut hash = leaf;
+        // Each trailing 1 bit of the size is a subtree that the new leaf completes.
+        for _ in 0..self.size.trailing_ones() {
+            let left = self.roots.pop().expect("a subtree for each 1 bit of the size");
+            hash = node_hash(&left, &hash);
+        }
+        self.roots.push(hash);
+        self.size += 1;
+    }
+
+    /// Returns the root; `None` if the tree is empty.
+    pub(crate) fn root(&self) -> Option<Hash> {
+        root_of_subtrees(&self.roots)
+    }
+}
+
 /// Returns the nodes of an inclusion proof (RFC 6962, 2.1.1): the siblings on the path from a leaf to the
 /// root of a tree of `size` leaves, lowest first. Each sibling is given as the complete subtrees that cover
 /// it.

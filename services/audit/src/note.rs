@@ -7,7 +7,7 @@ use aws_lc_rs::{
 };
 use data_encoding::{BASE64, HEXLOWER};
 
-use crate::merkle::Hash;
+use crate::{head_journal::TreeHead, merkle::Hash};
 
 /// Signature type of Ed25519 in C2SP signed-note.
 const ED25519_TYPE: u8 = 1;
@@ -150,9 +150,12 @@ impl Witness {
     }
 }
 
-/// Returns the tree size in a checkpoint of this log, without verifying it.
-pub(crate) fn checkpoint_size(note: &str) -> Option<u64> {
-    note.lines().nth(1)?.parse().ok()
+/// Returns the tree head in a checkpoint, without verifying the signature.
+pub(crate) fn unverified_head(note: &str) -> Option<TreeHead> {
+    let mut lines = note.lines().skip(1);
+    let size = lines.next()?.parse().ok()?;
+    let root = BASE64.decode(lines.next()?.as_bytes()).ok()?.try_into().ok()?;
+    Some(TreeHead { size, root })
 }
 
 #[cfg(test)]

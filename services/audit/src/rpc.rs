@@ -6,7 +6,7 @@ use api::{
     audit::{self as pb, audit_service_server::AuditService},
     check::Check,
 };
-use chassis::{Access, Call, Reply, Result, ScopeGrant, Tx, page::Pager, reply};
+use chassis::{Access, Call, Error, OrgId, ProjectId, Reply, Result, Tx, page::Pager, reply};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response};
@@ -14,6 +14,7 @@ use worker::watch::{Messages, follow};
 
 use crate::{
     entry::{
+        self,
         read::{EntryPage, EntryReader},
         search::EntryQuery,
         watch::NewEntries,
@@ -45,8 +46,8 @@ impl AuditService for Rpc {
     ) -> Reply<pb::ListEntriesResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let grant = self.access.scope(&call, &message.org_id, &message.project_id).await?;
-        let query = entry_query(&grant, message.filter.clone());
+        let scope = self.scope(&call, &message.org_id, &message.project_id).await?;
+        let query = scope.query(message.filter.clone());
         let EntryPage { entries, next_page_token } =
             self.list(&call, &query, message.page_size, &message.page_token).await?;
         reply(pb::ListEntriesResponse { entries, next_page_token })
@@ -70,10 +71,10 @@ impl AuditService for Rpc {
     ) -> Reply<Self::WatchEntriesStream> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let grant = self.access.scope(&call, &message.org_id, &message.project_id).await?;
-        let query = entry_query(&grant, message.filter.clone());
+        let scope = self.scope(&call, &message.org_id, &message.project_id).await?;
+        let query = scope.query(message.filter.clone());
         let source = NewEntries::start(self.reader.clone(), query, message.from_index).await?;
-        let entries = follow(&self.reader.db, grant.org_id().0, self.draining.clone(), source);
+        let entries = follow(&self.reader.db, scope.org_id.0, self.draining.clone(), source);
         let response = |entry| pb::WatchEntriesResponse { entry: Some(entry) };
         Ok(Response::new(Box::pin(entries.map(move |entry| entry.map(response)))))
     }
@@ -149,6 +150,35 @@ impl AuditService for Rpc {
 }
 
 impl Rpc {
+    /// Authorizes the caller for the entries of an organization, or of one of its projects. A deleted project
+    /// has no grants any more: its entries are readable with the permission on the organization (AU-20).
+    async fn scope<M: Check>(
+        &self,
+        call: &Call<M>,
+        org_id: &str,
+        project_id: &str,
+    ) -> Result<EntryScope> {
+        let not_found = match self.access.scope(call, org_id, project_id).await {
+            Ok(grant) => {
+                return Ok(EntryScope { org_id: grant.org_id(), project_id: grant.project_id() });
+            }
+            Err(Error::NotFound(noun)) if !project_id.is_empty() => Error::NotFound(noun),
+            Err(error) => return Err(error),
+        };
+        let org_id = match self.access.org(call, org_id).await {
+            Ok(grant) => grant.org_id(),
+            Err(Error::NotFound(_) | Error::Denied { .. } | Error::Refused { .. }) => {
+                return Err(not_found);
+            }
+            Err(error) => return Err(error),
+        };
+        let project_id = ProjectId(chassis::id::parse("project_id", project_id)?);
+        if !entry::store::has_project(&self.reader.db, org_id, project_id).await? {
+            return Err(not_found);
+        }
+        Ok(EntryScope { org_id, project_id: Some(project_id) })
+    }
+
     async fn list<M: Check>(
         &self,
         call: &Call<M>,
@@ -162,12 +192,21 @@ impl Rpc {
     }
 }
 
-fn entry_query(grant: &ScopeGrant, filter: Option<pb::EntryFilter>) -> EntryQuery {
-    EntryQuery {
-        org_id: Some(grant.org_id()),
-        project_id: grant.project_id(),
-        filter: filter.unwrap_or_default(),
-        account: None,
+/// Entries that a caller may read.
+struct EntryScope {
+    org_id: OrgId,
+    /// The project, if the request names one.
+    project_id: Option<ProjectId>,
+}
+
+impl EntryScope {
+    fn query(&self, filter: Option<pb::EntryFilter>) -> EntryQuery {
+        EntryQuery {
+            org_id: Some(self.org_id),
+            project_id: self.project_id,
+            filter: filter.unwrap_or_default(),
+            account: None,
+        }
     }
 }
 

@@ -82,7 +82,12 @@ impl Edge {
 
     /// Returns the root of the tree; `None` if it is empty.
     pub(crate) fn root(&self) -> Option<Hash> {
-        let subtrees = complete_subtrees(0, self.size);
+        self.root_at(self.size)
+    }
+
+    /// Returns the root of the first `size` leaves; `None` if there are none, or if it takes complete tiles.
+    pub(crate) fn root_at(&self, size: u64) -> Option<Hash> {
+        let subtrees = complete_subtrees(0, size);
         root_of_subtrees(&self.node_hashes(&subtrees, &BTreeMap::new())?)
     }
 

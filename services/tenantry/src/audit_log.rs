@@ -17,16 +17,26 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Operation {
     /// Recomputes the complete log from its entries and lists all differences; exits with a failure if there
-    /// are any. Read-only. While the suite is running, use --database-url and a copy of the data directory.
-    Fsck(Box<Config>),
+    /// are any. While the suite is running, use --database-url and a copy of the data directory.
+    Fsck(Box<FsckArguments>),
     /// Creates a new signing key. The log signs with both keys until `audit.key.previous` is removed.
     RotateKey(Box<Config>),
+}
+
+#[derive(clap::Args)]
+struct FsckArguments {
+    /// Ends the quarantine of the logs that have no differences and, if no log has any, the stop of signing.
+    /// Without it, nothing is written.
+    #[arg(long)]
+    release: bool,
+    #[command(flatten)]
+    config: Config,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match arguments.operation {
-        Operation::Fsck(config) => fsck(*config).await,
+        Operation::Fsck(arguments) => fsck(*arguments).await,
         Operation::RotateKey(config) => {
             let data_dir = DataDir::open(config.data_dir.as_deref())?;
             audit::rotate_key(data_dir.path())?;
@@ -39,14 +49,16 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-async fn fsck(config: Config) -> anyhow::Result<()> {
+async fn fsck(arguments: FsckArguments) -> anyhow::Result<()> {
+    let FsckArguments { release, config } = arguments;
+    let release = if release { audit::Release::Intact } else { audit::Release::None };
     let data_dir = DataDir::open(config.data_dir.as_deref())?;
     let (options, postgres) = process::database(&config, &data_dir).await?;
     let mut host = Host::new(config, options, data_dir)?;
     for install in INSTALLS {
         install(&mut host)?;
     }
-    let findings = audit::fsck(&host).await;
+    let findings = audit::fsck(&host, release).await;
     drop(host);
     if let Some(postgres) = postgres {
         tokio::task::spawn_blocking(|| postgres.stop()).await?;

@@ -297,8 +297,8 @@ impl Access {
         })
     }
 
-    /// Decides, and records in the context: a denial for the audit log, the consistency token for the response,
-    /// and a permission to be checked again before the commit of a change or while a stream runs.
+    /// Decides, and records in the context: a denial for the audit log, the consistency token for the
+    /// response, and a permission to be checked again before the commit of a change or while a stream runs.
     async fn decide(&self, context: &Context, check: &AccessCheck<'_>) -> Result<Decision> {
         let authority = self.authority()?.clone();
         let decided_at = Instant::now();
@@ -322,7 +322,7 @@ impl Access {
             project_id: check.project_id,
         };
         if let Some(open_call) = &context.open_call {
-            // Fails if the organization has too many streams and long polls already.
+            // Fails if the organization has reached its limit of streams and long polls.
             open_call.count_in(check.org_id)?;
             let decisions = context.stream_decisions.lock();
             decisions.unwrap_or_else(PoisonError::into_inner).push(past.clone());

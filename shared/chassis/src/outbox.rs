@@ -15,8 +15,8 @@ pub fn event_type(envelope: &Envelope) -> String {
 }
 
 /// Longest envelope in bytes. An entry bundle of the audit log has a length field of 16 bits (64 KiB), and
-/// personal fields grow by a third when they are encrypted: 47 KiB become at most 63 KiB, which leaves space
-/// for the other fields of an entry. `tests/it/suite/event_sizes.rs` builds each event at its largest size.
+/// personal fields grow by a third when they are encrypted: 47 KiB become at most 63 KiB.
+/// `tests/it/suite/event_sizes.rs` builds each event at its largest size.
 pub const ENVELOPE_BYTES_MAX: usize = 47 << 10;
 
 /// Writes events in their order and gives each the next sequence number of its organization. The counters of

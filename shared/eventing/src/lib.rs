@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::{cursor::ReaderPositions, reconciler::OutboxReconciler};
 pub use delivery::Delivery;
 pub use jetstream::JetStream;
-pub use subscriber::{EventSink, NotReady, Reaction, Subscriber};
+pub use subscriber::{EventSink, NotReady, Reaction, Subscriber, Unrecorded};
 
 /// Largest number of events that are read, published or recorded at a time.
 const BATCH: i64 = 500;

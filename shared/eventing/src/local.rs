@@ -11,7 +11,7 @@ use worker::{Progress, Schedule};
 use crate::{
     BATCH, IDLE,
     cursor::{self, Cursor, ReaderPositions},
-    subscriber::Subscriber,
+    subscriber::{OUT_OF_ORDER, Subscriber},
 };
 
 /// Name of the positions in the subscriber's database.
@@ -88,7 +88,7 @@ impl LocalReader {
             return Err(anyhow::Error::from(error).context(context));
         }
         for event in batch.iter().filter(|it| outcome.out_of_order.contains(&it.id)) {
-            let gap = anyhow::anyhow!("the audit log has not recorded the event before it").into();
+            let gap = anyhow::anyhow!(OUT_OF_ORDER).into();
             self.subscriber.defer(event, Some(&gap)).await?;
         }
         state.cursor = Some(cursor);

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use api::event::Envelope;
+use api::{error::Reason, event::Envelope};
 use chassis::{Db, Error, Result, Tx};
 use prost::{Message, Name};
 use uuid::Uuid;
@@ -24,9 +24,18 @@ type BoxedReaction = Arc<dyn for<'t> Fn(&'t mut Tx, &Envelope) -> ReactionFuture
 /// Recorder of all events: the audit log.
 #[tonic::async_trait]
 pub trait EventSink: Send + Sync + 'static {
-    /// Records events in their order, and each only once. Returns the ids of those that it cannot record yet,
-    /// because the event before them is missing.
-    async fn record(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Vec<Uuid>>;
+    /// Records events in their order, and each only once. Returns those that it cannot record yet.
+    async fn record(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Unrecorded>;
+}
+
+/// Ids of the events of a batch that a sink did not record.
+#[derive(Debug, Default)]
+pub struct Unrecorded {
+    /// Events whose predecessor is missing. They need a redelivery.
+    pub out_of_order: Vec<Uuid>,
+    /// Events of a group ([`Subscriber::group`]) that cannot be recorded until an operator has repaired its
+    /// data. They are deferred, so that other groups are not delayed.
+    pub blocked: Vec<Uuid>,
 }
 
 /// A reaction to events of type `E`: an `async fn(&mut Tx, E) -> Result<()>`.
@@ -111,6 +120,12 @@ impl BatchOutcome {
         Self { completed, failure: Some(error), ..Self::default() }
     }
 }
+
+/// Failure of an event of a damaged log.
+const BLOCKED: &str = "the log of this organization is in quarantine";
+
+/// Failure of an event whose predecessor is missing.
+pub(crate) const OUT_OF_ORDER: &str = "the audit log has not recorded the event before it";
 
 /// Number of failures after which an event becomes a dead letter.
 pub(crate) const ATTEMPTS_MAX: u32 = 8;
@@ -216,61 +231,75 @@ impl Subscriber {
         BatchOutcome { completed: batch.len(), ..BatchOutcome::default() }
     }
 
-    /// Records a batch in one transaction. If that fails, records each group in a transaction of its own and
-    /// defers the groups that fail.
+    /// Defers the events of groups that have deferred ones, and records the others in one transaction. If
+    /// that fails, records each group in a transaction of its own and defers the groups that fail.
     async fn deliver_to_sink(
         &self,
         sink: &dyn EventSink,
         batch: &[Delivery],
         deferred_groups: &BTreeSet<Uuid>,
     ) -> BatchOutcome {
-        let groups = self.groups_of(batch);
-        if deferred_groups.is_empty() {
-            match self.record(sink, batch).await {
-                Ok(out_of_order) => {
-                    return BatchOutcome { completed: batch.len(), out_of_order, failure: None };
-                }
-                // A single group does not show whether the cause is in it, so the batch is redelivered.
-                Err(error) if groups.len() == 1 => return BatchOutcome::failed(0, error),
-                Err(_) => {}
+        match self.try_deliver_to_sink(sink, batch, deferred_groups).await {
+            Ok(out_of_order) => {
+                BatchOutcome { completed: batch.len(), out_of_order, failure: None }
             }
+            // The whole batch is redelivered; events that are recorded or deferred are skipped then.
+            Err(error) => BatchOutcome::failed(0, error),
         }
-        let mut has_success = false;
-        let mut out_of_order = vec![];
-        let mut to_defer = vec![];
-        for (group, events) in groups {
-            if deferred_groups.contains(&group) {
-                to_defer.push((events, None));
-                continue;
-            }
-            match self.record(sink, &events).await {
-                Ok(ids) => {
-                    has_success = true;
-                    out_of_order.extend(ids);
-                }
-                Err(error) => to_defer.push((events, Some(error))),
-            }
-        }
-        // If no group succeeds, the cause is not in one group: the whole batch is redelivered with the first
-        // failure.
-        let mut failures = to_defer.iter_mut().map(|(_, failure)| failure);
-        let general_failure = failures.find_map(|it| it.take_if(|_| !has_success));
-        if let Some(error) = general_failure {
-            return BatchOutcome::failed(0, error);
-        }
-        for (events, mut failure) in to_defer {
-            // The failure counts for the first event; the later ones of the group wait for it.
-            for event in events {
-                if let Err(error) = self.defer(&event, failure.take().as_ref()).await {
-                    return BatchOutcome::failed(0, error);
-                }
-            }
-        }
-        BatchOutcome { completed: batch.len(), out_of_order, failure: None }
     }
 
+    /// Returns the ids of the events that need a redelivery.
+    async fn try_deliver_to_sink(
+        &self,
+        sink: &dyn EventSink,
+        batch: &[Delivery],
+        deferred_groups: &BTreeSet<Uuid>,
+    ) -> Result<Vec<Uuid>> {
+        let is_waiting = |event: &&Delivery| deferred_groups.contains(&self.group(event));
+        for event in batch.iter().filter(is_waiting) {
+            self.defer(event, None).await?;
+        }
+        let ready: Vec<Delivery> = batch.iter().filter(|it| !is_waiting(it)).cloned().collect();
+        if ready.is_empty() {
+            return Ok(vec![]);
+        }
+        match self.record(sink, &ready).await {
+            Ok(out_of_order) => return Ok(out_of_order),
+            Err(error) if concerns_all_groups(&error) => return Err(error),
+            Err(_) => {}
+        }
+        let mut out_of_order = vec![];
+        for events in self.groups_of(&ready).into_values() {
+            let mut failure = match self.record(sink, &events).await {
+                Ok(ids) => {
+                    out_of_order.extend(ids);
+                    continue;
+                }
+                Err(error) if concerns_all_groups(&error) => return Err(error),
+                Err(error) => Some(error),
+            };
+            // The failure counts for the first event; the later ones of the group wait for it.
+            for event in &events {
+                self.defer(event, failure.take().as_ref()).await?;
+            }
+        }
+        Ok(out_of_order)
+    }
+
+    /// Records events and defers the blocked ones. Returns the ids of those that need a redelivery.
     async fn record(&self, sink: &dyn EventSink, events: &[Delivery]) -> Result<Vec<Uuid>> {
-        self.db.write_as_system("log", async |tx: &mut Tx| sink.record(tx, events).await).await
+        let record = async |tx: &mut Tx| sink.record(tx, events).await;
+        let Unrecorded { out_of_order, blocked } = self.db.write_as_system("log", record).await?;
+        self.defer_blocked(events, &blocked).await?;
+        Ok(out_of_order)
+    }
+
+    /// Defers the events of a batch that a sink returned as [`Unrecorded::blocked`].
+    pub async fn defer_blocked(&self, batch: &[Delivery], blocked: &[Uuid]) -> Result<()> {
+        for event in batch.iter().filter(|it| blocked.contains(&it.id)) {
+            self.defer(event, Some(&anyhow::anyhow!(BLOCKED).into())).await?;
+        }
+        Ok(())
     }
 
     /// Defers an event: after a failure until a back-off ends, otherwise until the events before it in its
@@ -317,11 +346,14 @@ impl Subscriber {
     async fn handle(&self, tx: &mut Tx, event: &Delivery) -> Result<()> {
         match &self.handler {
             Handler::Sink(sink) => {
-                let out_of_order = sink.record(tx, std::slice::from_ref(event)).await?;
-                if out_of_order.is_empty() {
-                    return Ok(());
+                let unrecorded = sink.record(tx, std::slice::from_ref(event)).await?;
+                if !unrecorded.blocked.is_empty() {
+                    return Err(anyhow::anyhow!(BLOCKED).into());
                 }
-                Err(anyhow::anyhow!("the audit log has not recorded the event before it").into())
+                if !unrecorded.out_of_order.is_empty() {
+                    return Err(anyhow::anyhow!(OUT_OF_ORDER).into());
+                }
+                Ok(())
             }
             Handler::Reactions(reactions) => {
                 let Some(reactions) = reactions.get(&event.event_type) else { return Ok(()) };
@@ -356,6 +388,12 @@ impl Subscriber {
         .await?;
         insert_into_inbox(tx, event).await.map(|_| ())
     }
+}
+
+/// True if a failure is one of the database, and not of the data of one group: it is unreachable, overloaded
+/// or restarting, or a lock was not free.
+fn concerns_all_groups(error: &Error) -> bool {
+    matches!(error.reason(), Reason::Conflict | Reason::DependencyUnavailable | Reason::Overloaded)
 }
 
 /// Inserts an event into the inbox. Returns false if the inbox already has it.

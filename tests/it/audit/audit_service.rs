@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::audit::{self as pb, audit_service_client::AuditServiceClient};
 use serde_json::{Value, json};
-use testkit::Suite;
+use testkit::{Suite, eventually};
 
 use crate::support::{
     audit_client::{AuditClient, as_person},
@@ -162,6 +162,62 @@ async fn the_log_is_readable_with_permission_only() {
     assert_eq!(mallory.call_err(list, mixed).await, "NOT_FOUND");
     let hers = mallory.call_ok(list, json!({ "orgId": her_org })).await.to_string();
     assert!(!hers.contains("owner@example.com") && !hers.contains(&world.org));
+    suite.finish().await;
+}
+
+/// AU-20: the entries of a deleted project stay readable for the Owner and Admins, by project and in the list
+/// of the organization; for others, and with an unknown id, the project does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_deleted_project_stays_readable() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let log = AuditClient::new(&suite, &world.owner, &world.org).await;
+    world.grant(json!({ "userId": world.developer.user_id }), "ADMIN").await;
+    let delete = world.project_request(json!({ "confirmName": "Shop", "confirm": true }));
+    world.owner.call_ok("project.v1.ProjectService/DeleteProject", delete).await;
+    let get = "project.v1.ProjectService/GetProject";
+    eventually("the deletion of the project", async || {
+        let found = world.owner.call(get, world.project_request(json!({}))).await;
+        found.is_err().then_some(())
+    })
+    .await;
+    suite.wait_for_log().await;
+    let list = "audit.v1.AuditService/ListEntries";
+    eventually("the removal of the grants", async || {
+        let found = world.developer.call(list, world.project_request(json!({}))).await;
+        found.is_err().then_some(())
+    })
+    .await;
+    suite.wait_for_log().await;
+    for reader in [&world.owner, &world.admin] {
+        let of_project = reader.call_ok(list, world.project_request(json!({}))).await;
+        let actions = actions(of_project["entries"].as_array().unwrap());
+        for action in ["project.created", "project.deleted"] {
+            assert!(actions.contains(&action.to_owned()), "{action} in {actions:?}");
+        }
+    }
+    let deleted = log.entries(json!({ "action": "project.deleted" })).await;
+    assert_eq!(deleted[0]["envelope"]["projectId"], world.project.as_str());
+    let watch = pb::WatchEntriesRequest {
+        org_id: world.org.clone(),
+        project_id: world.project.clone(),
+        from_index: 1,
+        ..Default::default()
+    };
+    let mut client = AuditServiceClient::new(log.channel.clone());
+    let stream = client.watch_entries(as_person(&world.owner, watch)).await.unwrap();
+    let first = stream.into_inner().message().await.unwrap().unwrap().entry.unwrap();
+    assert_eq!(first.envelope.unwrap().project_id, world.project);
+
+    for reader in [&world.developer, &world.viewer] {
+        let reason = reader.call_err(list, world.project_request(json!({}))).await;
+        assert_eq!(reason, "NOT_FOUND");
+    }
+    let mallory = suite.person("mallory@example.com").await;
+    let reason = mallory.call_err(list, world.project_request(json!({}))).await;
+    assert_eq!(reason, "NOT_FOUND");
+    let unknown = world.org_request(json!({ "projectId": chassis::id::new().to_string() }));
+    assert_eq!(world.owner.call_err(list, unknown).await, "NOT_FOUND");
     suite.finish().await;
 }
 

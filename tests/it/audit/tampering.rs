@@ -1,33 +1,21 @@
 //! Changes of the log by a superuser: detection by `fsck`, by clients with an older checkpoint, and by the
 //! signer; no false alarms.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use api::audit::ExportFormat;
+use api::audit::{ExportEntriesRequest, ExportFormat};
 use serde_json::json;
-use sqlx::PgPool;
 use testkit::{Suite, eventually};
-use verifier::{VerifyError, note};
 
-use crate::support::{audit_client::AuditClient, world::World};
-
-/// Runs statements as a superuser with all triggers disabled.
-async fn tamper(pool: &PgPool, statements: &[&'static str]) {
-    let mut tx = pool.begin().await.unwrap();
-    let off = "do $$ declare name text; begin
-        for name in select relname from pg_class join pg_namespace on pg_namespace.oid = relnamespace
-                    where nspname = 'audit' and relkind = 'r' loop
-            execute format('alter table audit.%I disable trigger all', name);
-        end loop; end $$";
-    sqlx::raw_sql(off).execute(&mut *tx).await.unwrap();
-    for statement in statements {
-        sqlx::raw_sql(*statement).execute(&mut *tx).await.unwrap();
-    }
-    // The triggers of the log are enabled for all roles again.
-    let on = sqlx::AssertSqlSafe(off.replace("disable trigger all", "enable trigger all"));
-    sqlx::raw_sql(on).execute(&mut *tx).await.unwrap();
-    tx.commit().await.unwrap();
-}
+use crate::support::{
+    audit_client::AuditClient,
+    raw,
+    tampering::{back_up, restore, tamper},
+    world::World,
+};
 
 /// A-10, AU-3, G-10: triggers reject every change, also with `session_replication_role = replica`.
 #[tokio::test(flavor = "multi_thread")]
@@ -136,45 +124,32 @@ async fn every_change_of_a_superuser_is_detected() {
     assert!(clean.checkpoints > 3 && clean.entries > 20);
     let org = format!("(select number from audit.tree where org_id = '{}')", world.org);
     for (name, change, finding) in changes(&org) {
-        sqlx::raw_sql("create schema if not exists kept").execute(&suite.pool).await.unwrap();
         back_up(&suite.pool).await;
-        tamper(&suite.pool, &[Box::leak(change.into_boxed_str())]).await;
+        tamper(&suite.pool, &[&change]).await;
         let found = suite.fsck().await;
         assert!(found.differences.iter().any(|it| it.contains(finding)), "{name}: {found}");
         restore(&suite.pool).await;
     }
-    let restored = suite.fsck().await;
+    // The running suite has put the log into quarantine when its end was cut.
+    let restored = suite.fsck_and_release().await;
     assert!(restored.differences.is_empty(), "restored: {restored}");
     assert_eq!(log.checkpoint(&suite).await.root, head.root);
     suite.finish().await;
 }
 
-/// Copies the tables of the log.
-async fn back_up(pool: &PgPool) {
-    for table in ["entry", "tile", "tree", "checkpoint"] {
-        let copy = format!("create table kept.{table} as select * from audit.{table}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(copy)).execute(pool).await.unwrap();
-    }
-}
-
-/// Restores the copies.
-async fn restore(pool: &PgPool) {
-    tamper(
-        pool,
-        &[
-            "delete from audit.entry; insert into audit.entry select * from kept.entry",
-            "delete from audit.checkpoint; insert into audit.checkpoint select * from kept.checkpoint",
-            "delete from audit.tile; insert into audit.tile select * from kept.tile",
-            "update audit.tree set size = kept.tree.size, edge = kept.tree.edge, signed = kept.tree.signed
-             from kept.tree where kept.tree.number = audit.tree.number",
-            "drop table kept.entry, kept.tile, kept.tree, kept.checkpoint",
-        ],
+/// Statements that change entry 3 of a tree together with its leaf hash.
+fn rewrite_entry(tree: &str) -> String {
+    format!(
+        "update audit.entry set leaf = leaf || '\\x6200'::bytea where tree = {tree} and index = 3;
+         update audit.tile set hashes = overlay(hashes placing
+             (select sha256('\\x00'::bytea || leaf) from audit.entry where tree = {tree} and index = 3)
+             from 97 for 32)
+         where tree = {tree} and level = 0 and index = 0"
     )
-    .await;
 }
 
-/// A-04, G-10: after a change of signed entries no new checkpoint is signed, while entries are still added; a
-/// bundle or an older checkpoint shows the change.
+/// A-04, A-19, G-10: a log whose signed entries were changed together with their hashes is not exported, not
+/// proven and not signed any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewritten_log_is_not_signed() {
     let suite = Suite::start().await;
@@ -183,39 +158,92 @@ async fn a_rewritten_log_is_not_signed() {
     for n in 0..20 {
         world.create_team(&format!("crew {n}"), &[]).await;
     }
-    log.checkpoint(&suite).await;
-    let org = format!("(select number from audit.tree where org_id = '{}')", world.org);
-    // An entry together with its hash: the root does not match.
-    let change = format!(
-        "update audit.entry set leaf = leaf || '\\x6200'::bytea where tree = {org} and index = 3;
-         update audit.tile set hashes = overlay(hashes placing
-             (select sha256('\\x00'::bytea || leaf) from audit.entry where tree = {org} and index = 3)
-             from 97 for 32)
-         where tree = {org} and level = 0 and index = 0"
-    );
-    tamper(&suite.pool, &[Box::leak(change.into_boxed_str())]).await;
-    let file = log.export(ExportFormat::Bundle).await;
-    assert_eq!(log.verify(&file), Err(VerifyError::RootMismatch));
-    // Also the hashes above it, up to the root.
-    let change = format!(
-        "update audit.tree set edge = set_byte(edge, size::int % 16 * 32, 1 + get_byte(edge, 0) % 7)
-         where number = {org}"
-    );
     let head = log.checkpoint(&suite).await;
-    tamper(&suite.pool, &[Box::leak(change.into_boxed_str())]).await;
+    let tree = format!("(select number from audit.tree where org_id = '{}')", world.org);
+    tamper(&suite.pool, &[&rewrite_entry(&tree)]).await;
+    let bundle = ExportEntriesRequest { format: ExportFormat::Bundle.into(), ..Default::default() };
+    let refused = log.export_as(&world.owner, bundle).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::DataLoss);
+    assert_eq!(raw::reason(&refused), "LOG_CORRUPTED");
     world.create_team("after", &[]).await;
-    suite.wait_for_log().await;
     // A checkpoint of another log: the signer has run since.
     let other = suite.person("other@example.com").await;
     let other_org = other.create_organization("other").await.unwrap();
-    AuditClient::new(&suite, &other, &other_org).await.checkpoint(&suite).await;
-    let newest =
-        world.owner.call_ok("audit.v1.LogService/GetCheckpoint", log.org_request(json!({}))).await;
-    let newest = note::open(newest["checkpoint"].as_str().unwrap(), &log.pins).unwrap();
-    assert_eq!(newest, head, "no later checkpoint is signed");
+    let other_log = AuditClient::new(&suite, &other, &other_org).await;
+    eventually("a checkpoint of another log", async || {
+        other_log.newest_checkpoint().await.filter(|it| it.size > 0)
+    })
+    .await;
+    for (method, request) in [
+        ("audit.v1.LogService/GetCheckpoint", json!({})),
+        ("audit.v1.AuditService/ListEntries", json!({})),
+    ] {
+        let reason = world.owner.call_err(method, log.org_request(request)).await;
+        assert_eq!(reason, "LOG_CORRUPTED", "{method}");
+    }
+    let newest = format!("select max(size) from audit.checkpoint where tree = {tree}");
+    let newest: i64 =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(newest)).fetch_one(&suite.pool).await.unwrap();
+    assert!(newest <= head.size.cast_signed() + 1, "the entry of the export is signed at most");
     let found = suite.fsck().await.to_string();
     assert!(found.contains("does not match the entries"), "{found}");
     suite.stop_unchecked().await;
+}
+
+/// A-19, G-22: a running suite does not serve a database that was replaced by an older copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_suite_does_not_read_a_restored_backup() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let log = AuditClient::new(&suite, &world.owner, &world.org).await;
+    log.checkpoint(&suite).await;
+    back_up(&suite.pool).await;
+    world.create_team("lost", &[]).await;
+    log.checkpoint(&suite).await;
+    let lost = log.entries(json!({ "action": "team.created" })).await;
+    restore(&suite.pool).await;
+    let event_id = lost[0]["envelope"]["id"].clone();
+    for (method, request) in [
+        ("audit.v1.AuditService/ListEntries", json!({})),
+        ("audit.v1.LogService/GetCheckpoint", json!({})),
+        ("audit.v1.LogService/GetInclusionProof", json!({ "eventId": event_id })),
+        ("audit.v1.LogService/GetConsistencyProof", json!({ "fromSize": 1 })),
+    ] {
+        let reason = world.owner.call_err(method, log.org_request(request)).await;
+        let is_refused =
+            ["LOG_CORRUPTED", "SIGNING_STOPPED", "NOT_FOUND"].contains(&reason.as_str());
+        assert!(is_refused, "{method}: {reason}");
+    }
+    let list = log.org_request(json!({}));
+    let reason = world.owner.call_err("audit.v1.AuditService/ListEntries", list).await;
+    assert_eq!(reason, "LOG_CORRUPTED");
+    suite.stop_unchecked().await;
+}
+
+/// A-09: a check beside a running suite reports no difference, although entries are appended meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_beside_a_running_suite_finds_nothing() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let stop = AtomicBool::new(false);
+    let write = async || {
+        while !stop.load(Ordering::Relaxed) {
+            world.create_team(&chassis::id::new().to_string(), &[]).await;
+        }
+    };
+    let check = async || {
+        let mut entries = vec![];
+        for _ in 0..10 {
+            let found = suite.fsck().await;
+            assert!(found.differences.is_empty(), "{found}");
+            entries.push(found.entries);
+        }
+        stop.store(true, Ordering::Relaxed);
+        entries
+    };
+    let (entries, ..) = tokio::join!(check(), write(), write(), write());
+    assert!(entries.first() < entries.last(), "entries were appended meanwhile: {entries:?}");
+    suite.finish().await;
 }
 
 /// A-04, G-22: the suite does not start on a database that is older than the journal of the signer.
@@ -224,28 +252,15 @@ async fn a_restored_backup_is_rejected_at_the_start() {
     let suite = Suite::start().await;
     let world = World::new(&suite).await;
     let log = AuditClient::new(&suite, &world.owner, &world.org).await;
-    back_up_all(&suite.pool).await;
+    back_up(&suite.pool).await;
     world.create_team("lost", &[]).await;
     let size = log.checkpoint(&suite).await.size;
     let journal = suite.data_dir().join("audit.signed");
     let before = std::fs::read_to_string(&journal).unwrap();
-    let error = suite.restart_error(async |pool| restore_all(pool).await).await;
+    let error = suite.restart_error(async |pool| restore(pool).await).await;
     assert!(error.contains("the database is older than what was signed"), "{error}");
     assert!(error.contains(&format!("of {size} entries")) && error.contains("--audit-origin"));
     assert!(before.lines().count() > 2);
-}
-
-async fn back_up_all(pool: &PgPool) {
-    sqlx::raw_sql("create schema kept").execute(pool).await.unwrap();
-    back_up(pool).await;
-}
-
-async fn restore_all(pool: &PgPool) {
-    restore(pool).await;
-    sqlx::raw_sql("update audit.tree set signed = least(signed, size)")
-        .execute(pool)
-        .await
-        .unwrap();
 }
 
 /// The journal of the signer is a private file outside of the database with every signed checkpoint.

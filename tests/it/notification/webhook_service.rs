@@ -98,7 +98,10 @@ async fn webhooks_are_managed_by_organization_and_project() {
     let of_project =
         world.project_request(json!({ "url": receiver.url("/project"), "eventTypes": types }));
     let project_hook = world.developer.call_ok(CREATE, of_project.clone()).await;
-    assert_eq!(world.developer.call_err(GET, world.project_request(by_id(&hook))).await, "NOT_FOUND");
+    assert_eq!(
+        world.developer.call_err(GET, world.project_request(by_id(&hook))).await,
+        "NOT_FOUND"
+    );
     assert_eq!(world.developer.call_err(CREATE, of_project.clone()).await, "NOT_FOUND");
     let listed = world.developer.call_ok(LIST, world.project_request(json!({}))).await;
     assert_eq!(listed["webhooks"].as_array().unwrap().len(), 1);

@@ -50,9 +50,8 @@ fn every_method_has_an_example_that_its_request_accepts() {
 async fn every_permission_guards_something() {
     let suite = Suite::start().await;
     let ann = suite.person("ann@example.com").await;
-    let matrix = ann
-        .call_ok("identity.v1.AccessService/GetPermissionMatrix", serde_json::json!({}))
-        .await;
+    let matrix =
+        ann.call_ok("identity.v1.AccessService/GetPermissionMatrix", serde_json::json!({})).await;
     let rows = ["organization", "project"].map(|it| matrix[it].as_array().unwrap().clone());
     let listed: BTreeSet<String> =
         rows.concat().iter().map(|it| it["permission"].as_str().unwrap().to_owned()).collect();

@@ -22,8 +22,14 @@ async fn start(nats: &Nats, faults: FaultInjection) -> Suite {
     Suite::start_with(options).await
 }
 
-/// Runs `work` while a lock blocks ingestion.
+/// Runs `work` while a lock blocks ingestion. All entries are signed before, so that only ingestion waits.
 async fn while_ingestion_is_blocked(pool: &PgPool, work: impl AsyncFnOnce()) {
+    let unsigned = "select count(*) from audit.tree where signed < size";
+    eventually("the signature of all entries", async || {
+        let unsigned = sqlx::query_scalar::<_, i64>(unsigned).fetch_one(pool).await.unwrap();
+        (unsigned == 0).then_some(())
+    })
+    .await;
     let mut tx = pool.begin().await.unwrap();
     sqlx::raw_sql("lock table audit.tree in exclusive mode").execute(&mut *tx).await.unwrap();
     work().await;

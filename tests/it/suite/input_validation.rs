@@ -32,7 +32,8 @@ async fn malformed_bytes_and_characters_are_rejected() {
         "\u{1b}[31m",
     ];
     for text in invalid {
-        let status = raw::call(&channel, method, Some(&ann.token), request(text)).await.unwrap_err();
+        let status =
+            raw::call(&channel, method, Some(&ann.token), request(text)).await.unwrap_err();
         assert_eq!(
             (status.code(), reason(&status).as_str()),
             (Code::InvalidArgument, "INVALID_FIELD"),

@@ -57,15 +57,17 @@ impl AuditClient {
                 .owner
                 .call_ok("audit.v1.AuditService/GetRetention", self.org_request(json!({})))
                 .await;
-            let answer = self
-                .owner
-                .call_ok("audit.v1.LogService/GetCheckpoint", self.org_request(json!({})))
-                .await;
             let size: u64 = retention["size"].as_str()?.parse().ok()?;
-            let checkpoint = note::open(answer["checkpoint"].as_str()?, &self.pins).ok()?;
-            (checkpoint.size == size).then_some(checkpoint)
+            self.newest_checkpoint().await.filter(|it| it.size == size)
         })
         .await
+    }
+
+    /// Returns the newest checkpoint; `None` if nothing is signed.
+    pub(crate) async fn newest_checkpoint(&self) -> Option<Checkpoint> {
+        let get = self.org_request(json!({}));
+        let answer = self.owner.call_ok("audit.v1.LogService/GetCheckpoint", get).await;
+        note::open(answer["checkpoint"].as_str()?, &self.pins).ok()
     }
 
     /// Returns the file that the owner exports.

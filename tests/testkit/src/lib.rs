@@ -31,7 +31,7 @@ pub use process::{Process, binary};
 pub use receiver::{Receiver, Request, Response};
 pub use repository::Repository;
 pub use smtp::Smtp;
-pub use suite::{Options, Suite};
+pub use suite::{Options, StoppedSuite, Suite};
 
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 
 mod end;
 
+pub use end::StoppedSuite;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -170,11 +172,7 @@ impl Suite {
     /// Starts a second instance on the same database and NATS server.
     pub async fn replica(&self) -> Self {
         assert!(self.options.nats_url.is_some(), "replicas share a NATS server");
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        std::fs::copy(self.folder.path().join("secret.key"), folder.path().join("secret.key"))
-            .expect("the suite has a deployment key");
-        std::fs::copy(self.folder.path().join("audit.key"), folder.path().join("audit.key"))
-            .expect("the suite has a key of the audit log");
+        let folder = new_replica_folder(self.folder.path());
         let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
         Self::launch(options, self.database.share(), folder, self.clock.clone()).await
     }
@@ -186,6 +184,15 @@ impl Suite {
 
     /// Checks the stored audit log like `tenantry audit fsck`.
     pub async fn fsck(&self) -> audit::Findings {
+        self.fsck_with(audit::Release::None).await
+    }
+
+    /// Checks the stored audit log and lifts restrictions like `tenantry audit fsck --release`.
+    pub async fn fsck_and_release(&self) -> audit::Findings {
+        self.fsck_with(audit::Release::Intact).await
+    }
+
+    async fn fsck_with(&self, release: audit::Release) -> audit::Findings {
         let folder = tempfile::tempdir().expect("a temporary directory");
         for name in ["secret.key", "audit.key", "audit.keys", "audit.signed"] {
             std::fs::copy(self.folder.path().join(name), folder.path().join(name))
@@ -194,7 +201,7 @@ impl Suite {
         let options = self.database.options.clone();
         let mut host = host(&Options::default(), options, folder.path(), self.address);
         audit::install(&mut host).expect("the service installs");
-        audit::fsck(&host).await.expect("the log can be read")
+        audit::fsck(&host, release).await.expect("the log can be read")
     }
 
     /// Sets the state of a subscription as the billing system.
@@ -329,6 +336,15 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .expect("the mode of the data directory can be set");
     Host::new(config, database, data).expect("the settings are valid")
+}
+
+/// A data directory for a replica, with the keys of another one.
+fn new_replica_folder(other: &Path) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for key in ["secret.key", "audit.key"] {
+        std::fs::copy(other.join(key), folder.path().join(key)).expect("a key");
+    }
+    folder
 }
 
 /// A setting, or its default for 0.

@@ -9,11 +9,12 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 
 use super::{
     EntryRow,
-    search::{self, EntryQuery},
+    search::{self, EntryQuery, SearchPlan},
     store,
 };
 use crate::{
     diff::changed_fields,
+    integrity::guard::LogGuard,
     leaf_codec::LeafCodec,
     log::EntryFlags,
     merkle::leaf_hash,
@@ -26,6 +27,7 @@ use crate::{
 pub(crate) struct EntryReader {
     pub(crate) db: Db,
     pub(crate) codec: Arc<LeafCodec>,
+    pub(crate) guard: LogGuard,
     descriptors: DescriptorPool,
 }
 
@@ -36,13 +38,19 @@ pub(crate) struct EntryPage {
 }
 
 impl EntryReader {
-    pub(crate) fn new(db: Db, codec: Arc<LeafCodec>) -> anyhow::Result<Self> {
-        Ok(Self { db, codec, descriptors: DescriptorPool::decode(api::DESCRIPTORS)? })
+    pub(crate) fn new(db: Db, codec: Arc<LeafCodec>, guard: LogGuard) -> anyhow::Result<Self> {
+        Ok(Self { db, codec, guard, descriptors: DescriptorPool::decode(api::DESCRIPTORS)? })
+    }
+
+    /// Plans a search. Fails with LOG_CORRUPTED if the log is damaged.
+    pub(crate) async fn plan(&self, query: &EntryQuery) -> Result<SearchPlan> {
+        let plan = search::plan(&self.db, &self.guard.heads, query).await;
+        self.guard.contain(query.tree_id().0, plan).await
     }
 
     /// Returns one page of entries, newest first (AU-12).
     pub(crate) async fn list(&self, query: &EntryQuery, page: &Page) -> Result<EntryPage> {
-        let mut plan = search::plan(&self.db, query).await?;
+        let mut plan = self.plan(query).await?;
         if let Some(previous_index) = page.after::<i64>()? {
             plan.end = plan.end.min(previous_index);
         }

@@ -6,7 +6,7 @@ use chassis::{Db, Error, OrgId, ProjectId, Result, UserId, datetime};
 use time::OffsetDateTime;
 
 use super::store;
-use crate::{log::ACCOUNT_TREE, search_index::TermKind};
+use crate::{head_journal::SignedHeads, search_index::TermKind, tree::ACCOUNT_TREE};
 
 /// Most actors and objects that a text may match. The terms with the most entries are kept.
 const NAME_MATCHES_MAX: i64 = 1_000;
@@ -90,6 +90,11 @@ pub(crate) struct TimeRange {
 }
 
 impl EntryQuery {
+    /// Returns the organization of the tree that is searched.
+    pub(crate) fn tree_id(&self) -> OrgId {
+        self.org_id.unwrap_or(ACCOUNT_TREE)
+    }
+
     /// Returns a text that identifies the query. Page tokens and cursors are bound to it.
     pub(crate) fn binding(&self) -> String {
         format!("{:?}", (self.org_id, self.project_id, self.account, &self.filter))
@@ -154,10 +159,9 @@ impl ScanIndex {
 }
 
 /// Plans a query: looks up its terms and time range, and chooses the index to scan.
-pub(crate) async fn plan(db: &Db, query: &EntryQuery) -> Result<SearchPlan> {
+pub(crate) async fn plan(db: &Db, heads: &SignedHeads, query: &EntryQuery) -> Result<SearchPlan> {
     let times = time_range(&query.filter)?;
-    let org_id = query.org_id.unwrap_or(ACCOUNT_TREE);
-    let Some(range) = store::visible_range(db, org_id, times).await? else {
+    let Some(range) = store::visible_range(db, heads, query.tree_id(), times).await? else {
         return Ok(SearchPlan { matches_nothing: true, ..SearchPlan::default() });
     };
     let mut plan = SearchPlan {

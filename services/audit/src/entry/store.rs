@@ -1,12 +1,19 @@
 //! SQL statements that read entries.
 
-use chassis::{Db, OrgId, Result};
+use chassis::{Db, OrgId, ProjectId, Result};
 use sqlx::{query, query_as};
 use time::{Duration, OffsetDateTime};
 
 use super::{
     EntryRow,
     search::{Matching, ScanIndex, SearchPlan, TermQuery, TimeRange},
+};
+use crate::{
+    damage::Damage,
+    head_journal::SignedHeads,
+    integrity::{check_edge, check_size},
+    search_index::TermKind,
+    tree::Tree,
 };
 
 /// Range of visible entries of a tree.
@@ -20,18 +27,30 @@ pub(crate) struct VisibleRange {
 }
 
 /// Returns the entries within the retention of the organization's plan (AU-9) that were received in a time
-/// range. `None` if the organization has no log yet.
+/// range. `None` if the organization has no log yet. Fails with [`Damage`] if the log is in quarantine, or
+/// does not continue the newest head that this replica has seen signed.
 pub(crate) async fn visible_range(
     db: &Db,
+    heads: &SignedHeads,
     org_id: OrgId,
     times: TimeRange,
 ) -> Result<Option<VisibleRange>> {
+    let head = heads.head(org_id.0);
     let tree = query!(
-        r#"select number, size, purged_before, days as "days?" from tree left join retention using (plan)
+        r#"select number, size, edge, purged_before, days as "days?", cause as "cause?",
+                  detail as "detail?"
+           from tree left join retention using (plan) left join quarantine using (org_id)
            where org_id = $1"#,
         org_id.0
     );
-    let Some(tree) = tree.fetch_optional(db.pool()).await? else { return Ok(None) };
+    let Some(tree) = tree.fetch_optional(db.pool()).await? else {
+        check_size(head, 0)?;
+        return Ok(None);
+    };
+    if let Some(damage) = Damage::of_quarantine(tree.cause, tree.detail) {
+        return Err(damage.into());
+    }
+    check_edge(head, &Tree::from_row(tree.number, org_id.0, tree.size, &tree.edge)?.edge)?;
     let retained_since = tree.days.map(|it| db.now() - Duration::days(it.into()));
     let mut range = VisibleRange { tree: tree.number, first: tree.purged_before, end: tree.size };
     if let Some(from) = times.from.max(retained_since) {
@@ -41,6 +60,26 @@ pub(crate) async fn visible_range(
         range.end = first_index_since(db, tree.number, to).await?;
     }
     Ok(Some(range))
+}
+
+/// True if the log of an organization has entries of a project.
+pub(crate) async fn has_project(db: &Db, org_id: OrgId, project_id: ProjectId) -> Result<bool> {
+    let row = query!(
+        r#"select exists (
+               select from term join tree on tree.number = term.tree
+               where org_id = $1 and kind = $2 and value = $3
+           ) as "exists!""#,
+        org_id.0,
+        TermKind::Project as i16,
+        project_id.to_string(),
+    );
+    Ok(row.fetch_one(db.pool()).await?.exists)
+}
+
+/// Returns the index below which all entries of a tree are purged.
+pub(crate) async fn purged_before(db: &Db, tree: i32) -> Result<i64> {
+    let row = query!("select purged_before from tree where number = $1", tree);
+    Ok(row.fetch_one(db.pool()).await?.purged_before)
 }
 
 /// Returns the index of the first entry that was received at a time or later.

@@ -4,11 +4,7 @@ use api::audit as pb;
 use chassis::Result;
 use worker::watch::{Batch, Source, Then};
 
-use super::{
-    read::EntryReader,
-    search::{self, EntryQuery},
-    store,
-};
+use super::{read::EntryReader, search::EntryQuery, store};
 
 /// Most entries of one read.
 const BATCH_SIZE: i64 = 100;
@@ -27,7 +23,7 @@ impl NewEntries {
         query: EntryQuery,
         from_index: i64,
     ) -> Result<Self> {
-        let end = search::plan(&reader.db, &query).await?.end;
+        let end = reader.plan(&query).await?.end;
         let next_index = if from_index == 0 { end } else { from_index };
         Ok(Self { reader, query, next_index })
     }
@@ -37,7 +33,7 @@ impl Source for NewEntries {
     type Message = pb::Entry;
 
     async fn read(&mut self) -> Result<Batch<Self::Message>> {
-        let mut plan = search::plan(&self.reader.db, &self.query).await?;
+        let mut plan = self.reader.plan(&self.query).await?;
         plan.first = plan.first.max(self.next_index);
         let rows = store::oldest_entries(&self.reader.db, &plan, BATCH_SIZE).await?;
         let is_full = i64::try_from(rows.len()).is_ok_and(|it| it == BATCH_SIZE);

@@ -8,18 +8,17 @@ use futures::{Stream, stream};
 use serde_json::Value;
 use tonic::Status;
 
-use super::{bundle, csv, ocsf};
+use super::{bundle, csv, ocsf, verification::LeafVerification};
 use crate::{
     db_int::{from_db_int, to_db_int},
     entry::{
         EntryRow,
         read::EntryReader,
-        search::{self, EntryQuery, SearchPlan},
+        search::{EntryQuery, SearchPlan},
         store,
     },
-    merkle::Node,
     note::CheckpointSigner,
-    proof::{self, store::SignedTree},
+    proof::{self, prove::Prover, store::SignedTree},
     seal,
 };
 
@@ -51,6 +50,7 @@ pub(crate) struct Export {
     next_index: i64,
     /// Entries written so far, including those before a resumption.
     written: i64,
+    verification: LeafVerification,
     /// True if the first line is already written.
     header_written: bool,
     finished: bool,
@@ -102,9 +102,10 @@ impl Export {
         signer: &CheckpointSigner,
         request: ExportRequest,
     ) -> Result<Self> {
-        let signed = proof::store::signed_tree(&reader.db, request.org_id).await?;
+        let prover = Prover { db: &reader.db, guard: &reader.guard };
+        let signed = prover.signed_tree(request.org_id).await?;
         let mut signed = signed.ok_or_else(proof::not_yet_signed)?;
-        let mut plan = search::plan(&reader.db, &request.query).await?;
+        let mut plan = reader.plan(&request.query).await?;
         let cursor = request.page.after::<Cursor>()?;
         if let Some(cursor) = &cursor {
             signed.size = from_db_int(cursor.signed_size)?;
@@ -114,7 +115,7 @@ impl Export {
         let is_complete_bundle = is_bundle && request.query.is_unfiltered();
         let first_index = if is_complete_bundle { 0 } else { plan.first };
         let suite_proof = if is_bundle && cursor.is_none() {
-            let proof = proof::prove::suite_proof(&reader.db, &signed).await?;
+            let proof = prover.suite(&signed).await?;
             proof.map(|it| reader.json(&it)).transpose()?
         } else {
             None
@@ -123,6 +124,7 @@ impl Export {
             origin: signer.origin(&request.org_id.to_string()),
             next_index: cursor.as_ref().map_or(first_index, |it| it.next_index),
             written: cursor.as_ref().map_or(0, |it| it.written),
+            verification: LeafVerification::new(cursor.is_some()),
             header_written: cursor.is_some(),
             finished: false,
             reader,
@@ -161,10 +163,16 @@ impl Export {
             if export.finished {
                 return None;
             }
-            let chunk = export.next_chunk().await;
+            let chunk = export.next_contained_chunk().await;
             export.finished |= chunk.is_err();
             Some((chunk.map_err(Status::from), export))
         })
+    }
+
+    /// Returns the next chunk. If the log turns out to be damaged, it is put into quarantine.
+    async fn next_contained_chunk(&mut self) -> Result<Chunk> {
+        let chunk = self.next_chunk().await;
+        self.reader.guard.contain(self.request.org_id.0, chunk).await
     }
 
     async fn next_chunk(&mut self) -> Result<Chunk> {
@@ -177,10 +185,16 @@ impl Export {
         self.plan.first = self.plan.first.max(self.next_index);
         let rows = store::oldest_entries(&self.reader.db, &self.plan, CHUNK_ENTRIES).await?;
         let count = i64::try_from(rows.len()).unwrap_or_default();
-        self.next_index = match rows.last() {
+        let next_index = match rows.last() {
             Some(last) if count == CHUNK_ENTRIES => last.index + 1,
             _ => self.plan.end,
         };
+        if self.request.query.is_unfiltered() {
+            let range = self.plan.first..next_index;
+            self.verification.require_all(&self.reader.db, &self.signed, range, &rows).await?;
+        }
+        self.verification.check(&self.reader.db, &self.signed, &rows).await?;
+        self.next_index = next_index;
         text += &self.format_entries(&rows).await?;
         self.finish_chunk(text, count)
     }
@@ -189,6 +203,9 @@ impl Export {
     fn finish_chunk(&mut self, mut text: String, count: i64) -> Result<Chunk> {
         self.written += count;
         self.finished = self.next_index >= self.plan.end;
+        if self.finished && self.is_complete_bundle() {
+            self.verification.finish(&self.signed)?;
+        }
         if self.finished && self.request.format == ExportFormat::Bundle {
             text += &format!("{}\n", bundle::last_line(self.written));
         }
@@ -229,11 +246,9 @@ impl Export {
     async fn write_hash_only_lines(&mut self, text: &mut String) -> Result<i64> {
         let end = self.plan.first.min(self.plan.end).min(self.next_index + CHUNK_HASHES);
         let indexes: Vec<i64> = (self.next_index..end).collect();
-        let leaf = |index: &i64| Ok(Node { level: 0, index: from_db_int(*index)? });
-        let leaves = indexes.iter().map(leaf).collect::<Result<Vec<_>>>()?;
-        let tree = &self.signed.tree;
-        let hashes = proof::store::node_hashes(&self.reader.db, tree, &leaves).await?;
+        let hashes = self.verification.leaf_hashes(&self.reader.db, &self.signed, &indexes).await?;
         for (index, hash) in indexes.iter().zip(&hashes) {
+            self.verification.push(hash);
             *text += &format!("{}\n", bundle::hash_only_line(*index, hash));
         }
         self.next_index = end;
@@ -270,10 +285,9 @@ impl Export {
             let proof = if self.is_complete_bundle() {
                 None
             } else {
+                let prover = Prover { db: &self.reader.db, guard: &self.reader.guard };
                 let index = from_db_int(row.index)?;
-                let tree = &self.signed.tree;
-                let size = self.signed.size;
-                Some(proof::prove::inclusion_proof(&self.reader.db, tree, index, size).await?)
+                Some(prover.inclusion(&self.signed, index, &row.leaf).await?)
             };
             text += &format!("{}\n", bundle::entry_line(row, &leaf_keys, proof.as_deref()));
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use api::event::Envelope;
-use chassis::{Db, Result};
+use chassis::{Db, Result, Tx};
 use prost::Message;
 use uuid::Uuid;
 use verifier::{
@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     head_journal::HeadJournal,
-    log::{SUITE_TREE, tree_name},
     search_index::ActionNames,
+    tree::{SUITE_TREE, tree_name},
 };
 
 /// Most differences that are listed.
@@ -34,6 +34,12 @@ const HASH_LEN: usize = 32;
 /// Checkpoints of a tree (signed notes), by size.
 type Checkpoints = BTreeMap<i64, String>;
 
+/// A stored tile of leaf hashes.
+struct LeafTile {
+    index: i64,
+    hashes: Vec<u8>,
+}
+
 /// A running check.
 pub(crate) struct Fsck {
     db: Db,
@@ -41,6 +47,8 @@ pub(crate) struct Fsck {
     action_names: ActionNames,
     journal: HeadJournal,
     findings: Findings,
+    /// The tile that was read last.
+    tile: Option<LeafTile>,
 }
 
 impl Fsck {
@@ -59,23 +67,24 @@ impl Fsck {
             action_names: ActionNames::load(api::DESCRIPTORS)?,
             journal,
             findings: Findings::default(),
+            tile: None,
         })
     }
 
     /// Checks every tree.
     pub(crate) async fn run(mut self) -> Result<Findings> {
-        let trees = store::trees(&self.db).await?;
-        for tree in &trees {
-            self.findings.trees += 1;
-            let rebuilt = if tree.org_id == SUITE_TREE.0 {
-                self.check_suite_tree(tree).await?
-            } else {
-                self.check_org_tree(tree).await?
+        let org_ids = store::tree_ids(&self.db).await?;
+        for org_id in &org_ids {
+            let db = self.db.clone();
+            // The running suite appends to the tree meanwhile, so all statements read one state.
+            let check = async |tx: &mut Tx| {
+                store::begin_snapshot(tx).await?;
+                self.check_tree(tx, *org_id).await
             };
-            self.check_edge(tree, &rebuilt).await?;
+            db.write_as_system("fsck", check).await?;
         }
         for (org_id, head) in self.journal.clone().heads() {
-            if !trees.iter().any(|it| it.org_id == org_id) {
+            if !org_ids.contains(&org_id) {
                 let signed = head.size;
                 self.report(org_id, format!("the tree is missing; {signed} entries were signed"));
             }
@@ -83,7 +92,20 @@ impl Fsck {
         Ok(self.findings)
     }
 
+    async fn check_tree(&mut self, tx: &mut Tx, org_id: Uuid) -> Result<()> {
+        let tree = store::tree(tx, org_id).await?;
+        self.findings.trees += 1;
+        self.tile = None;
+        let rebuilt = if org_id == SUITE_TREE.0 {
+            self.check_suite_tree(tx, &tree).await?
+        } else {
+            self.check_org_tree(tx, &tree).await?
+        };
+        self.check_edge(tx, &tree, &rebuilt).await
+    }
+
     fn report(&mut self, org_id: Uuid, difference: impl fmt::Display) {
+        self.findings.damaged.insert(org_id);
         if self.findings.differences.len() < DIFFERENCES_MAX {
             let tree = if org_id == SUITE_TREE.0 {
                 "suite tree".to_owned()
@@ -94,25 +116,25 @@ impl Fsck {
         }
     }
 
-    async fn check_org_tree(&mut self, tree: &StoredTree) -> Result<RebuiltTree> {
-        let checkpoints = store::checkpoints(&self.db, tree.number).await?;
+    async fn check_org_tree(&mut self, tx: &mut Tx, tree: &StoredTree) -> Result<RebuiltTree> {
+        let checkpoints = store::checkpoints(tx, tree.number).await?;
         let mut rebuilt = RebuiltTree::default();
         let mut sequences = SequenceCheck::default();
         let mut next = 0;
         // Only the hashes of purged entries remain.
         while next < tree.purged_before.min(tree.size) {
-            let hash = self.stored_leaf_hash(tree, next).await?;
-            self.push_leaf(tree, &mut rebuilt, hash, &checkpoints).await?;
+            let hash = self.stored_leaf_hash(tx, tree, next).await?;
+            self.push_leaf(tx, tree, &mut rebuilt, hash, &checkpoints).await?;
             next += 1;
         }
         loop {
-            let entries = store::entries(&self.db, tree.number, next).await?;
+            let entries = store::entries(tx, tree.number, next).await?;
             if entries.is_empty() {
                 break;
             }
             for entry in entries {
                 let missing = next..entry.index;
-                self.push_missing(tree, &mut rebuilt, missing, &checkpoints).await?;
+                self.push_missing(tx, tree, &mut rebuilt, missing, &checkpoints).await?;
                 if entry.index < next {
                     self.report(tree.org_id, format!("entry {} exists twice", entry.index));
                     continue;
@@ -126,19 +148,19 @@ impl Fsck {
                     continue;
                 }
                 let hash = leaf_hash(&entry.leaf);
-                if hash != self.stored_leaf_hash(tree, entry.index).await? {
+                if hash != self.stored_leaf_hash(tx, tree, entry.index).await? {
                     let index = entry.index;
                     let difference =
                         format!("entry {index} was changed: its bytes do not match the leaf hash");
                     self.report(tree.org_id, difference);
                 }
                 self.check_entry(tree, &entry, &mut sequences);
-                self.push_leaf(tree, &mut rebuilt, hash, &checkpoints).await?;
+                self.push_leaf(tx, tree, &mut rebuilt, hash, &checkpoints).await?;
                 self.findings.entries += 1;
             }
         }
-        self.push_missing(tree, &mut rebuilt, next..tree.size, &checkpoints).await?;
-        for (source, stored) in store::last_sequences(&self.db, tree.number).await? {
+        self.push_missing(tx, tree, &mut rebuilt, next..tree.size, &checkpoints).await?;
+        for (source, stored) in store::last_sequences(tx, tree.number).await? {
             if let Some(last) = sequences.last(&source).filter(|it| *it != stored) {
                 let difference = format!(
                     "the last event of {source} in the entries is {last}, in the table producer {stored}"
@@ -152,6 +174,7 @@ impl Fsck {
     /// Reports missing entries. Their stored hashes are used to continue the tree.
     async fn push_missing(
         &mut self,
+        tx: &mut Tx,
         tree: &StoredTree,
         rebuilt: &mut RebuiltTree,
         range: std::ops::Range<i64>,
@@ -159,8 +182,8 @@ impl Fsck {
     ) -> Result<()> {
         for index in range.start..range.end.min(tree.size) {
             self.report(tree.org_id, format!("entry {index} is missing"));
-            let hash = self.stored_leaf_hash(tree, index).await?;
-            self.push_leaf(tree, rebuilt, hash, checkpoints).await?;
+            let hash = self.stored_leaf_hash(tx, tree, index).await?;
+            self.push_leaf(tx, tree, rebuilt, hash, checkpoints).await?;
         }
         Ok(())
     }
@@ -168,13 +191,14 @@ impl Fsck {
     /// Appends a leaf. Compares the tiles that it completes, and the checkpoint and journal of the new size.
     async fn push_leaf(
         &mut self,
+        tx: &mut Tx,
         tree: &StoredTree,
         rebuilt: &mut RebuiltTree,
         hash: Hash,
         checkpoints: &Checkpoints,
     ) -> Result<()> {
         for tile in rebuilt.push(hash) {
-            let stored = store::tile(&self.db, tree.number, tile.level, tile.index).await?;
+            let stored = store::tile(tx, tree.number, tile.level, tile.index).await?;
             if stored.as_ref() != Some(&tile.hashes) {
                 let state = if stored.is_some() { "was changed" } else { "is missing" };
                 let difference = format!("tile {} of level {} {state}", tile.index, tile.level);
@@ -250,12 +274,12 @@ impl Fsck {
     }
 
     /// Checks the suite tree, whose leaves are checkpoints and heartbeats.
-    async fn check_suite_tree(&mut self, tree: &StoredTree) -> Result<RebuiltTree> {
+    async fn check_suite_tree(&mut self, tx: &mut Tx, tree: &StoredTree) -> Result<RebuiltTree> {
         let mut rebuilt = RebuiltTree::default();
         let no_checkpoints = Checkpoints::default();
         let mut next = 0;
         loop {
-            let leaves = store::suite_leaves(&self.db, next).await?;
+            let leaves = store::suite_leaves(tx, next).await?;
             if leaves.is_empty() {
                 break;
             }
@@ -264,7 +288,7 @@ impl Fsck {
                     self.report(tree.org_id, format!("leaf {next} is missing"));
                 }
                 let hash = leaf_hash(leaf.text.as_bytes());
-                self.push_leaf(tree, &mut rebuilt, hash, &no_checkpoints).await?;
+                self.push_leaf(tx, tree, &mut rebuilt, hash, &no_checkpoints).await?;
                 // Only the newest checkpoint of the suite tree is stored.
                 if u64::try_from(tree.signed).is_ok_and(|it| it == rebuilt.size()) {
                     let root = rebuilt.root();
@@ -278,7 +302,12 @@ impl Fsck {
 
     /// Compares the stored size, edge and number of tiles with the rebuilt tree, and its size with the
     /// journal.
-    async fn check_edge(&mut self, tree: &StoredTree, rebuilt: &RebuiltTree) -> Result<()> {
+    async fn check_edge(
+        &mut self,
+        tx: &mut Tx,
+        tree: &StoredTree,
+        rebuilt: &RebuiltTree,
+    ) -> Result<()> {
         let size = rebuilt.size();
         if i64::try_from(size).ok() != Some(tree.size) {
             let difference =
@@ -288,7 +317,7 @@ impl Fsck {
             self.report(tree.org_id, "the hashes at the right edge of the tree were changed");
         }
         let complete_tiles: i64 = (1..16).map(|level| tree.size >> (4 * level)).sum();
-        if store::tile_count(&self.db, tree.number).await? != complete_tiles {
+        if store::tile_count(tx, tree.number).await? != complete_tiles {
             self.report(tree.org_id, "tiles were added or are missing");
         }
         let signed = self.journal.head(tree.org_id).map_or(0, |it| it.size);
@@ -301,12 +330,22 @@ impl Fsck {
     }
 
     /// Returns the stored hash of a leaf, from its tile or from the edge; zeros if it is missing.
-    async fn stored_leaf_hash(&self, tree: &StoredTree, index: i64) -> Result<Hash> {
+    async fn stored_leaf_hash(
+        &mut self,
+        tx: &mut Tx,
+        tree: &StoredTree,
+        index: i64,
+    ) -> Result<Hash> {
         let tile_index = index / TILE_WIDTH;
-        let hashes = if tile_index < tree.size / TILE_WIDTH {
-            store::tile(&self.db, tree.number, 0, tile_index).await?.unwrap_or_default()
+        let hashes = if tile_index >= tree.size / TILE_WIDTH {
+            &tree.edge
         } else {
-            tree.edge.clone()
+            // Leaves are read in order, sixteen of each tile.
+            if self.tile.as_ref().is_none_or(|it| it.index != tile_index) {
+                let hashes = store::tile(tx, tree.number, 0, tile_index).await?.unwrap_or_default();
+                self.tile = Some(LeafTile { index: tile_index, hashes });
+            }
+            self.tile.as_ref().map_or(&tree.edge, |it| &it.hashes)
         };
         let start = usize::try_from(index % TILE_WIDTH).unwrap_or_default() * HASH_LEN;
         let hash = hashes.get(start..start + HASH_LEN).and_then(|it| it.try_into().ok());

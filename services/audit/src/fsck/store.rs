@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use chassis::{Db, Result};
-use sqlx::{query, query_as};
+use chassis::{Db, Result, Tx};
+use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
 /// A row of the table `tree`.
@@ -17,13 +17,28 @@ pub(super) struct StoredTree {
     pub(super) purged_before: i64,
 }
 
-/// Returns all trees.
-pub(super) async fn trees(db: &Db) -> Result<Vec<StoredTree>> {
-    let trees = query_as!(
+/// Returns the organizations of all trees.
+pub(super) async fn tree_ids(db: &Db) -> Result<Vec<Uuid>> {
+    let org_ids = query_scalar!("select org_id from tree order by number");
+    Ok(org_ids.fetch_all(db.pool()).await?)
+}
+
+/// Makes all statements of a transaction read one snapshot. Must be its first statement.
+pub(super) async fn begin_snapshot(tx: &mut Tx) -> Result<()> {
+    query!("set transaction isolation level repeatable read, read only").execute(tx.conn()).await?;
+    // Statements on the largest logs take longer than those of calls may.
+    query!("set local statement_timeout = '5min'").execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Returns a tree.
+pub(super) async fn tree(tx: &mut Tx, org_id: Uuid) -> Result<StoredTree> {
+    let tree = query_as!(
         StoredTree,
-        "select number, org_id, size, edge, signed, note, purged_before from tree order by number"
+        "select number, org_id, size, edge, signed, note, purged_before from tree where org_id = $1",
+        org_id
     );
-    Ok(trees.fetch_all(db.pool()).await?)
+    Ok(tree.fetch_one(tx.conn()).await?)
 }
 
 /// An entry with its index terms.
@@ -37,30 +52,35 @@ pub(super) struct StoredEntry {
 }
 
 /// Returns the next entries of a tree from an index on.
-pub(super) async fn entries(db: &Db, tree: i32, from: i64) -> Result<Vec<StoredEntry>> {
+pub(super) async fn entries(tx: &mut Tx, tree: i32, from: i64) -> Result<Vec<StoredEntry>> {
     // (no org_id): the check reads every log.
     let rows = query!(
         r#"select index, event_id, outcome, leaf,
                   array(select kind || ':' || value from term
                         where number in (actor, resource, type, project, environment, action)
-                          and term.tree = entry.tree) as "facts!"
+                          and term.tree = entry.tree) as "terms!"
            from entry where tree = $1 and index >= $2 order by index limit 1000"#,
         tree,
         from,
     );
-    let rows = rows.fetch_all(db.pool()).await?;
+    let rows = rows.fetch_all(tx.conn()).await?;
     let entries = rows.into_iter().map(|row| StoredEntry {
         index: row.index,
         event_id: row.event_id,
         outcome: row.outcome,
         leaf: row.leaf,
-        terms: row.facts,
+        terms: row.terms,
     });
     Ok(entries.collect())
 }
 
 /// Returns the hashes of a tile.
-pub(super) async fn tile(db: &Db, tree: i32, level: i16, index: i64) -> Result<Option<Vec<u8>>> {
+pub(super) async fn tile(
+    tx: &mut Tx,
+    tree: i32,
+    level: i16,
+    index: i64,
+) -> Result<Option<Vec<u8>>> {
     // (no org_id): the check reads every log.
     let tile = query!(
         "select hashes from tile where tree = $1 and level = $2 and index = $3",
@@ -68,20 +88,20 @@ pub(super) async fn tile(db: &Db, tree: i32, level: i16, index: i64) -> Result<O
         level,
         index
     );
-    Ok(tile.fetch_optional(db.pool()).await?.map(|it| it.hashes))
+    Ok(tile.fetch_optional(tx.conn()).await?.map(|it| it.hashes))
 }
 
 /// Returns the number of tiles of a tree.
-pub(super) async fn tile_count(db: &Db, tree: i32) -> Result<i64> {
+pub(super) async fn tile_count(tx: &mut Tx, tree: i32) -> Result<i64> {
     // (no org_id): the check reads every log.
     let count = query!(r#"select count(*) as "count!" from tile where tree = $1"#, tree);
-    Ok(count.fetch_one(db.pool()).await?.count)
+    Ok(count.fetch_one(tx.conn()).await?.count)
 }
 
 /// Returns the checkpoints of a tree, by size.
-pub(super) async fn checkpoints(db: &Db, tree: i32) -> Result<BTreeMap<i64, String>> {
+pub(super) async fn checkpoints(tx: &mut Tx, tree: i32) -> Result<BTreeMap<i64, String>> {
     let rows = query!("select size, leaf from checkpoint where tree = $1", tree);
-    Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.size, it.leaf)).collect())
+    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.size, it.leaf)).collect())
 }
 
 /// A leaf of the suite tree.
@@ -92,17 +112,17 @@ pub(super) struct SuiteLeaf {
 }
 
 /// Returns the next leaves of the suite tree from an index on.
-pub(super) async fn suite_leaves(db: &Db, from: i64) -> Result<Vec<SuiteLeaf>> {
+pub(super) async fn suite_leaves(tx: &mut Tx, from: i64) -> Result<Vec<SuiteLeaf>> {
     let rows = query!(
         "select index, leaf from checkpoint where index >= $1 order by index limit 1000",
         from
     );
-    let rows = rows.fetch_all(db.pool()).await?;
+    let rows = rows.fetch_all(tx.conn()).await?;
     Ok(rows.into_iter().map(|it| SuiteLeaf { index: it.index, text: it.leaf }).collect())
 }
 
 /// Returns the last appended sequence number of each service in a tree, as stored.
-pub(super) async fn last_sequences(db: &Db, tree: i32) -> Result<BTreeMap<String, i64>> {
+pub(super) async fn last_sequences(tx: &mut Tx, tree: i32) -> Result<BTreeMap<String, i64>> {
     let rows = query!("select source, sequence from producer where tree = $1", tree);
-    Ok(rows.fetch_all(db.pool()).await?.into_iter().map(|it| (it.source, it.sequence)).collect())
+    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.source, it.sequence)).collect())
 }

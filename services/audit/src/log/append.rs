@@ -7,24 +7,29 @@ use std::{
 
 use anyhow::Context;
 use api::{event::Envelope, identity};
-use chassis::{Db, Result, Tx};
-use eventing::{Delivery, EventSink};
+use chassis::{Db, Error, Result, Tx};
+use eventing::{Delivery, EventSink, Unrecorded};
 use prost::{Message, Name};
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 use super::{
-    Tree,
     order::{AcceptedEvent, LastSequences, OrderedBatch, order_batch},
-    store::{self, NewEntry, NewName, NewTile, ProducerPosition, TermCount, TermNumbers, TreeTerm},
+    store::{self, NewEntry, NewName, ProducerPosition, TermCount, TermNumbers, TreeTerm},
 };
 use crate::{
+    damage::Damage,
     decode::{IncomingEvent, LEAF_BYTES_MAX, Producer},
+    integrity::{check_edge, guard::LogGuard},
     leaf_codec::LeafCodec,
     merkle::leaf_hash,
     seal::{self, SubjectKeys, Subjects},
     search_index::IndexTerms,
     subject_key,
+    tree::{
+        self, Tree,
+        store::{LockedTree, NewTile},
+    },
 };
 
 /// Longest name in the search index, in characters.
@@ -34,6 +39,7 @@ const NAME_LEN_MAX: usize = 300;
 pub(crate) struct LogAppender {
     db: Db,
     codec: Arc<LeafCodec>,
+    guard: LogGuard,
     /// Records an event that is delivered twice as two entries. Only for fault-injection tests.
     record_duplicates: bool,
     /// Months whose partition exists.
@@ -42,9 +48,16 @@ pub(crate) struct LogAppender {
 
 #[tonic::async_trait]
 impl EventSink for LogAppender {
-    async fn record(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Vec<Uuid>> {
+    async fn record(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Unrecorded> {
         self.append(tx, batch).await
     }
+}
+
+/// Trees of a batch.
+struct LockedTrees {
+    intact: Vec<Tree>,
+    /// Organizations whose trees are damaged.
+    damaged: BTreeSet<Uuid>,
 }
 
 /// An accepted event with its index terms.
@@ -54,25 +67,35 @@ struct IndexedEvent {
 }
 
 impl LogAppender {
-    pub(crate) fn new(db: Db, codec: Arc<LeafCodec>, record_duplicates: bool) -> Self {
-        Self { db, codec, record_duplicates, months: Mutex::default() }
+    pub(crate) fn new(
+        db: Db,
+        codec: Arc<LeafCodec>,
+        guard: LogGuard,
+        record_duplicates: bool,
+    ) -> Self {
+        Self { db, codec, guard, record_duplicates, months: Mutex::default() }
     }
 
-    /// Appends the events of a batch that are not in the log. Returns the ids of the events that have to be
-    /// delivered again, because their predecessor is missing.
-    pub(crate) async fn append(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Vec<Uuid>> {
+    /// Appends the events of a batch that are not in the log. Returns those that are not appended: their
+    /// predecessor is missing, or the tree of their organization is damaged.
+    pub(crate) async fn append(&self, tx: &mut Tx, batch: &[Delivery]) -> Result<Unrecorded> {
         self.ensure_partition(tx).await?;
         let events: Vec<_> = batch.iter().map(|it| self.decode(it, tx.now)).collect();
         let org_ids: BTreeSet<Uuid> = events.iter().map(|it| it.org_id).collect();
         let org_ids: Vec<Uuid> = org_ids.into_iter().collect();
-        let mut trees = store::lock_trees(tx, &org_ids).await?;
+        let LockedTrees { intact: mut trees, damaged } = self.lock_trees(tx, &org_ids).await?;
+        let (blocked, events): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|it| damaged.contains(&it.org_id));
+        let blocked = blocked.iter().map(|it| it.id).collect();
+        let org_ids: Vec<Uuid> = trees.iter().map(|it| it.org_id.0).collect();
         let before = store::last_sequences(tx, &org_ids).await?;
         let logged = self.find_logged(tx, &events, &before).await?;
         let mut last_sequences = before.clone();
         let OrderedBatch { accepted, deferred } =
             order_batch(events, &mut last_sequences, &logged, tx.now);
+        let unrecorded = Unrecorded { out_of_order: deferred, blocked };
         if accepted.is_empty() {
-            return Ok(deferred);
+            return Ok(unrecorded);
         }
 
         let index = |accepted: AcceptedEvent| IndexedEvent {
@@ -101,7 +124,28 @@ impl LogAppender {
         for org_id in org_ids {
             tx.publish(org_id);
         }
-        Ok(deferred)
+        Ok(unrecorded)
+    }
+
+    /// Locks the trees of a batch. Damaged ones are put into quarantine.
+    async fn lock_trees(&self, tx: &mut Tx, org_ids: &[Uuid]) -> Result<LockedTrees> {
+        let mut trees = LockedTrees { intact: vec![], damaged: BTreeSet::new() };
+        for LockedTree { org_id, tree } in tree::store::lock(tx, org_ids).await? {
+            let checked = tree.and_then(|tree| {
+                check_edge(self.guard.heads.head(org_id), &tree.edge)?;
+                Ok(tree)
+            });
+            match checked {
+                Ok(tree) => trees.intact.push(tree),
+                Err(damage) => {
+                    if !matches!(damage, Damage::Quarantined { .. }) {
+                        self.guard.quarantine(org_id, &Error::from(damage)).await?;
+                    }
+                    trees.damaged.insert(org_id);
+                }
+            }
+        }
+        Ok(trees)
     }
 
     /// Decodes a delivery. An event whose leaf would be too long loses its payload.
@@ -227,9 +271,9 @@ impl LogAppender {
         }
         store::insert_entries(tx, entries).await?;
         if !tiles.is_empty() {
-            store::insert_tiles(tx, &tiles).await?;
+            tree::store::insert_tiles(tx, &tiles).await?;
         }
-        store::update_trees(tx, trees).await
+        tree::store::update(tx, trees).await
     }
 
     /// Returns the leaf of an event. An event whose payload is not a message is logged as received.

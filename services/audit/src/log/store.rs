@@ -8,39 +8,13 @@ use sqlx::{query, query_scalar};
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{EntryFlags, Tree, order::LastSequences};
+use super::{EntryFlags, order::LastSequences};
 use crate::{
     db_int::to_db_int,
     decode::Producer,
     seal::SubjectId,
     search_index::{Term, TermKind},
-    tile::CompleteTile,
 };
-
-/// Locks the trees of these organizations against other appends until the end of the transaction; creates
-/// missing ones. Locks are taken in the order of the ids, so concurrent batches do not deadlock.
-pub(crate) async fn lock_trees(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
-    let mut trees = lock_existing(tx, org_ids).await?;
-    if trees.len() < org_ids.len() {
-        query!(
-            "insert into tree (org_id) select unnest($1::uuid[]) on conflict do nothing",
-            org_ids
-        )
-        .execute(tx.conn())
-        .await?;
-        trees = lock_existing(tx, org_ids).await?;
-    }
-    Ok(trees)
-}
-
-async fn lock_existing(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<Tree>> {
-    let rows = query!(
-        "select number, org_id, size, edge from tree where org_id = any ($1) order by org_id for update",
-        org_ids
-    );
-    let rows = rows.fetch_all(tx.conn()).await?;
-    rows.into_iter().map(|it| Tree::from_row(it.number, it.org_id, it.size, &it.edge)).collect()
-}
 
 /// Returns the last appended sequence number of each producer.
 pub(super) async fn last_sequences(tx: &mut Tx, org_ids: &[Uuid]) -> Result<LastSequences> {
@@ -61,11 +35,16 @@ pub(super) async fn find_logged_in_tx(tx: &mut Tx, event_ids: &[Uuid]) -> Result
     Ok(logged.fetch_all(tx.conn()).await?.into_iter().collect())
 }
 
-/// Returns the events among these that are in the log.
-pub(super) async fn find_logged(db: &Db, event_ids: &[Uuid]) -> Result<BTreeSet<Uuid>> {
+/// Returns the events among these that are in the log, or deferred in its database until they can be
+/// appended.
+pub(super) async fn find_received(db: &Db, event_ids: &[Uuid]) -> Result<BTreeSet<Uuid>> {
     // (no org_id): producers ask for their own events, and only the ids are returned.
-    let logged = query_scalar!("select event_id from entry where event_id = any ($1)", event_ids);
-    Ok(logged.fetch_all(db.pool()).await?.into_iter().collect())
+    let received = query_scalar!(
+        r#"select event_id as "event_id!" from entry where event_id = any ($1)
+           union all select event_id from deferred_event where event_id = any ($1)"#,
+        event_ids
+    );
+    Ok(received.fetch_all(db.pool()).await?.into_iter().collect())
 }
 
 /// An index term of one tree.
@@ -199,55 +178,6 @@ pub(super) async fn insert_entries(tx: &mut Tx, new: Vec<NewEntry>) -> Result<()
         &flags,
         now,
         &leaves,
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// A complete tile of a tree.
-pub(crate) struct NewTile {
-    pub(crate) tree: i32,
-    pub(crate) tile: CompleteTile,
-}
-
-/// Stores complete tiles.
-pub(crate) async fn insert_tiles(tx: &mut Tx, tiles: &[NewTile]) -> Result<()> {
-    let mut trees = vec![];
-    let mut levels = vec![];
-    let mut indexes = vec![];
-    let mut hashes = vec![];
-    for NewTile { tree, tile } in tiles {
-        trees.push(*tree);
-        levels.push(i16::try_from(tile.id.level).context("a tree has at most 64 levels")?);
-        indexes.push(to_db_int(tile.id.index)?);
-        hashes.push(tile.hashes.as_flattened().to_vec());
-    }
-    query!(
-        "insert into tile (tree, level, index, hashes)
-         select unnest($1::integer[]), unnest($2::smallint[]), unnest($3::bigint[]), unnest($4::bytea[])",
-        &trees,
-        &levels,
-        &indexes,
-        &hashes,
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Stores the size and the edge of trees.
-pub(crate) async fn update_trees(tx: &mut Tx, trees: &[Tree]) -> Result<()> {
-    let numbers: Vec<i32> = trees.iter().map(|it| it.number).collect();
-    let sizes = trees.iter().map(|it| to_db_int(it.edge.size())).collect::<Result<Vec<_>>>()?;
-    let edges: Vec<Vec<u8>> = trees.iter().map(|it| it.edge.encode()).collect();
-    query!(
-        "update tree set size = new.size, edge = new.edge
-         from unnest($1::integer[], $2::bigint[], $3::bytea[]) as new (number, size, edge)
-         where tree.number = new.number",
-        &numbers,
-        &sizes,
-        &edges,
     )
     .execute(tx.conn())
     .await?;

@@ -6,8 +6,8 @@ use chassis::{Code, Error, Result, Tx};
 use super::{refusal, store};
 use crate::{
     db_int::to_db_int,
-    log::SUITE_TREE_NAME,
     note::{self, CheckpointSigner, Witness},
+    tree::SUITE_TREE_NAME,
 };
 
 /// A checkpoint of the suite tree with valid cosignatures.
@@ -26,7 +26,7 @@ impl<'n> CosignedCheckpoint<'n> {
         witnesses: &[Witness],
     ) -> Result<Self> {
         let is_of_suite = note.lines().next() == Some(&signer.origin(SUITE_TREE_NAME));
-        let size = note::checkpoint_size(note);
+        let size = note::unverified_head(note).map(|it| it.size);
         let size = size.filter(|_| is_of_suite && signer.has_signed(note));
         let size = to_db_int(size.ok_or_else(unknown_checkpoint)?)?;
         let lines: Vec<_> = witnesses.iter().filter_map(|it| it.cosignature_line(note)).collect();

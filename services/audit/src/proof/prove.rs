@@ -6,18 +6,21 @@ use anyhow::Context;
 use api::audit as pb;
 use chassis::{Db, Error, OrgId, Result};
 use uuid::Uuid;
+use verifier::tree::verify_inclusion;
 
 use super::{
     not_yet_signed,
     store::{self, SignedTree},
 };
 use crate::{
+    damage::Damage,
     db_int::{from_db_int, to_db_int},
     entry::{search::TimeRange, store::visible_range},
+    integrity::guard::LogGuard,
     leaf_codec::LeafCodec,
-    log::{SUITE_TREE, Tree},
-    merkle::{Hash, Node, consistency_nodes, inclusion_nodes, root_of_subtrees},
-    seal, subject_key,
+    merkle::{Hash, Node, consistency_nodes, inclusion_nodes, leaf_hash, root_of_subtrees},
+    note, seal, subject_key,
+    tree::{self, SUITE_TREE, Tree},
 };
 
 /// Everything that proves one entry offline.
@@ -38,29 +41,112 @@ pub(super) struct ConsistencyProof {
     pub(super) hashes: Vec<Vec<u8>>,
 }
 
-/// Proves one entry against the newest checkpoint.
-pub(super) async fn prove_entry(
-    db: &Db,
-    codec: &LeafCodec,
-    org_id: OrgId,
-    event_id: Uuid,
-) -> Result<EntryProof> {
-    let leaf = store::leaf(db, org_id, event_id).await?.ok_or(Error::NotFound("entry"))?;
-    // AU-9: entries past the retention are hidden from lists, so their proofs are NOT_FOUND, too.
-    let visible = visible_range(db, org_id, TimeRange::default()).await?;
-    if visible.is_none_or(|it| leaf.index < it.first) {
-        return Err(Error::NotFound("entry"));
+/// Source of proofs. Damage that it finds is contained ([`LogGuard::contain`]).
+pub(crate) struct Prover<'r> {
+    pub(crate) db: &'r Db,
+    pub(crate) guard: &'r LogGuard,
+}
+
+impl Prover<'_> {
+    /// Returns the tree of an organization with its newest checkpoint; `None` if it has no log yet. Fails
+    /// while signing is stopped.
+    pub(crate) async fn signed_tree(&self, org_id: OrgId) -> Result<Option<SignedTree>> {
+        self.guard.require_signing().await?;
+        let signed = store::signed_tree(self.db, &self.guard.heads, org_id).await;
+        self.guard.contain(org_id.0, signed).await
     }
-    let index = from_db_int(leaf.index)?;
-    let signed = store::signed_tree(db, org_id).await?;
-    let signed = signed.filter(|it| index < it.size).ok_or_else(not_yet_signed)?;
-    Ok(EntryProof {
-        index: leaf.index,
-        hashes: inclusion_proof(db, &signed.tree, index, signed.size).await?,
-        keys: leaf_keys(db, codec, event_id, &leaf.bytes).await?,
-        leaf: leaf.bytes,
-        checkpoint: signed.note,
-    })
+
+    /// Proves one entry against the newest checkpoint.
+    pub(super) async fn entry(
+        &self,
+        codec: &LeafCodec,
+        org_id: OrgId,
+        event_id: Uuid,
+    ) -> Result<EntryProof> {
+        let proof = self.try_entry(codec, org_id, event_id).await;
+        self.guard.contain(org_id.0, proof).await
+    }
+
+    async fn try_entry(
+        &self,
+        codec: &LeafCodec,
+        org_id: OrgId,
+        event_id: Uuid,
+    ) -> Result<EntryProof> {
+        let leaf = store::leaf(self.db, org_id, event_id).await?;
+        let leaf = leaf.ok_or(Error::NotFound("entry"))?;
+        // AU-9: entries past the retention are hidden from lists, so their proofs are NOT_FOUND, too.
+        let range = visible_range(self.db, &self.guard.heads, org_id, TimeRange::default()).await?;
+        if range.is_none_or(|it| leaf.index < it.first) {
+            return Err(Error::NotFound("entry"));
+        }
+        let index = from_db_int(leaf.index)?;
+        let signed = self.signed_tree(org_id).await?;
+        let signed = signed.filter(|it| index < it.size).ok_or_else(not_yet_signed)?;
+        Ok(EntryProof {
+            index: leaf.index,
+            hashes: self.inclusion(&signed, index, &leaf.bytes).await?,
+            keys: leaf_keys(self.db, codec, event_id, &leaf.bytes).await?,
+            leaf: leaf.bytes,
+            checkpoint: signed.note,
+        })
+    }
+
+    /// Returns the inclusion proof of a leaf in the newest checkpoint, lowest hash first. Fails with
+    /// [`Damage`] if it does not lead from the leaf to the signed root.
+    pub(crate) async fn inclusion(
+        &self,
+        signed: &SignedTree,
+        index: u64,
+        leaf: &[u8],
+    ) -> Result<Vec<Vec<u8>>> {
+        let head = note::unverified_head(&signed.note).ok_or(Damage::InvalidCheckpoint)?;
+        // A resumed export ends at the size of its first part, for which there is no checkpoint any more.
+        let size = signed.size;
+        let hashes = proof_hashes(self.db, &signed.tree, inclusion_nodes(index, size)).await?;
+        let leaf = leaf_hash(leaf);
+        if head.size == size && !verify_inclusion(index, leaf, &hashes, size, &head.root) {
+            return Err(Damage::ChangedEntry { index }.into());
+        }
+        Ok(hashes.into_iter().map(|it| it.to_vec()).collect())
+    }
+
+    /// Proves that the tree at `to_size` continues the tree at `from_size`; 0 as `to_size` means the newest
+    /// checkpoint.
+    pub(super) async fn consistency(
+        &self,
+        signed: &SignedTree,
+        from_size: i64,
+        to_size: i64,
+    ) -> Result<ConsistencyProof> {
+        let from_size = from_db_int(from_size)?;
+        let to_size = if to_size == 0 { signed.size } else { from_db_int(to_size)? };
+        if to_size > signed.size {
+            let description =
+                format!("must be at most {}, the size of the newest checkpoint", signed.size);
+            return Err(Error::invalid("to_size", description));
+        }
+        if from_size > to_size {
+            return Err(Error::invalid("from_size", "must not be greater than to_size"));
+        }
+        let nodes = consistency_nodes(from_size, to_size);
+        let hashes = proof_hashes(self.db, &signed.tree, nodes).await;
+        let hashes = self.guard.contain(signed.tree.org_id.0, hashes).await?;
+        Ok(ConsistencyProof { to_size, hashes: hashes.into_iter().map(|it| it.to_vec()).collect() })
+    }
+
+    /// Proves that a checkpoint is in the suite tree. `None` while the newest checkpoint of the suite tree
+    /// does not cover it.
+    pub(crate) async fn suite(&self, signed: &SignedTree) -> Result<Option<pb::SuiteProof>> {
+        let suite = self.signed_tree(SUITE_TREE).await?;
+        let (Some(suite), Some(index)) = (suite, signed.suite_index) else { return Ok(None) };
+        if index >= suite.size {
+            return Ok(None);
+        }
+        let hashes = self.inclusion(&suite, index, signed.note.as_bytes()).await;
+        let hashes = self.guard.contain(SUITE_TREE.0, hashes).await?;
+        Ok(Some(pb::SuiteProof { index: to_db_int(index)?, hashes, checkpoint: suite.note }))
+    }
 }
 
 /// Returns the keys that open the sealed fields of one leaf; erased people have none.
@@ -79,58 +165,13 @@ async fn leaf_keys(
     Ok(subject_keys.iter().map(person_key).collect())
 }
 
-/// Returns the inclusion proof of a leaf in the tree at a size, lowest hash first.
-pub(crate) async fn inclusion_proof(
-    db: &Db,
-    tree: &Tree,
-    index: u64,
-    size: u64,
-) -> Result<Vec<Vec<u8>>> {
-    proof_hashes(db, tree, inclusion_nodes(index, size)).await
-}
-
-/// Proves that the tree at `to_size` continues the tree at `from_size`; 0 as `to_size` means the newest
-/// checkpoint.
-pub(super) async fn consistency_proof(
-    db: &Db,
-    signed: &SignedTree,
-    from_size: i64,
-    to_size: i64,
-) -> Result<ConsistencyProof> {
-    let from_size = from_db_int(from_size)?;
-    let to_size = if to_size == 0 { signed.size } else { from_db_int(to_size)? };
-    if to_size > signed.size {
-        let description =
-            format!("must be at most {}, the size of the newest checkpoint", signed.size);
-        return Err(Error::invalid("to_size", description));
-    }
-    if from_size > to_size {
-        return Err(Error::invalid("from_size", "must not be greater than to_size"));
-    }
-    let hashes = proof_hashes(db, &signed.tree, consistency_nodes(from_size, to_size)).await?;
-    Ok(ConsistencyProof { to_size, hashes })
-}
-
-/// Proves that a checkpoint is in the suite tree. `None` while the newest checkpoint of the suite tree does
-/// not cover it.
-pub(crate) async fn suite_proof(db: &Db, signed: &SignedTree) -> Result<Option<pb::SuiteProof>> {
-    let suite = store::signed_tree(db, SUITE_TREE).await?;
-    let (Some(suite), Some(index)) = (suite, signed.suite_index) else { return Ok(None) };
-    if index >= suite.size {
-        return Ok(None);
-    }
-    let hashes = inclusion_proof(db, &suite.tree, index, suite.size).await?;
-    Ok(Some(pb::SuiteProof { index: to_db_int(index)?, hashes, checkpoint: suite.note }))
-}
-
 /// Computes the hashes of a proof, each from the complete subtrees that cover it.
-async fn proof_hashes(db: &Db, tree: &Tree, nodes: Vec<Vec<Node>>) -> Result<Vec<Vec<u8>>> {
-    let mut hashes = store::node_hashes(db, tree, &nodes.concat()).await?.into_iter();
+async fn proof_hashes(db: &Db, tree: &Tree, nodes: Vec<Vec<Node>>) -> Result<Vec<Hash>> {
+    let mut hashes = tree::store::node_hashes(db, tree, &nodes.concat()).await?.into_iter();
     let combine = |subtrees: &Vec<Node>| {
         let hashes: Vec<Hash> = hashes.by_ref().take(subtrees.len()).collect();
         root_of_subtrees(&hashes)
     };
     let proof: Option<Vec<Hash>> = nodes.iter().map(combine).collect();
-    let proof = proof.context("each hash of a proof covers at least one subtree")?;
-    Ok(proof.into_iter().map(|it| it.to_vec()).collect())
+    Ok(proof.context("each hash of a proof covers at least one subtree")?)
 }

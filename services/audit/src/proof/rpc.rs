@@ -9,22 +9,30 @@ use tonic::Request;
 use super::{
     cosign::CosignedCheckpoint,
     not_yet_signed,
-    prove::{EntryProof, consistency_proof, prove_entry, suite_proof},
+    prove::{EntryProof, Prover},
     store,
 };
 use crate::{
     db_int::to_db_int,
+    integrity::guard::LogGuard,
     leaf_codec::LeafCodec,
-    log::SUITE_TREE,
     note::{CheckpointSigner, Witness},
+    tree::SUITE_TREE,
 };
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
+    pub(crate) guard: LogGuard,
     pub(crate) signer: Arc<CheckpointSigner>,
     pub(crate) codec: Arc<LeafCodec>,
     pub(crate) witnesses: Vec<Witness>,
+}
+
+impl Rpc {
+    fn prover(&self) -> Prover<'_> {
+        Prover { db: &self.db, guard: &self.guard }
+    }
 }
 
 #[tonic::async_trait]
@@ -35,11 +43,11 @@ impl LogService for Rpc {
     ) -> Reply<pb::GetCheckpointResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let Some(signed) = store::signed_tree(&self.db, grant.org_id()).await? else {
+        let Some(signed) = self.prover().signed_tree(grant.org_id()).await? else {
             return reply(pb::GetCheckpointResponse::default());
         };
         reply(pb::GetCheckpointResponse {
-            suite: suite_proof(&self.db, &signed).await?,
+            suite: self.prover().suite(&signed).await?,
             checkpoint: signed.note,
             sign_time: signed.signed_at.map(timestamp),
         })
@@ -52,7 +60,7 @@ impl LogService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let event_id = chassis::id::parse("event_id", &call.message.event_id)?;
-        let proof = prove_entry(&self.db, &self.codec, grant.org_id(), event_id).await?;
+        let proof = self.prover().entry(&self.codec, grant.org_id(), event_id).await?;
         let EntryProof { index, leaf, hashes, checkpoint, keys } = proof;
         reply(pb::GetInclusionProofResponse { index, leaf, hashes, checkpoint, keys })
     }
@@ -66,7 +74,7 @@ impl LogService for Rpc {
         let actor_id = call.account()?.user_id.to_string();
         let org_id = store::org_of_event(&self.db, event_id, &actor_id).await?;
         let org_id = org_id.ok_or(Error::NotFound("entry"))?;
-        let proof = prove_entry(&self.db, &self.codec, org_id, event_id).await?;
+        let proof = self.prover().entry(&self.codec, org_id, event_id).await?;
         let EntryProof { index, leaf, hashes, checkpoint, keys } = proof;
         reply(pb::GetReceiptResponse { index, leaf, hashes, checkpoint, keys })
     }
@@ -78,10 +86,9 @@ impl LogService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.org(&call, &message.org_id).await?;
-        let signed = store::signed_tree(&self.db, grant.org_id()).await?;
+        let signed = self.prover().signed_tree(grant.org_id()).await?;
         let signed = signed.ok_or_else(not_yet_signed)?;
-        let proof =
-            consistency_proof(&self.db, &signed, message.from_size, message.to_size).await?;
+        let proof = self.prover().consistency(&signed, message.from_size, message.to_size).await?;
         reply(pb::GetConsistencyProofResponse {
             from_size: message.from_size,
             to_size: to_db_int(proof.to_size)?,
@@ -95,7 +102,7 @@ impl LogService for Rpc {
     ) -> Reply<pb::GetSuiteCheckpointResponse> {
         Call::of(request)?;
         let witnessed_checkpoint = store::latest_cosigned(&self.db).await?.unwrap_or_default();
-        let Some(signed) = store::signed_tree(&self.db, SUITE_TREE).await? else {
+        let Some(signed) = self.prover().signed_tree(SUITE_TREE).await? else {
             return reply(pb::GetSuiteCheckpointResponse {
                 witnessed_checkpoint,
                 ..Default::default()
@@ -114,10 +121,9 @@ impl LogService for Rpc {
     ) -> Reply<pb::GetSuiteConsistencyProofResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let signed = store::signed_tree(&self.db, SUITE_TREE).await?;
+        let signed = self.prover().signed_tree(SUITE_TREE).await?;
         let signed = signed.ok_or_else(not_yet_signed)?;
-        let proof =
-            consistency_proof(&self.db, &signed, message.from_size, message.to_size).await?;
+        let proof = self.prover().consistency(&signed, message.from_size, message.to_size).await?;
         reply(pb::GetSuiteConsistencyProofResponse {
             from_size: message.from_size,
             to_size: to_db_int(proof.to_size)?,

@@ -1,18 +1,17 @@
 //! SQL statements that read trees and checkpoints.
 
-use std::collections::BTreeMap;
-
-use anyhow::Context;
 use chassis::{Db, OrgId, Result, Tx};
 use sqlx::query;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    db_int::{from_db_int, to_db_int},
-    log::{SUITE_TREE, Tree},
-    merkle::{Hash, Node},
-    tile::{TileHashes, TileId},
+    damage::Damage,
+    db_int::from_db_int,
+    head_journal::SignedHeads,
+    integrity::{check_edge, check_size},
+    note,
+    tree::{SUITE_TREE, Tree},
 };
 
 /// A tree with its newest checkpoint.
@@ -27,58 +26,43 @@ pub(crate) struct SignedTree {
     pub(crate) suite_index: Option<u64>,
 }
 
-/// Returns the tree of an organization; `None` if it has no log yet.
-pub(crate) async fn signed_tree(db: &Db, org_id: OrgId) -> Result<Option<SignedTree>> {
+/// Returns the tree of an organization; `None` if it has no log yet. Fails with [`Damage`] if it is in
+/// quarantine, or does not continue the newest head that this replica has seen signed.
+pub(crate) async fn signed_tree(
+    db: &Db,
+    heads: &SignedHeads,
+    org_id: OrgId,
+) -> Result<Option<SignedTree>> {
+    let head = heads.head(org_id.0);
     let row = query!(
-        "select number, org_id, size, edge, signed, note, signed_at, suite_index from tree
-         where org_id = $1",
+        r#"select number, org_id, size, edge, signed, note, signed_at, suite_index,
+                  cause as "cause?", detail as "detail?"
+           from tree left join quarantine using (org_id) where org_id = $1"#,
         org_id.0
     );
-    let Some(row) = row.fetch_optional(db.pool()).await? else { return Ok(None) };
+    let Some(row) = row.fetch_optional(db.pool()).await? else {
+        check_size(head, 0)?;
+        return Ok(None);
+    };
+    if let Some(damage) = Damage::of_quarantine(row.cause, row.detail) {
+        return Err(damage.into());
+    }
+    let tree = Tree::from_row(row.number, row.org_id, row.size, &row.edge)?;
+    check_edge(head, &tree.edge)?;
+    let size = from_db_int(row.signed)?;
+    let stored = note::unverified_head(&row.note);
+    let contradicts_journal =
+        head.is_some_and(|head| stored.is_some_and(|it| it.size == head.size && it != head));
+    if contradicts_journal || stored.map_or(0, |it| it.size) != size {
+        return Err(Damage::InvalidCheckpoint.into());
+    }
     Ok(Some(SignedTree {
-        tree: Tree::from_row(row.number, row.org_id, row.size, &row.edge)?,
-        size: from_db_int(row.signed)?,
+        tree,
+        size,
         note: row.note,
         signed_at: row.signed_at,
         suite_index: row.suite_index.map(from_db_int).transpose()?,
     }))
-}
-
-/// Returns the hashes of tree nodes, in the same order, from the edge of the tree and from tiles.
-pub(crate) async fn node_hashes(db: &Db, tree: &Tree, nodes: &[Node]) -> Result<Vec<Hash>> {
-    let required = tree.edge.required_tiles(nodes);
-    let tiles =
-        if required.is_empty() { BTreeMap::new() } else { tiles(db, tree, required).await? };
-    let hashes = tree.edge.node_hashes(nodes, &tiles);
-    Ok(hashes.with_context(|| format!("table tile, tree {}: a tile is missing", tree.org_id))?)
-}
-
-async fn tiles(
-    db: &Db,
-    tree: &Tree,
-    ids: impl IntoIterator<Item = TileId>,
-) -> Result<BTreeMap<TileId, TileHashes>> {
-    let mut levels = vec![];
-    let mut indexes = vec![];
-    for id in ids {
-        levels.push(i16::try_from(id.level).context("a tree has at most 64 levels")?);
-        indexes.push(to_db_int(id.index)?);
-    }
-    let rows = query!(
-        "select tile.level, tile.index, hashes
-         from unnest($2::smallint[], $3::bigint[]) as wanted (level, index)
-         join tile on tile.tree = $1 and tile.level = wanted.level and tile.index = wanted.index",
-        tree.number,
-        &levels,
-        &indexes,
-    );
-    let rows = rows.fetch_all(db.pool()).await?;
-    let tile = |level: i16, index: i64, hashes: Vec<u8>| {
-        let level = u32::try_from(level).context("table tile: a level is negative")?;
-        let id = TileId { level, index: from_db_int(index)? };
-        Ok((id, hashes.as_chunks().0.to_vec()))
-    };
-    rows.into_iter().map(|it| tile(it.level, it.index, it.hashes)).collect()
 }
 
 /// A leaf with its index in the tree.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::audit::{AuditEntriesPurged, AuditLegalHoldChanged};
-use chassis::{Changed, Db, EventTarget, OrgId, Result, Tx};
+use chassis::{Changed, Db, Error, EventTarget, OrgId, Result, Tx};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -35,14 +35,15 @@ pub(crate) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// Purges entries in three steps: marks them log by log, deletes the marked ones in small batches, and drops
-/// empty partitions. After a failure, the next run continues.
+/// empty partitions. A failure in one log does not prevent the purge of others.
 async fn purge(db: &Db) -> Result<()> {
     for PlanRetention { plan, days } in store::plans(db).await? {
         mark_logs_of_plan(db, &plan, purge_cutoff(days, db.now())).await?;
     }
     for tree in store::trees_with_undeleted_entries(db).await? {
-        let delete_batch = async |tx: &mut Tx| store::delete_purged(tx, tree, DELETE_BATCH).await;
-        while db.write_as_system("purge", delete_batch).await? {}
+        if let Err(error) = delete_marked(db, tree).await {
+            warn_of_failure(tree, &error);
+        }
     }
     let destroy_keys = async |tx: &mut Tx| store::destroy_keys_of_erased(tx).await;
     db.write_as_system("purge", destroy_keys).await?;
@@ -65,9 +66,21 @@ async fn mark_logs_of_plan(db: &Db, plan: &str, before: OffsetDateTime) -> Resul
         last_tree = last.number;
         for tree in page.into_iter().filter(|it| it.is_due) {
             let mark = async |tx: &mut Tx| mark_log(tx, tree.number, before).await;
-            db.write_as_system("purge", mark).await?;
+            if let Err(error) = db.write_as_system("purge", mark).await {
+                warn_of_failure(tree.number, &error);
+            }
         }
     }
+}
+
+async fn delete_marked(db: &Db, tree: i32) -> Result<()> {
+    let delete_batch = async |tx: &mut Tx| store::delete_purged(tx, tree, DELETE_BATCH).await;
+    while db.write_as_system("purge", delete_batch).await? {}
+    Ok(())
+}
+
+fn warn_of_failure(tree: i32, error: &Error) {
+    tracing::warn!(tree, ?error, "the purge of one log failed; it is repeated within an hour");
 }
 
 async fn mark_log(tx: &mut Tx, tree: i32, before: OffsetDateTime) -> Result<()> {

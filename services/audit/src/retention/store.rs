@@ -77,7 +77,7 @@ pub(super) struct PlanTree {
 }
 
 /// Returns the next trees of a plan after the tree number `after`. A tree is due if it has entries that were
-/// received before a time and are not purged.
+/// received before a time and are not purged. Trees in quarantine are skipped.
 pub(super) async fn trees_of_plan(
     db: &Db,
     plan: &str,
@@ -90,7 +90,10 @@ pub(super) async fn trees_of_plan(
                       select from entry
                       where entry.tree = number and index >= purged_before and received_at < $2
                   ) as "due!"
-           from tree where plan = $1 and number > $3 order by number limit $4"#,
+           from tree
+           where plan = $1 and number > $3
+             and not exists (select from quarantine where quarantine.org_id = tree.org_id)
+           order by number limit $4"#,
         plan,
         before,
         after,
@@ -125,10 +128,13 @@ pub(super) async fn mark_purged(
     Ok(row.map(|it| PurgedRange { org_id: it.org_id, first_index: it.first, last_index: it.last }))
 }
 
-/// Returns trees that have entries marked as purged and not deleted yet.
+/// Returns trees that have entries marked as purged and not deleted yet, except for those in quarantine.
 pub(super) async fn trees_with_undeleted_entries(db: &Db) -> Result<Vec<i32>> {
     let trees = query_scalar!(
-        "select number from tree where deleted_before < purged_before order by number limit $1",
+        "select number from tree
+         where deleted_before < purged_before
+           and not exists (select from quarantine where quarantine.org_id = tree.org_id)
+         order by number limit $1",
         PAGE_SIZE
     );
     Ok(trees.fetch_all(db.pool()).await?)

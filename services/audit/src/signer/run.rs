@@ -1,26 +1,31 @@
-//! Signing loop: checks each grown tree against the journal of signed heads, records the new head, signs it,
-//! and appends the checkpoint to the suite tree, whose own head is signed last.
+//! Signing loop of a replica: records the heads that any replica signed. While it holds the lease, it also
+//! checks each grown tree, records the new head, signs it, and appends the checkpoint to the suite tree,
+//! whose own head is signed last.
 
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use chassis::{Db, Tx};
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+use verifier::{Pins, note::VerifierKey};
 
-use super::store::{self, SuiteLeaf};
+use super::{
+    follow::HeadRecorder,
+    lease::Lease,
+    store::{self, Fence, StoredTree, SuiteLeaf},
+    verify::verify,
+};
 use crate::{
-    head_journal::{HeadRefusal, JournalFile, TreeHead},
-    log::{SUITE_TREE, SUITE_TREE_NAME, Tree, tree_name},
-    merkle::{Hash, complete_subtrees, root_of_subtrees},
+    damage::is_damage,
+    head_journal::{JournalFile, TreeHead},
+    integrity::guard::LogGuard,
     note::CheckpointSigner,
-    proof,
+    tree::{SUITE_TREE, SUITE_TREE_NAME, Tree, tree_name},
 };
 
 /// Longest pause between two passes when no commit wakes the loop.
@@ -30,31 +35,53 @@ const BATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// Age of the newest leaf of the suite tree after which a heartbeat is appended: at least one leaf per minute
 /// (A-05).
 const HEARTBEAT_INTERVAL: time::Duration = time::Duration::seconds(50);
-/// Interval of repeated alerts about one tree.
-const ALERT_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval of repeated alarms.
+const ALARM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// State of the signing loop.
 struct SigningLoop {
     db: Db,
+    guard: LogGuard,
     signer: Arc<CheckpointSigner>,
     journal: JournalFile,
-    /// Time of the last alert about each tree that is not signed any more.
-    alerts: BTreeMap<Uuid, Instant>,
+    recorder: HeadRecorder,
+    lease: Lease,
+    last_alarm: Option<Instant>,
+}
+
+/// Input of [`run`].
+pub(crate) struct SigningConfig {
+    pub(crate) db: Db,
+    pub(crate) guard: LogGuard,
+    pub(crate) signer: Arc<CheckpointSigner>,
+    /// Verifier keys of all keys that ever signed this log.
+    pub(crate) verifier_keys: Vec<String>,
+    pub(crate) data_dir: PathBuf,
 }
 
 /// Signs until `stop`. Fails, which ends the process, if the database has fewer entries than were signed.
-pub(crate) async fn run(
-    db: Db,
-    signer: Arc<CheckpointSigner>,
-    data_dir: PathBuf,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let journal = JournalFile::open(&data_dir)?;
-    let mut signing = SigningLoop { db: db.clone(), signer, journal, alerts: BTreeMap::new() };
+pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    let SigningConfig { db, guard, signer, verifier_keys, data_dir } = config;
+    let journal = JournalFile::open(&data_dir, guard.heads.clone())?;
+    let keys = verifier_keys.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
+    let mut signing = SigningLoop {
+        lease: Lease::new(db.clone(), journal.replica()),
+        recorder: HeadRecorder {
+            db: db.clone(),
+            guard: guard.clone(),
+            signer: signer.clone(),
+            pins: Pins { keys, org_id: None },
+        },
+        db: db.clone(),
+        guard,
+        signer,
+        journal,
+        last_alarm: None,
+    };
     signing.ensure_database_is_current().await?;
     while !stop.is_cancelled() {
         let commit = db.next_commit();
-        match signing.sign_grown_trees().await {
+        match signing.step().await {
             Ok(true) => tokio::time::sleep(BATCH_INTERVAL).await,
             Ok(false) => tokio::select! {
                 () = stop.cancelled() => {}
@@ -68,99 +95,112 @@ pub(crate) async fn run(
             }
         }
     }
+    if let Err(error) = signing.lease.release().await {
+        tracing::warn!(%error, "the lease of the signer was not released; it expires in a few seconds");
+    }
     Ok(())
 }
 
 impl SigningLoop {
     /// Fails if a tree has fewer entries than were signed: the database was restored from a backup (G-22).
+    /// Stops all signing then, so that no other replica continues the older log.
     async fn ensure_database_is_current(&self) -> anyhow::Result<()> {
         let sizes = store::tree_sizes(&self.db).await?;
         let mut rolled_back = vec![];
-        for (org_id, head) in self.journal.journal().heads() {
+        for (org_id, head) in self.journal.heads().heads() {
             let size = sizes.get(&org_id).copied().unwrap_or(0);
             if size < head.size {
                 let tree = tree_name(org_id);
                 rolled_back.push(format!("tree {tree}: {size} of {} entries", head.size));
             }
         }
-        anyhow::ensure!(
-            rolled_back.is_empty(),
-            "the database is older than what was signed: {}. Restore the newest backup. If entries are lost \
-             for good, inform everybody who verifies this log, give the log a new name with --audit-origin, \
-             and remove the file audit.signed",
-            rolled_back.join("; ")
-        );
-        Ok(())
+        if rolled_back.is_empty() {
+            return Ok(());
+        }
+        let detail =
+            format!("the database is older than what was signed: {}", rolled_back.join("; "));
+        self.guard.stop_signing(SUITE_TREE.0, &detail).await?;
+        anyhow::bail!(
+            "{detail}. Restore the newest backup. If entries are lost for good, inform everybody who \
+             verifies this log, give the log a new name with --audit-origin, and remove the file audit.signed"
+        )
+    }
+
+    /// Runs one pass. Returns true if anything was signed.
+    async fn step(&mut self) -> anyhow::Result<bool> {
+        if self.last_alarm.is_none_or(|it| it.elapsed() > ALARM_INTERVAL) {
+            self.guard.repeat_alarms().await?;
+            self.last_alarm = Some(Instant::now());
+        }
+        let state = store::signer_state(&self.db, self.guard.log_name()).await?;
+        if state.is_stopped || !self.recorder.record_new(&mut self.journal).await? {
+            return Ok(false);
+        }
+        match self.lease.signing_token(&state).await? {
+            Some(token) => {
+                self.sign_grown_trees(Fence { replica: self.journal.replica(), token }).await
+            }
+            None => Ok(false),
+        }
     }
 
     /// Signs every tree that has grown, then the suite tree. Returns true if anything was signed.
-    async fn sign_grown_trees(&mut self) -> anyhow::Result<bool> {
-        let trees = store::unsigned_trees(&self.db).await?;
-        let mut grown = vec![];
-        for tree in &trees {
-            match self.next_head(tree).await? {
-                Ok(head) => grown.push((tree, head)),
-                Err(refusal) => self.alert_operator(tree.org_id.0, refusal),
+    async fn sign_grown_trees(&mut self, fence: Fence) -> anyhow::Result<bool> {
+        let mut heads = vec![];
+        let mut leaves = vec![];
+        for StoredTree { org_id, tree } in store::unsigned_trees(&self.db).await? {
+            let tree = self.guard.contain(org_id, tree.map_err(Into::into)).await;
+            let checked = match tree {
+                Ok(tree) => self.next_head(&tree).await?.map(|head| (tree.number, head)),
+                Err(error) if is_damage(&error) => None,
+                Err(error) => return Err(error.into()),
+            };
+            if let Some((number, head)) = checked {
+                heads.push((org_id, head));
+                let note = self.signer.sign(&tree_name(org_id), head.size, &head.root);
+                leaves.push(SuiteLeaf::Checkpoint { tree: number, size: head.size, note });
             }
         }
-        let heads: Vec<_> = grown.iter().map(|(tree, head)| (tree.org_id.0, *head)).collect();
+        // Before the signatures leave the process.
         self.journal.record(&heads)?;
-        let sign = |(tree, head): &(&Tree, TreeHead)| SuiteLeaf::Checkpoint {
-            tree: tree.number,
-            size: head.size,
-            note: self.signer.sign(&tree_name(tree.org_id.0), head.size, &head.root),
-        };
-        let mut leaves: Vec<SuiteLeaf> = grown.iter().map(sign).collect();
         if leaves.is_empty() && self.is_heartbeat_due().await? {
             leaves.push(self.heartbeat()?);
         }
         if !leaves.is_empty() {
-            let publish = async |tx: &mut Tx| store::publish(tx, leaves).await;
-            self.db.write_as_system("signer", publish).await?;
+            let publish = async |tx: &mut Tx| store::publish(tx, fence, leaves).await;
+            let published = self.db.write_as_system("signer", publish).await;
+            self.guard.contain(SUITE_TREE.0, published).await?;
         }
-        let suite_signed = self.sign_suite_tree().await?;
+        let suite_signed = self.sign_suite_tree(fence).await?;
         Ok(suite_signed || !heads.is_empty())
     }
 
     /// Signs the suite tree, after the transaction that appended the checkpoints is committed. Returns true
     /// if it had grown.
-    async fn sign_suite_tree(&mut self) -> anyhow::Result<bool> {
-        let Some(tree) = store::unsigned_suite_tree(&self.db).await? else { return Ok(false) };
-        let head = match self.next_head(&tree).await? {
-            Ok(head) => head,
-            Err(refusal) => {
-                self.alert_operator(SUITE_TREE.0, refusal);
-                return Ok(false);
-            }
+    async fn sign_suite_tree(&mut self, fence: Fence) -> anyhow::Result<bool> {
+        let suite = self.guard.contain(SUITE_TREE.0, store::suite_tree(&self.db).await).await?;
+        let Some(suite) = suite.filter(|it| it.signed < it.tree.edge.size()) else {
+            return Ok(false);
         };
+        let Some(head) = self.next_head(&suite.tree).await? else { return Ok(false) };
         self.journal.record(&[(SUITE_TREE.0, head)])?;
         let note = self.signer.sign(SUITE_TREE_NAME, head.size, &head.root);
-        let store = async |tx: &mut Tx| store::set_suite_checkpoint(tx, head.size, &note).await;
+        let store =
+            async |tx: &mut Tx| store::set_suite_checkpoint(tx, fence, head.size, &note).await;
         self.db.write_as_system("signer", store).await?;
         Ok(true)
     }
 
-    /// Returns the head of a tree, or the refusal if the tree does not continue its signed head.
-    async fn next_head(&self, tree: &Tree) -> anyhow::Result<Result<TreeHead, HeadRefusal>> {
-        let size = tree.edge.size();
-        let org_id = tree.org_id.0;
-        let journal = self.journal.journal();
-        let root_at_signed_size = match journal.head(org_id).filter(|it| it.size <= size) {
-            Some(signed) => Some(self.root_at(tree, signed.size).await?),
-            None => None,
-        };
-        if let Err(refusal) = journal.check(org_id, size, root_at_signed_size) {
-            return Ok(Err(refusal));
+    /// Returns the head of a tree, after a comparison of its new entries and of its signed head with the
+    /// journal; `None` if the tree is damaged.
+    async fn next_head(&self, tree: &Tree) -> anyhow::Result<Option<TreeHead>> {
+        let org_id: Uuid = tree.org_id.0;
+        let root = verify(&self.db, tree, self.journal.head(org_id), &[]).await;
+        match self.guard.contain(org_id, root).await {
+            Ok(root) => Ok(Some(TreeHead { size: tree.edge.size(), root })),
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        let root = tree.edge.root().context("an empty tree has no root")?;
-        Ok(Ok(TreeHead { size, root }))
-    }
-
-    /// Computes the root of the first `size` entries of a tree from its stored nodes.
-    async fn root_at(&self, tree: &Tree, size: u64) -> anyhow::Result<Hash> {
-        let subtrees = complete_subtrees(0, size);
-        let hashes = proof::store::node_hashes(&self.db, tree, &subtrees).await?;
-        root_of_subtrees(&hashes).context("an empty tree has no root")
     }
 
     async fn is_heartbeat_due(&self) -> anyhow::Result<bool> {
@@ -172,18 +212,5 @@ impl SigningLoop {
         let origin = self.signer.origin(SUITE_TREE_NAME);
         let now = self.db.now().format(&Rfc3339)?;
         Ok(SuiteLeaf::Heartbeat(format!("tenantry heartbeat\n{origin}\n{now}\n")))
-    }
-
-    /// Logs that a tree is not signed any more, at most once per interval and tree.
-    fn alert_operator(&mut self, org_id: Uuid, refusal: HeadRefusal) {
-        let last = self.alerts.get(&org_id);
-        if last.is_none_or(|it| it.elapsed() > ALERT_INTERVAL) {
-            tracing::error!(
-                %org_id,
-                %refusal,
-                "THE AUDIT LOG WAS MODIFIED: its tree is not signed any more; run `tenantry audit fsck`"
-            );
-            self.alerts.insert(org_id, Instant::now());
-        }
     }
 }

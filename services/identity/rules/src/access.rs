@@ -43,8 +43,8 @@ pub fn decide(
 }
 
 impl Verdict {
-    /// Returns the verdict as the decision that other services get, with the consistency token of the snapshot
-    /// that it was read from, if the caller returns one.
+    /// Returns the verdict as the decision that other services get. `token` is that of the snapshot, if the
+    /// decision is returned to a client.
     pub fn into_decision(self, token: Option<ConsistencyToken>) -> Decision {
         let token = token.map(ConsistencyToken::encode).unwrap_or_default();
         match self {

@@ -33,9 +33,10 @@ pub(super) async fn list(
     query: AudienceQuery<'_>,
 ) -> Result<ListAudienceResponse> {
     let permission = if query.permission.is_empty() { MEMBER_PERMISSION } else { query.permission };
+    // The request names a project only for a permission on projects.
     let project_id = query.project_id.filter(|_| permission.starts_with("project."));
     let mut request = tonic::Request::new(ListAudienceRequest {
-        // No organization has the nil id: only the accounts in `user_ids` and `emails` are found.
+        // No organization has the nil id, so no members are listed for an event of an account.
         org_id: query.org_id.unwrap_or(OrgId(Uuid::nil())).into(),
         project_id: project_id.map(String::from).unwrap_or_default(),
         permission: permission.to_owned(),

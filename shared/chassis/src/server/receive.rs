@@ -1,5 +1,5 @@
-//! Receiving of request bodies: completely, within their size limit and deadline, before the call takes a permit
-//! of the calls in flight.
+//! Receiving of request bodies: completely, within their size limit and deadline, before the call takes one
+//! of the permits for calls in flight.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,8 @@ pub enum ReceiveError {
 }
 
 impl Limits {
-    /// Receives a body of at most `max` bytes. Its bytes count against the limits of the sender's address.
+    /// Receives a body of at most `max` bytes. It counts against the limits of the
+    /// network of `address`, which is the sender's.
     pub async fn receive(
         &self,
         body: Body,

@@ -3,8 +3,36 @@
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::net::TcpListener;
 
-use super::{Suite, host, install};
-use crate::{bounds, deployments::stop_deployments, event_coverage, eventually};
+use chassis::Clock;
+use tempfile::TempDir;
+
+use super::{Options, Suite, host, install, new_replica_folder};
+use crate::{Database, bounds, deployments::stop_deployments, event_coverage, eventually};
+
+/// A suite that is stopped, with its database and its data directory.
+pub struct StoppedSuite {
+    /// Connections to the database.
+    pub pool: PgPool,
+    options: Options,
+    database: Database,
+    folder: TempDir,
+    clock: Clock,
+}
+
+impl StoppedSuite {
+    /// Starts the suite again on the same data.
+    pub async fn start(self) -> Suite {
+        self.pool.close().await;
+        Suite::launch(self.options, self.database, self.folder, self.clock).await
+    }
+
+    /// Starts another instance on the same database, with a new data directory that has the same keys.
+    pub async fn start_replica(&self) -> Suite {
+        let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
+        let folder = new_replica_folder(self.folder.path());
+        Suite::launch(options, self.database.share(), folder, self.clock.clone()).await
+    }
+}
 
 impl Suite {
     /// Stops the services and waits until they have drained; panics if they end with an error.
@@ -14,12 +42,18 @@ impl Suite {
         ended.expect("the suite does not panic").expect("the suite stops without an error");
     }
 
-    /// Stops the suite, runs `between`, and starts it again on the same data.
-    pub async fn restart(mut self, between: impl AsyncFnOnce(&PgPool)) -> Self {
+    /// Stops the suite, which can be started again.
+    pub async fn halt(mut self) -> StoppedSuite {
         self.drain().await;
-        between(&self.pool).await;
-        self.pool.close().await;
-        Self::launch(self.options, self.database, self.folder, self.clock).await
+        let Self { pool, options, database, folder, clock, .. } = self;
+        StoppedSuite { pool, options, database, folder, clock }
+    }
+
+    /// Stops the suite, runs `between`, and starts it again on the same data.
+    pub async fn restart(self, between: impl AsyncFnOnce(&PgPool)) -> Self {
+        let stopped = self.halt().await;
+        between(&stopped.pool).await;
+        stopped.start().await
     }
 
     /// Stops the suite, lets `between` copy the database to another server, and starts it there.

@@ -129,6 +129,10 @@ mod tests {
         assert_eq!(now - start, Duration::minutes(75 * 60 + 35) + Duration::seconds(5));
         let with_jitter = next_attempt_at(1, 1.0, start);
         assert_eq!(with_jitter, Some(start + Duration::milliseconds(5_500)), "5 seconds plus 10 %");
-        assert_eq!(next_attempt_at(0, 0.0, start), None, "without a failed attempt there is no pause");
+        assert_eq!(
+            next_attempt_at(0, 0.0, start),
+            None,
+            "without a failed attempt there is no pause"
+        );
     }
 }
