@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Processes, directory::EnvironmentDir};
 
@@ -29,6 +29,18 @@ impl Processes {
             port = 0;
         }
         bail!("no free port found for the environment; try again")
+    }
+
+    /// Publishes the port of a program that is started again. After a restart of the machine no port is
+    /// published.
+    pub(super) async fn publish_port(&self, environment: &EnvironmentDir, port: u16) -> Result<()> {
+        let network = self.sandbox.network.attach(environment).await?;
+        let is_published = self.sandbox.network.publish(&network, port).await;
+        ensure!(
+            is_published,
+            "another environment has the port {port}; deploy the environment again"
+        );
+        Ok(())
     }
 
     /// Releases a port of an environment.
