@@ -76,7 +76,7 @@ async fn acknowledged_events_survive_kills() {
     let url = nats.url();
     let settings = || vec![format!("--nats-url={url}"), "--nats-patience-s=2".to_owned()];
     let (mut suite, client) = start_with(folder.path(), port, settings()).await;
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+    let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
     let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
     let org_id = ann.create_organization("acme").await.unwrap();
     let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();

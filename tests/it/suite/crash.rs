@@ -30,7 +30,7 @@ async fn a_killed_suite_keeps_acknowledged_changes() {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+    let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
     let (mut suite, mut client) = start(folder.path(), port).await;
     let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
     let acknowledged = Arc::<Mutex<Vec<String>>>::default();
@@ -84,7 +84,7 @@ async fn the_scenario_completes_after_kills_at_any_time() {
     let mail = folder.path().join("mail");
     for kill_after_ms in [300, 600, 900, 1_200, 1_600] {
         let services = Services::all_in_one(&client);
-        let mailbox = Mailbox::new(vec![mail.clone()]);
+        let mailbox = Mailbox::Folders(vec![mail.clone()]);
         let scenario = async { run_scenario(&services, &mailbox, Console::quiet()).await };
         // Only the time-out interrupts it.
         if let Ok(outcome) =
@@ -97,7 +97,7 @@ async fn the_scenario_completes_after_kills_at_any_time() {
         (suite, client) = start(folder.path(), port).await;
     }
     let services = Services::all_in_one(&client);
-    let mailbox = Mailbox::new(vec![mail]);
+    let mailbox = Mailbox::Folders(vec![mail]);
     run_scenario(&services, &mailbox, Console::quiet()).await.unwrap();
 
     // The events of all runs are in the log.
@@ -135,7 +135,7 @@ async fn an_interrupted_creation_of_a_project_is_completed_by_its_repetition() {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+    let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
     let (mut suite, mut client) = start(folder.path(), port).await;
     let ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
     let org_id = ann.create_organization("acme").await.unwrap();
@@ -206,7 +206,7 @@ async fn an_interrupted_deletion_is_completed() {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+    let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
     let (mut suite, client) = start(folder.path(), port).await;
     let mut ann = Person::join(&client, &mailbox, "ann@example.com").await.unwrap();
     let org = ann.create_organization("acme").await.unwrap();

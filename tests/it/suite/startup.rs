@@ -40,7 +40,9 @@ fn start_errors_name_cause_and_remedy() {
         none.contains("contains no postgres") && none.contains("apt-get install postgresql"),
         "{none}"
     );
-    let unreachable = start_error(&[&data, free, "--database-url=postgres://nobody@127.0.0.1:1/x"]);
+    let impatient = "--database-patience-s=0";
+    let unreachable = "--database-url=postgres://nobody@127.0.0.1:1/x";
+    let unreachable = start_error(&[&data, free, impatient, unreachable]);
     assert!(
         unreachable.contains("the database does not respond; check --database-url"),
         "{unreachable}"
