@@ -4,7 +4,7 @@
 //! |---|---|
 //! | addresses of the name, connections | [`Replicas`] |
 //! | choice of a replica by latency and calls in flight (peak EWMA) | `tower::balance` |
-//! | second attempt on another replica: of reads, and of calls that were not sent | `tower::retry` |
+//! | further attempts on another replica: of reads, and of calls that were not sent | `tower::retry` |
 
 use std::{
     sync::Arc,
@@ -42,6 +42,9 @@ const NEW_REPLICA_LATENCY: Duration = Duration::from_millis(20);
 const LATENCY_DECAY: Duration = Duration::from_secs(10);
 /// Calls that wait for the choice of a replica.
 const QUEUE_MAX: usize = 1024;
+/// Attempts of a call. Of two further ones, the first can fail because the other replica has closed its idle
+/// connection.
+const ATTEMPTS_MAX: u32 = 3;
 /// Time-out of the first attempt of a read; at most half of the remaining time.
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_secs(2);
 
@@ -52,13 +55,14 @@ struct Attempt {
     deadline: Option<Instant>,
     /// True if the call changes nothing and is answered at once, so that it can be repeated.
     is_repeatable: bool,
-    is_second: bool,
+    /// 1 for the first one.
+    number: u32,
 }
 
 impl Attempt {
     /// Time-out of this attempt, if another one may follow.
     fn timeout(&self) -> Option<Duration> {
-        if !self.is_repeatable || self.is_second {
+        if !self.is_repeatable || self.number > 1 {
             return None;
         }
         let half = self.deadline.map(|it| it.saturating_duration_since(Instant::now()) / 2);
@@ -81,7 +85,7 @@ pub fn channel(urls: &str, tls: &Tls, rules: &Rules) -> Result<RemoteService> {
         CompleteOnResponse::default(),
     );
     let balanced = Buffer::new(Balance::new(discover), QUEUE_MAX);
-    let attempts = Retry::new(SecondAttempt, Attempts(BoxCloneSyncService::new(balanced)));
+    let attempts = Retry::new(FurtherAttempts, Attempts(BoxCloneSyncService::new(balanced)));
     Ok(BoxCloneSyncService::new(BalancedChannel {
         attempts: BoxCloneSyncService::new(attempts),
         availability,
@@ -121,7 +125,7 @@ impl Service<Request<Body>> for BalancedChannel {
             let (mut parts, body) = request.into_parts();
             // Complete, so that it can be sent again; no method between services has a stream of requests.
             let body = body.collect().await?.to_bytes();
-            parts.extensions.insert(Attempt { deadline, is_repeatable, is_second: false });
+            parts.extensions.insert(Attempt { deadline, is_repeatable, number: 1 });
             channel.attempts.oneshot(Request::from_parts(parts, body)).await
         })
     }
@@ -174,11 +178,11 @@ fn remaining_time(deadline: Instant) -> HeaderValue {
     HeaderValue::from_str(&format!("{ms}m")).expect("digits are valid in a header")
 }
 
-/// Repeats a call once: a read that failed or was not answered in time, and any call that was not sent.
+/// Repeats a read that failed or was not answered in time, and any call that was not sent.
 #[derive(Clone, Copy)]
-struct SecondAttempt;
+struct FurtherAttempts;
 
-impl Policy<Request<Bytes>, Response<Body>, BoxError> for SecondAttempt {
+impl Policy<Request<Bytes>, Response<Body>, BoxError> for FurtherAttempts {
     type Future = std::future::Ready<()>;
 
     fn retry(
@@ -192,13 +196,22 @@ impl Policy<Request<Bytes>, Response<Body>, BoxError> for SecondAttempt {
                 let status = Status::from_header_map(response.headers());
                 attempt.is_repeatable && status.is_some_and(|it| it.code() == Code::Unavailable)
             }
-            Err(error) => attempt.is_repeatable || has_cause::<ConnectError>(&**error),
+            Err(error) => attempt.is_repeatable || was_not_sent(&**error),
         };
-        let is_second = std::mem::replace(&mut attempt.is_second, true);
-        (may_repeat && !is_second).then(|| std::future::ready(()))
+        attempt.number += 1;
+        (may_repeat && attempt.number <= ATTEMPTS_MAX).then(|| std::future::ready(()))
     }
 
     fn clone_request(&mut self, request: &Request<Bytes>) -> Option<Request<Bytes>> {
         Some(request.clone())
     }
+}
+
+/// True if a call failed before any of it was sent: without a connection, or on one that was closed before.
+fn was_not_sent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_canceled = |it: &(dyn std::error::Error + 'static)| {
+        it.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+    };
+    has_cause::<ConnectError>(error)
+        || std::iter::successors(Some(error), |it| it.source()).any(is_canceled)
 }

@@ -68,6 +68,7 @@ fn a_container_sees_no_key_of_another_service() {
     for (name, container) in containers() {
         let allowed: BTreeSet<String> = match &*name {
             "keys" => continue,
+            "postgres" | "nats" | "mail" => [name.clone()].into(),
             "runner" => {
                 ["tls-runner", "runner", "demo", "/sys/fs/cgroup"].map(str::to_owned).into()
             }
