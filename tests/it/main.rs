@@ -76,6 +76,7 @@ mod suite {
     mod admission; // Limits on connections, unfinished requests and streams.
     mod authorization; // Golden table: every method and every kind of caller.
     mod cancellation; // Clients that cancel during a call.
+    mod certificates; // Replacement of certificates.
     mod chaos; // Kills of processes, PostgreSQL and NATS under load.
     mod cleanup; // Deletion of rows that nothing needs any more.
     mod concurrency; // Sixty-four concurrent callers.
@@ -97,6 +98,8 @@ mod suite {
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
     pub(crate) mod outbox; // Overlapping transactions and their events.
     mod races; // Last seats, last uses and double deployments.
+    mod readiness; // Start without a database, readiness, health checks.
+    mod replicas; // Replicas that hang or end.
     mod startup; // Refusals to start, with their remedy.
     mod stored_secrets; // Secrets in tables.
     mod streams; // Limits and revocation of server streams.

@@ -1,6 +1,7 @@
 //! Checks of the source text: layout, layers, tenant isolation, dependencies, language, documents.
 
 mod dependencies; // Dependencies among the crates of the workspace.
+mod deployment; // Containers of deploy/compose.yaml.
 mod documents; // Links and names of tests in documents.
 mod language; // Comments, glossary and rule ids.
 mod layers; // Placement of SQL, I/O and contract messages.

@@ -63,7 +63,8 @@ const PRIVILEGES: &str = include_str!("../privileges.sql");
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.restricted_database("audit", &MIGRATIONS, PRIVILEGES);
     let data_dir = host.data_dir().path().to_owned();
-    let keys = signer::key::read_or_generate(&data_dir)?;
+    let key_file = host.config().audit_key_file.as_deref();
+    let keys = signer::key::read_or_generate(&data_dir, key_file)?;
     let signer = Arc::new(note::CheckpointSigner::new(keys, &host.config().audit_origin));
     let verifier_keys = signer::key::record_verifier_keys(&data_dir, &signer.verifier_keys())?;
     let journal = head_journal::HeadJournal::read(&data_dir)?;
@@ -127,7 +128,8 @@ pub async fn fsck(host: &Host, release: Release) -> anyhow::Result<Findings> {
     let db = db.context("this process does not run the audit service")?;
     let data_dir = host.data_dir().path();
     let log_name = &host.config().audit_origin;
-    let keys = signer::key::read_or_generate(data_dir)?;
+    let key_file = host.config().audit_key_file.as_deref();
+    let keys = signer::key::read_or_generate(data_dir, key_file)?;
     let signer = note::CheckpointSigner::new(keys, log_name);
     let verifier_keys = signer::key::record_verifier_keys(data_dir, &signer.verifier_keys())?;
     // Before the trees, which then have at least these entries.
@@ -150,8 +152,13 @@ pub enum Release {
     Intact,
 }
 
-/// Starts a rotation of the signing key in a data directory. Both keys sign until the previous one is
-/// removed.
-pub fn rotate_key(data_dir: &Path) -> anyhow::Result<()> {
-    signer::key::rotate(data_dir)
+/// Starts a rotation of the signing key: the configured file, or the one in the data directory. Both keys
+/// sign until the previous one is removed.
+pub fn rotate_key(data_dir: &Path, configured: Option<&Path>) -> anyhow::Result<()> {
+    signer::key::rotate(&signer::key::path(data_dir, configured))
+}
+
+/// Generates a signing key and writes it to a file (PKCS #8).
+pub fn generate_key(path: &Path) -> anyhow::Result<()> {
+    signer::key::generate(path)
 }

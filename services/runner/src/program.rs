@@ -2,7 +2,7 @@
 //! agent token.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -10,9 +10,13 @@ use std::{
 
 use anyhow::{Context, ensure};
 use api::project::runner_service_client::RunnerServiceClient;
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use health::Readiness;
 use ipnet::Ipv4Net;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Status,
@@ -25,8 +29,10 @@ use crate::settings::{IsolationPolicy, NetworkSettings, Settings};
 
 /// Executes the tasks of environments on this server. `ServerService/ConnectServer` returns the agent token.
 #[derive(Parser)]
-#[command(name = "tenantry-runner", version)]
+#[command(name = "tenantry-runner", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// URL of the project service. `http://` is accepted only for this machine.
     #[arg(long, env = "TENANTRY_PROJECT_URL", default_value = "http://127.0.0.1:50051")]
     project_url: String,
@@ -62,6 +68,9 @@ struct Arguments {
     /// are blocked.
     #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
     reachable_networks: Vec<Ipv4Net>,
+    /// Address of a plain HTTP port for probes, with the paths `/livez` and `/readyz`. Default: none.
+    #[arg(long, env = "TENANTRY_HEALTH_LISTEN")]
+    health_listen: Option<SocketAddr>,
     /// Log level, or levels by module (`tracing` filters).
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
@@ -70,12 +79,28 @@ struct Arguments {
     address: Option<String>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Checks the health of the runner at its health port; for container health checks.
+    Healthcheck {
+        /// Address of the health port.
+        #[arg(long, env = "TENANTRY_HEALTH_LISTEN")]
+        health_listen: SocketAddr,
+    },
+}
+
 /// Entry point of the binary. Prints an error as one line and exits with a failure code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("the operating system provides threads");
-    match runtime.block_on(run(arguments)) {
+    let work = async {
+        match &arguments.command {
+            Some(Command::Healthcheck { health_listen }) => health::check(*health_listen).await,
+            None => run(arguments).await,
+        }
+    };
+    match runtime.block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             use std::io::Write;
@@ -114,16 +139,45 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         },
     };
     let stop = CancellationToken::new();
-    let work = crate::run(client, settings, CancellationToken::new(), stop.clone());
-    tokio::pin!(work);
+    let registered = CancellationToken::new();
+    let health = serve_health(arguments.health_listen, registered.clone()).await?;
+    let work = crate::run(client, settings, registered, stop.clone());
+    tokio::pin!(work, health);
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         done = &mut work => return done,
+        () = &mut health => {}
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
     stop.cancel();
     work.await
+}
+
+/// Returns the task of the health port, which reports ready when the project service has registered the
+/// runner. Without a port the task does nothing. It never ends.
+async fn serve_health(
+    address: Option<SocketAddr>,
+    registered: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let listener = match address {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address}; choose another address with --health-listen")
+        })?),
+        None => None,
+    };
+    let readiness = Readiness::default();
+    let reported = readiness.clone();
+    let report = async move {
+        registered.cancelled().await;
+        reported.set_ready();
+    };
+    Ok(async move {
+        if let Some(listener) = listener {
+            tokio::join!(report, health::serve(listener, readiness, CancellationToken::new()));
+        }
+        std::future::pending::<()>().await;
+    })
 }
 
 /// Starts logging to standard error.
@@ -183,7 +237,9 @@ fn connect(url: &str, tls_ca: Option<&Path>) -> anyhow::Result<Channel> {
     };
     let endpoint = endpoint
         .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(20))
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     Ok(endpoint.connect_lazy())
 }

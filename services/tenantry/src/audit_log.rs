@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Operation::Fsck(arguments) => fsck(*arguments).await,
         Operation::RotateKey(config) => {
             let data_dir = DataDir::open(config.data_dir.as_deref())?;
-            audit::rotate_key(data_dir.path())?;
+            audit::rotate_key(data_dir.path(), config.audit_key_file.as_deref())?;
             print(
                 "new signing key created; after its next start the log signs with the old and the new key.\n\
                  Give the new verifier key (LogService/GetVerifierKeys) to everybody who verifies the log,\n\

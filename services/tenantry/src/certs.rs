@@ -1,7 +1,7 @@
 //! `tenantry certs`: creates the certificates with which the services of a deployment authenticate to each
 //! other (mutual TLS).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use chassis::key::write_private;
@@ -14,9 +14,17 @@ use rcgen::{
 /// Arguments of `certs`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Output directory for `ca.pem` and, for each service, `<name>.pem` and `<name>.key`.
+    /// Output directory for `ca.pem` and, for each service, `<name>.pem` and `<name>.key`; with --split for
+    /// one directory for each service.
     #[arg(long, default_value = "certs")]
     out: PathBuf,
+    /// Writes a directory `<name>` for each service with the files that only this service may read: `ca.pem`,
+    /// `tls.pem` and `tls.key`.
+    #[arg(long)]
+    split: bool,
+    /// Does nothing if there are certificates, so that a start job can be repeated.
+    #[arg(long)]
+    if_missing: bool,
     /// Names of the services, and of the billing and monitoring systems.
     #[arg(
         long,
@@ -32,14 +40,38 @@ pub(crate) struct Arguments {
 /// Creates a certificate authority and a certificate for each service. The authority's key is not stored, so
 /// no further certificates can be issued.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    std::fs::create_dir_all(&arguments.out)?;
+    let files: Vec<_> = arguments.services.iter().map(|it| Files::new(arguments, it)).collect();
+    if arguments.if_missing && files.iter().all(|it| it.key.exists()) {
+        return crate::tools::print("there are certificates; nothing to do\n");
+    }
     let authority = new_authority()?;
-    std::fs::write(arguments.out.join("ca.pem"), authority.pem())?;
-    for service in &arguments.services {
-        write_certificate(&authority, service, &arguments.hosts, &arguments.out)
+    for (service, files) in arguments.services.iter().zip(&files) {
+        write_certificate(&authority, service, &arguments.hosts, files)
             .with_context(|| format!("cannot create the certificate of {service}"))?;
     }
     crate::tools::print(&format!("certificates written to {}\n", arguments.out.display()))
+}
+
+/// Files of one service.
+struct Files {
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    fn new(arguments: &Arguments, service: &str) -> Self {
+        let (folder, name) = if arguments.split {
+            (arguments.out.join(service), "tls")
+        } else {
+            (arguments.out.clone(), service)
+        };
+        Self {
+            authority: folder.join("ca.pem"),
+            certificate: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}.key")),
+        }
+    }
 }
 
 fn new_authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
@@ -54,8 +86,12 @@ fn write_certificate(
     authority: &CertifiedIssuer<'static, KeyPair>,
     service: &str,
     hosts: &[String],
-    out: &Path,
+    files: &Files,
 ) -> Result<()> {
+    if let Some(folder) = files.key.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&files.authority, authority.pem())?;
     let mut names = vec![service.to_owned()];
     names.extend(hosts.iter().cloned());
     let mut parameters = CertificateParams::new(names)?;
@@ -65,7 +101,7 @@ fn write_certificate(
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate()?;
     let certificate = parameters.signed_by(&key, authority)?;
-    std::fs::write(out.join(format!("{service}.pem")), certificate.pem())?;
-    write_private(&out.join(format!("{service}.key")), key.serialize_pem().as_bytes())?;
+    std::fs::write(&files.certificate, certificate.pem())?;
+    write_private(&files.key, key.serialize_pem().as_bytes())?;
     Ok(())
 }

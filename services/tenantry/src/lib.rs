@@ -6,14 +6,15 @@
 //! | `demo`: runs a scenario against a running suite | `demo` |
 //! | `verify`: verifies entries of the audit log offline | `verify` |
 //! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
-//! | `certs`: creates certificates for the services | `certs` |
-//! | `migrate`, `healthcheck`, `config`, `runner` | `tools` |
+//! | `certs`, `keys`: create certificates for the services, and the keys that they share | `certs`, `keys` |
+//! | `migrate`, `runner` | `tools` |
 //! | `reference`: prints a page of the generated documentation | `reference` |
 
 mod audit_log;
 mod certs;
 pub mod client;
 pub mod demo;
+mod keys;
 mod local_runner;
 mod reference;
 mod serve;
@@ -24,7 +25,10 @@ use std::process::ExitCode;
 
 use chassis::Config;
 use clap::{CommandFactory, Parser, Subcommand};
-use host::process::block_on;
+use host::{
+    healthcheck::{self, Healthcheck},
+    process::block_on,
+};
 
 pub use serve::INSTALLS;
 
@@ -49,11 +53,13 @@ enum Command {
     /// Runs the database migrations of all services and exits.
     Migrate(Box<Config>),
     /// Checks the health of a server; for container health checks.
-    Healthcheck(tools::Healthcheck),
+    Healthcheck(Healthcheck),
     /// Prints all settings as a Markdown table.
     Config,
     /// Creates a certificate authority and a certificate for each service.
     Certs(certs::Arguments),
+    /// Creates the secret key of the deployment and the signing key of the audit log, unless they exist.
+    Keys(keys::Arguments),
     /// Runs a runner, which executes deployments, as a process of its own.
     Runner(Box<Config>),
     /// Prints a page of the generated reference as Markdown.
@@ -71,9 +77,10 @@ pub fn main() -> ExitCode {
             Some(Command::Verify(arguments)) => verify::run(&arguments),
             Some(Command::Audit(arguments)) => audit_log::run(arguments).await,
             Some(Command::Migrate(config)) => tools::migrate(*config).await,
-            Some(Command::Healthcheck(arguments)) => tools::healthcheck(arguments).await,
+            Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments).await,
             Some(Command::Config) => tools::print(&settings_table()),
             Some(Command::Certs(arguments)) => certs::run(&arguments),
+            Some(Command::Keys(arguments)) => keys::run(&arguments),
             Some(Command::Runner(config)) => tools::runner(*config).await,
             Some(Command::Reference { page }) => tools::print(&reference::page(page)?),
         }

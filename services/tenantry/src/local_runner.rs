@@ -1,15 +1,15 @@
 //! Runner of a shared server: in the process of the all-in-one, or as a process of its own
 //! (`tenantry runner`). The runner itself is the crate `runner`, which does not depend on the server stack.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use api::project::runner_service_client::RunnerServiceClient;
-use chassis::Config;
+use chassis::{Config, channel::RemoteService};
 use host::Host;
 use runner::{IsolationPolicy, NetworkSettings, Settings};
+use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// Adds a runner to a process. The process becomes ready when the project service has accepted the runner's
 /// first heartbeat, so that environments can be deployed as soon as it is ready.
@@ -22,27 +22,29 @@ pub(crate) fn install(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Runs a runner until `stop` is cancelled. `project` authenticates it by its client certificate.
+/// Runs a runner until `stop` is cancelled; cancels `registered` when the project service has accepted its
+/// first heartbeat. `project` authenticates it by its client certificate.
 pub(crate) async fn run(
-    project: Channel,
+    project: RemoteService,
     data_dir: &Path,
     config: &Config,
+    registered: CancellationToken,
     stop: CancellationToken,
 ) -> Result<()> {
     let settings = runner_settings(data_dir, config)?;
     let project = RunnerServiceClient::new(project);
-    runner::run(project, settings, CancellationToken::new(), stop).await
+    runner::run(project, settings, registered, stop).await
 }
 
-/// Returns the settings of a runner whose programs are reached from this machine only.
+/// Returns the settings of a runner.
 fn runner_settings(data_dir: &Path, config: &Config) -> Result<Settings> {
     let data_dir = data_dir.join("runner");
     Ok(Settings {
         name: read_or_create_name(&data_dir)?,
         data_dir,
-        bind: Ipv4Addr::LOCALHOST.into(),
-        address: Ipv4Addr::LOCALHOST.to_string(),
-        database_url: None,
+        bind: config.runner_bind,
+        address: config.runner_address.clone().unwrap_or_else(|| config.runner_bind.to_string()),
+        database_url: config.runner_database_url.as_ref().map(|it| it.expose_secret().to_owned()),
         isolation: if config.allow_weak_isolation {
             IsolationPolicy::BestEffort
         } else {

@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-/// mimalloc, because the default allocator reduces the throughput of small gRPC messages by about 10 %.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     tenantry::main()
 }

@@ -18,7 +18,7 @@ pub const INSTALLS: &[Install] = &[
 
 /// Serves until SIGTERM or Ctrl-C.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
-    process::serve("tenantry", config, INSTALLS, print_greeting).await
+    Box::pin(process::serve("tenantry", config, INSTALLS, print_greeting)).await
 }
 
 /// Prints the address and commands to try, when the process is ready.

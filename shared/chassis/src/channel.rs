@@ -7,13 +7,16 @@ use std::{
 
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use tonic::{Status, body::Body, transport::Channel};
-use tower::Service;
+use tonic::{Status, body::Body};
+use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
     db::assert_no_transaction,
     server::{Peer, Stack},
 };
+
+/// Client of a service in another process.
+pub type RemoteService = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// Location of a service. It is set once every service of the process is installed.
 pub enum Target {
@@ -21,7 +24,7 @@ pub enum Target {
     /// the stack hold channels.
     Local(Weak<Stack>),
     /// In another process.
-    Remote(Channel),
+    Remote(RemoteService),
 }
 
 /// A channel from one service to another, for the generated clients.
@@ -61,16 +64,16 @@ impl Service<Request<Body>> for ServiceChannel {
                 let response = Stack::clone(&stack).call(request);
                 Box::pin(async { Ok(response.await.unwrap_or_else(|never| match never {})) })
             }
-            Some(Target::Remote(channel)) => {
-                let mut channel = channel.clone();
-                Box::pin(async move {
-                    let unavailable = |error| Status::unavailable(format!("{error}"));
-                    futures::future::poll_fn(|cx| channel.poll_ready(cx))
-                        .await
-                        .map_err(unavailable)?;
-                    channel.call(request).await.map_err(unavailable)
-                })
+            Some(Target::Remote(remote)) => {
+                let response = remote.clone().oneshot(request);
+                Box::pin(async { response.await.map_err(|error| unavailable(&*error)) })
             }
         }
     }
+}
+
+/// Converts a failure of the transport to UNAVAILABLE, with all its causes in the message.
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
+    let causes = std::iter::successors(Some(error), |it| it.source());
+    Status::unavailable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }

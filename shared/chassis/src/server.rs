@@ -10,7 +10,7 @@
 //! 8. For streams: repeated checks of the reader's permissions ([`stream`]).
 //! 9. Error details for statuses that tonic made, request id, log line, metric.
 
-mod deadline;
+pub mod deadline;
 mod identify;
 pub mod limits;
 pub mod observe;

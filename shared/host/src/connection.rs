@@ -16,7 +16,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -29,7 +28,7 @@ use tower::Service;
 
 use crate::{
     listener::{GuardedBody, HttpService},
-    tls,
+    tls::{self, Tls},
 };
 
 /// Time-out of a TLS handshake.
@@ -54,13 +53,13 @@ const STREAMS_MAX: u32 = 256;
 #[derive(Clone)]
 pub(crate) struct Acceptor {
     service: HttpService,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     http: Builder<TokioExecutor>,
 }
 
 impl Acceptor {
     /// Creates an acceptor; without `tls` connections are in plain text.
-    pub(crate) fn new(service: HttpService, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub(crate) fn new(service: HttpService, tls: Option<Tls>) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
         http.http2()
@@ -70,7 +69,7 @@ impl Acceptor {
             .max_pending_accept_reset_streams(Some(20))
             .max_header_list_size(8 * 1024)
             .max_concurrent_streams(STREAMS_MAX);
-        Self { service, tls: tls.map(TlsAcceptor::from), http }
+        Self { service, tls, http }
     }
 
     /// Accepts connections until `draining`, then waits until all are closed.
@@ -112,7 +111,8 @@ impl Acceptor {
             let connection = Connection { address, service: None };
             return self.http(stream, connection, draining).await;
         };
-        match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+        let handshake = TlsAcceptor::from(tls.server()).accept(stream);
+        match timeout(HANDSHAKE_MAX, handshake).await {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let service = certificates.and_then(<[_]>::first).and_then(tls::service_name);

@@ -1,6 +1,6 @@
 //! The databases of a process: migration at the start, and synchronization of the clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use chassis::Db;
@@ -9,21 +9,35 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{host::Schema, migrate, roles};
 
-/// Checks the server's settings and migrates every schema.
+/// Settings of the start.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    pub(crate) mode: roles::Mode,
+    /// False if another process migrates.
+    pub(crate) migrates: bool,
+    /// Longest wait for the server, and for the other process that migrates.
+    pub(crate) patience: Duration,
+}
+
+/// Waits for the server, checks its settings, and migrates every schema.
 pub(crate) async fn prepare(
     options: &PgConnectOptions,
     databases: &[(Db, Schema)],
-    mode: roles::Mode,
+    start: Start,
 ) -> anyhow::Result<()> {
-    let mut connection = migrate::connect(options).await?;
+    let deadline = Instant::now() + start.patience;
+    let mut connection = migrate::connect(options, deadline).await?;
     check_settings(&mut connection).await?;
-    // One process at a time: another replica, or a killed process whose last statement is still running.
-    migrate::lock(&mut connection).await?;
+    let is_owner = |db: &Db| options.get_username() != roles::name(db.name());
+    if start.migrates && databases.iter().any(|(db, _)| is_owner(db)) {
+        // One process at a time: another replica, or a killed process whose last statement is still running.
+        migrate::lock(&mut connection).await?;
+    }
     for (db, schema) in databases {
-        if options.get_username() == roles::name(db.name()) {
-            migrate::check(&mut connection, db.name(), *schema).await?;
+        if start.migrates && is_owner(db) {
+            migrate::schema(&mut connection, options, db.name(), *schema, start.mode).await?;
         } else {
-            migrate::schema(&mut connection, options, db.name(), *schema, mode).await?;
+            migrate::wait_until_migrated(&mut connection, db.name(), *schema, deadline).await?;
         }
         eventing::cluster::reset_after_move(db)
             .await
@@ -66,9 +80,15 @@ pub(crate) async fn synchronize_clock(db: &Db) -> anyhow::Result<()> {
         .context("the database's clock cannot be read")
 }
 
-/// Synchronizes the clock in intervals, until `stop`.
+/// Synchronizes the clock in intervals, and at once after a jump of the machine's clock, until `stop`.
 pub(crate) async fn keep_clock_synchronized(db: Db, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(CLOCK_INTERVAL)).await.is_some() {
+    let pause = async || {
+        // The time-out is the interval.
+        if tokio::time::timeout(CLOCK_INTERVAL, db.clock().jump()).await.is_ok() {
+            tracing::warn!("this machine's clock has jumped; the database's is used");
+        }
+    };
+    while stop.run_until_cancelled(pause()).await.is_some() {
         // Without the database, the last offset to the machine's clock stays in use.
         if let Err(error) = synchronize_clock(&db).await {
             tracing::debug!(error = format!("{error:#}"), "the clock is not synchronized");

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     future::Future,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use chassis::{
@@ -16,6 +17,7 @@ use chassis::{
 };
 use eventing::{EventSink, Reaction, Subscriber};
 use futures::future::BoxFuture;
+use health::Readiness;
 use mail::{MailRenderer, MailWorker, Mailer};
 use prost::{Message, Name};
 use sqlx::{migrate::Migrator, postgres::PgConnectOptions};
@@ -52,6 +54,7 @@ pub struct Host {
     /// Tokens that are cancelled when a part of the start-up is done.
     pub(crate) startup: Vec<CancellationToken>,
     pub(crate) retention: BTreeMap<&'static str, Vec<BoxedStep>>,
+    pub(crate) readiness: Readiness,
     pub(crate) draining: CancellationToken,
 }
 
@@ -102,8 +105,15 @@ impl Host {
             tasks: vec![],
             startup: vec![],
             retention: BTreeMap::new(),
+            readiness: Readiness::default(),
             draining: CancellationToken::new(),
         })
+    }
+
+    /// Reports the readiness of the process through this value.
+    #[must_use]
+    pub fn with_readiness(self, readiness: Readiness) -> Self {
+        Self { readiness, ..self }
     }
 
     /// Replaces the clock, for tests.
@@ -301,9 +311,16 @@ impl Host {
         self.startup.push(done);
     }
 
-    /// Migrates all schemas.
+    /// Migrates all schemas, as soon as the database responds.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        database::prepare(&self.options, &self.databases, self.role_mode()).await
+        self.prepare_databases(true).await
+    }
+
+    /// Waits for the database, then migrates all schemas or waits until they are migrated.
+    pub(crate) async fn prepare_databases(&self, migrates: bool) -> anyhow::Result<()> {
+        let patience = Duration::from_secs(self.config.database_patience_s);
+        let start = database::Start { mode: self.role_mode(), migrates, patience };
+        database::prepare(&self.options, &self.databases, start).await
     }
 
     /// Iterates over the databases, for checks in tests.

@@ -18,10 +18,9 @@ use http_body_util::Full;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
-use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
-use crate::{connection::Acceptor, web::Sites};
+use crate::{connection::Acceptor, health::Health, web::Sites};
 
 /// Largest request of a health check, in bytes.
 const OPERATOR_BYTES_MAX: usize = 64 * 1024;
@@ -122,32 +121,6 @@ impl<T: Unpin> http_body::Body for GuardedBody<T> {
     }
 }
 
-/// Health status of each gRPC service of this process, and of the process (empty name).
-pub(crate) struct Health {
-    pub(crate) reporter: HealthReporter,
-    pub(crate) names: Vec<String>,
-}
-
-impl Health {
-    /// Sets the status SERVING.
-    pub(crate) async fn set_serving(&self) {
-        for name in &self.names {
-            self.reporter.set_service_status(name.clone(), ServingStatus::Serving).await;
-        }
-    }
-
-    /// Sets the status `NOT_SERVING`, then ends the watch streams, which would delay the drain.
-    async fn set_draining(&mut self) {
-        for name in &self.names {
-            self.reporter.set_service_status(name.clone(), ServingStatus::NotServing).await;
-        }
-        tokio::task::yield_now().await;
-        for name in &self.names {
-            self.reporter.clear_service_status(name).await;
-        }
-    }
-}
-
 /// The graceful shutdown.
 pub(crate) struct Drain {
     /// Cancelled when the drain starts.
@@ -168,6 +141,7 @@ pub(crate) async fn serve<T>(
     let mut serving = Box::pin(acceptor.serve(listener, drain.started.clone()));
     let stopped = tokio::select! {
         () = &mut serving => return None,
+        () = health.watch() => return None,
         value = stop => value,
     };
     tracing::info!("draining");

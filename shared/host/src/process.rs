@@ -4,30 +4,81 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use chassis::Config;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use embedded_postgres::{Durability, Postgres};
+use health::Readiness;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::{DataDir, Host, Install, telemetry::Telemetry};
+use crate::{
+    DataDir, Host, Install,
+    healthcheck::{self, Healthcheck},
+    telemetry::Telemetry,
+};
 
 /// A service of Tenantry.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(flatten)]
     config: Config,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the database migrations of this service and exits.
+    Migrate(Box<Config>),
+    /// Checks the health of this service; for container health checks.
+    Healthcheck(Healthcheck),
 }
 
 /// Runs one service in a process of its own.
 pub fn main(name: &'static str, install: Install) -> ExitCode {
-    let config = Arguments::parse().config;
-    block_on(async move { serve(name, config, &[install], |_| {}).await })
+    let Arguments { config, command } = Arguments::parse();
+    block_on(async move {
+        match command {
+            None => Box::pin(serve(name, config, &[install], |_| {})).await,
+            Some(Command::Migrate(config)) => migrate(*config, &[install]).await,
+            Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments).await,
+        }
+    })
+}
+
+/// Prints text to standard output.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Runs the database migrations of services.
+pub async fn migrate(config: Config, installs: &[Install]) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // Fails if a test has set it already.
+    let _ = Telemetry::start("migrate", &Config { otlp_endpoint: None, ..config.clone() });
+    let data_dir = DataDir::open(config.data_dir.as_deref())?;
+    let (options, postgres) = database(&config, &data_dir).await?;
+    let migrated = async {
+        let mut host = Host::new(config, options, data_dir)?;
+        for install in installs {
+            install(&mut host)?;
+        }
+        host.migrate().await
+    };
+    let migrated = migrated.await;
+    if let Some(postgres) = postgres {
+        tokio::task::spawn_blocking(|| postgres.stop()).await?;
+    }
+    migrated?;
+    print("the schemas are up to date\n")
 }
 
 /// Runs a future to its end. An error is printed to standard error and gives a failing exit code.
@@ -61,8 +112,14 @@ pub async fn serve(
     let listener = listener.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
+    let (readiness, health_port) = start_health_port(&config).await?;
     let (options, postgres) = database(&config, &data_dir).await?;
-    let result = run(config, options, data_dir, installs, listener, ready).await;
+    let host = Host::new(config, options, data_dir);
+    let result = match host {
+        Ok(host) => run(host.with_readiness(readiness), installs, listener, ready).await,
+        Err(error) => Err(error),
+    };
+    drop(health_port);
     // Also after a failure, or the server would keep running.
     if let Some(postgres) = postgres {
         tokio::task::spawn_blocking(|| postgres.stop()).await?;
@@ -73,14 +130,12 @@ pub async fn serve(
 
 /// Installs the services into a host and runs it until a signal.
 async fn run(
-    config: Config,
-    options: PgConnectOptions,
-    data_dir: DataDir,
+    mut host: Host,
     installs: &[Install],
     listener: TcpListener,
     ready: impl FnOnce(&Config),
 ) -> anyhow::Result<()> {
-    let mut host = Host::new(config.clone(), options, data_dir)?;
+    let config = host.config().clone();
     for install in installs {
         install(&mut host)?;
     }
@@ -92,6 +147,21 @@ async fn run(
         }
     };
     host.run(listener, || ready(&config), stop).await
+}
+
+/// Starts the health port, if there is one, before everything that takes long. It ends with the returned
+/// value.
+pub async fn start_health_port(config: &Config) -> anyhow::Result<(Readiness, JoinSet<()>)> {
+    let readiness = Readiness::default();
+    let mut port = JoinSet::new();
+    if let Some(address) = config.health_listen {
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.with_context(|| {
+            format!("cannot listen on {address}; choose another address with --health-listen")
+        })?;
+        port.spawn(health::serve(listener, readiness.clone(), CancellationToken::new()));
+    }
+    Ok((readiness, port))
 }
 
 /// Raises the soft limit of open files to the hard limit, because each connection is an open file. The usual

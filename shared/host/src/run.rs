@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use chassis::{
     Db,
     access::RemoteAuthority,
-    channel::Target,
+    channel::{RemoteService, Target},
     denials::Denials,
     key_limits::KeyLimits,
     registry::{self, Service},
@@ -17,18 +17,17 @@ use eventing::{Bus, IDLE, JetStream};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    service::Routes,
-    transport::{Channel, Endpoint},
-};
+use tonic::service::Routes;
 
 use worker::{Schedule, retention};
 
 use crate::{
+    balance,
     connection::Acceptor,
     database,
+    health::Health,
     host::{Host, Task},
-    listener::{self, Health, HttpService},
+    listener::{self, HttpService},
     tls::Tls,
     web::Sites,
 };
@@ -55,7 +54,12 @@ impl Host {
         );
 
         // Databases.
-        self.migrate().await?;
+        let stop = stop.shared();
+        self.readiness.set_not_ready("waiting for the database and its migrations");
+        tokio::select! {
+            prepared = self.prepare_databases(self.config.migrate) => prepared?,
+            () = stop.clone() => return Ok(()),
+        }
         if let Some((db, _)) = self.databases.first() {
             database::synchronize_clock(db).await?;
         }
@@ -67,14 +71,17 @@ impl Host {
         let outboxes = self.databases.iter().map(|it| it.0.clone());
         let denials = Denials::new(outboxes, self.clock.clone());
         background.spawn(denials.clone().run(stop_background.clone()));
-        let stack = Arc::new(self.stack(rules, denials)?);
-        self.set_targets(&stack, tls.as_ref())?;
+        if let Some(tls) = &tls {
+            background.spawn(tls.clone().reload_changes(stop_background.clone()));
+        }
+        let stack = Arc::new(self.stack(rules.clone(), denials)?);
+        self.set_targets(&stack, tls.as_ref(), &rules)?;
         let mut task_failure = self.start_tasks(&stop_background, &background);
 
         // Start-up steps, which calls depend on.
         let startup =
             futures::future::join_all(self.startup.iter().map(CancellationToken::cancelled));
-        let stop = stop.shared();
+        self.readiness.set_not_ready("start-up steps are running");
         tokio::select! {
             _ = startup => {}
             Some(failure) = &mut task_failure => {
@@ -87,8 +94,8 @@ impl Host {
         // The server, until `stop` or the failure of a task; then the drain of its connections.
         let running = stack.running().clone();
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let names = [""].iter().chain(&self.served).map(|it| (*it).to_owned()).collect();
-        let health = Health { reporter, names };
+        let databases = self.databases.iter().map(|it| it.0.clone());
+        let health = Health::new(reporter, self.readiness.clone(), self.served.clone(), databases);
         health.set_serving().await;
         let operator = self.operator_routes()?.add_service(health_service).prepare();
         let drain = Duration::from_secs(self.config.drain_s_max);
@@ -101,7 +108,7 @@ impl Host {
         };
         let sites = Sites(std::mem::take(&mut self.sites).into());
         let service = HttpService { stack: Stack::clone(&stack), operator, sites };
-        let acceptor = Acceptor::new(service, tls.map(|it| it.server()).transpose()?);
+        let acceptor = Acceptor::new(service, tls);
         let failure = {
             let drain = listener::Drain { started: self.draining.clone(), timeout: drain };
             listener::serve(acceptor, listener, health, stop, drain).await.flatten()
@@ -186,7 +193,12 @@ impl Host {
     }
 
     /// Sets the targets of the channels between services, and the authority if it is in another process.
-    fn set_targets(&mut self, stack: &Arc<Stack>, tls: Option<&Tls>) -> anyhow::Result<()> {
+    fn set_targets(
+        &mut self,
+        stack: &Arc<Stack>,
+        tls: Option<&Tls>,
+        rules: &Rules,
+    ) -> anyhow::Result<()> {
         if self.access.authority().is_err() {
             let channel = self.client("authority", "identity");
             self.access.set_authority(Arc::new(RemoteAuthority(channel)));
@@ -196,7 +208,7 @@ impl Host {
             let location = if service.serves_any(&self.served) {
                 Target::Local(Arc::downgrade(stack))
             } else {
-                Target::Remote(self.channel(service, tls)?)
+                Target::Remote(self.channel(service, tls, rules)?)
             };
             let _ = target.set(location);
         }
@@ -204,7 +216,12 @@ impl Host {
     }
 
     /// Returns a channel to a service in another process.
-    fn channel(&self, service: &Service, tls: Option<&Tls>) -> anyhow::Result<Channel> {
+    fn channel(
+        &self,
+        service: &Service,
+        tls: Option<&Tls>,
+        rules: &Rules,
+    ) -> anyhow::Result<RemoteService> {
         let name = service.name;
         let tls = tls.with_context(|| {
             format!(
@@ -212,7 +229,7 @@ impl Host {
                  --tls-cert, --tls-key and --tls-ca"
             )
         })?;
-        channel(self.config.service_urls.get(service), tls)
+        balance::channel(self.config.service_urls.get(service), tls, rules)
     }
 
     /// Starts the background tasks and jobs. The returned future resolves with the error of a task that
@@ -275,17 +292,4 @@ impl Host {
         }
         Ok(routes)
     }
-}
-
-/// Returns a channel to a service at a URL. It connects on first use.
-pub fn channel(url: &str, tls: &Tls) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).with_context(|| {
-        format!("{url} is not a valid URL; use for example https://identity:50051")
-    })?;
-    let endpoint = endpoint
-        .tls_config(tls.client())?
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(60))
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
 }

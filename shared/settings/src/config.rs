@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 
 use crate::registry::ServiceUrls;
@@ -17,6 +17,10 @@ pub struct Config {
     /// Address to serve on. Without TLS only a loopback address is accepted.
     #[arg(long, env = "TENANTRY_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
+    /// Address of a plain HTTP port for probes, with the paths `/livez` and `/readyz`. It serves nothing
+    /// else, so it needs no TLS. Default: none.
+    #[arg(long, env = "TENANTRY_HEALTH_LISTEN")]
+    pub health_listen: Option<SocketAddr>,
     /// Directory for the private PostgreSQL server, keys and mails. Default: /var/lib/tenantry for root, else
     /// ~/.local/share/tenantry.
     #[arg(long, env = "TENANTRY_DATA_DIR")]
@@ -26,6 +30,13 @@ pub struct Config {
     /// a private server in the data directory.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
+    /// Seconds to wait at the start for the database server, and for `tenantry migrate`.
+    #[arg(long, env = "TENANTRY_DATABASE_PATIENCE_S", default_value_t = 60)]
+    pub database_patience_s: u64,
+    /// Applies pending migrations at the start. Without it a start waits until `tenantry migrate` has applied
+    /// them.
+    #[arg(long, env = "TENANTRY_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate: bool,
     /// Directory of the programs `postgres` and `initdb` for the private PostgreSQL server. Default: that of
     /// `pg_config --bindir`, then the usual directories.
     #[arg(long, env = "TENANTRY_PG_BIN")]
@@ -104,9 +115,10 @@ pub struct Config {
     /// no limit. Set --trusted-proxies if clients connect through a proxy.
     #[arg(long, env = "TENANTRY_SIGN_INS_MAX", default_value_t = 20)]
     pub sign_ins_max: u32,
-    /// Addresses of trusted proxies (`x-forwarded-for`), with commas between them.
-    #[arg(long, env = "TENANTRY_TRUSTED_PROXIES", value_delimiter = ',')]
-    pub trusted_proxies: Vec<IpAddr>,
+    /// Addresses or networks of trusted proxies (`x-forwarded-for`), with commas between them:
+    /// `192.0.2.1,10.0.0.0/8`.
+    #[arg(long, env = "TENANTRY_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
     /// Largest number of organizations that one account may create (ID-32).
     #[arg(long, env = "TENANTRY_CREATED_ORGS_MAX", default_value_t = 1)]
     pub created_orgs_max: i64,
@@ -139,6 +151,18 @@ pub struct Config {
         action = clap::ArgAction::Set
     )]
     pub allow_weak_isolation: bool,
+    /// Address at which deployed programs are reached on the runner's machine. Default: only from that
+    /// machine.
+    #[arg(long, env = "TENANTRY_RUNNER_BIND", default_value = "127.0.0.1")]
+    pub runner_bind: IpAddr,
+    /// Host name or address in the URLs of deployed programs. Default: the value of --runner-bind.
+    #[arg(long, env = "TENANTRY_RUNNER_ADDRESS")]
+    pub runner_address: Option<String>,
+    /// Administrator URL (`postgres://…`) of a PostgreSQL server for the databases of environments, other
+    /// than that of the suite. Default: the runner starts its own server when the first environment needs
+    /// one.
+    #[arg(long, env = "TENANTRY_RUNNER_DATABASE_URL", hide_env_values = true)]
+    pub runner_database_url: Option<SecretString>,
     /// Network for the addresses of environments on the runner's machine, if the runner is root. Nothing else
     /// on the machine may use it.
     #[arg(long, env = "TENANTRY_RUNNER_NETWORK", default_value = "10.213.0.0/16")]
@@ -159,6 +183,10 @@ pub struct Config {
     /// Redirect URL, registered at the identity provider. Default: the base URL with /callback.
     #[arg(long, env = "TENANTRY_OIDC_REDIRECT_URL")]
     pub oidc_redirect_url: Option<String>,
+    /// File with the signing key of the audit log (Ed25519, PKCS #8), the same for all replicas. Default:
+    /// `audit.key`, created in the data directory.
+    #[arg(long, env = "TENANTRY_AUDIT_KEY_FILE")]
+    pub audit_key_file: Option<PathBuf>,
     /// Origin of the audit log: its name in checkpoints (C2SP tlog-checkpoint).
     #[arg(long, env = "TENANTRY_AUDIT_ORIGIN", default_value = "tenantry.localhost/audit")]
     pub audit_origin: String,
@@ -187,4 +215,12 @@ impl Config {
         };
         self.base_url.as_ref().map_or_else(default, |it| it.trim_end_matches('/').to_owned())
     }
+}
+
+/// Parses a network (CIDR), or an address as the network of only this address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| {
+        format!("{text} is not an address or a network; use for example 192.0.2.1 or 10.0.0.0/8")
+    })
 }

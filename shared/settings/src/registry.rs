@@ -72,8 +72,11 @@ impl Default for ServiceUrls {
 impl clap::Args for ServiceUrls {
     fn augment_args(command: clap::Command) -> clap::Command {
         SERVICES.iter().fold(command, |command, service| {
-            let help =
-                format!("URL of the {} service, if it runs in another process.", service.name);
+            let help = format!(
+                "URL of the {} service, if it runs in another process; several with commas between them. \
+                 Calls are balanced over all addresses of their host names.",
+                service.name
+            );
             command.arg(
                 clap::Arg::new(format!("{}_url", service.name))
                     .long(format!("{}-url", service.name))

@@ -72,7 +72,7 @@ impl Suite {
         let running = tokio::spawn(host.run(listener, move || _ = ready_sender.send(()), stopped));
         ready.await.context("the suite did not start; set RUST_LOG=info to see the reason")?;
         let client = Client::connect(&format!("http://{address}"), None).await?;
-        let mailbox = Mailbox::new(vec![data_dir.path().join("mail")]);
+        let mailbox = Mailbox::Folders(vec![data_dir.path().join("mail")]);
         Ok(Self { address, options, client, mailbox, data_dir, postgres, stop, running })
     }
 

@@ -91,11 +91,25 @@ async fn a_wrong_secret_does_not_count_as_use() {
     suite.finish().await;
 }
 
+/// A session that is opened after a jump of the machine's clock has the times of the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jump_of_the_machine_clock_opens_no_session_from_the_future() {
+    let suite = Suite::start().await;
+    let ann = suite.person("ann@example.com").await;
+    suite.clock.jump_wall_clock(Duration::days(400));
+    let login = json!({ "email": ann.email, "password": PASSWORD });
+    ann.call_ok("identity.v1.SessionService/Login", login).await;
+    let future =
+        "select count(*) from identity.session where created_at > now() + interval '1 minute'";
+    assert_eq!(suite.count(future).await, 0);
+    suite.finish().await;
+}
+
 /// The address of a client is the last one in the last `x-forwarded-for` line, which the trusted proxy has
 /// added; addresses before it come from the client and are ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cannot_choose_its_address() {
-    let proxies = vec!["127.0.0.1".parse().unwrap()];
+    let proxies = vec!["127.0.0.0/8".parse().unwrap()];
     let suite = Suite::start_with(Options { trusted_proxies: proxies, ..Options::default() }).await;
     let ann = suite.person("ann@example.com").await;
     let channel = raw::connect(suite.address).await;

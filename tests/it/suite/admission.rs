@@ -215,6 +215,53 @@ async fn a_tls_handshake_must_be_finished() {
     database.drop().await;
 }
 
+/// Connections that never begin TLS are closed, and their memory is returned.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_are_closed_and_their_memory_is_returned() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let database = Database::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let created = Process::run("tenantry", &["certs", "--out", &path("certs")]);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let arguments = [
+        format!("--data-dir={}", path("data")),
+        format!("--listen={free}"),
+        format!("--tls-cert={}", path("certs/identity.pem")),
+        format!("--tls-key={}", path("certs/identity.key")),
+        format!("--tls-ca={}", path("certs/ca.pem")),
+        format!("--database-url={}", database.url_as("tenantry_identity")),
+        // Calls do not need NATS.
+        "--nats-url=nats://127.0.0.1:1".to_owned(),
+    ];
+    let service = Process::start("identity", &arguments, &folder.path().join("log"));
+    let url = format!("https://localhost:{}", free.port());
+    let authority = std::fs::read_to_string(path("certs/ca.pem")).unwrap();
+    eventually("the service", async || {
+        tenantry::client::Client::connect(&url, Some(&authority)).await.ok().map(drop)
+    })
+    .await;
+    let before = service.resident_bytes();
+    let mut connections = vec![];
+    for _ in 0..1_500 {
+        connections.push(TcpStream::connect(free).await.unwrap());
+    }
+    for connection in &mut connections {
+        let mut answer = vec![];
+        let closed = tokio::time::timeout(TIMEOUT, connection.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "a silent connection is still open");
+    }
+    drop(connections);
+    eventually("the return of the memory", async || {
+        let grown = service.resident_bytes().saturating_sub(before);
+        (grown < 15 << 20).then_some(())
+    })
+    .await;
+    assert!(service.stop());
+    database.drop().await;
+}
+
 /// A long poll ends when the agent token is rotated.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_ends_with_its_token() {

@@ -90,7 +90,7 @@ async fn the_scenario_completes_after_kills_at_any_time() {
     let mail_dir = suite.data_dir().join("mail");
     for kill_after_ms in [300, 600, 900, 1_200, 1_600] {
         let services = Services::all_in_one(&suite.client);
-        let mailbox = Mailbox::new(vec![mail_dir.clone()]);
+        let mailbox = Mailbox::Folders(vec![mail_dir.clone()]);
         let scenario = async { run_scenario(&services, &mailbox, Console::quiet()).await };
         let kill_time = Duration::from_millis(kill_after_ms);
         // On a fast machine the scenario completes before the kill; it must not fail before.
@@ -101,7 +101,7 @@ async fn the_scenario_completes_after_kills_at_any_time() {
         suite.start_again().await;
     }
     let services = Services::all_in_one(&suite.client);
-    let mailbox = Mailbox::new(vec![mail_dir]);
+    let mailbox = Mailbox::Folders(vec![mail_dir]);
     run_scenario(&services, &mailbox, Console::quiet()).await.unwrap();
 
     // The events of all runs are in the log.

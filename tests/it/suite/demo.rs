@@ -4,9 +4,9 @@ use tenantry::{
     client::Client,
     demo::{Console, Outcome, run_scenario},
 };
-use testkit::{Nats, Options, Smtp, Suite, eventually};
+use testkit::{Nats, Options, Process, Smtp, Suite, eventually};
 
-use crate::support::service_processes::ServiceProcesses;
+use crate::support::service_processes::{NAMES, ServiceProcesses};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scenario_in_one_process() {
@@ -37,6 +37,29 @@ async fn the_scenario_in_four_processes_with_jetstream() {
     let owner = processes.clients.invitation.with_token(&outcome.owner_token);
     wait_for_notifications(&owner).await;
     assert!(runner.stop(), "the runner does not drain");
+    processes.stop().await;
+}
+
+/// The program `demo` with the URL of each service and the directories of their mails.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_program_reaches_four_services() {
+    let processes = ServiceProcesses::start().await;
+    let runner = processes.start_runner();
+    let path = |name: &str| processes.folder().join(name).display().to_string();
+    let mut arguments = vec![
+        format!("--tls-ca={}", path("certs/ca.pem")),
+        format!("--mail-dir={},{}", path("identity/mail"), path("invitation/mail")),
+        format!("--work-dir={}", path("demo")),
+    ];
+    arguments.extend(NAMES.iter().map(|name| format!("--{name}-url={}", processes.url(name))));
+    let demo = tokio::task::spawn_blocking(move || {
+        let arguments = arguments.iter().map(String::as_str);
+        Process::run("tenantry", &[&["demo"], &*arguments.collect::<Vec<_>>()].concat())
+    });
+    let output = demo.await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("All steps succeeded"), "{text}\n{output:?}\n{}", processes.logs());
+    assert!(runner.stop(), "the runner drains");
     processes.stop().await;
 }
 

@@ -11,9 +11,19 @@ use testkit::{Database, eventually};
 
 /// A host with a schema `trial` and these migrations.
 fn host(database: &Database, folder: &std::path::Path, sql: &[&'static str]) -> Host {
-    let migration = |(i, sql): (i64, &&'static str)| {
+    let named: Vec<_> = sql.iter().map(|sql| ("trial", *sql)).collect();
+    named_host(database, folder, &named)
+}
+
+/// A host with a schema `trial` and these migrations: description and SQL.
+fn named_host(
+    database: &Database,
+    folder: &std::path::Path,
+    sql: &[(&'static str, &'static str)],
+) -> Host {
+    let migration = |(i, (description, sql)): (i64, &(&'static str, &'static str))| {
         let sql = sqlx::SqlStr::from_static(sql);
-        Migration::new(i, "trial".into(), MigrationType::Simple, sql, false)
+        Migration::new(i, (*description).into(), MigrationType::Simple, sql, false)
     };
     let migrations = (1..).zip(sql).map(migration).collect();
     let migrations = Box::leak(Box::new(Migrator::with_migrations(migrations)));
@@ -71,5 +81,23 @@ async fn a_waiting_migration_blocks_no_other_transaction() {
     read_tx.rollback().await.unwrap();
     migrating.await.unwrap().unwrap();
     sqlx::query("select name from trial.busy").execute(&mut other).await.unwrap();
+    database.drop().await;
+}
+
+/// A program ignores migrations of a newer version that are marked as compatible, and refuses others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_works_with_compatible_migrations_of_a_newer_version() {
+    let database = Database::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let create = ("create", "create table busy (id integer)");
+    let expand = ("expand busy by a name", "alter table busy add column name text");
+    let contract = ("contract busy", "alter table busy drop column id");
+    named_host(&database, folder.path(), &[create, expand]).migrate().await.unwrap();
+    named_host(&database, folder.path(), &[create]).migrate().await.unwrap();
+    named_host(&database, folder.path(), &[create, expand, contract]).migrate().await.unwrap();
+    let error = named_host(&database, folder.path(), &[create]).migrate().await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("has the migration 3 (contract busy) of a newer version"), "{error}");
+    assert!(error.contains("start the newer version"), "{error}");
     database.drop().await;
 }

@@ -41,8 +41,9 @@ fn start_errors_name_cause_and_remedy() {
             && without_programs.contains("apt-get install postgresql"),
         "{without_programs}"
     );
-    let unreachable =
-        start_error(&[&data, unused_port, "--database-url=postgres://nobody@127.0.0.1:1/x"]);
+    let impatient = "--database-patience-s=0";
+    let database = "--database-url=postgres://nobody@127.0.0.1:1/x";
+    let unreachable = start_error(&[&data, unused_port, impatient, database]);
     assert!(
         unreachable.contains("the database does not respond; check --database-url"),
         "{unreachable}"

@@ -21,13 +21,19 @@ pub(crate) struct ServiceProcesses {
     pub(crate) database: Database,
     pub(crate) services: Vec<Process>,
     folder: TempDir,
-    ports: Vec<u16>,
+    /// URLs of the services, in the same order; of replicated ones several, with commas between them.
+    urls: Vec<String>,
     _nats: Nats,
 }
 
 impl ServiceProcesses {
     /// Starts the services and waits until they answer.
     pub(crate) async fn start() -> Self {
+        Self::start_with_replica_of(None).await
+    }
+
+    /// Starts the services, and one of them twice. The second process is the last one of `services`.
+    pub(crate) async fn start_with_replica_of(replicated: Option<&str>) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nats = Nats::start_with_permissions();
         let database = Database::new().await;
@@ -39,25 +45,46 @@ impl ServiceProcesses {
             Process::run("tenantry", &["certs", "--out", &certificates.to_string_lossy()]);
         let error = String::from_utf8_lossy(&created.stderr);
         assert!(created.status.success(), "`tenantry certs` failed: {error}");
+        let secret_key = folder.path().join("secret.key");
+        let audit_key = folder.path().join("audit.key");
+        let created = Process::run(
+            "tenantry",
+            &[
+                "keys",
+                &format!("--secret-key={}", secret_key.display()),
+                &format!("--audit-key={}", audit_key.display()),
+            ],
+        );
+        let error = String::from_utf8_lossy(&created.stderr);
+        assert!(created.status.success(), "`tenantry keys` failed: {error}");
         let ports: Vec<u16> = (0..NAMES.len()).map(|_| free_port()).collect();
-        let services: Vec<_> = NAMES
-            .iter()
-            .zip(&ports)
-            .map(|(name, port)| {
+        let mut urls: Vec<_> = ports.iter().map(|port| url(*port)).collect();
+        let mut instances: Vec<_> = NAMES.iter().map(|name| (*name, *name)).zip(ports).collect();
+        if let Some(name) = replicated {
+            let position = NAMES.iter().position(|it| *it == name).unwrap();
+            let port = free_port();
+            urls[position] += &format!(",{}", url(port));
+            instances.push(((NAMES[position], "replica"), port));
+        }
+        let services: Vec<_> = instances
+            .into_iter()
+            .map(|((name, data_dir), port)| {
                 let more = vec![
                     format!("--listen=127.0.0.1:{port}"),
                     format!("--database-url={}", database.url_as(&format!("tenantry_{name}"))),
                     format!("--nats-url={}", nats.url_as(name)),
+                    format!("--key-file={}", secret_key.display()),
+                    format!("--audit-key-file={}", audit_key.display()),
                     "--local-repositories=true".to_owned(),
                     "--sign-ins-max=0".to_owned(),
                 ];
-                start(name, name, folder.path(), &ports, more)
+                start(&Program { binary: name, name, data_dir }, folder.path(), &urls, more)
             })
             .collect();
         let authority = std::fs::read_to_string(certificates.join("ca.pem")).unwrap();
         let client = async |i: usize| {
-            let url = url(ports[i]);
-            eventually(NAMES[i], async || Client::connect(&url, Some(&authority)).await.ok()).await
+            let url = urls[i].split(',').next().unwrap();
+            eventually(NAMES[i], async || Client::connect(url, Some(&authority)).await.ok()).await
         };
         let clients = Services {
             identity: client(0).await,
@@ -66,48 +93,70 @@ impl ServiceProcesses {
             audit: client(3).await,
         };
         let mail = |name: &str| folder.path().join(name).join("mail");
-        let mailbox = Mailbox::new(vec![mail("identity"), mail("invitation")]);
-        Self { clients, mailbox, database, services, folder, ports, _nats: nats }
+        let mailbox = Mailbox::Folders(vec![mail("identity"), mail("invitation")]);
+        Self { clients, mailbox, database, services, folder, urls, _nats: nats }
     }
 
     /// Starts `tenantry runner`, the runner of the shared server.
     pub(crate) fn start_runner(&self) -> Process {
-        start("tenantry", "runner", self.folder.path(), &self.ports, vec![])
+        let program = Program { binary: "tenantry", name: "runner", data_dir: "runner" };
+        start(&program, self.folder.path(), &self.urls, vec![])
+    }
+
+    /// Folder with the certificates, the keys, and the data directory of each process.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// URL of the first process of a service.
+    pub(crate) fn url(&self, name: &str) -> &str {
+        let position = NAMES.iter().position(|it| *it == name).unwrap();
+        self.urls[position].split(',').next().unwrap()
     }
 
     /// Logs of all processes.
     pub(crate) fn logs(&self) -> String {
-        let names = NAMES.iter().chain(&["runner"]);
+        let names = NAMES.iter().chain(&["replica", "runner"]);
         let log = |name: &str| std::fs::read_to_string(log_file(self.folder.path(), name));
         names.map(|name| format!("== {name}\n{}", log(name).unwrap_or_default())).collect()
     }
 
     /// Stops the services, which must drain, and drops the database.
     pub(crate) async fn stop(mut self) {
-        for (service, name) in std::mem::take(&mut self.services).into_iter().zip(NAMES) {
-            assert!(service.stop(), "{name} does not drain\n{}", self.logs());
+        for service in std::mem::take(&mut self.services) {
+            assert!(service.stop(), "a service drains\n{}", self.logs());
         }
         stop_deployments(&self.folder.path().join("runner"));
         self.database.drop().await;
     }
 }
 
-/// Starts a service, or the subcommand `name` of `tenantry`, with the certificate of `name`.
-fn start(program: &str, name: &str, folder: &Path, ports: &[u16], more: Vec<String>) -> Process {
+/// A program of the deployment.
+struct Program {
+    binary: &'static str,
+    /// Name in its certificate.
+    name: &'static str,
+    /// Its data directory, in the folder of the deployment.
+    data_dir: &'static str,
+}
+
+/// Starts a program.
+fn start(program: &Program, folder: &Path, urls: &[String], more: Vec<String>) -> Process {
+    let Program { binary, name, data_dir } = *program;
     let certificates = folder.join("certs");
     let file = |file: String| certificates.join(file).to_string_lossy().into_owned();
-    let subcommand = (program != name).then(|| name.to_owned());
+    let subcommand = (binary != name).then(|| name.to_owned());
     let mut arguments: Vec<String> = subcommand.into_iter().collect();
     arguments.extend([
-        format!("--data-dir={}", folder.join(name).display()),
+        format!("--data-dir={}", folder.join(data_dir).display()),
         format!("--tls-cert={}", file(format!("{name}.pem"))),
         format!("--tls-key={}", file(format!("{name}.key"))),
         format!("--tls-ca={}", file("ca.pem".to_owned())),
     ]);
-    let peers = NAMES.iter().zip(ports);
-    arguments.extend(peers.map(|(peer, port)| format!("--{peer}-url={}", url(*port))));
+    let peers = NAMES.iter().zip(urls);
+    arguments.extend(peers.map(|(peer, urls)| format!("--{peer}-url={urls}")));
     arguments.extend(more);
-    Process::start(program, &arguments, &log_file(folder, name))
+    Process::start(binary, &arguments, &log_file(folder, data_dir))
 }
 
 fn log_file(folder: &Path, name: &str) -> PathBuf {

@@ -34,7 +34,7 @@ impl SuiteProcess {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let (process, client) = launch(folder.path(), port, &flags).await;
-        let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+        let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
         Self { client, mailbox, folder, port, flags, process: Some(process) }
     }
 

@@ -78,6 +78,15 @@ impl Process {
             .expect("the process runs")
     }
 
+    /// Memory that the process has in use, in bytes (`VmRSS`).
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process is running");
+        let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("the process uses memory") * 1024
+    }
+
     /// Stops the process with `SIGSTOP` until [`Self::resume`].
     pub fn suspend(&self) {
         self.signal(Signal::STOP);

@@ -4,10 +4,7 @@ mod end;
 
 pub use end::StoppedSuite;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+use std::{net::SocketAddr, path::Path};
 
 use api::{
     identity::{self as pb, organization_service_client::OrganizationServiceClient},
@@ -16,6 +13,7 @@ use api::{
 };
 use chassis::{Clock, Config, FaultInjection, channel::ServiceChannel};
 use host::{DataDir, Host, Telemetry};
+use ipnet::IpNet;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tenantry::{
@@ -46,8 +44,8 @@ pub struct Options {
     pub connections_max: usize,
     /// Limit on open calls of one organization; 0 for the default.
     pub open_calls_per_org_max: usize,
-    /// Addresses of trusted proxies.
-    pub trusted_proxies: Vec<IpAddr>,
+    /// Networks of trusted proxies.
+    pub trusted_proxies: Vec<IpNet>,
     /// Limit on sign-ins per address and minute; 0 for none.
     pub sign_ins_max: u32,
     /// Limit on organizations that one account creates; 0 for 1,000, more than any test creates.
@@ -149,7 +147,7 @@ impl Suite {
             Client::connect(&format!("http://{address}"), None).await.expect("the suite answers");
         let pool =
             PgPool::connect_with(database.options.clone()).await.expect("the database answers");
-        let mailbox = Mailbox::new(vec![folder.path().join("mail")]);
+        let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
         Self {
             client,
             mailbox,

@@ -1,26 +1,44 @@
-//! Signing keys of the log, in files of the data directory.
+//! Signing keys of the log, in files of the data directory or at `--audit-key-file`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use chassis::key::write_private;
 
-/// File of the current key (PKCS #8).
+/// File of the current key (PKCS #8), in the data directory.
 const KEY_FILE: &str = "audit.key";
-/// File of the previous key during a rotation. Both keys sign until it is removed.
-const PREVIOUS_KEY_FILE: &str = "audit.key.previous";
+/// Suffix of the file of the previous key during a rotation. Both keys sign until it is removed.
+const PREVIOUS_SUFFIX: &str = ".previous";
 /// File of the verifier keys of all keys that ever signed.
 const VERIFIER_KEYS_FILE: &str = "audit.keys";
 
-/// Reads the keys of a data directory, newest first. Generates one on the first start.
-pub(crate) fn read_or_generate(data_dir: &Path) -> anyhow::Result<Vec<Ed25519KeyPair>> {
-    let path = data_dir.join(KEY_FILE);
-    if !path.exists() {
+/// Returns the file of the current key: the configured one, or one in the data directory.
+pub(crate) fn path(data_dir: &Path, configured: Option<&Path>) -> PathBuf {
+    configured.map_or_else(|| data_dir.join(KEY_FILE), Path::to_owned)
+}
+
+fn previous(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(PREVIOUS_SUFFIX);
+    name.into()
+}
+
+/// Reads the keys, newest first. Generates one in the data directory on the first start; a configured file
+/// must exist, because all replicas share it.
+pub(crate) fn read_or_generate(
+    data_dir: &Path,
+    configured: Option<&Path>,
+) -> anyhow::Result<Vec<Ed25519KeyPair>> {
+    let path = path(data_dir, configured);
+    if configured.is_none() && !path.exists() {
         generate(&path)?;
     }
     let mut keys = vec![read(&path)?];
-    let previous = data_dir.join(PREVIOUS_KEY_FILE);
+    let previous = previous(&path);
     if previous.exists() {
         keys.push(read(&previous)?);
     }
@@ -29,19 +47,19 @@ pub(crate) fn read_or_generate(data_dir: &Path) -> anyhow::Result<Vec<Ed25519Key
 
 /// Starts a key rotation: the current key becomes the previous one, and a new one is generated. Fails during
 /// another rotation.
-pub(crate) fn rotate(data_dir: &Path) -> anyhow::Result<()> {
-    let path = data_dir.join(KEY_FILE);
-    let previous = data_dir.join(PREVIOUS_KEY_FILE);
+pub(crate) fn rotate(path: &Path) -> anyhow::Result<()> {
+    let previous = previous(path);
     anyhow::ensure!(
         !previous.exists(),
         "a key rotation is in progress: remove {} once every verifier has the new key",
         previous.display()
     );
-    fs::rename(&path, &previous).with_context(|| format!("cannot rename {}", path.display()))?;
-    generate(&path)
+    fs::rename(path, &previous).with_context(|| format!("cannot rename {}", path.display()))?;
+    generate(path)
 }
 
-fn generate(path: &Path) -> anyhow::Result<()> {
+/// Generates a key and writes it to a file.
+pub(crate) fn generate(path: &Path) -> anyhow::Result<()> {
     let key = Ed25519KeyPair::generate().context("cannot generate an Ed25519 key")?;
     let document = key.to_pkcs8v1().context("cannot generate an Ed25519 key")?;
     write_private(path, document.as_ref())

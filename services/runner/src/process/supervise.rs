@@ -138,7 +138,11 @@ impl Processes {
             // Kills processes that the ended program has started, including those outside of its tree.
             record.process.iter().for_each(ProcessTree::kill);
             self.sandbox.accounts.kill_all(environment);
-            match self.start_program(environment, &launch, record.port, RESTART_TIMEOUT).await {
+            let started = async {
+                self.publish_port(environment, record.port).await?;
+                self.start_program(environment, &launch, record.port, RESTART_TIMEOUT).await
+            };
+            match started.await {
                 Ok(process) => {
                     let port = record.port;
                     record.set_running(process, port);

@@ -1,6 +1,6 @@
 //! Steps of the scenario. Each one checks the responses, so the scenario is also an end-to-end test.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use api::{identity as id, invitation as inv, project as prj};
@@ -41,15 +41,36 @@ pub(super) struct SampleProject {
     environment_id: String,
 }
 
-/// Runs all steps. Fails at the first unexpected response.
+/// Code that the scenario deploys.
+#[derive(Default)]
+pub struct Source {
+    /// Repository. `None`: a sample, created in the working directory.
+    pub repository: Option<String>,
+    /// Directory for the sample and the proof. `None`: that for temporary files.
+    pub work_dir: Option<PathBuf>,
+}
+
+/// Runs all steps with the sample repository. Fails at the first unexpected response.
 pub async fn run_scenario(
     services: &Services,
     mailbox: &Mailbox,
     console: Console,
 ) -> Result<Outcome> {
+    run_scenario_with(services, mailbox, console, Source::default()).await
+}
+
+/// Runs all steps. Fails at the first unexpected response.
+pub async fn run_scenario_with(
+    services: &Services,
+    mailbox: &Mailbox,
+    console: Console,
+    source: Source,
+) -> Result<Outcome> {
     let suffix = chassis::id::new().simple().to_string()[20..].to_owned();
-    let directory = std::env::temp_dir().join(format!("tenantry-demo-{suffix}"));
-    std::fs::create_dir_all(&directory)?;
+    let work_dir = source.work_dir.unwrap_or_else(std::env::temp_dir);
+    let directory = work_dir.join(format!("tenantry-demo-{suffix}"));
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
     let scenario = Scenario { services, mailbox, console, suffix };
 
     scenario.console.print_step(1, "Ann registers, verifies her e-mail address, and signs in");
@@ -57,9 +78,11 @@ pub async fn run_scenario(
     scenario.console.print_step(2, "Ann creates the organization Acme and changes its plan to Pro");
     let org_id = scenario.create_organization(&ann).await?;
     scenario.console.print_step(3, "Ann creates the project Shop and its environment main");
-    let repository = sample::create_repository(&directory)?;
-    let sample =
-        scenario.create_project(&ann, org_id, repository.to_string_lossy().into_owned()).await?;
+    let repository = match source.repository {
+        Some(url) => url,
+        None => sample::create_repository(&directory)?.to_string_lossy().into_owned(),
+    };
+    let sample = scenario.create_project(&ann, org_id, repository).await?;
     scenario.console.print_step(4, "Ann invites Bob as a Developer with access to Shop");
     let bob_email = scenario.email("Bob");
     let token = scenario.invite(&ann, &sample, &bob_email).await?;

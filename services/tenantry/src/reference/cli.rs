@@ -6,8 +6,8 @@ use clap::CommandFactory;
 
 use super::markdown::{cell, wrap};
 
-/// Name of a setting, which every command that takes settings has.
-const SETTING: &str = "listen";
+/// Name of a setting, which every command that takes settings has, and no other command.
+const SETTING: &str = "drain_s_max";
 
 /// Returns the page.
 pub(super) fn page() -> String {

@@ -35,10 +35,13 @@ impl CallTime {
 /// Returns the client's time-out, at most `max`, reduced by up to 20 ms so that the status arrives before the
 /// client's own timer fires.
 fn budget(headers: &HeaderMap, max: Duration) -> Duration {
-    let requested =
-        headers.get("grpc-timeout").and_then(|it| it.to_str().ok()).and_then(grpc_timeout);
-    let budget = requested.unwrap_or(max).min(max);
+    let budget = requested(headers).unwrap_or(max).min(max);
     budget.saturating_sub((budget / 10).min(Duration::from_millis(20)))
+}
+
+/// Returns the time-out of a request (`grpc-timeout`), if it has a valid one.
+pub fn requested(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(|it| it.to_str().ok()).and_then(grpc_timeout)
 }
 
 /// Parses a `grpc-timeout` header: at most eight digits and a unit, for example `250m` (milliseconds).

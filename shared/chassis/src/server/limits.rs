@@ -16,6 +16,7 @@ use std::{
 };
 
 use api::error::Reason;
+use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
@@ -65,7 +66,7 @@ pub struct Limits {
     operator_calls: Arc<Budget<String>>,
     open_calls: Arc<Semaphore>,
     holders: Arc<Budget<Holder>>,
-    proxies: Vec<IpAddr>,
+    proxies: Vec<IpNet>,
     connections_max: usize,
     connections_per_address_max: usize,
     open_calls_max: usize,
@@ -110,15 +111,15 @@ impl Limits {
         }
     }
 
-    /// Addresses of trusted proxies (`x-forwarded-for`).
-    pub fn proxies(&self) -> &[IpAddr] {
+    /// Networks of trusted proxies (`x-forwarded-for`).
+    pub fn proxies(&self) -> &[IpNet] {
         &self.proxies
     }
 
     /// Returns the part of `total` that an address may use.
     fn max_of_address(&self, total: usize, per_address: usize, address: &str) -> usize {
         match address.parse::<IpAddr>().map(|it| it.to_canonical()) {
-            Ok(it) if self.proxies.contains(&it) => total,
+            Ok(it) if self.proxies.iter().any(|network| network.contains(&it)) => total,
             Ok(it) if it.is_loopback() => (total / 2).max(1),
             // No address: a call of a service in this process.
             Err(_) if address.is_empty() => total,

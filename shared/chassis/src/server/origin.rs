@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use api::event as pb;
 use http::{HeaderMap, Request};
+use ipnet::IpNet;
 use tonic::body::Body;
 
 use super::{Connection, Peer};
@@ -15,7 +16,7 @@ pub(super) fn of(
     rule: &Rule,
     peer: &Peer,
     request: &Request<Body>,
-    proxies: &[IpAddr],
+    proxies: &[IpNet],
 ) -> pb::Origin {
     let headers = request.headers();
     let header = |name: &str| header(headers, name);
@@ -52,9 +53,9 @@ pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 /// address that the proxy added to `x-forwarded-for`. A proxy appends the address of its own peer, so only
 /// the last value of the last line is used (C-18); the client can write the values before it. If the last
 /// value is not an address, the proxy's address is returned.
-pub fn address(request: &Request<Body>, proxies: &[IpAddr]) -> String {
+pub fn address(request: &Request<Body>, proxies: &[IpNet]) -> String {
     let connected = connection(request).map(|it| it.ip().to_canonical());
-    let is_proxy = connected.is_some_and(|it| proxies.contains(&it));
+    let is_proxy = connected.is_some_and(|it| proxies.iter().any(|network| network.contains(&it)));
     let last_line = request.headers().get_all("x-forwarded-for").iter().next_back();
     let forwarded = last_line.filter(|_| is_proxy).and_then(|it| it.to_str().ok());
     let forwarded = forwarded.and_then(|it| it.rsplit(',').next()).and_then(parse_address);
@@ -110,9 +111,12 @@ mod tests {
             assert_eq!(caller("10.0.0.1", lines), expected, "{lines:?}");
         }
         assert_eq!(caller("::ffff:10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+        assert_eq!(caller("172.18.0.7", &["1.2.3.4"]), "1.2.3.4", "in a network of proxies");
+        assert_eq!(caller("172.19.0.7", &["1.2.3.4"]), "172.19.0.7");
     }
 
     fn address_of(request: &Request<Body>) -> String {
-        address(request, &["10.0.0.1".parse().unwrap()])
+        let proxies = ["10.0.0.1/32", "172.18.0.0/16"].map(|it| it.parse().unwrap());
+        address(request, &proxies)
     }
 }
