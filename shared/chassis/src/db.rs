@@ -174,6 +174,20 @@ impl Db {
         Ok(response)
     }
 
+    /// Returns the stored response of an earlier call with the same `request_id`, if there is one. For a call
+    /// that does something before its transaction: [`Self::write`] checks it only in the transaction.
+    pub async fn stored_response<M, R>(&self, call: &Call<M>) -> Result<Option<R>>
+    where
+        M: Message + Check,
+        R: Message + Name + Default,
+    {
+        let Some(key) = idempotency::Key::of(&self.response_key, call)? else { return Ok(None) };
+        let mut connection = self.reads.acquire().await?;
+        let Some(first) = idempotency::find(&mut connection, &key).await? else { return Ok(None) };
+        call.record_written(first.event_ids);
+        Ok(Some(R::decode(&*first.response).map_err(anyhow::Error::from)?))
+    }
+
     /// Runs work of the service itself in a transaction. `cause` is the id of the event that is reacted to,
     /// or the name of a job.
     pub async fn write_as_system<T>(

@@ -8,6 +8,7 @@
 
 use api::{check::Check, error::Reason};
 use prost::Message;
+use sqlx::PgConnection;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -67,13 +68,26 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
     if claimed.rows_affected() == 1 {
         return Ok(None);
     }
+    let first = find(tx.conn(), key).await?;
+    let first = first.ok_or_else(|| anyhow::anyhow!("a claimed request_id has no response"))?;
+    tx.emitted_ids = first.event_ids;
+    Ok(Some(first.response))
+}
+
+/// The response of the first call with a key.
+pub(crate) struct StoredResponse {
+    pub(crate) response: Vec<u8>,
+    pub(crate) event_ids: Vec<Uuid>,
+}
+
+/// Returns the stored response, if the key was used before; fails if it was used for another body.
+pub(crate) async fn find(conn: &mut PgConnection, key: &Key) -> Result<Option<StoredResponse>> {
     let first = sqlx::query!(
         r#"select body_mac, response as "response!", event_ids from idempotency
            where request_mac = $1"#,
         &key.request_mac,
-    )
-    .fetch_one(tx.conn())
-    .await?;
+    );
+    let Some(first) = first.fetch_optional(conn).await? else { return Ok(None) };
     if !key::equal(&first.body_mac, &key.body_mac) {
         return Err(Error::Refused {
             code: Code::InvalidArgument,
@@ -83,9 +97,10 @@ pub(crate) async fn claim(tx: &mut Tx, key: &Key) -> Result<Option<Vec<u8>>> {
             metadata: vec![("request_id", key.request_id.to_string())],
         });
     }
-    tx.emitted_ids = first.event_ids;
     let response = key::open(&key.response_key, &key.request_mac, &first.response);
-    Ok(Some(response.ok_or_else(|| anyhow::anyhow!("a stored response cannot be decrypted"))?))
+    let response =
+        response.ok_or_else(|| anyhow::anyhow!("a stored response cannot be decrypted"))?;
+    Ok(Some(StoredResponse { response, event_ids: first.event_ids }))
 }
 
 /// Stores the response.

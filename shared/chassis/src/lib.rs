@@ -19,6 +19,8 @@ pub use primitives::{
     clock, datetime, email, error, id, key, key_limits, mask, throttle, timestamp, token, topics,
 };
 
+pub use primitives::text_column;
+
 pub use access::{Access, Grant, ProjectGrant, ScopeGrant};
 pub use call::{Account, ApiKeyScope, Call, reply};
 pub use changed::{Changed, EventTarget};
