@@ -1,50 +1,44 @@
-//! Add-ons: extra services of a project, like a database (2.8). The catalog is data (`catalog.json`); the
+//! Add-ons: extra services of a project, like a database. The catalog is data (`catalog.json`); the
 //! runner of each environment provisions its instance.
 
-pub(crate) mod commands;
-pub(crate) mod rpc;
-pub(crate) mod store;
-mod wire;
+pub mod wire;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use api::{check::Violation, error::Reason, project as pb};
 use chassis::{Changed, Code, Error, EventTarget, OrgId, ProjectId, Refusal, Result, UserId};
+use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
-use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::{environment::EnvironmentId, project::ProjectRef};
-
-chassis::id!(
-    /// Identifies an add-on.
-    AddonId,
-    "addon"
-);
+use crate::{
+    types::{AddonId, EnvironmentId, ProjectRef},
+    variable::Vault,
+};
 
 /// Add-on of the catalog.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CatalogEntry {
-    pub(crate) key: String,
-    pub(crate) name: String,
-    pub(crate) category: String,
+pub struct CatalogEntry {
+    pub key: String,
+    pub name: String,
+    pub category: String,
     /// Description for people.
-    pub(crate) about: String,
+    pub about: String,
     /// Variable with the connection URL, for programs.
-    pub(crate) variable: String,
-    pub(crate) settings: Vec<SettingRule>,
+    pub variable: String,
+    pub settings: Vec<SettingRule>,
 }
 
 /// Numeric setting of an add-on.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SettingRule {
-    pub(crate) key: String,
-    pub(crate) about: String,
-    pub(crate) minimum: i64,
-    pub(crate) maximum: i64,
-    pub(crate) default: i64,
+pub struct SettingRule {
+    pub key: String,
+    pub about: String,
+    pub minimum: i64,
+    pub maximum: i64,
+    pub default: i64,
 }
 
 static CATALOG: LazyLock<Vec<CatalogEntry>> = LazyLock::new(|| {
@@ -52,12 +46,12 @@ static CATALOG: LazyLock<Vec<CatalogEntry>> = LazyLock::new(|| {
 });
 
 /// Every add-on of the catalog.
-pub(crate) fn catalog() -> &'static [CatalogEntry] {
+pub fn catalog() -> &'static [CatalogEntry] {
     &CATALOG
 }
 
 /// Returns the add-on of the catalog with a key.
-pub(crate) fn catalog_entry(key: &str) -> Result<&'static CatalogEntry> {
+pub fn catalog_entry(key: &str) -> Result<&'static CatalogEntry> {
     let entry = catalog().iter().find(|it| it.key == key);
     entry.ok_or_else(|| {
         let keys: Vec<_> = catalog().iter().map(|it| it.key.as_str()).collect();
@@ -66,12 +60,12 @@ pub(crate) fn catalog_entry(key: &str) -> Result<&'static CatalogEntry> {
 }
 
 /// Values of the settings of an add-on, by key.
-pub(crate) type Config = BTreeMap<String, i64>;
+pub type Config = BTreeMap<String, i64>;
 
 impl CatalogEntry {
     /// Returns the configuration after an update. A setting that is not given keeps its old value, or gets
     /// its default. Refuses with every invalid setting at once.
-    pub(crate) fn configure(&self, old: &Config, given: &[pb::AddonSetting]) -> Result<Config> {
+    pub fn configure(&self, old: &Config, given: &[pb::AddonSetting]) -> Result<Config> {
         let mut config: Config =
             self.settings.iter().map(|it| (it.key.clone(), it.default)).collect();
         config.extend(old.iter().map(|(key, value)| (key.clone(), *value)));
@@ -100,9 +94,8 @@ impl CatalogEntry {
 }
 
 /// State of an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
     /// The next task that starts the program, or a provisioning task, provisions it.
     Waiting,
     Ready,
@@ -112,36 +105,62 @@ pub(crate) enum State {
     Removing,
 }
 
+chassis::text_column!(State {
+    Waiting = "waiting", Ready = "ready", Error = "error", Removing = "removing",
+});
+
 /// An add-on of a project.
 #[derive(Clone, Debug)]
-pub(crate) struct Addon {
-    pub(crate) id: AddonId,
-    pub(crate) org_id: OrgId,
-    pub(crate) project_id: ProjectId,
-    pub(crate) addon_key: String,
-    pub(crate) config: Json<Config>,
+pub struct Addon {
+    pub id: AddonId,
+    pub org_id: OrgId,
+    pub project_id: ProjectId,
+    pub addon_key: String,
+    pub config: Config,
     /// True from the request to detach it until no environment has an instance.
-    pub(crate) removing: bool,
-    pub(crate) creator_id: UserId,
-    pub(crate) created_at: OffsetDateTime,
+    pub removing: bool,
+    pub creator_id: UserId,
+    pub created_at: OffsetDateTime,
     /// Number of changes, from 1 on; its text is the etag.
-    pub(crate) version: i64,
+    pub version: i64,
 }
 
 /// Instance of an add-on in an environment.
 #[derive(Clone, Debug)]
-pub(crate) struct Instance {
-    pub(crate) addon_id: AddonId,
-    pub(crate) environment_id: EnvironmentId,
-    pub(crate) state: State,
-    pub(crate) error_message: String,
-    /// Sealed password.
-    pub(crate) sealed: Vec<u8>,
+pub struct Instance {
+    pub addon_id: AddonId,
+    pub environment_id: EnvironmentId,
+    pub state: State,
+    pub error_message: String,
+    /// Password, encrypted by [`Vault::seal`].
+    pub sealed: Vec<u8>,
+}
+
+/// An instance that a runner provisions or removes, with the configuration of its add-on.
+pub struct DesiredAddon {
+    pub addon_key: String,
+    pub variable: String,
+    pub config: Config,
+    pub instance: Instance,
+}
+
+impl Instance {
+    /// A new instance of an add-on, with a random password.
+    pub fn new(addon: &Addon, environment_id: EnvironmentId, vault: &Vault) -> Self {
+        let password = BASE64URL_NOPAD.encode(&chassis::key::random());
+        Self {
+            addon_id: addon.id,
+            environment_id,
+            state: State::Waiting,
+            error_message: String::new(),
+            sealed: vault.seal(addon.org_id, &database_name(environment_id), &password),
+        }
+    }
 }
 
 /// Refusals to attach, change, detach or reveal an add-on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error("the project already has this add-on")]
     Attached,
     #[error("the add-on was changed by another call; read it again and repeat the change")]
@@ -176,7 +195,7 @@ impl Refusal for Refused {
 
 impl Addon {
     /// Attaches an add-on to a project.
-    pub(crate) fn attach(
+    pub fn attach(
         project: ProjectRef,
         entry: &CatalogEntry,
         config: Config,
@@ -188,7 +207,7 @@ impl Addon {
             org_id: project.org_id,
             project_id: project.project_id,
             addon_key: entry.key.clone(),
-            config: Json(config),
+            config,
             removing: false,
             creator_id,
             created_at: now,
@@ -200,7 +219,7 @@ impl Addon {
     }
 
     /// Changes the configuration. `None`: it is unchanged.
-    pub(crate) fn configure(
+    pub fn configure(
         mut self,
         config: Config,
         etag: &str,
@@ -211,18 +230,18 @@ impl Addon {
         if !etag.is_empty() && etag != self.etag() {
             return Err(Refused::Stale);
         }
-        if *self.config == config {
+        if self.config == config {
             return Ok(None);
         }
         let before = Some((&self).into());
-        self.config = Json(config);
+        self.config = config;
         let event = pb::AddonUpdated { before, after: Some((&self).into()) };
         let target = self.event_target();
         Ok(Some(Changed::new(self, &event, target)))
     }
 
-    /// Begins to detach the add-on.
-    pub(crate) fn detach(mut self, confirm_key: &str) -> Result<Changed<Self>, Refused> {
+    /// Begins to detach the add-on: its instances are removed first.
+    pub fn request_detachment(mut self, confirm_key: &str) -> Result<Changed<Self>, Refused> {
         if confirm_key != self.addon_key {
             return Err(Refused::WrongKey);
         }
@@ -232,22 +251,22 @@ impl Addon {
         Ok(Changed::new(self, &event, target))
     }
 
-    /// Detaches an add-on that no environment has any more.
-    pub(crate) fn detached(self) -> Changed<Self> {
+    /// Detaches an add-on that has no instances any more.
+    pub fn detach(self) -> Changed<Self> {
         let event = pb::AddonDetached { before: Some((&self).into()) };
         let target = self.event_target();
         Changed::new(self, &event, target)
     }
 
-    pub(crate) fn etag(&self) -> String {
+    pub fn etag(&self) -> String {
         self.version.to_string()
     }
 
-    pub(crate) fn project_ref(&self) -> ProjectRef {
+    pub fn project_ref(&self) -> ProjectRef {
         ProjectRef { org_id: self.org_id, project_id: self.project_id }
     }
 
-    pub(crate) fn event_target(&self) -> EventTarget {
+    pub fn event_target(&self) -> EventTarget {
         EventTarget::object("addon", self.id, &self.addon_key)
             .in_org(self.org_id)
             .in_project(self.project_id)
@@ -255,7 +274,7 @@ impl Addon {
 }
 
 /// Name of the database, and of its role, of an environment.
-pub(crate) fn database_name(environment_id: EnvironmentId) -> String {
+pub fn database_name(environment_id: EnvironmentId) -> String {
     format!("env_{}", environment_id.0.simple())
 }
 
@@ -267,7 +286,6 @@ mod tests {
         pb::AddonSetting { key: key.to_owned(), value: value.to_owned() }
     }
 
-    /// 2.8.
     #[test]
     fn settings_are_checked_against_the_catalog_and_refused_together() {
         let entry = catalog_entry("postgresql").unwrap();

@@ -1,18 +1,16 @@
 //! Collaborators: people and teams with a role on a project. Identity owns the grants; this service
 //! forwards calls to it with the caller's credential (P-09).
 
-pub(crate) mod rpc;
-
 use api::identity::{Member, OrgRole, ProjectRole};
 
 /// Returns the member with an e-mail address; case is ignored.
-pub(crate) fn find_by_email<'a>(members: &'a [Member], email: &str) -> Option<&'a Member> {
+pub fn find_by_email<'a>(members: &'a [Member], email: &str) -> Option<&'a Member> {
     members.iter().find(|it| it.email.trim().to_lowercase() == email.trim().to_lowercase())
 }
 
 /// Role in the organization for a person who is invited to a project: the least one that the project role
 /// needs (IN-12).
-pub(crate) fn org_role_for(role: ProjectRole) -> OrgRole {
+pub fn org_role_for(role: ProjectRole) -> OrgRole {
     match role {
         ProjectRole::Viewer | ProjectRole::Unspecified => OrgRole::Viewer,
         ProjectRole::Developer | ProjectRole::Admin => OrgRole::Developer,

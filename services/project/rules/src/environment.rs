@@ -4,52 +4,46 @@
 //! |---|---|
 //! | operations that each state allows, and the state that follows | `state_machine` |
 //! | changes of an environment when a task is enqueued or finished | `lifecycle` |
+//! | further conditions of a task | `admission` |
 //! | updates of fields by a person | `edit` |
 //! | protection of PRODUCTION | `production` |
-//! | locks on several environments | `locking` |
-//! | steps of an operation, across tables | `commands` |
+//! | reports of runners | `report` |
 
-pub(crate) mod commands;
-pub(crate) mod edit;
-pub(crate) mod lifecycle;
-pub(crate) mod locking;
-pub(crate) mod production;
-pub(crate) mod rpc;
-pub(crate) mod state_machine;
-pub(crate) mod store;
+pub mod admission;
+pub mod edit;
+pub mod lifecycle;
+pub mod production;
+pub mod report;
+pub mod state_machine;
 mod task_event;
-pub(crate) mod wire;
+pub mod wire;
 
 use api::{error::Reason, project as pb};
 use chassis::{Changed, Code, EventTarget, OrgId, ProjectGrant, ProjectId, Refusal};
 use time::OffsetDateTime;
 
 use crate::{
-    project::{Project, ProjectRef},
-    server::{Resources, ServerId},
-    task::TaskId,
+    resources::Resources,
+    task::{Task, TaskOrigin, TaskSpec, TaskTarget},
+    types::{EnvironmentId, ProjectRef, ServerId, TaskId},
 };
 
-chassis::id!(
-    /// Identifies an environment.
-    EnvironmentId,
-    "environment"
-);
-
 /// Purpose of an environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
     Development,
     Staging,
     /// At most one in a project.
     Production,
 }
 
-/// State of an environment (2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum State {
+chassis::text_column!(Kind {
+    Development = "development", Staging = "staging", Production = "production",
+});
+
+/// State of an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
     /// Created, and never deployed.
     Pending,
     /// A deploy, rollback or promote task is active.
@@ -70,10 +64,15 @@ pub(crate) enum State {
     Deleted,
 }
 
+chassis::text_column!(State {
+    Pending = "pending", Deploying = "deploying", Running = "running", Stopped = "stopped",
+    Paused = "paused", Cloning = "cloning", Error = "error", Destroying = "destroying",
+    Deleted = "deleted",
+});
+
 /// Origin of a pause. Only its origin can end it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum PauseReason {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseReason {
     /// A person.
     User,
     /// The platform, because a quota is exceeded.
@@ -82,63 +81,85 @@ pub(crate) enum PauseReason {
     Billing,
 }
 
+chassis::text_column!(PauseReason { User = "user", Quota = "quota", Billing = "billing" });
+
 /// An environment.
 #[derive(Clone, Debug)]
-pub(crate) struct Environment {
-    pub(crate) id: EnvironmentId,
-    pub(crate) org_id: OrgId,
-    pub(crate) project_id: ProjectId,
-    pub(crate) name: String,
-    pub(crate) kind: Kind,
-    pub(crate) state: State,
+pub struct Environment {
+    pub id: EnvironmentId,
+    pub org_id: OrgId,
+    pub project_id: ProjectId,
+    pub name: String,
+    pub kind: Kind,
+    pub state: State,
     /// State that is restored if the active task is cancelled.
-    pub(crate) stable_state: State,
+    pub stable_state: State,
     /// Set exactly if the state is PAUSED.
-    pub(crate) pause_reason: Option<PauseReason>,
+    pub pause_reason: Option<PauseReason>,
     /// True if the program is resumed when the platform lifts its suspension.
-    pub(crate) resumes: bool,
-    pub(crate) branch: String,
+    pub resumes: bool,
+    pub branch: String,
     /// Deployed commit; empty before the first deployment.
-    pub(crate) commit: String,
+    pub commit: String,
     /// URL of the program; empty while it does not run.
-    pub(crate) url: String,
-    pub(crate) last_error: String,
+    pub url: String,
+    pub last_error: String,
     /// Deploys pushes to the branch.
-    pub(crate) auto_deploy: bool,
+    pub auto_deploy: bool,
     /// `None`: the first shared server that takes a task of this environment.
-    pub(crate) server_id: Option<ServerId>,
-    pub(crate) cpu_millis: i32,
-    pub(crate) memory_mb: i32,
-    pub(crate) disk_gb: i32,
+    pub server_id: Option<ServerId>,
+    pub cpu_millis: i32,
+    pub memory_mb: i32,
+    pub disk_gb: i32,
     /// Task that deployed the current release.
-    pub(crate) deployment_id: Option<TaskId>,
+    pub deployment_id: Option<TaskId>,
     /// Number of changes, from 1 on; its text is the etag.
-    pub(crate) version: i64,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) updated_at: OffsetDateTime,
+    pub version: i64,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
 }
 
 /// Fields of an environment to be created.
 #[derive(Clone)]
-pub(crate) struct Draft {
+pub struct Draft {
     /// Empty: generated from the project's slug and the kind.
-    pub(crate) name: String,
-    pub(crate) kind: Kind,
-    /// `None`: the default branch of the project.
-    pub(crate) branch: Option<String>,
+    pub name: String,
+    pub kind: Kind,
+    /// Empty: the default branch of the project.
+    pub branch: String,
     /// `None`: the default server of the project.
-    pub(crate) server_id: Option<ServerId>,
-    pub(crate) auto_deploy: bool,
-    pub(crate) resources: Resources,
+    pub server_id: Option<ServerId>,
+    pub auto_deploy: bool,
+    pub resources: Resources,
+}
+
+/// Clone of an environment.
+pub struct CloneSpec {
+    pub source_id: EnvironmentId,
+    pub target: CloneTarget,
+}
+
+/// Target of a clone.
+pub enum CloneTarget {
+    /// A new environment; an empty name is generated.
+    New { name: String, kind: Kind },
+    /// An existing environment, which is overwritten. `confirm_name` must be its exact name.
+    Existing { id: EnvironmentId, confirm_name: String },
+}
+
+/// Promotion of a commit from STAGING to PRODUCTION.
+pub struct Promotion {
+    pub source_id: EnvironmentId,
+    /// `None`: the production environment of the project.
+    pub target_id: Option<EnvironmentId>,
 }
 
 /// Resources of an environment whose request sets none.
-pub(crate) const DEFAULT_RESOURCES: Resources =
-    Resources { cpu_millis: 500, memory_mb: 512, disk_gb: 5 };
+pub const DEFAULT_RESOURCES: Resources = Resources { cpu_millis: 500, memory_mb: 512, disk_gb: 5 };
 
 /// Refusals to create an environment or to operate on it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error("the project already has an environment with this name; choose another name")]
     NameTaken,
     #[error("the project already has a production environment; a project has at most one")]
@@ -201,7 +222,7 @@ impl Refusal for Refused {
 
 impl Kind {
     /// Lower-case name, for generated names and the variable `ENVIRONMENT`.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Development => "development",
             Self::Staging => "staging",
@@ -212,7 +233,7 @@ impl Kind {
 
 impl State {
     /// Name of the state in messages, as in the contract.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
             Self::Deploying => "DEPLOYING",
@@ -228,7 +249,7 @@ impl State {
 }
 
 /// Generates the name `<project-slug>-<kind>-<n>` with the lowest free number.
-pub(crate) fn generate_name(slug: &str, kind: Kind, taken: &[String]) -> String {
+pub fn generate_name(slug: &str, kind: Kind, taken: &[String]) -> String {
     let mut names = (1..).map(|number| format!("{slug}-{}-{number}", kind.as_str()));
     names.find(|it| !taken.contains(it)).expect("there are more numbers than taken names")
 }
@@ -236,7 +257,7 @@ pub(crate) fn generate_name(slug: &str, kind: Kind, taken: &[String]) -> String 
 impl Environment {
     /// Refuses one more environment than the plan allows (PL-1, PL-2). `count`: environments of the whole
     /// organization; `limit`: `None` means unlimited.
-    pub(crate) fn require_plan_capacity(count: i64, limit: Option<i64>) -> Result<(), Refused> {
+    pub fn require_plan_capacity(count: i64, limit: Option<i64>) -> Result<(), Refused> {
         match limit {
             Some(limit) if count >= limit => Err(Refused::Limit(limit)),
             _ => Ok(()),
@@ -244,9 +265,8 @@ impl Environment {
     }
 
     /// Creates an environment in state PENDING.
-    pub(crate) fn create(
+    pub fn create(
         grant: &ProjectGrant,
-        project: &Project,
         draft: Draft,
         name: String,
         now: OffsetDateTime,
@@ -261,7 +281,7 @@ impl Environment {
             stable_state: State::Pending,
             pause_reason: None,
             resumes: false,
-            branch: draft.branch.unwrap_or_else(|| project.default_branch.clone()),
+            branch: draft.branch,
             commit: String::new(),
             url: String::new(),
             last_error: String::new(),
@@ -280,20 +300,31 @@ impl Environment {
         Changed::new(environment, &event, target)
     }
 
-    pub(crate) fn project_ref(&self) -> ProjectRef {
+    pub fn project_ref(&self) -> ProjectRef {
         ProjectRef { org_id: self.org_id, project_id: self.project_id }
     }
 
+    /// Creates a task of this environment.
+    pub fn new_task(&self, spec: TaskSpec, origin: TaskOrigin, now: OffsetDateTime) -> Task {
+        let target = TaskTarget {
+            project: self.project_ref(),
+            environment_id: self.id,
+            server_id: self.server_id,
+            branch: self.branch.clone(),
+        };
+        Task::new(target, spec, origin, now)
+    }
+
     /// Resources that are allocated on its server.
-    pub(crate) fn resources(&self) -> Resources {
+    pub fn resources(&self) -> Resources {
         Resources { cpu_millis: self.cpu_millis, memory_mb: self.memory_mb, disk_gb: self.disk_gb }
     }
 
-    pub(crate) fn etag(&self) -> String {
+    pub fn etag(&self) -> String {
         self.version.to_string()
     }
 
-    pub(crate) fn event_target(&self) -> EventTarget {
+    pub fn event_target(&self) -> EventTarget {
         EventTarget::object("environment", self.id, &self.name)
             .in_org(self.org_id)
             .in_project(self.project_id)
@@ -305,7 +336,7 @@ impl Environment {
 mod tests {
     use super::*;
 
-    /// 2.7: a generated name that is taken gets the next number.
+    /// A generated name that is taken gets the next number.
     #[test]
     fn a_generated_name_is_free() {
         let taken = ["shop-staging-1".to_owned(), "shop-staging-3".to_owned()];

@@ -8,7 +8,7 @@ const CUT: &str = " \u{2026} [cut]";
 const MASK: &str = "***";
 
 /// Sanitizes a single line. If it is longer than `bytes_max`, its end is cut off.
-pub(crate) fn sanitize_line(text: &str, bytes_max: usize) -> String {
+pub fn sanitize_line(text: &str, bytes_max: usize) -> String {
     let mut text = mask_credentials(&clean(text, &['\t']));
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(CUT.len())));
@@ -19,7 +19,7 @@ pub(crate) fn sanitize_line(text: &str, bytes_max: usize) -> String {
 
 /// Sanitizes text of several lines. If it is longer than `bytes_max`, its middle is cut out: the beginning
 /// of an error names the command, the end names the cause.
-pub(crate) fn sanitize_block(text: &str, bytes_max: usize) -> String {
+pub fn sanitize_block(text: &str, bytes_max: usize) -> String {
     let text = mask_credentials(&clean(text, &['\t', '\n']));
     if text.len() <= bytes_max {
         return text;
@@ -44,7 +44,7 @@ fn clean(text: &str, allowed: &[char]) -> String {
 
 /// Masks the credentials of URLs in a text: `https://***@host/path`. A user name without a password is kept
 /// in URLs other than http and https, as in `ssh://git@host`.
-pub(crate) fn mask_credentials(text: &str) -> String {
+pub fn mask_credentials(text: &str) -> String {
     let mut parts = text.split("://");
     let mut masked = parts.next().unwrap_or_default().to_owned();
     for part in parts {

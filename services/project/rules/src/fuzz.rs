@@ -1,6 +1,6 @@
 //! Fuzz target: bodies and signatures of push webhooks.
 
-#[path = "../../../tests/fuzz/input.rs"]
+#[path = "../../../../tests/fuzz/input.rs"]
 #[expect(dead_code, reason = "each fuzz target uses only a part of the module")]
 mod input;
 

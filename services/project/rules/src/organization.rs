@@ -1,9 +1,6 @@
 //! Status of organizations, as identity's events report it. Identity owns organizations; this service needs
 //! their status for tasks that no person starts.
 
-pub(crate) mod client;
-pub(crate) mod store;
-
 use api::error::Reason;
 use chassis::Refusal;
 
@@ -11,7 +8,7 @@ use crate::task::Kind;
 
 /// Status of an organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
+pub enum Status {
     Active,
     /// The subscription is blocked: identity refuses every change (PL-4).
     Blocked,
@@ -21,7 +18,7 @@ pub(crate) enum Status {
 
 /// The status of the organization forbids tasks that no person starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error("the organization's subscription is blocked; nothing is deployed")]
     Blocked,
     #[error("the organization is deleted; nothing is deployed")]
@@ -39,7 +36,7 @@ impl Refusal for Refused {
 
 impl Status {
     /// Status from the columns of the table.
-    pub(crate) fn from_flags(deleted: bool, blocked: bool) -> Self {
+    pub fn from_flags(deleted: bool, blocked: bool) -> Self {
         match (deleted, blocked) {
             (true, _) => Self::Deleted,
             (false, true) => Self::Blocked,
@@ -49,7 +46,7 @@ impl Status {
 
     /// Refuses work that no person starts. For work that a person starts, identity checks the status together
     /// with the person's permission.
-    pub(crate) fn require_active(self) -> Result<(), Refused> {
+    pub fn require_active(self) -> Result<(), Refused> {
         match self {
             Self::Active => Ok(()),
             Self::Blocked => Err(Refused::Blocked),
@@ -58,7 +55,7 @@ impl Status {
     }
 
     /// Refuses a task that no person starts. A task that only stops programs is always allowed.
-    pub(crate) fn allow_task(self, kind: Kind) -> Result<(), Refused> {
+    pub fn require_task_allowed(self, kind: Kind) -> Result<(), Refused> {
         if kind.is_shutdown() { Ok(()) } else { self.require_active() }
     }
 }
@@ -72,12 +69,12 @@ mod tests {
     fn a_blocked_or_deleted_organization_allows_only_tasks_that_stop_programs() {
         for status in [Status::from_flags(true, true), Status::from_flags(false, true)] {
             for kind in [Kind::Stop, Kind::Pause, Kind::Destroy] {
-                assert_eq!(status.allow_task(kind), Ok(()));
+                assert_eq!(status.require_task_allowed(kind), Ok(()));
             }
             for kind in [Kind::Deploy, Kind::Start, Kind::Resume, Kind::Provision, Kind::Clone] {
-                assert!(status.allow_task(kind).is_err(), "{kind:?} {status:?}");
+                assert!(status.require_task_allowed(kind).is_err(), "{kind:?} {status:?}");
             }
         }
-        assert_eq!(Status::from_flags(false, false).allow_task(Kind::Deploy), Ok(()));
+        assert_eq!(Status::from_flags(false, false).require_task_allowed(Kind::Deploy), Ok(()));
     }
 }

@@ -1,104 +1,84 @@
 //! Projects: the blueprint of an application. Programs run in its environments.
 
-mod client;
-mod commands;
-pub(crate) mod deletion;
-pub(crate) mod edit;
-mod listing;
-mod overview;
-pub(crate) mod reservation;
-pub(crate) mod rpc;
-pub(crate) mod store;
-pub(crate) mod wire;
+pub mod deletion;
+pub mod edit;
+pub mod overview;
+pub mod registration;
+mod wire;
 
 use api::{error::Reason, project as pb};
-use chassis::{Changed, Code, EventTarget, Grant, OrgId, ProjectGrant, ProjectId, Refusal, UserId};
+use chassis::{Changed, Code, EventTarget, Grant, OrgId, ProjectId, Refusal, UserId};
 use time::OffsetDateTime;
 
-use crate::server::ServerId;
-
-/// A project and its organization. Statements on the rows of a project are bound to both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProjectRef {
-    pub(crate) org_id: OrgId,
-    pub(crate) project_id: ProjectId,
-}
-
-impl From<&ProjectGrant> for ProjectRef {
-    fn from(grant: &ProjectGrant) -> Self {
-        Self { org_id: grant.org_id(), project_id: grant.project_id() }
-    }
-}
-
-impl ProjectRef {
-    /// Target of an event about the project itself.
-    pub(crate) fn event_target(self, name: &str) -> EventTarget {
-        EventTarget::object("project", self.project_id, name)
-            .in_org(self.org_id)
-            .in_project(self.project_id)
-    }
-}
+use crate::{
+    environment::production::DeployRole,
+    types::{ProjectRef, ServerId},
+};
 
 /// State of a project.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
     Active,
     /// Its environments are being destroyed; the row is deleted with the last one.
     Deleting,
 }
 
-/// Least project role that may deploy to PRODUCTION (PE-45).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum DeployRole {
-    Developer,
-    Admin,
-}
+chassis::text_column!(State { Active = "active", Deleting = "deleting" });
 
 /// Supported Odoo versions (PE-4).
-pub(crate) const ODOO_VERSIONS: [&str; 6] = ["14.0", "15.0", "16.0", "17.0", "18.0", "19.0"];
+pub const ODOO_VERSIONS: [&str; 6] = ["14.0", "15.0", "16.0", "17.0", "18.0", "19.0"];
 
 /// A project.
 #[derive(Clone, Debug)]
-pub(crate) struct Project {
-    pub(crate) id: ProjectId,
-    pub(crate) org_id: OrgId,
-    pub(crate) name: String,
-    pub(crate) slug: String,
-    pub(crate) description: String,
-    pub(crate) repository_url: String,
-    pub(crate) default_branch: String,
+pub struct Project {
+    pub id: ProjectId,
+    pub org_id: OrgId,
+    pub name: String,
+    pub slug: String,
+    pub description: String,
+    pub repository_url: String,
+    pub default_branch: String,
     /// Empty if the program is not Odoo.
-    pub(crate) odoo_version: String,
+    pub odoo_version: String,
     /// Default server of new environments; `None`: a shared server.
-    pub(crate) server_id: Option<ServerId>,
-    pub(crate) production_deploy_min_role: DeployRole,
-    pub(crate) state: State,
-    pub(crate) environment_count: i64,
+    pub server_id: Option<ServerId>,
+    pub production_deploy_min_role: DeployRole,
+    pub state: State,
+    pub environment_count: i64,
     /// Number of changes, from 1 on; its text is the etag.
-    pub(crate) version: i64,
-    pub(crate) creator_id: UserId,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) updated_at: OffsetDateTime,
+    pub version: i64,
+    pub creator_id: UserId,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
 }
 
 /// Fields of a project to be created.
-pub(crate) struct Draft {
-    pub(crate) name: String,
+#[derive(Clone)]
+pub struct Draft {
+    pub name: String,
     /// `None`: derived from the name.
-    pub(crate) slug: Option<String>,
-    pub(crate) description: String,
-    pub(crate) repository_url: String,
-    pub(crate) default_branch: String,
-    pub(crate) odoo_version: String,
-    pub(crate) server_id: Option<ServerId>,
-    pub(crate) production_deploy_min_role: DeployRole,
+    pub slug: Option<String>,
+    pub description: String,
+    pub repository_url: String,
+    pub default_branch: String,
+    pub odoo_version: String,
+    pub server_id: Option<ServerId>,
+    pub production_deploy_min_role: DeployRole,
+}
+
+/// Order of projects in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SortOrder {
+    /// Oldest first.
+    CreateTime,
+    Name,
+    /// Last updated first.
+    UpdateTime,
 }
 
 /// Refusals to create, change or delete a project.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error("the organization already has a project with the slug {0}; choose another slug")]
     SlugTaken(String),
     #[error("the project was changed by another call; read it again and repeat the change")]
@@ -145,7 +125,7 @@ impl Refusal for Refused {
 
 impl Project {
     /// Creates a project in the organization of the grant (PE-1).
-    pub(crate) fn create(
+    pub fn create(
         grant: &Grant,
         id: ProjectId,
         slug: String,
@@ -175,15 +155,15 @@ impl Project {
         Changed::new(project, &event, target)
     }
 
-    pub(crate) fn project_ref(&self) -> ProjectRef {
+    pub fn project_ref(&self) -> ProjectRef {
         ProjectRef { org_id: self.org_id, project_id: self.id }
     }
 
-    pub(crate) fn etag(&self) -> String {
+    pub fn etag(&self) -> String {
         self.version.to_string()
     }
 
-    pub(crate) fn event_target(&self) -> EventTarget {
+    pub fn event_target(&self) -> EventTarget {
         self.project_ref().event_target(&self.name)
     }
 }
@@ -195,7 +175,7 @@ const DERIVED_SLUG_BYTES_MAX: usize = 44;
 const SLUG_BYTES_MIN: usize = 3;
 
 /// Derives a slug from a name (PE-3).
-pub(crate) fn slug_from_name(name: &str) -> String {
+pub fn slug_from_name(name: &str) -> String {
     let lower = name.to_lowercase();
     let words = lower.split(|it: char| !it.is_ascii_alphanumeric()).filter(|it| !it.is_empty());
     let mut slug = words.collect::<Vec<_>>().join("-");
@@ -207,7 +187,7 @@ pub(crate) fn slug_from_name(name: &str) -> String {
 }
 
 /// Returns the slug, with the lowest free number appended if it is taken.
-pub(crate) fn unused_slug(slug: &str, taken: &[String]) -> String {
+pub fn unused_slug(slug: &str, taken: &[String]) -> String {
     let is_free = |it: &String| !taken.iter().any(|taken| taken.eq_ignore_ascii_case(it));
     let numbered = (2..).map(|number| format!("{slug}-{number}"));
     std::iter::once(slug.to_owned())

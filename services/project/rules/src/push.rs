@@ -1,11 +1,6 @@
 //! Push webhooks: a signed delivery of a git server deploys the environments with `auto_deploy` on the
 //! branch (PE-46).
 
-pub(crate) mod commands;
-pub(crate) mod hook;
-pub(crate) mod secret;
-pub(crate) mod store;
-
 use api::project::PushFormat;
 use chassis::{ProjectId, key};
 use serde::Deserialize;
@@ -17,25 +12,25 @@ const BRANCH_BYTES_MAX: usize = 255;
 const PUSHER_CHARS_MAX: usize = 100;
 
 /// Delivery of a webhook.
-pub(crate) struct Delivery<'a> {
-    pub(crate) project_id: ProjectId,
-    pub(crate) format: PushFormat,
-    pub(crate) signature: &'a str,
-    pub(crate) body: &'a [u8],
+pub struct Delivery<'a> {
+    pub project_id: ProjectId,
+    pub format: PushFormat,
+    pub signature: &'a str,
+    pub body: &'a [u8],
 }
 
 /// A push to a branch.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Push {
-    pub(crate) branch: String,
-    pub(crate) commit: String,
+pub struct Push {
+    pub branch: String,
+    pub commit: String,
     /// Name of the person who pushed, as the git server reports it; empty if it does not.
-    pub(crate) pusher: String,
+    pub pusher: String,
 }
 
 /// Reason for which a delivery is ignored.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ignored(pub(crate) &'static str);
+pub struct Ignored(pub &'static str);
 
 /// Fields of a delivery that GitHub, GitLab and Gitea have in common.
 #[derive(Deserialize)]
@@ -58,7 +53,7 @@ struct Pusher {
 
 /// True if the signature of a delivery is valid: an HMAC-SHA-256 of the body (GitHub, Gitea), or the secret
 /// itself (GitLab).
-pub(crate) fn is_signed(format: PushFormat, secret: &str, signature: &str, body: &[u8]) -> bool {
+pub fn is_signed(format: PushFormat, secret: &str, signature: &str, body: &[u8]) -> bool {
     match format {
         PushFormat::Gitlab => key::equal(secret.as_bytes(), signature.as_bytes()),
         PushFormat::Github | PushFormat::Gitea => {
@@ -72,7 +67,7 @@ pub(crate) fn is_signed(format: PushFormat, secret: &str, signature: &str, body:
 }
 
 /// Parses the body of a delivery.
-pub(crate) fn parse(event: &str, body: &[u8]) -> Result<Push, Ignored> {
+pub fn parse(event: &str, body: &[u8]) -> Result<Push, Ignored> {
     if !["push", "push hook"].contains(&event.to_lowercase().as_str()) {
         return Err(Ignored("the event is not a push; only pushes deploy"));
     }

@@ -8,8 +8,9 @@ const CREDENTIAL: &str = "must not contain a user name, password, token, query o
 /// Returns the violation of a URL that a runner must not fetch, or `None` if it is allowed. A path on the
 /// runner's machine needs `allow_local`. This is an allow list, because git accepts much more and executes
 /// or reads some of it: `ext::` commands, `file:` paths, host names that begin like options.
-pub(crate) fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
-    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-._~/%+@:[]?#=&!$,;()'*".contains(it);
+pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
+    let is_path_char =
+        |it: char| it.is_ascii_alphanumeric() || "-._~/%+@:[]?#=&!$,;()'*".contains(it);
     if url.starts_with('/') {
         return if !allow_local {
             Some("must not be a local path, unless the server runs with --local-repositories true")
@@ -37,7 +38,7 @@ pub(crate) fn url_violation(url: &str, allow_local: bool) -> Option<&'static str
     }
     if !is_host(host) {
         Some("must have a valid host name or IPv6 address, with or without a port")
-    } else if path.is_empty() || !path.chars().all(is_plain) {
+    } else if path.is_empty() || !path.chars().all(is_path_char) {
         Some("must have a path of letters, digits, %-escapes and -._~/+@:")
     } else {
         None
@@ -76,8 +77,8 @@ fn is_identifier(text: &str) -> bool {
     text.starts_with(|it: char| it.is_ascii_alphanumeric()) && text.chars().all(is_inner)
 }
 
-/// Returns the violation of a text that is not the name of a branch, or `None` if it is one (2.1).
-pub(crate) fn branch_violation(branch: &str) -> Option<&'static str> {
+/// Returns the violation of a text that is not the name of a branch, or `None` if it is one.
+pub fn branch_violation(branch: &str) -> Option<&'static str> {
     let is_forbidden = |it: char| it.is_control() || it.is_whitespace() || "~^:?*[\\".contains(it);
     let other_refs = ["refs/", "pull/", "pull-requests/", "merge-requests/"];
     let is_other_ref = other_refs.iter().any(|it| branch.starts_with(it));

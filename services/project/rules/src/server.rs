@@ -1,81 +1,55 @@
 //! Servers: machines on which environments run. They are connected by organizations, or shared by the
 //! platform.
-//!
-//! | concept | file |
-//! |---|---|
-//! | capacity and allocation | here |
-//! | health, derived from the time of the last heartbeat | `health` |
-//! | API for people | `rpc` |
-//! | authentication of runners | `runner_auth` |
-//! | heartbeats of runners, with reports about environments | `heartbeat`, `report` |
 
-mod health;
-pub(crate) mod heartbeat;
-pub(crate) mod report;
-pub(crate) mod rpc;
-pub(crate) mod runner_auth;
-pub(crate) mod store;
-pub(crate) mod wire;
+pub mod health;
+pub mod wire;
 
 use api::{error::Reason, project as pb};
 use chassis::{Changed, Code, EventTarget, OrgId, Refusal};
 use time::OffsetDateTime;
 
-pub(crate) use health::Health;
-
-chassis::id!(
-    /// Identifies a server.
-    ServerId,
-    "server"
-);
-
-/// CPU, memory and disk: the capacity of a server, or the allocation of an environment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Resources {
-    /// CPU time, in thousandths of a core.
-    pub(crate) cpu_millis: i32,
-    pub(crate) memory_mb: i32,
-    pub(crate) disk_gb: i32,
-}
+use self::health::Health;
+use crate::{resources::Resources, types::ServerId};
 
 /// A server.
 #[derive(Clone, Debug)]
-pub(crate) struct Server {
-    pub(crate) id: ServerId,
+pub struct Server {
+    pub id: ServerId,
     /// `None`: shared by the platform.
-    pub(crate) org_id: Option<OrgId>,
-    pub(crate) name: String,
-    pub(crate) address: String,
+    pub org_id: Option<OrgId>,
+    pub name: String,
+    pub address: String,
     /// Capacity for environments; either all three values are set, or none: unlimited.
-    pub(crate) cpu_millis: Option<i32>,
-    pub(crate) memory_mb: Option<i32>,
-    pub(crate) disk_gb: Option<i32>,
+    pub cpu_millis: Option<i32>,
+    pub memory_mb: Option<i32>,
+    pub disk_gb: Option<i32>,
     /// SHA-256 of the secret of the agent token; `None` for a shared server.
-    pub(crate) token_hash: Option<Vec<u8>>,
+    pub token_hash: Option<Vec<u8>>,
     /// Health in the last event; [`Health::at`] is the current one.
-    pub(crate) health: Health,
-    pub(crate) isolation: String,
-    pub(crate) limits: String,
-    pub(crate) runner_version: String,
+    pub health: Health,
+    pub isolation: String,
+    pub limits: String,
+    pub runner_version: String,
     /// Host and port at which programs reach the databases of add-ons; empty if the server has none.
-    pub(crate) database_address: String,
-    pub(crate) last_seen_at: Option<OffsetDateTime>,
+    pub database_address: String,
+    pub last_seen_at: Option<OffsetDateTime>,
     /// Number of changes by people, from 1 on; its text is the etag.
-    pub(crate) version: i64,
-    pub(crate) created_at: OffsetDateTime,
+    pub version: i64,
+    pub created_at: OffsetDateTime,
 }
 
-/// A runner whose credential was checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AuthenticatedRunner {
-    pub(crate) server_id: ServerId,
-    /// True for the runner of a shared server.
-    pub(crate) shared: bool,
+/// Description of a server by its runner.
+pub struct Machine {
+    pub isolation: String,
+    pub limits: String,
+    pub runner_version: String,
+    pub database_address: String,
+    pub capacity: Option<Resources>,
 }
 
 /// Refusals to connect, change or remove a server, or to place an environment on it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error("the organization already has a server at this address")]
     Exists,
     #[error("the plan allows {0} servers; remove one or upgrade the plan")]
@@ -130,33 +104,33 @@ impl Refusal for Refused {
 }
 
 /// Fields of a server to be connected.
-pub(crate) struct Draft {
-    pub(crate) name: String,
-    pub(crate) address: String,
-    pub(crate) capacity: Option<Resources>,
+pub struct Draft {
+    pub name: String,
+    pub address: String,
+    pub capacity: Option<Resources>,
 }
 
 /// New values of fields; `None` leaves a field unchanged.
 #[derive(Default)]
-pub(crate) struct Patch {
-    pub(crate) name: Option<String>,
-    pub(crate) address: Option<String>,
-    #[expect(clippy::option_option, reason = "`Some(None)` sets unlimited capacity")]
-    pub(crate) capacity: Option<Option<Resources>>,
+pub struct Patch {
+    pub name: Option<String>,
+    pub address: Option<String>,
+    /// `Some(None)` sets unlimited capacity.
+    pub capacity: Option<Option<Resources>>,
 }
 
 /// Number of servers of an organization, and the limit of its plan.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ServerQuota {
-    pub(crate) count: i64,
+pub struct ServerQuota {
+    pub count: i64,
     /// `None`: unlimited.
-    pub(crate) limit: Option<i64>,
+    pub limit: Option<i64>,
 }
 
 impl Server {
     /// Connects a server, if the plan allows one more (PL-18). Its runner has not sent a heartbeat yet
     /// (PL-17).
-    pub(crate) fn connect(
+    pub fn connect(
         org_id: OrgId,
         id: ServerId,
         draft: Draft,
@@ -192,11 +166,7 @@ impl Server {
     }
 
     /// Applies a patch. `None`: every field already has its new value.
-    pub(crate) fn update(
-        mut self,
-        patch: Patch,
-        etag: &str,
-    ) -> Result<Option<Changed<Self>>, Refused> {
+    pub fn update(mut self, patch: Patch, etag: &str) -> Result<Option<Changed<Self>>, Refused> {
         if !etag.is_empty() && etag != self.etag() {
             return Err(Refused::Stale);
         }
@@ -215,7 +185,7 @@ impl Server {
     }
 
     /// Replaces the agent token. The old one is invalid at once.
-    pub(crate) fn rotate_token(mut self, token_hash: Vec<u8>) -> Changed<Self> {
+    pub fn rotate_token(mut self, token_hash: Vec<u8>) -> Changed<Self> {
         let before = Some((&self).into());
         self.token_hash = Some(token_hash);
         let event = pb::ServerTokenRotated { before, after: Some((&self).into()) };
@@ -223,8 +193,39 @@ impl Server {
         Changed::new(self, &event, target)
     }
 
+    /// Applies a heartbeat. The runner's capacity applies only to a connected server for which no person has
+    /// set one.
+    #[must_use]
+    pub fn apply_heartbeat(&self, machine: &Machine, now: OffsetDateTime) -> Self {
+        let mut server = Self {
+            last_seen_at: Some(now),
+            health: Health::Healthy,
+            isolation: machine.isolation.clone(),
+            limits: machine.limits.clone(),
+            runner_version: machine.runner_version.clone(),
+            database_address: machine.database_address.clone(),
+            ..self.clone()
+        };
+        if self.org_id.is_some() && self.capacity().is_none() && machine.capacity.is_some() {
+            server.set_capacity(machine.capacity);
+        }
+        server
+    }
+
+    /// Event of a changed health; `None` if it is the same. Also `None` for a shared server, whose operator
+    /// has metrics and logs.
+    pub fn health_changed(self, before: &Self) -> Option<Changed<Self>> {
+        if self.health == before.health || self.org_id.is_none() {
+            return None;
+        }
+        let before = Some(before.into());
+        let event = pb::ServerHealthChanged { before, after: Some((&self).into()) };
+        let target = self.event_target();
+        Some(Changed::new(self, &event, target))
+    }
+
     /// Removes the server, if it has no environments (PL-19).
-    pub(crate) fn remove(self, environments: i64) -> Result<Changed<Self>, Refused> {
+    pub fn remove(self, environments: i64) -> Result<Changed<Self>, Refused> {
         if environments > 0 {
             return Err(Refused::InUse(environments));
         }
@@ -234,7 +235,7 @@ impl Server {
     }
 
     /// Capacity for environments; `None`: unlimited.
-    pub(crate) fn capacity(&self) -> Option<Resources> {
+    pub fn capacity(&self) -> Option<Resources> {
         Some(Resources {
             cpu_millis: self.cpu_millis?,
             memory_mb: self.memory_mb?,
@@ -243,7 +244,7 @@ impl Server {
     }
 
     /// `None` sets unlimited capacity.
-    pub(crate) fn set_capacity(&mut self, capacity: Option<Resources>) {
+    pub fn set_capacity(&mut self, capacity: Option<Resources>) {
         self.cpu_millis = capacity.map(|it| it.cpu_millis);
         self.memory_mb = capacity.map(|it| it.memory_mb);
         self.disk_gb = capacity.map(|it| it.disk_gb);
@@ -251,7 +252,7 @@ impl Server {
 
     /// Refuses an environment for which the server has too little capacity left (PE-19). `allocated`:
     /// resources of the other environments on it.
-    pub(crate) fn require_capacity(
+    pub fn require_capacity(
         &self,
         requested: Resources,
         allocated: Allocated,
@@ -273,18 +274,15 @@ impl Server {
     }
 
     /// Refuses a server whose runner sends no heartbeats (PE-21, PL-20).
-    pub(crate) fn require_reachable(&self, now: OffsetDateTime) -> Result<(), Refused> {
-        match Health::at(self.last_seen_at, now) {
-            Health::Healthy | Health::Degraded => Ok(()),
-            Health::Disconnected | Health::Dead => Err(Refused::Unreachable(Some(self.id))),
-        }
+    pub fn require_reachable(&self, now: OffsetDateTime) -> Result<(), Refused> {
+        require_reachable(Some(self.id), self.last_seen_at, now)
     }
 
-    pub(crate) fn etag(&self) -> String {
+    pub fn etag(&self) -> String {
         self.version.to_string()
     }
 
-    pub(crate) fn event_target(&self) -> EventTarget {
+    pub fn event_target(&self) -> EventTarget {
         let target = EventTarget::object("server", self.id, &self.name);
         match self.org_id {
             Some(org_id) => target.in_org(org_id),
@@ -293,13 +291,26 @@ impl Server {
     }
 }
 
+/// Refuses a server whose runner sends no heartbeats (PE-21, PL-20). `None`: any shared server, with the last
+/// heartbeat of all of them.
+pub fn require_reachable(
+    id: Option<ServerId>,
+    last_seen_at: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Result<(), Refused> {
+    match Health::at(last_seen_at, now) {
+        Health::Healthy | Health::Degraded => Ok(()),
+        Health::Disconnected | Health::Dead => Err(Refused::Unreachable(id)),
+    }
+}
+
 /// Resources of environments on a server, summed up, and their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Allocated {
-    pub(crate) cpu_millis: i64,
-    pub(crate) memory_mb: i64,
-    pub(crate) disk_gb: i64,
-    pub(crate) environments: i64,
+pub struct Allocated {
+    pub cpu_millis: i64,
+    pub memory_mb: i64,
+    pub disk_gb: i64,
+    pub environments: i64,
 }
 
 #[cfg(test)]

@@ -1,44 +1,20 @@
 //! Tasks: units of work that a runner does for an environment. The state of a task only moves forward
 //! (PE-34).
-//!
-//! | concept | file |
-//! |---|---|
-//! | lease of a task by a runner | `lease` |
-//! | limits of the log | `log` |
-//! | API for people: get, list, cancel, retry, watch the log | `rpc`, `watch` |
-//! | API for runners: lease, report progress, finish, heartbeat | `runner` |
-//! | steps of an operation, across tables | `commands` |
 
-pub(crate) mod commands;
-pub(crate) mod lease;
+pub mod lease;
 mod log;
-pub(crate) mod rpc;
-pub(crate) mod runner;
-pub(crate) mod store;
-mod watch;
-pub(crate) mod wire;
+pub mod wire;
 
 use api::project as pb;
 use chassis::{Changed, OrgId, ProjectId, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{
-    environment::{Environment, EnvironmentId},
-    project::ProjectRef,
-    server::ServerId,
-};
-
-chassis::id!(
-    /// Identifies a task.
-    TaskId,
-    "task"
-);
+use crate::types::{EnvironmentId, ProjectRef, ServerId, TaskId};
 
 /// State of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
     Queued,
     /// A runner has leased it at least once.
     Running,
@@ -47,10 +23,14 @@ pub(crate) enum State {
     Cancelled,
 }
 
+chassis::text_column!(State {
+    Queued = "queued", Running = "running", Completed = "completed", Failed = "failed",
+    Cancelled = "cancelled",
+});
+
 /// Kind of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
     Deploy,
     Start,
     Stop,
@@ -67,91 +47,111 @@ pub(crate) enum Kind {
     Provision,
 }
 
+chassis::text_column!(Kind {
+    Deploy = "deploy", Start = "start", Stop = "stop", Restart = "restart", Pause = "pause",
+    Resume = "resume", Sync = "sync", Rollback = "rollback", Clone = "clone", Promote = "promote",
+    Destroy = "destroy", Provision = "provision",
+});
+
 /// Kind of initiator of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum Cause {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
     User,
     Push,
     System,
 }
 
+chassis::text_column!(Cause { User = "user", Push = "push", System = "system" });
+
 /// State of a program, as a runner observes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum Observed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
     Running,
     Stopped,
     Failed,
     Paused,
 }
 
+chassis::text_column!(Observed {
+    Running = "running", Stopped = "stopped", Failed = "failed", Paused = "paused",
+});
+
 /// A task.
 #[derive(Clone, Debug)]
-pub(crate) struct Task {
-    pub(crate) id: TaskId,
-    pub(crate) org_id: OrgId,
-    pub(crate) project_id: ProjectId,
-    pub(crate) environment_id: EnvironmentId,
-    pub(crate) kind: Kind,
-    pub(crate) state: State,
-    pub(crate) progress_percent: i32,
-    pub(crate) current_step: String,
-    pub(crate) steps_completed: i32,
-    pub(crate) total_steps: i32,
-    pub(crate) error_message: String,
+pub struct Task {
+    pub id: TaskId,
+    pub org_id: OrgId,
+    pub project_id: ProjectId,
+    pub environment_id: EnvironmentId,
+    pub kind: Kind,
+    pub state: State,
+    pub progress_percent: i32,
+    pub current_step: String,
+    pub steps_completed: i32,
+    pub total_steps: i32,
+    pub error_message: String,
     /// Nil UUID if no person started it.
-    pub(crate) triggered_by: UserId,
-    pub(crate) cause: Cause,
+    pub triggered_by: UserId,
+    pub cause: Cause,
     /// Server whose runner may lease it. `None`: any shared server.
-    pub(crate) server_id: Option<ServerId>,
-    pub(crate) branch: String,
+    pub server_id: Option<ServerId>,
+    pub branch: String,
     /// Commit to deploy. Empty: the newest one of the branch, until the runner reports it.
-    pub(crate) commit: String,
-    pub(crate) modules: Vec<String>,
+    pub commit: String,
+    pub modules: Vec<String>,
     /// Source of a clone or promotion.
-    pub(crate) source_environment_id: Option<EnvironmentId>,
+    pub source_environment_id: Option<EnvironmentId>,
     /// Deployment that a rollback restores.
-    pub(crate) deployment_id: Option<TaskId>,
-    pub(crate) retry_of: Option<TaskId>,
+    pub deployment_id: Option<TaskId>,
+    pub retry_of: Option<TaskId>,
     /// True if a rollback has replaced this deployment.
-    pub(crate) rolled_back: bool,
-    pub(crate) cancel_requested: bool,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) started_at: Option<OffsetDateTime>,
-    pub(crate) completed_at: Option<OffsetDateTime>,
-    pub(crate) lease_id: Option<Uuid>,
-    pub(crate) lease_ends_at: Option<OffsetDateTime>,
+    pub rolled_back: bool,
+    pub cancel_requested: bool,
+    pub created_at: OffsetDateTime,
+    pub started_at: Option<OffsetDateTime>,
+    pub completed_at: Option<OffsetDateTime>,
+    pub lease_id: Option<Uuid>,
+    pub lease_ends_at: Option<OffsetDateTime>,
     /// Number of leases.
-    pub(crate) attempts: i32,
-    pub(crate) commit_subject: String,
-    pub(crate) commit_author: String,
+    pub attempts: i32,
+    pub commit_subject: String,
+    pub commit_author: String,
     /// Size of the log, as it counts towards its limit.
-    pub(crate) log_bytes: i64,
+    pub log_bytes: i64,
 }
 
 /// Specification of a task to be enqueued.
 #[derive(Clone, Debug)]
-pub(crate) struct TaskSpec {
-    pub(crate) kind: Kind,
-    pub(crate) commit: String,
-    pub(crate) modules: Vec<String>,
-    pub(crate) source_environment_id: Option<EnvironmentId>,
-    pub(crate) deployment_id: Option<TaskId>,
-    pub(crate) retry_of: Option<TaskId>,
+pub struct TaskSpec {
+    pub kind: Kind,
+    pub commit: String,
+    pub modules: Vec<String>,
+    pub source_environment_id: Option<EnvironmentId>,
+    pub deployment_id: Option<TaskId>,
+    pub retry_of: Option<TaskId>,
+}
+
+/// Environment of a new task, as it is when the task is enqueued.
+#[derive(Clone, Debug)]
+pub struct TaskTarget {
+    pub project: ProjectRef,
+    pub environment_id: EnvironmentId,
+    /// `None`: the task is for any shared server.
+    pub server_id: Option<ServerId>,
+    pub branch: String,
 }
 
 /// Initiator of a task, as it is stored with the task.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TaskOrigin {
+pub struct TaskOrigin {
     /// Nil UUID if no person started it.
-    pub(crate) user_id: UserId,
-    pub(crate) cause: Cause,
+    pub user_id: UserId,
+    pub cause: Cause,
 }
 
 /// Outcome of a finished task.
 #[derive(Clone, Debug)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     Completed(TaskResult),
     Failed { error: String },
     Cancelled,
@@ -159,27 +159,27 @@ pub(crate) enum Outcome {
 
 /// Result of a completed task.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TaskResult {
-    pub(crate) commit: String,
+pub struct TaskResult {
+    pub commit: String,
     /// URL of the program; empty if it does not run.
-    pub(crate) url: String,
+    pub url: String,
     /// State of the program after a sync.
-    pub(crate) observed: Option<Observed>,
+    pub observed: Option<Observed>,
 }
 
 impl Kind {
     /// True if the task replaces the release of its environment.
-    pub(crate) fn is_deployment(self) -> bool {
+    pub fn is_deployment(self) -> bool {
         matches!(self, Self::Deploy | Self::Rollback | Self::Promote)
     }
 
     /// True if the task only ends programs: it is allowed in blocked and deleted organizations.
-    pub(crate) fn is_shutdown(self) -> bool {
+    pub fn is_shutdown(self) -> bool {
         matches!(self, Self::Stop | Self::Pause | Self::Destroy)
     }
 
     /// Permission that a retry needs in addition to the one of `RetryTask`: the one of the original method.
-    pub(crate) fn additional_retry_permission(self) -> Option<&'static str> {
+    pub fn additional_retry_permission(self) -> Option<&'static str> {
         match self {
             Self::Clone | Self::Promote => Some("project.environments.update"),
             Self::Destroy => Some("project.environments.delete"),
@@ -190,7 +190,7 @@ impl Kind {
 
 impl TaskSpec {
     /// A task with no options but its kind.
-    pub(crate) fn new(kind: Kind) -> Self {
+    pub fn new(kind: Kind) -> Self {
         Self {
             kind,
             commit: String::new(),
@@ -203,7 +203,7 @@ impl TaskSpec {
 
     /// A retry of a task, with the same configuration (PE-32). A retried deployment takes the newest commit
     /// of the branch; a retried promotion or rollback takes the same commit.
-    pub(crate) fn retry(task: &Task) -> Self {
+    pub fn retry(task: &Task) -> Self {
         let has_fixed_commit = matches!(task.kind, Kind::Promote | Kind::Rollback);
         Self {
             kind: task.kind,
@@ -218,17 +218,17 @@ impl TaskSpec {
 
 impl Task {
     /// Creates a task in state QUEUED.
-    pub(crate) fn new(
-        environment: &Environment,
+    pub fn new(
+        target: TaskTarget,
         spec: TaskSpec,
         origin: TaskOrigin,
         now: OffsetDateTime,
     ) -> Self {
         Self {
             id: TaskId::new(),
-            org_id: environment.org_id,
-            project_id: environment.project_id,
-            environment_id: environment.id,
+            org_id: target.project.org_id,
+            project_id: target.project.project_id,
+            environment_id: target.environment_id,
             kind: spec.kind,
             state: State::Queued,
             progress_percent: 0,
@@ -238,8 +238,8 @@ impl Task {
             error_message: String::new(),
             triggered_by: origin.user_id,
             cause: origin.cause,
-            server_id: environment.server_id,
-            branch: environment.branch.clone(),
+            server_id: target.server_id,
+            branch: target.branch,
             commit: spec.commit,
             modules: spec.modules,
             source_environment_id: spec.source_environment_id,
@@ -259,17 +259,17 @@ impl Task {
         }
     }
 
-    pub(crate) fn project_ref(&self) -> ProjectRef {
+    pub fn project_ref(&self) -> ProjectRef {
         ProjectRef { org_id: self.org_id, project_id: self.project_id }
     }
 
     /// Source environment of a clone; `None` for other tasks.
-    pub(crate) fn clone_source(&self) -> Option<EnvironmentId> {
+    pub fn clone_source(&self) -> Option<EnvironmentId> {
         self.source_environment_id.filter(|_| self.kind == Kind::Clone)
     }
 
     /// Cancels a queued task at once. For a running deployment, requests its runner to cancel it (PE-31).
-    pub(crate) fn cancel(mut self, now: OffsetDateTime) -> Result<Cancellation, NotCancellable> {
+    pub fn cancel(mut self, now: OffsetDateTime) -> Result<Cancellation, NotCancellable> {
         match self.state {
             State::Queued => {
                 self.finish(&Outcome::Cancelled, now);
@@ -292,14 +292,14 @@ impl Task {
     }
 
     /// Fails the task, whichever runner has leased it.
-    pub(crate) fn fail(mut self, error: &str, now: OffsetDateTime) -> (Self, Outcome) {
+    pub fn fail(mut self, error: &str, now: OffsetDateTime) -> (Self, Outcome) {
         let outcome = Outcome::Failed { error: error.to_owned() };
         self.finish(&outcome, now);
         (self, outcome)
     }
 
     /// Sets the final state, and ends the lease.
-    pub(crate) fn finish(&mut self, outcome: &Outcome, now: OffsetDateTime) {
+    pub fn finish(&mut self, outcome: &Outcome, now: OffsetDateTime) {
         self.completed_at = Some(now);
         self.lease_id = None;
         self.lease_ends_at = None;
@@ -320,7 +320,7 @@ impl Task {
         }
     }
 
-    pub(crate) fn event_target(&self) -> chassis::EventTarget {
+    pub fn event_target(&self) -> chassis::EventTarget {
         chassis::EventTarget::object("task", self.id, "")
             .in_org(self.org_id)
             .in_project(self.project_id)
@@ -329,7 +329,7 @@ impl Task {
 }
 
 /// Result of cancelling a task.
-pub(crate) enum Cancellation {
+pub enum Cancellation {
     /// The task was queued, and is now CANCELLED.
     Cancelled(Task),
     /// The task is running; its runner gets the request with its next report or heartbeat.
@@ -339,7 +339,7 @@ pub(crate) enum Cancellation {
 /// The task cannot be cancelled.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task cannot be cancelled: {0}")]
-pub(crate) struct NotCancellable(&'static str);
+pub struct NotCancellable(&'static str);
 
 impl chassis::Refusal for NotCancellable {
     fn reason(&self) -> api::error::Reason {
@@ -350,7 +350,7 @@ impl chassis::Refusal for NotCancellable {
 /// The task cannot be retried, because it has not failed (PE-32).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("only a FAILED task can be retried")]
-pub(crate) struct NotFailed;
+pub struct NotFailed;
 
 impl chassis::Refusal for NotFailed {
     fn reason(&self) -> api::error::Reason {

@@ -1,8 +1,6 @@
-//! Environment variables of programs. Secret values are sealed with a key of their organization; only the
-//! runner that starts the program receives them (P-05).
+//! Environment variables of programs. Secret values are stored sealed: encrypted with a key of their
+//! organization. Only the runner that starts the program receives them (P-05).
 
-pub(crate) mod commands;
-pub(crate) mod store;
 mod wire;
 
 use api::project as pb;
@@ -17,7 +15,7 @@ use crate::environment::Environment;
 /// Maximum number of variables of an environment.
 const VARIABLES_MAX: usize = 200;
 
-/// Names that the runner sets.
+/// Names of variables that the runner sets, and that requests cannot set.
 const RESERVED: [&str; 8] = [
     "PORT",
     "HOST",
@@ -31,21 +29,21 @@ const RESERVED: [&str; 8] = [
 
 /// A stored variable.
 #[derive(Clone, Debug)]
-pub(crate) struct Variable {
-    pub(crate) name: String,
+pub struct Variable {
+    pub name: String,
     /// Value of a variable that is not secret.
-    pub(crate) value: Option<String>,
+    pub value: Option<String>,
     /// Sealed value of a secret variable.
-    pub(crate) sealed: Option<Vec<u8>>,
-    pub(crate) updated_at: OffsetDateTime,
+    pub sealed: Option<Vec<u8>>,
+    pub updated_at: OffsetDateTime,
 }
 
-/// Seals and opens the values of secret variables, and the passwords of add-ons.
+/// Encrypts and decrypts the values of secret variables, and the passwords of add-ons.
 #[derive(Clone)]
-pub(crate) struct Vault(Key);
+pub struct Vault(Key);
 
 impl Vault {
-    pub(crate) fn new(key: &Key) -> Self {
+    pub fn new(key: &Key) -> Self {
         Self(key.clone())
     }
 
@@ -53,8 +51,9 @@ impl Vault {
         self.0.derive(&format!("variables of {org_id}"))
     }
 
-    /// Seals a value. It can be opened with the same organization and name only.
-    pub(crate) fn seal(&self, org_id: OrgId, name: &str, value: &str) -> Vec<u8> {
+    /// Encrypts a value. The organization and the name are authenticated with it, so that a sealed value
+    /// cannot be copied to another variable.
+    pub fn seal(&self, org_id: OrgId, name: &str, value: &str) -> Vec<u8> {
         key::seal(&self.org_key(org_id), name.as_bytes(), value.as_bytes())
     }
 
@@ -65,15 +64,15 @@ impl Vault {
         mac[..8].iter().map(|it| format!("{it:02x}")).collect()
     }
 
-    /// Opens a sealed value.
-    pub(crate) fn unseal(&self, org_id: OrgId, name: &str, sealed: &[u8]) -> Result<String> {
+    /// Decrypts a value.
+    pub fn unseal(&self, org_id: OrgId, name: &str, sealed: &[u8]) -> Result<String> {
         let opened = key::open(&self.org_key(org_id), name.as_bytes(), sealed);
         let opened = opened.and_then(|it| String::from_utf8(it).ok());
         Ok(opened.ok_or_else(|| anyhow::anyhow!("the sealed value of {name} cannot be opened"))?)
     }
 
-    /// Returns a variable with its value, for the program.
-    pub(crate) fn open(&self, org_id: OrgId, variable: Variable) -> Result<pb::Variable> {
+    /// Returns a variable with its value, decrypted if it is secret.
+    pub fn open(&self, org_id: OrgId, variable: Variable) -> Result<pb::Variable> {
         let Variable { name, value, sealed, .. } = variable;
         let value = match value {
             Some(value) => value,
@@ -84,35 +83,35 @@ impl Vault {
 }
 
 /// Requested change of the variables of an environment.
-pub(crate) struct Change {
-    pub(crate) set: Vec<NewVariable>,
+pub struct Change {
+    pub set: Vec<NewVariable>,
     /// Names.
-    pub(crate) remove: Vec<String>,
+    pub remove: Vec<String>,
 }
 
 /// Variable to be set.
-pub(crate) struct NewVariable {
-    pub(crate) name: String,
-    pub(crate) value: String,
-    pub(crate) secret: bool,
+pub struct NewVariable {
+    pub name: String,
+    pub value: String,
+    pub secret: bool,
 }
 
-/// Change of the stored variables of an environment.
-pub(crate) struct Patch {
-    pub(crate) set: Vec<Variable>,
+/// Change of variables whose secret values are encrypted.
+pub struct SealedChange {
+    pub set: Vec<Variable>,
     /// Names.
-    pub(crate) remove: Vec<String>,
+    pub remove: Vec<String>,
 }
 
-/// Checks a change and seals its secrets. Its events contain names and fingerprints, but no values (P-05).
+/// Checks a change and encrypts its secrets. Its events contain names and fingerprints, but no values (P-05).
 /// `existing`: names of the stored variables.
-pub(crate) fn apply(
+pub fn apply(
     environment: &Environment,
     change: &Change,
     existing: &[String],
     vault: &Vault,
     now: OffsetDateTime,
-) -> Result<Changed<Patch>> {
+) -> Result<Changed<SealedChange>> {
     require_valid(change, existing)?;
     let org_id = environment.org_id;
     let set = change.set.iter().map(|it| Variable {
@@ -121,7 +120,7 @@ pub(crate) fn apply(
         sealed: it.secret.then(|| vault.seal(org_id, &it.name, &it.value)),
         updated_at: now,
     });
-    let patch = Patch { set: set.collect(), remove: change.remove.clone() };
+    let sealed_change = SealedChange { set: set.collect(), remove: change.remove.clone() };
     let fingerprints = change.set.iter().map(|it| pb::VariableFingerprint {
         name: it.name.clone(),
         secret: it.secret,
@@ -130,7 +129,7 @@ pub(crate) fn apply(
     let fingerprints: Vec<_> = fingerprints.collect();
     let mut events = events(environment, &fingerprints, &change.remove);
     let first = events.next().unwrap_or_default();
-    Ok(Changed::new(patch, &first, environment.event_target()).followed_by(events))
+    Ok(Changed::new(sealed_change, &first, environment.event_target()).followed_by(events))
 }
 
 fn require_valid(change: &Change, existing: &[String]) -> Result<()> {
@@ -158,7 +157,7 @@ fn require_valid(change: &Change, existing: &[String]) -> Result<()> {
 /// Largest number of variables that an event lists as set, and as removed.
 const LISTED_MAX: usize = 100;
 
-/// Events of a change, as many as its lists need.
+/// Events of a change: more than one if a list is longer than [`LISTED_MAX`].
 fn events<'c>(
     environment: &Environment,
     set: &'c [pb::VariableFingerprint],

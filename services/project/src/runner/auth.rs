@@ -2,10 +2,11 @@
 //! shared server.
 
 use chassis::{Db, Error, Result, call::Context};
+use project_rules::runner::AuthenticatedRunner;
 
-use super::{AuthenticatedRunner, store};
+use crate::store;
 
-/// Returns the runner that makes a call. A shared server is known by the name of its runner.
+/// Returns the runner that makes a call. A shared server has the name of its runner.
 pub(crate) async fn authenticate(
     db: &Db,
     context: &Context,
@@ -13,7 +14,7 @@ pub(crate) async fn authenticate(
 ) -> Result<AuthenticatedRunner> {
     match by_agent_token(db, context).await? {
         Some(runner) => Ok(runner),
-        None => store::shared(db, runner_name).await?.ok_or(Error::NotFound("server")),
+        None => store::server::find_shared(db, runner_name).await?.ok_or(Error::NotFound("server")),
     }
 }
 
@@ -26,7 +27,7 @@ pub(crate) async fn authenticate_or_register(
 ) -> Result<AuthenticatedRunner> {
     match by_agent_token(db, context).await? {
         Some(runner) => Ok(runner),
-        None => store::get_or_create_shared(db, runner_name, address).await,
+        None => store::server::get_or_create_shared(db, runner_name, address).await,
     }
 }
 
@@ -36,7 +37,8 @@ async fn by_agent_token(db: &Db, context: &Context) -> Result<Option<Authenticat
         // Without an agent token, the method is open to services of the suite only.
         return if context.service.is_some() { Ok(None) } else { Err(Error::invalid_credential()) };
     };
-    let stored = store::token_hash(db, token.id).await?.ok_or_else(Error::invalid_credential)?;
+    let stored =
+        store::server::token_hash(db, token.id).await?.ok_or_else(Error::invalid_credential)?;
     if !token.matches(&stored.token_hash) {
         return Err(Error::invalid_credential());
     }

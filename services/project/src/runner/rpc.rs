@@ -4,20 +4,16 @@ use std::time::Duration;
 
 use api::project::{self as pb, runner_service_server::RunnerService};
 use chassis::{Call, Db, Reply, Tx, reply};
+use project_rules::{
+    runner::{Heartbeat, wire},
+    variable::Vault,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
-use super::wire;
-use crate::{
-    server::{
-        self,
-        heartbeat::{self, Heartbeat},
-        runner_auth,
-    },
-    task::{commands, store},
-    variable::Vault,
-};
+use super::{auth, commands, heartbeat};
+use crate::store;
 
 /// Implementation of `RunnerService`.
 pub(crate) struct Rpc {
@@ -43,9 +39,9 @@ impl RunnerService for Rpc {
         let call = Call::of(request)?;
         let wait = call.message.wait.and_then(|it| Duration::try_from(it).ok());
         let wait_until = Instant::now() + wait.unwrap_or_default().min(WAIT_MAX);
-        let mut runner = runner_auth::authenticate(&self.db, &call, &call.message.runner).await?;
+        let mut runner = auth::authenticate(&self.db, &call, &call.message.runner).await?;
         let mut own_tasks = self.db.subscribe(runner.server_id.0);
-        let mut shared_tasks = self.db.subscribe(store::SHARED_SERVERS_TOPIC);
+        let mut shared_tasks = self.db.subscribe(store::task::SHARED_SERVERS_TOPIC);
         loop {
             own_tasks.mark_read();
             shared_tasks.mark_read();
@@ -75,7 +71,7 @@ impl RunnerService for Rpc {
                 () = call.disconnected.cancelled() => return reply(response),
             }
             // The agent token may have been rotated while the call waited.
-            runner = runner_auth::authenticate(&self.db, &call, &call.message.runner).await?;
+            runner = auth::authenticate(&self.db, &call, &call.message.runner).await?;
         }
     }
 
@@ -85,7 +81,7 @@ impl RunnerService for Rpc {
     ) -> Reply<pb::ReportProgressResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let runner = runner_auth::authenticate(&self.db, &call, &message.runner).await?;
+        let runner = auth::authenticate(&self.db, &call, &message.runner).await?;
         let server_id = runner.server_id;
         let lease = wire::lease_ref(&message.task_id, &message.lease_id)?;
         let progress = wire::progress(message);
@@ -103,7 +99,7 @@ impl RunnerService for Rpc {
     ) -> Reply<pb::FinishTaskResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let runner = runner_auth::authenticate(&self.db, &call, &message.runner).await?;
+        let runner = auth::authenticate(&self.db, &call, &message.runner).await?;
         let lease = wire::lease_ref(&message.task_id, &message.lease_id)?;
         let report = wire::report(message);
         let finish = async |tx: &mut Tx| {
@@ -119,20 +115,13 @@ impl RunnerService for Rpc {
     ) -> Reply<pb::HeartbeatResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let address = server::wire::machine_text(&message.shared_address);
+        let address = wire::machine_text(&message.shared_address);
         let runner =
-            runner_auth::authenticate_or_register(&self.db, &call, &message.runner, &address)
-                .await?;
+            auth::authenticate_or_register(&self.db, &call, &message.runner, &address).await?;
         let heartbeat = Heartbeat::try_from(message)?;
         let record = async |tx: &mut Tx| {
             let result = heartbeat::record(tx, runner, &heartbeat).await?;
-            let ids = |ids: Vec<crate::task::TaskId>| ids.into_iter().map(Into::into).collect();
-            let unknown = result.unknown_environment_ids;
-            Ok(pb::HeartbeatResponse {
-                cancelled_task_ids: ids(result.cancelled_task_ids),
-                lost_task_ids: ids(result.lost_task_ids),
-                unknown_environment_ids: unknown.into_iter().map(Into::into).collect(),
-            })
+            Ok(pb::HeartbeatResponse::from(result))
         };
         reply(self.db.write(&call, record).await?)
     }

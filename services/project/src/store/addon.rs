@@ -1,22 +1,20 @@
 //! SQL statements about add-ons.
 
 use chassis::{Changed, Db, Error, OnConstraint, OrgId, ProjectGrant, Result, Tx};
-use sqlx::{query, query_as, query_scalar};
-
-use super::{Addon, AddonId, Instance, Refused, State};
-use crate::{
-    environment::{Environment, EnvironmentId},
-    project::ProjectRef,
+use project_rules::{
+    addon::{Addon, Config, Instance, Refused, State},
+    environment::Environment,
+    types::{AddonId, EnvironmentId, ProjectRef},
 };
+use sqlx::{query, query_as, query_scalar, types::Json};
 
 /// Selects rows of add-ons: the rest of the statement after `from addon`, and its arguments.
 macro_rules! addons {
     ($rest:literal $(, $argument:expr)* $(,)?) => {
         query_as!(
             Addon,
-            r#"select id, org_id, project_id, addon_key, config as "config: _", removing, creator_id,
-                created_at,
-                      version
+            r#"select id, org_id, project_id, addon_key, config as "config: ConfigColumn", removing,
+                      creator_id, created_at, version
                from addon "# + $rest
             $(, $argument)*
         )
@@ -33,7 +31,7 @@ pub(crate) async fn insert(tx: &mut Tx, attached: Changed<Addon>) -> Result<Addo
         addon.org_id as _,
         addon.project_id as _,
         addon.addon_key,
-        &addon.config as _,
+        Json(&addon.config) as _,
         addon.creator_id as _,
         addon.created_at,
     )
@@ -47,11 +45,11 @@ pub(crate) async fn insert(tx: &mut Tx, attached: Changed<Addon>) -> Result<Addo
 pub(crate) async fn update(tx: &mut Tx, changed: Changed<Addon>) -> Result<Addon> {
     let addon = changed.state();
     query!(
-        "update addon set config = $3, removing = $4,
-            version = version + 1 where org_id = $1 and id = $2",
+        "update addon set config = $3, removing = $4, version = version + 1
+         where org_id = $1 and id = $2",
         addon.org_id as _,
         addon.id as _,
-        &addon.config as _,
+        Json(&addon.config) as _,
         addon.removing,
     )
     .execute(tx.conn())
@@ -236,4 +234,15 @@ pub(crate) async fn database_address(db: &Db, environment: &Environment) -> Resu
         environment.server_id.map(|it| it.0)
     );
     Ok(address.fetch_optional(db.pool()).await?.unwrap_or_default())
+}
+
+/// Column `config`.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct ConfigColumn(Json<Config>);
+
+impl From<ConfigColumn> for Config {
+    fn from(column: ConfigColumn) -> Self {
+        column.0.0
+    }
 }

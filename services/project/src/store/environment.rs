@@ -1,15 +1,13 @@
 //! SQL statements about environments.
 
 use chassis::{Changed, Db, Error, OrgId, ProjectGrant, Result, Tx, page::Page};
-use sqlx::{PgConnection, query, query_as, query_scalar};
-use uuid::Uuid;
-
-use super::{Environment, EnvironmentId, Refused, State, production::ProductionFacts};
-use crate::{
-    project::ProjectRef,
-    server::ServerId,
-    task::{self, Task, TaskSpec},
+use project_rules::{
+    environment::{Environment, Refused, State},
+    task::Task,
+    types::{EnvironmentId, ProjectRef, ServerId},
 };
+use sqlx::{query, query_as, query_scalar};
+use uuid::Uuid;
 
 /// Selects rows of environments: the rest of the statement after `from environment`, and its arguments.
 macro_rules! environments {
@@ -17,10 +15,8 @@ macro_rules! environments {
         query_as!(
             Environment,
             "select id, org_id, project_id, name, kind, state, stable_state, pause_reason, resumes, branch,
-                commit,
-                    url, last_error, auto_deploy, server_id, cpu_millis, memory_mb, disk_gb, deployment_id,
-                    version,
-                    created_at, updated_at
+                    commit, url, last_error, auto_deploy, server_id, cpu_millis, memory_mb, disk_gb,
+                    deployment_id, version, created_at, updated_at
              from environment " + $rest
             $(, $argument)*
         )
@@ -42,8 +38,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Environment>) -> Result
     let environment = created.state();
     query!(
         "insert into environment (id, org_id, project_id, name, kind, state, stable_state, branch,
-            auto_deploy,
-             server_id, cpu_millis, memory_mb, disk_gb, created_at, updated_at)
+             auto_deploy, server_id, cpu_millis, memory_mb, disk_gb, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         environment.id as _,
         environment.org_id as _,
@@ -114,31 +109,6 @@ pub(crate) async fn lock_of_organization(tx: &mut Tx, org_id: OrgId) -> Result<V
     Ok(environments.fetch_all(tx.conn()).await?)
 }
 
-/// Returns the data that decides whether a task of an environment affects PRODUCTION.
-pub(crate) async fn production_facts(
-    conn: &mut PgConnection,
-    environment: &Environment,
-    spec: &TaskSpec,
-) -> Result<ProductionFacts> {
-    let source_id = spec.source_environment_id.filter(|_| spec.kind == task::Kind::Clone);
-    let facts = query_as!(
-        ProductionFacts,
-        r#"select exists (select from environment
-                          where org_id = $1 and id = $3::uuid and kind = 'production')
-                   as "copies_production!",
-                  exists (select from environment
-                          where org_id = $1 and id = $2 and configured_at > coalesce(
-                              (select max(started_at) from task
-                               where org_id = $1 and environment_id = $2 and state = 'completed'
-                                 and kind in ('deploy', 'start', 'restart', 'rollback', 'promote', 'clone')),
-                              '-infinity')) as "is_reconfigured!""#,
-        environment.org_id.0,
-        environment.id.0,
-        source_id.map(|it| it.0)
-    );
-    Ok(facts.fetch_one(conn).await?)
-}
-
 /// Loads an environment without a lock.
 pub(crate) async fn load(
     tx: &mut Tx,
@@ -201,7 +171,7 @@ pub(crate) async fn enqueue_task(
 ) -> Result<(Environment, Task)> {
     let (environment, task) = enqueued.state();
     update_row(tx, environment).await?;
-    task::store::insert(tx, task).await.map_err(|error| match error {
+    super::task::insert(tx, task).await.map_err(|error| match error {
         // Tasks of one environment are serialized by the lock on its row. Only two clones of the same
         // source into different environments can violate the unique index.
         Error::Database(error)
@@ -224,7 +194,7 @@ pub(crate) async fn finish_task(
     finished: Changed<(Environment, Task)>,
 ) -> Result<Task> {
     let (environment, task) = finished.state();
-    task::store::update(tx, task).await?;
+    super::task::update(tx, task).await?;
     if environment.state == State::Deleted {
         delete_rows(tx, environment).await?;
     } else {
@@ -358,6 +328,7 @@ pub(crate) async fn production_id(
 /// Counts the environments of an organization. Other calls of this function for the organization wait until
 /// the transaction ends.
 pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
+    // The second argument separates the advisory locks of environments (0), servers (1) and project ids (2).
     query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", org_id.to_string())
         .execute(tx.conn())
         .await?;

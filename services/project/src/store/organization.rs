@@ -1,9 +1,8 @@
 //! SQL statements about the status of organizations, and about everything that an organization has here.
 
 use chassis::{Db, OrgId, Result, Tx};
+use project_rules::organization::Status;
 use sqlx::{query, query_as, query_scalar};
-
-use super::Status;
 
 /// Stores the status of an organization at a revision, unless a newer revision is stored: events of an
 /// organization may arrive in another order. Returns true if it was stored.
@@ -70,7 +69,7 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("delete from addon where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from server where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    query!("delete from project_reservation where org_id = $1", org_id.0)
+    query!("delete from project_registration where org_id = $1", org_id.0)
         .execute(tx.conn())
         .await?;
     Ok(())

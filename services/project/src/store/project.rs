@@ -1,12 +1,12 @@
 //! SQL statements about projects.
 
-use chassis::{
-    Changed, Db, Error, OnConstraint, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page,
+use chassis::{Changed, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
+use project_rules::{
+    project::{Project, registration::RegistrationState},
+    types::ProjectRef,
 };
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
-
-use super::{Project, ProjectRef, Refused};
 
 /// Selects rows of projects: the rest of the statement after `from project`, and its arguments. `counted`
 /// includes the number of environments; `uncounted` sets it to 0.
@@ -26,9 +26,8 @@ macro_rules! projects {
         query_as!(
             Project,
             "select id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
-                server_id,
-                    production_deploy_min_role, state, version, creator_id, created_at, updated_at,
-                        " + $count + "
+                    server_id, production_deploy_min_role, state, version, creator_id, created_at,
+                    updated_at, " + $count + "
              from project " + $rest
             $(, $argument)*
         )
@@ -45,14 +44,17 @@ pub(crate) async fn exists(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
     Ok(found.fetch_one(tx.conn()).await?)
 }
 
-/// Stores a new project and its event.
-pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Project> {
+/// Stores a new project and its event. `None`: the slug is taken, or the registration of the project was
+/// abandoned.
+pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Option<Project>> {
     let project = created.state();
-    query!(
+    let inserted = query!(
         "insert into project (id, org_id, name, slug, description, repository_url, default_branch,
-            odoo_version,
-             server_id, production_deploy_min_role, creator_id, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+             odoo_version, server_id, production_deploy_min_role, creator_id, created_at, updated_at)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
+         where not exists (select from project_registration where org_id = $2 and project_id = $1
+                           and state = 'abandoned')
+         on conflict (org_id, lower(slug)) do nothing",
         project.id as _,
         project.org_id as _,
         project.name,
@@ -66,11 +68,33 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Pro
         project.creator_id as _,
         project.created_at,
         project.updated_at,
-    )
-    .execute(tx.conn())
-    .await
-    .on_constraint("project_slug", Refused::SlugTaken(project.slug.clone()))?;
-    Ok(tx.emit(created))
+    );
+    let is_inserted = inserted.execute(tx.conn()).await?.rows_affected() == 1;
+    Ok(is_inserted.then(|| tx.emit(created)))
+}
+
+/// True if a project of the organization has a slug, in any case.
+pub(crate) async fn has_slug(db: &Db, grant: &Grant, slug: &str) -> Result<bool> {
+    let found = query_scalar!(
+        r#"select exists (select from project where org_id = $1 and lower(slug) = lower($2)) as "found!""#,
+        grant.org_id().0,
+        slug
+    );
+    Ok(found.fetch_one(db.pool()).await?)
+}
+
+/// Returns the slugs of the organization's projects that begin with a text, in any case.
+pub(crate) async fn slugs_with_prefix(
+    tx: &mut Tx,
+    org_id: OrgId,
+    prefix: &str,
+) -> Result<Vec<String>> {
+    let slugs = query_scalar!(
+        "select slug from project where org_id = $1 and starts_with(lower(slug), lower($2))",
+        org_id.0,
+        prefix
+    );
+    Ok(slugs.fetch_all(tx.conn()).await?)
 }
 
 /// Stores the new state of a project and its event.
@@ -79,8 +103,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
     query!(
         "update project set name = $3, description = $4, repository_url = $5, default_branch = $6,
              odoo_version = $7, server_id = $8, production_deploy_min_role = $9, state = $10,
-             updated_at = $11,
-             version = version + 1
+             updated_at = $11, version = version + 1
          where org_id = $1 and id = $2",
         project.org_id as _,
         project.id as _,
@@ -101,7 +124,8 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
     Ok(project)
 }
 
-/// Deletes a project with its tasks and add-ons, and stores its event.
+/// Deletes a project with its tasks and add-ons, and stores its event. Its registration with identity is
+/// marked as deleted, so that a late event about it is ignored.
 pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Project>) -> Result<()> {
     let org_id = deleted.state().org_id.0;
     let id = deleted.state().id.0;
@@ -122,6 +146,8 @@ pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Project>) -> Result<()>
     query!("delete from project where org_id = $1 and id = $2", org_id, id)
         .execute(tx.conn())
         .await?;
+    let project = deleted.state().project_ref();
+    super::registration::set_state(tx, project, RegistrationState::Deleted).await?;
     tx.emit(deleted);
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! SQL statements about pushes.
 
 use chassis::{Changed, Db, Error, OrgId, ProjectId, Result, Tx};
+use project_rules::types::{EnvironmentId, ProjectRef};
 use sqlx::{query, query_scalar};
-
-use crate::{environment::EnvironmentId, project::ProjectRef};
 
 /// Sealed secret of a project's push webhook.
 pub(crate) struct SealedSecret {

@@ -1,83 +1,30 @@
-//! SQL statements about reservations of projects.
+//! SQL statements about registrations of projects with identity.
 
-use chassis::{OrgId, Result, Tx, UserId};
+use chassis::{Result, Tx};
+use project_rules::{project::registration::RegistrationState, types::ProjectRef};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
-use uuid::Uuid;
 use worker::retention;
 
-use super::Reservation;
-use crate::project::ProjectRef;
-
-/// Largest number of reservations that one transaction releases.
+/// Largest number of registrations that one transaction abandons.
 const EXPIRED_MAX: i64 = 100;
 
-/// Serializes the reservations of an organization until the transaction ends.
-pub(crate) async fn lock_organization(tx: &mut Tx, org_id: OrgId) -> Result<()> {
-    query!("select pg_advisory_xact_lock(hashtextextended($1, 2))", org_id.to_string())
+/// Locks the id of a project until the transaction ends: its creation and the end of its registration exclude
+/// each other.
+pub(crate) async fn lock_project_id(tx: &mut Tx, project: ProjectRef) -> Result<()> {
+    // The second argument separates the advisory locks of environments (0), servers (1) and project ids (2).
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 2))", project.project_id.to_string())
         .fetch_one(tx.conn())
         .await?;
     Ok(())
 }
 
-/// Locks the reservation of an earlier attempt of the same call.
-pub(crate) async fn lock_by_request(
-    tx: &mut Tx,
-    org_id: OrgId,
-    creator_id: UserId,
-    request_id: Uuid,
-) -> Result<Option<Reservation>> {
-    let reservation = query_as!(
-        Reservation,
-        "select org_id, project_id, creator_id, request_id, slug, confirmed, registered, created_at
-         from project_reservation where org_id = $1 and creator_id = $2 and request_id = $3 for update",
-        org_id.0,
-        creator_id.0,
-        request_id
-    );
-    Ok(reservation.fetch_optional(tx.conn()).await?)
-}
-
-/// Slugs of the organization's projects and pending reservations that begin with this one.
-pub(crate) async fn slugs_with_prefix(
-    tx: &mut Tx,
-    org_id: OrgId,
-    slug: &str,
-) -> Result<Vec<String>> {
-    let slugs = query_scalar!(
-        r#"select slug as "slug!" from project
-           where org_id = $1 and starts_with(lower(slug), lower($2))
-           union all
-           select slug from project_reservation
-           where org_id = $1 and starts_with(lower(slug), lower($2)) and not confirmed"#,
-        org_id.0,
-        slug
-    );
-    Ok(slugs.fetch_all(tx.conn()).await?)
-}
-
-/// Stores a new reservation.
-pub(crate) async fn insert(tx: &mut Tx, reservation: &Reservation) -> Result<()> {
-    query!(
-        "insert into project_reservation (org_id, project_id, creator_id, request_id, slug, created_at)
-         values ($1, $2, $3, $4, $5, $6)",
-        reservation.org_id.0,
-        reservation.project_id.0,
-        reservation.creator_id.0,
-        reservation.request_id,
-        reservation.slug,
-        reservation.created_at,
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Restarts the time after which a pending reservation expires.
-pub(crate) async fn renew(tx: &mut Tx, project: ProjectRef) -> Result<()> {
+/// Stores a pending registration, unless the project has one in any state.
+pub(crate) async fn insert_pending(tx: &mut Tx, project: ProjectRef) -> Result<()> {
     let now = tx.now;
     query!(
-        "update project_reservation set created_at = $3 where org_id = $1 and project_id = $2",
+        "insert into project_registration (org_id, project_id, state, updated_at)
+         values ($1, $2, 'pending', $3) on conflict do nothing",
         project.org_id.0,
         project.project_id.0,
         now
@@ -87,64 +34,72 @@ pub(crate) async fn renew(tx: &mut Tx, project: ProjectRef) -> Result<()> {
     Ok(())
 }
 
-/// Confirms a pending reservation. `false`: there is none.
-pub(crate) async fn confirm(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
-    let confirmed = query!(
-        "update project_reservation set confirmed = true
-         where org_id = $1 and project_id = $2 and not confirmed",
-        project.org_id.0,
-        project.project_id.0
-    );
-    Ok(confirmed.execute(tx.conn()).await?.rows_affected() == 1)
-}
-
-/// Notes that identity's event `ProjectRegistered` has arrived. `false`: there is no reservation.
-pub(crate) async fn mark_registered(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
-    let marked = query!(
-        "update project_reservation set registered = true where org_id = $1 and project_id = $2",
-        project.org_id.0,
-        project.project_id.0
-    );
-    Ok(marked.execute(tx.conn()).await?.rows_affected() == 1)
-}
-
-/// Deletes a pending reservation and returns it.
-pub(crate) async fn delete_pending(
+/// Stores the state of a registration. `false`: it already has this state.
+pub(crate) async fn set_state(
     tx: &mut Tx,
     project: ProjectRef,
-) -> Result<Option<Reservation>> {
-    let reservation = query_as!(
-        Reservation,
-        "delete from project_reservation where org_id = $1 and project_id = $2 and not confirmed
-         returning org_id, project_id, creator_id, request_id, slug, confirmed, registered, created_at",
+    state: RegistrationState,
+) -> Result<bool> {
+    let now = tx.now;
+    let stored = query!(
+        "insert into project_registration as old (org_id, project_id, state, updated_at)
+         values ($1, $2, $3, $4)
+         on conflict (project_id) do update set state = excluded.state, updated_at = excluded.updated_at
+         where old.state <> excluded.state",
+        project.org_id.0,
+        project.project_id.0,
+        state as _,
+        now
+    );
+    Ok(stored.execute(tx.conn()).await?.rows_affected() == 1)
+}
+
+/// True if the registration of a project was abandoned.
+pub(crate) async fn is_abandoned(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
+    let found = query_scalar!(
+        r#"select exists (select from project_registration
+                          where org_id = $1 and project_id = $2 and state = 'abandoned') as "found!""#,
         project.org_id.0,
         project.project_id.0
     );
-    Ok(reservation.fetch_optional(tx.conn()).await?)
+    Ok(found.fetch_one(tx.conn()).await?)
 }
 
-/// Locks pending reservations that were created before a time, oldest first, a limited number at once.
-pub(crate) async fn lock_expired(tx: &mut Tx, before: OffsetDateTime) -> Result<Vec<Reservation>> {
-    // Reservations of all organizations (no org_id).
+/// Deletes a pending registration, because the project exists.
+pub(crate) async fn delete_pending(tx: &mut Tx, project: ProjectRef) -> Result<()> {
+    query!(
+        "delete from project_registration
+         where org_id = $1 and project_id = $2 and state = 'pending'",
+        project.org_id.0,
+        project.project_id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Returns the projects of registrations that have been pending since before a time, oldest first, a limited
+/// number at once.
+pub(crate) async fn expired(tx: &mut Tx, before: OffsetDateTime) -> Result<Vec<ProjectRef>> {
+    // Registrations of all organizations (no org_id).
     let expired = query_as!(
-        Reservation,
-        "select org_id, project_id, creator_id, request_id, slug, confirmed, registered, created_at
-         from project_reservation where created_at < $1 and not confirmed
-         order by created_at limit $2 for update skip locked",
+        ProjectRef,
+        "select org_id, project_id from project_registration
+         where state = 'pending' and updated_at < $1 order by updated_at limit $2",
         before,
         EXPIRED_MAX
     );
     Ok(expired.fetch_all(tx.conn()).await?)
 }
 
-/// Deletes confirmed reservations that were created before a time, a limited number at once. Returns how
+/// Deletes ended registrations whose state was stored before a time, a limited number at once. Returns how
 /// many.
-pub(crate) async fn delete_confirmed(tx: &mut Tx, before: OffsetDateTime) -> Result<u64> {
-    // Reservations of all organizations (no org_id).
+pub(crate) async fn delete_ended(tx: &mut Tx, before: OffsetDateTime) -> Result<u64> {
+    // Registrations of all organizations (no org_id).
     let deleted = query!(
-        "delete from project_reservation where project_id in (
-             select project_id from project_reservation where created_at < $1 and confirmed
-             order by created_at limit $2)",
+        "delete from project_registration where project_id in (
+             select project_id from project_registration where updated_at < $1 and state <> 'pending'
+             order by updated_at limit $2)",
         before,
         retention::BATCH
     );

@@ -4,8 +4,10 @@ use chassis::{Db, Result, Tx};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{PlacedEnvironment, Report, StoredReport};
-use crate::{environment::EnvironmentId, server::ServerId, task::Observed};
+use project_rules::{
+    environment::report::{PlacedEnvironment, Report, StoredReport},
+    types::{EnvironmentId, ServerId},
+};
 
 /// Returns those of the environments that are on a server, by id.
 pub(crate) async fn placed_on(
@@ -27,7 +29,7 @@ pub(crate) async fn placed_on(
 /// Stores reports about environments of a server. Reports without an observed state are skipped.
 pub(crate) async fn upsert(tx: &mut Tx, server_id: ServerId, reports: &[&Report]) -> Result<()> {
     let reports: Vec<_> =
-        reports.iter().filter_map(|it| Some((*it, observed_str(it.observed?)))).collect();
+        reports.iter().filter_map(|it| Some((*it, it.observed?.column_text()))).collect();
     let ids: Vec<_> = reports.iter().map(|(it, _)| it.environment_id.0).collect();
     let observed: Vec<_> = reports.iter().map(|(_, observed)| (*observed).to_owned()).collect();
     let http_ok: Vec<_> = reports.iter().map(|(it, _)| it.http_ok).collect();
@@ -40,17 +42,16 @@ pub(crate) async fn upsert(tx: &mut Tx, server_id: ServerId, reports: &[&Report]
     let now = tx.now;
     query!(
         "insert into environment_report (environment_id, server_id, observed, http_ok, cpu_cores,
-            memory_bytes,
-             disk_bytes, process_count, release, detail, reported_at)
+             memory_bytes, disk_bytes, process_count, release, detail, reported_at)
          select id, $1, observed, http_ok, cpu, memory, disk, processes, release, detail, $2
          from unnest($3::uuid[], $4::text[], $5::bool[], $6::float8[], $7::bigint[], $8::bigint[], $9::int[],
                      $10::uuid[], $11::text[])
               as it (id, observed, http_ok, cpu, memory, disk, processes, release, detail)
          on conflict (environment_id) do update set server_id = excluded.server_id,
-         observed = excluded.observed,
-             http_ok = excluded.http_ok, cpu_cores = excluded.cpu_cores, memory_bytes = excluded.memory_bytes,
-             disk_bytes = excluded.disk_bytes, process_count = excluded.process_count,
-             release = excluded.release, detail = excluded.detail, reported_at = excluded.reported_at",
+             observed = excluded.observed, http_ok = excluded.http_ok, cpu_cores = excluded.cpu_cores,
+             memory_bytes = excluded.memory_bytes, disk_bytes = excluded.disk_bytes,
+             process_count = excluded.process_count, release = excluded.release,
+             detail = excluded.detail, reported_at = excluded.reported_at",
         server_id.0,
         now,
         &ids,
@@ -66,16 +67,6 @@ pub(crate) async fn upsert(tx: &mut Tx, server_id: ServerId, reports: &[&Report]
     .execute(tx.conn())
     .await?;
     Ok(())
-}
-
-/// Value of the column `observed`.
-fn observed_str(observed: Observed) -> &'static str {
-    match observed {
-        Observed::Running => "running",
-        Observed::Stopped => "stopped",
-        Observed::Failed => "failed",
-        Observed::Paused => "paused",
-    }
 }
 
 /// Returns the last report about an environment.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use chassis::{Changed, Db, Error, Grant, OnConstraint, OrgId, Result, Tx, page::Page};
+use project_rules::{
+    runner::AuthenticatedRunner,
+    server::{Allocated, Refused, Server, health::HEARTBEAT_INTERVAL, require_reachable},
+    types::{EnvironmentId, ServerId},
+};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-use super::{
-    Allocated, AuthenticatedRunner, Health, Refused, Server, ServerId, health::HEARTBEAT_INTERVAL,
-};
-use crate::environment::{Environment, EnvironmentId, edit::Patch};
 
 /// Selects rows of servers: the rest of the statement after `from server`, and its arguments.
 macro_rules! servers {
@@ -28,6 +28,7 @@ macro_rules! servers {
 /// Counts the servers of an organization. Other calls of this function for the organization wait until the
 /// transaction ends.
 pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
+    // The second argument separates the advisory locks of environments (0), servers (1) and project ids (2).
     query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", org_id.to_string())
         .fetch_one(tx.conn())
         .await?;
@@ -41,7 +42,7 @@ pub(crate) async fn insert(tx: &mut Tx, connected: Changed<Server>) -> Result<Se
     let server = connected.state();
     query!(
         "insert into server (id, org_id, name, address, cpu_millis, memory_mb, disk_gb, token_hash,
-            created_at)
+             created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         server.id as _,
         server.org_id.map(|id| id.0),
@@ -132,7 +133,7 @@ pub(crate) async fn lock_for_placement(tx: &mut Tx, org_id: OrgId, id: ServerId)
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// Loads a server that an organization may use, and locks it against removal.
+/// Loads a server that an organization may use (PE-5), and locks it against removal.
 pub(crate) async fn lock_against_removal(
     tx: &mut Tx,
     org_id: OrgId,
@@ -140,12 +141,6 @@ pub(crate) async fn lock_against_removal(
 ) -> Result<Server> {
     let server =
         servers!("where (org_id = $1 or org_id is null) and id = $2 for key share", org_id.0, id.0);
-    server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
-}
-
-/// Loads a server that an organization may use (PE-5).
-pub(crate) async fn load(tx: &mut Tx, org_id: OrgId, id: ServerId) -> Result<Server> {
-    let server = servers!("where (org_id = $1 or org_id is null) and id = $2", org_id.0, id.0);
     server.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
@@ -203,46 +198,16 @@ pub(crate) async fn allocated_by_server(
         .collect())
 }
 
-/// Refuses a server whose runner sends no heartbeats (PE-21, PL-20). `None`: any shared server must be
-/// reachable.
-pub(crate) async fn require_reachable(tx: &mut Tx, id: Option<ServerId>) -> Result<()> {
-    let now = tx.now;
-    let last_seen_at = match id {
-        // The server of an environment that the caller has locked (no org_id).
-        Some(id) => query_scalar!("select last_seen_at from server where id = $1", id.0)
-            .fetch_optional(tx.conn())
-            .await?
-            .flatten(),
-        // Shared servers (no org_id).
-        None => {
-            query_scalar!("select max(last_seen_at) from server where org_id is null")
-                .fetch_one(tx.conn())
-                .await?
-        }
-    };
-    match Health::at(last_seen_at, now) {
-        Health::Healthy | Health::Degraded => Ok(()),
-        Health::Disconnected | Health::Dead => Err(Refused::Unreachable(id).into()),
-    }
-}
-
-/// Refuses an update of an environment for which its server, or its new one, has too little capacity.
-pub(crate) async fn require_capacity_for_update(
-    tx: &mut Tx,
-    environment: &Environment,
-    patch: &Patch,
-) -> Result<()> {
-    let Some(id) = patch.server_id.or(environment.server_id) else { return Ok(()) };
-    if patch.resources.is_none() && patch.server_id.is_none() {
-        return Ok(());
-    }
-    let server = lock_for_placement(tx, environment.org_id, id).await?;
-    if patch.server_id.is_some() {
-        server.require_reachable(tx.now)?;
-    }
-    let allocated = allocated(tx, id, Some(environment.id)).await?;
-    let requested = patch.resources.unwrap_or(environment.resources());
-    Ok(server.require_capacity(requested, allocated)?)
+/// True if the runner of a server sends heartbeats. `None`: the runner of any shared server.
+pub(crate) async fn is_reachable(tx: &mut Tx, id: Option<ServerId>) -> Result<bool> {
+    // The server of an environment that the caller has locked, or shared servers (no org_id).
+    let last_seen_at = query_scalar!(
+        "select coalesce((select last_seen_at from server where id = $1),
+                         (select max(last_seen_at) from server where $1 is null and org_id is null))",
+        id.map(|it| it.0)
+    );
+    let last_seen_at = last_seen_at.fetch_one(tx.conn()).await?;
+    Ok(require_reachable(id, last_seen_at, tx.now).is_ok())
 }
 
 /// Returns a server that an organization may use.
@@ -281,7 +246,7 @@ pub(crate) async fn token_hash(db: &Db, token_id: Uuid) -> Result<Option<TokenHa
 }
 
 /// Returns the runner of the shared server with this name.
-pub(crate) async fn shared(db: &Db, name: &str) -> Result<Option<AuthenticatedRunner>> {
+pub(crate) async fn find_shared(db: &Db, name: &str) -> Result<Option<AuthenticatedRunner>> {
     // Shared servers (no org_id).
     let id = query_scalar!("select id from server where org_id is null and name = $1", name);
     let id = id.fetch_optional(db.pool()).await?;
@@ -294,7 +259,7 @@ pub(crate) async fn get_or_create_shared(
     name: &str,
     address: &str,
 ) -> Result<AuthenticatedRunner> {
-    if let Some(runner) = shared(db, name).await? {
+    if let Some(runner) = find_shared(db, name).await? {
         return Ok(runner);
     }
     let id = ServerId::new();
@@ -313,7 +278,7 @@ pub(crate) async fn get_or_create_shared(
         Ok(())
     };
     db.write_as_system("a shared server", insert).await?;
-    shared(db, name).await?.ok_or(Error::NotFound(ServerId::NOUN))
+    find_shared(db, name).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
 /// Stores the status of a server.

@@ -1,14 +1,17 @@
 //! SQL statements about tasks.
 
 use chassis::{Changed, Db, Error, OrgId, ProjectGrant, Result, Tx, page::Page};
+use project_rules::{
+    environment::Environment,
+    runner::AuthenticatedRunner,
+    task::{
+        Task,
+        lease::{LEASE_DURATION, LeaseRef},
+    },
+    types::{EnvironmentId, ServerId, TaskId},
+};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
-
-use super::{Task, TaskId, commands::LeaseRef, lease::LEASE_DURATION};
-use crate::{
-    environment::{Environment, EnvironmentId},
-    server::{AuthenticatedRunner, ServerId},
-};
 
 /// Number of log lines in the response of `GetTask`, the newest ones.
 const LOG_LINES_MAX: i64 = 1_000;
@@ -20,10 +23,9 @@ macro_rules! tasks {
             Task,
             "select id, org_id, project_id, environment_id, kind, state, progress_percent, current_step,
                     steps_completed, total_steps, error_message, triggered_by, cause, server_id, branch,
-                    commit,
-                    modules, source_environment_id, deployment_id, retry_of, rolled_back, cancel_requested,
-                    created_at, started_at, completed_at, lease_id, lease_ends_at, attempts, commit_subject,
-                    commit_author, log_bytes
+                    commit, modules, source_environment_id, deployment_id, retry_of, rolled_back,
+                    cancel_requested, created_at, started_at, completed_at, lease_id, lease_ends_at, attempts,
+                    commit_subject, commit_author, log_bytes
              from task " + $rest
             $(, $argument)*
         )
@@ -40,8 +42,7 @@ pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<()> {
     tx.publish(task.server_id.map_or(SHARED_SERVERS_TOPIC, |id| id.0));
     query!(
         "insert into task (id, org_id, project_id, environment_id, kind, state, triggered_by, cause,
-            server_id,
-             branch, commit, modules, source_environment_id, deployment_id, retry_of, created_at)
+             server_id, branch, commit, modules, source_environment_id, deployment_id, retry_of, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         task.id as _,
         task.org_id as _,

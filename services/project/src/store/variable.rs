@@ -1,10 +1,12 @@
 //! SQL statements about variables.
 
 use chassis::{Changed, Db, Result, Tx};
+use project_rules::{
+    environment::Environment,
+    types::EnvironmentId,
+    variable::{SealedChange, Variable},
+};
 use sqlx::{query, query_as};
-
-use super::{Patch, Variable};
-use crate::environment::{Environment, EnvironmentId};
 
 /// Returns the variables of an environment, by name.
 pub(crate) async fn list(db: &Db, environment: &Environment) -> Result<Vec<Variable>> {
@@ -34,9 +36,9 @@ pub(crate) async fn load(tx: &mut Tx, environment: &Environment) -> Result<Vec<V
 pub(crate) async fn apply(
     tx: &mut Tx,
     environment: &Environment,
-    changed: Changed<Patch>,
+    changed: Changed<SealedChange>,
 ) -> Result<()> {
-    let patch = changed.state();
+    let change = changed.state();
     let now = tx.now;
     query!(
         "update environment set configured_at = $3 where org_id = $1 and id = $2",
@@ -50,17 +52,16 @@ pub(crate) async fn apply(
         "delete from environment_variable where org_id = $1 and environment_id = $2 and name = any ($3)",
         environment.org_id.0,
         environment.id.0,
-        &patch.remove
+        &change.remove
     )
     .execute(tx.conn())
     .await?;
-    for variable in &patch.set {
+    for variable in &change.set {
         query!(
             "insert into environment_variable (org_id, environment_id, name, value, sealed, updated_at)
              values ($1, $2, $3, $4, $5, $6)
              on conflict (environment_id, name) do update set value = excluded.value,
-             sealed = excluded.sealed,
-                 updated_at = excluded.updated_at",
+                 sealed = excluded.sealed, updated_at = excluded.updated_at",
             environment.org_id.0,
             environment.id.0,
             variable.name,

@@ -4,10 +4,9 @@ use api::project as pb;
 use chassis::{OrgId, Result, timestamp};
 
 use super::{
-    Addon, CatalogEntry, Config, Instance, SettingRule, State, commands::DesiredAddon,
-    database_name,
+    Addon, CatalogEntry, Config, DesiredAddon, Instance, SettingRule, State, database_name,
 };
-use crate::{environment::EnvironmentId, variable::Vault};
+use crate::{types::EnvironmentId, variable::Vault};
 
 impl From<&CatalogEntry> for pb::AddonType {
     fn from(it: &CatalogEntry) -> Self {
@@ -59,7 +58,7 @@ impl From<&Addon> for pb::Addon {
 
 /// Converts an add-on with its instances. Instances that wait for the first deployment of their environment
 /// do not count for its state; `deployed` are the environments that were deployed.
-pub(super) fn addon_with_instances(
+pub fn addon_with_instances(
     addon: &Addon,
     instances: &[&Instance],
     deployed: &[EnvironmentId],
@@ -101,7 +100,7 @@ impl From<&Instance> for pb::Instance {
 
 impl DesiredAddon {
     /// Converts the add-on for a runner, with its password opened.
-    pub(crate) fn to_wire(&self, org_id: OrgId, vault: &Vault) -> Result<pb::Provision> {
+    pub fn to_wire(&self, org_id: OrgId, vault: &Vault) -> Result<pb::Provision> {
         let name = database_name(self.instance.environment_id);
         let setting = |(name, value): (&String, &i64)| pb::Variable {
             name: name.clone(),

@@ -5,21 +5,21 @@ use chassis::{Changed, Error, Result};
 use time::OffsetDateTime;
 
 use super::{Environment, Refused, State, state_machine::Operation};
-use crate::server::{Resources, ServerId};
+use crate::{resources::Resources, types::ServerId};
 
 /// New values of fields; `None` leaves a field unchanged.
 #[derive(Default)]
-pub(crate) struct Patch {
-    pub(crate) name: Option<String>,
-    pub(crate) branch: Option<String>,
-    pub(crate) auto_deploy: Option<bool>,
-    pub(crate) resources: Option<Resources>,
-    pub(crate) server_id: Option<ServerId>,
+pub struct Patch {
+    pub name: Option<String>,
+    pub branch: Option<String>,
+    pub auto_deploy: Option<bool>,
+    pub resources: Option<Resources>,
+    pub server_id: Option<ServerId>,
 }
 
 impl Patch {
     /// True if the patch changes which code is deployed, or whether pushes deploy it.
-    pub(crate) fn changes_deployment(&self) -> bool {
+    pub fn changes_deployment(&self) -> bool {
         self.branch.is_some() || self.auto_deploy.is_some()
     }
 }
@@ -27,7 +27,7 @@ impl Patch {
 impl Environment {
     /// Applies a patch, in any state but DESTROYING. `disk_used_bytes`: last reported size of its files,
     /// below which the disk quota cannot be set (PE-23). `None`: every field already has its new value.
-    pub(crate) fn update(
+    pub fn update(
         mut self,
         patch: Patch,
         etag: &str,

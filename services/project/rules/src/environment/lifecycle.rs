@@ -10,11 +10,14 @@ use super::{
     state_machine::{InvalidState, Operation},
     task_event::TaskTransition,
 };
-use crate::task::{Cause, Kind, Observed, Outcome, Task, TaskId, TaskOrigin, TaskResult, TaskSpec};
+use crate::{
+    task::{Cause, Kind, Observed, Outcome, Task, TaskOrigin, TaskResult, TaskSpec},
+    types::TaskId,
+};
 
 /// Refusal of an operation on an environment.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotAllowed {
+pub enum NotAllowed {
     #[error(transparent)]
     TaskInProgress(#[from] Refused),
     #[error(transparent)]
@@ -33,7 +36,7 @@ impl From<NotAllowed> for chassis::Error {
 impl Environment {
     /// Refuses an operation while a task is active (PE-25), or if the state does not allow it. Returns the
     /// state during the operation.
-    pub(crate) fn require_allowed(
+    pub fn require_allowed(
         &self,
         operation: Operation,
         active: Option<&Task>,
@@ -45,7 +48,7 @@ impl Environment {
     }
 
     /// Enqueues a task, if no other task is active and the state allows it (PE-24).
-    pub(crate) fn enqueue_task(
+    pub fn enqueue_task(
         mut self,
         spec: TaskSpec,
         origin: TaskOrigin,
@@ -54,28 +57,28 @@ impl Environment {
     ) -> Result<Changed<(Self, Task)>, NotAllowed> {
         let next = self.require_allowed(Operation::of_task(spec.kind), active)?;
         let before = Some((&self).into());
-        let task = Task::new(&self, spec, origin, now);
+        let task = self.new_task(spec, origin, now);
         self.stable_state = self.state;
         self.set_state(next, now);
         Ok(self.with_task_event(before, task, TaskTransition::Queued))
     }
 
     /// Enqueues the task that clones another environment into this one, which was just created.
-    pub(crate) fn enqueue_first_clone(
+    pub fn enqueue_first_clone(
         mut self,
         spec: TaskSpec,
         origin: TaskOrigin,
         now: OffsetDateTime,
     ) -> Changed<(Self, Task)> {
         let before = Some((&self).into());
-        let task = Task::new(&self, spec, origin, now);
+        let task = self.new_task(spec, origin, now);
         self.set_state(State::Cloning, now);
         self.with_task_event(before, task, TaskTransition::Queued)
     }
 
     /// Enqueues the stop of the program because the organization was deleted, also if the platform has
     /// suspended the environment. `None`: no program can be running.
-    pub(crate) fn enqueue_stop(
+    pub fn enqueue_stop(
         mut self,
         user_id: UserId,
         now: OffsetDateTime,
@@ -86,14 +89,14 @@ impl Environment {
         }
         let before = Some((&self).into());
         let origin = TaskOrigin { user_id, cause: Cause::System };
-        let task = Task::new(&self, TaskSpec::new(Kind::Stop), origin, now);
+        let task = self.new_task(TaskSpec::new(Kind::Stop), origin, now);
         self.stable_state = self.state;
         self.updated_at = now;
         Some(self.with_task_event(before, task, TaskTransition::Queued))
     }
 
     /// Applies the end of a task.
-    pub(crate) fn finish_task(
+    pub fn finish_task(
         mut self,
         task: Task,
         outcome: Outcome,
@@ -177,7 +180,7 @@ impl Environment {
 
     /// Suspends a running environment, or one that a person has paused, for the platform. `None`: the
     /// environment is in another state, or a task is active.
-    pub(crate) fn suspend(
+    pub fn suspend(
         mut self,
         reason: PauseReason,
         active: Option<&Task>,
@@ -194,7 +197,7 @@ impl Environment {
     }
 
     /// Lifts the suspension: the environment becomes one that a person has paused, so that it can be resumed.
-    pub(crate) fn lift_suspension(mut self, now: OffsetDateTime) -> Changed<Self> {
+    pub fn lift_suspension(mut self, now: OffsetDateTime) -> Changed<Self> {
         let before = Some((&self).into());
         self.pause_reason = Some(PauseReason::User);
         self.updated_at = now;
@@ -206,7 +209,7 @@ impl Environment {
     /// Corrects the state after a report that the program of a RUNNING environment ended by itself, while
     /// no task is active. `None`: there is nothing to correct; all other changes of state are made by
     /// tasks.
-    pub(crate) fn correct_state(
+    pub fn correct_state(
         mut self,
         observed: Observed,
         detail: &str,
@@ -225,12 +228,12 @@ impl Environment {
     }
 
     /// Deletes an environment whose server is unreachable. Its files and processes may remain there.
-    pub(crate) fn delete_unreachable(self, now: OffsetDateTime) -> Changed<Self> {
+    pub fn delete_unreachable(self, now: OffsetDateTime) -> Changed<Self> {
         self.delete_without_task(true, now)
     }
 
     /// Deletes an environment that was never deployed to a server.
-    pub(crate) fn delete_undeployed(self, now: OffsetDateTime) -> Changed<Self> {
+    pub fn delete_undeployed(self, now: OffsetDateTime) -> Changed<Self> {
         self.delete_without_task(false, now)
     }
 
@@ -256,4 +259,4 @@ impl Environment {
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

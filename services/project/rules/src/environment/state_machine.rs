@@ -1,4 +1,4 @@
-//! State machine of environments (2.3): operations that each state allows, and the state that follows.
+//! State machine of environments: operations that each state allows, and the state that follows.
 
 use chassis::Refusal;
 
@@ -7,7 +7,7 @@ use crate::task::Kind;
 
 /// Operation on an environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub enum Operation {
     Deploy,
     Start,
     Stop,
@@ -40,7 +40,7 @@ pub(crate) enum Operation {
     .state.as_str(),
     allowed_operations(*.state, *.pause_reason).join(", ")
 )]
-pub(crate) struct InvalidState {
+pub struct InvalidState {
     state: State,
     pause_reason: Option<PauseReason>,
 }
@@ -58,7 +58,7 @@ impl Refusal for InvalidState {
 
 impl Operation {
     /// Every operation, in the order in which messages list them.
-    pub(crate) const ALL: [Self; 16] = [
+    pub const ALL: [Self; 16] = [
         Self::Deploy,
         Self::Start,
         Self::Stop,
@@ -100,7 +100,7 @@ impl Operation {
     }
 
     /// Operation that a task performs on its environment.
-    pub(crate) fn of_task(kind: Kind) -> Self {
+    pub fn of_task(kind: Kind) -> Self {
         match kind {
             Kind::Deploy => Self::Deploy,
             Kind::Start => Self::Start,
@@ -121,7 +121,7 @@ impl Operation {
 impl State {
     /// Returns the state during an operation, or refuses an operation that this state does not allow (PE-27,
     /// PE-29, PE-30, PE-40). An operation that does not change the state at once returns the state itself.
-    pub(crate) fn transition(
+    pub fn transition(
         self,
         pause_reason: Option<PauseReason>,
         operation: Operation,

@@ -10,7 +10,7 @@ use crate::task::{Kind, Task};
 
 /// Transition of a task that changes its environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TaskTransition {
+pub enum TaskTransition {
     Queued,
     Completed,
     Failed,
@@ -19,7 +19,7 @@ pub(super) enum TaskTransition {
 
 impl Environment {
     /// Pairs an environment and its task with the event of a transition.
-    pub(super) fn with_task_event(
+    pub fn with_task_event(
         self,
         before: Option<pb::Environment>,
         task: Task,

@@ -4,14 +4,15 @@ use api::{check::Violation, project as pb};
 use chassis::{Error, Result, mask, timestamp};
 
 use super::{
-    DEFAULT_RESOURCES, Draft, Environment, Kind, PauseReason, State,
-    commands::{
-        Promotion,
-        create::{CloneSpec, CloneTarget},
-    },
-    edit::Patch,
+    CloneSpec, CloneTarget, DEFAULT_RESOURCES, Draft, Environment, Kind, PauseReason, Promotion,
+    State, edit::Patch, report::StoredReport,
 };
-use crate::{project::Project, repository::branch_violation, server::Resources, task::Task};
+use crate::{
+    repository::branch_violation,
+    resources::Resources,
+    task::Observed,
+    types::{TaskId, optional_id_text, parse_optional_id},
+};
 
 impl From<Kind> for pb::EnvironmentKind {
     fn from(it: Kind) -> Self {
@@ -47,50 +48,8 @@ impl From<pb::PauseReason> for PauseReason {
     }
 }
 
-/// Converts thousandths of a core to cores.
-pub(crate) fn cores(millis: i32) -> f64 {
-    f64::from(millis) / 1_000.0
-}
-
-/// Converts cores to thousandths of a core.
-#[expect(clippy::cast_possible_truncation, reason = "the contract allows at most 1,000 cores")]
-pub(crate) fn cpu_millis(cores: f64) -> i32 {
-    (cores * 1_000.0).round() as i32
-}
-
-impl From<Resources> for pb::Resources {
-    fn from(it: Resources) -> Self {
-        Self { cpu_cores: cores(it.cpu_millis), memory_mb: it.memory_mb, disk_gb: it.disk_gb }
-    }
-}
-
-impl From<&pb::Resources> for Resources {
-    fn from(it: &pb::Resources) -> Self {
-        Self { cpu_millis: cpu_millis(it.cpu_cores), memory_mb: it.memory_mb, disk_gb: it.disk_gb }
-    }
-}
-
 fn resources_or_default(it: Option<&pb::Resources>) -> Resources {
     it.map_or(DEFAULT_RESOURCES, Resources::from)
-}
-
-/// Variables that the suite sets for a program, in addition to those of the environment.
-pub(crate) fn builtin_variables(
-    project: &Project,
-    environment: &Environment,
-    task: &Task,
-) -> Vec<pb::Variable> {
-    let variables = [
-        ("ENVIRONMENT", environment.kind.as_str().to_owned()),
-        ("ENVIRONMENT_NAME", environment.name.clone()),
-        ("ODOO_VERSION", project.odoo_version.clone()),
-        ("MODULES", task.modules.join(",")),
-    ];
-    variables
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| pb::Variable { name: name.to_owned(), value })
-        .collect()
 }
 
 impl From<&Environment> for pb::Environment {
@@ -125,35 +84,29 @@ impl From<&Environment> for pb::Environment {
             last_error: it.last_error.clone(),
             create_time: Some(timestamp(it.created_at)),
             pause_reason: pause_reason.into(),
-            server_id: it.server_id.map(String::from).unwrap_or_default(),
+            server_id: optional_id_text(it.server_id),
             auto_deploy: it.auto_deploy,
             resources: Some(it.resources().into()),
-            deployment_id: it.deployment_id.map(String::from).unwrap_or_default(),
+            deployment_id: optional_id_text(it.deployment_id),
             update_time: Some(timestamp(it.updated_at)),
             etag: it.etag(),
         }
     }
 }
 
-/// Parses an id; empty text is `None`.
-pub(crate) fn parse_optional_id<T: std::str::FromStr<Err = Error>>(
-    text: &str,
-) -> Result<Option<T>> {
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
-}
-
 impl TryFrom<&pb::CreateEnvironmentRequest> for Draft {
     type Error = Error;
 
     fn try_from(request: &pb::CreateEnvironmentRequest) -> Result<Self> {
-        let branch = Some(request.branch.clone()).filter(|it| !it.is_empty());
-        if let Some(violation) = branch.as_deref().and_then(branch_violation) {
+        if !request.branch.is_empty()
+            && let Some(violation) = branch_violation(&request.branch)
+        {
             return Err(Error::invalid("branch", violation));
         }
         Ok(Self {
             name: request.name.trim().to_owned(),
             kind: request.kind().into(),
-            branch,
+            branch: request.branch.clone(),
             server_id: parse_optional_id(&request.server_id)?,
             auto_deploy: request.auto_deploy,
             resources: resources_or_default(request.resources.as_ref()),
@@ -217,5 +170,31 @@ impl TryFrom<&pb::UpdateEnvironmentRequest> for Patch {
             }
         }
         if violations.is_empty() { Ok(patch) } else { Err(Error::Invalid(violations)) }
+    }
+}
+
+/// Health of an environment, from its last report.
+pub fn environment_health(
+    report: Option<StoredReport>,
+    resources: Resources,
+    last_deployment_id: Option<TaskId>,
+) -> pb::EnvironmentHealth {
+    let without_report = pb::EnvironmentHealth {
+        resources: Some(resources.into()),
+        last_deployment_id: optional_id_text(last_deployment_id),
+        ..Default::default()
+    };
+    let Some(it) = report else { return without_report };
+    pb::EnvironmentHealth {
+        process_running: matches!(it.observed, Observed::Running | Observed::Paused),
+        http_ok: it.http_ok,
+        cpu_cores: it.cpu_cores,
+        memory_bytes: it.memory_bytes,
+        disk_bytes: it.disk_bytes,
+        process_count: it.process_count,
+        limits: it.limits,
+        isolation: it.isolation,
+        query_time: Some(timestamp(it.reported_at)),
+        ..without_report
     }
 }

@@ -4,24 +4,24 @@ use api::project as pb;
 use chassis::Changed;
 use time::OffsetDateTime;
 
-use super::{DeployRole, Project, Refused, State};
-use crate::server::ServerId;
+use super::{Project, Refused, State};
+use crate::{environment::production::DeployRole, types::ServerId};
 
 /// New values of fields; `None` leaves a field unchanged.
 #[derive(Default)]
-pub(crate) struct Patch {
-    pub(crate) name: Option<String>,
-    pub(crate) description: Option<String>,
-    pub(crate) default_branch: Option<String>,
-    pub(crate) odoo_version: Option<String>,
-    #[expect(clippy::option_option, reason = "`Some(None)` clears the field")]
-    pub(crate) server_id: Option<Option<ServerId>>,
-    pub(crate) production_deploy_min_role: Option<DeployRole>,
+pub struct Patch {
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub default_branch: Option<String>,
+    pub odoo_version: Option<String>,
+    /// `Some(None)` clears the field.
+    pub server_id: Option<Option<ServerId>>,
+    pub production_deploy_min_role: Option<DeployRole>,
 }
 
 impl Project {
     /// Applies a patch. `None`: every field already has its new value.
-    pub(crate) fn update(
+    pub fn update(
         mut self,
         patch: Patch,
         etag: &str,
@@ -46,7 +46,7 @@ impl Project {
     }
 
     /// Replaces the repository from the next deployment on (PE-7).
-    pub(crate) fn change_repository(
+    pub fn change_repository(
         mut self,
         url: String,
         confirm_name: &str,

@@ -6,11 +6,12 @@ use api::{
 };
 use chassis::{Error, Result, mask, timestamp};
 
-use super::{DeployRole, Draft, ODOO_VERSIONS, Project, State, edit::Patch, listing::SortOrder};
+use super::{Draft, ODOO_VERSIONS, Project, SortOrder, State, edit::Patch};
 use crate::{
-    environment::wire::parse_optional_id,
+    environment::production::DeployRole,
     foreign_text::mask_credentials,
     repository::{branch_violation, url_violation},
+    types::{optional_id_text, parse_optional_id},
 };
 
 impl From<&Project> for pb::Project {
@@ -34,7 +35,7 @@ impl From<&Project> for pb::Project {
             create_time: Some(timestamp(it.created_at)),
             description: it.description.clone(),
             odoo_version: it.odoo_version.clone(),
-            server_id: it.server_id.map(String::from).unwrap_or_default(),
+            server_id: optional_id_text(it.server_id),
             production_deploy_min_role: role.into(),
             state: state.into(),
             environment_count: i32::try_from(it.environment_count).unwrap_or(i32::MAX),
@@ -86,10 +87,7 @@ fn require_valid(checks: &[FieldCheck<'_>]) -> Result<()> {
 
 impl Draft {
     /// Converts a request. `allow_local`: the repository may be a path on the runner's machine.
-    pub(super) fn from_request(
-        request: &pb::CreateProjectRequest,
-        allow_local: bool,
-    ) -> Result<Self> {
+    pub fn from_request(request: &pb::CreateProjectRequest, allow_local: bool) -> Result<Self> {
         let default_branch = Some(request.default_branch.clone()).filter(|it| !it.is_empty());
         let default_branch = default_branch.unwrap_or_else(|| "main".to_owned());
         require_valid(&[

@@ -1,14 +1,13 @@
-//! Health of servers, derived from the time of the last heartbeat (5.3).
+//! Health of servers, derived from the time of the last heartbeat.
 
 use time::{Duration, OffsetDateTime};
 
 /// Interval of heartbeats.
-pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::seconds(5);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::seconds(5);
 
 /// Health of a server, by the number of missing heartbeats in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub(crate) enum Health {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
     /// At most one.
     Healthy,
     /// Two to four.
@@ -19,9 +18,13 @@ pub(crate) enum Health {
     Dead,
 }
 
+chassis::text_column!(Health {
+    Healthy = "healthy", Degraded = "degraded", Disconnected = "disconnected", Dead = "dead",
+});
+
 impl Health {
     /// Health at a time. A single heartbeat makes a server healthy again.
-    pub(crate) fn at(last_seen: Option<OffsetDateTime>, now: OffsetDateTime) -> Self {
+    pub fn at(last_seen: Option<OffsetDateTime>, now: OffsetDateTime) -> Self {
         let Some(last_seen) = last_seen else { return Self::Disconnected };
         // Intervals since the last heartbeat. The heartbeat of the current interval is not missing yet.
         match (now - last_seen).whole_milliseconds() / HEARTBEAT_INTERVAL.whole_milliseconds() {

@@ -6,17 +6,25 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::{Outcome, State, Task};
+use crate::types::TaskId;
 
 /// Duration of a lease. Another runner may lease the task after it.
-pub(crate) const LEASE_DURATION: Duration = Duration::seconds(15);
+pub const LEASE_DURATION: Duration = Duration::seconds(15);
 
 /// Number of leases after which a task whose last lease has ended is failed.
-pub(crate) const ATTEMPTS_MAX: i32 = 3;
+pub const ATTEMPTS_MAX: i32 = 3;
+
+/// Task and lease by which a runner identifies itself as the owner of the task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseRef {
+    pub task_id: TaskId,
+    pub lease_id: Uuid,
+}
 
 /// The runner has no lease of the task.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lease of this task has ended, or another runner has it; stop working on the task")]
-pub(crate) struct LeaseLost;
+pub struct LeaseLost;
 
 impl Refusal for LeaseLost {
     fn reason(&self) -> Reason {
@@ -25,7 +33,7 @@ impl Refusal for LeaseLost {
 }
 
 /// Result of leasing a task.
-pub(crate) enum LeaseOutcome {
+pub enum LeaseOutcome {
     /// A deployment was leased for the first time; this is an event.
     DeploymentStarted(Changed<Task>),
     /// Another task was leased, or a task was leased again after a lease ended. Without an event: other
@@ -37,22 +45,22 @@ pub(crate) enum LeaseOutcome {
 
 /// Progress of a task, as a runner reports it.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress {
-    pub(crate) percent: i32,
+pub struct Progress {
+    pub percent: i32,
     /// Name of the current step; empty: unchanged.
-    pub(crate) current_step: String,
-    pub(crate) steps_completed: i32,
-    pub(crate) total_steps: i32,
+    pub current_step: String,
+    pub steps_completed: i32,
+    pub total_steps: i32,
 }
 
 impl Task {
     /// True if a runner may lease the task: it is queued, or its lease has ended.
-    pub(crate) fn is_leasable(&self, now: OffsetDateTime) -> bool {
+    pub fn is_leasable(&self, now: OffsetDateTime) -> bool {
         self.state == State::Queued || self.lease_ends_at.is_some_and(|it| it <= now)
     }
 
     /// Leases a task to a runner (PE-36).
-    pub(crate) fn lease(mut self, now: OffsetDateTime) -> LeaseOutcome {
+    pub fn lease(mut self, now: OffsetDateTime) -> LeaseOutcome {
         if self.cancel_requested {
             self.finish(&Outcome::Cancelled, now);
             return LeaseOutcome::Finished(self, Outcome::Cancelled);
@@ -81,7 +89,7 @@ impl Task {
 
     /// Stores reported progress and renews the lease. Progress never decreases, and is 100 only at the end
     /// (PE-35).
-    pub(crate) fn report(
+    pub fn report(
         mut self,
         lease_id: Uuid,
         progress: Progress,
@@ -99,7 +107,7 @@ impl Task {
     }
 
     /// Finishes the task for the runner that has leased it.
-    pub(crate) fn finish_leased(
+    pub fn finish_leased(
         mut self,
         lease_id: Uuid,
         outcome: &Outcome,

@@ -15,7 +15,7 @@ const LINE_OVERHEAD_BYTES: i64 = 16;
 impl Task {
     /// Sanitizes new lines of the log and counts their size. Lines beyond the limit are dropped; the first
     /// of them is replaced by a note, which is the last line of the log.
-    pub(super) fn accept_log_lines(&mut self, lines: &[String]) -> Vec<String> {
+    pub fn accept_log_lines(&mut self, lines: &[String]) -> Vec<String> {
         let mut accepted = vec![];
         for line in lines {
             if self.log_bytes > LOG_BYTES_MAX {

@@ -4,6 +4,7 @@ use api::project as pb;
 use chassis::timestamp;
 
 use super::{Cause, Kind, Observed, State, Task};
+use crate::types::optional_id_text;
 
 impl From<Kind> for pb::TaskKind {
     fn from(it: Kind) -> Self {
@@ -25,7 +26,7 @@ impl From<Kind> for pb::TaskKind {
 }
 
 /// UNSPECIFIED is `None`: the runner has not observed the program.
-pub(crate) fn observed(it: pb::Observed) -> Option<Observed> {
+pub fn observed(it: pb::Observed) -> Option<Observed> {
     match it {
         pb::Observed::Unspecified => None,
         pb::Observed::Running => Some(Observed::Running),
@@ -33,11 +34,6 @@ pub(crate) fn observed(it: pb::Observed) -> Option<Observed> {
         pb::Observed::Failed => Some(Observed::Failed),
         pb::Observed::Paused => Some(Observed::Paused),
     }
-}
-
-/// Text of an id; `None` is empty.
-fn optional_id(id: Option<impl Into<String>>) -> String {
-    id.map(Into::into).unwrap_or_default()
 }
 
 impl From<&Task> for pb::Task {
@@ -73,9 +69,9 @@ impl From<&Task> for pb::Task {
             branch: it.branch.clone(),
             commit: it.commit.clone(),
             modules: it.modules.clone(),
-            source_environment_id: optional_id(it.source_environment_id),
-            deployment_id: optional_id(it.deployment_id),
-            retry_of: optional_id(it.retry_of),
+            source_environment_id: optional_id_text(it.source_environment_id),
+            deployment_id: optional_id_text(it.deployment_id),
+            retry_of: optional_id_text(it.retry_of),
             rolled_back: it.rolled_back,
             cancel_requested: it.cancel_requested,
             steps_completed: it.steps_completed,
@@ -87,4 +83,4 @@ impl From<&Task> for pb::Task {
 }
 
 /// Message of the stream of a task's log.
-pub(super) type LogMessage = pb::WatchTaskLogResponse;
+pub type LogMessage = pb::WatchTaskLogResponse;

@@ -4,13 +4,16 @@ use chassis::{OrgId, ProjectId};
 use uuid::Uuid;
 
 use super::*;
-use crate::environment::{DEFAULT_RESOURCES, EnvironmentId, Kind as EnvironmentKind};
+use crate::{
+    environment::{DEFAULT_RESOURCES, Kind as EnvironmentKind},
+    types::EnvironmentId,
+};
 
 pub(super) const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 pub(super) const ORIGIN: TaskOrigin =
     TaskOrigin { user_id: UserId(Uuid::nil()), cause: Cause::User };
 
-pub(super) fn environment(state: State) -> Environment {
+pub(in crate::environment) fn environment(state: State) -> Environment {
     Environment {
         id: EnvironmentId(Uuid::nil()),
         org_id: OrgId(Uuid::nil()),
@@ -50,7 +53,7 @@ fn run(from: State, kind: Kind, outcome: Outcome) -> Environment {
     environment.finish_task(task, outcome, NOW).state().0.clone()
 }
 
-/// 2.3: states after a task has completed, failed, or was cancelled.
+/// States after a task has completed, failed, or was cancelled.
 #[test]
 fn a_finished_task_leads_to_the_state_in_the_table() {
     use State as S;
@@ -83,7 +86,6 @@ fn a_finished_task_leads_to_the_state_in_the_table() {
     }
 }
 
-/// 2.3.
 #[test]
 fn a_sync_sets_the_observed_state() {
     use State as S;
@@ -100,7 +102,7 @@ fn a_sync_sets_the_observed_state() {
     }
 }
 
-/// 2.7: the earlier release keeps running after a failed deployment.
+/// The earlier release keeps running after a failed deployment.
 #[test]
 fn a_failed_deployment_keeps_the_commit_and_url() {
     let after = run(State::Running, Kind::Deploy, Outcome::Failed { error: "no".to_owned() });
@@ -123,7 +125,7 @@ fn a_second_task_is_refused_with_the_first_ones_id() {
     assert_eq!(id, task.id.to_string());
 }
 
-/// 2.3: only the platform ends its own suspension.
+/// Only the platform ends its own suspension.
 #[test]
 fn a_suspension_is_ended_only_by_the_platform() {
     let suspended = environment(State::Running).suspend(PauseReason::Billing, None, NOW).unwrap();

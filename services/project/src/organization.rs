@@ -1,0 +1,3 @@
+//! Organizations, which identity owns.
+
+pub(crate) mod client;
