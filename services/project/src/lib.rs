@@ -3,31 +3,32 @@
 //! | concept | module |
 //! |---|---|
 //! | projects, and their creation across services | `project` |
-//! | deployed branches of projects and their states | `environment` |
-//! | units of work of runners, their leases and logs | `task` |
+//! | deployed branches of projects, their variables and states | `environment` |
+//! | units of work of runners, for people | `task` |
+//! | API of runners | `runner` |
 //! | people and teams with a role on a project | `collaborator` |
-//! | environment variables of programs | `variable` |
 //! | extra services of a project, like a database | `addon` |
 //! | push webhooks of git servers | `push` |
 //! | machines on which environments run | `server` |
-//! | status of organizations, from identity's events | `organization`, `reactions` |
-//! | validation of repository URLs and branches | `repository` |
-//! | sanitization of text from programs, commits and git | `foreign_text` |
+//! | calls to identity about organizations | `organization` |
+//! | reactions to events of identity, and background jobs | `reactions` |
+//! | SQL statements | `store` |
+//!
+//! The rules are in the crate `project-rules`. Modules import each other in one direction:
+//! `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ← `runner`, and
+//! `environment`, `push` ← `project` ← `reactions`.
 
 mod addon;
 mod collaborator;
 mod environment;
-mod foreign_text;
-#[cfg(test)]
-mod fuzz;
 mod organization;
 mod project;
 mod push;
 mod reactions;
-mod repository;
+mod runner;
 mod server;
+mod store;
 mod task;
-mod variable;
 
 use api::project::{
     addon_service_server::AddonServiceServer,
@@ -37,6 +38,7 @@ use api::project::{
     server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
 };
 use host::Host;
+use project_rules::variable::Vault;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
@@ -47,7 +49,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let pager = host.pager();
     let identity = host.client("project", "identity");
     let invitation = host.client("project", "invitation");
-    let vault = variable::Vault::new(host.key());
+    let vault = Vault::new(host.key());
     host.rpc(ProjectServiceServer::new(project::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
@@ -81,7 +83,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         identity,
     }));
     let draining = host.draining();
-    host.rpc(RunnerServiceServer::new(task::runner::rpc::Rpc {
+    host.rpc(RunnerServiceServer::new(runner::rpc::Rpc {
         db: db.clone(),
         vault,
         draining: draining.clone(),
@@ -92,8 +94,8 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let jobs_db = db.clone();
     host.task("server health", move |stop| reactions::update_server_health(jobs_db, stop));
     let jobs_db = db.clone();
-    host.task("project reservations", move |stop| reactions::release_reservations(jobs_db, stop));
-    host.add_retention_step(&db, project::reservation::delete_confirmed);
+    host.task("project registrations", move |stop| reactions::abandon_registrations(jobs_db, stop));
+    host.add_retention_step(&db, project::creation::delete_ended_registrations);
     host.on(&db, reactions::project_registered);
     host.on(&db, reactions::organization_deleted);
     host.on(&db, reactions::organization_restored);

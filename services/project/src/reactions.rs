@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use api::{identity, project as pb};
 use chassis::{Changed, Db, EventTarget, OrgId, Result, Tx, UserId};
+use project_rules::{
+    environment::Environment, organization::Status, task::Kind, types::ProjectRef,
+};
 use tokio_util::sync::CancellationToken;
 use worker::{Progress, Schedule};
 
 use crate::{
-    environment::{self, Environment, commands::enqueue_stop},
-    organization::{self, Status},
-    project::{self, ProjectRef, reservation},
-    server::heartbeat,
-    task::{self, Kind},
+    environment::commands::{enqueue_stop, fail_task},
+    project::creation::abandon_expired,
+    server::health::update_health,
+    store,
 };
 
-/// Notes the registration of a project whose creation is in progress. If the creation failed or was
-/// interrupted, makes identity drop the registration (see `project::commands::CreateProject`).
+/// Stores the registration of a project that does not exist yet as pending (see `project::creation`).
 pub(crate) async fn project_registered(
     tx: &mut Tx,
     event: identity::ProjectRegistered,
@@ -24,14 +25,10 @@ pub(crate) async fn project_registered(
     let Some(grant) = event.after else { return Ok(()) };
     let project =
         ProjectRef { org_id: grant.org_id.parse()?, project_id: grant.project_id.parse()? };
-    // A confirmation locks the row of the reservation, so that its project is visible after this statement.
-    if reservation::store::mark_registered(tx, project).await?
-        || project::store::exists(tx, project).await?
-    {
+    if store::project::exists(tx, project).await? {
         return Ok(());
     }
-    tx.emit(reservation::abandoned(project));
-    Ok(())
+    store::registration::insert_pending(tx, project).await
 }
 
 /// Ends the programs and tasks of a deleted organization. Its rows are kept until the purge.
@@ -48,7 +45,7 @@ pub(crate) async fn organization_deleted(
     let mut stopping_environments = 0;
     // Every environment is locked, so that operations that are in progress end first, and their tasks are
     // seen here.
-    for environment in environment::store::lock_of_organization(tx, org_id).await? {
+    for environment in store::environment::lock_of_organization(tx, org_id).await? {
         stopping_environments += i32::from(end_programs(tx, environment, owner_id).await?);
     }
     let event = pb::OrganizationProjectsClosed {
@@ -82,14 +79,13 @@ pub(crate) async fn subscription_changed(
     Ok(())
 }
 
-/// Records the status of an organization, and wakes the runners, for which tasks may have waited. `false`:
-/// a newer revision is already recorded.
+/// Records the status of an organization. Runners find tasks that are allowed again by their next poll.
+/// `false`: a newer revision is already recorded.
 async fn record_status(tx: &mut Tx, organization: &identity::Organization) -> Result<bool> {
     let is_blocked = organization.subscription() == identity::Subscription::Blocked;
     let status = Status::from_flags(organization.delete_time.is_some(), is_blocked);
     let org_id = organization.id.parse()?;
-    tx.wake();
-    organization::store::set_status(tx, org_id, organization.revision, status).await
+    store::organization::set_status(tx, org_id, organization.revision, status).await
 }
 
 /// Deletes everything that a purged organization has here.
@@ -98,26 +94,26 @@ pub(crate) async fn organization_purged(
     event: identity::OrganizationPurged,
 ) -> Result<()> {
     let Some(organization) = event.before else { return Ok(()) };
-    organization::store::purge(tx, organization.id.parse()?).await
+    store::organization::purge(tx, organization.id.parse()?).await
 }
 
-/// Error of tasks that are cancelled because their organization was deleted.
+/// Error of tasks that fail because their organization was deleted.
 const ORGANIZATION_DELETED: &str = "the organization was deleted";
 
-/// Cancels the active task of a locked environment and enqueues the stop of its program. Returns true if
+/// Fails the active task of a locked environment and enqueues the stop of its program. Returns true if
 /// anything had to be ended.
 async fn end_programs(tx: &mut Tx, environment: Environment, user_id: UserId) -> Result<bool> {
     let project_ref = environment.project_ref();
     let id = environment.id;
-    // The cancellation of a clone task of an earlier environment has changed this one, if it was the source.
-    let mut environment = environment::store::lock(tx, project_ref, id).await?;
-    if let Some(task) = task::store::active(tx, &environment).await? {
+    // The end of a clone task of an earlier environment has changed this one, if it was the source.
+    let mut environment = store::environment::lock(tx, project_ref, id).await?;
+    if let Some(task) = store::task::active(tx, &environment).await? {
         if matches!(task.kind, Kind::Stop | Kind::Destroy) {
             return Ok(true);
         }
-        let task = task::store::lock(tx, project_ref.org_id, task.id).await?;
-        task::commands::cancel_task(tx, task, ORGANIZATION_DELETED).await?;
-        environment = environment::store::lock(tx, project_ref, id).await?;
+        let task = store::task::lock(tx, project_ref.org_id, task.id).await?;
+        fail_task(tx, task, ORGANIZATION_DELETED).await?;
+        environment = store::environment::lock(tx, project_ref, id).await?;
     }
     enqueue_stop(tx, environment, user_id).await
 }
@@ -128,20 +124,20 @@ const JOB_INTERVAL: Duration = Duration::from_secs(5);
 /// Background job: updates the health of servers with missing heartbeats.
 pub(crate) async fn update_server_health(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let step = || async {
-        db.write_as_system("server health", heartbeat::update_health).await?;
+        db.write_as_system("server health", update_health).await?;
         Ok(Progress::Idle)
     };
     worker::run("server health".to_owned(), Schedule::every(JOB_INTERVAL), stop, step).await;
     Ok(())
 }
 
-/// Background job: releases the reservations of interrupted project creations.
-pub(crate) async fn release_reservations(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+/// Background job: abandons the registrations of interrupted project creations.
+pub(crate) async fn abandon_registrations(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let step = || async {
-        let released =
-            db.write_as_system("project reservation", reservation::release_expired).await?;
-        Ok(Progress::busy_if(released > 0))
+        let expired = db.write_as_system("project registration", abandon_expired).await?;
+        Ok(Progress::busy_if(expired > 0))
     };
-    worker::run("project reservations".to_owned(), Schedule::every(JOB_INTERVAL), stop, step).await;
+    let name = "project registrations".to_owned();
+    worker::run(name, Schedule::every(JOB_INTERVAL), stop, step).await;
     Ok(())
 }

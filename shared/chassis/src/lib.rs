@@ -20,6 +20,8 @@ pub use primitives::{
     topics,
 };
 
+pub use primitives::text_column;
+
 pub use access::{Access, Grant, ProjectGrant, ScopeGrant};
 pub use call::{Account, ApiKeyScope, Call, reply};
 pub use changed::{Changed, EventTarget};

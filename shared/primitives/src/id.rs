@@ -27,8 +27,7 @@ pub fn parse(field: &str, text: &str) -> Result<Uuid, crate::Error> {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $noun:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
-        #[sqlx(transparent)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub uuid::Uuid);
 
         impl $name {
@@ -40,6 +39,12 @@ macro_rules! id {
             pub fn new() -> Self {
                 Self($crate::id::new())
             }
+        }
+
+        $crate::column! {
+            $name as uuid::Uuid,
+            encode: |id| id.0,
+            decode: |id| Ok(Self(id))
         }
 
         impl std::str::FromStr for $name {

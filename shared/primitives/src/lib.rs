@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod clock;
+pub mod column;
 pub mod email;
 pub mod error;
 #[cfg(test)]

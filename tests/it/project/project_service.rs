@@ -7,7 +7,7 @@ use testkit::{Suite, eventually};
 
 use crate::support::{
     hosting::{ENVIRONMENTS, Hosting, PROJECTS, visit},
-    world::{World, text},
+    world::{World, merge, text},
 };
 
 fn project(name: &str) -> Value {
@@ -153,6 +153,57 @@ async fn projects_are_searched_ordered_and_paged() {
         assert_eq!(listed.len(), 5, "{order}: {listed:?}");
         assert_eq!(listed.iter().collect::<BTreeSet<_>>().len(), 5, "{order}: {listed:?}");
     }
+    suite.finish().await;
+}
+
+/// Creates projects concurrently from these fields; returns the id or the reason of the refusal of each.
+async fn create_concurrently(world: &World, drafts: Vec<Value>) -> Vec<Result<String, String>> {
+    let mut calls = tokio::task::JoinSet::new();
+    for draft in drafts {
+        let owner = world.owner.clone();
+        let create = merge(world.org_request(project("Store")), draft);
+        calls.spawn(async move {
+            let created = owner.call(&format!("{PROJECTS}/CreateProject"), create).await;
+            created.map(|it| text(&it["project"]["id"])).map_err(|it| it.reason)
+        });
+    }
+    calls.join_all().await
+}
+
+/// PE-1, PE-2, PE-3: of concurrent creations with one slug, in any case, one succeeds; with one request id
+/// all get the same project; without a slug each gets another one. Identity keeps no registration of the
+/// others.
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_creations_leave_one_registration_per_project() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let plan = world.org_request(json!({ "plan": "PLAN_PRO" }));
+    world.owner.call_ok("identity.v1.OrganizationService/ChangePlan", plan).await;
+
+    let slugs = ["store", "STORE", "Store", "store"];
+    let same_slug = slugs.iter().cycle().take(16).map(|slug| json!({ "slug": slug })).collect();
+    let outcomes = create_concurrently(&world, same_slug).await;
+    assert_eq!(outcomes.iter().filter(|it| it.is_ok()).count(), 1, "{outcomes:?}");
+    let refusals = outcomes.iter().filter_map(|it| it.as_ref().err());
+    assert!(refusals.into_iter().all(|it| it == "PROJECT_SLUG_TAKEN"), "{outcomes:?}");
+
+    let request_id = chassis::id::new().to_string();
+    let repeated = (0..8).map(|_| json!({ "requestId": request_id })).collect();
+    let ids: BTreeSet<_> = create_concurrently(&world, repeated).await.into_iter().collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert!(ids.first().unwrap().is_ok(), "{ids:?}");
+
+    let created = create_concurrently(&world, vec![json!({}); 8]).await;
+    assert!(created.iter().all(Result::is_ok), "{created:?}");
+    // The project of the scene, and those of the three rounds.
+    assert_eq!(suite.count("select count(*) from project.project").await, 1 + 1 + 1 + 8);
+    let difference = "select count(*) from (
+        (select id from identity.project except select id from project.project) union all
+        (select id from project.project except select id from identity.project)) as difference";
+    eventually("the same projects in identity", async || {
+        (suite.count(difference).await == 0).then_some(())
+    })
+    .await;
     suite.finish().await;
 }
 

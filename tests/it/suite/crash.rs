@@ -154,18 +154,17 @@ async fn an_interrupted_creation_of_a_project_is_completed_by_its_repetition() {
     assert_eq!(slugs, expected, "each acknowledged project exists once");
     wait_for_equal_projects(&pool).await;
 
-    // The state after a kill between the registration at identity and the confirmation of the reservation.
+    // The call that would have stored this project was interrupted after the registration.
     let project_id = chassis::id::new();
     let register = "insert into identity.project (org_id, id) values ($1::uuid, $2)";
     sqlx::query(register).bind(&org_id).bind(project_id).execute(&pool).await.unwrap();
-    let reserve = "insert into project.project_reservation
-                       (org_id, project_id, creator_id, slug, registered, created_at)
-                   values ($1::uuid, $2, $3::uuid, 'interrupted', true, now() - interval '1 hour')";
-    let reserve = sqlx::query(reserve).bind(&org_id).bind(project_id).bind(&ann.user_id);
-    reserve.execute(&pool).await.unwrap();
-    eventually("the release of the reservation and the registration", async || {
+    let pending = "insert into project.project_registration (org_id, project_id, state, updated_at)
+                   values ($1::uuid, $2, 'pending', now() - interval '1 hour')";
+    sqlx::query(pending).bind(&org_id).bind(project_id).execute(&pool).await.unwrap();
+    eventually("the end of the registration", async || {
         let left = "select (select count(*) from identity.project where id = $1)
-                         + (select count(*) from project.project_reservation where project_id = $1)";
+                         + (select count(*) from project.project_registration
+                            where project_id = $1 and state = 'pending')";
         let left = sqlx::query_scalar::<_, i64>(left).bind(project_id);
         (left.fetch_one(&pool).await.unwrap() == 0).then_some(())
     })

@@ -31,19 +31,46 @@ fn rules_do_no_io() {
     }
 }
 
+/// Crates of rules do no I/O either: they have no libraries for it, and do not use those of chassis.
+#[test]
+fn crates_of_rules_do_no_io() {
+    for Source { path, text } in files("services", &["rules/Cargo.toml"]) {
+        for library in ["sqlx", "tokio", "tokio-util", "tonic", "reqwest", "host", "worker"] {
+            let key = format!("\n{library}.workspace");
+            assert!(!text.contains(&key), "{path} depends on {library}");
+        }
+    }
+    for Source { path, text } in files("services", &[".rs"]) {
+        if path.contains("/rules/src/") {
+            for io in ["async fn", ".await", "Tx", "Db", "column::sqlx"] {
+                let words = text.split(|c: char| !(c.is_alphanumeric() || "_.: ".contains(c)));
+                let is_used = words.flat_map(|it| it.split(' ')).any(|word| word == io)
+                    || (io.contains([' ', '.', ':']) && text.contains(io));
+                assert!(!is_used, "{path} is a rule and contains {io}");
+            }
+        }
+    }
+}
+
+/// True for the files of SQL statements: `store.rs`, and the files of a folder `store`.
+pub(super) fn is_store(path: &str) -> bool {
+    path.ends_with("store.rs") || path.contains("/store/")
+}
+
 #[test]
 fn sql_is_in_stores_and_names_its_columns() {
     for Source { path, text } in files("services", &[".rs"]) {
         let macros = ["query!(", "query_as!(", "query_scalar!("];
         let has_sql = macros.iter().any(|name| text.contains(name));
-        assert!(!has_sql || path.ends_with("store.rs"), "{path} contains SQL");
+        assert!(!has_sql || is_store(&path), "{path} contains SQL");
         assert!(!text.to_lowercase().contains("select *"), "{path} selects *");
     }
 }
 
 #[test]
 fn no_service_reads_the_schema_of_another() {
-    for Source { path, text } in files("services", &["store.rs", ".sql"]) {
+    let stores = files("services", &[".rs"]).into_iter().filter(|it| is_store(&it.path));
+    for Source { path, text } in stores.chain(files("services", &[".sql"])) {
         for other in services().filter(|name| !path.starts_with(&format!("services/{name}/"))) {
             for word in ["from", "join", "into", "update"] {
                 assert!(!text.contains(&format!("{word} {other}.")), "{path} reads {other}");

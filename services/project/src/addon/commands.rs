@@ -3,20 +3,20 @@
 
 use api::project as pb;
 use chassis::{Changed, Error, OrgId, ProjectGrant, Result, Tx, UserId};
-use data_encoding::BASE64URL_NOPAD;
-
-use super::{
-    Addon, AddonId, CatalogEntry, Config, Instance, Refused, State, catalog_entry, database_name,
-    store,
-};
-use crate::{
-    environment::{
-        self, Environment, EnvironmentId,
-        commands::{Initiator, enqueue_task, require_active_project},
+use project_rules::{
+    addon::{
+        Addon, CatalogEntry, Config, DesiredAddon, Instance, Refused, State, catalog_entry,
+        database_name,
     },
-    project::ProjectRef,
-    task::{Kind, Outcome, Task, TaskSpec},
+    environment::{Environment, admission::Initiator},
+    task::{Kind, TaskSpec},
+    types::{AddonId, EnvironmentId, ProjectRef},
     variable::Vault,
+};
+
+use crate::{
+    environment::commands::{enqueue_task, require_active_project},
+    store,
 };
 
 /// Attaches an add-on to a project, with an instance in every environment.
@@ -29,12 +29,13 @@ pub(super) async fn attach(
 ) -> Result<Addon> {
     let project_ref = ProjectRef::from(grant);
     let user_id = grant.account().user_id;
-    let environments = environment::store::lock_of_project(tx, project_ref).await?;
+    let environments = store::environment::lock_of_project(tx, project_ref).await?;
     require_active_project(tx, project_ref).await?;
     let attached = Addon::attach(project_ref, entry, config, user_id, tx.now);
-    let addon = store::insert(tx, attached).await?;
+    let addon = store::addon::insert(tx, attached).await?;
     for environment in environments {
-        add_instance(tx, &addon, environment.id, vault).await?;
+        let instance = Instance::new(&addon, environment.id, vault);
+        store::addon::upsert_instance(tx, addon.org_id, &instance).await?;
     }
     provision_environments(tx, &addon, user_id).await?;
     Ok(addon)
@@ -52,8 +53,8 @@ pub(super) async fn update(
     let config = catalog_entry(&addon.addon_key)?.configure(&addon.config, settings)?;
     let unchanged = addon.clone();
     let Some(changed) = addon.configure(config, etag)? else { return Ok(unchanged) };
-    let addon = store::update(tx, changed).await?;
-    store::set_instance_states(tx, &addon, State::Waiting).await?;
+    let addon = store::addon::update(tx, changed).await?;
+    store::addon::set_instance_states(tx, &addon, State::Waiting).await?;
     provision_environments(tx, &addon, grant.account().user_id).await?;
     Ok(addon)
 }
@@ -67,12 +68,12 @@ pub(super) async fn detach(
     confirm_key: &str,
 ) -> Result<Addon> {
     let addon = lock(tx, grant, id).await?;
-    let addon = store::update(tx, addon.detach(confirm_key)?).await?;
-    store::set_instance_states(tx, &addon, State::Removing).await?;
+    let addon = store::addon::update(tx, addon.request_detachment(confirm_key)?).await?;
+    store::addon::set_instance_states(tx, &addon, State::Removing).await?;
     provision_environments(tx, &addon, grant.account().user_id).await?;
     let detaching = addon.clone();
-    if store::count_instances(tx, &addon).await? == 0 {
-        store::delete(tx, addon.detached()).await?;
+    if store::addon::count_instances(tx, &addon).await? == 0 {
+        store::addon::delete(tx, addon.detach()).await?;
     }
     Ok(detaching)
 }
@@ -80,9 +81,9 @@ pub(super) async fn detach(
 /// Locks an add-on, after the environments and the project.
 async fn lock(tx: &mut Tx, grant: &ProjectGrant, id: AddonId) -> Result<Addon> {
     let project_ref = ProjectRef::from(grant);
-    environment::store::lock_of_project(tx, project_ref).await?;
+    store::environment::lock_of_project(tx, project_ref).await?;
     require_active_project(tx, project_ref).await?;
-    store::lock(tx, project_ref, id).await
+    store::addon::lock(tx, project_ref, id).await
 }
 
 /// Variable of a program with the connection URL of an add-on.
@@ -99,7 +100,7 @@ pub(super) async fn reveal_connection(
     database_address: &str,
     vault: &Vault,
 ) -> Result<Connection> {
-    let instances = store::instances_of(tx, environment).await?;
+    let instances = store::addon::instances_of(tx, environment).await?;
     let instance = instances.into_iter().find(|it| it.addon_id == addon.id);
     let instance = instance.ok_or(Error::NotFound("instance"))?;
     if instance.state != State::Ready || database_address.is_empty() {
@@ -119,117 +120,35 @@ pub(super) async fn reveal_connection(
     })
 }
 
-async fn add_instance(
-    tx: &mut Tx,
-    addon: &Addon,
-    environment_id: EnvironmentId,
-    vault: &Vault,
-) -> Result<()> {
-    let password = BASE64URL_NOPAD.encode(&chassis::key::random());
-    let instance = Instance {
-        addon_id: addon.id,
-        environment_id,
-        state: State::Waiting,
-        error_message: String::new(),
-        sealed: vault.seal(addon.org_id, &database_name(environment_id), &password),
-    };
-    store::upsert_instance(tx, addon.org_id, &instance).await
-}
-
-/// Adds an instance of every add-on of the project to a new environment.
-pub(crate) async fn add_instances(
-    tx: &mut Tx,
-    environment: &Environment,
-    vault: &Vault,
-) -> Result<()> {
-    for addon in store::of_project(tx, environment.project_ref()).await? {
-        if !addon.removing {
-            add_instance(tx, &addon, environment.id, vault).await?;
-        }
-    }
-    Ok(())
-}
-
-/// An instance that a runner provisions or removes, with the configuration of its add-on.
-pub(crate) struct DesiredAddon {
-    pub(crate) addon_key: String,
-    pub(crate) variable: String,
-    pub(crate) config: Config,
-    pub(crate) instance: Instance,
-}
-
 /// Returns the instances that the runner of an environment provisions or removes.
 pub(crate) async fn desired_addons(
     tx: &mut Tx,
     environment: &Environment,
 ) -> Result<Vec<DesiredAddon>> {
-    let addons = store::of_project(tx, environment.project_ref()).await?;
+    let addons = store::addon::of_project(tx, environment.project_ref()).await?;
     let mut desired = vec![];
-    for instance in store::instances_of(tx, environment).await? {
+    for instance in store::addon::instances_of(tx, environment).await? {
         let Some(addon) = addons.iter().find(|it| it.id == instance.addon_id) else { continue };
         desired.push(DesiredAddon {
             addon_key: addon.addon_key.clone(),
             variable: catalog_entry(&addon.addon_key)?.variable.clone(),
-            config: addon.config.0.clone(),
+            config: addon.config.clone(),
             instance,
         });
     }
     Ok(desired)
 }
 
-/// Applies the end of a task to the instances of its environment.
-pub(crate) async fn apply_task_outcome(
-    tx: &mut Tx,
-    environment: &Environment,
-    task: &Task,
-    outcome: &Outcome,
-) -> Result<()> {
-    let provisions = task.kind.is_deployment()
-        || matches!(task.kind, Kind::Start | Kind::Restart | Kind::Clone | Kind::Provision);
-    if !provisions {
-        return Ok(());
-    }
-    for mut instance in store::instances_of(tx, environment).await? {
-        match (outcome, instance.state) {
-            (Outcome::Completed(_), State::Removing) => {
-                store::delete_instance(tx, environment.org_id, &instance).await?;
-                delete_if_unused(tx, environment.project_ref(), instance.addon_id).await?;
-            }
-            (Outcome::Completed(_), _) => {
-                instance.state = State::Ready;
-                instance.error_message = String::new();
-                store::upsert_instance(tx, environment.org_id, &instance).await?;
-            }
-            (Outcome::Failed { error }, State::Waiting) if task.kind == Kind::Provision => {
-                instance.state = State::Error;
-                instance.error_message.clone_from(error);
-                store::upsert_instance(tx, environment.org_id, &instance).await?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Deletes an add-on that is being detached and has no instances left.
-async fn delete_if_unused(tx: &mut Tx, project: ProjectRef, id: AddonId) -> Result<()> {
-    let addon = store::lock(tx, project, id).await?;
-    if addon.removing && store::count_instances(tx, &addon).await? == 0 {
-        store::delete(tx, addon.detached()).await?;
-    }
-    Ok(())
-}
-
 /// Enqueues a provisioning task in every deployed environment of the project, or marks it as due if the
 /// task is refused now. Environments that were never deployed are provisioned with their first deployment.
 async fn provision_environments(tx: &mut Tx, addon: &Addon, user_id: UserId) -> Result<()> {
-    for environment in environment::store::lock_of_project(tx, addon.project_ref()).await? {
+    for environment in store::environment::lock_of_project(tx, addon.project_ref()).await? {
         let id = environment.id;
         if environment.deployment_id.is_none() {
             // Nothing was provisioned, so nothing has to be removed from the server.
             delete_removing_instances(tx, addon.org_id, &environment).await?;
         } else if !enqueue_provisioning(tx, environment, Some(user_id)).await? {
-            store::set_provision_due(tx, addon.org_id, id, true).await?;
+            store::addon::set_provision_due(tx, addon.org_id, id, true).await?;
         }
     }
     Ok(())
@@ -240,9 +159,9 @@ async fn delete_removing_instances(
     org_id: OrgId,
     environment: &Environment,
 ) -> Result<()> {
-    for instance in store::instances_of(tx, environment).await? {
+    for instance in store::addon::instances_of(tx, environment).await? {
         if instance.state == State::Removing {
-            store::delete_instance(tx, org_id, &instance).await?;
+            store::addon::delete_instance(tx, org_id, &instance).await?;
         }
     }
     Ok(())
@@ -254,12 +173,12 @@ pub(crate) async fn provision_if_due(
     project: ProjectRef,
     id: EnvironmentId,
 ) -> Result<()> {
-    if !store::is_provision_due(tx, project.org_id, id).await? {
+    if !store::addon::is_provision_due(tx, project.org_id, id).await? {
         return Ok(());
     }
-    let environment = environment::store::lock(tx, project, id).await?;
+    let environment = store::environment::lock(tx, project, id).await?;
     if enqueue_provisioning(tx, environment, None).await? {
-        store::set_provision_due(tx, project.org_id, id, false).await?;
+        store::addon::set_provision_due(tx, project.org_id, id, false).await?;
     }
     Ok(())
 }

@@ -2,13 +2,15 @@
 
 use api::project::{self as pb, addon_service_server::AddonService};
 use chassis::{Access, Call, Db, ProjectGrant, Reply, Result, Tx, reply};
-use tonic::Request;
-
-use super::{Addon, Config, catalog, catalog_entry, commands, store, wire::addon_with_instances};
-use crate::{
-    environment::{self, Kind, production::ProductionGate},
+use project_rules::{
+    addon::{Addon, Config, catalog, catalog_entry, wire::addon_with_instances},
+    environment::Kind,
     variable::Vault,
 };
+use tonic::Request;
+
+use super::commands;
+use crate::{environment::production_gate::ProductionGate, store};
 
 /// Implementation of `AddonService`.
 pub(crate) struct Rpc {
@@ -23,8 +25,8 @@ impl Rpc {
         grant: &ProjectGrant,
         addons: &[Addon],
     ) -> Result<Vec<pb::Addon>> {
-        let instances = store::list_instances(&self.db, grant).await?;
-        let environments = environment::store::list_all(&self.db, grant).await?;
+        let instances = store::addon::list_instances(&self.db, grant).await?;
+        let environments = store::environment::list_all(&self.db, grant).await?;
         let deployed = environments.iter().filter(|it| it.deployment_id.is_some());
         let deployed: Vec<_> = deployed.map(|it| it.id).collect();
         let to_wire = |addon: &Addon| {
@@ -69,7 +71,7 @@ impl AddonService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let addon = store::get(&self.db, &grant, message.addon_id.parse()?).await?;
+        let addon = store::addon::get(&self.db, &grant, message.addon_id.parse()?).await?;
         let addon = self.with_instances(&grant, &[addon]).await?.pop();
         reply(pb::GetAddonResponse { addon })
     }
@@ -81,7 +83,7 @@ impl AddonService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let addons = store::list(&self.db, &grant).await?;
+        let addons = store::addon::list(&self.db, &grant).await?;
         reply(pb::ListAddonsResponse { addons: self.with_instances(&grant, &addons).await? })
     }
 
@@ -122,13 +124,13 @@ impl AddonService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let addon = store::get(&self.db, &grant, message.addon_id.parse()?).await?;
+        let addon = store::addon::get(&self.db, &grant, message.addon_id.parse()?).await?;
         let environment_id = message.environment_id.parse()?;
-        let environment = environment::store::get(&self.db, &grant, environment_id).await?;
+        let environment = store::environment::get(&self.db, &grant, environment_id).await?;
         let gate =
             ProductionGate { db: &self.db, access: &self.access, context: &call, grant: &grant };
         gate.authorize(environment.kind == Kind::Production).await?;
-        let address = store::database_address(&self.db, &environment).await?;
+        let address = store::addon::database_address(&self.db, &environment).await?;
         let vault = &self.vault;
         let reveal = async |tx: &mut Tx| {
             let connection =

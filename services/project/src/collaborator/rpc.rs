@@ -13,9 +13,8 @@ use chassis::{
     Access, Call, Error, Reply, Result, call::Context, channel::ServiceChannel, error::remote,
     reply,
 };
+use project_rules::collaborator::{find_by_email, org_role_for};
 use tonic::Request;
-
-use super::{find_by_email, org_role_for};
 
 /// Implementation of `CollaboratorService`.
 pub(crate) struct Rpc {

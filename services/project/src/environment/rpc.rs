@@ -8,27 +8,30 @@ use chassis::{
     Access, Call, Db, OrgId, ProjectGrant, Reply, Result, Tx, call::Context,
     channel::ServiceChannel, page::Pager, reply,
 };
+use project_rules::{
+    environment::{
+        CloneSpec, CloneTarget, Draft, Kind, Promotion, admission::Initiator, edit::Patch,
+        production::ProductionRight, wire::environment_health,
+    },
+    task::{self, TaskSpec},
+    types::{EnvironmentId, parse_optional_id},
+    variable::{Change, Vault},
+};
 use prost::{Message, Name};
 use tonic::Request;
 
 use super::{
-    Draft, EnvironmentId, Kind,
     commands::{
-        self, Initiator, Promotion, Update,
-        create::{CloneSpec, CloneTarget, Conditions, clone, create},
+        self, Update,
+        create::{Conditions, clone, create_and_deploy},
         destroy::{DestroySpec, destroy},
         enqueue_task,
     },
-    edit::Patch,
-    production::{ProductionGate, ProductionRight},
-    store,
-    wire::parse_optional_id,
+    production_gate::ProductionGate,
 };
 use crate::{
     organization::client::{PlanLimit, plan_limit},
-    server,
-    task::{self, TaskSpec},
-    variable::{self, Vault},
+    store,
 };
 
 /// Implementation of `EnvironmentService`.
@@ -56,9 +59,11 @@ impl Rpc {
         grant: &ProjectGrant,
         clone: &CloneSpec,
     ) -> Result<ProductionRight> {
-        let source_kind = store::get(&self.db, grant, clone.source_id).await?.kind;
+        let source_kind = store::environment::get(&self.db, grant, clone.source_id).await?.kind;
         let target_kind = match clone.target {
-            CloneTarget::Existing { id, .. } => store::get(&self.db, grant, id).await?.kind,
+            CloneTarget::Existing { id, .. } => {
+                store::environment::get(&self.db, grant, id).await?.kind
+            }
             CloneTarget::New { kind, .. } => kind,
         };
         let affects_production = [source_kind, target_kind].contains(&Kind::Production);
@@ -78,10 +83,9 @@ impl Rpc {
         M: Message + Check,
         R: Message + Name + Default,
     {
-        let environment = store::get(&self.db, grant, id).await?;
-        let right = self.gate(call, grant).authorize_task(&environment, &spec).await?;
+        let right = self.gate(call, grant).authorize_task(id, &spec).await?;
         let enqueue = async |tx: &mut Tx| {
-            let environment = store::lock(tx, grant.into(), id).await?;
+            let environment = store::environment::lock(tx, grant.into(), id).await?;
             let initiator = Initiator::person(grant, right);
             let (_, task) = enqueue_task(tx, environment, spec, initiator).await?;
             Ok(response((&task).into()))
@@ -119,16 +123,11 @@ impl EnvironmentService for Rpc {
         let plan_limit = self.environment_limit(&call, grant.org_id()).await?;
         let conditions = Conditions { plan_limit, right };
         let create = async |tx: &mut Tx| {
-            let environment = create(tx, &grant, draft, conditions, &self.vault).await?;
-            if !message.deploy_now {
-                let environment = Some((&environment).into());
-                return Ok(pb::CreateEnvironmentResponse { environment, task: None });
-            }
-            let deploy = TaskSpec::new(task::Kind::Deploy);
-            let initiator = Initiator::person(&grant, right);
-            let (environment, task) = enqueue_task(tx, environment, deploy, initiator).await?;
-            let environment = Some((&environment).into());
-            Ok(pb::CreateEnvironmentResponse { environment, task: Some((&task).into()) })
+            let deploy_now = message.deploy_now;
+            let (environment, task) =
+                create_and_deploy(tx, &grant, draft, conditions, deploy_now, &self.vault).await?;
+            let task = task.as_ref().map(Into::into);
+            Ok(pb::CreateEnvironmentResponse { environment: Some((&environment).into()), task })
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -140,7 +139,8 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let environment = store::get(&self.db, &grant, message.environment_id.parse()?).await?;
+        let environment =
+            store::environment::get(&self.db, &grant, message.environment_id.parse()?).await?;
         reply(pb::GetEnvironmentResponse { environment: Some((&environment).into()) })
     }
 
@@ -153,7 +153,7 @@ impl EnvironmentService for Rpc {
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let filter = [message.org_id.as_str(), &message.project_id];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let rows = store::list(&self.db, &grant, &page).await?;
+        let rows = store::environment::list(&self.db, &grant, &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let environments = rows.iter().map(Into::into).collect();
         reply(pb::ListEnvironmentsResponse { environments, next_page_token })
@@ -166,12 +166,11 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let environment = store::get(&self.db, &grant, message.environment_id.parse()?).await?;
-        let id = environment.id;
-        let report = server::report::store::get(&self.db, id).await?;
-        let deployment_id = task::store::last_deployment_id(&self.db, &grant, id).await?;
-        let resources = environment.resources();
-        let health = server::wire::environment_health(report, resources, deployment_id);
+        let id = message.environment_id.parse()?;
+        let environment = store::environment::get(&self.db, &grant, id).await?;
+        let report = store::report::get(&self.db, id).await?;
+        let deployment_id = store::task::last_deployment_id(&self.db, &grant, id).await?;
+        let health = environment_health(report, environment.resources(), deployment_id);
         reply(pb::GetEnvironmentHealthResponse { health: Some(health) })
     }
 
@@ -184,7 +183,7 @@ impl EnvironmentService for Rpc {
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let patch = Patch::try_from(message)?;
         let id = message.environment_id.parse()?;
-        let kind = store::get(&self.db, &grant, id).await?.kind;
+        let kind = store::environment::get(&self.db, &grant, id).await?.kind;
         let affects_production = kind == Kind::Production && patch.changes_deployment();
         let right = self.gate(&call, &grant).authorize(affects_production).await?;
         let update = Update { id, patch, etag: &message.etag, affects_production, right };
@@ -259,9 +258,8 @@ impl EnvironmentService for Rpc {
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let id = message.environment_id.parse()?;
-        let environment = store::get(&self.db, &grant, id).await?;
         let spec = TaskSpec::new(task::Kind::Rollback);
-        let right = self.gate(&call, &grant).authorize_task(&environment, &spec).await?;
+        let right = self.gate(&call, &grant).authorize_task(id, &spec).await?;
         let rollback = async |tx: &mut Tx| {
             let deployment_id = parse_optional_id(&message.deployment_id)?;
             let task = commands::rollback(tx, &grant, id, deployment_id, right).await?;
@@ -344,8 +342,9 @@ impl EnvironmentService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let environment = store::get(&self.db, &grant, message.environment_id.parse()?).await?;
-        let variables = variable::store::list(&self.db, &environment).await?;
+        let environment =
+            store::environment::get(&self.db, &grant, message.environment_id.parse()?).await?;
+        let variables = store::variable::list(&self.db, &environment).await?;
         reply(pb::ListVariablesResponse { variables: variables.iter().map(Into::into).collect() })
     }
 
@@ -357,13 +356,14 @@ impl EnvironmentService for Rpc {
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let id = message.environment_id.parse()?;
-        let is_production = store::get(&self.db, &grant, id).await?.kind == Kind::Production;
+        let is_production =
+            store::environment::get(&self.db, &grant, id).await?.kind == Kind::Production;
         let right = self.gate(&call, &grant).authorize(is_production).await?;
-        let change = variable::Change::from(message);
+        let change = Change::from(message);
         let set = async |tx: &mut Tx| {
-            let environment = store::lock(tx, (&grant).into(), id).await?;
+            let environment = store::environment::lock(tx, (&grant).into(), id).await?;
             let variables =
-                variable::commands::set(tx, &environment, &change, right, &self.vault).await?;
+                commands::set_variables(tx, &environment, &change, right, &self.vault).await?;
             Ok(pb::SetVariablesResponse { variables: variables.iter().map(Into::into).collect() })
         };
         reply(self.db.write(&call, set).await?)

@@ -5,9 +5,8 @@ use api::identity::{
     project_access_service_client::ProjectAccessServiceClient,
 };
 use chassis::{OrgId, Result, call::Context, channel::ServiceChannel, error::remote};
+use project_rules::types::ProjectRef;
 use uuid::Uuid;
-
-use super::ProjectRef;
 
 /// Registers a project, which counts it towards the plan and makes its creator an admin. Idempotent by the
 /// project id. Returns identity's consistency token.

@@ -1,23 +1,11 @@
 //! Pages of the projects that a caller may see.
 
 use chassis::{Db, Grant, Result, call::Context, channel::ServiceChannel, page::Page};
+use project_rules::project::{Project, SortOrder};
 use uuid::Uuid;
 
-use super::{
-    Project,
-    client::{VisibleProjects, list_visible_projects},
-    store::{self, Filter},
-};
-
-/// Order of projects in a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SortOrder {
-    /// Oldest first.
-    CreateTime,
-    Name,
-    /// Last updated first.
-    UpdateTime,
-}
+use super::client::{VisibleProjects, list_visible_projects};
+use crate::store::project::{Filter, list, list_by_name, list_by_update_time};
 
 /// A list of projects.
 pub(super) struct Listing<'a> {
@@ -32,7 +20,8 @@ pub(super) struct Listing<'a> {
 
 impl Listing<'_> {
     /// Returns the rows of a page and the first row of the next one. Identity decides which projects are
-    /// visible. In a list by age without a query it returns only as many of them as the page needs.
+    /// visible. For a list by creation time without a query, identity returns only the ids that the page
+    /// needs.
     pub(super) async fn rows(&self, page: &Page) -> Result<Vec<Project>> {
         if self.sort_order == SortOrder::CreateTime && self.query.is_empty() {
             let visible = self.visible(page.after::<Uuid>()?, page.limit()).await?;
@@ -64,9 +53,9 @@ impl Listing<'_> {
         };
         let filter = Filter { org_id: self.grant.org_id(), ids, query: self.query };
         match self.sort_order {
-            SortOrder::CreateTime => store::list(self.db, &filter, page).await,
-            SortOrder::Name => store::list_by_name(self.db, &filter, page).await,
-            SortOrder::UpdateTime => store::list_by_update_time(self.db, &filter, page).await,
+            SortOrder::CreateTime => list(self.db, &filter, page).await,
+            SortOrder::Name => list_by_name(self.db, &filter, page).await,
+            SortOrder::UpdateTime => list_by_update_time(self.db, &filter, page).await,
         }
     }
 }

@@ -2,19 +2,18 @@
 
 use api::project::{self as pb, project_service_server::ProjectService};
 use chassis::{
-    Access, Call, Db, Error, Reply, Tx, channel::ServiceChannel, id, key, page::Pager, reply,
+    Access, Call, Db, Error, Reply, Tx, channel::ServiceChannel, key, page::Pager, reply,
+};
+use project_rules::{
+    project::{Draft, Project, deletion::blocks_deletion, edit::Patch},
+    push::{Delivery, Ignored, parse},
+    repository::url_violation,
+    types::ProjectRef,
 };
 use tonic::Request;
 
-use super::{
-    Draft, Project, ProjectRef,
-    commands::{self, CreateProject},
-    deletion::blocks_deletion,
-    edit::Patch,
-    listing::Listing,
-    overview, store,
-};
-use crate::{environment, organization, push, repository::url_violation};
+use super::{commands, creation::CreateProject, listing::Listing, overview};
+use crate::{push, store};
 
 /// Implementation of `ProjectService`.
 pub(crate) struct Rpc {
@@ -40,13 +39,7 @@ impl ProjectService for Rpc {
         let message = &call.message;
         let grant = self.access.org(&call, &message.org_id).await?;
         let draft = Draft::from_request(message, self.local_repositories)?;
-        let request_id = if message.request_id.is_empty() {
-            None
-        } else {
-            Some(id::parse("request_id", &message.request_id)?)
-        };
-        let create =
-            CreateProject { db: &self.db, identity: &self.identity, grant: &grant, request_id };
+        let create = CreateProject { db: &self.db, identity: &self.identity, grant: &grant };
         let response = |project: &Project, consistency_token| pb::CreateProjectResponse {
             project: Some(project.into()),
             consistency_token,
@@ -61,7 +54,7 @@ impl ProjectService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let project = store::get(&self.db, &grant).await?;
+        let project = store::project::get(&self.db, &grant).await?;
         reply(pb::GetProjectResponse { project: Some((&project).into()) })
     }
 
@@ -113,7 +106,7 @@ impl ProjectService for Rpc {
         let secret = push::secret::PushSecret::generate(&self.push_secret_key, grant.project_id());
         let rotate = async |tx: &mut Tx| {
             let rotated = push::secret::rotated(project_ref);
-            push::store::set_secret(tx, project_ref, &secret.sealed, rotated).await?;
+            store::push::set_secret(tx, project_ref, &secret.sealed, rotated).await?;
             Ok(pb::RotatePushSecretResponse { url, secret: secret.plain })
         };
         reply(self.db.write(&call, rotate).await?)
@@ -125,16 +118,16 @@ impl ProjectService for Rpc {
     ) -> Reply<pb::ReceivePushResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let delivery = push::Delivery {
+        let delivery = Delivery {
             project_id: message.project_id.parse()?,
             format: message.format(),
             signature: &message.signature,
             body: &message.body,
         };
         let org_id = push::secret::authenticate(&self.db, &self.push_secret_key, &delivery).await?;
-        let push = match push::parse(&message.event, &message.body) {
+        let push = match parse(&message.event, &message.body) {
             Ok(push) => push,
-            Err(push::Ignored(reason)) => {
+            Err(Ignored(reason)) => {
                 let ignored = reason.to_owned();
                 return reply(pb::ReceivePushResponse { ignored, ..Default::default() });
             }
@@ -193,9 +186,9 @@ impl ProjectService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let project = store::get(&self.db, &grant).await?;
-        let environments = environment::store::list_all(&self.db, &grant).await?;
-        let tasks = store::count_tasks(&self.db, &grant).await?;
+        let project = store::project::get(&self.db, &grant).await?;
+        let environments = store::environment::list_all(&self.db, &grant).await?;
+        let tasks = store::project::count_tasks(&self.db, &grant).await?;
         let blocking = environments.iter().filter(|it| blocks_deletion(it));
         reply(pb::PreviewProjectDeletionResponse {
             project: Some((&project).into()),
@@ -232,12 +225,12 @@ impl ProjectService for Rpc {
     ) -> Reply<pb::DescribeOrganizationResponse> {
         let call = Call::of(request)?;
         let org_id = call.message.org_id.parse()?;
-        let counts = organization::store::count_resources(&self.db, org_id).await?;
+        let counts = store::organization::count_resources(&self.db, org_id).await?;
         let count = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
         reply(pb::DescribeOrganizationResponse {
             projects: count(counts.projects),
             environments: count(counts.environments),
-            running_environments: organization::store::running_names(&self.db, org_id).await?,
+            running_environments: store::organization::running_names(&self.db, org_id).await?,
             running_environment_count: count(counts.running),
         })
     }

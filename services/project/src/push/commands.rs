@@ -3,17 +3,14 @@
 
 use api::{error::Reason, project as pb};
 use chassis::{Changed, Error, Result, Tx};
-
-use super::{Push, store};
-use crate::{
-    environment::{
-        self, Environment, EnvironmentId,
-        commands::{Initiator, enqueue_task},
-    },
-    organization,
-    project::ProjectRef,
+use project_rules::{
+    environment::{Environment, admission::Initiator},
+    push::Push,
     task::{Kind, TaskSpec},
+    types::{EnvironmentId, ProjectRef},
 };
+
+use crate::{environment::commands::enqueue_task, store};
 
 /// Result of a push, for the git server.
 #[derive(Debug, Default)]
@@ -45,19 +42,19 @@ pub(crate) async fn deploy_push(
     push: &Push,
 ) -> Result<PushOutcome> {
     let mut outcome = PushOutcome::default();
-    let status = organization::store::status(tx, project.org_id).await?;
+    let status = store::organization::status(tx, project.org_id).await?;
     if let Err(refused) = status.require_active() {
         outcome.ignored = refused.to_string();
         return Ok(outcome);
     }
     let mut environment_ids = vec![];
     let mut refusal = None;
-    for environment in environment::store::lock_auto_deployed(tx, project, &push.branch).await? {
+    for environment in store::environment::lock_auto_deployed(tx, project, &push.branch).await? {
         let id = environment.id;
         match enqueue_deployment(tx, environment).await? {
             Deployment::Enqueued => outcome.deployments += 1,
             Deployment::Waiting => {
-                store::set_pending_commit(tx, project.org_id, id, &push.commit).await?;
+                store::push::set_pending_commit(tx, project.org_id, id, &push.commit).await?;
                 outcome.waiting += 1;
             }
             Deployment::Refused(message) => {
@@ -89,12 +86,12 @@ pub(crate) async fn deploy_pending_push(
     project: ProjectRef,
     id: EnvironmentId,
 ) -> Result<()> {
-    if !store::has_pending_commit(tx, project.org_id, id).await? {
+    if !store::push::has_pending_commit(tx, project.org_id, id).await? {
         return Ok(());
     }
-    let environment = environment::store::lock(tx, project, id).await?;
+    let environment = store::environment::lock(tx, project, id).await?;
     if matches!(enqueue_deployment(tx, environment).await?, Deployment::Enqueued) {
-        store::set_pending_commit(tx, project.org_id, id, "").await?;
+        store::push::set_pending_commit(tx, project.org_id, id, "").await?;
     }
     Ok(())
 }

@@ -6,9 +6,12 @@ use chassis::{
     key::{self, Secret},
 };
 use data_encoding::BASE64URL_NOPAD;
+use project_rules::{
+    push::{Delivery, is_signed},
+    types::ProjectRef,
+};
 
-use super::{Delivery, is_signed, store};
-use crate::project::ProjectRef;
+use crate::store;
 
 /// A new secret.
 pub(crate) struct PushSecret {
@@ -40,7 +43,7 @@ pub(crate) async fn authenticate(
     delivery: &Delivery<'_>,
 ) -> Result<OrgId> {
     let id = delivery.project_id;
-    let stored = store::sealed_secret(db, id).await?.ok_or_else(Error::invalid_credential)?;
+    let stored = store::push::sealed_secret(db, id).await?.ok_or_else(Error::invalid_credential)?;
     let secret = key::open(seal_key, id.0.as_bytes(), &stored.sealed);
     let secret = secret.and_then(|it| String::from_utf8(it).ok());
     let secret = secret.ok_or_else(Error::invalid_credential)?;

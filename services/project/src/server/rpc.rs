@@ -8,11 +8,17 @@ use chassis::{
     reply,
     token::{Kind, Token},
 };
+use project_rules::{
+    server::{Patch, Server, ServerQuota, wire::server_to_wire},
+    types::ServerId,
+};
 use secrecy::ExposeSecret;
 use tonic::Request;
 
-use super::{Patch, Server, ServerId, ServerQuota, store, wire::server_to_wire};
-use crate::organization::client::{PlanLimit, plan_limit};
+use crate::{
+    organization::client::{PlanLimit, plan_limit},
+    store,
+};
 
 /// Implementation of `ServerService`.
 pub(crate) struct Rpc {
@@ -39,12 +45,13 @@ impl ServerService for Rpc {
         // PL-18.
         let limit = plan_limit(&self.identity, &call, org_id, PlanLimit::Servers).await?;
         let connect = async |tx: &mut Tx| {
-            let quota = ServerQuota { count: store::lock_and_count(tx, org_id).await?, limit };
+            let quota =
+                ServerQuota { count: store::server::lock_and_count(tx, org_id).await?, limit };
             let id = ServerId::new();
             let token = Token::random(id.0);
             let draft = (&call.message).into();
             let connected = Server::connect(org_id, id, draft, token.hash(), quota, tx.now)?;
-            let server = store::insert(tx, connected).await?;
+            let server = store::server::insert(tx, connected).await?;
             Ok(pb::ConnectServerResponse {
                 server: Some((&server).into()),
                 agent_token: reveal(&token),
@@ -59,8 +66,8 @@ impl ServerService for Rpc {
     ) -> Reply<pb::GetServerResponse> {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
-        let server = store::get(&self.db, &grant, call.message.server_id.parse()?).await?;
-        let allocated = store::allocated_by_server(&self.db, &[server.id.0]).await?;
+        let server = store::server::get(&self.db, &grant, call.message.server_id.parse()?).await?;
+        let allocated = store::server::allocated_by_server(&self.db, &[server.id.0]).await?;
         let allocated = allocated.get(&server.id).copied().unwrap_or_default();
         let server = Some(server_to_wire(&server, allocated, self.db.now()));
         reply(pb::GetServerResponse { server })
@@ -75,10 +82,10 @@ impl ServerService for Rpc {
         let grant = self.access.org(&call, &message.org_id).await?;
         let page =
             self.pager.page(&call, message.page_size, &message.page_token, &[&message.org_id])?;
-        let rows = store::list(&self.db, &grant, &page).await?;
+        let rows = store::server::list(&self.db, &grant, &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let ids: Vec<_> = rows.iter().map(|it| it.id.0).collect();
-        let allocated = store::allocated_by_server(&self.db, &ids).await?;
+        let allocated = store::server::allocated_by_server(&self.db, &ids).await?;
         let now = self.db.now();
         let servers = rows.iter().map(|it| {
             let allocated = allocated.get(&it.id).copied().unwrap_or_default();
@@ -97,10 +104,11 @@ impl ServerService for Rpc {
         let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
             let server =
-                store::lock_connected(tx, grant.org_id(), message.server_id.parse()?).await?;
+                store::server::lock_connected(tx, grant.org_id(), message.server_id.parse()?)
+                    .await?;
             let unchanged = pb::Server::from(&server);
             let server = match server.update(patch, &message.etag)? {
-                Some(changed) => (&store::update(tx, changed).await?).into(),
+                Some(changed) => (&store::server::update(tx, changed).await?).into(),
                 None => unchanged,
             };
             Ok(pb::UpdateServerResponse { server: Some(server) })
@@ -117,9 +125,10 @@ impl ServerService for Rpc {
         let grant = self.access.org(&call, &message.org_id).await?;
         let rotate = async |tx: &mut Tx| {
             let server =
-                store::lock_connected(tx, grant.org_id(), message.server_id.parse()?).await?;
+                store::server::lock_connected(tx, grant.org_id(), message.server_id.parse()?)
+                    .await?;
             let token = Token::random(server.id.0);
-            let server = store::update(tx, server.rotate_token(token.hash())).await?;
+            let server = store::server::update(tx, server.rotate_token(token.hash())).await?;
             let server = Some((&server).into());
             Ok(pb::RotateServerTokenResponse { server, agent_token: reveal(&token) })
         };
@@ -135,9 +144,10 @@ impl ServerService for Rpc {
         let grant = self.access.org(&call, &message.org_id).await?;
         let remove = async |tx: &mut Tx| {
             let server =
-                store::lock_to_remove(tx, grant.org_id(), message.server_id.parse()?).await?;
-            let environments = store::allocated(tx, server.id, None).await?.environments;
-            store::delete(tx, server.remove(environments)?).await?;
+                store::server::lock_to_remove(tx, grant.org_id(), message.server_id.parse()?)
+                    .await?;
+            let environments = store::server::allocated(tx, server.id, None).await?.environments;
+            store::server::delete(tx, server.remove(environments)?).await?;
             Ok(pb::RemoveServerResponse {})
         };
         reply(self.db.write(&call, remove).await?)

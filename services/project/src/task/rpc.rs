@@ -2,12 +2,13 @@
 
 use api::project::{self as pb, task_service_server::TaskService};
 use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply};
+use project_rules::{task::TaskSpec, types::parse_optional_id};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response};
 use worker::watch::{Messages, follow};
 
-use super::{TaskSpec, commands, store, watch::TaskLog};
-use crate::environment::{self, production::ProductionGate, wire::parse_optional_id};
+use super::{commands, watch::TaskLog};
+use crate::{environment::production_gate::ProductionGate, store};
 
 /// Implementation of `TaskService`.
 pub(crate) struct Rpc {
@@ -26,8 +27,8 @@ impl TaskService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let task = store::get(&self.db, &grant, message.task_id.parse()?).await?;
-        let log_lines = store::log_lines(&self.db, &task).await?;
+        let task = store::task::get(&self.db, &grant, message.task_id.parse()?).await?;
+        let log_lines = store::task::log_lines(&self.db, &task).await?;
         reply(pb::GetTaskResponse { task: Some(pb::Task { log_lines, ..(&task).into() }) })
     }
 
@@ -41,7 +42,7 @@ impl TaskService for Rpc {
         let filter = [message.org_id.as_str(), &message.project_id, &message.environment_id];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
         let environment_id = parse_optional_id(&message.environment_id)?;
-        let rows = store::list(&self.db, &grant, environment_id, &page).await?;
+        let rows = store::task::list(&self.db, &grant, environment_id, &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         reply(pb::ListTasksResponse {
             tasks: rows.iter().map(Into::into).collect(),
@@ -56,7 +57,7 @@ impl TaskService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let task = store::get(&self.db, &grant, message.task_id.parse()?).await?;
+        let task = store::task::get(&self.db, &grant, message.task_id.parse()?).await?;
         let cancel = async |tx: &mut Tx| {
             let task = commands::request_cancellation(tx, &task).await?;
             Ok(pb::CancelTaskResponse { task: Some((&task).into()) })
@@ -71,12 +72,12 @@ impl TaskService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let failed = store::get(&self.db, &grant, message.task_id.parse()?).await?;
+        let failed = store::task::get(&self.db, &grant, message.task_id.parse()?).await?;
         commands::require_failed(&failed)?;
-        let environment = environment::store::get(&self.db, &grant, failed.environment_id).await?;
         let gate =
             ProductionGate { db: &self.db, access: &self.access, context: &call, grant: &grant };
-        let right = gate.authorize_task(&environment, &TaskSpec::retry(&failed)).await?;
+        let id = failed.environment_id;
+        let right = gate.authorize_task(id, &TaskSpec::retry(&failed)).await?;
         // The permission that the original method needs (PE-41, PE-44, PE-37).
         if let Some(permission) = failed.kind.additional_retry_permission() {
             self.access.require_additional(&call, &grant, permission).await?;
@@ -95,7 +96,7 @@ impl TaskService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let task = store::get(&self.db, &grant, message.task_id.parse()?).await?;
+        let task = store::task::get(&self.db, &grant, message.task_id.parse()?).await?;
         let log = TaskLog {
             db: self.db.clone(),
             grant,

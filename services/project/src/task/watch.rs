@@ -3,9 +3,13 @@
 
 use api::project as pb;
 use chassis::{Db, ProjectGrant, Result};
+use project_rules::{
+    task::{State, wire::LogMessage},
+    types::TaskId,
+};
 use worker::watch::{Batch, Source, Then};
 
-use super::{State, TaskId, store, wire::LogMessage};
+use crate::store;
 
 /// Number of batches of lines that one read returns.
 const BATCHES_MAX: i64 = 32;
@@ -25,8 +29,8 @@ impl Source for TaskLog {
 
     async fn read(&mut self) -> Result<Batch<Self::Message>> {
         // Read the state before the lines: once it is final, all lines are already stored.
-        let task = store::get(&self.db, &self.grant, self.task_id).await?;
-        let batches = store::lines_from(&self.db, &task, self.next_line, BATCHES_MAX).await?;
+        let task = store::task::get(&self.db, &self.grant, self.task_id).await?;
+        let batches = store::task::lines_from(&self.db, &task, self.next_line, BATCHES_MAX).await?;
         let is_full = i64::try_from(batches.len()).is_ok_and(|it| it == BATCHES_MAX);
         let mut messages: Vec<_> =
             batches.into_iter().filter_map(|it| self.new_lines(it)).collect();
@@ -45,7 +49,7 @@ impl Source for TaskLog {
 
 impl TaskLog {
     /// Makes a message of the lines of a batch that were not sent yet; `None` if all of them were.
-    fn new_lines(&mut self, mut batch: store::Lines) -> Option<LogMessage> {
+    fn new_lines(&mut self, mut batch: store::task::Lines) -> Option<LogMessage> {
         let sent_count = usize::try_from(self.next_line - batch.first_line).unwrap_or(0);
         if sent_count >= batch.lines.len() {
             return None;

@@ -1,21 +1,19 @@
 //! Creation of environments: empty, or as a clone.
 
 use chassis::{OrgId, ProjectGrant, Result, Tx};
-
-use super::{Initiator, enqueue_task, require_active_project, require_admission};
-use crate::{
-    addon,
+use project_rules::{
+    addon::Instance,
     environment::{
-        Draft, Environment, EnvironmentId, Kind, Refused, generate_name, locking,
-        production::{self, ProductionRight},
-        state_machine::Operation,
-        store,
+        CloneSpec, CloneTarget, Draft, Environment, Kind, Refused, admission::Initiator,
+        generate_name, production::ProductionRight, state_machine::Operation,
     },
-    project::ProjectRef,
-    server,
     task::{self, Task, TaskSpec},
-    variable::{self, Vault},
+    types::ProjectRef,
+    variable::Vault,
 };
+
+use super::{enqueue_task, require_active_project, require_admission};
+use crate::{environment::locking, store};
 
 /// Conditions of the creation of an environment that were checked before the transaction.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +23,27 @@ pub(crate) struct Conditions {
     pub(crate) right: ProductionRight,
 }
 
+/// Creates an environment, and enqueues its first deployment if `deploy_now` is set.
+pub(crate) async fn create_and_deploy(
+    tx: &mut Tx,
+    grant: &ProjectGrant,
+    draft: Draft,
+    conditions: Conditions,
+    deploy_now: bool,
+    vault: &Vault,
+) -> Result<(Environment, Option<Task>)> {
+    let environment = create(tx, grant, draft, conditions, vault).await?;
+    if !deploy_now {
+        return Ok((environment, None));
+    }
+    let deploy = TaskSpec::new(task::Kind::Deploy);
+    let initiator = Initiator::person(grant, conditions.right);
+    let (environment, task) = enqueue_task(tx, environment, deploy, initiator).await?;
+    Ok((environment, Some(task)))
+}
+
 /// Creates an environment, if the plan and the server have capacity for it (PE-18, PE-19).
-pub(crate) async fn create(
+async fn create(
     tx: &mut Tx,
     grant: &ProjectGrant,
     mut draft: Draft,
@@ -37,22 +54,31 @@ pub(crate) async fn create(
     require_plan_capacity(tx, grant.org_id(), conditions.plan_limit).await?;
     let project = require_active_project(tx, project_ref).await?;
     let affects_production = draft.kind == Kind::Production && draft.auto_deploy;
-    production::require_right(&project, affects_production, conditions.right)?;
+    let min_role = project.production_deploy_min_role;
+    min_role.require_right(affects_production, conditions.right)?;
+    if draft.branch.is_empty() {
+        draft.branch = project.default_branch;
+    }
     draft.server_id = draft.server_id.or(project.server_id);
     if let Some(server_id) = draft.server_id {
-        let server = server::store::lock_for_placement(tx, grant.org_id(), server_id).await?;
+        let server = store::server::lock_for_placement(tx, grant.org_id(), server_id).await?;
         server.require_reachable(tx.now)?;
-        let allocated = server::store::allocated(tx, server.id, None).await?;
+        let allocated = store::server::allocated(tx, server.id, None).await?;
         server.require_capacity(draft.resources, allocated)?;
     }
     let name = if draft.name.is_empty() {
-        generate_name(&project.slug, draft.kind, &store::names(tx, project_ref).await?)
+        generate_name(&project.slug, draft.kind, &store::environment::names(tx, project_ref).await?)
     } else {
         draft.name.clone()
     };
-    let created = Environment::create(grant, &project, draft, name, tx.now);
-    let environment = store::insert(tx, created).await?;
-    addon::commands::add_instances(tx, &environment, vault).await?;
+    let created = Environment::create(grant, draft, name, tx.now);
+    let environment = store::environment::insert(tx, created).await?;
+    for addon in store::addon::of_project(tx, project_ref).await? {
+        if !addon.removing {
+            let instance = Instance::new(&addon, environment.id, vault);
+            store::addon::upsert_instance(tx, addon.org_id, &instance).await?;
+        }
+    }
     Ok(environment)
 }
 
@@ -60,24 +86,10 @@ pub(crate) async fn create(
 /// other creations until the transaction ends.
 async fn require_plan_capacity(tx: &mut Tx, org_id: OrgId, limit: Option<i64>) -> Result<()> {
     if limit.is_some() {
-        let count = store::lock_and_count(tx, org_id).await?;
+        let count = store::environment::lock_and_count(tx, org_id).await?;
         Environment::require_plan_capacity(count, limit)?;
     }
     Ok(())
-}
-
-/// Clone of an environment.
-pub(crate) struct CloneSpec {
-    pub(crate) source_id: EnvironmentId,
-    pub(crate) target: CloneTarget,
-}
-
-/// Target of a clone.
-pub(crate) enum CloneTarget {
-    /// A new environment; an empty name is generated.
-    New { name: String, kind: Kind },
-    /// An existing environment, which is overwritten. `confirm_name` must be its exact name.
-    Existing { id: EnvironmentId, confirm_name: String },
 }
 
 /// Clones an environment into a new one, or over an existing one (PE-40, PE-41). The source is in state
@@ -98,7 +110,7 @@ pub(crate) async fn clone(
     let locked = locking::lock_all(tx, grant.into(), &ids).await?;
     let source = locked.iter().find(|it| it.id == source_id).cloned();
     let source = source.ok_or(Refused::AcrossServers)?;
-    let active = task::store::active(tx, &source).await?;
+    let active = store::task::active(tx, &source).await?;
     source.require_allowed(Operation::CloneFrom, active.as_ref())?;
     let spec =
         TaskSpec { source_environment_id: Some(source.id), ..TaskSpec::new(task::Kind::Clone) };
@@ -111,25 +123,25 @@ pub(crate) async fn clone(
                 return Err(Refused::WrongName.into());
             }
             require_same_server(&source, &target)?;
-            store::lock_source(tx, &source).await?;
+            store::environment::lock_source(tx, &source).await?;
             enqueue_task(tx, target, spec, initiator).await
         }
         CloneTarget::New { name, kind } => {
             let draft = Draft {
                 name,
                 kind,
-                branch: Some(source.branch.clone()),
+                branch: source.branch.clone(),
                 server_id: source.server_id,
                 auto_deploy: false,
                 resources: source.resources(),
             };
             let target = create(tx, grant, draft, conditions, vault).await?;
             require_same_server(&source, &target)?;
-            store::lock_source(tx, &source).await?;
-            variable::store::copy(tx, &source, target.id).await?;
+            store::environment::lock_source(tx, &source).await?;
+            store::variable::copy(tx, &source, target.id).await?;
             require_admission(tx, &target, &spec, initiator).await?;
             let enqueued = target.enqueue_first_clone(spec, initiator.task_origin(), tx.now);
-            store::enqueue_task(tx, enqueued).await
+            store::environment::enqueue_task(tx, enqueued).await
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Destruction of environments.
 
 use chassis::{ProjectGrant, Result, Tx};
-
-use super::{Initiator, enqueue_task};
-use crate::{
+use project_rules::{
     environment::{
-        Environment, EnvironmentId, Kind, Refused, State, locking, production::ProductionRight,
-        state_machine::Operation, store,
+        Environment, Kind, Refused, State, admission::Initiator, production::ProductionRight,
+        state_machine::Operation,
     },
-    project, server,
     task::{self, Task, TaskSpec},
+    types::EnvironmentId,
 };
+
+use super::{delete_project_if_empty, enqueue_task, fail_task};
+use crate::{environment::locking, store};
 
 /// Destruction of an environment.
 pub(crate) struct DestroySpec<'a> {
@@ -30,8 +31,8 @@ pub(crate) struct Destruction {
     pub(crate) task: Option<Task>,
 }
 
-/// Destroys an environment. By force only its row is deleted, if its server is unreachable (PE-37, PE-38,
-/// 2.7).
+/// Destroys an environment. With `force`, only its row is deleted if its server is unreachable (PE-37,
+/// PE-38).
 pub(crate) async fn destroy(
     tx: &mut Tx,
     grant: &ProjectGrant,
@@ -44,7 +45,7 @@ pub(crate) async fn destroy(
     if environment.kind == Kind::Production && !destroy.allow_production {
         return Err(Refused::ProductionProtected.into());
     }
-    let is_unreachable = server::store::require_reachable(tx, environment.server_id).await.is_err();
+    let is_unreachable = !store::server::is_reachable(tx, environment.server_id).await?;
     if destroy.force && is_unreachable && environment.server_id.is_some() {
         return delete_unreachable(tx, environment).await;
     }
@@ -59,30 +60,31 @@ pub(crate) async fn destroy(
 
 /// Deletes an environment that was never on a server, so that a runner has nothing to delete.
 async fn delete_undeployed(tx: &mut Tx, environment: Environment) -> Result<Destruction> {
-    let active = task::store::active(tx, &environment).await?;
+    let active = store::task::active(tx, &environment).await?;
     environment.require_allowed(Operation::Destroy, active.as_ref())?;
-    let environment = store::delete(tx, environment.delete_undeployed(tx.now)).await?;
-    project::deletion::delete_if_empty(tx, environment.project_ref()).await?;
+    let environment = store::environment::delete(tx, environment.delete_undeployed(tx.now)).await?;
+    delete_project_if_empty(tx, environment.project_ref()).await?;
     Ok(Destruction { environment, task: None })
 }
 
-/// Deletes an environment whose server is unreachable, and cancels its active task.
+/// Deletes an environment whose server is unreachable, and fails its active task.
 async fn delete_unreachable(tx: &mut Tx, environment: Environment) -> Result<Destruction> {
     let project_ref = environment.project_ref();
-    let active = task::store::active(tx, &environment).await?;
+    let active = store::task::active(tx, &environment).await?;
     if let Some(task) = &active {
-        task::store::lock(tx, environment.org_id, task.id).await?;
+        store::task::lock(tx, environment.org_id, task.id).await?;
     }
     // The deletion below needs this lock. It is taken first, because a weaker one cannot be upgraded
     // without the risk of a deadlock.
-    project::store::lock(tx, project_ref).await?;
+    store::project::lock(tx, project_ref).await?;
     if let Some(task) = active {
         let error = "the server of the environment is unreachable, and the environment was deleted";
-        task::commands::cancel_task(tx, task, error).await?;
+        fail_task(tx, task, error).await?;
     }
     // The end of the task has changed the environment.
-    let environment = store::lock(tx, project_ref, environment.id).await?;
-    let environment = store::delete(tx, environment.delete_unreachable(tx.now)).await?;
-    project::deletion::delete_if_empty(tx, project_ref).await?;
+    let environment = store::environment::lock(tx, project_ref, environment.id).await?;
+    let environment =
+        store::environment::delete(tx, environment.delete_unreachable(tx.now)).await?;
+    delete_project_if_empty(tx, project_ref).await?;
     Ok(Destruction { environment, task: None })
 }

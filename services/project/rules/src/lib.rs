@@ -1,0 +1,39 @@
+//! Rules of the project service, without I/O: values, refusals, state machines, and the events of changes.
+//!
+//! | concept | module |
+//! |---|---|
+//! | identifiers | `types` |
+//! | CPU, memory and disk | `resources` |
+//! | validation of repository URLs and branches | `repository` |
+//! | sanitization of text from programs, commits and git | `foreign_text` |
+//! | machines on which environments run | `server` |
+//! | units of work of runners, their leases and logs | `task` |
+//! | status of organizations | `organization` |
+//! | deployed branches of projects and their states | `environment` |
+//! | projects | `project` |
+//! | environment variables of programs | `variable` |
+//! | extra services of a project, like a database | `addon` |
+//! | push webhooks of git servers | `push` |
+//! | people and teams with a role on a project | `collaborator` |
+//! | messages of runners | `runner` |
+#![expect(
+    missing_docs,
+    reason = "an internal crate: a field or function whose name says everything has no comment"
+)]
+
+pub mod addon;
+pub mod collaborator;
+pub mod environment;
+pub mod foreign_text;
+#[cfg(test)]
+mod fuzz;
+pub mod organization;
+pub mod project;
+pub mod push;
+pub mod repository;
+pub mod resources;
+pub mod runner;
+pub mod server;
+pub mod task;
+pub mod types;
+pub mod variable;

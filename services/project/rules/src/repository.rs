@@ -1,0 +1,157 @@
+//! Validation of repository URLs and branch names.
+
+/// Violation of a URL with a credential.
+const CREDENTIAL: &str = "must not contain a user name, password, token, query or fragment, because \
+    everybody who sees the project would see it; give the server of the environment an SSH key or a git \
+    credential helper instead";
+
+/// Returns the violation of a URL that a runner must not fetch, or `None` if it is allowed. A path on the
+/// runner's machine needs `allow_local`. This is an allow list, because git accepts much more and executes
+/// or reads some of it: `ext::` commands, `file:` paths, host names that begin like options.
+pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
+    let is_path_char =
+        |it: char| it.is_ascii_alphanumeric() || "-._~/%+@:[]?#=&!$,;()'*".contains(it);
+    if url.starts_with('/') {
+        return if !allow_local {
+            Some("must not be a local path, unless the server runs with --local-repositories true")
+        } else if url.contains(char::is_control) {
+            Some("must not contain control characters")
+        } else {
+            None
+        };
+    }
+    let (rest, is_https) = match (url.strip_prefix("https://"), url.strip_prefix("ssh://")) {
+        (Some(rest), _) => (rest, true),
+        (_, Some(rest)) => (rest, false),
+        _ => return scp_like_violation(url),
+    };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, host) =
+        authority.rsplit_once('@').map_or((None, authority), |it| (Some(it.0), it.1));
+    match user {
+        Some(user) if is_https || user.contains(':') => return Some(CREDENTIAL),
+        Some(user) if !is_identifier(user) => {
+            return Some("must have a user name of letters, digits and -._");
+        }
+        _ if url.contains(['?', '#']) => return Some(CREDENTIAL),
+        _ => {}
+    }
+    if !is_host(host) {
+        Some("must have a valid host name or IPv6 address, with or without a port")
+    } else if path.is_empty() || !path.chars().all(is_path_char) {
+        Some("must have a path of letters, digits, %-escapes and -._~/+@:")
+    } else {
+        None
+    }
+}
+
+/// Returns the violation of a URL that is not of the form `git@host:path`.
+fn scp_like_violation(url: &str) -> Option<&'static str> {
+    let rest = url.strip_prefix("git@").and_then(|it| it.split_once(':'));
+    let Some((host, path)) = rest else {
+        return Some("must begin with https://, ssh:// or git@host:");
+    };
+    let is_path = !path.is_empty()
+        && !path.starts_with(['-', ':'])
+        && path.chars().all(|it| it.is_ascii_alphanumeric() || "-._~/+".contains(it));
+    let is_valid = !host.contains(':') && is_host(host) && is_path;
+    (!is_valid).then_some("must have a host and a path of letters, digits and -._~/+")
+}
+
+/// True for a host name or a bracketed IPv6 address, with or without a port. False for text that begins
+/// with `-`, which ssh would read as an option.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    let is_port = port.is_none_or(|it| it.parse::<u16>().is_ok());
+    let address = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let is_address = address.is_some_and(|it| it.parse::<std::net::Ipv6Addr>().is_ok());
+    is_port && (is_address || is_identifier(name))
+}
+
+/// True for text of letters, digits and `-._` that begins with a letter or digit.
+fn is_identifier(text: &str) -> bool {
+    let is_inner = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
+    text.starts_with(|it: char| it.is_ascii_alphanumeric()) && text.chars().all(is_inner)
+}
+
+/// Returns the violation of a text that is not the name of a branch, or `None` if it is one.
+pub fn branch_violation(branch: &str) -> Option<&'static str> {
+    let is_forbidden = |it: char| it.is_control() || it.is_whitespace() || "~^:?*[\\".contains(it);
+    let other_refs = ["refs/", "pull/", "pull-requests/", "merge-requests/"];
+    let is_other_ref = other_refs.iter().any(|it| branch.starts_with(it));
+    let is_commit =
+        matches!(branch.len(), 40 | 64) && branch.bytes().all(|it| it.is_ascii_hexdigit());
+    if branch.is_empty() || branch.len() > 255 {
+        Some("must have 1 to 255 characters")
+    } else if branch.contains(is_forbidden) {
+        Some("must not contain white space, control characters or any of ~ ^ : ? * [ \\")
+    } else if branch.contains("..") || branch.starts_with(['/', '-']) {
+        Some("must not contain .. or begin with / or -")
+    } else if is_other_ref || is_commit {
+        Some("must be the name of a branch, not a commit or another ref")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_allowed_urls_pass() {
+        for good in [
+            "https://git.example.com/a/b.git",
+            "ssh://git@example.com/a",
+            "git@example.com:a/b.git",
+            "https://example.com:8443/a%20b/~c+d.git",
+            "ssh://[::1]:2222/a",
+        ] {
+            assert_eq!(url_violation(good, false), None, "{good}");
+        }
+        for bad in [
+            "",
+            "http://example.com/a",
+            "file:///etc",
+            "--upload-pack=x",
+            "git@:x",
+            "https://",
+            "https://example.com",
+            "/srv/a",
+            "ext::sh -c true",
+            "ssh://-oProxyCommand=x/a",
+            "ssh://-l@example.com/a",
+            "git@-x:a",
+            "git@example.com:-x",
+            "git@example.com::ext",
+            "https://example.com:x/a",
+            "https://example.com/a b",
+            "https://example.com/a\u{7}",
+            "https://[::g]/a",
+        ] {
+            assert!(url_violation(bad, false).is_some(), "{bad}");
+        }
+        assert_eq!(url_violation("/srv/a", true), None);
+        assert!(url_violation("/srv/a\0", true).is_some());
+        assert!(url_violation("file:///srv/a", true).is_some());
+        for secret in ["https://a:b@x/y", "https://t@x/y", "ssh://a:b@x/y", "https://x/y?t=1"] {
+            assert_eq!(url_violation(secret, true), Some(CREDENTIAL), "{secret}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_branches_pass() {
+        for good in ["main", "feature/x-1", "19.0"] {
+            assert_eq!(branch_violation(good), None, "{good}");
+        }
+        let hash = "a".repeat(40);
+        for bad in
+            ["", "a b", "a..b", "-x", "/x", "refs/heads/x", "pull/1", "a:b", &hash, "a\u{7}b"]
+        {
+            assert!(branch_violation(bad).is_some(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Messages of runners: heartbeats, leases, and results of tasks.
+
+pub mod wire;
+
+use crate::{
+    addon::DesiredAddon,
+    environment::{Environment, report::Report},
+    project::Project,
+    server::Machine,
+    task::{Outcome, Task, lease::LeaseRef},
+    types::{EnvironmentId, ServerId, TaskId},
+    variable::Variable,
+};
+
+/// A runner whose credential was checked.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthenticatedRunner {
+    pub server_id: ServerId,
+    /// True for the runner of a shared server.
+    pub shared: bool,
+}
+
+/// A heartbeat.
+pub struct Heartbeat {
+    pub machine: Machine,
+    pub reports: Vec<Report>,
+    /// Leases of the tasks that the runner works on.
+    pub leases: Vec<LeaseRef>,
+}
+
+/// Result of a heartbeat, for the runner.
+#[derive(Default)]
+pub struct HeartbeatResult {
+    /// Tasks that the runner must cancel.
+    pub cancelled_task_ids: Vec<TaskId>,
+    /// Tasks whose lease has ended.
+    pub lost_task_ids: Vec<TaskId>,
+    /// Reported environments that do not exist on this server, and whose files the runner must delete.
+    pub unknown_environment_ids: Vec<EnvironmentId>,
+}
+
+/// A leased task, with everything that its runner needs.
+pub struct LeasedTask {
+    pub task: Task,
+    pub environment: Environment,
+    pub project: Project,
+    /// Source of a clone.
+    pub source: Option<Environment>,
+    pub variables: Vec<Variable>,
+    pub addons: Vec<DesiredAddon>,
+}
+
+/// Result of a task, as its runner reports it.
+pub struct TaskReport {
+    pub outcome: Outcome,
+    /// First line of the message of the deployed commit.
+    pub commit_subject: String,
+    pub commit_author: String,
+}

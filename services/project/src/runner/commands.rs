@@ -1,0 +1,87 @@
+//! Commands of runners: lease a task, report its progress, finish it.
+
+use chassis::{Result, Tx};
+use project_rules::{
+    runner::{AuthenticatedRunner, LeasedTask, TaskReport},
+    task::{
+        Task,
+        lease::{LeaseOutcome, LeaseRef, Progress},
+    },
+    types::ServerId,
+};
+
+use crate::{
+    addon::commands::desired_addons, environment::locking, store, task::commands::finish_task,
+};
+
+/// Leases the oldest task that the runner may work on. `None`: there is none, or another runner has leased
+/// it.
+pub(super) async fn lease_task(
+    tx: &mut Tx,
+    runner: AuthenticatedRunner,
+) -> Result<Option<LeasedTask>> {
+    let Some(candidate) = store::task::next_leasable(tx, runner).await? else { return Ok(None) };
+    let mut environment = locking::lock_for_task(tx, &candidate).await?;
+    let task = store::task::active(tx, &environment).await?;
+    let Some(mut task) = task.filter(|it| it.is_leasable(tx.now)) else { return Ok(None) };
+    let is_assigned = environment.server_id.is_some();
+    if !is_assigned {
+        // The environment stays on the first shared server that leases a task of it.
+        environment.server_id = Some(runner.server_id);
+        task.server_id = Some(runner.server_id);
+    }
+    let task = match task.lease(tx.now) {
+        LeaseOutcome::DeploymentStarted(changed) => store::task::save(tx, changed).await?,
+        LeaseOutcome::Leased(task) => {
+            store::task::update(tx, &task).await?;
+            task
+        }
+        LeaseOutcome::Finished(task, outcome) => {
+            finish_task(tx, environment, task, outcome).await?;
+            return Ok(None);
+        }
+    };
+    let variables = store::variable::load(tx, &environment).await?;
+    let project = store::project::load(tx, task.project_ref()).await?;
+    let source = match task.clone_source() {
+        Some(id) => Some(store::environment::load(tx, task.project_ref(), id).await?),
+        None => None,
+    };
+    let addons = desired_addons(tx, &environment).await?;
+    if !is_assigned {
+        store::environment::assign_server(tx, &environment, runner.server_id).await?;
+    }
+    Ok(Some(LeasedTask { task, environment, project, source, variables, addons }))
+}
+
+/// Stores the progress and log lines that a runner reports.
+pub(super) async fn report_progress(
+    tx: &mut Tx,
+    server_id: ServerId,
+    lease: LeaseRef,
+    progress: Progress,
+    log_lines: &[String],
+) -> Result<Task> {
+    let org_id = store::task::find(tx, lease.task_id, server_id).await?.org_id;
+    let task = store::task::lock(tx, org_id, lease.task_id).await?;
+    let mut task = task.report(lease.lease_id, progress, tx.now)?;
+    store::task::append_log(tx, &mut task, log_lines).await?;
+    store::task::update(tx, &task).await?;
+    Ok(task)
+}
+
+/// Finishes a task for the runner that has leased it.
+pub(super) async fn finish_leased_task(
+    tx: &mut Tx,
+    server_id: ServerId,
+    lease: LeaseRef,
+    report: TaskReport,
+) -> Result<()> {
+    let found = store::task::find(tx, lease.task_id, server_id).await?;
+    let environment = locking::lock_for_task(tx, &found).await?;
+    let task = store::task::lock(tx, found.org_id, lease.task_id).await?;
+    let mut task = task.finish_leased(lease.lease_id, &report.outcome, tx.now)?;
+    task.commit_subject = report.commit_subject;
+    task.commit_author = report.commit_author;
+    finish_task(tx, environment, task, report.outcome).await
+}

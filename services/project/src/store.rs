@@ -1,0 +1,15 @@
+//! SQL statements, one module per table or concept. Statements lock rows in one order: advisory locks on the
+//! organization, then environments by id, their tasks, the project, the server, add-ons.
+
+pub(crate) mod addon;
+pub(crate) mod admission;
+pub(crate) mod environment;
+pub(crate) mod organization;
+pub(crate) mod overview;
+pub(crate) mod project;
+pub(crate) mod push;
+pub(crate) mod registration;
+pub(crate) mod report;
+pub(crate) mod server;
+pub(crate) mod task;
+pub(crate) mod variable;
