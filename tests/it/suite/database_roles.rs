@@ -12,7 +12,9 @@ use sqlx::{
 };
 use testkit::{Database, Person, Suite};
 
-const SERVICES: [&str; 4] = ["identity", "project", "invitation", "audit"];
+fn service_names() -> Vec<&'static str> {
+    chassis::registry::SERVICES.iter().map(|it| it.name).collect()
+}
 
 /// Executes a statement and rolls it back. Returns the SQLSTATE of its error; `None` if it succeeds.
 async fn error_code(connection: &mut PgConnection, sql: &str) -> Option<String> {
@@ -33,8 +35,7 @@ async fn tables(pool: &PgPool) -> Vec<(String, String, String)> {
                        and not attisdropped and attidentity = '' order by attnum limit 1)
                from pg_class join pg_namespace on pg_namespace.oid = relnamespace
                where nspname = any ($1) and relkind in ('r', 'p') order by 1, 2";
-    let services = SERVICES.map(str::to_owned);
-    let tables: Vec<_> = sqlx::query_as(sql).bind(&services[..]).fetch_all(pool).await.unwrap();
+    let tables: Vec<_> = sqlx::query_as(sql).bind(service_names()).fetch_all(pool).await.unwrap();
     assert!(tables.len() > 60, "only {} tables were found: {tables:?}", tables.len());
     tables
 }
@@ -53,13 +54,12 @@ async fn each_service_connects_as_its_own_role() {
     suite.wait_for_log().await;
     let sessions = "select distinct application_name::text, usename::text from pg_stat_activity
                     where datname = current_database() and application_name = any ($1) order by 1";
-    let names = SERVICES.map(str::to_owned);
     let sessions: Vec<(String, String)> =
-        sqlx::query_as(sessions).bind(&names[..]).fetch_all(&suite.pool).await.unwrap();
+        sqlx::query_as(sessions).bind(service_names()).fetch_all(&suite.pool).await.unwrap();
     for (service, role) in &sessions {
         assert_eq!(*role, format!("tenantry_{service}"));
     }
-    assert_eq!(sessions.len(), SERVICES.len());
+    assert_eq!(sessions.len(), service_names().len());
     let privileged = "select count(*) from pg_roles where rolname like 'tenantry\\_%'
                   and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)";
     assert_eq!(suite.count(privileged).await, 0);
@@ -75,7 +75,7 @@ async fn each_service_connects_as_its_own_role() {
 async fn a_service_reaches_no_schema_but_its_own() {
     let suite = Suite::start().await;
     let tables = tables(&suite.pool).await;
-    for service in SERVICES {
+    for service in service_names() {
         let mut connection = log_in(&suite, &format!("tenantry_{service}")).await;
         for (schema, table, column) in tables.iter().filter(|it| it.0 != service) {
             for sql in [
@@ -89,7 +89,7 @@ async fn a_service_reaches_no_schema_but_its_own() {
                 assert_eq!(code.as_deref(), Some(FORBIDDEN), "{service}: {sql}");
             }
         }
-        let others = SERVICES.iter().filter(|it| **it != service);
+        let others = service_names().into_iter().filter(|it| *it != service);
         let mut escapes: Vec<String> = others.map(|it| format!("set role tenantry_{it}")).collect();
         escapes.extend([
             "set role tenantry".to_owned(),
@@ -242,7 +242,7 @@ async fn an_owner_takes_the_role_of_each_service_or_gets_the_remedy() {
     let run = async |connection: &mut PgConnection, sql: String| {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
     };
-    let schemas = SERVICES.join(", ");
+    let schemas = service_names().join(", ");
     run(
         &mut admin,
         format!(
@@ -256,7 +256,8 @@ async fn an_owner_takes_the_role_of_each_service_or_gets_the_remedy() {
         error.contains("create role tenantry_identity login; grant tenantry_identity to"),
         "the error has no remedy: {error}"
     );
-    let roles = SERVICES.map(|it| format!("tenantry_{it}")).join(", ");
+    let roles: Vec<_> = service_names().iter().map(|it| format!("tenantry_{it}")).collect();
+    let roles = roles.join(", ");
     run(&mut admin, format!("grant {roles} to {owner}")).await;
     let owned = host(&database, &owner, folder.path());
     owned.migrate().await.unwrap();
@@ -326,7 +327,7 @@ async fn a_restored_dump_gets_the_same_privileges() {
             let dump = program("pg_dump").args(["--no-owner", "--no-privileges", &url]).output();
             let dump = dump.unwrap();
             assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-            let drop = format!("drop schema {} cascade", SERVICES.join(", "));
+            let drop = format!("drop schema {} cascade", service_names().join(", "));
             sqlx::raw_sql(AssertSqlSafe(drop)).execute(pool).await.unwrap();
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), dump.stdout).unwrap();

@@ -1,7 +1,9 @@
 //! Bounds of texts and lists in events, as the contract declares them (`buf.validate.field`).
 
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, ReflectMessage, Value};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::database::of_each_service;
 
 /// A character of four bytes in UTF-8.
 const WIDE: char = '\u{10FFFF}';
@@ -69,12 +71,9 @@ pub fn is_absent(field: &FieldDescriptor) -> bool {
 
 /// Fails if an event in an outbox exceeds the bounds of the contract.
 pub(crate) async fn check(pool: &PgPool) {
-    let written =
-        "select envelope from identity.outbox union all select envelope from project.outbox
-                   union all select envelope from invitation.outbox
-                   union all select envelope from audit.outbox";
+    let written = of_each_service("select envelope from {service}.outbox");
     let written: Vec<Vec<u8>> =
-        sqlx::query_scalar(written).fetch_all(pool).await.expect("the outboxes can be read");
+        sqlx::query_scalar(AssertSqlSafe(written)).fetch_all(pool).await.expect("the outboxes can be read");
     let contract = DescriptorPool::decode(api::DESCRIPTORS).expect("the contract can be decoded");
     let envelope = contract
         .get_message_by_name("tenantry.event.v1.Envelope")

@@ -156,3 +156,11 @@ async fn migrate(options: PgConnectOptions) {
         db.close().await;
     }
 }
+
+/// Returns a query with the rows that `query` has in the schema of each service: `{service}` is the name of
+/// the schema.
+pub(crate) fn of_each_service(query: &str) -> String {
+    let services = chassis::registry::SERVICES.iter();
+    let queries: Vec<_> = services.map(|it| query.replace("{service}", it.name)).collect();
+    queries.join(" union all ")
+}

@@ -14,7 +14,7 @@ use api::{
 use chassis::{Clock, Config, FaultInjection, channel::ServiceChannel};
 use host::{DataDir, Host, Telemetry};
 use ipnet::IpNet;
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tenantry::{
     client::Client,
@@ -23,7 +23,7 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Database, Person, database, eventually, network};
+use crate::{Database, Person, database, database::of_each_service, eventually, network};
 
 /// Settings that differ from the defaults.
 #[derive(Default)]
@@ -241,22 +241,22 @@ impl Suite {
     }
 
     /// Executes a query that returns one number.
-    pub async fn count(&self, sql: &'static str) -> i64 {
+    pub async fn count(&self, sql: impl SqlSafeStr) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the query returns one number")
     }
 
     /// Number of events written to outboxes so far, and number of entries in the audit log. The tree with the
     /// id `ffffffff-…` is left out, because its entries are checkpoints of the other trees.
     pub async fn written_and_logged(&self) -> (i64, i64) {
-        let written = "select coalesce(sum(n), 0)::bigint from (
-                           select sum(last) from identity.outbox_sequence
-                           union all select sum(last) from project.outbox_sequence
-                           union all select sum(last) from invitation.outbox_sequence
-                           union all select sum(last) from audit.outbox_sequence
-                           union all select count(*) from identity.outbox where sequence = 0) as it (n)";
+        // Events without an organization have the sequence number 0.
+        let numbered = of_each_service("select sum(last) from {service}.outbox_sequence");
+        let others = of_each_service("select count(*) from {service}.outbox where sequence = 0");
+        let written = format!(
+            "select coalesce(sum(n), 0)::bigint from ({numbered} union all {others}) as it (n)"
+        );
         let logged = "select coalesce(sum(size), 0)::bigint from audit.tree
                       where org_id <> 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
-        (self.count(written).await, self.count(logged).await)
+        (self.count(AssertSqlSafe(written)).await, self.count(logged).await)
     }
 
     /// Number of audit entries with an action (`member.removed`).

@@ -1,13 +1,15 @@
 //! Stop, restart and final checks of a suite.
 
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use chassis::Clock;
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use chassis::Clock;
-use tempfile::TempDir;
-
 use super::{Options, Suite, host, install, new_replica_folder};
-use crate::{Database, bounds, deployments::stop_deployments, event_coverage, eventually};
+use crate::{
+    Database, bounds, database::of_each_service, deployments::stop_deployments, event_coverage,
+    eventually,
+};
 
 /// A suite that is stopped, with its database and its data directory.
 pub struct StoppedSuite {
@@ -101,18 +103,16 @@ impl Suite {
     pub async fn finish(mut self) {
         self.wait_for_log().await;
         event_coverage::check(&self.pool).await;
-        let deferred = "select count(*) from (
-                 table identity.deferred_event union all table project.deferred_event union all
-                 table invitation.deferred_event union all table audit.deferred_event) as it";
+        let deferred = of_each_service("select event_id from {service}.deferred_event");
+        let deferred = format!("select count(*) from ({deferred}) as it");
         eventually("the end of deferred events", async || {
-            (self.count(deferred).await == 0).then_some(())
+            (self.count(AssertSqlSafe(deferred.clone())).await == 0).then_some(())
         })
         .await;
         bounds::check(&self.pool).await;
-        let dead_letters = "select (select count(*) from identity.dead_letter)
-                         + (select count(*) from project.dead_letter)
-                         + (select count(*) from invitation.dead_letter)";
-        assert_eq!(self.count(dead_letters).await, 0, "there is a dead letter");
+        let dead_letters = of_each_service("select event_id from {service}.dead_letter");
+        let dead_letters = format!("select count(*) from ({dead_letters}) as it");
+        assert_eq!(self.count(AssertSqlSafe(dead_letters)).await, 0, "there is a dead letter");
         assert_eq!(self.nested_transactions(), 0, "a transaction began inside another");
         let open_transactions = "select count(*) from pg_stat_activity
                      where datname = current_database() and state = 'idle in transaction'
@@ -120,7 +120,7 @@ impl Suite {
         assert_eq!(
             self.count(open_transactions).await,
             0,
-            "a connection has been idle in a transaction for more than a second"
+            "a connection has been idle in a transaction for more than 5 seconds"
         );
         self.drain().await;
         stop_deployments(self.folder.path());
