@@ -1,12 +1,13 @@
 //! Transactions: the changes of a call, its events and its stored response commit together.
 
+mod connection;
+
 use std::sync::Arc;
 
 use api::{check::Check, event as pb};
 use prost::{Message, Name};
 use sqlx::{
-    PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
+    PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
     raw_sql,
 };
@@ -14,6 +15,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::connection::TxConnection;
 use crate::{
     Result, access,
     call::{Account, Call, account_actor, system_actor},
@@ -248,10 +250,8 @@ impl Db {
         origin: pb::Origin,
         parent: Option<Uuid>,
     ) -> Result<Tx> {
-        let mut connection = TxConnection {
-            connection: Some(self.writes.acquire().await?),
-            reuse_open_transactions: self.faults.reuse_open_transactions,
-        };
+        let connection = self.writes.acquire().await?;
+        let mut connection = TxConnection::new(connection, self.faults.reuse_open_transactions);
         raw_sql("begin").execute(connection.get()).await?;
         Ok(Tx {
             connection,
@@ -306,36 +306,6 @@ async fn run<T>(
     }
     tx.topics.publish(&tx.published);
     Ok((value, std::mem::take(&mut tx.emitted_ids)))
-}
-
-/// A connection on which a transaction is open. If it is dropped before the transaction has ended, because
-/// its future was dropped, the connection is closed: back in the pool, it would run the writes of its next
-/// user inside the abandoned transaction (sqlx issue 4385).
-struct TxConnection {
-    connection: Option<PoolConnection<Postgres>>,
-    /// Injected fault: such a connection goes back to the pool instead.
-    reuse_open_transactions: bool,
-}
-
-impl TxConnection {
-    fn get(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("a transaction has its connection until it has ended")
-    }
-
-    fn return_to_pool(&mut self) {
-        self.connection = None;
-    }
-}
-
-impl Drop for TxConnection {
-    fn drop(&mut self) {
-        if self.reuse_open_transactions {
-            return;
-        }
-        if let Some(connection) = &mut self.connection {
-            connection.close_on_drop();
-        }
-    }
 }
 
 impl Tx {

@@ -2,10 +2,10 @@
 //! event is delivered at least once and handled once.
 
 mod deferred;
+mod not_ready;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -16,6 +16,7 @@ use chassis::{Db, Error, Result, Tx};
 use prost::{Message, Name};
 use uuid::Uuid;
 
+pub use self::not_ready::NotReady;
 use crate::delivery::Delivery;
 
 type ReactionFuture<'t> = Pin<Box<dyn Future<Output = Result<()>> + Send + 't>>;
@@ -54,35 +55,6 @@ where
     type Future = Fut;
     fn react(&self, tx: &'t mut Tx, event: E) -> Fut {
         self(tx, event)
-    }
-}
-
-/// Error of a reaction that waits for something else, which the text describes, to end. The event is deferred
-/// and handled again like after a failure, but the wait is expected: it is logged at the level DEBUG, and is
-/// not counted as an attempt. A reaction limits the duration of its wait itself, because the later events of
-/// the group ([`Subscriber::group`]) wait as well.
-#[derive(Clone, Copy, Debug)]
-pub struct NotReady(pub &'static str);
-
-impl fmt::Display for NotReady {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl From<NotReady> for Error {
-    fn from(wait: NotReady) -> Self {
-        Self::Internal(anyhow::Error::msg(wait))
-    }
-}
-
-impl NotReady {
-    /// Returns the wait, if an error is one.
-    fn of(error: &Error) -> Option<Self> {
-        match error {
-            Error::Internal(error) => error.downcast_ref().copied(),
-            _ => None,
-        }
     }
 }
 

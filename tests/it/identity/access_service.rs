@@ -114,8 +114,8 @@ async fn a_decision_is_explained() {
     assert_eq!(denied["allowed"], Value::Null);
     assert_eq!(
         denied["explanation"],
-        "developer@example.com lacks project.environments.deploy: developer@example.com has the role VIEWER on \
-         the project by a direct grant, but the role DEVELOPER on the project is required."
+        "developer@example.com lacks project.environments.deploy: developer@example.com has the role VIEWER \
+         on the project by a direct grant, but the role DEVELOPER on the project is required."
     );
     let remedies: Vec<_> =
         denied["remedies"].as_array().unwrap().iter().map(|it| text(&it["text"])).collect();
@@ -212,8 +212,8 @@ fn json_time(time: &prost_types::Timestamp) -> Value {
     serde_json::to_value(message.unwrap()).unwrap()
 }
 
-/// PL-4, PL-5: a blocked subscription allows reads and rejects changes until it is active again; only the Owner
-/// sees its state.
+/// PL-4, PL-5: a blocked subscription allows reads and rejects changes until it is active again; only the
+/// Owner sees its state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_subscription_rejects_changes_and_allows_reads() {
     let suite = Suite::start().await;

@@ -18,8 +18,8 @@ async fn set_org_role(world: &World, role: &str) {
     world.owner.call_ok(CHANGE_ROLE, change).await;
 }
 
-/// ID-52: a Viewer with ADMIN on a project, by a grant and by a team, changes nothing there; as a Developer the
-/// same grants are effective at once, and a change back to Viewer ends that at once.
+/// ID-52: a Viewer with ADMIN on a project, by a grant and by a team, changes nothing there; as a Developer
+/// the same grants are effective at once, and a change back to Viewer ends that at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_with_the_role_admin_on_a_project_changes_nothing() {
     let suite = Suite::start().await;

@@ -29,8 +29,8 @@ pub enum Status {
     Deleted,
 }
 
-/// The access data of one organization at one version. The maps are persistent: a clone shares their nodes, and
-/// a change copies the path to the entry that it changes.
+/// The access data of one organization at one version. The maps are persistent: a clone shares their nodes,
+/// and a change copies the path to the entry that it changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub org_id: OrgId,

@@ -140,9 +140,10 @@ impl Random {
     }
 }
 
-/// A snapshot of any earlier version, updated, equals the one that is built from all facts. With `forgotten`,
-/// the update misses one change. Returns the number of comparisons that failed.
-fn count_differences(seed: u64, forgets_a_change: bool) -> usize {
+/// Updates the snapshot of each version of a random history to the newest version, and compares it with the
+/// one that is built from all facts. Returns the number of differences. With `forgets_removals`, the update
+/// has a defect: it ignores facts that ended.
+fn count_differences(seed: u64, forgets_removals: bool) -> usize {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut table = Table::default();
     let mut snapshots = vec![];
@@ -155,8 +156,8 @@ fn count_differences(seed: u64, forgets_a_change: bool) -> usize {
     let newest = table.load(VERSIONS);
     let differs = |it: &&Snapshot| {
         let mut changes = table.changes_since(it.version);
-        if forgets_a_change {
-            changes.pop();
+        if forgets_removals {
+            changes.retain(|it| it.is_current);
         }
         let mut base = (*it).clone();
         base.version = VERSIONS;
@@ -174,7 +175,7 @@ fn an_updated_snapshot_equals_one_that_is_built_from_all_facts() {
 
 /// Proves that the test above can fail.
 #[test]
-fn an_update_that_forgets_a_change_is_found() {
+fn an_update_that_forgets_removals_is_found() {
     let found = (1..=100).filter(|seed| count_differences(*seed, true) > 0).count();
     assert!(found > 90, "{found}");
 }
