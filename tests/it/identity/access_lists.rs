@@ -22,7 +22,7 @@ async fn add_members(suite: &Suite, world: &World) -> String {
             from generate_series(1, $3) as n returning id
         ), member as (
             insert into identity.member (id, org_id, user_id, role, created_at)
-            select gen_random_uuid(), $1::uuid, id, 'viewer', now() from account returning user_id
+            select gen_random_uuid(), $1::uuid, id, 'developer', now() from account returning user_id
         )
         insert into identity.team_member (id, org_id, team_id, user_id, created_at)
         select gen_random_uuid(), $1::uuid, $2::uuid, user_id, now() from member";

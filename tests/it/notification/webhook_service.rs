@@ -92,7 +92,7 @@ async fn webhooks_are_managed_by_organization_and_project() {
         }
         world.admin.call_ok(method, request).await;
     }
-    // An Admin of the project, who is a Viewer of the organization.
+    // An Admin of the project, who is a Developer of the organization.
     world.grant(json!({ "userId": world.developer.user_id }), "ADMIN").await;
     let types = json!(["api_key.created", "environment.created"]);
     let of_project =
@@ -102,7 +102,7 @@ async fn webhooks_are_managed_by_organization_and_project() {
         world.developer.call_err(GET, world.project_request(by_id(&hook))).await,
         "NOT_FOUND"
     );
-    assert_eq!(world.developer.call_err(CREATE, of_project.clone()).await, "NOT_FOUND");
+    assert_eq!(world.viewer.call_err(CREATE, of_project.clone()).await, "NOT_FOUND");
     let listed = world.developer.call_ok(LIST, world.project_request(json!({}))).await;
     assert_eq!(listed["webhooks"].as_array().unwrap().len(), 1);
     world.admin.call_ok(GET, world.project_request(by_id(&project_hook))).await;
