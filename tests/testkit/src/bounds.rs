@@ -72,8 +72,10 @@ pub fn is_absent(field: &FieldDescriptor) -> bool {
 /// Fails if an event in an outbox exceeds the bounds of the contract.
 pub(crate) async fn check(pool: &PgPool) {
     let written = of_each_service("select envelope from {service}.outbox");
-    let written: Vec<Vec<u8>> =
-        sqlx::query_scalar(AssertSqlSafe(written)).fetch_all(pool).await.expect("the outboxes can be read");
+    let written: Vec<Vec<u8>> = sqlx::query_scalar(AssertSqlSafe(written))
+        .fetch_all(pool)
+        .await
+        .expect("the outboxes can be read");
     let contract = DescriptorPool::decode(api::DESCRIPTORS).expect("the contract can be decoded");
     let envelope = contract
         .get_message_by_name("tenantry.event.v1.Envelope")
