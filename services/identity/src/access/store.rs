@@ -66,7 +66,8 @@ pub(crate) async fn load(connection: &mut PgConnection, org_id: OrgId) -> Result
 
 /// Brings a snapshot to the newest version with the facts that changed since its own; `None` if the
 /// organization does not exist any more. One statement, so that all rows are of one version. Its cost is
-/// proportional to the number of changes, not to the size of the organization.
+/// proportional to the number of changes, not to the size of the organization. Facts of the snapshot's own
+/// version are included, because a transaction may have changed rows before it raised the version.
 pub(crate) async fn update(
     connection: &mut PgConnection,
     snapshot: &Snapshot,
@@ -78,10 +79,10 @@ pub(crate) async fn update(
            from organization where id = $1
            union all
            select kind, subject_id, place_id, role, 0, null, to_version is null
-           from access_fact where org_id = $1 and from_version > $2
+           from access_fact where org_id = $1 and from_version >= $2
            union all
            select kind, subject_id, place_id, role, 0, null, false
-           from access_fact where org_id = $1 and to_version > $2"#,
+           from access_fact where org_id = $1 and to_version >= $2"#,
         snapshot.org_id.0,
         snapshot.version,
     )

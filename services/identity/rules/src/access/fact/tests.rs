@@ -78,12 +78,12 @@ impl Table {
         build(Snapshot::new(OrgId(Uuid::nil()), version, Status::Active), &rows)
     }
 
-    /// Returns the changes after a version, as the statement of `access::store::update` does.
+    /// Returns the changes since a version, as the statement of `access::store::update` does.
     fn changes_since(&self, version: i64) -> Vec<FactChange> {
-        let begun = self.0.iter().filter(|it| it.from_version > version);
+        let begun = self.0.iter().filter(|it| it.from_version >= version);
         let begun =
             begun.map(|it| FactChange { row: Self::row(it), is_current: it.to_version.is_none() });
-        let ended = self.0.iter().filter(|it| it.to_version.is_some_and(|it| it > version));
+        let ended = self.0.iter().filter(|it| it.to_version.is_some_and(|it| it >= version));
         let ended = ended.map(|it| FactChange { row: Self::row(it), is_current: false });
         begun.chain(ended).collect()
     }
