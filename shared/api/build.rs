@@ -24,12 +24,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("checks.rs"), checks::generate(&compiler.descriptor_pool())?)?;
 
+    fs::write(out.join("short_names.rs"), short_names(&root.join("tenantry"))?)?;
+
     let mut files = compiler.file_descriptor_set();
     files.file.retain(|it| it.package() != "buf.validate");
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names().btree_map(["."]).include_file("packages.rs");
     tonic_prost_build::configure().compile_fds_with_config(files, prost)?;
     Ok(())
+}
+
+/// Re-exports of the packages below `dir` by their short names: `tenantry.audit.v1` as `audit`.
+fn short_names(dir: &Path) -> io::Result<String> {
+    let mut names = vec![];
+    for entry in fs::read_dir(dir)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names.iter().map(|it| format!("pub use tenantry::{it}::v1 as {it};\n")).collect())
 }
 
 /// All .proto files below `dir`, sorted.

@@ -5,10 +5,7 @@ pub mod check;
 #[cfg(test)]
 mod fuzz;
 
-pub use tenantry::{
-    audit::v1 as audit, error::v1 as error, event::v1 as event, identity::v1 as identity,
-    invitation::v1 as invitation, notification::v1 as notification, project::v1 as project,
-};
+include!(concat!(env!("OUT_DIR"), "/short_names.rs"));
 
 /// Encoded `FileDescriptorSet` of the contract, with comments and custom options: for gRPC reflection, for
 /// the host, which enforces the options, and for tests that must cover every message and method.
