@@ -77,10 +77,12 @@ impl Db {
         faults: FaultInjection,
         key: &Key,
     ) -> Self {
+        let (statement_timeout, lock_timeout) =
+            if faults.long_lock_waits { ("30s", "30s") } else { ("5s", "2s") };
         let options = options.application_name(name).options([
             ("search_path", name),
-            ("statement_timeout", "5s"),
-            ("lock_timeout", "2s"),
+            ("statement_timeout", statement_timeout),
+            ("lock_timeout", lock_timeout),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
         let pool = |options| {

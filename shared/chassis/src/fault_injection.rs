@@ -15,4 +15,6 @@ pub struct FaultInjection {
     pub delete_published_events: bool,
     /// Records an event that is delivered twice as two entries of the audit log.
     pub record_duplicates: bool,
+    /// Lets statements wait for a lock for 30 s, for tests that hold a lock until slow calls have reached it.
+    pub long_lock_waits: bool,
 }

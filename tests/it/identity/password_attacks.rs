@@ -1,6 +1,7 @@
 //! Attacks on sign-in: floods of forged links, races with a password reset, guesses of codes on several
 //! replicas, and accounts with an address of somebody else.
 
+use chassis::FaultInjection;
 use serde_json::{Value, json};
 use testkit::{Nats, Options, PASSWORD, Person, Suite, eventually};
 use tokio::task::{JoinHandle, spawn};
@@ -30,6 +31,12 @@ async fn reset_token(suite: &Suite, email: &str) -> String {
 fn spawn_call(suite: &Suite, method: String, request: Value) -> JoinHandle<Result<Value, String>> {
     let client = suite.client.clone();
     spawn(async move { client.call_json(&method, request).await.map_err(|it| it.reason) })
+}
+
+/// Starts a suite whose calls wait for a lock for as long as a slow machine needs to hash passwords.
+async fn start_with_long_lock_waits() -> Suite {
+    let faults = FaultInjection { long_lock_waits: true, ..FaultInjection::default() };
+    Suite::start_with(Options { faults, ..Options::default() }).await
 }
 
 /// Waits until `count` connections wait for a lock.
@@ -126,7 +133,7 @@ async fn a_flood_of_registrations_does_not_delay_sign_ins() {
 /// I-16: a sign-in that has checked the old password before the reset commits opens no session after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_in_that_overlaps_a_reset_opens_no_session() {
-    let suite = Suite::start().await;
+    let suite = start_with_long_lock_waits().await;
     let ann = suite.person("ann@example.com").await;
     let link = reset_token(&suite, &ann.email).await;
     let lock = lock_accounts(&suite).await;
@@ -147,7 +154,7 @@ async fn a_sign_in_that_overlaps_a_reset_opens_no_session() {
 /// I-16: a call of a session that the reset ends fails if it continues after the reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ended_by_a_reset_changes_nothing_afterwards() {
-    let suite = Suite::start().await;
+    let suite = start_with_long_lock_waits().await;
     let password = json!({ "currentPassword": PASSWORD, "newPassword": "yet another password" });
     let change_email = json!({ "password": PASSWORD, "newEmail": "eve@example.com" });
     let calls = [
@@ -181,7 +188,7 @@ async fn a_session_ended_by_a_reset_changes_nothing_afterwards() {
 /// I-02, I-16: the renewal of an outdated hash at sign-in does not overwrite a new password.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rehash_that_overlaps_a_reset_does_not_restore_the_old_password() {
-    let suite = Suite::start().await;
+    let suite = start_with_long_lock_waits().await;
     let ann = suite.person("ann@example.com").await;
     let link = reset_token(&suite, &ann.email).await;
     let params = argon2::Params::new(8, 1, 1, Some(32)).unwrap();
