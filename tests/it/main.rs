@@ -75,6 +75,7 @@ mod runner {
 mod suite {
     mod admission; // Limits on connections, unfinished requests and streams.
     mod authorization; // Golden table: every method and every kind of caller.
+    mod broken_installations; // Wrong keys, certificates, settings and database servers.
     mod cancellation; // Clients that cancel during a call.
     mod certificates; // Replacement of certificates.
     mod chaos; // Kills of processes, PostgreSQL and NATS under load.

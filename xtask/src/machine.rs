@@ -48,6 +48,12 @@ const IPROUTE: Need =
 /// nftables, for the isolation of these namespaces.
 const NFTABLES: Need =
     Need { name: "nft", package: "nftables", is_installed: || runs("nft", &["--version"]) };
+/// PgBouncer, for tests of connection poolers.
+pub(crate) const PGBOUNCER: Need = Need {
+    name: "pgbouncer",
+    package: "pgbouncer",
+    is_installed: || runs("/usr/sbin/pgbouncer", &["--version"]),
+};
 /// Chromium with its `WebDriver` server, for tests of pages.
 pub(crate) const BROWSER: Need = Need {
     name: "chromedriver",

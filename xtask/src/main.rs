@@ -84,6 +84,7 @@ fn test(filter: &[String]) -> Outcome {
         machine::GIT,
         machine::PERL,
         machine::BROWSER,
+        machine::PGBOUNCER,
         machine::BUBBLEWRAP,
     ])?;
     machine::need_network_programs()?;

@@ -91,7 +91,7 @@ enum Command {
 
 /// Entry point of the binary. Prints an error as one line and exits with a failure code.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = ::settings::arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("the operating system provides threads");
     let work = async {
@@ -144,11 +144,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let work = crate::run(client, settings, registered, stop.clone());
     tokio::pin!(work, health);
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     tokio::select! {
         done = &mut work => return done,
         () = &mut health => {}
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
     stop.cancel();
     work.await
@@ -183,6 +185,8 @@ async fn serve_health(
 /// Starts logging to standard error.
 fn start_log(filter: &str) -> anyhow::Result<()> {
     let text = tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr);
+    // Without terminal escapes in files.
+    let text = text.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     Ok(tracing_subscriber::registry().with(text).with(EnvFilter::try_new(filter)?).try_init()?)
 }
 

@@ -69,7 +69,7 @@ enum Command {
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
-    let Arguments { config, command } = Arguments::parse();
+    let Arguments { config, command } = settings::arguments::parse();
     block_on(async move {
         match command {
             None => Box::pin(serve::serve(config)).await,

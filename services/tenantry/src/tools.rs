@@ -3,7 +3,6 @@
 use anyhow::Context;
 use chassis::{Config, rule::Rules};
 use host::{DataDir, Telemetry, channel, process, tls::Tls};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use host::process::print;
@@ -31,7 +30,7 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     let (readiness, _health_port) = process::start_health_port(&config).await?;
     let stop = CancellationToken::new();
     let registered = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
+    let stop_signal = process::stop_signal()?;
     let work =
         local_runner::run(project, data_dir.path(), &config, registered.clone(), stop.clone());
     let background = async {
@@ -44,8 +43,7 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         done = &mut work => return done,
         _ = &mut background => {}
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+        () = stop_signal => {}
     }
     readiness.set_not_ready("the runner stops");
     stop.cancel();

@@ -1,21 +1,21 @@
 //! Transactions: the changes of a call, its events and its stored response commit together.
 
 mod connection;
+mod deployment_key;
+mod failover;
+mod pool;
 
 use std::sync::Arc;
 
 use api::{check::Check, event as pb};
 use prost::{Message, Name};
-use sqlx::{
-    PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-    raw_sql,
-};
+use sqlx::{PgConnection, PgPool, postgres::PgConnectOptions, raw_sql};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::connection::TxConnection;
+pub use self::pool::CONNECTIONS_MAX;
+use self::{connection::TxConnection, failover::Failover};
 use crate::{
     Result, access,
     call::{Account, Call, account_actor, system_actor},
@@ -39,6 +39,7 @@ pub struct Db {
     committed: Arc<Notify>,
     topics: Topics,
     faults: FaultInjection,
+    failover: Failover,
     /// Key for the stored responses of calls with a `request_id`.
     response_key: Secret,
 }
@@ -50,6 +51,7 @@ pub struct Tx {
     actor: pb::Actor,
     origin: pb::Origin,
     committed: Arc<Notify>,
+    failover: Failover,
     /// Parent of the events: the event that is reacted to, or the primary event set by [`Self::set_primary`].
     parent: Option<Uuid>,
     /// Events, to be written to the outbox just before the commit.
@@ -64,9 +66,6 @@ pub struct Tx {
     /// Time of the transaction. All its writes and events have this time.
     pub now: OffsetDateTime,
 }
-
-/// Largest number of connections in each of the two pools.
-pub const CONNECTIONS_MAX: u32 = 8;
 
 impl Db {
     /// Opens the schema `name` of a database. Connections are made on first use.
@@ -85,21 +84,19 @@ impl Db {
             ("lock_timeout", lock_timeout),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-        let pool = |options| {
-            PgPoolOptions::new()
-                .max_connections(CONNECTIONS_MAX)
-                .acquire_timeout(std::time::Duration::from_secs(2))
-                .max_lifetime(std::time::Duration::from_secs(30 * 60))
-                // A test would cost a round trip for each use; a broken connection fails its first query.
-                .test_before_acquire(false)
-                .connect_lazy_with(options)
-        };
+        let failover = Failover::default();
+        let pool = |options| pool::lazy(name, options, failover.clone());
         let (reads, writes) = (pool(options.clone()), pool(options));
         // The label must not change, or responses that are stored already could not be decrypted.
         let response_key = key.derive("first answers");
         let committed = Arc::default();
         let topics = Topics::default();
-        Self { name, reads, writes, clock, committed, topics, faults, response_key }
+        Self { name, reads, writes, clock, committed, topics, faults, failover, response_key }
+    }
+
+    /// Records that the server is read-only: the pools open new connections, which can reach another server.
+    pub fn record_read_only(&self) {
+        self.failover.record();
     }
 
     /// Name of the service, which is also the name of its schema.
@@ -261,6 +258,7 @@ impl Db {
             actor,
             origin,
             committed: self.committed.clone(),
+            failover: self.failover.clone(),
             parent,
             events: vec![],
             emitted_ids: vec![],
@@ -300,6 +298,9 @@ async fn run<T>(
     let ended = raw_sql(end).execute(tx.conn()).await;
     if ended.is_ok() {
         tx.connection.return_to_pool();
+    }
+    if let Err(error) = &outcome {
+        tx.failover.record_error(error);
     }
     let value = outcome?;
     ended?;

@@ -1,5 +1,6 @@
 //! The server stack. Every call passes these steps in this order:
 //!
+//! 0. Protocol and compression of the request ([`protocol`]).
 //! 1. Rule of the method ([`rule`](crate::rule)), origin ([`origin`]), trace span ([`observe`]).
 //! 2. Request body, completely, within its size limit and deadline ([`receive`]).
 //! 3. Permit of the calls in flight ([`limits`]).
@@ -15,6 +16,7 @@ mod identify;
 pub mod limits;
 pub mod observe;
 pub mod origin;
+mod protocol;
 pub mod receive;
 mod stream;
 
@@ -150,6 +152,9 @@ impl Shared {
     /// Steps 1 and 9: the outside of the stack, which also sees calls that a later step refuses.
     async fn serve(self: Arc<Self>, routes: Routes, request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
+        if let Some(refusal) = protocol::refusal(request.headers()) {
+            return refusal;
+        }
         let Some(rule) = self.rules.get(request.uri().path()).cloned() else {
             let message = "unknown method; list the methods of this server with `grpcurl … list`";
             return status(Code::Unimplemented, Reason::UnknownMethod, message, vec![]).into_http();

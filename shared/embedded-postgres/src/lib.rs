@@ -1,24 +1,29 @@
 //! A private PostgreSQL server: an installed PostgreSQL, started as a child process on a Unix socket, never
 //! as root.
 
+mod account;
 mod listener;
 mod programs;
 
 use std::{
     fs::{self, File},
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
-        process::CommandExt,
-    },
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{
+    ConnectOptions, Connection, Executor, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 
+use self::account::{
+    ENVIRONMENT_ACCOUNTS, Owner, SUITE_ACCOUNTS, check_access, owner, require_owner,
+    restrict_to_owner, run_as,
+};
 use self::programs::{find_programs, major_version};
 pub use self::{listener::PublicListener, programs::program};
 
@@ -32,6 +37,8 @@ pub struct Postgres {
     port: u16,
     listener: Option<PublicListener>,
     child: Option<Child>,
+    /// Length of the log, in bytes, before this process started the server.
+    old_log_len: u64,
 }
 
 /// Port in the socket's name of a server without a listener.
@@ -81,19 +88,21 @@ impl Postgres {
             fs::create_dir_all(path)
                 .with_context(|| format!("cannot create {}", path.display()))?;
         }
-        restrict_to_owner(&socket_dir, owner)?;
         initialize(&bin, &data, owner)?;
         let port = listener.as_ref().map_or(PORT, |it| it.address.port());
-        if let Some(listener) = &listener {
-            fs::write(data.join("pg_hba.conf"), listener.pg_hba())
+        let mut server = Self { data, socket_dir, port, listener, child: None, old_log_len: 0 };
+        server.check_version(&bin)?;
+        require_owner(&server.data, owner)?;
+        restrict_to_owner(&server.socket_dir, owner)?;
+        if let Some(listener) = &server.listener {
+            fs::write(server.data.join("pg_hba.conf"), listener.pg_hba())
                 .context("cannot write pg_hba.conf")?;
         }
-        let mut server = Self { data, socket_dir, port, listener, child: None };
-        server.check_version(&bin)?;
         // After a server was killed, its files stay locked until its child processes have ended.
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             if !server.is_running() {
+                server.old_log_len = fs::metadata(server.log()).map_or(0, |it| it.len());
                 server.child = Some(server.spawn(&bin, owner, durability)?);
             }
             match server.wait_until_ready().await {
@@ -108,13 +117,16 @@ impl Postgres {
 
     /// Returns true if the last error in the log is that another server has locked the files.
     fn is_locked_by_another(&self) -> bool {
-        let reason = last_error(&self.log());
+        let reason = last_error(&self.log(), self.old_log_len);
         ["already exists", "still in use"].iter().any(|it| reason.contains(it))
     }
 
     /// Connection options for the database `tenantry`, as its owner.
     pub fn options(&self) -> PgConnectOptions {
+        // Every value that could come from an environment variable (`PGSSLMODE`, `PGPASSWORD`, …) is set.
         PgConnectOptions::new_without_pgpass()
+            .ssl_mode(PgSslMode::Disable)
+            .password("")
             .socket(&self.socket_dir)
             .port(self.port)
             .username("tenantry")
@@ -225,7 +237,7 @@ impl Postgres {
                     let has_failed = ended && !self.is_running();
                     if has_failed || Instant::now() > deadline {
                         let log = self.log();
-                        let reason = last_error(&log);
+                        let reason = last_error(&log, self.old_log_len);
                         bail!(
                             "PostgreSQL does not start ({reason}); see {} ({error})",
                             log.display()
@@ -236,59 +248,6 @@ impl Postgres {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-}
-
-/// System accounts for the suite's own server; the first that exists is used.
-const SUITE_ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
-
-/// System accounts for the server of environments; the first that exists is used. Neither owns files of the
-/// suite.
-const ENVIRONMENT_ACCOUNTS: [&str; 2] = ["tenantry-databases", "nobody"];
-
-/// System account that runs the server and owns its files.
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-/// Returns the first of the named accounts that exists. `None` if this process is not root: then the server
-/// runs as the account of this process. PostgreSQL refuses to run as root.
-fn owner(names: &[&str]) -> Result<Option<Owner>> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let accounts = fs::read_to_string("/etc/passwd")?;
-    let account = |name: &str| {
-        let line = accounts.lines().find(|it| it.split(':').next() == Some(name))?;
-        let mut fields = line.split(':').skip(2);
-        let uid = fields.next()?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
-        Some(Owner { uid, gid })
-    };
-    let found = names.iter().find_map(|it| account(it));
-    let missing = || {
-        let names = names.join(" or ");
-        format!("PostgreSQL does not run as root, and there is no account {names}; create one")
-    };
-    Ok(Some(found.with_context(missing)?))
-}
-
-/// Makes a command run as the server's account.
-fn run_as(command: &mut Command, owner: Option<Owner>) -> &mut Command {
-    if let Some(Owner { uid, gid }) = owner {
-        command.uid(uid).gid(gid);
-    }
-    command.current_dir("/")
-}
-
-/// Gives a directory to the server's account with mode 0700.
-fn restrict_to_owner(path: &Path, owner: Option<Owner>) -> Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    if let Some(Owner { uid, gid }) = owner {
-        chown(path, Some(uid), Some(gid))?;
-    }
-    Ok(())
 }
 
 /// Creates the data directory with `initdb`, unless it exists. It is created under a temporary name and then
@@ -330,29 +289,6 @@ fn remove_temporary_dirs(data: &Path) {
     }
 }
 
-/// Fails if the server's account may not enter a directory or one of its parents.
-fn check_access(directory: &Path, owner: Option<Owner>) -> Result<()> {
-    let Some(Owner { uid, gid }) = owner else { return Ok(()) };
-    for ancestor in fs::canonicalize(directory)?.ancestors() {
-        let metadata = fs::metadata(ancestor)?;
-        let execute_bit = if metadata.uid() == uid {
-            0o100
-        } else if metadata.gid() == gid {
-            0o010
-        } else {
-            0o001
-        };
-        ensure!(
-            metadata.mode() & execute_bit != 0,
-            "the account that runs PostgreSQL (uid {uid}) may not enter {}; choose another --data-dir, or \
-             `chmod o+x {}`",
-            ancestor.display(),
-            ancestor.display()
-        );
-    }
-    Ok(())
-}
-
 /// Returns the directory of the socket: below `directory`, or in the temporary directory if the path of the
 /// socket would exceed its limit of 107 bytes.
 fn socket_dir(directory: &Path) -> PathBuf {
@@ -366,10 +302,13 @@ fn socket_dir(directory: &Path) -> PathBuf {
     std::env::temp_dir().join(format!("tenantry-{hash}"))
 }
 
-/// Returns the last FATAL or PANIC message of a log, or a text that the log has none.
-fn last_error(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    text.lines()
+/// Returns the last FATAL or PANIC message of a log after its first `skipped` bytes, or a text that there is
+/// none.
+fn last_error(log: &Path, skipped: u64) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let new = usize::try_from(skipped).ok().and_then(|it| bytes.get(it..)).unwrap_or_default();
+    String::from_utf8_lossy(new)
+        .lines()
         .rfind(|it| it.contains("FATAL") || it.contains("PANIC"))
         .unwrap_or("its log has no error")
         .to_owned()

@@ -1,13 +1,21 @@
 //! Delivery through NATS JetStream. The outboxes remain the source of truth: if the stream is lost, the
 //! relays publish it again, and the inbox of each subscriber skips the events that it has handled.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::{
-    self, AckKind,
-    consumer::{AckPolicy, PullConsumer, pull},
-    stream::{self, DiscardPolicy, StorageType},
+use async_nats::{
+    Event,
+    connection::State,
+    jetstream::{
+        self, AckKind,
+        consumer::{AckPolicy, PullConsumer, pull},
+        stream::{self, DiscardPolicy, StorageType},
+    },
 };
 use chassis::Db;
 use futures::{StreamExt, future::BoxFuture};
@@ -19,6 +27,7 @@ use crate::{
     BATCH_LEN, IDLE, POLL,
     cursor::ReaderPositions,
     delivery::Delivery,
+    nats_url::NatsUrl,
     relay::Relay,
     subscriber::{BatchOutcome, Subscriber},
 };
@@ -43,29 +52,49 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct JetStream {
     pub(super) context: jetstream::Context,
-    /// Address of the server, without credentials.
+    /// Addresses of the servers, without credentials.
     address: String,
+    last_error: LastError,
+}
+
+/// Last error of the connection, for messages. Clones share it.
+#[derive(Clone, Default)]
+struct LastError(Arc<std::sync::Mutex<Option<String>>>);
+
+impl LastError {
+    fn record(&self, event: &Event) {
+        let error = match event {
+            Event::ServerError(error) => Some(error.to_string()),
+            Event::ClientError(error) => Some(error.to_string()),
+            Event::Connected => None,
+            _ => return,
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl JetStream {
     /// Connects to a server. If it does not respond, retries in the background, because calls do not need it.
     pub async fn connect(url: &str, name: &str) -> anyhow::Result<Self> {
-        let server = url
-            .parse::<async_nats::ServerAddr>()
-            .context("--nats-url is not a valid URL; use for example nats://127.0.0.1:4222")?;
-        let mut options = async_nats::ConnectOptions::new()
+        let url = NatsUrl::parse(url)?;
+        let last_error = LastError::default();
+        let recorded = last_error.clone();
+        let options = async_nats::ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
-            .event_callback(async |event| tracing::info!(%event, "nats"));
-        if let (Some(user), Some(password)) = (server.username(), server.password()) {
-            options = options.user_and_password(user.to_owned(), password.to_owned());
-        }
-        let client =
-            options.connect(server).await.context("cannot set up the connection to NATS")?;
+            .event_callback(move |event| {
+                recorded.record(&event);
+                async move { tracing::info!(%event, "nats") }
+            });
+        let client = url.authenticate(options).connect(&url.servers[..]).await;
+        let client = client.context("cannot set up the connection to NATS")?;
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_TIMEOUT);
-        let address = url.rsplit('@').next().unwrap_or_default().to_owned();
-        Ok(Self { context, address })
+        Ok(Self { context, address: url.addresses(), last_error })
     }
 
     /// Returns the stream, and creates it if it is missing.
@@ -86,13 +115,23 @@ impl JetStream {
             ..Default::default()
         };
         let stream = self.context.get_or_create_stream(config).await;
-        stream.with_context(|| {
-            format!(
-                "NATS does not respond at {}, or runs without JetStream (start nats-server with -js); calls \
-                 continue, events are delivered later",
-                self.address
-            )
-        })
+        stream.with_context(|| self.describe_failure())
+    }
+
+    /// Returns the reason for which JetStream cannot be used, and the remedy.
+    fn describe_failure(&self) -> String {
+        let address = &self.address;
+        let cause = match (self.context.client().connection_state(), self.last_error.get()) {
+            (State::Connected, _) => format!(
+                "NATS at {address} has no JetStream (start nats-server with -js), or the user of --nats-url \
+                 may not use it"
+            ),
+            (_, Some(error)) => {
+                format!("NATS at {address} refuses the connection ({error}); check --nats-url")
+            }
+            (_, None) => format!("NATS does not respond at {address}; check --nats-url"),
+        };
+        format!("{cause}; calls continue, events are delivered later")
     }
 
     /// Returns the tasks of the relays and the consumers.

@@ -8,6 +8,7 @@ mod delivery;
 mod fuzz;
 mod jetstream;
 mod local;
+mod nats_url;
 mod reconciler;
 mod relay;
 mod subscriber;

@@ -1,9 +1,12 @@
 //! The databases of a process: migration at the start, and synchronization of the clock.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use chassis::Db;
+use chassis::{Db, key::Key};
 use sqlx::{Executor, PgConnection, Row, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +45,27 @@ pub(crate) async fn prepare(
         eventing::cluster::reset_after_move(db)
             .await
             .with_context(|| format!("the outbox of {} cannot be prepared", db.name()))?;
+    }
+    Ok(())
+}
+
+/// Checks that all schemas were set up with the secret key; new schemas are set up with it.
+pub(crate) async fn claim(
+    databases: &[(Db, Schema)],
+    key: &Key,
+    key_file: &Path,
+) -> anyhow::Result<()> {
+    for (db, _) in databases {
+        db.require_key(key).await.with_context(|| {
+            format!(
+                "{} is not the key file of this database; put the key of the deployment there, or set \
+                 --key-file to its file",
+                key_file.display()
+            )
+        })?;
+    }
+    for (db, _) in databases {
+        db.register_key(key).await?;
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! Readiness: each gRPC service is SERVING while its database responds. Liveness is separate: the health port
-//! answers `/livez` as long as the process runs.
+//! Readiness: each gRPC service is SERVING while its database responds and accepts writes. Liveness is
+//! separate: the health port answers `/livez` as long as the process runs.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use chassis::{Db, registry};
 use health::Readiness;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, query_scalar};
 use tokio::time::timeout;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -52,7 +52,7 @@ impl Health {
             let checks = self
                 .databases
                 .iter_mut()
-                .map(async |check| (!check.responds().await).then_some(check.db.name()));
+                .map(async |check| (!check.is_writable().await).then_some(check.db.name()));
             let failed: BTreeSet<_> =
                 futures::future::join_all(checks).await.into_iter().flatten().collect();
             if failed != reported {
@@ -75,7 +75,7 @@ impl Health {
             tracing::info!("ready");
         } else {
             let names = failed.iter().copied().collect::<Vec<_>>().join(", ");
-            let cause = format!("the database does not respond (schemas: {names})");
+            let cause = format!("the database does not respond or is read-only (schemas: {names})");
             tracing::warn!(cause, "not ready");
             self.readiness.set_not_ready(cause);
         }
@@ -100,18 +100,24 @@ impl Health {
 }
 
 impl DatabaseCheck {
-    /// True if the database responds in time.
-    async fn responds(&mut self) -> bool {
+    /// True if the database responds in time and accepts writes.
+    async fn is_writable(&mut self) -> bool {
         let mut connection = self.connection.take();
         let check = async {
             let mut connection = match connection.take() {
                 Some(connection) => connection,
                 None => PgConnection::connect_with(&self.db.pool().connect_options()).await?,
             };
-            connection.ping().await?;
-            Ok::<_, sqlx::Error>(connection)
+            let is_read_only = query_scalar!(
+                r#"select current_setting('transaction_read_only') = 'on' as "is_read_only!""#
+            );
+            if is_read_only.fetch_one(&mut connection).await? {
+                self.db.record_read_only();
+                return Ok(None);
+            }
+            Ok::<_, sqlx::Error>(Some(connection))
         };
-        self.connection = timeout(CHECK_TIMEOUT, check).await.ok().and_then(Result::ok);
+        self.connection = timeout(CHECK_TIMEOUT, check).await.ok().and_then(Result::ok).flatten();
         self.connection.is_some()
     }
 }

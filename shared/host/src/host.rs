@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::Future,
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -37,6 +38,8 @@ pub struct Host {
     pub(crate) options: PgConnectOptions,
     pub(crate) clock: Clock,
     pub(crate) key: Key,
+    /// Path of the file with the secret key.
+    pub(crate) key_file: PathBuf,
     pub(crate) data_dir: DataDir,
     pub(crate) faults: FaultInjection,
     pub(crate) descriptors: &'static [u8],
@@ -82,15 +85,18 @@ impl Host {
         options: PgConnectOptions,
         data_dir: DataDir,
     ) -> anyhow::Result<Self> {
+        let default_key_file = || data_dir.path().join("secret.key");
+        let key_file = config.key_file.clone().unwrap_or_else(default_key_file);
         let key = match &config.key_file {
             Some(path) => Key::read(path)?,
-            None => Key::read_or_create(&data_dir.path().join("secret.key"))?,
+            None => Key::read_or_create(&key_file)?,
         };
         Ok(Self {
             config,
             options,
             clock: Clock::default(),
             key,
+            key_file,
             data_dir,
             faults: FaultInjection::default(),
             descriptors: api::DESCRIPTORS,

@@ -34,6 +34,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts to connect.
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Search path of the owner's session at its start.
+const START_PATH: &str = "pg_catalog";
 /// First word of the description of a migration with which older programs work.
 const COMPATIBLE: &str = "expand";
 
@@ -43,6 +45,7 @@ pub(crate) async fn connect(
     deadline: Instant,
 ) -> anyhow::Result<PgConnection> {
     let options = options.clone().application_name("tenantry migrate").options([
+        ("search_path", START_PATH),
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
@@ -58,11 +61,31 @@ pub(crate) async fn connect(
                 tokio::time::sleep(pause.min(remaining)).await;
                 pause = (pause * 2).min(CONNECT_PAUSE_MAX);
             }
+            Err(error @ sqlx::Error::Database(_)) => {
+                return Err(error)
+                    .context("the database refuses the connection; check --database-url");
+            }
             connected => {
-                return connected.context("the database does not respond; check --database-url");
+                let mut connection =
+                    connected.context("the database does not respond; check --database-url")?;
+                require_start_options(&mut connection).await?;
+                return Ok(connection);
             }
         }
     }
+}
+
+/// Fails if the session does not have the start-up options: without them, tables would be created in another
+/// schema.
+async fn require_start_options(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let path = query_scalar!(r#"select current_setting('search_path') as "path!""#);
+    let path = path.fetch_one(connection).await?;
+    ensure!(
+        path == START_PATH,
+        "a connection pooler in front of the database ignores start-up options (`ignore_startup_parameters` \
+         of PgBouncer); set --database-url to PostgreSQL itself"
+    );
+    Ok(())
 }
 
 /// True if a connection failed because the server is not reachable yet, starts, stops, or has no free

@@ -43,7 +43,7 @@ enum Command {
 
 /// Runs one service in a process of its own.
 pub fn main(name: &'static str, install: Install) -> ExitCode {
-    let Arguments { config, command } = Arguments::parse();
+    let Arguments { config, command } = settings::arguments::parse();
     block_on(async move {
         match command {
             None => Box::pin(serve(name, config, &[install], |_| {})).await,
@@ -105,6 +105,8 @@ pub async fn serve(
     // Several providers are compiled in; without a default the first TLS connection would panic.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     raise_file_limit();
+    // First of all, because a signal without a handler would end this process without its database server.
+    let stop = stop_signal()?;
     let telemetry = Telemetry::start(name, &config)?;
     let data_dir = DataDir::open(config.data_dir.as_deref())?;
     // First of all, because a port in use is the most frequent cause of a failed start.
@@ -116,7 +118,7 @@ pub async fn serve(
     let (options, postgres) = database(&config, &data_dir).await?;
     let host = Host::new(config, options, data_dir);
     let result = match host {
-        Ok(host) => run(host.with_readiness(readiness), installs, listener, ready).await,
+        Ok(host) => run(host.with_readiness(readiness), installs, listener, ready, stop).await,
         Err(error) => Err(error),
     };
     drop(health_port);
@@ -134,19 +136,28 @@ async fn run(
     installs: &[Install],
     listener: TcpListener,
     ready: impl FnOnce(&Config),
+    stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let config = host.config().clone();
     for install in installs {
         install(&mut host)?;
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stop = async move {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-    };
     host.run(listener, || ready(&config), stop).await
+}
+
+/// Handles SIGINT, SIGTERM and SIGHUP from now on. The returned future resolves at the first of them, also if
+/// it arrives before the first poll.
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
 }
 
 /// Starts the health port, if there is one, before everything that takes long. It ends with the returned

@@ -60,6 +60,7 @@ impl Host {
             prepared = self.prepare_databases(self.config.migrate) => prepared?,
             () = stop.clone() => return Ok(()),
         }
+        database::claim(&self.databases, &self.key, &self.key_file).await?;
         if let Some((db, _)) = self.databases.first() {
             database::synchronize_clock(db).await?;
         }

@@ -1,17 +1,18 @@
 //! Mutual TLS between services. The certificate of a service has exactly one URI name,
 //! `spiffe://tenantry/svc/<name>`. Changed files apply to new connections.
 
+mod certificate;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    ServerConfig,
+    pki_types::{CertificateDer, UnixTime},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
@@ -22,6 +23,9 @@ pub const SPIFFE: &str = "spiffe://tenantry/svc/";
 
 /// Interval at which the files are compared with those in use.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Interval of the warnings about a certificate that expires soon.
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Certificate and private key of a service, and the certificate of the authority. Clones share their state.
 #[derive(Clone)]
@@ -50,6 +54,8 @@ struct Pem {
 /// Configurations made from the files.
 struct Configurations {
     pem: Pem,
+    /// True if the certificate is not valid any more in [`certificate::WARNING_PERIOD`].
+    expires_soon: bool,
     server: Arc<ServerConfig>,
 }
 
@@ -75,7 +81,7 @@ impl Tls {
             key: key.to_owned(),
             authority: authority.to_owned(),
         };
-        let current = RwLock::new(Arc::new(Configurations::new(files.read()?)?));
+        let current = RwLock::new(Arc::new(Configurations::new(files.read()?, &files)?));
         Ok(Self(Arc::new(Shared { files, current })))
     }
 
@@ -99,7 +105,13 @@ impl Tls {
     /// Reads changed files, until `stop`. Files that cannot be used, for example a certificate whose key is
     /// not replaced yet, are logged and read again later; the previous ones stay in use.
     pub async fn reload_changes(self, stop: CancellationToken) {
+        self.warn_before_expiry();
+        let mut warned = Instant::now();
         while stop.run_until_cancelled(tokio::time::sleep(RELOAD_INTERVAL)).await.is_some() {
+            if warned.elapsed() > WARNING_INTERVAL {
+                self.warn_before_expiry();
+                warned = Instant::now();
+            }
             match self.reload() {
                 Ok(false) => {}
                 Ok(true) => tracing::info!("new TLS files are used for new connections"),
@@ -111,43 +123,32 @@ impl Tls {
         }
     }
 
+    /// Logs a warning if the certificate expires soon.
+    fn warn_before_expiry(&self) {
+        if self.current().expires_soon {
+            let file = self.0.files.certificate.display();
+            tracing::warn!(%file, "the TLS certificate expires in less than 30 days; replace the file");
+        }
+    }
+
     /// Reads the files. Returns true if they have changed.
     fn reload(&self) -> anyhow::Result<bool> {
         let pem = self.0.files.read()?;
         if pem == self.current().pem {
             return Ok(false);
         }
-        let configurations = Arc::new(Configurations::new(pem)?);
+        let configurations = Arc::new(Configurations::new(pem, &self.0.files)?);
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = configurations;
         Ok(true)
     }
 }
 
 impl Configurations {
-    fn new(pem: Pem) -> anyhow::Result<Self> {
-        let server = server(&pem)?;
-        Ok(Self { pem, server })
+    fn new(pem: Pem, files: &Files) -> anyhow::Result<Self> {
+        let parsed = certificate::Parsed::new(&pem, files)?;
+        parsed.require_valid_at(UnixTime::now(), files)?;
+        Ok(Self { pem, expires_soon: parsed.expires_soon(), server: parsed.server(files)? })
     }
-}
-
-/// Returns the configuration of the server. A client certificate is optional: services have one, other
-/// clients do not.
-fn server(pem: &Pem) -> anyhow::Result<Arc<ServerConfig>> {
-    let mut roots = RootCertStore::empty();
-    for it in CertificateDer::pem_slice_iter(&pem.authority) {
-        roots.add(it.context("--tls-ca is not a PEM file")?)?;
-    }
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated();
-    let verifier = verifier.build().context("--tls-ca contains no certificate")?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.certificate).collect();
-    let key = PrivateKeyDer::from_pem_slice(&pem.key).context("--tls-key is not a PEM file")?;
-    let config = ServerConfig::builder().with_client_cert_verifier(verifier);
-    let chain = chain.context("--tls-cert is not a PEM file")?;
-    let mut config = config
-        .with_single_cert(chain, key)
-        .context("--tls-cert and --tls-key cannot be used together")?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 /// Returns the service that a verified certificate names; `None` if it has not exactly one valid name.

@@ -193,6 +193,18 @@ fn describe(violations: &Violations) -> String {
     sentences.join("; ")
 }
 
+/// SQLSTATE of a write on a server that is read-only, for example one that is not the primary any more.
+pub const READ_ONLY: &str = "25006";
+
+/// Classes of SQLSTATEs of a server that cannot execute a correct statement: connection exceptions,
+/// insufficient resources, operator intervention, and system errors (PostgreSQL, appendix A).
+const OUTAGE_CLASSES: [&str; 4] = ["08", "53", "57", "58"];
+
+/// True if a server reports by this SQLSTATE that it cannot execute a correct statement now.
+fn is_outage(code: &str) -> bool {
+    code == READ_ONLY || OUTAGE_CLASSES.iter().any(|it| code.starts_with(it))
+}
+
 /// Translates a database error. The driver's message is logged, not sent.
 fn translate_database_error(error: &sqlx::Error) -> (Code, Reason, &'static str) {
     match error {
@@ -201,11 +213,10 @@ fn translate_database_error(error: &sqlx::Error) -> (Code, Reason, &'static str)
             Some("40001" | "40P01" | "55P03") => {
                 (Code::Aborted, Reason::Conflict, "another call is changing this; retry")
             }
-            // Statement timeout, shutdown, crash recovery, too many connections, disk full.
-            Some("57014" | "57P01" | "57P02" | "57P03" | "53300" | "53100") => (
+            Some(code) if is_outage(code) => (
                 Code::Unavailable,
                 Reason::DependencyUnavailable,
-                "the database is busy; retry later",
+                "the database cannot execute this now; retry later",
             ),
             _ => (Code::Internal, Reason::Internal, "internal error"),
         },

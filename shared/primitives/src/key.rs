@@ -46,6 +46,11 @@ impl Key {
         Self::read(path)
     }
 
+    /// Returns the check value: it differs for each key, and does not reveal the key.
+    pub fn check_value(&self) -> Secret {
+        self.derive("check value")
+    }
+
     /// Derives the key for one purpose.
     pub fn derive(&self, purpose: &str) -> Secret {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tenantry").extract(&*self.0);
@@ -56,6 +61,11 @@ impl Key {
             .expect("HKDF gives 32 bytes");
         secret
     }
+}
+
+/// Id of a key, for operators: the first four bytes of its check value in hexadecimal.
+pub fn key_id(check_value: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(check_value.get(..4).unwrap_or(check_value))
 }
 
 /// Encrypts bytes (AES-256-GCM with a random nonce, which comes first in the result). They decrypt only with

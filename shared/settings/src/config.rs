@@ -41,9 +41,10 @@ pub struct Config {
     /// `pg_config --bindir`, then the usual directories.
     #[arg(long, env = "TENANTRY_PG_BIN")]
     pub pg_bin: Option<PathBuf>,
-    /// NATS server with JetStream, which carries events between processes. Required unless all services run
-    /// in one process.
-    #[arg(long, env = "NATS_URL")]
+    /// NATS server with JetStream, which carries events between processes; several of a cluster with commas
+    /// between them. Credentials are percent-encoded: `nats://user:pass%40word@host` or `nats://token@host`.
+    /// Required unless all services run in one process.
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
     pub nats_url: Option<String>,
     /// Seconds after which a service sends an event that the audit log has not received through NATS to it
     /// directly.
@@ -197,12 +198,43 @@ pub struct Config {
     /// OTLP collector for traces and metrics. Default: none; no traces and metrics are sent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
+    /// Protocol of the collector. Only gRPC is supported.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", value_enum, default_value_t = OtlpProtocol::Grpc)]
+    pub otlp_protocol: OtlpProtocol,
+    /// Exporter of traces.
+    #[arg(long, env = "OTEL_TRACES_EXPORTER", value_enum, default_value_t = Exporter::Otlp)]
+    pub traces_exporter: Exporter,
+    /// Exporter of metrics.
+    #[arg(long, env = "OTEL_METRICS_EXPORTER", value_enum, default_value_t = Exporter::Otlp)]
+    pub metrics_exporter: Exporter,
+    /// Switches traces and metrics off, also if a collector is configured.
+    #[arg(long, env = "OTEL_SDK_DISABLED", default_value_t = false, action = clap::ArgAction::Set)]
+    pub otel_sdk_disabled: bool,
+    /// Name of the service in traces and metrics. Default: the name of the program.
+    #[arg(long, env = "OTEL_SERVICE_NAME")]
+    pub otel_service_name: Option<String>,
     /// Log level, or log levels by module (`info,sqlx=warn`).
     #[arg(long, env = "RUST_LOG", default_value = "info,async_nats=warn,sqlx=warn")]
     pub log: String,
     /// Writes the log as JSON lines.
     #[arg(long, env = "TENANTRY_LOG_JSON", default_value_t = false, action = clap::ArgAction::Set)]
     pub log_json: bool,
+}
+
+/// Protocol of an OTLP collector (OpenTelemetry environment variable specification).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OtlpProtocol {
+    /// gRPC.
+    Grpc,
+}
+
+/// Exporter of traces or metrics (OpenTelemetry environment variable specification).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Exporter {
+    /// The OTLP collector.
+    Otlp,
+    /// None.
+    None,
 }
 
 impl Config {

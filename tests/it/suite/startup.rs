@@ -11,7 +11,7 @@ use testkit::{Database, Process};
 use crate::support::raw;
 
 /// Starts `tenantry`, which must fail; returns the line with its error.
-fn start_error(arguments: &[&str]) -> String {
+pub(crate) fn start_error(arguments: &[&str]) -> String {
     let output = Process::run("tenantry", arguments);
     assert!(!output.status.success(), "tenantry started with {arguments:?}");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -21,7 +21,7 @@ fn start_error(arguments: &[&str]) -> String {
 }
 
 /// The argument `--data-dir`.
-fn data_dir(folder: &Path) -> String {
+pub(crate) fn data_dir(folder: &Path) -> String {
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     format!("--data-dir={}", folder.display())
 }

@@ -78,6 +78,16 @@ impl Process {
             .expect("the process runs")
     }
 
+    /// Runs a program of this workspace to its end, with further environment variables.
+    pub fn run_with_env(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        Command::new(binary(name))
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the process runs")
+    }
+
     /// Memory that the process has in use, in bytes (`VmRSS`).
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
@@ -109,8 +119,13 @@ impl Process {
     }
 
     /// Terminates the process (`SIGTERM`) and waits; true if it exits with 0.
-    pub fn stop(mut self) -> bool {
-        self.signal(Signal::TERM);
+    pub fn stop(self) -> bool {
+        self.stop_by(Signal::TERM)
+    }
+
+    /// Sends a signal and waits for the end; true if the process exits with 0.
+    pub fn stop_by(mut self, signal: Signal) -> bool {
+        self.signal(signal);
         self.child.wait().expect("the process ends").success()
     }
 }
