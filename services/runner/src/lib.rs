@@ -7,7 +7,8 @@
 //! | execution of one leased task | `task` |
 //! | heartbeats and other background loops | `heartbeat` |
 //! | client of the project service | `client` |
-//! | cleaning of untrusted text | `text` |
+//! | reading of foreign text in bounded memory | `text` |
+//! | redaction of secrets in foreign text | `secrets` |
 //! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
@@ -16,6 +17,7 @@ pub mod driver;
 mod heartbeat;
 mod process;
 pub mod program;
+mod secrets;
 mod settings;
 mod task;
 mod text;
