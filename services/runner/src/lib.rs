@@ -14,6 +14,10 @@
 
 mod client;
 pub mod driver;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each fuzz target uses a part of the module")]
+mod fuzz_input;
 mod heartbeat;
 mod process;
 pub mod program;

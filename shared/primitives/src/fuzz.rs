@@ -94,8 +94,8 @@ fn a_timestamp_converts_both_ways_or_is_refused() {
     });
 }
 
-/// Cleaned text has no character that a rule of the contract refuses, is within its limit, and is unchanged by
-/// another cleaning.
+/// Cleaned text has no character that a rule of the contract refuses, is within its limit, and is unchanged
+/// by another cleaning.
 #[test]
 fn cleaned_text_is_accepted_everywhere() {
     let samples = [

@@ -24,10 +24,10 @@ exit 9;
 /// Characters that cleaned text does not have.
 fn is_clean(text: &str) -> bool {
     let invisible = ['\u{ad}', '\u{200d}', '\u{202e}', '\u{1b}', '\0'];
-    !text.contains(invisible) && !text.chars().any(|it| it.is_control() && it != '\n')
+    !text.contains(invisible) && !text.chars().any(|it| it.is_control() && !"\t\n".contains(it))
 }
 
-async fn commit_with_noise(hosting: &Hosting, build: &str, run: &str) {
+fn commit_with_noise(hosting: &Hosting, build: &str, run: &str) {
     hosting.repository.write("noise.pl", NOISE);
     let manifest = format!("[build]\ncommand = '''{build}'''\n[run]\ncommand = '''{run}'''\n");
     hosting.repository.write("tenantry.toml", &manifest);
@@ -45,7 +45,7 @@ async fn output_of_a_program_costs_its_environment_only() {
     assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
     let noisy = hosting.environment("noisy", "DEVELOPMENT").await;
     let run = "test ! -e $DATA_DIR/kept && exec perl server.pl; exec perl noise.pl";
-    commit_with_noise(&hosting, "true", run).await;
+    commit_with_noise(&hosting, "true", run);
     let deployed = hosting.run_task("Deploy", &noisy, json!({})).await;
     assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
     hosting.page(&noisy, "/keep/broken").await;
@@ -73,7 +73,7 @@ async fn output_of_a_failed_deployment_is_reported_completely() {
     let suite = Suite::start().await;
     let hosting = Hosting::new(&suite).await;
     let id = hosting.environment("main", "DEVELOPMENT").await;
-    commit_with_noise(&hosting, "perl noise.pl", "perl server.pl").await;
+    commit_with_noise(&hosting, "perl noise.pl", "perl server.pl");
     let failed = hosting.run_task("Deploy", &id, json!({})).await;
     assert_eq!(failed["state"], "TASK_STATE_FAILED", "{failed}");
     let lines: Vec<String> = failed["logLines"].as_array().unwrap().iter().map(text).collect();
@@ -93,7 +93,7 @@ async fn output_of_a_failed_deployment_is_reported_completely() {
 
     let subject = "Add \u{1f469}\u{200d}\u{1f680} \u{1b}[31mand so\u{ad}ft";
     let run = "echo version-$(cat page.txt); exec perl server.pl";
-    commit_with_noise(&hosting, "true", run).await;
+    commit_with_noise(&hosting, "true", run);
     let author = ["-c", "user.name=An\u{200d}n", "-c", "user.email=ann@example.com"];
     let commit = ["commit", "--quiet", "--allow-empty", "-m", subject];
     hosting.repository.git(&[&author[..], &commit].concat());
@@ -177,7 +177,7 @@ async fn every_line_of_random_output_is_reported() {
          1..int rand 300; print \":end\\n\" }} exit 3;"
     );
     hosting.repository.write("random.pl", &random);
-    commit_with_noise(&hosting, "perl random.pl", "perl server.pl").await;
+    commit_with_noise(&hosting, "perl random.pl", "perl server.pl");
     let failed = hosting.run_task("Deploy", &id, json!({})).await;
     assert_eq!(failed["state"], "TASK_STATE_FAILED", "{failed}");
     let get = hosting.world.project_request(json!({ "taskId": failed["id"] }));

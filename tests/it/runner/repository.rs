@@ -13,7 +13,8 @@ use crate::{
 };
 
 fn log_of(task: &Value) -> String {
-    task["logLines"].as_array().unwrap().iter().map(text).collect::<Vec<_>>().join("\n")
+    let lines = task["logLines"].as_array().into_iter().flatten();
+    lines.map(text).collect::<Vec<_>>().join("\n")
 }
 
 /// Creates a repository in a folder of the repository, with a file and optionally a submodule. The runner can
@@ -22,14 +23,15 @@ fn create_part(hosting: &Hosting, name: &str, submodule: Option<(&str, &str)>) {
     let git = |arguments: &[&str]| hosting.repository.git(&[&["-C", name][..], arguments].concat());
     hosting.repository.git(&["init", "--quiet", "--initial-branch=main", name]);
     hosting.repository.write(&format!("{name}/{name}.txt"), &format!("text of {name}\n"));
+    git(&["add", "."]);
     if let Some((path, of)) = submodule {
         let modules = format!("[submodule \"{of}\"]\n\tpath = {path}\n\turl = ../{of}\n");
         hosting.repository.write(&format!("{name}/.gitmodules"), &modules);
         let head = hosting.repository.git(&["-C", of, "rev-parse", "HEAD"]);
         let entry = format!("160000,{},{path}", head.trim());
         git(&["update-index", "--add", "--cacheinfo", &entry]);
+        git(&["add", ".gitmodules"]);
     }
-    git(&["add", "."]);
     let author = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"];
     git(&[&author[..], &["commit", "--quiet", "-m", "one"]].concat());
     let exclude = std::fs::read_to_string(hosting.repository.path().join(".git/info/exclude"));

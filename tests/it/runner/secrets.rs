@@ -61,8 +61,8 @@ fn forms(value: &str) -> BTreeSet<String> {
     forms
 }
 
-/// P-05: builds, failing starts and programs that end print all their secrets; then tasks, logs, environments,
-/// notifications, the audit log, mails and all tables contain none of them.
+/// P-05: builds, failing starts and programs that end print all their secrets; then tasks, logs,
+/// environments, notifications, the audit log, mails and all tables contain none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn printed_secrets_are_replaced_everywhere() {
     let suite = Suite::start().await;

@@ -17,13 +17,16 @@ use crate::{secrets::Secrets, text::OVERLAP_BYTES};
 const LOGS_MAX: usize = 4;
 
 /// Size at which a log is rotated, in bytes. A log and its rotated part have twice this size together.
-const LOG_BYTES_MAX: u64 = 5 << 20;
+const LOG_BYTES_MAX: usize = 5 << 20;
 
 /// Suffix of the rotated part of a log.
 const ROTATED_SUFFIX: &str = "old";
 
 /// Size of the end of a log that an error quotes from, in bytes.
-const TAIL_BYTES: u64 = 8 << 10;
+const TAIL_BYTES: usize = 8 << 10;
+
+/// Size of the end of a log that is read for that, in bytes.
+const READ_BYTES: usize = TAIL_BYTES + OVERLAP_BYTES;
 
 /// Number of lines at the end of a log that an error quotes.
 const TAIL_LINES: usize = 20;
@@ -92,9 +95,11 @@ impl ProgramLog {
 
     /// Returns the last lines of the program's output, for error messages.
     pub(super) fn quote(&self, secrets: &Secrets) -> String {
-        let (bytes, overlap) = tail(&self.path, TAIL_BYTES).unwrap_or_default();
+        // The log may have been rotated since.
+        let mut bytes = tail(&self.rotated(), READ_BYTES).unwrap_or_default();
+        bytes.extend(tail(&self.path, READ_BYTES).unwrap_or_default());
         let text = String::from_utf8_lossy(&bytes);
-        let start = String::from_utf8_lossy(&bytes[..overlap]).len();
+        let start = String::from_utf8_lossy(&bytes[..bytes.len().saturating_sub(TAIL_BYTES)]).len();
         let start = text.floor_char_boundary(start);
         let text = secrets.redact_part(&text, start..text.len());
         let lines: Vec<_> = text.lines().rev().take(TAIL_LINES).collect();
@@ -109,29 +114,27 @@ impl ProgramLog {
     /// program has opened it in append mode, so its next line is written at the new end.
     pub(super) fn rotate(environment: &EnvironmentDir) -> Result<()> {
         for log in Self::list(environment) {
-            if !fs::metadata(&log.path).is_ok_and(|it| it.len() > LOG_BYTES_MAX) {
+            let length = fs::metadata(&log.path).map_or(0, |it| it.len());
+            if length <= u64::try_from(LOG_BYTES_MAX)? {
                 continue;
             }
-            let (bytes, overlap) = tail(&log.path, LOG_BYTES_MAX)?;
-            fs::write(log.rotated(), &bytes[overlap..])?;
+            fs::write(log.rotated(), tail(&log.path, LOG_BYTES_MAX)?)?;
             OpenOptions::new().write(true).open(&log.path)?.set_len(0)?;
         }
         Ok(())
     }
 }
 
-/// Returns the last `max` bytes of a file, after at most [`OVERLAP_BYTES`] before them, and the number of
-/// those.
-fn tail(path: &Path, max: u64) -> Result<(Vec<u8>, usize)> {
+/// Returns the last `max` bytes of a file.
+fn tail(path: &Path, max: usize) -> Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    let end_start = length.saturating_sub(max);
-    let start = end_start.saturating_sub(u64::try_from(OVERLAP_BYTES)?);
+    let start = length.saturating_sub(u64::try_from(max)?);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = vec![];
+    // The program may append to the file.
     file.take(length - start).read_to_end(&mut bytes)?;
-    let overlap = usize::try_from(end_start - start)?.min(bytes.len());
-    Ok((bytes, overlap))
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -174,9 +177,10 @@ mod tests {
         assert_eq!(quoted, "its last output:\n");
         ProgramLog::rotate(&environment).unwrap();
         assert_eq!(fs::metadata(&log.path).unwrap().len(), 0);
-        assert_eq!(fs::metadata(log.rotated()).unwrap().len(), LOG_BYTES_MAX);
-        file.write_all(b"last").unwrap();
-        assert_eq!(log.quote(&secrets), "its last output:\nlast");
+        assert_eq!(fs::read(log.rotated()).unwrap().len(), LOG_BYTES_MAX);
+        file.write_all(b" last").unwrap();
+        let quoted = log.quote(&secrets).replace("[secret TOKEN]", "");
+        assert_eq!(quoted, "its last output:\n last", "the rotated part is quoted too");
         assert_eq!(ProgramLog::list(&environment), [log]);
     }
 }

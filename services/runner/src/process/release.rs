@@ -207,7 +207,7 @@ impl Processes {
         // The project service accepts local paths only if the operator has allowed them.
         let local_path = lease.repository_url.trim_start_matches("file://");
         let is_local = local_path.starts_with('/');
-        let protocols = if is_local { "file" } else { "https:ssh" };
+        let protocols = if is_local { "file:https:ssh" } else { "https:ssh" };
         variables.insert("GIT_ALLOW_PROTOCOL".to_owned(), protocols.to_owned());
         if is_local {
             mounts.push(Mount::new(local_path, local_path, Access::ReadOnly));

@@ -113,7 +113,8 @@ fn unescaped(escaped: u8) -> char {
     }
 }
 
-/// Decodes `\uXXXX`, or two of them that are a surrogate pair; returns the character and the length.
+/// Decodes `\u` with four digits, or two of them that are a surrogate pair; returns the character and the
+/// length.
 fn unicode_escape(text: &[u8]) -> Option<(char, usize)> {
     let unit = |at: usize| {
         let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;

@@ -1,9 +1,5 @@
 //! Fuzz target: redaction of secrets in arbitrary text.
 
-#[path = "../../../../tests/fuzz/input.rs"]
-#[expect(dead_code, reason = "each target uses a part of the module")]
-mod input;
-
 use std::sync::LazyLock;
 
 use bolero::check;
@@ -11,7 +7,7 @@ use data_encoding::BASE64;
 use primitives::foreign_text::clean;
 
 use super::Secrets;
-use input::Input;
+use crate::fuzz_input::Input;
 
 const VALUE: &str = "S3cr\u{e9}t/+ \"value\"";
 
