@@ -67,8 +67,11 @@ mod audit {
 
 // Runner processes and the isolation of deployed code.
 mod runner {
+    mod foreign_text; // Output of programs that no text of the contract may contain.
     mod process; // The runner as a program: kills, tokens, rights.
+    mod repository; // Submodules, LFS, encodings of manifests, late commits.
     mod sandbox; // Attacks of deployed code on its host.
+    mod secrets; // Secrets that builds and programs print.
 }
 
 // Behaviour across services.
@@ -102,7 +105,7 @@ mod suite {
     mod readiness; // Start without a database, readiness, health checks.
     mod replicas; // Replicas that hang or end.
     mod startup; // Refusals to start, with their remedy.
-    mod stored_secrets; // Secrets in tables.
+    pub(crate) mod stored_secrets; // Secrets in tables.
     mod streams; // Limits and revocation of server streams.
 }
 

@@ -88,7 +88,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         vault,
         draining: draining.clone(),
     }));
-    let hook = push::hook::Hook { project: host.client("project", "project") };
+    let hook = push::hook::Hook {
+        project: host.client("project", "project"),
+        db: db.clone(),
+        secret_key: host.key().derive("push secrets"),
+    };
     host.site(push::hook::PATHS, hook);
     host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager, draining }));
     let jobs_db = db.clone();

@@ -3,13 +3,15 @@
 //! trait.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::Result;
 use api::project::{Capacity, EnvironmentReport, Lease, Observed};
 use tokio::sync::mpsc::Sender;
+
+use crate::{secrets::Secrets, text::LINE_BYTES_MAX};
 
 /// Maximum size of a task's log, in bytes.
 const LOG_BYTES_MAX: usize = 1 << 20;
@@ -97,18 +99,21 @@ impl LogBudget {
     }
 }
 
-/// Sends the progress and the log of a task to the task's worker, which reports them.
+/// Sends the progress and the log of a task to the task's worker, which reports them. Lines are cleaned, and
+/// secrets in them are replaced.
 #[derive(Clone)]
 pub struct ProgressReporter {
     updates: Sender<ProgressUpdate>,
     is_irreversible: Arc<AtomicBool>,
     budget: Arc<Mutex<LogBudget>>,
+    secrets: Arc<Secrets>,
 }
 
 impl ProgressReporter {
-    pub(crate) fn new(updates: Sender<ProgressUpdate>) -> Self {
+    pub(crate) fn new(updates: Sender<ProgressUpdate>, secrets: Arc<Secrets>) -> Self {
         let budget = LogBudget { bytes: LOG_BYTES_MAX, lines: LOG_LINES_MAX, is_exhausted: false };
-        Self { updates, is_irreversible: Arc::default(), budget: Arc::new(Mutex::new(budget)) }
+        let budget = Arc::new(Mutex::new(budget));
+        Self { updates, is_irreversible: Arc::default(), budget, secrets }
     }
 
     /// Starts step `number` of `step_count` and logs a line about it, even if the log's budget is exhausted.
@@ -125,17 +130,30 @@ impl ProgressReporter {
             step,
             step_number: number,
             step_count,
-            lines: vec![line.into()],
+            lines: vec![self.redacted(&line.into())],
         };
         self.send(update).await;
     }
 
     /// Logs lines, within the log's budget.
     pub async fn log(&self, lines: Vec<String>) {
-        let lines = self.budget.lock().unwrap_or_else(PoisonError::into_inner).admit(lines);
+        if self.lock_budget().is_exhausted {
+            return;
+        }
+        let lines = lines.iter().map(|it| self.redacted(it)).collect();
+        let lines = self.lock_budget().admit(lines);
         if !lines.is_empty() {
             self.send(ProgressUpdate { lines, ..ProgressUpdate::default() }).await;
         }
+    }
+
+    /// Returns a line as it is reported.
+    pub(crate) fn redacted(&self, line: &str) -> String {
+        self.secrets.redact_line(line, LINE_BYTES_MAX)
+    }
+
+    fn lock_budget(&self) -> MutexGuard<'_, LogBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks the point after which the task can no longer be cancelled.

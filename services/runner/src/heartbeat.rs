@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::project::HeartbeatRequest;
+use api::project::{EnvironmentReport, HeartbeatRequest};
+use primitives::foreign_text::cut_block;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,12 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Delay before a failed heartbeat is retried.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum number of environments in a heartbeat.
+const REPORTS_MAX: usize = 10_000;
+
+/// Maximum size of the failure texts of all reports in a heartbeat, in bytes. A message has at most 4 MiB.
+const DETAILS_BYTES_MAX: usize = 1 << 20;
 
 /// The loop that sends heartbeats.
 pub(crate) struct Heartbeat {
@@ -45,6 +52,10 @@ impl Heartbeat {
                     self.registered.cancel();
                     self.leases
                         .apply_revocations(&response.lost_task_ids, &response.cancelled_task_ids);
+                    for it in response.rejected_reports {
+                        let (environment, reason) = (it.environment_id, it.reason);
+                        tracing::warn!(environment, reason, "report of an environment rejected");
+                    }
                     for id in response.unknown_environment_ids {
                         // Ids that do not fit into the queue are sent again with the next response.
                         let _ = self.unknown_environments.try_send(id);
@@ -62,7 +73,8 @@ impl Heartbeat {
     }
 
     async fn build_request(&self, is_first: bool) -> HeartbeatRequest {
-        let environments = if is_first { vec![] } else { self.driver.reports().await };
+        let mut environments = if is_first { vec![] } else { self.driver.reports().await };
+        bound_reports(&mut environments);
         let info = self.driver.info();
         HeartbeatRequest {
             runner: self.settings.name.clone(),
@@ -76,6 +88,18 @@ impl Heartbeat {
             shared_address: self.settings.address.clone(),
             database_address: self.driver.database_address(),
         }
+    }
+}
+
+/// Limits the number of reports and the size of their texts together.
+fn bound_reports(reports: &mut Vec<EnvironmentReport>) {
+    reports.truncate(REPORTS_MAX);
+    if reports.iter().map(|it| it.detail.len()).sum::<usize>() <= DETAILS_BYTES_MAX {
+        return;
+    }
+    let bytes_max = DETAILS_BYTES_MAX / reports.len().max(1);
+    for report in reports {
+        report.detail = cut_block(&report.detail, bytes_max);
     }
 }
 
@@ -130,5 +154,22 @@ async fn sleep_unless_stopped(pause: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(pause) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reports_of_a_heartbeat_have_a_limit_together() {
+        let report = EnvironmentReport { detail: "x".repeat(1_900), ..Default::default() };
+        let mut few = vec![report.clone(); 500];
+        bound_reports(&mut few);
+        assert!(few.iter().all(|it| it.detail.len() == 1_900));
+        let mut many = vec![report; 20_000];
+        bound_reports(&mut many);
+        assert_eq!(many.len(), REPORTS_MAX);
+        assert!(many.iter().map(|it| it.detail.len()).sum::<usize>() <= DETAILS_BYTES_MAX);
     }
 }

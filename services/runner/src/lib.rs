@@ -7,15 +7,21 @@
 //! | execution of one leased task | `task` |
 //! | heartbeats and other background loops | `heartbeat` |
 //! | client of the project service | `client` |
-//! | cleaning of untrusted text | `text` |
+//! | reading of foreign text in bounded memory | `text` |
+//! | redaction of secrets in foreign text | `secrets` |
 //! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
 mod client;
 pub mod driver;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each fuzz target uses a part of the module")]
+mod fuzz_input;
 mod heartbeat;
 mod process;
 pub mod program;
+mod secrets;
 mod settings;
 mod task;
 mod text;

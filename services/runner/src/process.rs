@@ -5,9 +5,9 @@
 //! | files and state of an environment | `directory`, `record` |
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
-//! | build and run commands of a repository | `manifest` |
-//! | fetching and building a version, copying an environment | `release`, `copy` |
-//! | starting a program, health check | `launch`, `http` |
+//! | build and run commands of a repository | `manifest`, `text_file` |
+//! | fetching and building a version, copying an environment | `release`, `submodules`, `copy` |
+//! | starting a program, its output, health check | `launch`, `log`, `http` |
 //! | processes of this machine | `process_table`, `process_tree` |
 //! | databases of environments | `database` |
 //! | usage, restarts, reports | `usage`, `supervise` |
@@ -20,6 +20,7 @@ mod directory;
 mod http;
 mod launch;
 mod limits;
+mod log;
 mod manifest;
 mod network;
 mod port;
@@ -28,7 +29,9 @@ mod process_tree;
 mod record;
 mod release;
 mod sandbox;
+mod submodules;
 mod supervise;
+mod text_file;
 mod usage;
 
 use std::{
@@ -141,7 +144,7 @@ impl Processes {
             let state = if value.is_some() { "ready" } else { "removed" };
             report.log(vec![format!("add-on {key}: {state}")]).await;
             let name = provision.variable.clone();
-            lease.variables.extend(value.map(|value| Variable { name, value }));
+            lease.variables.extend(value.map(|value| Variable { name, value, secret: true }));
         }
         Ok(lease)
     }

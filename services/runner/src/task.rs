@@ -15,7 +15,7 @@ use tonic::Code;
 use crate::{
     client::TaskClient,
     driver::{Driver, ProgressReporter, ProgressUpdate, TaskOutcome},
-    text::{LINE_BYTES_MAX, clean, clean_line},
+    secrets::Secrets,
 };
 
 /// Maximum number of log lines in one progress report.
@@ -120,7 +120,8 @@ impl TaskWorker {
         };
         self.leases.lock().insert(lease.task_id.clone(), active.clone());
         let (sender, mut updates) = mpsc::channel(64);
-        let reporter = ProgressReporter::new(sender);
+        let secrets = Arc::new(Secrets::of_lease(&lease));
+        let reporter = ProgressReporter::new(sender, secrets.clone());
         let cancellability = reporter.clone();
         let completion = tokio::select! {
             result = self.execute(&lease, reporter) => Completion::Finished(result),
@@ -136,7 +137,7 @@ impl TaskWorker {
         {
             let _ = self.report(&lease, merge_pending(last, &mut updates)).await;
         }
-        self.finish(&lease, completion).await;
+        self.finish(&lease, completion, &secrets).await;
         self.leases.lock().remove(&lease.task_id);
     }
 
@@ -163,7 +164,7 @@ impl TaskWorker {
         }
     }
 
-    async fn finish(&self, lease: &Lease, completion: Completion) {
+    async fn finish(&self, lease: &Lease, completion: Completion, secrets: &Secrets) {
         let mut request = FinishTaskRequest {
             runner: self.runner.clone(),
             task_id: lease.task_id.clone(),
@@ -177,7 +178,7 @@ impl TaskWorker {
             }
             Completion::Cancelled => {
                 if let Err(error) = self.driver.abandon(lease).await {
-                    let error = format!("{error:#}");
+                    let error = secrets.redact_block(&format!("{error:#}"), ERROR_BYTES_MAX);
                     tracing::warn!(
                         task = lease.task_id,
                         error,
@@ -189,15 +190,18 @@ impl TaskWorker {
             Completion::Finished(Ok(outcome)) => {
                 request.observed = outcome.observed.unwrap_or_default().into();
                 let commit_info = outcome.commit_info;
-                request.commit_subject = clean_line(&commit_info.subject, SUBJECT_BYTES_MAX);
-                request.commit_author = clean_line(&commit_info.author, AUTHOR_BYTES_MAX);
+                request.commit_subject =
+                    secrets.redact_line(&commit_info.subject, SUBJECT_BYTES_MAX);
+                request.commit_author = secrets.redact_line(&commit_info.author, AUTHOR_BYTES_MAX);
                 request.commit = outcome.commit;
                 request.url = outcome.url;
             }
             Completion::Finished(Err(error)) => {
-                let error = format!("{error:#}");
+                let error = secrets.redact_block(&format!("{error:#}"), ERROR_BYTES_MAX);
                 tracing::info!(task = lease.task_id, error, "task failed");
-                request.error_message = clean(&error, ERROR_BYTES_MAX);
+                // An empty message would report success.
+                request.error_message =
+                    if error.is_empty() { "unknown error".to_owned() } else { error };
             }
         }
         self.report_result(request).await;
@@ -205,7 +209,7 @@ impl TaskWorker {
 
     /// Reports a result, retrying while the project service is unavailable. If all attempts fail, the lease
     /// expires and the task is repeated.
-    async fn report_result(&self, request: FinishTaskRequest) {
+    async fn report_result(&self, mut request: FinishTaskRequest) {
         for delay in FINISH_RETRY_DELAYS_MS {
             match self.client.finish(request.clone()).await {
                 Ok(()) => return,
@@ -221,6 +225,16 @@ impl TaskWorker {
                 Err(status) => {
                     let error = status.message();
                     tracing::warn!(task = request.task_id, error, "reporting a result failed");
+                    if status.code() == Code::InvalidArgument {
+                        // Without a result the task would be repeated.
+                        request = FinishTaskRequest {
+                            error_message: format!("the result of the task was refused: {error}"),
+                            runner: request.runner,
+                            task_id: request.task_id,
+                            lease_id: request.lease_id,
+                            ..FinishTaskRequest::default()
+                        };
+                    }
                     tokio::time::sleep(Duration::from_millis(delay)).await;
                 }
             }
@@ -267,7 +281,7 @@ impl TaskWorker {
             lease_id: lease.lease_id.clone(),
             progress_percent: update.percent,
             current_step: update.step.to_owned(),
-            log_lines: update.lines.iter().map(|it| clean(it, LINE_BYTES_MAX)).collect(),
+            log_lines: update.lines,
             steps_completed: (update.step_number - 1).max(0),
             total_steps: update.step_count,
         };

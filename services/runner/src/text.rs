@@ -1,62 +1,19 @@
-//! Untrusted text (output of programs, commits and tools): removes control characters and bounds its size.
+//! Readers of foreign text (output of programs and tools) in bounded memory. Invalid UTF-8 is replaced by
+//! U+FFFD.
 
 use std::io;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-/// Maximum length of a line in bytes; longer lines are truncated.
+/// Maximum length of a line of a task's log, in bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 4_096;
 
-/// Suffix of truncated text.
-const TRUNCATION_MARK: &str = " […]";
+/// Number of bytes that are read beyond a limit, so that a secret at the limit is recognized as a whole: the
+/// longest value of a variable (32 KiB), percent-encoded.
+pub(crate) const OVERLAP_BYTES: usize = 96 << 10;
 
-/// Returns text that the API accepts: control and format characters except line feeds become spaces, and
-/// text longer than `max` bytes is truncated and marked.
-pub(crate) fn clean(text: &str, max: usize) -> String {
-    let printable = |it: char| if is_printable(it) { it } else { ' ' };
-    let mut cleaned = String::with_capacity(text.len().min(max));
-    for character in text.chars().map(printable) {
-        if cleaned.len() + character.len_utf8() > max {
-            let kept_max = max.saturating_sub(TRUNCATION_MARK.len());
-            let kept = (0..=kept_max).rev().find(|it| cleaned.is_char_boundary(*it)).unwrap_or(0);
-            cleaned.truncate(kept);
-            cleaned.push_str(TRUNCATION_MARK);
-            break;
-        }
-        cleaned.push(character);
-    }
-    cleaned
-}
-
-/// The same for text of one line: line feeds become spaces, too.
-pub(crate) fn clean_line(text: &str, max: usize) -> String {
-    clean(text, max).replace('\n', " ")
-}
-
-/// Returns true for line feeds and for characters outside Unicode's general category C (control, format,
-/// private use).
-fn is_printable(character: char) -> bool {
-    let format_ranges = [
-        ('\u{ad}', '\u{ad}'),
-        ('\u{600}', '\u{605}'),
-        ('\u{61c}', '\u{61c}'),
-        ('\u{6dd}', '\u{6dd}'),
-        ('\u{70f}', '\u{70f}'),
-        ('\u{180e}', '\u{180e}'),
-        ('\u{200b}', '\u{200f}'),
-        ('\u{202a}', '\u{202e}'),
-        ('\u{2060}', '\u{206f}'),
-        ('\u{e000}', '\u{f8ff}'),
-        ('\u{feff}', '\u{feff}'),
-        ('\u{fff0}', '\u{fffb}'),
-        ('\u{e0000}', '\u{10ffff}'),
-    ];
-    let is_format = format_ranges.iter().any(|(first, last)| (*first..=*last).contains(&character));
-    character == '\n' || (!character.is_control() && !is_format)
-}
-
-/// Splits a byte stream into lines of at most [`LINE_BYTES_MAX`] bytes, in constant memory. Cancel-safe: a
-/// dropped [`BoundedLines::next`] loses no data.
+/// Splits a byte stream into lines, in constant memory: of a line, [`LINE_BYTES_MAX`] and [`OVERLAP_BYTES`]
+/// are kept. Cancel-safe: a dropped [`BoundedLines::next`] loses no data.
 pub(crate) struct BoundedLines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,
@@ -78,7 +35,8 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
             }
             let end = chunk.iter().position(|it| *it == b'\n');
             let part = &chunk[..end.unwrap_or(chunk.len())];
-            let kept = part.len().min(LINE_BYTES_MAX.saturating_sub(self.line.len()));
+            let kept_max = LINE_BYTES_MAX + OVERLAP_BYTES;
+            let kept = part.len().min(kept_max.saturating_sub(self.line.len()));
             self.line.extend_from_slice(&part[..kept]);
             self.is_truncated |= kept < part.len();
             let consumed = part.len() + usize::from(end.is_some());
@@ -90,21 +48,22 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
     }
 
     fn take_line(&mut self) -> String {
-        let mut line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-        if std::mem::take(&mut self.is_truncated) {
-            line.push_str(TRUNCATION_MARK);
-        }
-        line
+        self.is_truncated = false;
+        String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned()
     }
 }
 
-/// Returns the first `max` bytes of a stream. The rest is read and discarded, so that the writer is not
-/// blocked by a full pipe.
+/// Returns the first `max` bytes of a stream, up to the end of a line. The rest is read and discarded, so
+/// that the writer is not blocked by a full pipe.
 pub(crate) async fn read_bounded(reader: impl AsyncRead + Unpin, max: usize) -> io::Result<String> {
     let mut bytes = vec![];
     let mut reader = reader.take(u64::try_from(max).unwrap_or(u64::MAX));
     reader.read_to_end(&mut bytes).await?;
-    tokio::io::copy(&mut reader.into_inner(), &mut tokio::io::sink()).await?;
+    let rest = tokio::io::copy(&mut reader.into_inner(), &mut tokio::io::sink()).await?;
+    if rest > 0 {
+        // Half a line could end with half a secret.
+        bytes.truncate(bytes.iter().rposition(|it| *it == b'\n').unwrap_or(0));
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -112,29 +71,22 @@ pub(crate) async fn read_bounded(reader: impl AsyncRead + Unpin, max: usize) -> 
 mod tests {
     use super::*;
 
-    #[test]
-    fn control_characters_are_replaced_and_long_text_is_truncated() {
-        assert_eq!(clean("a\u{7}b\nc\u{202e}d", 100), "a b\nc d");
-        assert_eq!(clean("äöü", 6), "äöü");
-        assert_eq!(clean("0123456789äöü", 13), "0123456 […]");
-        assert!(clean(&"ä".repeat(1_000), 101).len() <= 101);
-    }
-
     #[tokio::test]
     async fn long_lines_are_truncated_and_the_next_line_is_complete() {
-        let long = [&b"x".repeat(100_000)[..], b"\nnext\nlast"].concat();
+        let long = [&b"x".repeat(1_000_000)[..], b"\nnext\nl\xffst"].concat();
         let mut lines = BoundedLines::new(&long[..]);
         let first = lines.next().await.unwrap().unwrap();
-        assert_eq!(first.len(), LINE_BYTES_MAX + TRUNCATION_MARK.len());
+        assert_eq!(first.len(), LINE_BYTES_MAX + OVERLAP_BYTES);
         assert_eq!(lines.next().await.unwrap().as_deref(), Some("next"));
-        assert_eq!(lines.next().await.unwrap().as_deref(), Some("last"));
+        assert_eq!(lines.next().await.unwrap().as_deref(), Some("l\u{fffd}st"));
         assert_eq!(lines.next().await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_bounded_read_drains_its_stream() {
-        let mut source = &b"0123456789"[..];
-        assert_eq!(read_bounded(&mut source, 4).await.unwrap(), "0123");
+        let mut source = &b"01\n2345\n6789"[..];
+        assert_eq!(read_bounded(&mut source, 7).await.unwrap(), "01");
         assert!(source.is_empty());
+        assert_eq!(read_bounded(&b"0123"[..], 4).await.unwrap(), "0123");
     }
 }

@@ -27,6 +27,9 @@ const FORM_BYTES_MAX: usize = 64 * 1024;
 /// Largest body other than a form, in bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Content type of texts.
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// Time-out of receiving a body, and of each call of a handler.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -35,6 +38,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 pub trait PageHandler: Send + Sync + 'static {
     /// Handles a request.
     async fn handle(&self, request: PageRequest) -> Response<String>;
+
+    /// Returns the largest body in bytes, if the handler reads bodies of any content type itself. `None`:
+    /// forms of at most 64 KiB, which are parsed, and other bodies of at most 1 MiB.
+    fn raw_body_bytes_max(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A request of a browser or another HTTP client.
@@ -116,23 +125,21 @@ impl Sites {
         let (parts, body) = request.into_parts();
         let Some(handler) = self.find(parts.uri.path()) else {
             let text = "No page has this path. This port serves gRPC; use `grpcurl` with `list`.\n";
-            return into_body(page(
-                StatusCode::NOT_FOUND,
-                "text/plain; charset=utf-8",
-                text.to_owned(),
-            ));
+            return into_body(page(StatusCode::NOT_FOUND, TEXT, text.to_owned()));
         };
+        let raw_max = handler.raw_body_bytes_max();
         let is_form = parts.headers.get(header::CONTENT_TYPE).is_some_and(is_form);
-        let max = if is_form { FORM_BYTES_MAX } else { BODY_BYTES_MAX };
+        let is_form = is_form && raw_max.is_none();
+        let max = raw_max.unwrap_or(if is_form { FORM_BYTES_MAX } else { BODY_BYTES_MAX });
         let received = limits.receive(body, max, Instant::now() + REQUEST_TIMEOUT, &address).await;
         let ReceivedBody { bytes: body, reservation: _reservation } = match received {
             Ok(body) => body,
-            Err(error) => return into_body(page(body_error(error), "text/plain", String::new())),
+            Err(error) => return into_body(body_error(error, max)),
         };
         let request = PageRequest {
             method: if parts.method == Method::HEAD { Method::GET } else { parts.method },
             path: parts.uri.path().to_owned(),
-            form: form(&parts.headers, &body),
+            form: if is_form { form(&body) } else { BTreeMap::new() },
             user_agent: text(&parts.headers, header::USER_AGENT),
             headers: parts.headers,
             body,
@@ -160,15 +167,26 @@ pub fn page(status: StatusCode, content_type: &'static str, text: String) -> Res
     response.expect("these headers are well-formed")
 }
 
-/// Returns the status for a body that was not received.
-fn body_error(error: ReceiveError) -> StatusCode {
-    match error {
-        ReceiveError::Timeout => StatusCode::REQUEST_TIMEOUT,
-        ReceiveError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ReceiveError::Exhausted(Exhausted::Total) => StatusCode::SERVICE_UNAVAILABLE,
-        ReceiveError::Exhausted(Exhausted::Holder) => StatusCode::TOO_MANY_REQUESTS,
-        ReceiveError::Broken => StatusCode::BAD_REQUEST,
-    }
+/// Returns the page for a body that was not received; `max` is its largest size.
+fn body_error(error: ReceiveError, max: usize) -> Response<String> {
+    let (status, text) = match error {
+        ReceiveError::Timeout => {
+            (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; send it again")
+        }
+        ReceiveError::TooLarge => {
+            let text = format!("the body is larger than {max} bytes; send a smaller one\n");
+            return page(StatusCode::PAYLOAD_TOO_LARGE, TEXT, text);
+        }
+        ReceiveError::Exhausted(Exhausted::Total) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "too many bodies are in transfer; retry later")
+        }
+        ReceiveError::Exhausted(Exhausted::Holder) => {
+            let text = "too many bodies are in transfer from this address; retry later";
+            (StatusCode::TOO_MANY_REQUESTS, text)
+        }
+        ReceiveError::Broken => (StatusCode::BAD_REQUEST, "the body is incomplete"),
+    };
+    page(status, TEXT, format!("{text}\n"))
 }
 
 /// Converts a page to a response with a complete body.
@@ -180,11 +198,8 @@ fn is_form(content_type: &http::HeaderValue) -> bool {
     content_type.as_bytes().starts_with(b"application/x-www-form-urlencoded")
 }
 
-/// Parses the fields of a form; empty for another content type.
-fn form(headers: &HeaderMap, body: &[u8]) -> BTreeMap<String, String> {
-    if !headers.get(header::CONTENT_TYPE).is_some_and(is_form) {
-        return BTreeMap::new();
-    }
+/// Parses the fields of a form.
+fn form(body: &[u8]) -> BTreeMap<String, String> {
     url::form_urlencoded::parse(body).into_owned().collect()
 }
 

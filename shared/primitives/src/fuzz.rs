@@ -1,4 +1,5 @@
-//! Fuzz targets: parsing of credentials, e-mail addresses, field masks and timestamps from clients.
+//! Fuzz targets: parsing of credentials, e-mail addresses, field masks and timestamps from clients, and
+//! cleaning of foreign text.
 
 #[path = "../../../tests/fuzz/input.rs"]
 #[expect(dead_code, reason = "each target needs a part of it")]
@@ -13,7 +14,9 @@ use uuid::Uuid;
 
 use self::input::Input;
 use crate::{
-    datetime, email, mask, timestamp,
+    datetime, email,
+    foreign_text::{clean, clean_block, clean_line},
+    mask, timestamp,
     token::{Kind, Token},
 };
 
@@ -88,5 +91,28 @@ fn a_timestamp_converts_both_ways_or_is_refused() {
                 assert_eq!(datetime(timestamp(time)), Some(time));
             }
         }
+    });
+}
+
+/// Cleaned text has no character that a rule of the contract refuses, is within its limit, and is unchanged
+/// by another cleaning.
+#[test]
+fn cleaned_text_is_accepted_everywhere() {
+    let samples = [
+        "\u{1f469}\u{200d}\u{1f680} so\u{ad}ft",
+        "\u{1b}[31mred\u{1b}[0m \u{1b}]0;title\u{7}\u{1b}Pq\u{9b}31m",
+        "a\r\nb\rc\0\u{202e}\u{2028}\u{e000}\u{e0041}",
+        "https://ann:s3cret@x.example/a 'postgres://u:p@h' ://@",
+    ];
+    let refused = regex::Regex::new(r"[\p{C}&&[^\t\n]]").unwrap();
+    check!().with_type::<Input>().for_each(|input| {
+        let text = input.text(&samples);
+        let cleaned = clean(&text);
+        assert!(!refused.is_match(&cleaned), "{cleaned:?}");
+        assert_eq!(clean(&cleaned), cleaned);
+        let (line, block) = (clean_line(&text, 100), clean_block(&text, 100));
+        assert!(line.len() <= 100 && !line.contains('\n'), "{line:?}");
+        assert!(block.len() <= 100, "{block:?}");
+        assert_eq!((clean_line(&line, 100), clean_block(&block, 100)), (line, block));
     });
 }

@@ -15,7 +15,7 @@ use crate::support::{
     world::text,
 };
 
-/// Sends a POST like a git server; returns the status and the body.
+/// Sends a POST like a git server, as JSON unless a header says otherwise; returns the status and the body.
 pub(crate) async fn post(
     address: SocketAddr,
     path: &str,
@@ -24,8 +24,10 @@ pub(crate) async fn post(
 ) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let has_type = headers.iter().any(|it| it.0 == "content-type");
+    let json = if has_type { "" } else { "content-type: application/json\r\n" };
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{json}\
          Content-Length: {}\r\n{more}\r\n{body}",
         body.len()
     );
@@ -176,5 +178,115 @@ async fn of_many_waiting_pushes_the_last_is_deployed() {
     assert_ne!(second["taskId"], first["taskId"]);
     runner.finish_task(&second, result).await.unwrap();
     assert_eq!((runner.lease_task().await, suite.count(tasks).await), (Value::Null, 2));
+    suite.finish().await;
+}
+
+/// PE-46: the default form encoding of GitHub, with the signature of the raw body, and bodies of up to 25 MB.
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_and_large_bodies_are_read() {
+    let suite = Suite::start().await;
+    let runner = FakeRunner::new(&suite).await;
+    let hosting = &runner.hosting;
+    runner.heartbeat().await;
+    let draft = json!({ "name": "main", "autoDeploy": true, "serverId": runner.server });
+    hosting.create_environment(draft).await;
+    let (path, secret) = rotate_hook(hosting).await;
+    let send = async |content_type: &str, secret: &str, body: &str| {
+        let signed = format!("sha256={}", signature(secret, body));
+        let headers = [("x-github-event", "push"), ("x-hub-signature-256", signed.as_str())];
+        let headers = [&headers[..], &[("content-type", content_type)]].concat();
+        post(suite.address, &path, &headers, body).await
+    };
+    let encoded = |json: &str| json.bytes().map(|it| format!("%{it:02X}")).collect::<String>();
+    let form = format!("payload={}", encoded(&push_body("main", &"1".repeat(40))));
+    let form_type = "application/x-www-form-urlencoded";
+    assert_eq!(send(form_type, "guessed", &form).await.0, 401);
+    assert_eq!(send(form_type, &secret, &form).await, (202, "1 deployed, 0 waiting".to_owned()));
+    assert_eq!(runner.lease_task().await["commit"], "1".repeat(40));
+
+    let commits = |bytes: usize| {
+        let push = push_body("main", &"2".repeat(40));
+        let commits = format!(r#","commits":["{}"]}}"#, "x".repeat(bytes));
+        push.trim_end_matches('}').to_owned() + &commits
+    };
+    let large = commits(24 << 20);
+    assert_eq!(send("application/json", &secret, &large).await.1, "0 deployed, 1 waiting");
+    let large_form = format!("payload={}", encoded(&commits(2 << 20)));
+    assert_eq!(send(form_type, &secret, &large_form).await.1, "0 deployed, 1 waiting");
+    let (status, text) = send("application/json", &secret, &commits(25 << 20)).await;
+    assert!(status == 413 && text.contains("larger than 26214400 bytes"), "{status} {text}");
+    let (status, text) = send("text/plain", &secret, &form).await;
+    assert!(status == 415 && text.contains("application/json"), "{status} {text}");
+    suite.finish().await;
+}
+
+/// PE-46: a push to a STOPPED environment starts nothing; its commit is deployed after the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_environment_is_deployed_at_its_next_start() {
+    let suite = Suite::start().await;
+    let runner = FakeRunner::new(&suite).await;
+    let hosting = &runner.hosting;
+    runner.heartbeat().await;
+    let draft = json!({ "name": "main", "autoDeploy": true, "serverId": runner.server });
+    let id = hosting.create_environment(draft).await;
+    let hook = rotate_hook(hosting).await;
+    let finish = async |lease: &Value| {
+        let result = json!({ "commit": "a".repeat(40), "url": "http://127.0.0.1:1" });
+        runner.finish_task(lease, result).await.unwrap();
+    };
+    assert_eq!(push(&suite, &hook, "main").await.1, "1 deployed, 0 waiting");
+    let deployment = runner.lease_task().await;
+    assert_eq!(deployment["commit"], "a".repeat(40));
+    assert_eq!(deployment["commitWait"], "30s");
+    finish(&deployment).await;
+    hosting.start_task("Stop", &id, json!({})).await;
+    assert_eq!(push(&suite, &hook, "main").await.1, "0 deployed, 1 waiting", "during the stop");
+    finish(&runner.lease_task().await).await;
+    assert_eq!(push(&suite, &hook, "main").await.1, "0 deployed, 1 waiting");
+    assert_eq!(hosting.state(&id).await, "STOPPED");
+    assert_eq!(runner.lease_task().await, Value::Null);
+    hosting.start_task("Start", &id, json!({})).await;
+    let start = runner.lease_task().await;
+    assert_eq!(start["kind"], "TASK_KIND_START");
+    finish(&start).await;
+    let deployment = runner.lease_task().await;
+    assert_eq!(
+        (&deployment["kind"], &deployment["commit"]),
+        (&json!("TASK_KIND_DEPLOY"), &json!("a".repeat(40)))
+    );
+    finish(&deployment).await;
+    assert_eq!(hosting.state(&id).await, "RUNNING");
+    suite.finish().await;
+}
+
+/// PE-44: the commit of a promotion, and of a rollback to it, is fetched from the branch of its source.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_commit_is_fetched_from_the_branch_of_its_source() {
+    let suite = Suite::start().await;
+    let runner = FakeRunner::new(&suite).await;
+    let hosting = &runner.hosting;
+    runner.heartbeat().await;
+    let environment = async |name: &str, kind: &str| {
+        let draft = json!({ "name": name, "branch": name, "serverId": runner.server,
+            "kind": format!("ENVIRONMENT_KIND_{kind}") });
+        hosting.create_environment(draft).await
+    };
+    let staging = environment("next", "STAGING").await;
+    let production = environment("main", "PRODUCTION").await;
+    let run = async |verb: &str, id: &str, commit: &str| {
+        let task = hosting.start_task(verb, id, json!({})).await;
+        let lease = runner.lease_task().await;
+        let result = json!({ "commit": commit, "url": "http://127.0.0.1:1" });
+        runner.finish_task(&lease, result).await.unwrap();
+        (task, text(&lease["branch"]))
+    };
+    assert_eq!(run("Deploy", &staging, "1111").await.1, "next");
+    let (promotion, branch) = run("Promote", &staging, "1111").await;
+    assert_eq!(branch, "next");
+    assert_eq!(run("Deploy", &production, "2222").await.1, "main");
+    let deployment = json!({ "deploymentId": promotion });
+    hosting.start_task("Rollback", &production, deployment).await;
+    let lease = runner.lease_task().await;
+    assert_eq!((&lease["branch"], &lease["commit"]), (&json!("next"), &json!("1111")));
     suite.finish().await;
 }

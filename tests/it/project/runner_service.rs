@@ -39,7 +39,7 @@ async fn reports_of_runners_are_cleaned_and_truncated() {
     for (error, end) in [
         ("\u{1f980}".repeat(7_999), "\u{1f980}"),
         (format!("first\n{}\nlast", "x".repeat(1_000_000)), "\nlast"),
-        (git.to_owned(), "[31mno"),
+        (git.to_owned(), "': no"),
     ] {
         hosting.start_task("Deploy", &id, modules.clone()).await;
         let lease = runner.lease_task().await;

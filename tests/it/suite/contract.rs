@@ -103,9 +103,13 @@ fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
     message.get_field_by_name(field)?.as_message().cloned()
 }
 
-/// Texts of programs, commits and git, which the service cleans and truncates instead of rejecting them.
-const UNVALIDATED: [&str; 12] = [
+/// Texts of programs, commits and git, which the service cleans and truncates instead of rejecting them, and
+/// ids in reports of a heartbeat, of which an invalid one is rejected alone.
+const UNVALIDATED: [&str; 15] = [
     "EnvironmentReport.detail",
+    "EnvironmentReport.environment_id",
+    "EnvironmentReport.release",
+    "FinishTaskRequest.commit",
     "FinishTaskRequest.commit_author",
     "FinishTaskRequest.commit_subject",
     "FinishTaskRequest.error_message",

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// Tables of all services with these bytes in a row, as text or as bytes.
-async fn tables_with(suite: &Suite, bytes: &[u8]) -> Vec<String> {
+pub(crate) async fn tables_with(suite: &Suite, bytes: &[u8]) -> Vec<String> {
     let tables: Vec<String> = sqlx::query_scalar(
         "select format('%I.%I', schemaname, tablename) from pg_tables
          where schemaname in ('identity', 'project', 'invitation', 'audit')",

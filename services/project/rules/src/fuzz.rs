@@ -8,7 +8,7 @@ use api::project::PushFormat;
 use bolero::check;
 
 use self::input::Input;
-use crate::push::{is_signed, parse};
+use crate::push::{Push, is_signed, parse};
 
 const COMMIT: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567";
 
@@ -21,6 +21,9 @@ fn a_push_is_parsed_or_ignored() {
         format!(r#"{{"ref":"refs/heads/a/b","after":"{COMMIT}","user_username":"ann"}}"#),
         format!(r#"{{"pusher":{{"login":"ann"}},"after":"{COMMIT}","ref":"refs/heads/main"}}"#),
         format!(r#"{{"ref":"refs/tags/v1","after":"{COMMIT}"}}"#),
+        format!(
+            "payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%2C%22after%22%3A%22{COMMIT}%22%7D"
+        ),
     ];
     let samples = samples.map(String::into_bytes);
     check!().with_type::<Input>().for_each(|input| {
@@ -33,6 +36,9 @@ fn a_push_is_parsed_or_ignored() {
                 assert!(!push.pusher.chars().any(char::is_control));
                 // The same limits as the contract's rule for names of branches.
                 assert!(push.branch.len() <= 255 && !push.branch.chars().any(char::is_control));
+                let condensed = push.condensed("secret");
+                let Push { branch, commit, pusher } = parse("push", &condensed.body).unwrap();
+                assert_eq!((branch, commit, pusher), (push.branch, push.commit, push.pusher));
             }
             Err(ignored) => assert!(!ignored.0.is_empty()),
         }

@@ -5,7 +5,6 @@
 //! | identifiers | `types` |
 //! | CPU, memory and disk | `resources` |
 //! | validation of repository URLs and branches | `repository` |
-//! | sanitization of text from programs, commits and git | `foreign_text` |
 //! | machines on which environments run | `server` |
 //! | units of work of runners, their leases and logs | `task` |
 //! | status of organizations | `organization` |
@@ -24,7 +23,6 @@
 pub mod addon;
 pub mod collaborator;
 pub mod environment;
-pub mod foreign_text;
 #[cfg(test)]
 mod fuzz;
 pub mod organization;

@@ -1,12 +1,18 @@
 //! Push webhooks: a signed delivery of a git server deploys the environments with `auto_deploy` on the
 //! branch (PE-46).
 
+use std::borrow::Cow;
+
 use api::project::PushFormat;
 use chassis::{ProjectId, key};
-use serde::Deserialize;
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
 
 /// Maximum length of the name of a branch, in bytes: the limit of file names, in which git stores branches.
 const BRANCH_BYTES_MAX: usize = 255;
+
+/// Prefix of the refs of branches.
+const BRANCH_PREFIX: &str = "refs/heads/";
 
 /// Maximum length of the name of a pusher, in characters.
 const PUSHER_CHARS_MAX: usize = 100;
@@ -28,12 +34,35 @@ pub struct Push {
     pub pusher: String,
 }
 
+impl Push {
+    /// Returns a delivery of this push only, in the format of Gitea, with its signature. The body of a git
+    /// server lists all commits and files of the push, and can be larger than a gRPC message.
+    pub fn condensed(&self, secret: &str) -> CondensedDelivery {
+        let body = Body {
+            reference: format!("{BRANCH_PREFIX}{}", self.branch),
+            after: self.commit.clone(),
+            pusher: None,
+            user_username: Some(self.pusher.clone()),
+        };
+        // Strings are always serializable.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let signature = HEXLOWER.encode(&key::hmac_sha256(secret.as_bytes(), &body));
+        CondensedDelivery { body, signature }
+    }
+}
+
+/// A delivery with the fields of [`Push`] only.
+pub struct CondensedDelivery {
+    pub body: Vec<u8>,
+    pub signature: String,
+}
+
 /// Reason for which a delivery is ignored.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ignored(pub &'static str);
 
 /// Fields of a delivery that GitHub, GitLab and Gitea have in common.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Body {
     #[serde(rename = "ref")]
     reference: String,
@@ -45,7 +74,7 @@ struct Body {
     user_username: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Pusher {
     #[serde(default, alias = "login", alias = "username")]
     name: Option<String>,
@@ -66,15 +95,36 @@ pub fn is_signed(format: PushFormat, secret: &str, signature: &str, body: &[u8])
     }
 }
 
+/// Content types of deliveries.
+const CONTENT_TYPES: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
+
+/// True if the body of a delivery with a content type can be parsed.
+pub fn is_readable(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    CONTENT_TYPES.iter().any(|it| it.eq_ignore_ascii_case(media_type))
+}
+
+/// Returns the JSON of a body, which is the body itself, or the field `payload` of a form (the default of
+/// GitHub).
+fn payload(body: &[u8]) -> Cow<'_, [u8]> {
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Cow::Borrowed(body);
+    }
+    let mut fields = url::form_urlencoded::parse(body);
+    match fields.find(|(name, _)| name == "payload") {
+        Some((_, json)) => Cow::Owned(json.into_owned().into_bytes()),
+        None => Cow::Borrowed(body),
+    }
+}
+
 /// Parses the body of a delivery.
 pub fn parse(event: &str, body: &[u8]) -> Result<Push, Ignored> {
     if !["push", "push hook"].contains(&event.to_lowercase().as_str()) {
         return Err(Ignored("the event is not a push; only pushes deploy"));
     }
-    let body: Body = serde_json::from_slice(body).map_err(|_| {
-        Ignored("the body is not a push; set the content type of the webhook to application/json")
-    })?;
-    let Some(branch) = body.reference.strip_prefix("refs/heads/") else {
+    let body: Body = serde_json::from_slice(&payload(body))
+        .map_err(|_| Ignored("the body is not a push of GitHub, GitLab or Gitea"))?;
+    let Some(branch) = body.reference.strip_prefix(BRANCH_PREFIX) else {
         return Err(Ignored("the push is to a tag or another ref; only pushes to branches deploy"));
     };
     if branch.is_empty() || branch.len() > BRANCH_BYTES_MAX || branch.contains(char::is_control) {
@@ -110,6 +160,15 @@ mod tests {
         let push =
             Push { branch: "main".to_owned(), commit: COMMIT.to_owned(), pusher: "ann".to_owned() };
         assert_eq!(parse("push", github.as_bytes()).unwrap(), push);
+        let form = github.replace('{', "%7B").replace('"', "%22");
+        let form = format!("a=b&payload={form}");
+        assert_eq!(parse("push", form.as_bytes()).unwrap(), push, "a form of GitHub");
+        let condensed = push.condensed("secret");
+        assert_eq!(parse("push", &condensed.body).unwrap(), push);
+        assert!(is_signed(PushFormat::Gitea, "secret", &condensed.signature, &condensed.body));
+        assert!(is_readable("application/json; charset=utf-8"));
+        assert!(is_readable("application/x-www-form-urlencoded"));
+        assert!(!is_readable("") && !is_readable("text/plain"));
         let gitlab =
             format!(r#"{{"ref":"refs/heads/main","after":"{COMMIT}","user_username":"ann"}}"#);
         assert_eq!(parse("Push Hook", gitlab.as_bytes()).unwrap(), push);

@@ -23,9 +23,19 @@ pub struct AuthenticatedRunner {
 /// A heartbeat.
 pub struct Heartbeat {
     pub machine: Machine,
+    /// Valid reports, at most one for each environment.
     pub reports: Vec<Report>,
+    pub rejected_reports: Vec<RejectedReport>,
     /// Leases of the tasks that the runner works on.
     pub leases: Vec<LeaseRef>,
+}
+
+/// An invalid report about an environment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RejectedReport {
+    /// Id of the environment as reported, sanitized.
+    pub environment_id: String,
+    pub reason: String,
 }
 
 /// Result of a heartbeat, for the runner.
@@ -37,6 +47,7 @@ pub struct HeartbeatResult {
     pub lost_task_ids: Vec<TaskId>,
     /// Reported environments that do not exist on this server, and whose files the runner must delete.
     pub unknown_environment_ids: Vec<EnvironmentId>,
+    pub rejected_reports: Vec<RejectedReport>,
 }
 
 /// A leased task, with everything that its runner needs.

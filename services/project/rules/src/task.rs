@@ -124,6 +124,8 @@ pub struct Task {
 #[derive(Clone, Debug)]
 pub struct TaskSpec {
     pub kind: Kind,
+    /// Branch that has the commit. `None`: the branch of the environment.
+    pub branch: Option<String>,
     pub commit: String,
     pub modules: Vec<String>,
     pub source_environment_id: Option<EnvironmentId>,
@@ -193,6 +195,7 @@ impl TaskSpec {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
+            branch: None,
             commit: String::new(),
             modules: vec![],
             source_environment_id: None,
@@ -207,6 +210,7 @@ impl TaskSpec {
         let has_fixed_commit = matches!(task.kind, Kind::Promote | Kind::Rollback);
         Self {
             kind: task.kind,
+            branch: has_fixed_commit.then(|| task.branch.clone()),
             commit: if has_fixed_commit { task.commit.clone() } else { String::new() },
             modules: task.modules.clone(),
             source_environment_id: task.source_environment_id,
@@ -239,7 +243,7 @@ impl Task {
             triggered_by: origin.user_id,
             cause: origin.cause,
             server_id: target.server_id,
-            branch: target.branch,
+            branch: spec.branch.unwrap_or(target.branch),
             commit: spec.commit,
             modules: spec.modules,
             source_environment_id: spec.source_environment_id,

@@ -74,11 +74,12 @@ impl Vault {
     /// Returns a variable with its value, decrypted if it is secret.
     pub fn open(&self, org_id: OrgId, variable: Variable) -> Result<pb::Variable> {
         let Variable { name, value, sealed, .. } = variable;
+        let secret = sealed.is_some();
         let value = match value {
             Some(value) => value,
             None => self.unseal(org_id, &name, &sealed.unwrap_or_default())?,
         };
-        Ok(pb::Variable { name, value })
+        Ok(pb::Variable { name, value, secret })
     }
 }
 

@@ -171,6 +171,7 @@ pub(super) async fn promote(
         return Err(Error::invalid("target_environment_id", description));
     }
     let spec = TaskSpec {
+        branch: Some(source.branch),
         commit: source.commit,
         source_environment_id: Some(source.id),
         ..TaskSpec::new(task::Kind::Promote)
@@ -194,6 +195,7 @@ pub(super) async fn rollback(
     environment.require_allowed(Operation::Rollback, active.as_ref())?;
     let earlier = earlier.ok_or(Refused::NoEarlierDeployment)?;
     let spec = TaskSpec {
+        branch: Some(earlier.branch),
         commit: earlier.commit,
         modules: earlier.modules,
         deployment_id: Some(earlier.id),

@@ -124,7 +124,8 @@ impl ProjectService for Rpc {
             signature: &message.signature,
             body: &message.body,
         };
-        let org_id = push::secret::authenticate(&self.db, &self.push_secret_key, &delivery).await?;
+        let authenticated =
+            push::secret::authenticate(&self.db, &self.push_secret_key, &delivery).await?;
         let push = match parse(&message.event, &message.body) {
             Ok(push) => push,
             Err(Ignored(reason)) => {
@@ -132,7 +133,8 @@ impl ProjectService for Rpc {
                 return reply(pb::ReceivePushResponse { ignored, ..Default::default() });
             }
         };
-        let project_ref = ProjectRef { org_id, project_id: delivery.project_id };
+        let project_ref =
+            ProjectRef { org_id: authenticated.org_id, project_id: delivery.project_id };
         let deploy = async |tx: &mut Tx| {
             let outcome = push::commands::deploy_push(tx, project_ref, &push).await?;
             Ok(pb::ReceivePushResponse {

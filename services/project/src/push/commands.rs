@@ -1,10 +1,11 @@
 //! Commands on pushes. A push deploys the environments with `auto_deploy` on its branch. It waits for an
-//! environment that cannot be deployed now; a later push to the same environment replaces it.
+//! environment that cannot be deployed now, or that a person has stopped, until its next start; a later push
+//! to the same environment replaces it.
 
 use api::{error::Reason, project as pb};
 use chassis::{Changed, Error, Result, Tx};
 use project_rules::{
-    environment::{Environment, admission::Initiator},
+    environment::{Environment, State, admission::Initiator},
     push::Push,
     task::{Kind, TaskSpec},
     types::{EnvironmentId, ProjectRef},
@@ -26,7 +27,8 @@ pub(crate) struct PushOutcome {
 /// Result of a push in one environment.
 enum Deployment {
     Enqueued,
-    /// The environment is busy, in a state that does not allow a deployment, or its server is unreachable.
+    /// The environment is busy, stopped, in a state that does not allow a deployment, or its server is
+    /// unreachable.
     Waiting,
     /// The deployment is refused for the reason in the text.
     Refused(String),
@@ -51,7 +53,7 @@ pub(crate) async fn deploy_push(
     let mut refusal = None;
     for environment in store::environment::lock_auto_deployed(tx, project, &push.branch).await? {
         let id = environment.id;
-        match enqueue_deployment(tx, environment).await? {
+        match enqueue_deployment(tx, environment, &push.commit).await? {
             Deployment::Enqueued => outcome.deployments += 1,
             Deployment::Waiting => {
                 store::push::set_pending_commit(tx, project.org_id, id, &push.commit).await?;
@@ -86,20 +88,28 @@ pub(crate) async fn deploy_pending_push(
     project: ProjectRef,
     id: EnvironmentId,
 ) -> Result<()> {
-    if !store::push::has_pending_commit(tx, project.org_id, id).await? {
+    let commit = store::push::pending_commit(tx, project.org_id, id).await?;
+    if commit.is_empty() {
         return Ok(());
     }
     let environment = store::environment::lock(tx, project, id).await?;
-    if matches!(enqueue_deployment(tx, environment).await?, Deployment::Enqueued) {
+    if matches!(enqueue_deployment(tx, environment, &commit).await?, Deployment::Enqueued) {
         store::push::set_pending_commit(tx, project.org_id, id, "").await?;
     }
     Ok(())
 }
 
-/// Enqueues the deployment of the newest commit of the branch.
-async fn enqueue_deployment(tx: &mut Tx, environment: Environment) -> Result<Deployment> {
+/// Enqueues the deployment of a pushed commit.
+async fn enqueue_deployment(
+    tx: &mut Tx,
+    environment: Environment,
+    commit: &str,
+) -> Result<Deployment> {
     let id = environment.id;
-    let spec = TaskSpec::new(Kind::Deploy);
+    if environment.state == State::Stopped {
+        return Ok(Deployment::Waiting);
+    }
+    let spec = TaskSpec { commit: commit.to_owned(), ..TaskSpec::new(Kind::Deploy) };
     match enqueue_task(tx, environment, spec, Initiator::Push).await {
         Ok(_) => Ok(Deployment::Enqueued),
         Err(Error::Refused { reason, message, .. }) => match reason {

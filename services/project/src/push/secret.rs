@@ -34,21 +34,28 @@ pub(crate) fn rotated(project: ProjectRef) -> Changed<()> {
     Changed::new((), &event, project.event_target(""))
 }
 
-/// Checks the signature of a delivery and returns the organization of the project. An unknown project, a
+/// A project whose secret signed a delivery.
+pub(crate) struct AuthenticatedProject {
+    pub(crate) org_id: OrgId,
+    /// Secret of its push webhook.
+    pub(crate) secret: String,
+}
+
+/// Checks the signature of a delivery and returns the project. An unknown project, a
 /// project without a push webhook, and a wrong signature get the same refusal, which reveals no project
 /// ids.
 pub(crate) async fn authenticate(
     db: &Db,
     seal_key: &Secret,
     delivery: &Delivery<'_>,
-) -> Result<OrgId> {
+) -> Result<AuthenticatedProject> {
     let id = delivery.project_id;
     let stored = store::push::sealed_secret(db, id).await?.ok_or_else(Error::invalid_credential)?;
     let secret = key::open(seal_key, id.0.as_bytes(), &stored.sealed);
     let secret = secret.and_then(|it| String::from_utf8(it).ok());
     let secret = secret.ok_or_else(Error::invalid_credential)?;
     if is_signed(delivery.format, &secret, delivery.signature, delivery.body) {
-        Ok(stored.org_id)
+        Ok(AuthenticatedProject { org_id: stored.org_id, secret })
     } else {
         Err(Error::invalid_credential())
     }

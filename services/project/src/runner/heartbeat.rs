@@ -16,7 +16,7 @@ use crate::store;
 pub(crate) async fn record(
     tx: &mut Tx,
     runner: AuthenticatedRunner,
-    heartbeat: &Heartbeat,
+    heartbeat: Heartbeat,
 ) -> Result<HeartbeatResult> {
     let ids: Vec<_> = heartbeat.reports.iter().map(|it| it.environment_id.0).collect();
     let placed = if ids.is_empty() {
@@ -40,6 +40,7 @@ pub(crate) async fn record(
         cancelled_task_ids: cancelled.map(|it| it.task_id).collect(),
         lost_task_ids: lost.map(|it| it.task_id).collect(),
         unknown_environment_ids: unknown.iter().map(|it| it.environment_id).collect(),
+        rejected_reports: heartbeat.rejected_reports,
     })
 }
 

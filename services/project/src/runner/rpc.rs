@@ -118,9 +118,8 @@ impl RunnerService for Rpc {
         let address = wire::machine_text(&message.shared_address);
         let runner =
             auth::authenticate_or_register(&self.db, &call, &message.runner, &address).await?;
-        let heartbeat = Heartbeat::try_from(message)?;
         let record = async |tx: &mut Tx| {
-            let result = heartbeat::record(tx, runner, &heartbeat).await?;
+            let result = heartbeat::record(tx, runner, Heartbeat::try_from(message)?).await?;
             Ok(pb::HeartbeatResponse::from(result))
         };
         reply(self.db.write(&call, record).await?)

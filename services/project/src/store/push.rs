@@ -60,17 +60,16 @@ pub(crate) async fn set_pending_commit(
     Ok(())
 }
 
-/// True if a push waits for an environment.
-pub(crate) async fn has_pending_commit(
+/// Returns the commit of the push that waits for an environment; empty if there is none.
+pub(crate) async fn pending_commit(
     tx: &mut Tx,
     org_id: OrgId,
     id: EnvironmentId,
-) -> Result<bool> {
-    let waits = query_scalar!(
-        r#"select exists (select from environment where org_id = $1 and id = $2 and pushed_commit <> '')
-           as "waits!""#,
+) -> Result<String> {
+    let commit = query_scalar!(
+        "select pushed_commit from environment where org_id = $1 and id = $2",
         org_id.0,
         id.0
     );
-    Ok(waits.fetch_one(tx.conn()).await?)
+    Ok(commit.fetch_optional(tx.conn()).await?.unwrap_or_default())
 }

@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! <runner>/<environment id>/       root, 0711
-//!   record.json  launch.json  starting  log  log.1  passwd     root
+//!   record.json  launch.json  starting  passwd                 root
+//!   logs/                           root, 0700
 //!   data/                           the environment's account, 0700; /data inside
 //!   releases/                       root, 0711
 //!     <deployment id>/              the environment's account, 0700; /app inside
+//!   git/                            root, 0711
+//!     <deployment id>/              the environment's account, 0700; /app/.git for git and builds only
 //! ```
 
 use std::{
@@ -28,16 +31,11 @@ use super::{
     process_tree::ProcessTree,
     record::EnvironmentRecord,
     sandbox::{PATH, program_path},
+    text_file::TextFile,
 };
 
 /// Number of versions kept for rollbacks, including the running one.
 const RELEASES_MAX: usize = 4;
-
-/// Size at which a program's log is rotated, in bytes.
-const LOG_BYTES_MAX: u64 = 10 << 20;
-
-/// Number of bytes at the end of a log that error messages quote from.
-const LOG_TAIL_BYTES: u64 = 8 << 10;
 
 /// Directory of an environment.
 #[derive(Clone, Debug)]
@@ -72,9 +70,9 @@ impl EnvironmentDir {
         self.path.join("data.incoming")
     }
 
-    /// Standard output and error of the program.
-    pub(super) fn log(&self) -> PathBuf {
-        self.path.join("log")
+    /// Standard output and error of the programs that were started.
+    pub(super) fn logs(&self) -> PathBuf {
+        self.path.join("logs")
     }
 
     /// `/etc/passwd` of the environment's sandbox.
@@ -90,6 +88,16 @@ impl EnvironmentDir {
     pub(super) fn release_dir(&self, id: &str) -> Result<PathBuf> {
         let id = Uuid::try_parse(id).with_context(|| format!("{id:?} is not a deployment id"))?;
         Ok(self.releases().join(id.to_string()))
+    }
+
+    /// Repository of a deployment's code, which is no part of the code: a program could serve it.
+    pub(super) fn git_dir(&self, id: &str) -> Result<PathBuf> {
+        let id = Uuid::try_parse(id).with_context(|| format!("{id:?} is not a deployment id"))?;
+        Ok(self.git_dirs().join(id.to_string()))
+    }
+
+    fn git_dirs(&self) -> PathBuf {
+        self.path.join("git")
     }
 
     /// Returns the record; the default if none has been written.
@@ -131,6 +139,7 @@ impl EnvironmentDir {
         self.stop_leftovers().await;
         create_directory(&self.path, 0o711).await?;
         create_directory(&self.releases(), 0o711).await?;
+        create_directory(&self.git_dirs(), 0o711).await?;
         if !fs::try_exists(self.data()).await? {
             self.create_account_directory(accounts, &self.data()).await?;
         }
@@ -185,6 +194,7 @@ impl EnvironmentDir {
     }
 
     pub(super) async fn remove_release(&self, id: &str) -> Result<()> {
+        remove_tree(&self.git_dir(id)?).await?;
         remove_tree(&self.release_dir(id)?).await
     }
 
@@ -192,10 +202,13 @@ impl EnvironmentDir {
     pub(super) async fn remove_old_releases(&self, record: &EnvironmentRecord) -> Result<()> {
         let first = record.releases.len().saturating_sub(RELEASES_MAX);
         let kept = &record.releases[first..];
-        let mut entries = fs::read_dir(self.releases()).await?;
-        while let Some(entry) = entries.next_entry().await? {
-            if !kept.contains(&entry.file_name().to_string_lossy().into_owned()) {
-                remove_tree(&entry.path()).await?;
+        for directory in [self.releases(), self.git_dirs()] {
+            // Environments of earlier runners have no directory `git` before their next deployment.
+            let Ok(mut entries) = fs::read_dir(directory).await else { continue };
+            while let Some(entry) = entries.next_entry().await? {
+                if !kept.contains(&entry.file_name().to_string_lossy().into_owned()) {
+                    remove_tree(&entry.path()).await?;
+                }
             }
         }
         Ok(())
@@ -213,7 +226,7 @@ impl EnvironmentDir {
         release: &str,
         name: &str,
         max: u64,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<TextFile>> {
         let directory = std::fs::File::open(self.release_dir(release)?);
         let directory = directory.context("the code of the deployment is missing")?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -228,51 +241,12 @@ impl EnvironmentDir {
             Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),
         };
         ensure!(file.metadata()?.is_file(), "{name} must be a regular file");
-        let mut text = String::new();
-        let read = file.take(max + 1).read_to_string(&mut text);
-        let length = read.with_context(|| format!("{name} must be UTF-8 text"))?;
+        let mut bytes = vec![];
+        let length = file.take(max + 1).read_to_end(&mut bytes)?;
         ensure!(u64::try_from(length)? <= max, "{name} is longer than {max} bytes");
+        let text = TextFile::decode(&bytes).with_context(|| format!("{name} must be text"))?;
         Ok(Some(text))
     }
-
-    /// Returns the last 20 lines of the program's output, for error messages.
-    pub(super) async fn output_tail(&self) -> String {
-        let log = self.log();
-        let tail = tokio::task::spawn_blocking(move || tail(&log, LOG_TAIL_BYTES)).await;
-        let text = tail.ok().and_then(Result::ok).unwrap_or_default();
-        let lines: Vec<_> = text.lines().rev().take(20).collect();
-        if lines.is_empty() {
-            return "the program wrote no output".to_owned();
-        }
-        let lines: Vec<_> = lines.into_iter().rev().collect();
-        format!("its last output:\n{}", lines.join("\n"))
-    }
-
-    /// Rotates a long log: copies its end to `log.1` and truncates it. The program has opened it in append
-    /// mode, so its next line is written at the new end.
-    pub(super) async fn rotate_log(&self) -> Result<()> {
-        let log = self.log();
-        if !fs::metadata(&log).await.is_ok_and(|it| it.len() > LOG_BYTES_MAX) {
-            return Ok(());
-        }
-        let old = self.path.join("log.1");
-        let rotate = move || {
-            std::fs::write(old, tail(&log, LOG_BYTES_MAX)?)?;
-            Ok(std::fs::OpenOptions::new().write(true).open(&log)?.set_len(0)?)
-        };
-        tokio::task::spawn_blocking(rotate).await?
-    }
-}
-
-/// Returns the last `max` bytes of a file, as text.
-fn tail(path: &Path, max: u64) -> Result<String> {
-    use std::io::{Seek, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
-    let mut bytes = vec![];
-    file.take(max).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 async fn create_directory(path: &Path, mode: u32) -> Result<()> {
@@ -306,13 +280,16 @@ mod tests {
         let release = environment.release_dir(ID).unwrap();
         std::fs::create_dir_all(release.join("folder")).unwrap();
         std::fs::write(release.join("file"), "text").unwrap();
-        std::fs::write(release.join("binary"), [0xff, 0xfe]).unwrap();
+        std::fs::write(release.join("binary"), [0xc3, 0x28]).unwrap();
         symlink("/etc/passwd", release.join("absolute")).unwrap();
         symlink("file", release.join("relative")).unwrap();
         symlink("/etc", release.join("etc")).unwrap();
         let fifo = std::process::Command::new("mkfifo").arg(release.join("fifo")).status();
         assert!(fifo.unwrap().success());
-        let read = |name: &str| environment.read_release_file(ID, name, 4);
+        let read = |name: &str| {
+            let file = environment.read_release_file(ID, name, 4)?;
+            anyhow::Ok(file.map(|it| it.text))
+        };
         assert_eq!(read("file").unwrap().as_deref(), Some("text"));
         assert_eq!(read("none").unwrap(), None);
         let refused = [

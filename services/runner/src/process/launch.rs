@@ -1,11 +1,13 @@
 //! Start of a deployed program: command, version, environment variables and resource limits.
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::fs::OpenOptionsExt, process::Stdio,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use api::project::Lease;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -16,10 +18,12 @@ use super::{
     directory::EnvironmentDir,
     http,
     limits::ResourceLimits,
+    log::ProgramLog,
     manifest::Manifest,
     process_tree::ProcessTree,
     sandbox::{Input, Output, PATH, SandboxCommand},
 };
+use crate::secrets::Secrets;
 
 /// Interval of health checks while a program starts.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(25);
@@ -34,6 +38,9 @@ pub(super) struct Launch {
     /// Path of the health check: a status below 500 means healthy.
     pub(super) health: String,
     pub(super) variables: BTreeMap<String, String>,
+    /// Names of the variables that are not secret.
+    #[serde(default)]
+    public_variables: BTreeSet<String>,
     pub(super) limits: ResourceLimits,
 }
 
@@ -41,13 +48,22 @@ impl Launch {
     /// Returns the parameters for a version, with the variables and limits of a lease.
     pub(super) fn new(lease: &Lease, release: &str, manifest: &Manifest) -> Self {
         let variables = lease.variables.iter().map(|it| (it.name.clone(), it.value.clone()));
+        let public = lease.variables.iter().filter(|it| !it.secret);
         Self {
             command: manifest.run.clone(),
             release: release.to_owned(),
             health: manifest.health.clone(),
             variables: variables.collect(),
+            public_variables: public.map(|it| it.name.clone()).collect(),
             limits: ResourceLimits::of(lease.resources),
         }
+    }
+
+    /// Returns the secrets that the program can print.
+    pub(super) fn secrets(&self) -> Secrets {
+        let is_secret = |it: &(&str, &str)| !self.public_variables.contains(it.0);
+        let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Secrets::new(variables.filter(is_secret))
     }
 }
 
@@ -89,20 +105,16 @@ impl Processes {
         let mut command = Self::shell(environment, launch, &launch.command)?;
         command.variables.insert("PORT".to_owned(), port.to_string());
         command.variables.insert("HOST".to_owned(), network.listen.to_string());
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(environment.log());
-        let log = log.context("cannot open the log of the program")?;
-        let output = Output { stdout: Stdio::from(log.try_clone()?), stderr: Stdio::from(log) };
+        let running = environment.record().await.release;
+        let (log, file) = ProgramLog::create(environment, &launch.release, &running)?;
+        let output = Output { stdout: Stdio::from(file.try_clone()?), stderr: Stdio::from(file) };
         let group = format!("run-{port}");
         let mut sandboxed = self.sandbox.spawn(&group, command, output).await?;
         let address = SocketAddr::new(network.address, port);
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = sandboxed.child.try_wait()? {
-                let output = environment.output_tail().await;
+                let output = log.quote(&launch.secrets());
                 bail!("the program ended before it was healthy ({status}); {output}");
             }
             match http::get_status(address, &launch.health).await {
@@ -112,7 +124,7 @@ impl Processes {
                 }
                 status if Instant::now() > deadline => {
                     sandboxed.process.stop().await;
-                    let output = environment.output_tail().await;
+                    let output = log.quote(&launch.secrets());
                     let Some(status) = status else {
                         bail!("no HTTP response on $HOST:$PORT ({address}); {output}")
                     };

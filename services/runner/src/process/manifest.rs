@@ -6,7 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::directory::EnvironmentDir;
+use super::{
+    directory::EnvironmentDir,
+    text_file::{Encoding, TextFile},
+};
 
 /// Commands and health check of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub(super) struct Manifest {
     pub(super) health: String,
     /// Time within which the program must be healthy after its start; `None`: the default.
     timeout: Option<Duration>,
+    /// Notice about the file, for the task's log.
+    pub(super) notice: Option<&'static str>,
 }
 
 /// Contents of `tenantry.toml`.
@@ -62,14 +67,27 @@ impl Manifest {
     /// Reads the manifest from the code of a deployment.
     pub(super) fn read(environment: &EnvironmentDir, release: &str) -> Result<Self> {
         let read = |name| environment.read_release_file(release, name, MANIFEST_BYTES_MAX);
-        if let Some(text) = read("tenantry.toml")? {
-            return Self::from_toml(&text).context("tenantry.toml is not valid");
+        if let Some(file) = read("tenantry.toml")? {
+            let manifest = Self::from_toml(&file.text).context("tenantry.toml is not valid")?;
+            return Ok(manifest.with_notice(&file));
         }
-        let text = read("Procfile")?.context(
+        let file = read("Procfile")?.context(
             "the branch has neither a tenantry.toml nor a Procfile; add a Procfile with the line \
              `web: <command that listens on $PORT>`",
         )?;
-        Self::from_procfile(&text)
+        Ok(Self::from_procfile(&file.text)?.with_notice(&file))
+    }
+
+    /// Sets the notice about an encoding that other programs may not read.
+    fn with_notice(mut self, file: &TextFile) -> Self {
+        self.notice = match file.encoding {
+            Encoding::Utf8 => None,
+            Encoding::Utf8WithMark => {
+                Some("the manifest begins with a byte order mark, which is ignored")
+            }
+            Encoding::Utf16 => Some("the manifest is UTF-16 text; save it as UTF-8"),
+        };
+        self
     }
 
     fn from_toml(text: &str) -> Result<Self> {
@@ -87,6 +105,7 @@ impl Manifest {
             run: manifest.run.command,
             health: path,
             timeout: timeout.map(Duration::from_secs),
+            notice: None,
         }
         .validate()
     }
@@ -103,6 +122,7 @@ impl Manifest {
             run: run.context("the Procfile must have a line `web: <command>`")?,
             health: "/".to_owned(),
             timeout: None,
+            notice: None,
         }
         .validate()
     }

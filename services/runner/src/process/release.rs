@@ -20,6 +20,7 @@ use super::{
     manifest::Manifest,
     record::EnvironmentRecord,
     sandbox::{Input, Output, PATH, SandboxCommand},
+    submodules::git_configuration,
     usage,
 };
 use crate::{
@@ -30,6 +31,9 @@ use crate::{
 /// Timeout of one git command.
 const GIT_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Interval at which a pushed commit is fetched again that the git server does not have yet.
+const COMMIT_POLL_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Timeout of a build.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 
@@ -38,6 +42,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Number of output lines of a build that are reported at once, even before [`REPORT_INTERVAL`] ends.
 const BATCH_LINES_MAX: usize = 1_000;
+
+/// Size of the output of a build that is reported at once, in bytes.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Interval at which disk usage is measured during fetch and build.
 const DISK_INTERVAL: Duration = Duration::from_secs(5);
@@ -72,11 +79,14 @@ impl Processes {
             report.log(vec![format!("commit {commit} (reusing the previous build)")]).await;
             return Ok(Checkout { commit, is_built: true });
         }
-        let directory = environment.release_dir(&lease.release)?;
-        environment.create_account_directory(&self.sandbox.accounts, &directory).await?;
+        for directory in
+            [environment.release_dir(&lease.release)?, environment.git_dir(&lease.release)?]
+        {
+            environment.create_account_directory(&self.sandbox.accounts, &directory).await?;
+        }
         self.git(lease, environment, &["init", "--quiet", "."]).await?;
         tokio::select! {
-            fetched = self.fetch_commit(lease, environment) => fetched?,
+            fetched = self.fetch_code(lease, environment, report) => fetched?,
             error = disk_limit_exceeded(environment, ResourceLimits::of(lease.resources)) => {
                 return Err(error);
             }
@@ -85,6 +95,39 @@ impl Processes {
             self.head(lease, environment).await.context("cannot determine the fetched commit")?;
         report.log(vec![format!("commit {commit}")]).await;
         Ok(Checkout { commit, is_built: false })
+    }
+
+    /// Fetches the commit, again while the git server does not have it and the lease allows that, and its
+    /// submodules.
+    async fn fetch_code(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        report: &ProgressReporter,
+    ) -> Result<()> {
+        let wait = lease.commit_wait.and_then(|it| Duration::try_from(it).ok()).unwrap_or_default();
+        let started = Instant::now();
+        let mut is_first = true;
+        while let Err(error) = self.fetch_commit(lease, environment).await {
+            if wait.is_zero() {
+                return Err(error);
+            }
+            let Lease { branch, commit, .. } = lease;
+            if started.elapsed() >= wait {
+                let seconds = wait.as_secs();
+                let text = "does not have the pushed commit";
+                return Err(
+                    error.context(format!("the branch {branch} {text} {commit} after {seconds} s"))
+                );
+            }
+            if std::mem::take(&mut is_first) {
+                let line =
+                    format!("the git server does not have the commit {commit} yet; fetching again");
+                report.log(vec![line]).await;
+            }
+            tokio::time::sleep(COMMIT_POLL_INTERVAL).await;
+        }
+        self.fetch_parts(lease, environment, report).await
     }
 
     async fn fetch_commit(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<()> {
@@ -131,7 +174,7 @@ impl Processes {
 
     /// Runs git in the sandbox, because a build may have changed the repository's configuration and hooks,
     /// which can execute commands.
-    async fn git(
+    pub(super) async fn git(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
@@ -145,18 +188,28 @@ impl Processes {
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_CONFIG_GLOBAL", "/etc/gitconfig"),
         ];
-        let variables: BTreeMap<_, _> = variables
+        let mut variables: BTreeMap<_, _> = variables
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
+        let configuration = git_configuration(&lease.repository_url);
+        variables.insert("GIT_CONFIG_COUNT".to_owned(), configuration.len().to_string());
+        for (index, (name, value)) in configuration.into_iter().enumerate() {
+            variables.insert(format!("GIT_CONFIG_KEY_{index}"), name);
+            variables.insert(format!("GIT_CONFIG_VALUE_{index}"), value);
+        }
         let code = environment.release_dir(&lease.release)?;
         let mut mounts = vec![
             Mount::new(code, "/app", Access::ReadWrite),
+            Mount::new(environment.git_dir(&lease.release)?, "/app/.git", Access::ReadWrite),
             Mount::new(self.gitconfig(), "/etc/gitconfig", Access::ReadOnly),
         ];
         // The project service accepts local paths only if the operator has allowed them.
         let local_path = lease.repository_url.trim_start_matches("file://");
-        if local_path.starts_with('/') {
+        let is_local = local_path.starts_with('/');
+        let protocols = if is_local { "file:https:ssh" } else { "https:ssh" };
+        variables.insert("GIT_ALLOW_PROTOCOL".to_owned(), protocols.to_owned());
+        if is_local {
             mounts.push(Mount::new(local_path, local_path, Access::ReadOnly));
         }
         let arguments = ["git"].iter().chain(arguments).map(|it| (*it).to_owned()).collect();
@@ -182,13 +235,17 @@ impl Processes {
         report: &ProgressReporter,
     ) -> Result<Manifest> {
         let manifest = Manifest::read(environment, &lease.release)?;
+        report.log(manifest.notice.iter().map(|it| (*it).to_owned()).collect()).await;
         let Some(command) = manifest.build.as_ref().filter(|_| !checkout.is_built) else {
             report.step("build", 2, DEPLOY_STEPS, "no build required").await;
             return Ok(manifest);
         };
         report.step("build", 2, DEPLOY_STEPS, format!("building: {command}")).await;
         let launch = Launch::new(lease, &lease.release, &manifest);
-        let command = Self::shell(environment, &launch, command)?;
+        let mut command = Self::shell(environment, &launch, command)?;
+        // Builds determine versions with git. Programs do not see the repository.
+        let git_dir = environment.git_dir(&lease.release)?;
+        command.mounts.push(Mount::new(git_dir, "/app/.git", Access::ReadOnly));
         let (reader, writer) = std::io::pipe()?;
         let output =
             Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
@@ -213,6 +270,7 @@ impl Processes {
 async fn report_output(reader: pipe::Receiver, report: &ProgressReporter) -> String {
     let mut lines = BoundedLines::new(reader);
     let mut batch = vec![];
+    let mut batch_bytes = 0;
     let mut last_lines = VecDeque::new();
     let mut reported_at = Instant::now();
     loop {
@@ -223,11 +281,13 @@ async fn report_output(reader: pipe::Receiver, report: &ProgressReporter) -> Str
             if last_lines.len() > ERROR_LINES {
                 last_lines.pop_front();
             }
+            batch_bytes += line.len();
             batch.push(line);
         }
-        let is_due =
-            has_ended || batch.len() >= BATCH_LINES_MAX || reported_at.elapsed() > REPORT_INTERVAL;
+        let is_full = batch.len() >= BATCH_LINES_MAX || batch_bytes >= BATCH_BYTES_MAX;
+        let is_due = has_ended || is_full || reported_at.elapsed() > REPORT_INTERVAL;
         if is_due && !batch.is_empty() {
+            batch_bytes = 0;
             report.log(std::mem::take(&mut batch)).await;
             reported_at = Instant::now();
         }
@@ -235,7 +295,7 @@ async fn report_output(reader: pipe::Receiver, report: &ProgressReporter) -> Str
             break;
         }
     }
-    last_lines.into_iter().collect::<Vec<_>>().join("\n")
+    last_lines.iter().map(|it| report.redacted(it)).collect::<Vec<_>>().join("\n")
 }
 
 /// Waits until the files of an environment exceed its disk limit; returns the error of the task.

@@ -4,18 +4,19 @@ use std::{net::SocketAddr, time::Duration};
 
 use api::project::{EnvironmentReport, Observed};
 use futures::{StreamExt, stream};
+use primitives::foreign_text::clean_block;
 use tokio::fs;
 
 use super::{
     Processes,
     directory::EnvironmentDir,
     http,
+    log::ProgramLog,
     process_table::ProcessTable,
     process_tree::ProcessTree,
     record::{DesiredState, EnvironmentRecord},
     usage,
 };
-use crate::text::clean;
 
 /// Maximum of [`EnvironmentRecord::restarts`]. A program that ends again is not restarted.
 const RESTARTS_MAX: u32 = 3;
@@ -73,7 +74,10 @@ impl Processes {
 
     /// Brings one environment into its desired state, unless a task has locked it.
     async fn reconcile(&self, environment: &EnvironmentDir) {
-        if let Err(error) = environment.rotate_log().await {
+        let directory = environment.clone();
+        let rotated = tokio::task::spawn_blocking(move || ProgramLog::rotate(&directory)).await;
+        // Fails to join only if the runtime is shutting down.
+        if let Ok(Err(error)) = rotated {
             tracing::warn!(environment = %environment.id(), %error, "log rotation failed");
         }
         let record = environment.record().await;
@@ -128,13 +132,16 @@ impl Processes {
     ) -> anyhow::Result<()> {
         record.restarts += 1;
         let restarts = record.restarts;
-        let output = environment.output_tail().await;
+        let launch = environment.launch().await;
         tracing::warn!(environment = %environment.id(), restarts, "program ended unexpectedly");
         if restarts > RESTARTS_MAX {
+            let log = ProgramLog::last(environment, &record.release).zip(launch);
+            let output = log.map(|(log, launch)| log.quote(&launch.secrets()));
+            let output = output.unwrap_or_default();
             record.failure = format!(
                 "the program was restarted {RESTARTS_MAX} times in a row and ended again; {output}"
             );
-        } else if let Some(launch) = environment.launch().await {
+        } else if let Some(launch) = launch {
             // Kills processes that the ended program has started, including those outside of its tree.
             record.process.iter().for_each(ProcessTree::kill);
             self.sandbox.accounts.kill_all(environment);
@@ -212,7 +219,7 @@ impl Processes {
             disk_bytes: usage.disk.bytes,
             process_count: usage.processes,
             release: record.release,
-            detail: clean(&record.failure, DETAIL_BYTES_MAX),
+            detail: clean_block(&record.failure, DETAIL_BYTES_MAX),
         }
     }
 }

@@ -105,6 +105,7 @@ impl DesiredAddon {
         let setting = |(name, value): (&String, &i64)| pb::Variable {
             name: name.clone(),
             value: value.to_string(),
+            secret: false,
         };
         Ok(pb::Provision {
             addon_key: self.addon_key.clone(),

@@ -4,12 +4,11 @@ use api::{
     check::Violation,
     project::{self as pb, ProjectOrder},
 };
-use chassis::{Error, Result, mask, timestamp};
+use chassis::{Error, Result, foreign_text::mask_credentials, mask, timestamp};
 
 use super::{Draft, ODOO_VERSIONS, Project, SortOrder, State, edit::Patch};
 use crate::{
     environment::production::DeployRole,
-    foreign_text::mask_credentials,
     repository::{branch_violation, url_violation},
     types::{optional_id_text, parse_optional_id},
 };

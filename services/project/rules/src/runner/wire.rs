@@ -2,18 +2,20 @@
 //! from programs, commits and git: it is sanitized, and its length is limited.
 
 use api::project as pb;
-use chassis::{Error, Result};
+use chassis::{
+    Error, Result,
+    foreign_text::{clean_block, clean_line},
+};
 use uuid::Uuid;
 
-use super::{Heartbeat, HeartbeatResult, LeasedTask, TaskReport};
+use super::{Heartbeat, HeartbeatResult, LeasedTask, RejectedReport, TaskReport};
 use crate::{
     environment::{Environment, report::Report},
-    foreign_text::{sanitize_block, sanitize_line},
     project::Project,
     server::Machine,
     task::{
-        Kind, Outcome, Task, TaskResult,
-        lease::{LEASE_DURATION, LeaseRef, Progress},
+        Cause, Kind, Outcome, Task, TaskResult,
+        lease::{COMMIT_WAIT, LEASE_DURATION, LeaseRef, Progress},
         wire::observed,
     },
     types::{TaskId, optional_id_text},
@@ -29,10 +31,14 @@ const STEP_BYTES_MAX: usize = 200;
 const SUBJECT_BYTES_MAX: usize = 200;
 const AUTHOR_BYTES_MAX: usize = 200;
 const URL_BYTES_MAX: usize = 500;
+/// Maximum length of a commit hash (SHA-256), in bytes.
+const COMMIT_BYTES_MAX: usize = 64;
+/// Maximum length of an invalid id in a response, in bytes.
+const ID_BYTES_MAX: usize = 64;
 
 /// Sanitizes a text about a server.
 pub fn machine_text(text: &str) -> String {
-    sanitize_line(text, MACHINE_TEXT_BYTES_MAX)
+    clean_line(text, MACHINE_TEXT_BYTES_MAX)
 }
 
 pub fn lease_ref(task_id: &str, lease_id: &str) -> Result<LeaseRef> {
@@ -44,7 +50,7 @@ pub fn lease_ref(task_id: &str, lease_id: &str) -> Result<LeaseRef> {
 pub fn progress(it: &pb::ReportProgressRequest) -> Progress {
     Progress {
         percent: it.progress_percent,
-        current_step: sanitize_line(&it.current_step, STEP_BYTES_MAX),
+        current_step: clean_line(&it.current_step, STEP_BYTES_MAX),
         steps_completed: it.steps_completed,
         total_steps: it.total_steps,
     }
@@ -54,25 +60,32 @@ pub fn report(it: &pb::FinishTaskRequest) -> TaskReport {
     let outcome = if it.cancelled {
         Outcome::Cancelled
     } else if !it.error_message.is_empty() {
-        Outcome::Failed { error: sanitize_block(&it.error_message, ERROR_BYTES_MAX) }
+        Outcome::Failed { error: clean_block(&it.error_message, ERROR_BYTES_MAX) }
     } else {
         Outcome::Completed(TaskResult {
-            commit: it.commit.clone(),
+            commit: commit_hash(&it.commit),
             url: http_url(&it.url),
             observed: observed(it.observed()),
         })
     };
     TaskReport {
         outcome,
-        commit_subject: sanitize_line(&it.commit_subject, SUBJECT_BYTES_MAX),
-        commit_author: sanitize_line(&it.commit_author, AUTHOR_BYTES_MAX),
+        commit_subject: clean_line(&it.commit_subject, SUBJECT_BYTES_MAX),
+        commit_author: clean_line(&it.commit_author, AUTHOR_BYTES_MAX),
     }
+}
+
+/// Returns a commit hash, or empty text if it is not one.
+fn commit_hash(commit: &str) -> String {
+    let is_hash = commit.len() <= COMMIT_BYTES_MAX
+        && commit.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    if is_hash { commit.to_owned() } else { String::new() }
 }
 
 /// Returns a URL that people can safely open, or empty text if it is not an http or https URL.
 fn http_url(url: &str) -> String {
     let is_http = ["http://", "https://"].iter().any(|it| url.starts_with(it));
-    let is_clean = sanitize_line(url, URL_BYTES_MAX) == url && !url.contains(char::is_whitespace);
+    let is_clean = clean_line(url, URL_BYTES_MAX) == url && !url.contains(char::is_whitespace);
     if is_http && is_clean { url.to_owned() } else { String::new() }
 }
 
@@ -93,6 +106,9 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         Kind::Rollback => task.deployment_id,
         _ => environment.deployment_id,
     };
+    let waits = task.cause == Cause::Push && !task.commit.is_empty();
+    let commit_wait =
+        waits.then_some(prost_types::Duration { seconds: COMMIT_WAIT.whole_seconds(), nanos: 0 });
     let source_release = source.as_ref().and_then(|it| it.deployment_id);
     Ok(pb::Lease {
         task_id: task.id.into(),
@@ -109,6 +125,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         resources: Some(environment.resources().into()),
         provisions,
         variables: program_variables,
+        commit_wait,
     })
 }
 
@@ -127,7 +144,7 @@ fn builtin_variables(
     variables
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| pb::Variable { name: name.to_owned(), value })
+        .map(|(name, value)| pb::Variable { name: name.to_owned(), value, secret: false })
         .collect()
 }
 
@@ -135,6 +152,19 @@ impl TryFrom<&pb::EnvironmentReport> for Report {
     type Error = Error;
 
     fn try_from(it: &pb::EnvironmentReport) -> Result<Self> {
+        let usages = [
+            // Also false for a number that is not a number.
+            ("cpu_cores", it.cpu_cores >= 0.0 && it.cpu_cores.is_finite()),
+            ("memory_bytes", it.memory_bytes >= 0),
+            ("disk_bytes", it.disk_bytes >= 0),
+            ("process_count", it.process_count >= 0),
+        ];
+        if let Some((field, _)) = usages.iter().find(|(_, is_valid)| !is_valid) {
+            return Err(Error::invalid(*field, "must be a number of at least 0"));
+        }
+        let release = Some(&it.release).filter(|it| !it.is_empty());
+        let release = release.map(|it| Uuid::try_parse(it)).transpose();
+        let release = release.map_err(|_| Error::invalid("release", "must be a UUID"))?;
         Ok(Self {
             environment_id: it.environment_id.parse()?,
             observed: observed(it.observed()),
@@ -143,10 +173,32 @@ impl TryFrom<&pb::EnvironmentReport> for Report {
             memory_bytes: it.memory_bytes,
             disk_bytes: it.disk_bytes,
             process_count: it.process_count,
-            release: Uuid::try_parse(&it.release).ok(),
-            detail: sanitize_block(&it.detail, ERROR_BYTES_MAX),
+            release,
+            detail: clean_block(&it.detail, ERROR_BYTES_MAX),
         })
     }
+}
+
+/// Converts reports. Those that are invalid, or about an environment of an earlier report, are rejected.
+fn reports(environments: &[pb::EnvironmentReport]) -> (Vec<Report>, Vec<RejectedReport>) {
+    let mut accepted: Vec<Report> = vec![];
+    let mut rejected = vec![];
+    let mut ids = std::collections::BTreeSet::new();
+    for reported in environments {
+        let report = Report::try_from(reported).and_then(|it| {
+            let is_new = ids.insert(it.environment_id);
+            let repeated = || Error::invalid("environment_id", "must not be in two reports");
+            is_new.then_some(it).ok_or_else(repeated)
+        });
+        match report {
+            Ok(report) => accepted.push(report),
+            Err(error) => rejected.push(RejectedReport {
+                environment_id: clean_line(&reported.environment_id, ID_BYTES_MAX),
+                reason: error.to_string(),
+            }),
+        }
+    }
+    (accepted, rejected)
 }
 
 impl TryFrom<&pb::HeartbeatRequest> for Heartbeat {
@@ -160,9 +212,9 @@ impl TryFrom<&pb::HeartbeatRequest> for Heartbeat {
             database_address: machine_text(&it.database_address),
             capacity: it.capacity.as_ref().map(Into::into),
         };
-        let reports = it.environments.iter().map(Report::try_from).collect::<Result<_>>()?;
+        let (reports, rejected_reports) = reports(&it.environments);
         let leases = it.tasks.iter().map(|it| lease_ref(&it.task_id, &it.lease_id));
-        Ok(Self { machine, reports, leases: leases.collect::<Result<_>>()? })
+        Ok(Self { machine, reports, rejected_reports, leases: leases.collect::<Result<_>>()? })
     }
 }
 
@@ -170,10 +222,15 @@ impl From<HeartbeatResult> for pb::HeartbeatResponse {
     fn from(it: HeartbeatResult) -> Self {
         let task_ids = |ids: Vec<TaskId>| ids.into_iter().map(Into::into).collect();
         let unknown = it.unknown_environment_ids;
+        let rejected = it
+            .rejected_reports
+            .into_iter()
+            .map(|it| pb::RejectedReport { environment_id: it.environment_id, reason: it.reason });
         Self {
             cancelled_task_ids: task_ids(it.cancelled_task_ids),
             lost_task_ids: task_ids(it.lost_task_ids),
             unknown_environment_ids: unknown.into_iter().map(Into::into).collect(),
+            rejected_reports: rejected.collect(),
         }
     }
 }

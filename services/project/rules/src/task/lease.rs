@@ -11,6 +11,10 @@ use crate::types::TaskId;
 /// Duration of a lease. Another runner may lease the task after it.
 pub const LEASE_DURATION: Duration = Duration::seconds(15);
 
+/// Time for which the runner fetches a pushed commit again that the git server does not have yet: git servers
+/// announce a push before all of their replicas have its commits.
+pub const COMMIT_WAIT: Duration = Duration::seconds(30);
+
 /// Number of leases after which a task whose last lease has ended is failed.
 pub const ATTEMPTS_MAX: i32 = 3;
 

@@ -1,7 +1,8 @@
 //! Limits of a task's log. They are enforced here, because a runner is controlled by the owner of its server.
 
+use chassis::foreign_text::clean_line;
+
 use super::Task;
-use crate::foreign_text::sanitize_line;
 
 /// Maximum length of a line, in bytes.
 const LINE_BYTES_MAX: usize = 4_096;
@@ -21,7 +22,7 @@ impl Task {
             if self.log_bytes > LOG_BYTES_MAX {
                 break;
             }
-            let line = sanitize_line(line, LINE_BYTES_MAX);
+            let line = clean_line(line, LINE_BYTES_MAX);
             self.log_bytes +=
                 LINE_OVERHEAD_BYTES + i64::try_from(line.len()).unwrap_or(LOG_BYTES_MAX);
             if self.log_bytes > LOG_BYTES_MAX {

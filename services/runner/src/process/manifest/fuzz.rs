@@ -1,13 +1,9 @@
 //! Fuzz target: parsing of manifests, which tenants control.
 
-#[path = "../../../../../tests/fuzz/input.rs"]
-#[expect(dead_code, reason = "each target uses a part of the module")]
-mod input;
-
 use bolero::check;
 
 use super::*;
-use input::Input;
+use crate::fuzz_input::Input;
 
 const SAMPLES: [&str; 3] = [
     "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n\

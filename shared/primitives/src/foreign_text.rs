@@ -1,0 +1,125 @@
+//! Foreign text: text of programs, commits, files and git servers. It is cleaned where it enters a process,
+//! and never refused: terminal escapes, control characters and credentials are removed, and the length is
+//! limited. Cleaning is idempotent.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Mark where text was cut out.
+pub const CUT: &str = " \u{2026} [cut]";
+
+/// Replacement of a credential.
+const MASK: &str = "***";
+
+/// Unicode's general category C (control, format, private use, unassigned), and the separators of lines and
+/// paragraphs: texts of the contract exclude these characters by the pattern `^\P{C}*$`.
+static INVISIBLE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[\p{C}\p{Zl}\p{Zp}&&[^\t\n]]").expect("the pattern is valid"));
+
+/// Removes terminal escapes (ECMA-48) and invisible characters except tabs and line feeds. A carriage return
+/// becomes a line feed.
+pub fn clean(text: &str) -> String {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut cleaned = String::with_capacity(text.len());
+    // Line by line: an escape sequence without its end would remove all of the text after it.
+    for line in text.split_inclusive('\n') {
+        let plain = anstream::adapter::strip_str(line.trim_end_matches('\n')).to_string();
+        cleaned.push_str(&INVISIBLE.replace_all(&plain, ""));
+        cleaned.push_str(if line.ends_with('\n') { "\n" } else { "" });
+    }
+    cleaned
+}
+
+/// Cleans a single line. If it is longer than `bytes_max`, its end is cut off.
+pub fn clean_line(text: &str, bytes_max: usize) -> String {
+    cut_line(&clean(text), bytes_max)
+}
+
+/// Cleans text of several lines. If it is longer than `bytes_max`, its middle is cut out: the beginning of an
+/// error names the command, the end names the cause.
+pub fn clean_block(text: &str, bytes_max: usize) -> String {
+    cut_block(&clean(text), bytes_max)
+}
+
+/// [`clean_line`] for text that is clean.
+pub fn cut_line(text: &str, bytes_max: usize) -> String {
+    let mut text = mask_credentials(&text.replace('\n', " "));
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(CUT.len())));
+        text.push_str(CUT);
+    }
+    text
+}
+
+/// [`clean_block`] for text that is clean.
+pub fn cut_block(text: &str, bytes_max: usize) -> String {
+    let text = mask_credentials(text);
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let kept_bytes = bytes_max.saturating_sub(CUT.len() + 1);
+    let head_end = text.floor_char_boundary(kept_bytes / 4);
+    let tail_start = text.ceil_char_boundary(text.len() - (kept_bytes - kept_bytes / 4));
+    format!("{}{CUT}\n{}", &text[..head_end], &text[tail_start..])
+}
+
+/// Masks the credentials of URLs in a text: `https://***@host/path`. A user name without a password is kept
+/// in URLs other than http and https, as in `ssh://git@host`.
+pub fn mask_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_http = masked.ends_with("http") || masked.ends_with("https");
+        masked.push_str("://");
+        let is_end = |it: char| it.is_whitespace() || "/?#\\'\"<>".contains(it);
+        let authority = &part[..part.find(is_end).unwrap_or(part.len())];
+        match authority.rsplit_once('@') {
+            Some((user, _)) if is_http || user.contains(':') => {
+                masked.push_str(MASK);
+                masked.push_str(&part[user.len()..]);
+            }
+            _ => masked.push_str(part),
+        }
+    }
+    masked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_in_a_url_is_masked() {
+        for (text, masked) in [
+            ("https://ann:s3cret@x.example/a", "https://***@x.example/a"),
+            ("see 'https://t0ken@x.example/a': no", "see 'https://***@x.example/a': no"),
+            ("ssh://git:pw@x/a and http://u@y", "ssh://***@x/a and http://***@y"),
+            ("https://a@b:c@x.example", "https://***@x.example"),
+            ("ssh://git@x.example/a", "ssh://git@x.example/a"),
+            ("https://x.example/a@b", "https://x.example/a@b"),
+            ("postgres://u:p@h/d", "postgres://***@h/d"),
+            ("plain: a@b ://", "plain: a@b ://"),
+        ] {
+            assert_eq!(mask_credentials(text), masked);
+        }
+    }
+
+    #[test]
+    fn text_is_cleaned_and_cut_with_a_mark() {
+        assert_eq!(clean_line("a\u{1b}[31mb\nc\td\u{202e}\0", 100), "ab c\td");
+        // A soft hyphen, a joined emoji, a window title with and without its end, a progress bar.
+        assert_eq!(clean("so\u{ad}ft \u{1f469}\u{200d}\u{1f680}"), "soft \u{1f469}\u{1f680}");
+        assert_eq!(clean("\u{1b}]0;title\u{7}a\n\u{1b}]0;title\nb"), "a\n\nb");
+        assert_eq!(clean("10%\r20%\r\ndone"), "10%\n20%\ndone");
+        let cut = clean_line(&"\u{1f980}".repeat(100), 50);
+        assert!(cut.len() <= 50 && cut.ends_with("[cut]"), "{cut}");
+        let long = format!("first\n{}\nlast", "x".repeat(10_000));
+        let cut = clean_block(&long, 1_000);
+        assert!(cut.len() <= 1_000 && cut.starts_with("first\n") && cut.ends_with("\nlast"));
+        assert!(cut.contains("[cut]"));
+        assert_eq!(clean_block("one\ntwo", 100), "one\ntwo");
+        let masked = clean_line("https://a\0nn:s3cret@x", 100);
+        assert_eq!(masked, "https://***@x", "cleaned before it is masked");
+    }
+}
