@@ -9,7 +9,7 @@ use super::{Heartbeat, HeartbeatResult, LeasedTask, TaskReport};
 use crate::{
     environment::{Environment, report::Report},
     foreign_text::{sanitize_block, sanitize_line},
-    project::Project,
+    project::{Project, repository_token::RepositoryAccess},
     server::Machine,
     task::{
         Kind, Outcome, Task, TaskResult,
@@ -88,6 +88,8 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
     for addon in addons {
         provisions.push(addon.to_wire(environment.org_id, vault)?);
     }
+    let access = RepositoryAccess::open(&project, vault)?;
+    let fetches_code = matches!(task.kind, Kind::Deploy | Kind::Promote | Kind::Rollback);
     let release = match task.kind {
         Kind::Deploy | Kind::Promote | Kind::Clone => Some(task.id),
         Kind::Rollback => task.deployment_id,
@@ -98,7 +100,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         task_id: task.id.into(),
         lease_id: task.lease_id.map(|it| it.to_string()).unwrap_or_default(),
         environment_id: task.environment_id.into(),
-        repository_url: project.repository_url,
+        repository_url: access.url,
         branch: task.branch,
         kind: pb::TaskKind::from(task.kind).into(),
         ttl: Some(prost_types::Duration { seconds: LEASE_DURATION.whole_seconds(), nanos: 0 }),
@@ -109,6 +111,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         resources: Some(environment.resources().into()),
         provisions,
         variables: program_variables,
+        repository_credential: access.credential.filter(|_| fetches_code),
     })
 }
 
