@@ -6,6 +6,12 @@ use testkit::{Nats, Options, Process, Suite, eventually};
 
 use crate::support::{hosting::PROJECTS, world::World};
 
+/// Waits until a change waits for the lock of a project.
+async fn wait_for_blocked_change(suite: &Suite) {
+    let blocked = async || (suite.count_blocked("from project").await > 0).then_some(());
+    eventually("the blocked change", blocked).await;
+}
+
 /// P-03: a change that is delayed between authorization and commit fails if its caller has lost the
 /// permission, and succeeds if not.
 #[tokio::test(flavor = "multi_thread")]
@@ -25,10 +31,7 @@ async fn a_permission_lost_during_a_delay_stops_the_change() {
         let developer_call = world.developer.clone();
         let method = update.clone();
         let waiting = tokio::task::spawn(async move { developer_call.call(&method, change).await });
-        let blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-                       and datname = current_database()";
-        eventually("the blocked change", async || (suite.count(blocked).await > 0).then_some(()))
-            .await;
+        wait_for_blocked_change(&suite).await;
         if revoked {
             let revoke = world.project_request(json!({ "principal": developer }));
             let method = "identity.v1.ProjectAccessService/RemoveProjectAccess";
@@ -90,9 +93,7 @@ async fn a_stopped_process_commits_no_stale_change() {
     let waiting = tokio::task::spawn(async move {
         client.call_json(&format!("{PROJECTS}/UpdateProject"), change).await
     });
-    let blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-                   and datname = current_database()";
-    eventually("the blocked change", async || (suite.count(blocked).await > 0).then_some(())).await;
+    wait_for_blocked_change(&suite).await;
     second.suspend();
     let revoke = world.project_request(json!({ "principal": developer }));
     world.owner.call_ok("identity.v1.ProjectAccessService/RemoveProjectAccess", revoke).await;

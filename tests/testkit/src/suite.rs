@@ -245,6 +245,15 @@ impl Suite {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the query returns one number")
     }
 
+    /// Number of statements that contain a text and wait for a lock. Other statements of background tasks can
+    /// wait for the same lock.
+    pub async fn count_blocked(&self, statement: &str) -> i64 {
+        let blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                       and datname = current_database() and position($1 in query) > 0";
+        let blocked = sqlx::query_scalar(blocked).bind(statement);
+        blocked.fetch_one(&self.pool).await.expect("the query returns one number")
+    }
+
     /// Number of events written to outboxes so far, and number of entries in the audit log. The tree with the
     /// id `ffffffff-…` is left out, because its entries are checkpoints of the other trees.
     pub async fn written_and_logged(&self) -> (i64, i64) {
