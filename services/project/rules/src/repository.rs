@@ -23,9 +23,8 @@ pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
     let Some((scheme, rest)) = url.split_once("://") else { return scp_like_violation(url) };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = match (scheme, authority.rsplit_once('@')) {
-        ("https", None) => authority,
+        ("https" | "ssh", None) => authority,
         ("http", None) if allow_local && is_loopback(authority) => authority,
-        ("ssh", None) => authority,
         ("ssh", Some((user, _))) if !is_identifier(user) => {
             return Some("must have a user name of letters, digits and -._");
         }
