@@ -17,8 +17,8 @@ mod identity {
     mod member_service; // Members, teams and grants.
     mod organization_service; // Organizations from creation to purge.
     pub(crate) mod password_attacks; // Floods, guesses and races around passwords and codes.
-    mod user_service;
-    mod viewer_limit; // The limit of a Viewer of the organization. // Accounts, sessions and second factors.
+    mod user_service; // Accounts, sessions and second factors.
+    mod viewer_limit; // The limit of a Viewer of the organization.
 }
 
 // Projects, environments, deployments, tasks, servers and their runners' calls.
@@ -32,6 +32,7 @@ mod project {
     pub(crate) mod push_webhook; // Deployments by signed pushes of git servers.
     mod runner_service; // Cleaning of text that runners report.
     mod server_service; // Tokens, plan limits, capacity and health of servers.
+    mod task_events; // Requests of people and what runners did, in the audit log.
     mod task_service; // Tasks from the queue to their end.
 }
 
@@ -63,11 +64,13 @@ mod audit {
     mod replicas; // Several replicas: one signer, one history.
     mod retention; // Display period, purge and legal hold.
     mod tampering; // Changes of the log by a superuser.
+    mod url_credentials; // Credentials in URLs of old events.
 }
 
 // Runner processes and the isolation of deployed code.
 mod runner {
     mod foreign_text; // Output of programs that no text of the contract may contain.
+    mod private_repository; // Access tokens of repositories, from the request to git.
     mod process; // The runner as a program: kills, tokens, rights.
     mod repository; // Submodules, LFS, encodings of manifests, late commits.
     mod sandbox; // Attacks of deployed code on its host.
@@ -120,6 +123,7 @@ mod support {
     pub(crate) mod raw; // Calls of any method with any bytes.
     pub(crate) mod service_processes; // Four services as processes.
     pub(crate) mod suite_process; // The suite as a process that is killed and restarted.
+    pub(crate) mod tables; // Search for bytes in all tables.
     pub(crate) mod tampering; // Changes of the stored log by a superuser.
     pub(crate) mod world; // An organization with one person in each role.
 }

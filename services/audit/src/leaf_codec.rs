@@ -1,5 +1,7 @@
 //! Shared context of everything that writes or reads leaves: the personal fields and action names of the
-//! contract, and the vault of subject keys. Loaded once per process.
+//! contract, its descriptors, and the vault of subject keys. Loaded once per process.
+
+use prost_reflect::DescriptorPool;
 
 use crate::{seal::PersonalFields, search_index::ActionNames, subject_key::KeyVault};
 
@@ -8,6 +10,7 @@ pub(crate) struct LeafCodec {
     pub(crate) personal_fields: PersonalFields,
     pub(crate) action_names: ActionNames,
     pub(crate) vault: KeyVault,
+    pub(crate) descriptors: DescriptorPool,
 }
 
 impl LeafCodec {
@@ -17,6 +20,7 @@ impl LeafCodec {
             personal_fields: PersonalFields::load(api::DESCRIPTORS)?,
             action_names: ActionNames::load(api::DESCRIPTORS)?,
             vault,
+            descriptors: DescriptorPool::decode(api::DESCRIPTORS)?,
         })
     }
 }

@@ -17,3 +17,10 @@ pub(crate) fn not_yet_signed() -> Error {
     let message = "no checkpoint covers the entry yet; retry in a second";
     refusal(Code::FailedPrecondition, Reason::NotYetSigned, message)
 }
+
+/// Refusal to return a leaf with a credential in a URL.
+fn leaf_withheld() -> Error {
+    let message = "the leaf contains a credential in a URL, which an older version recorded; ListEntries \
+                   returns the entry with the credential masked, and bundles have its hash";
+    refusal(Code::FailedPrecondition, Reason::LeafWithheld, message)
+}

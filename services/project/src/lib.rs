@@ -55,6 +55,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         access: access.clone(),
         pager: pager.clone(),
         identity: identity.clone(),
+        vault: vault.clone(),
         local_repositories: host.config().local_repositories,
         base_url: host.config().base_url(),
         push_secret_key: host.key().derive("push secrets"),
@@ -82,6 +83,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity,
     }));
+    let jobs_db = db.clone();
+    let jobs_vault = vault.clone();
+    host.task("repository credentials", move |stop| {
+        reactions::move_credentials(jobs_db, jobs_vault, stop)
+    });
     let draining = host.draining();
     host.rpc(RunnerServiceServer::new(runner::rpc::Rpc {
         db: db.clone(),

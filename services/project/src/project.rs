@@ -9,7 +9,7 @@
 //! | calls to identity | `client` |
 
 mod client;
-mod commands;
+pub(crate) mod commands;
 pub(crate) mod creation;
 mod listing;
 mod overview;

@@ -5,14 +5,14 @@ use std::time::Duration;
 use api::{identity, project as pb};
 use chassis::{Changed, Db, EventTarget, OrgId, Result, Tx, UserId};
 use project_rules::{
-    environment::Environment, organization::Status, task::Kind, types::ProjectRef,
+    environment::Environment, organization::Status, task::Kind, types::ProjectRef, variable::Vault,
 };
 use tokio_util::sync::CancellationToken;
 use worker::{Progress, Schedule};
 
 use crate::{
     environment::commands::{enqueue_stop, fail_task},
-    project::creation::abandon_expired,
+    project::{commands, creation::abandon_expired},
     server::health::update_health,
     store,
 };
@@ -138,6 +138,21 @@ pub(crate) async fn abandon_registrations(db: Db, stop: CancellationToken) -> an
         Ok(Progress::busy_if(expired > 0))
     };
     let name = "project registrations".to_owned();
+    worker::run(name, Schedule::every(JOB_INTERVAL), stop, step).await;
+    Ok(())
+}
+
+/// Background job: moves credentials in the repository URLs of older versions into sealed tokens.
+pub(crate) async fn move_credentials(
+    db: Db,
+    vault: Vault,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let step = || async {
+        let move_one = async |tx: &mut Tx| commands::move_credential(tx, &vault).await;
+        Ok(Progress::busy_if(db.write_as_system("repository credentials", move_one).await?))
+    };
+    let name = "repository credentials".to_owned();
     worker::run(name, Schedule::every(JOB_INTERVAL), stop, step).await;
     Ok(())
 }

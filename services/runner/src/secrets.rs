@@ -71,7 +71,9 @@ impl Secrets {
         let provisions = lease.provisions.iter().map(|it| (&*it.variable, &*it.password));
         let repository = password_of_url(&lease.repository_url);
         let repository = repository.as_deref().map(|it| ("REPOSITORY_PASSWORD", it));
-        Self::new(variables.chain(provisions).chain(repository))
+        let token = lease.repository_credential.as_ref();
+        let token = token.map(|it| ("REPOSITORY_TOKEN", it.password.as_str()));
+        Self::new(variables.chain(provisions).chain(repository).chain(token))
     }
 
     /// Returns secrets with their names. The password of a value that is a URL is a secret, too.

@@ -54,6 +54,8 @@ pub struct Tx {
     failover: Failover,
     /// Parent of the events: the event that is reacted to, or the primary event set by [`Self::set_primary`].
     parent: Option<Uuid>,
+    /// Event of an earlier transaction from which the primary event follows.
+    cause: Option<Uuid>,
     /// Events, to be written to the outbox just before the commit.
     events: Vec<pb::Envelope>,
     /// Ids of the events for the response's metadata: of each change the first event.
@@ -260,6 +262,7 @@ impl Db {
             committed: self.committed.clone(),
             failover: self.failover.clone(),
             parent,
+            cause: None,
             events: vec![],
             emitted_ids: vec![],
             wakes_jobs: false,
@@ -361,6 +364,12 @@ impl Tx {
         self.parent.get_or_insert(changed.event_id());
     }
 
+    /// Sets the event of an earlier call that this transaction continues: it becomes the parent of the
+    /// primary event. In a reaction it has no effect, because its parent is the event that it reacts to.
+    pub fn set_cause(&mut self, event_id: Option<Uuid>) {
+        self.cause = event_id;
+    }
+
     /// Takes the events, sets the parent of each, and moves the primary event to the front of the emitted
     /// ids.
     fn take_events(&mut self) -> Vec<pb::Envelope> {
@@ -371,6 +380,8 @@ impl Tx {
             let parent_id = parent.to_string();
             if event.id != parent_id {
                 event.parent_event_id = parent_id;
+            } else if let Some(cause) = self.cause {
+                event.parent_event_id = cause.to_string();
             }
         }
         self.emitted_ids.sort_by_key(|it| *it != parent);

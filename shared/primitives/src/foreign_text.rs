@@ -6,11 +6,10 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::credential_mask::mask_credentials;
+
 /// Mark where text was cut out.
 pub const CUT: &str = " \u{2026} [cut]";
-
-/// Replacement of a credential.
-const MASK: &str = "***";
 
 /// Unicode's general category C (control, format, private use, unassigned), and the separators of lines and
 /// paragraphs: texts of the contract exclude these characters by the pattern `^\P{C}*$`.
@@ -64,46 +63,9 @@ pub fn cut_block(text: &str, bytes_max: usize) -> String {
     format!("{}{CUT}\n{}", &text[..head_end], &text[tail_start..])
 }
 
-/// Masks the credentials of URLs in a text: `https://***@host/path`. A user name without a password is kept
-/// in URLs other than http and https, as in `ssh://git@host`.
-pub fn mask_credentials(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut masked = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let is_http = masked.ends_with("http") || masked.ends_with("https");
-        masked.push_str("://");
-        let is_end = |it: char| it.is_whitespace() || "/?#\\'\"<>".contains(it);
-        let authority = &part[..part.find(is_end).unwrap_or(part.len())];
-        match authority.rsplit_once('@') {
-            Some((user, _)) if is_http || user.contains(':') => {
-                masked.push_str(MASK);
-                masked.push_str(&part[user.len()..]);
-            }
-            _ => masked.push_str(part),
-        }
-    }
-    masked
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_credential_in_a_url_is_masked() {
-        for (text, masked) in [
-            ("https://ann:s3cret@x.example/a", "https://***@x.example/a"),
-            ("see 'https://t0ken@x.example/a': no", "see 'https://***@x.example/a': no"),
-            ("ssh://git:pw@x/a and http://u@y", "ssh://***@x/a and http://***@y"),
-            ("https://a@b:c@x.example", "https://***@x.example"),
-            ("ssh://git@x.example/a", "ssh://git@x.example/a"),
-            ("https://x.example/a@b", "https://x.example/a@b"),
-            ("postgres://u:p@h/d", "postgres://***@h/d"),
-            ("plain: a@b ://", "plain: a@b ://"),
-        ] {
-            assert_eq!(mask_credentials(text), masked);
-        }
-    }
 
     #[test]
     fn text_is_cleaned_and_cut_with_a_mark() {

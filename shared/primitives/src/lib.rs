@@ -5,6 +5,7 @@
 pub mod budget;
 pub mod clock;
 pub mod column;
+pub mod credential_mask;
 pub mod email;
 pub mod error;
 pub mod foreign_text;

@@ -139,8 +139,8 @@ pub struct Config {
     /// DNS server for the host names of webhooks, with its port. Default: the DNS servers of the system.
     #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]
     pub webhook_dns: Option<SocketAddr>,
-    /// Allows paths on the runner's machine as repositories of projects. They are read with the runner's
-    /// permissions, so use it for evaluation only.
+    /// Allows paths on the runner's machine, and `http://` with a loopback address, as repositories of
+    /// projects. They are read with the runner's permissions, so use it for evaluation only.
     #[arg(long, env = "TENANTRY_LOCAL_REPOSITORIES", default_value_t = false, action = clap::ArgAction::Set)]
     pub local_repositories: bool,
     /// Runs deployed code although the machine cannot isolate it completely (sandbox, and a system account,

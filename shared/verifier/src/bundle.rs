@@ -23,9 +23,11 @@ pub struct Report {
     pub complete: bool,
     /// Entries with their content.
     pub entries: u64,
-    /// Entries of which only the hash remains: purged, or older than the retention of the plan.
+    /// Entries of which only the hash remains: purged, older than the retention of the plan, or with a
+    /// credential in a URL that an older version recorded.
     pub hash_only: u64,
-    /// Sequence numbers of each service's events, without a gap. Empty unless the bundle is complete.
+    /// Sequence numbers of each service's events, without a gap except for entries of which only the hash
+    /// remains. Empty unless the bundle is complete.
     pub sources: BTreeMap<String, SequenceRange>,
     /// The checkpoint of the suite tree that includes this checkpoint, if the bundle has one.
     pub suite: Option<Checkpoint>,
@@ -84,6 +86,8 @@ struct Verification {
     tree: RootBuilder,
     prior_size: Option<u64>,
     last_index: Option<u64>,
+    /// Number of hash-only entries before the last entry of each service.
+    hash_only_before: BTreeMap<String, u64>,
 }
 
 impl Verification {
@@ -103,7 +107,13 @@ impl Verification {
             suite: verify_suite_proof(&header["suite"], note, pins)?,
             root_at_prior_size: None,
         };
-        Ok(Self { report, tree: RootBuilder::default(), prior_size: None, last_index: None })
+        Ok(Self {
+            report,
+            tree: RootBuilder::default(),
+            prior_size: None,
+            last_index: None,
+            hash_only_before: BTreeMap::new(),
+        })
     }
 
     /// Verifies the line of one entry. Returns `None` if it has only the hash.
@@ -163,8 +173,9 @@ impl Verification {
         Ok(entry)
     }
 
-    /// Checks that the sequence numbers of a service have no gap. A number that was used before is accepted:
-    /// a service whose database was restored reuses numbers.
+    /// Checks that the sequence numbers of a service have no gap, except for entries of which only the hash
+    /// remains. A number that was used before is accepted: a service whose database was restored reuses
+    /// numbers.
     fn check_sequence(&mut self, entry: &ProvenEntry) -> Result<(), VerifyError> {
         let range = self.report.sources.get(&entry.source).copied();
         let mut range = range.unwrap_or_else(|| {
@@ -172,8 +183,11 @@ impl Verification {
             let first = if self.report.hash_only > 0 { entry.sequence } else { 1 };
             SequenceRange { first, last: first - 1 }
         });
+        let hash_only = self.report.hash_only;
+        let before = self.hash_only_before.insert(entry.source.clone(), hash_only);
+        let skipped = i64::try_from(hash_only - before.unwrap_or(hash_only)).unwrap_or(i64::MAX);
         let expected = range.last.saturating_add(1);
-        if entry.sequence > expected {
+        if entry.sequence > expected.saturating_add(skipped) {
             return Err(VerifyError::Gap {
                 source_name: entry.source.clone(),
                 sequence: expected,

@@ -9,6 +9,7 @@ use testkit::{PASSWORD, Person, Suite, eventually};
 
 use crate::support::{
     audit_client::AuditClient,
+    tables,
     world::{World, add_member, text},
 };
 
@@ -21,9 +22,7 @@ const ADDRESSES: [&str; 3] =
 
 /// Tables with one of the addresses in any column.
 async fn tables_with_address(pool: &PgPool) -> BTreeSet<String> {
-    let tables = "select format('%I.%I', schemaname, tablename) from pg_tables
-                  where schemaname in ('identity', 'project', 'invitation', 'audit')";
-    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(pool).await.unwrap();
+    let tables = tables::names(pool).await;
     assert!(tables.len() > 50, "{tables:?}");
     let mut found = BTreeSet::new();
     for table in tables {

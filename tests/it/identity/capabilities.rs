@@ -1,97 +1,236 @@
-//! The nine capabilities of the brief for four roles and their API keys.
+//! The capability table of the product: nine rows for four roles, by calls that take effect, and the same
+//! rows for their API keys.
 
+use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use testkit::{Person, Suite};
 use tonic::Code;
 
-use crate::support::world::{World, text};
+use crate::support::{
+    fake_runner::FakeRunner,
+    world::{World, merge, new_member, text},
+};
 
-const CHECK: &str = "identity.v1.AccessService/Check";
+/// One row of the table.
+struct Row {
+    capability: &'static str,
+    /// Roles that have it: Owner, Admin, Developer, Viewer.
+    roles: [bool; 4],
+    feature: Feature,
+}
 
-/// The nine capabilities of the brief: name, method and request of a call that needs it, the roles (owner,
-/// admin, developer, viewer) that have it, and true if API keys have it too. The request ids are invalid,
-/// which is checked after the permission, so that no call changes anything.
-fn capabilities() -> [(&'static str, &'static str, Value, [bool; 4], bool); 9] {
-    let invalid = json!({ "requestId": "x" });
-    [
-        ("view projects", "project.v1.ProjectService/GetProject", json!({}), [true; 4], true),
-        (
-            "deploy environments",
-            "project.v1.EnvironmentService/DeployEnvironment",
-            invalid.clone(),
-            [true, false, true, false],
-            true,
-        ),
-        (
-            "create projects",
-            "project.v1.ProjectService/CreateProject",
-            invalid.clone(),
-            [true, true, true, false],
-            true,
-        ),
-        (
-            "invite and remove members",
-            "identity.v1.MemberService/RemoveMember",
-            invalid.clone(),
-            [true, true, false, false],
-            false,
-        ),
-        (
-            "change roles",
-            "identity.v1.MemberService/ChangeMemberRole",
-            invalid.clone(),
-            [true, true, false, false],
-            false,
-        ),
-        (
-            "manage teams",
-            "identity.v1.TeamService/CreateTeam",
-            invalid.clone(),
-            [true, true, false, false],
-            false,
-        ),
-        ("manage servers and settings", CHECK, json!({}), [true, true, false, false], false),
-        (
-            "manage billing",
-            "identity.v1.OrganizationService/ChangePlan",
-            invalid.clone(),
-            [true, false, false, false],
-            false,
-        ),
-        (
-            "delete the organization",
-            "identity.v1.OrganizationService/DeleteOrganization",
-            invalid,
-            [true, false, false, false],
-            false,
-        ),
+/// State of the feature of a row.
+enum Feature {
+    /// Calls that need the capability, for the person with an index, and true if API keys have it, too.
+    Present { calls: fn(&Organization, usize) -> Vec<Call>, keys: bool },
+    /// Expected failure: the contract has no service with one of these words in its name. When it gets one,
+    /// the test fails until the row has calls.
+    Missing { services: &'static [&'static str] },
+}
+
+/// Method and request of a call.
+type Call = (&'static str, Value);
+
+const ROLES: [&str; 4] = ["OWNER", "ADMIN", "DEVELOPER", "VIEWER"];
+
+/// The table, in its own words and order.
+const TABLE: [Row; 9] = [
+    Row {
+        capability: "View projects and environments",
+        roles: [true, true, true, true],
+        feature: Feature::Present { calls: view, keys: true },
+    },
+    Row {
+        capability: "Deploy environments",
+        roles: [true, true, true, false],
+        feature: Feature::Present { calls: deploy, keys: true },
+    },
+    Row {
+        capability: "Create projects",
+        roles: [true, true, true, false],
+        feature: Feature::Present { calls: create_project, keys: true },
+    },
+    Row {
+        capability: "Invite and remove members",
+        roles: [true, true, false, false],
+        feature: Feature::Present { calls: invite_and_remove, keys: false },
+    },
+    Row {
+        capability: "Change member roles",
+        roles: [true, true, false, false],
+        feature: Feature::Present { calls: change_role, keys: false },
+    },
+    Row {
+        capability: "Manage teams",
+        roles: [true, true, false, false],
+        feature: Feature::Present { calls: manage_teams, keys: false },
+    },
+    Row {
+        capability: "Configure storage, DNS, Git",
+        roles: [true, true, false, false],
+        feature: Feature::Missing { services: &["Storage", "Dns", "Git", "Connection"] },
+    },
+    Row {
+        capability: "Access billing and subscriptions",
+        roles: [true, false, false, false],
+        feature: Feature::Missing { services: &["Billing", "Subscription"] },
+    },
+    Row {
+        capability: "Delete organization",
+        roles: [true, false, false, false],
+        feature: Feature::Present { calls: delete_organization, keys: false },
+    },
+];
+
+/// An organization whose four people are all in the project, with the same grant.
+struct Organization {
+    runner: FakeRunner,
+    /// An environment for each person.
+    environments: Vec<String>,
+    /// Members that people remove.
+    removable: Vec<Person>,
+    /// A member whose role people change.
+    changeable: Person,
+}
+
+impl Organization {
+    async fn new(suite: &Suite) -> Self {
+        let runner = FakeRunner::new(suite).await;
+        runner.heartbeat().await;
+        let world = &runner.hosting.world;
+        for person in [&world.admin, &world.developer, &world.viewer] {
+            world.grant(json!({ "userId": person.user_id }), "DEVELOPER").await;
+        }
+        let mut environments = vec![];
+        let mut removable = vec![];
+        for role in ROLES {
+            let name = role.to_lowercase();
+            environments.push(runner.environment(&name).await);
+            let email = format!("removable.{name}@example.com");
+            removable.push(new_member(suite, &world.owner, &world.org, &email, "VIEWER").await);
+        }
+        let email = "changeable@example.com";
+        let changeable = new_member(suite, &world.owner, &world.org, email, "VIEWER").await;
+        Self { runner, environments, removable, changeable }
+    }
+
+    fn world(&self) -> &World {
+        &self.runner.hosting.world
+    }
+
+    fn people(&self) -> [&Person; 4] {
+        let world = self.world();
+        [&world.owner, &world.admin, &world.developer, &world.viewer]
+    }
+}
+
+fn view(organization: &Organization, _: usize) -> Vec<Call> {
+    let project = organization.world().project_request(json!({}));
+    vec![
+        ("project.v1.ProjectService/GetProject", project.clone()),
+        ("project.v1.EnvironmentService/ListEnvironments", project),
     ]
 }
 
-/// PL-7, PL-9, PL-16, I-13, ID-14, ID-24, ID-34, ID-36, ID-42: the capabilities of the brief for
-/// sessions and for full API keys of the organization. The developer and the viewer have their role on the
-/// project too, the admin has none.
+fn deploy(organization: &Organization, person: usize) -> Vec<Call> {
+    let environment = json!({ "environmentId": organization.environments[person] });
+    let request = organization.world().project_request(environment);
+    vec![("project.v1.EnvironmentService/DeployEnvironment", request)]
+}
+
+fn create_project(organization: &Organization, person: usize) -> Vec<Call> {
+    let name = format!("Shop of {}", ROLES[person]);
+    let project = json!({ "name": name, "repositoryUrl": "https://git.example.com/a.git" });
+    vec![("project.v1.ProjectService/CreateProject", organization.world().org_request(project))]
+}
+
+fn invite_and_remove(organization: &Organization, person: usize) -> Vec<Call> {
+    let email = format!("invited.{person}@example.com");
+    let invite = json!({ "email": email, "role": "ORG_ROLE_VIEWER" });
+    let remove = json!({ "userId": organization.removable[person].user_id });
+    let world = organization.world();
+    vec![
+        ("invitation.v1.InvitationService/CreateInvitation", world.org_request(invite)),
+        ("identity.v1.MemberService/RemoveMember", world.org_request(remove)),
+    ]
+}
+
+fn change_role(organization: &Organization, _: usize) -> Vec<Call> {
+    let user_id = &organization.changeable.user_id;
+    let change = json!({ "userId": user_id, "role": "ORG_ROLE_DEVELOPER" });
+    let change = organization.world().org_request(change);
+    vec![("identity.v1.MemberService/ChangeMemberRole", change)]
+}
+
+fn manage_teams(organization: &Organization, person: usize) -> Vec<Call> {
+    let team = json!({ "name": format!("Team of {}", ROLES[person]) });
+    vec![("identity.v1.TeamService/CreateTeam", organization.world().org_request(team))]
+}
+
+fn delete_organization(organization: &Organization, _: usize) -> Vec<Call> {
+    let delete = json!({ "confirmName": "acme", "cascade": true });
+    let delete = organization.world().org_request(delete);
+    vec![("identity.v1.OrganizationService/DeleteOrganization", delete)]
+}
+
+/// PL-7, PL-9, PL-16, I-13, ID-14, ID-24, ID-34, ID-36, ID-42, ID-52: the table for sessions, by calls that
+/// take effect, and for full API keys of the organization, by calls that are refused after the permission
+/// check because of an invalid field.
 #[tokio::test(flavor = "multi_thread")]
 async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     let suite = Suite::start().await;
-    let world = World::new(&suite).await;
-    world.grant(json!({ "userId": world.developer.user_id }), "DEVELOPER").await;
-    world.grant(json!({ "userId": world.viewer.user_id }), "VIEWER").await;
-    let people = [&world.owner, &world.admin, &world.developer, &world.viewer];
-    let roles = ["OWNER", "ADMIN", "DEVELOPER", "VIEWER"];
+    let organization = Organization::new(&suite).await;
     let mut keys = vec![];
-    for (person, role) in people.iter().zip(roles) {
-        keys.push(full_key(&world, person, role).await);
+    for (person, role) in organization.people().into_iter().zip(ROLES) {
+        keys.push(full_key(organization.world(), person, role).await);
     }
-    for (capability, method, body, roles_allowed, keys_allowed) in capabilities() {
-        for (i, role_allowed) in roles_allowed.into_iter().enumerate() {
-            let allowed = is_authorized(&world, people[i], method, &body).await;
-            assert_eq!(allowed, role_allowed, "{}: {capability}", roles[i]);
-            let allowed = is_authorized(&world, &keys[i], method, &body).await;
-            assert_eq!(allowed, role_allowed && keys_allowed, "key of {}: {capability}", roles[i]);
+    for Row { capability, roles, feature } in TABLE {
+        let (calls, key_allowed) = match feature {
+            Feature::Present { calls, keys } => (calls, keys),
+            Feature::Missing { services } => {
+                require_missing(capability, services);
+                continue;
+            }
+        };
+        organization.runner.heartbeat().await;
+        // The Owner last, because the last row deletes the organization.
+        for (i, person) in organization.people().into_iter().enumerate().rev() {
+            for (method, request) in calls(&organization, i) {
+                let what = format!("{}: {capability}: {method}", ROLES[i]);
+                let invalid = merge(request.clone(), json!({ "requestId": "x" }));
+                let is_read = method.contains("/Get") || method.contains("/List");
+                let by_key = if is_read { request.clone() } else { invalid };
+                let is_allowed = match keys[i].call(method, by_key).await.map_err(|it| it.code) {
+                    Ok(_) | Err(Code::InvalidArgument) => true,
+                    Err(Code::PermissionDenied | Code::NotFound) => false,
+                    Err(other) => panic!("key of {what}: {other:?}"),
+                };
+                assert_eq!(is_allowed, roles[i] && key_allowed, "key of {what}");
+                let answer = person.call(method, request).await;
+                match answer {
+                    Ok(_) => assert!(roles[i], "{what}"),
+                    Err(error) => {
+                        assert!(!roles[i], "{what}: {error}");
+                        assert_eq!(error.reason, "MISSING_PERMISSION", "{what}");
+                    }
+                }
+            }
         }
     }
     suite.finish().await;
+}
+
+/// Fails if the contract has a service with one of these words in its name.
+fn require_missing(capability: &str, words: &[&str]) {
+    let contract = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    for service in contract.services() {
+        let is_feature = words.iter().any(|it| service.name().contains(it));
+        assert!(
+            !is_feature,
+            "{} exists, so the row {capability:?} needs calls instead of its expected failure",
+            service.full_name()
+        );
+    }
 }
 
 /// A person whose client uses a new full API key. Only Admins create keys, so developers and viewers are
@@ -112,25 +251,4 @@ async fn full_key(world: &World, person: &Person, role: &str) -> Person {
         set_role(role).await;
     }
     person.with_token(&text(&created["token"]))
-}
-
-/// True if a call passes the permission check.
-async fn is_authorized(world: &World, person: &Person, method: &str, body: &Value) -> bool {
-    if method == CHECK {
-        return world.is_allowed(person, "org.servers.manage").await;
-    }
-    let answer = person.call(method, world.request(method, body.clone())).await;
-    match answer.map_err(|it| it.code) {
-        Ok(_) | Err(Code::InvalidArgument) => true,
-        Err(Code::PermissionDenied | Code::NotFound) => false,
-        Err(other) => panic!("{method}: {other:?}"),
-    }
-}
-
-impl World {
-    /// The ids that a method of a project or of an organization needs, and more fields.
-    fn request(&self, method: &str, body: Value) -> Value {
-        let of_project = method.ends_with("Environment") || method.ends_with("GetProject");
-        if of_project { self.project_request(body) } else { self.org_request(body) }
-    }
 }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use testkit::Suite;
 
-use crate::support::{hosting::PROJECTS, world::World};
+use crate::support::{
+    hosting::PROJECTS,
+    world::{World, merge},
+};
 
 const CHANGE_ROLE: &str = "identity.v1.MemberService/ChangeMemberRole";
 const EXPLAIN: &str = "identity.v1.AccessService/Explain";
@@ -86,5 +89,56 @@ async fn explanations_and_simulations_include_the_limit_of_a_viewer() {
     set_org_role(&world, "DEVELOPER").await;
     let explained = world.owner.call_ok(EXPLAIN, query).await;
     assert_eq!(explained["allowed"], true, "{explained}");
+    suite.finish().await;
+}
+
+/// ID-52: the invitation of a Viewer with a higher role on a project has a warning, alone, in a batch and
+/// when it is read again; other offers have none.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_invitation_of_a_viewer_with_a_higher_role_has_a_warning() {
+    const INVITATIONS: &str = "invitation.v1.InvitationService";
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    world.owner.change_plan(&world.org, api::identity::Plan::Pro).await.unwrap();
+    let limit = json!(["ACCESS_WARNING_VIEWER_LIMIT"]);
+    for (n, (role, project_role, warnings)) in [
+        ("VIEWER", "ADMIN", &limit),
+        ("VIEWER", "DEVELOPER", &limit),
+        ("VIEWER", "VIEWER", &Value::Null),
+        ("DEVELOPER", "ADMIN", &Value::Null),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let access = json!({
+            "projectId": world.project, "role": format!("PROJECT_ROLE_{project_role}"),
+        });
+        let offer = |addresses: Value| {
+            let role = json!({ "role": format!("ORG_ROLE_{role}"), "projectAccess": [access] });
+            world.org_request(merge(addresses, role))
+        };
+        let create = offer(json!({ "email": format!("a{n}@example.com") }));
+        let created = world.owner.call_ok(&format!("{INVITATIONS}/CreateInvitation"), create).await;
+        assert_eq!(&created["warnings"], warnings, "{role} with {project_role}");
+        let get = world.org_request(json!({ "invitationId": created["invitation"]["id"] }));
+        let shown = world.owner.call_ok(&format!("{INVITATIONS}/GetInvitation"), get).await;
+        assert_eq!(&shown["warnings"], warnings, "{role} with {project_role}");
+        let batch = offer(json!({ "emails": [format!("b{n}@example.com")] }));
+        let created =
+            world.owner.call_ok(&format!("{INVITATIONS}/BatchCreateInvitations"), batch).await;
+        assert_eq!(&created["warnings"], warnings, "{role} with {project_role}");
+    }
+    // A member who is a Viewer, added as a collaborator.
+    let add = world.project_request(json!({
+        "email": world.viewer.email, "role": "PROJECT_ROLE_DEVELOPER",
+    }));
+    let added = world.owner.call_ok("project.v1.CollaboratorService/AddCollaborator", add).await;
+    assert_eq!(added["warnings"], limit);
+    let update = world.project_request(json!({
+        "principal": { "userId": world.viewer.user_id }, "role": "PROJECT_ROLE_ADMIN",
+    }));
+    let update =
+        world.owner.call_ok("project.v1.CollaboratorService/UpdateCollaborator", update).await;
+    assert_eq!(update["warnings"], limit);
     suite.finish().await;
 }

@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 use testkit::{Suite, eventually};
 
 use crate::support::{
+    audit_client::AuditClient,
     fake_runner::{FakeRunner, success_result},
     hosting::{ENVIRONMENTS, PROJECTS, TASKS},
+    tables::tables_with,
     world::text,
 };
 
@@ -111,8 +113,8 @@ async fn the_log_of_a_task_has_a_limit() {
     suite.finish().await;
 }
 
-/// Addresses of repositories with credentials, or that git would run or read on the server, are rejected
-/// without the secret in the message.
+/// Addresses of repositories that git would run or read on the server are rejected; those with a credential
+/// with the way to store it. No message has the secret.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_address_holds_no_credential() {
     let suite = Suite::start().await;
@@ -120,51 +122,93 @@ async fn a_repository_address_holds_no_credential() {
     let hosting = &runner.hosting;
     let create = format!("{PROJECTS}/CreateProject");
     let change = format!("{PROJECTS}/ChangeRepository");
-    for url in [
-        "https://ann:s3cret@git.example.com/a",
-        "https://s3cret@git.example.com/a",
-        "ssh://git:s3cret@git.example.com/a",
-        "https://git.example.com/a?token=s3cret",
-        "https://git.example.com/a#s3cret",
-        "ext::sh -c s3cret",
-        "file:///etc/s3cret",
-        "ssh://-oProxyCommand=s3cret/a",
-        "git@-oProxyCommand=s3cret:a",
-        "-us3cret",
-        "https://git.example.com/a\\s3cret",
-        "https://git.example.com/a\u{202e}s3cret",
-        "http://git.example.com/s3cret",
+    for (url, reason) in [
+        ("https://ann:s3cret@git.example.com/a", "REPOSITORY_URL_HAS_CREDENTIAL"),
+        ("https://s3cret@git.example.com/a", "REPOSITORY_URL_HAS_CREDENTIAL"),
+        ("http://ann:s3cret@git.example.com/a", "REPOSITORY_URL_HAS_CREDENTIAL"),
+        ("ssh://git:s3cret@git.example.com/a", "REPOSITORY_URL_HAS_CREDENTIAL"),
+        ("https://git.example.com/a?token=s3cret", "REPOSITORY_URL_HAS_CREDENTIAL"),
+        ("https://git.example.com/a#s3cret", "REPOSITORY_URL_HAS_CREDENTIAL"),
+        ("ext::sh -c s3cret", "INVALID_FIELD"),
+        ("file:///etc/s3cret", "INVALID_FIELD"),
+        ("ssh://-oProxyCommand=s3cret/a", "INVALID_FIELD"),
+        ("git@-oProxyCommand=s3cret:a", "INVALID_FIELD"),
+        ("ann:s3cret@git.example.com:a", "INVALID_FIELD"),
+        ("-us3cret", "INVALID_FIELD"),
+        ("https://git.example.com/a\\s3cret", "INVALID_FIELD"),
+        ("https://git.example.com/a\u{202e}s3cret", "INVALID_FIELD"),
+        ("http://git.example.com/s3cret", "INVALID_FIELD"),
     ] {
-        let create_project =
-            hosting.world.org_request(json!({ "name": "Shop", "repositoryUrl": url }));
-        let refusal = hosting.owner().call(&create, create_project).await.unwrap_err();
-        assert_eq!(refusal.reason, "INVALID_FIELD", "{url}");
-        assert!(!refusal.to_string().contains("s3cret"), "{refusal}");
+        let name = json!({ "name": "Shop", "repositoryUrl": url });
+        let name = hosting.world.org_request(name);
         let other = json!({ "repositoryUrl": url, "confirmName": "Hosted" });
-        let reason = hosting.owner().call_err(&change, hosting.world.project_request(other)).await;
-        assert_eq!(reason, "INVALID_FIELD", "{url}");
-        if url.contains('@') && url.starts_with("https") {
-            let create_project =
-                hosting.world.org_request(json!({ "name": "Shop", "repositoryUrl": url }));
-            let refused =
-                hosting.owner().call(&create, create_project).await.unwrap_err().to_string();
-            assert!(refused.contains("credential helper"), "{refused}");
+        let other = hosting.world.project_request(other);
+        for (method, request) in [(&create, name), (&change, other)] {
+            let refusal = hosting.owner().call(method, request).await.unwrap_err();
+            assert_eq!(refusal.reason, reason, "{url}");
+            let message = refusal.to_string();
+            assert!(!message.contains("s3cret"), "{message}");
+            let names_remedy = message.contains("repository_token, which is stored encrypted");
+            assert_eq!(names_remedy, reason != "INVALID_FIELD", "{message}");
         }
     }
-    // A stored address with a credential is masked for people and complete for runners.
-    let store = "update project.project set repository_url = 'https://ann:s3cret@git.example.com/a'
-               where id = $1::uuid";
-    sqlx::query(store).bind(&hosting.world.project).execute(&suite.pool).await.unwrap();
-    let shown = hosting
-        .owner()
-        .call_ok(&format!("{PROJECTS}/GetProject"), hosting.world.project_request(json!({})))
-        .await;
-    assert_eq!(shown["project"]["repositoryUrl"], "https://***@git.example.com/a");
+    suite.finish().await;
+}
+
+/// Credentials in addresses that an older version has stored are moved into sealed tokens, with an event
+/// that does not have them; the runner gets address and credential apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_address_loses_its_credential() {
+    let suite = Suite::start().await;
+    let runner = FakeRunner::new(&suite).await;
+    let hosting = &runner.hosting;
     runner.heartbeat().await;
     let id = runner.environment("main").await;
-    hosting.start_task("Deploy", &id, json!({})).await;
-    let lease = runner.lease_task().await;
-    assert_eq!(lease["repositoryUrl"], "https://ann:s3cret@git.example.com/a");
-    runner.finish_task(&lease, success_result()).await.unwrap();
+    let log = AuditClient::new(&suite, hosting.owner(), &hosting.world.org).await;
+    for (moves, (stored, url, username, password)) in [
+        ("https://ann:s3%40cret@git.example.com/a", "https://git.example.com/a", "ann", "s3@cret"),
+        ("https://s3cret@git.example.com/a", "https://git.example.com/a", "s3cret", ""),
+        (
+            "https://git.example.com/a?t=s3cret",
+            "https://git.example.com/a",
+            "x-access-token",
+            "s3cret",
+        ),
+        ("ssh://git:s3cret@git.example.com/a", "ssh://git@git.example.com/a", "", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let store = "update project.project set repository_url = $2, repository_token = null
+                     where id = $1::uuid";
+        let store = sqlx::query(store).bind(&hosting.world.project).bind(stored);
+        store.execute(&suite.pool).await.unwrap();
+        let get = hosting.world.project_request(json!({}));
+        let project = eventually("the move of the credential", async || {
+            let got = hosting.owner().call_ok(&format!("{PROJECTS}/GetProject"), get.clone()).await;
+            assert!(!got.to_string().contains("s3cret"), "{got}");
+            let project = got["project"].clone();
+            (project["repositoryUrl"] == url).then_some(project)
+        })
+        .await;
+        let has_token = !username.is_empty();
+        assert_eq!(project["hasRepositoryToken"] == true, has_token, "{stored}");
+        assert_eq!(tables_with(&suite, b"s3cret").await, Vec::<String>::new(), "{stored}");
+        hosting.start_task("Deploy", &id, json!({})).await;
+        let lease = runner.lease_task().await;
+        assert_eq!(lease["repositoryUrl"], url);
+        let credential = &lease["repositoryCredential"];
+        assert_eq!(credential.is_object(), has_token, "{lease}");
+        assert_eq!(
+            (&*text(&credential["username"]), &*text(&credential["password"])),
+            (username, password),
+            "{stored}"
+        );
+        runner.finish_task(&lease, success_result()).await.unwrap();
+        suite.wait_for_log().await;
+        let moved = log.entries(json!({ "action": "project.repository_changed" })).await;
+        assert_eq!(moved.len(), moves + 1, "{moved:?}");
+        assert!(!json!(moved).to_string().contains("s3cret"), "{moved:?}");
+    }
     suite.finish().await;
 }

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// Command line of a runner.
-fn arguments(address: SocketAddr, token: &Path, folder: &Path) -> Vec<String> {
+pub(super) fn arguments(address: SocketAddr, token: &Path, folder: &Path) -> Vec<String> {
     vec![
         format!("--project-url=http://{address}"),
         format!("--agent-token-file={}", token.display()),
@@ -32,7 +32,7 @@ async fn connect(suite: &Suite, folder: &Path) -> (Hosting, String, Process) {
 }
 
 /// Connects a server with a runner that `start` starts.
-async fn connect_with(
+pub(super) async fn connect_with(
     suite: &Suite,
     folder: &Path,
     start: impl FnOnce(SocketAddr, &Path, &Path) -> Process,

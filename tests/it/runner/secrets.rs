@@ -6,13 +6,10 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde_json::json;
 use testkit::{Suite, eventually};
 
-use crate::{
-    suite::stored_secrets::tables_with,
-    support::{
-        audit_client::AuditClient,
-        hosting::{ENVIRONMENTS, Hosting, TASKS},
-        world::text,
-    },
+use crate::support::{
+    audit_client::AuditClient,
+    hosting::{ENVIRONMENTS, Hosting, TASKS},
+    world::text,
 };
 
 /// Prints each secret as it is, in two writes, and encoded; then ends.

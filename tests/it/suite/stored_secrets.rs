@@ -1,40 +1,13 @@
 //! Secrets in tables: neither the secrets themselves nor hashes that can be guessed.
 
-use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use testkit::{Person, Suite};
 
 use crate::support::{
     hosting::{PROJECTS, SERVERS},
+    tables::tables_with,
     world::{World, merge, text},
 };
-
-/// Tables of all services with these bytes in a row, as text or as bytes.
-pub(crate) async fn tables_with(suite: &Suite, bytes: &[u8]) -> Vec<String> {
-    let tables: Vec<String> = sqlx::query_scalar(
-        "select format('%I.%I', schemaname, tablename) from pg_tables
-         where schemaname in ('identity', 'project', 'invitation', 'audit')",
-    )
-    .fetch_all(&suite.pool)
-    .await
-    .unwrap();
-    let hex = HEXLOWER.encode(bytes);
-    // PostgreSQL has no text with invalid UTF-8 or a zero byte.
-    let text = str::from_utf8(bytes).ok().filter(|it| !it.contains('\0'));
-    let mut found = vec![];
-    for table in tables {
-        let search = format!(
-            "select exists (select from {table} as it
-                            where strpos(it::text, $1) > 0 or coalesce(strpos(it::text, $2), 0) > 0)"
-        );
-        let search = sqlx::query_scalar(AssertSqlSafe(search)).bind(&hex).bind(text);
-        if search.fetch_one(&suite.pool).await.unwrap() {
-            found.push(table);
-        }
-    }
-    found
-}
 
 /// Calls a method twice with one request id, which must give the same response; returns the secret in a field
 /// of it.

@@ -20,14 +20,20 @@ pub(crate) async fn check(pool: &PgPool) {
         .await
         .expect("the entries can be read");
     let mut calls: BTreeMap<(String, String), Vec<(String, bool)>> = BTreeMap::new();
-    for leaf in leaves {
-        let envelope = Envelope::decode(&*leaf).expect("an entry is an event");
+    let envelopes = leaves.iter().map(|it| Envelope::decode(&**it).expect("an entry is an event"));
+    let envelopes: Vec<Envelope> = envelopes.collect();
+    let call_of = |it: &Envelope| it.origin.as_ref().map(|it| it.request_id.clone());
+    let calls_of_events: BTreeMap<_, _> =
+        envelopes.iter().map(|it| (it.id.clone(), call_of(it))).collect();
+    for envelope in envelopes {
         let succeeded = envelope.outcome() == Outcome::Success;
         let origin = envelope.origin.unwrap_or_default();
         // Events of timers and reactions have no method.
         if succeeded && !origin.method.is_empty() {
             let name = envelope.event.map(|event| event.type_url).unwrap_or_default();
-            let primary = envelope.parent_event_id.is_empty();
+            // The parent of the primary event of a runner's call is an event of another call.
+            let call = Some(origin.request_id.clone());
+            let primary = calls_of_events.get(&envelope.parent_event_id) != Some(&call);
             calls.entry((origin.method, origin.request_id)).or_default().push((name, primary));
         }
     }

@@ -1,11 +1,12 @@
-//! Conversion of stored entries to API entries: personal fields are opened, and changed fields are listed.
+//! Conversion of stored entries to API entries: personal fields are opened, credentials in URLs are
+//! masked, and changed fields are listed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use api::{audit as pb, event::Envelope};
 use chassis::{Db, Result, page::Page, timestamp};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::DynamicMessage;
 
 use super::{
     EntryRow,
@@ -20,6 +21,7 @@ use crate::{
     merkle::leaf_hash,
     seal::{self, SubjectKeys},
     subject_key,
+    url_credential::mask_event,
 };
 
 /// Reader of entries.
@@ -28,7 +30,6 @@ pub(crate) struct EntryReader {
     pub(crate) db: Db,
     pub(crate) codec: Arc<LeafCodec>,
     pub(crate) guard: LogGuard,
-    descriptors: DescriptorPool,
 }
 
 /// A page of a list of entries.
@@ -38,8 +39,8 @@ pub(crate) struct EntryPage {
 }
 
 impl EntryReader {
-    pub(crate) fn new(db: Db, codec: Arc<LeafCodec>, guard: LogGuard) -> anyhow::Result<Self> {
-        Ok(Self { db, codec, guard, descriptors: DescriptorPool::decode(api::DESCRIPTORS)? })
+    pub(crate) fn new(db: Db, codec: Arc<LeafCodec>, guard: LogGuard) -> Self {
+        Self { db, codec, guard }
     }
 
     /// Plans a search. Fails with LOG_CORRUPTED if the log is damaged.
@@ -75,7 +76,7 @@ impl EntryReader {
 
     /// Formats a message as canonical protobuf JSON.
     pub(crate) fn json<M: Message + prost::Name>(&self, message: &M) -> Result<serde_json::Value> {
-        let descriptor = self.descriptors.get_message_by_name(&M::full_name());
+        let descriptor = self.codec.descriptors.get_message_by_name(&M::full_name());
         let descriptor =
             descriptor.ok_or_else(|| anyhow::anyhow!("unknown message {}", M::full_name()))?;
         let dynamic = DynamicMessage::decode(descriptor, &*message.encode_to_vec());
@@ -87,8 +88,11 @@ impl EntryReader {
         let leaf_key = |subject| Some(seal::leaf_key(keys.get(&subject)?, row.event_id));
         let opened = seal::open_leaf(&self.codec.personal_fields, &row.leaf, leaf_key);
         let opened = opened.unwrap_or_else(|| row.leaf.clone());
-        let envelope = Envelope::decode(&*opened).map_err(anyhow::Error::from)?;
-        let changes = envelope.event.as_ref().map(|it| changed_fields(&self.descriptors, it));
+        let mut envelope = Envelope::decode(&*opened).map_err(anyhow::Error::from)?;
+        let descriptors = &self.codec.descriptors;
+        let masked = envelope.event.as_ref().and_then(|it| mask_event(descriptors, it));
+        envelope.event = masked.or(envelope.event);
+        let changes = envelope.event.as_ref().map(|it| changed_fields(descriptors, it));
         Ok(pb::Entry {
             index: row.index,
             action: self.codec.action_names.action_of(&envelope),

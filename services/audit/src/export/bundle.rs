@@ -7,6 +7,7 @@
 //! | first | the log, the checkpoint, and the proof that the checkpoint is in the suite tree |
 //! | one per entry | index, leaf hash, leaf, keys of sealed fields; if filtered, inclusion proof (`hashes`) |
 //! | one per entry that is purged or older than the retention | index and leaf hash |
+//! | one per entry with a credential in a URL ([`crate::url_credential`]) | the same; if filtered, `hashes` |
 //! | last | number of entries |
 
 use data_encoding::BASE64;
@@ -52,9 +53,20 @@ pub(super) fn entry_line(
         "leaf": BASE64.encode(&row.leaf),
         "keys": keys,
     });
+    add_inclusion_proof(&mut line, inclusion_proof);
+    line
+}
+
+fn add_inclusion_proof(line: &mut Value, inclusion_proof: Option<&[Vec<u8>]>) {
     if let Some(hashes) = inclusion_proof {
         line["hashes"] = hashes.iter().map(|it| BASE64.encode(it)).collect();
     }
+}
+
+/// Returns the line of an entry whose leaf is not shown.
+pub(super) fn withheld_line(row: &EntryRow, inclusion_proof: Option<&[Vec<u8>]>) -> Value {
+    let mut line = hash_only_line(row.index, &leaf_hash(&row.leaf));
+    add_inclusion_proof(&mut line, inclusion_proof);
     line
 }
 

@@ -19,7 +19,7 @@ use crate::{
     },
     note::CheckpointSigner,
     proof::{self, prove::Prover, store::SignedTree},
-    seal,
+    seal, url_credential,
 };
 
 /// Entries of one chunk.
@@ -289,7 +289,13 @@ impl Export {
                 let index = from_db_int(row.index)?;
                 Some(prover.inclusion(&self.signed, index, &row.leaf).await?)
             };
-            text += &format!("{}\n", bundle::entry_line(row, &leaf_keys, proof.as_deref()));
+            let is_withheld = url_credential::is_in_leaf(&self.reader.codec.descriptors, &row.leaf);
+            let line = if is_withheld {
+                bundle::withheld_line(row, proof.as_deref())
+            } else {
+                bundle::entry_line(row, &leaf_keys, proof.as_deref())
+            };
+            text += &format!("{line}\n");
         }
         Ok(text)
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use verifier::tree::verify_inclusion;
 
 use super::{
-    not_yet_signed,
+    leaf_withheld, not_yet_signed,
     store::{self, SignedTree},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     merkle::{Hash, Node, consistency_nodes, inclusion_nodes, leaf_hash, root_of_subtrees},
     note, seal, subject_key,
     tree::{self, SUITE_TREE, Tree},
+    url_credential,
 };
 
 /// Everything that proves one entry offline.
@@ -79,6 +80,9 @@ impl Prover<'_> {
         let range = visible_range(self.db, &self.guard.heads, org_id, TimeRange::default()).await?;
         if range.is_none_or(|it| leaf.index < it.first) {
             return Err(Error::NotFound("entry"));
+        }
+        if url_credential::is_in_leaf(&codec.descriptors, &leaf.bytes) {
+            return Err(leaf_withheld());
         }
         let index = from_db_int(leaf.index)?;
         let signed = self.signed_tree(org_id).await?;

@@ -56,11 +56,12 @@ impl InvitationService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let new = NewInvitation::try_from(&call.message)?;
+        let warnings = wire::warnings(new.offer.role, &new.offer.project_access);
         let emails = vec![call.message.email.clone()];
         let prepared = self.prepare(&call, wire::prepare_request(&call.message, emails)).await?;
         let create = async |tx: &mut Tx| {
             let invitation = Some(self.create(tx, &grant, new, &prepared).await?);
-            Ok(pb::CreateInvitationResponse { invitation })
+            Ok(pb::CreateInvitationResponse { invitation, warnings })
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -73,6 +74,7 @@ impl InvitationService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let offer_request = wire::offer_request(&call.message);
         let offer = Offer::try_from(&offer_request)?;
+        let warnings = wire::warnings(offer.role, &offer.project_access);
         let emails = &call.message.emails;
         let prepared =
             self.prepare(&call, wire::prepare_request(&offer_request, emails.clone())).await?;
@@ -82,7 +84,7 @@ impl InvitationService for Rpc {
                 let offer = offer.clone();
                 results.push(self.create_in_batch(tx, &grant, email, offer, &prepared).await?);
             }
-            Ok(pb::BatchCreateInvitationsResponse { results })
+            Ok(pb::BatchCreateInvitationsResponse { results, warnings })
         };
         reply(self.db.write(&call, create).await?)
     }
@@ -95,10 +97,11 @@ impl InvitationService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let id = call.message.invitation_id.parse()?;
         let invitation = store::get(&self.db, &grant, id).await?;
+        let warnings = wire::warnings(invitation.role.0, &invitation.project_access.0);
         let acceptances = self.acceptances(id).await?;
         let invitation = self.messages(vec![invitation]).await?.pop();
         let invitation = invitation.map(|it| pb::Invitation { acceptances, ..it });
-        reply(pb::GetInvitationResponse { invitation })
+        reply(pb::GetInvitationResponse { invitation, warnings })
     }
 
     async fn list_invitations(

@@ -1,7 +1,7 @@
 //! Conversion between the contract and invitations.
 
 use api::{
-    identity,
+    identity::{self, AccessWarning, OrgRole, ProjectRole},
     invitation::{self as pb, ExpiryReason, InvitationState, MailState},
 };
 use chassis::{Changed, Error, EventTarget, OrgId, email, timestamp};
@@ -151,6 +151,13 @@ impl TryFrom<&pb::CreateInvitationRequest> for Offer {
             team_ids: request.team_ids.iter().map(team_id).collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// The warnings about an offer: a Viewer of the organization has at most VIEWER on a project (ID-52).
+pub(super) fn warnings(role: OrgRole, project_access: &[ProjectAccess]) -> Vec<i32> {
+    let is_higher = |it: &ProjectAccess| it.role.0 > ProjectRole::Viewer;
+    let is_limited = role == OrgRole::Viewer && project_access.iter().any(is_higher);
+    is_limited.then(|| AccessWarning::ViewerLimit.into()).into_iter().collect()
 }
 
 /// The offer of a batch, as a request without an e-mail address.

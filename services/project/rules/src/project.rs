@@ -4,6 +4,7 @@ pub mod deletion;
 pub mod edit;
 pub mod overview;
 pub mod registration;
+pub mod repository_token;
 mod wire;
 
 use api::{error::Reason, project as pb};
@@ -13,7 +14,9 @@ use time::OffsetDateTime;
 use crate::{
     environment::production::DeployRole,
     types::{ProjectRef, ServerId},
+    variable::Vault,
 };
+use repository_token::RepositoryToken;
 
 /// State of a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Project {
     pub slug: String,
     pub description: String,
     pub repository_url: String,
+    /// Sealed access token of the repository.
+    pub repository_token: Option<Vec<u8>>,
     pub default_branch: String,
     /// Empty if the program is not Odoo.
     pub odoo_version: String,
@@ -60,6 +65,7 @@ pub struct Draft {
     pub slug: Option<String>,
     pub description: String,
     pub repository_url: String,
+    pub repository_token: Option<RepositoryToken>,
     pub default_branch: String,
     pub odoo_version: String,
     pub server_id: Option<ServerId>,
@@ -92,6 +98,11 @@ pub enum Refused {
         .0.join(", ")
     )]
     ActiveEnvironments(Vec<String>),
+    #[error(
+        "repository_token must be empty, because the repository URL does not begin with https://; use an \
+         https:// URL, or give the server of the environment an SSH key"
+    )]
+    TokenWithoutHttps,
 }
 
 impl Refusal for Refused {
@@ -99,7 +110,7 @@ impl Refusal for Refused {
         match self {
             Self::SlugTaken(_) => Code::AlreadyExists,
             Self::Stale => Code::Aborted,
-            Self::WrongName => Code::InvalidArgument,
+            Self::WrongName | Self::TokenWithoutHttps => Code::InvalidArgument,
             Self::Deleting | Self::ActiveEnvironments(_) => Code::FailedPrecondition,
         }
     }
@@ -111,6 +122,7 @@ impl Refusal for Refused {
             Self::WrongName => Reason::ConfirmationMismatch,
             Self::Deleting => Reason::InvalidState,
             Self::ActiveEnvironments(_) => Reason::ProjectHasActiveEnvironments,
+            Self::TokenWithoutHttps => Reason::InvalidField,
         }
     }
 
@@ -130,8 +142,12 @@ impl Project {
         id: ProjectId,
         slug: String,
         draft: Draft,
+        vault: &Vault,
         now: OffsetDateTime,
-    ) -> Changed<Self> {
+    ) -> Result<Changed<Self>, Refused> {
+        let project_ref = ProjectRef { org_id: grant.org_id(), project_id: id };
+        let seal = |it: RepositoryToken| it.seal(vault, project_ref, &draft.repository_url);
+        let repository_token = draft.repository_token.map(seal).transpose()?;
         let project = Self {
             id,
             org_id: grant.org_id(),
@@ -139,6 +155,7 @@ impl Project {
             slug,
             description: draft.description,
             repository_url: draft.repository_url,
+            repository_token,
             default_branch: draft.default_branch,
             odoo_version: draft.odoo_version,
             server_id: draft.server_id,
@@ -152,7 +169,7 @@ impl Project {
         };
         let event = pb::ProjectCreated { after: Some((&project).into()) };
         let target = project.event_target();
-        Changed::new(project, &event, target)
+        Ok(Changed::new(project, &event, target))
     }
 
     pub fn project_ref(&self) -> ProjectRef {

@@ -1,16 +1,16 @@
-//! Validation of repository URLs and branch names.
+//! Validation of repository URLs and branch names, and the credentials that a URL can contain.
 
-/// Violation of a URL with a credential.
-const CREDENTIAL: &str = "must not contain a user name, password, token, query or fragment, because \
-    everybody who sees the project would see it; give the server of the environment an SSH key or a git \
-    credential helper instead";
+mod credential;
+
+pub use credential::{CredentialInUrl, has_credential, split_credential};
 
 /// Returns the violation of a URL that a runner must not fetch, or `None` if it is allowed. A path on the
-/// runner's machine needs `allow_local`. This is an allow list, because git accepts much more and executes
-/// or reads some of it: `ext::` commands, `file:` paths, host names that begin like options.
+/// runner's machine, and `http://` with a loopback address, need `allow_local`. This is an allow list,
+/// because git accepts much more and executes or reads some of it: `ext::` commands, `file:` paths, host
+/// names that begin like options. The caller refuses a URL with a credential first ([`has_credential`]).
 pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
     let is_path_char =
-        |it: char| it.is_ascii_alphanumeric() || "-._~/%+@:[]?#=&!$,;()'*".contains(it);
+        |it: char| it.is_ascii_alphanumeric() || "-._~/%+@:[]=&!$,;()'*".contains(it);
     if url.starts_with('/') {
         return if !allow_local {
             Some("must not be a local path, unless the server runs with --local-repositories true")
@@ -20,22 +20,17 @@ pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
             None
         };
     }
-    let (rest, is_https) = match (url.strip_prefix("https://"), url.strip_prefix("ssh://")) {
-        (Some(rest), _) => (rest, true),
-        (_, Some(rest)) => (rest, false),
-        _ => return scp_like_violation(url),
-    };
+    let Some((scheme, rest)) = url.split_once("://") else { return scp_like_violation(url) };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, host) =
-        authority.rsplit_once('@').map_or((None, authority), |it| (Some(it.0), it.1));
-    match user {
-        Some(user) if is_https || user.contains(':') => return Some(CREDENTIAL),
-        Some(user) if !is_identifier(user) => {
+    let host = match (scheme, authority.rsplit_once('@')) {
+        ("https" | "ssh", None) => authority,
+        ("http", None) if allow_local && is_loopback(authority) => authority,
+        ("ssh", Some((user, _))) if !is_identifier(user) => {
             return Some("must have a user name of letters, digits and -._");
         }
-        _ if url.contains(['?', '#']) => return Some(CREDENTIAL),
-        _ => {}
-    }
+        ("ssh", Some((_, host))) => host,
+        _ => return Some("must begin with https://, ssh:// or git@host:"),
+    };
     if !is_host(host) {
         Some("must have a valid host name or IPv6 address, with or without a port")
     } else if path.is_empty() || !path.chars().all(is_path_char) {
@@ -43,6 +38,30 @@ pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Returns scheme, host and port of an http or https URL without a credential: the only place to which its
+/// access token is sent. Host names are in lower case, and a default port is left out. `None` for other URLs.
+pub fn token_scope(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let default_port = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => return None,
+    };
+    let host = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    let host = host.strip_suffix(default_port).unwrap_or(&host);
+    Some(format!("{scheme}://{host}"))
+}
+
+/// True for a loopback address or `localhost`, with or without a port.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    name == "localhost" || address.is_ok_and(|it| it.is_loopback())
 }
 
 /// Returns the violation of a URL that is not of the form `git@host:path`.
@@ -138,7 +157,21 @@ mod tests {
         assert!(url_violation("/srv/a\0", true).is_some());
         assert!(url_violation("file:///srv/a", true).is_some());
         for secret in ["https://a:b@x/y", "https://t@x/y", "ssh://a:b@x/y", "https://x/y?t=1"] {
-            assert_eq!(url_violation(secret, true), Some(CREDENTIAL), "{secret}");
+            assert!(url_violation(secret, true).is_some(), "{secret}");
+        }
+        assert_eq!(url_violation("http://127.0.0.1:8080/a", true), None);
+        assert!(url_violation("http://127.0.0.1:8080/a", false).is_some());
+        assert!(url_violation("http://127.0.0.1.example.com/a", true).is_some());
+    }
+
+    #[test]
+    fn a_token_is_sent_to_the_host_and_port_of_the_url_only() {
+        let scope = |url| token_scope(url).unwrap_or_default();
+        assert_eq!(scope("https://Git.example.com:443/a/b.git"), "https://git.example.com");
+        assert_eq!(scope("https://git.example.com:8443/a"), "https://git.example.com:8443");
+        assert_eq!(scope("http://[::1]:80/a"), "http://[::1]");
+        for other in ["ssh://git@example.com/a", "git@example.com:a", "/srv/a"] {
+            assert_eq!(scope(other), "", "{other}");
         }
     }
 

@@ -104,6 +104,8 @@ pub struct Task {
     /// Deployment that a rollback restores.
     pub deployment_id: Option<TaskId>,
     pub retry_of: Option<TaskId>,
+    /// Event that requested the task. `None`: the task was stored by an older version.
+    pub request_event_id: Option<Uuid>,
     /// True if a rollback has replaced this deployment.
     pub rolled_back: bool,
     pub cancel_requested: bool,
@@ -249,6 +251,7 @@ impl Task {
             source_environment_id: spec.source_environment_id,
             deployment_id: spec.deployment_id,
             retry_of: spec.retry_of,
+            request_event_id: None,
             rolled_back: false,
             cancel_requested: false,
             created_at: now,

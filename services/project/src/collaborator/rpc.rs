@@ -66,8 +66,12 @@ impl CollaboratorService for Rpc {
         let principal = if message.team_id.is_empty() {
             let user_id = self.find_member(&call, &message.org_id, &message.email).await?;
             let Some(user_id) = user_id else {
-                let invitation = Some(self.invite(&call).await?);
-                return reply(pb::AddCollaboratorResponse { invitation, grant: None });
+                let created = self.invite(&call).await?;
+                return reply(pb::AddCollaboratorResponse {
+                    invitation: created.invitation,
+                    grant: None,
+                    warnings: created.warnings,
+                });
             };
             id::principal::Principal::UserId(user_id)
         } else {
@@ -80,8 +84,9 @@ impl CollaboratorService for Rpc {
             role: message.role,
             request_id: message.request_id.clone(),
         };
-        let grant = self.set_access(&call, set).await?;
-        reply(pb::AddCollaboratorResponse { grant, invitation: None })
+        let set = self.set_access(&call, set).await?;
+        let warnings = warnings(&set);
+        reply(pb::AddCollaboratorResponse { grant: set.grant, invitation: None, warnings })
     }
 
     async fn update_collaborator(
@@ -98,8 +103,9 @@ impl CollaboratorService for Rpc {
             role: message.role,
             request_id: message.request_id.clone(),
         };
-        let grant = self.set_access(&call, set).await?;
-        reply(pb::UpdateCollaboratorResponse { grant })
+        let set = self.set_access(&call, set).await?;
+        let warnings = warnings(&set);
+        reply(pb::UpdateCollaboratorResponse { grant: set.grant, warnings })
     }
 
     async fn remove_collaborator(
@@ -122,16 +128,22 @@ impl CollaboratorService for Rpc {
     }
 }
 
+/// The warnings of a changed grant.
+fn warnings(set: &id::SetProjectAccessResponse) -> Vec<i32> {
+    let is_warning = |it: &i32| *it != i32::from(id::AccessWarning::Unspecified);
+    Some(set.warning).filter(is_warning).into_iter().collect()
+}
+
 impl Rpc {
     /// Grants a role on a project, or changes it.
     async fn set_access(
         &self,
         context: &Context,
         set: id::SetProjectAccessRequest,
-    ) -> Result<Option<id::ProjectGrant>> {
+    ) -> Result<id::SetProjectAccessResponse> {
         let mut identity = ProjectAccessServiceClient::new(self.identity.clone());
         let set = identity.set_project_access(context.forward(set)).await;
-        Ok(set.map_err(remote("identity"))?.into_inner().grant)
+        Ok(set.map_err(remote("identity"))?.into_inner())
     }
 
     /// Returns the user id of the member with an e-mail address.
@@ -154,7 +166,10 @@ impl Rpc {
     }
 
     /// Invites a person who is not a member to the organization, with a role on the project.
-    async fn invite(&self, call: &Call<pb::AddCollaboratorRequest>) -> Result<inv::Invitation> {
+    async fn invite(
+        &self,
+        call: &Call<pb::AddCollaboratorRequest>,
+    ) -> Result<inv::CreateInvitationResponse> {
         let message = &call.message;
         let access =
             id::ProjectAccess { project_id: message.project_id.clone(), role: message.role };
@@ -169,10 +184,7 @@ impl Rpc {
         };
         let mut invitation = InvitationServiceClient::new(self.invitation.clone());
         let created = invitation.create_invitation(call.forward(create)).await;
-        let created = created.map_err(remote("invitation"))?.into_inner().invitation;
-        created.ok_or_else(|| {
-            anyhow::anyhow!("the response of CreateInvitation has no invitation").into()
-        })
+        Ok(created.map_err(remote("invitation"))?.into_inner())
     }
 
     /// Returns the oldest grants on the project.

@@ -213,12 +213,13 @@ pub(super) async fn suspend(tx: &mut Tx, org_id: OrgId, reason: PauseReason) -> 
         let Some(suspended) = environment.suspend(reason, active.as_ref(), tx.now) else {
             continue;
         };
+        let event_id = suspended.event_id();
         let environment = store::environment::update(tx, suspended).await?;
         // An environment that a person has paused needs no task: its program is frozen already.
         if environment.resumes {
             let pause = TaskSpec::new(task::Kind::Pause);
             let task = environment.new_task(pause, Initiator::Platform.task_origin(), tx.now);
-            store::task::insert(tx, &task).await?;
+            store::task::insert(tx, &task, event_id).await?;
         }
         suspended_count += 1;
     }

@@ -3,9 +3,13 @@
 use chassis::{Error, ProjectGrant, Result, Tx};
 use project_rules::{
     environment::{self, admission::Initiator, production::ProductionRight},
-    project::{Project, State, edit::Patch},
+    project::{
+        Project, State,
+        edit::{NewRepository, Patch},
+    },
     task::{Kind, TaskSpec},
     types::ProjectRef,
+    variable::Vault,
 };
 
 use crate::{
@@ -19,6 +23,7 @@ pub(super) async fn update(
     grant: &ProjectGrant,
     patch: Patch,
     etag: &str,
+    vault: &Vault,
 ) -> Result<Project> {
     let project = store::project::lock(tx, grant.into()).await?;
     // `Some(None)` clears the server.
@@ -26,7 +31,7 @@ pub(super) async fn update(
         store::server::lock_against_removal(tx, grant.org_id(), server_id).await?;
     }
     let unchanged = project.clone();
-    match project.update(patch, etag, tx.now)? {
+    match project.update(patch, etag, vault, tx.now)? {
         Some(changed) => store::project::update(tx, changed).await,
         None => Ok(unchanged),
     }
@@ -36,13 +41,23 @@ pub(super) async fn update(
 pub(super) async fn change_repository(
     tx: &mut Tx,
     grant: &ProjectGrant,
-    url: String,
+    repository: NewRepository,
     confirm_name: &str,
     etag: &str,
+    vault: &Vault,
 ) -> Result<Project> {
     let project = store::project::lock(tx, grant.into()).await?;
-    let changed = project.change_repository(url, confirm_name, etag, tx.now)?;
+    let changed = project.change_repository(repository, confirm_name, etag, vault, tx.now)?;
     store::project::update(tx, changed).await
+}
+
+/// Moves the credential in a URL that an older version has stored into a sealed token. `false`: there is no
+/// such URL.
+pub(crate) async fn move_credential(tx: &mut Tx, vault: &Vault) -> Result<bool> {
+    let Some(project) = store::project::lock_with_credential(tx).await? else { return Ok(false) };
+    let Some(changed) = project.move_credential(vault, tx.now)? else { return Ok(false) };
+    store::project::update(tx, changed).await?;
+    Ok(true)
 }
 
 /// A deletion that has begun.

@@ -19,6 +19,7 @@ use project_rules::{
         slug_from_name, unused_slug,
     },
     types::ProjectRef,
+    variable::Vault,
 };
 use prost::{Message, Name};
 
@@ -34,6 +35,7 @@ pub(super) struct CreateProject<'a> {
     pub(super) db: &'a Db,
     pub(super) identity: &'a ServiceChannel,
     pub(super) grant: &'a Grant,
+    pub(super) vault: &'a Vault,
 }
 
 impl CreateProject<'_> {
@@ -91,8 +93,9 @@ impl CreateProject<'_> {
         let preferred = draft.slug.clone().unwrap_or_else(|| slug_from_name(&draft.name));
         let mut slug = preferred.clone();
         for _ in 0..SLUG_ATTEMPTS_MAX {
-            let created =
-                Project::create(self.grant, project.project_id, slug, draft.clone(), tx.now);
+            let id = project.project_id;
+            let new = draft.clone();
+            let created = Project::create(self.grant, id, slug, new, self.vault, tx.now)?;
             if let Some(stored) = store::project::insert(tx, created).await? {
                 return Ok(stored);
             }

@@ -5,10 +5,14 @@ use chassis::{
     Access, Call, Db, Error, Reply, Tx, channel::ServiceChannel, key, page::Pager, reply,
 };
 use project_rules::{
-    project::{Draft, Project, deletion::blocks_deletion, edit::Patch},
+    project::{
+        Draft, Project,
+        deletion::blocks_deletion,
+        edit::{NewRepository, Patch},
+    },
     push::{Delivery, Ignored, parse},
-    repository::url_violation,
     types::ProjectRef,
+    variable::Vault,
 };
 use tonic::Request;
 
@@ -21,6 +25,7 @@ pub(crate) struct Rpc {
     pub(crate) access: Access,
     pub(crate) pager: Pager,
     pub(crate) identity: ServiceChannel,
+    pub(crate) vault: Vault,
     /// Allows paths on the runner's machine as repositories.
     pub(crate) local_repositories: bool,
     /// Public URL of this deployment, for the URL of push webhooks.
@@ -39,7 +44,12 @@ impl ProjectService for Rpc {
         let message = &call.message;
         let grant = self.access.org(&call, &message.org_id).await?;
         let draft = Draft::from_request(message, self.local_repositories)?;
-        let create = CreateProject { db: &self.db, identity: &self.identity, grant: &grant };
+        let create = CreateProject {
+            db: &self.db,
+            identity: &self.identity,
+            grant: &grant,
+            vault: &self.vault,
+        };
         let response = |project: &Project, consistency_token| pb::CreateProjectResponse {
             project: Some(project.into()),
             consistency_token,
@@ -155,7 +165,8 @@ impl ProjectService for Rpc {
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let patch = Patch::try_from(message)?;
         let update = async |tx: &mut Tx| {
-            let project = commands::update(tx, &grant, patch, &message.etag).await?;
+            let etag = &message.etag;
+            let project = commands::update(tx, &grant, patch, etag, &self.vault).await?;
             Ok(pb::UpdateProjectResponse { project: Some((&project).into()) })
         };
         reply(self.db.write(&call, update).await?)
@@ -168,14 +179,12 @@ impl ProjectService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let url = message.repository_url.clone();
-        if let Some(violation) = url_violation(&url, self.local_repositories) {
-            return Err(Error::invalid("repository_url", violation).into());
-        }
+        let new = NewRepository::from_request(message, self.local_repositories)?;
+        let vault = &self.vault;
         let change = async |tx: &mut Tx| {
             let name = &message.confirm_name;
             let etag = &message.etag;
-            let project = commands::change_repository(tx, &grant, url, name, etag).await?;
+            let project = commands::change_repository(tx, &grant, new, name, etag, vault).await?;
             Ok(pb::ChangeRepositoryResponse { project: Some((&project).into()) })
         };
         reply(self.db.write(&call, change).await?)

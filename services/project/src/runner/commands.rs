@@ -24,6 +24,7 @@ pub(super) async fn lease_task(
     let mut environment = locking::lock_for_task(tx, &candidate).await?;
     let task = store::task::active(tx, &environment).await?;
     let Some(mut task) = task.filter(|it| it.is_leasable(tx.now)) else { return Ok(None) };
+    tx.set_cause(task.request_event_id);
     let is_assigned = environment.server_id.is_some();
     if !is_assigned {
         // The environment stays on the first shared server that leases a task of it.
@@ -80,6 +81,7 @@ pub(super) async fn finish_leased_task(
     let found = store::task::find(tx, lease.task_id, server_id).await?;
     let environment = locking::lock_for_task(tx, &found).await?;
     let task = store::task::lock(tx, found.org_id, lease.task_id).await?;
+    tx.set_cause(task.request_event_id);
     let mut task = task.finish_leased(lease.lease_id, &report.outcome, tx.now)?;
     task.commit_subject = report.commit_subject;
     task.commit_author = report.commit_author;

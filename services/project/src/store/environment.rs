@@ -171,7 +171,8 @@ pub(crate) async fn enqueue_task(
 ) -> Result<(Environment, Task)> {
     let (environment, task) = enqueued.state();
     update_row(tx, environment).await?;
-    super::task::insert(tx, task).await.map_err(|error| match error {
+    let event_id = enqueued.event_id();
+    super::task::insert(tx, task, event_id).await.map_err(|error| match error {
         // Tasks of one environment are serialized by the lock on its row. Only two clones of the same
         // source into different environments can violate the unique index.
         Error::Database(error)
@@ -183,8 +184,9 @@ pub(crate) async fn enqueue_task(
         }
         other => other,
     })?;
-    let (mut environment, task) = tx.emit(enqueued);
+    let (mut environment, mut task) = tx.emit(enqueued);
     environment.version += 1;
+    task.request_event_id = Some(event_id);
     Ok((environment, task))
 }
 

@@ -25,9 +25,9 @@ macro_rules! projects {
     ($count:literal, $rest:literal $(, $argument:expr)*) => {
         query_as!(
             Project,
-            "select id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
-                    server_id, production_deploy_min_role, state, version, creator_id, created_at,
-                    updated_at, " + $count + "
+            "select id, org_id, name, slug, description, repository_url, repository_token,
+                    default_branch, odoo_version, server_id, production_deploy_min_role, state, version,
+                    creator_id, created_at, updated_at, " + $count + "
              from project " + $rest
             $(, $argument)*
         )
@@ -50,8 +50,9 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
     let project = created.state();
     let inserted = query!(
         "insert into project (id, org_id, name, slug, description, repository_url, default_branch,
-             odoo_version, server_id, production_deploy_min_role, creator_id, created_at, updated_at)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
+             odoo_version, server_id, production_deploy_min_role, creator_id, created_at, updated_at,
+             repository_token)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
          where not exists (select from project_registration where org_id = $2 and project_id = $1
                            and state = 'abandoned')
          on conflict (org_id, lower(slug)) do nothing",
@@ -68,6 +69,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
         project.creator_id as _,
         project.created_at,
         project.updated_at,
+        project.repository_token,
     );
     let is_inserted = inserted.execute(tx.conn()).await?.rows_affected() == 1;
     Ok(is_inserted.then(|| tx.emit(created)))
@@ -103,7 +105,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
     query!(
         "update project set name = $3, description = $4, repository_url = $5, default_branch = $6,
              odoo_version = $7, server_id = $8, production_deploy_min_role = $9, state = $10,
-             updated_at = $11, version = version + 1
+             updated_at = $11, repository_token = $12, version = version + 1
          where org_id = $1 and id = $2",
         project.org_id as _,
         project.id as _,
@@ -116,6 +118,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
         project.production_deploy_min_role as _,
         project.state as _,
         project.updated_at,
+        project.repository_token,
     )
     .execute(tx.conn())
     .await?;
@@ -160,6 +163,16 @@ pub(crate) async fn lock(tx: &mut Tx, project: ProjectRef) -> Result<Project> {
         project.project_id.0
     );
     project.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
+}
+
+/// Locks a project whose URL contains a credential, which an older version has stored.
+pub(crate) async fn lock_with_credential(tx: &mut Tx) -> Result<Option<Project>> {
+    // Any tenant (no org_id). The condition is that of the index `project_url_credential`.
+    let project = projects!(
+        uncounted "where repository_url ~ '^https?://[^/?#]*@|^ssh://[^/?#]*:[^/?#]*@|^[a-z]+://.*[?#]'
+         order by id limit 1 for no key update skip locked"
+    );
+    Ok(project.fetch_optional(tx.conn()).await?)
 }
 
 /// Loads a project and locks it against deletion.

@@ -25,7 +25,7 @@ macro_rules! tasks {
                     steps_completed, total_steps, error_message, triggered_by, cause, server_id, branch,
                     commit, modules, source_environment_id, deployment_id, retry_of, rolled_back,
                     cancel_requested, created_at, started_at, completed_at, lease_id, lease_ends_at, attempts,
-                    commit_subject, commit_author, log_bytes
+                    commit_subject, commit_author, log_bytes, request_event_id
              from task " + $rest
             $(, $argument)*
         )
@@ -37,13 +37,14 @@ pub(crate) use tasks;
 /// Topic of new tasks for any shared server. The topic of new tasks for one server is its id.
 pub(crate) const SHARED_SERVERS_TOPIC: Uuid = Uuid::nil();
 
-/// Stores a new task, and wakes the runners that wait for one.
-pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<()> {
+/// Stores a new task with the event that requests it, and wakes the runners that wait for one.
+pub(crate) async fn insert(tx: &mut Tx, task: &Task, request_event_id: Uuid) -> Result<()> {
     tx.publish(task.server_id.map_or(SHARED_SERVERS_TOPIC, |id| id.0));
     query!(
         "insert into task (id, org_id, project_id, environment_id, kind, state, triggered_by, cause,
-             server_id, branch, commit, modules, source_environment_id, deployment_id, retry_of, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+             server_id, branch, commit, modules, source_environment_id, deployment_id, retry_of, created_at,
+             request_event_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         task.id as _,
         task.org_id as _,
         task.project_id as _,
@@ -60,6 +61,7 @@ pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<()> {
         task.deployment_id.map(|id| id.0),
         task.retry_of.map(|id| id.0),
         task.created_at,
+        request_event_id,
     )
     .execute(tx.conn())
     .await?;

@@ -15,6 +15,7 @@ use super::{
     DEPLOY_STEPS, Processes,
     bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
+    git_credential,
     launch::Launch,
     limits::ResourceLimits,
     manifest::Manifest,
@@ -137,13 +138,13 @@ impl Processes {
         ensure!(is_hex, "{:?} is not a commit hash", lease.commit);
         let revision = if lease.commit.is_empty() { &branch } else { &lease.commit };
         let shallow = ["fetch", "--quiet", "--depth=1", "--", url, revision];
-        if let Err(error) = self.git(lease, environment, &shallow).await {
+        if let Err(error) = self.git_fetch(lease, environment, &shallow).await {
             if lease.commit.is_empty() {
                 return Err(error.context("git could not fetch the branch"));
             }
             // Not every git server allows fetching a single commit: fetch the complete branch instead.
             let full = ["fetch", "--quiet", "--", url, &branch];
-            let fetched = self.git(lease, environment, &full).await;
+            let fetched = self.git_fetch(lease, environment, &full).await;
             fetched.context("git could not fetch the branch")?;
         }
         let target = if lease.commit.is_empty() { "FETCH_HEAD" } else { &lease.commit };
@@ -172,13 +173,44 @@ impl Processes {
         CommitInfo { subject: subject.to_owned(), author: author.to_owned() }
     }
 
-    /// Runs git in the sandbox, because a build may have changed the repository's configuration and hooks,
-    /// which can execute commands.
+    /// Runs a git command that connects to the repository, with its credential.
+    pub(super) async fn git_fetch(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        arguments: &[&str],
+    ) -> Result<String> {
+        let Some(credential) = &lease.repository_credential else {
+            return self.git(lease, environment, arguments).await;
+        };
+        let definition = git_credential::arguments(credential);
+        let definition: Vec<_> = definition.iter().map(String::as_str).collect();
+        let arguments = [&definition, arguments].concat();
+        let variables = git_credential::variables(credential);
+        let fetched = self.git_with(lease, environment, &arguments, &variables).await;
+        fetched.map_err(|error| {
+            anyhow::anyhow!(git_credential::mask(credential, &format!("{error:#}")))
+        })
+    }
+
+    /// Runs a git command without a credential.
     pub(super) async fn git(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
         arguments: &[&str],
+    ) -> Result<String> {
+        self.git_with(lease, environment, arguments, &[]).await
+    }
+
+    /// Runs git in the sandbox, because a build may have changed the repository's configuration and hooks,
+    /// which can execute commands.
+    async fn git_with(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        arguments: &[&str],
+        more_variables: &[(&'static str, &str)],
     ) -> Result<String> {
         let variables = [
             ("PATH", PATH),
@@ -189,8 +221,9 @@ impl Processes {
             ("GIT_CONFIG_GLOBAL", "/etc/gitconfig"),
         ];
         let mut variables: BTreeMap<_, _> = variables
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .iter()
+            .chain(more_variables)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let configuration = git_configuration(&lease.repository_url);
         variables.insert("GIT_CONFIG_COUNT".to_owned(), configuration.len().to_string());

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use api::project::Lease;
-use primitives::foreign_text::mask_credentials;
+use primitives::credential_mask::mask_credentials;
 
 use super::{
     Processes,
@@ -117,12 +117,12 @@ impl Processes {
     ) -> Result<()> {
         let update = ["-C", directory, "submodule", "update", "--quiet", "--init"];
         let shallow = [&update[..], &["--depth=1", "--", path]].concat();
-        if self.git(lease, environment, &shallow).await.is_ok() {
+        if self.git_fetch(lease, environment, &shallow).await.is_ok() {
             return Ok(());
         }
         // Not every git server allows fetching a single commit.
         let full = [&update[..], &["--", path]].concat();
-        self.git(lease, environment, &full).await.map(|_| ())
+        self.git_fetch(lease, environment, &full).await.map(|_| ())
     }
 
     /// Fetches files in Git LFS; returns the result for the log.

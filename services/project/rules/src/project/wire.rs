@@ -4,12 +4,16 @@ use api::{
     check::Violation,
     project::{self as pb, ProjectOrder},
 };
-use chassis::{Error, Result, foreign_text::mask_credentials, mask, timestamp};
+use chassis::{Error, Result, credential_mask::mask_url, mask, timestamp};
 
-use super::{Draft, ODOO_VERSIONS, Project, SortOrder, State, edit::Patch};
+use super::{
+    Draft, ODOO_VERSIONS, Project, SortOrder, State,
+    edit::{NewRepository, Patch},
+    repository_token::{RepositoryToken, TokenChange},
+};
 use crate::{
     environment::production::DeployRole,
-    repository::{branch_violation, url_violation},
+    repository::{CredentialInUrl, branch_violation, has_credential, token_scope, url_violation},
     types::{optional_id_text, parse_optional_id},
 };
 
@@ -28,7 +32,7 @@ impl From<&Project> for pb::Project {
             org_id: it.org_id.into(),
             name: it.name.clone(),
             slug: it.slug.clone(),
-            repository_url: mask_credentials(&it.repository_url),
+            repository_url: mask_url(&it.repository_url),
             default_branch: it.default_branch.clone(),
             creator_id: it.creator_id.into(),
             create_time: Some(timestamp(it.created_at)),
@@ -40,6 +44,7 @@ impl From<&Project> for pb::Project {
             environment_count: i32::try_from(it.environment_count).unwrap_or(i32::MAX),
             update_time: Some(timestamp(it.updated_at)),
             etag: it.etag(),
+            has_repository_token: it.repository_token.is_some(),
         }
     }
 }
@@ -84,13 +89,43 @@ fn require_valid(checks: &[FieldCheck<'_>]) -> Result<()> {
     if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
 }
 
+/// Checks of the repository and its token. A URL with a credential is refused before other violations.
+/// `allow_local`: the repository may be on the runner's machine.
+fn repository_checks(
+    url: &str,
+    token: &str,
+    allow_local: bool,
+) -> Result<[FieldCheck<'static>; 2]> {
+    if has_credential(url) {
+        return Err(CredentialInUrl.into());
+    }
+    let url_violation = url_violation(url, allow_local);
+    let is_unusable = !token.is_empty() && url_violation.is_none() && token_scope(url).is_none();
+    let token_violation =
+        is_unusable.then_some("must be empty, unless repository_url begins with https://");
+    Ok([("repository_url", url_violation), ("repository_token", token_violation)])
+}
+
+impl NewRepository {
+    /// Converts a request. `allow_local`: the repository may be on the runner's machine.
+    pub fn from_request(request: &pb::ChangeRepositoryRequest, allow_local: bool) -> Result<Self> {
+        let url = &request.repository_url;
+        require_valid(&repository_checks(url, &request.repository_token, allow_local)?)?;
+        let token = RepositoryToken::new(&request.repository_token);
+        Ok(Self { url: url.clone(), token })
+    }
+}
+
 impl Draft {
     /// Converts a request. `allow_local`: the repository may be a path on the runner's machine.
     pub fn from_request(request: &pb::CreateProjectRequest, allow_local: bool) -> Result<Self> {
         let default_branch = Some(request.default_branch.clone()).filter(|it| !it.is_empty());
         let default_branch = default_branch.unwrap_or_else(|| "main".to_owned());
+        let [url, token] =
+            repository_checks(&request.repository_url, &request.repository_token, allow_local)?;
         require_valid(&[
-            ("repository_url", url_violation(&request.repository_url, allow_local)),
+            url,
+            token,
             ("default_branch", branch_violation(&default_branch)),
             ("odoo_version", odoo_version_violation(&request.odoo_version)),
         ])?;
@@ -99,6 +134,7 @@ impl Draft {
             slug: Some(request.slug.clone()).filter(|it| !it.is_empty()),
             description: request.description.clone(),
             repository_url: request.repository_url.clone(),
+            repository_token: RepositoryToken::new(&request.repository_token),
             default_branch,
             odoo_version: request.odoo_version.clone(),
             server_id: parse_optional_id(&request.server_id)?,
@@ -108,13 +144,14 @@ impl Draft {
 }
 
 /// Fields that an update mask may name.
-const UPDATABLE_FIELDS: [&str; 6] = [
+const UPDATABLE_FIELDS: [&str; 7] = [
     "name",
     "description",
     "default_branch",
     "odoo_version",
     "server_id",
     "production_deploy_min_role",
+    "repository_token",
 ];
 
 impl TryFrom<&pb::UpdateProjectRequest> for Patch {
@@ -131,6 +168,14 @@ impl TryFrom<&pb::UpdateProjectRequest> for Patch {
             ("default_branch", branch_violation.filter(|_| is_named("default_branch"))),
             ("odoo_version", version_violation.filter(|_| is_named("odoo_version"))),
         ])?;
+        let token_change = match RepositoryToken::new(&it.repository_token) {
+            Some(_) if it.remove_repository_token => {
+                let description = "must be false, unless repository_token is empty";
+                return Err(Error::invalid("remove_repository_token", description));
+            }
+            Some(token) => Some(TokenChange::Set(token)),
+            None => it.remove_repository_token.then_some(TokenChange::Remove),
+        };
         let text = |path: &str, value: &str| is_named(path).then(|| value.trim().to_owned());
         Ok(Self {
             name: text("name", &it.name),
@@ -142,6 +187,7 @@ impl TryFrom<&pb::UpdateProjectRequest> for Patch {
                 .transpose()?,
             production_deploy_min_role: is_named("production_deploy_min_role")
                 .then(|| it.production_deploy_min_role().into()),
+            repository_token: token_change.filter(|_| is_named("repository_token")),
         })
     }
 }

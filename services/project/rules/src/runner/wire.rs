@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Heartbeat, HeartbeatResult, LeasedTask, RejectedReport, TaskReport};
 use crate::{
     environment::{Environment, report::Report},
-    project::Project,
+    project::{Project, repository_token::RepositoryAccess},
     server::Machine,
     task::{
         Cause, Kind, Outcome, Task, TaskResult,
@@ -101,6 +101,8 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
     for addon in addons {
         provisions.push(addon.to_wire(environment.org_id, vault)?);
     }
+    let access = RepositoryAccess::open(&project, vault)?;
+    let fetches_code = matches!(task.kind, Kind::Deploy | Kind::Promote | Kind::Rollback);
     let release = match task.kind {
         Kind::Deploy | Kind::Promote | Kind::Clone => Some(task.id),
         Kind::Rollback => task.deployment_id,
@@ -114,7 +116,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         task_id: task.id.into(),
         lease_id: task.lease_id.map(|it| it.to_string()).unwrap_or_default(),
         environment_id: task.environment_id.into(),
-        repository_url: project.repository_url,
+        repository_url: access.url,
         branch: task.branch,
         kind: pb::TaskKind::from(task.kind).into(),
         ttl: Some(prost_types::Duration { seconds: LEASE_DURATION.whole_seconds(), nanos: 0 }),
@@ -126,6 +128,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         provisions,
         variables: program_variables,
         commit_wait,
+        repository_credential: access.credential.filter(|_| fetches_code),
     })
 }
 

@@ -27,6 +27,7 @@ fn queued(kind: Kind) -> Task {
         source_environment_id: None,
         deployment_id: None,
         retry_of: None,
+        request_event_id: None,
         rolled_back: false,
         cancel_requested: false,
         created_at: OffsetDateTime::UNIX_EPOCH,
