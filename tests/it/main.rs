@@ -41,12 +41,16 @@ mod invitation {
     mod expiry_and_revocation; // Ends of invitations, and guesses of links.
     pub(crate) mod invitation_service; // Creation, lists, mails, batches and sign-up.
     mod pages; // Invitation pages in a browser and for scanners.
+    mod renewal; // Links that are followed twice, and invitations that are renewed.
 }
 
 // Notifications in the application, by mail and by webhook.
 mod notification {
+    mod mail_content; // Links in mails, and the ways to turn mails off.
+    mod mail_queue; // Bounces, faults of the sender, retries and the order of mails.
     pub(crate) mod notification_service; // Inboxes, preferences, quiet hours, alerts and mail rules.
     mod smtp; // Delivery over a mail server that fails.
+    mod webhook_changes; // Changes of webhooks during a lease, tests, and requested pauses.
     mod webhook_delivery; // Retries, replay, concurrency and leases of webhooks.
     pub(crate) mod webhook_service; // Management, signatures and formats of webhooks.
     mod webhook_targets; // Addresses to which no webhook is sent.
