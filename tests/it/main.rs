@@ -61,6 +61,7 @@ mod audit {
     mod audit_service; // Search, account log and live stream of entries.
     mod erasure; // Personal data after the deletion of an account.
     mod export; // Exports, resumption and erased people in proofs.
+    mod export_formats; // Formats of exports, and the log of a deleted organization.
     mod ingest_service; // Order, deduplication and rejection of ingested events.
     mod log_service; // Receipts, checkpoints, proofs and witnesses.
     mod quarantine; // Damage of one log: containment, alarm and repair.

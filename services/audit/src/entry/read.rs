@@ -28,7 +28,7 @@ pub(crate) struct EntryReader {
     pub(crate) db: Db,
     pub(crate) codec: Arc<LeafCodec>,
     pub(crate) guard: LogGuard,
-    descriptors: DescriptorPool,
+    pub(crate) descriptors: DescriptorPool,
 }
 
 /// A page of a list of entries.
