@@ -42,12 +42,16 @@ mod invitation {
     mod expiry_and_revocation; // Ends of invitations, and guesses of links.
     pub(crate) mod invitation_service; // Creation, lists, mails, batches and sign-up.
     mod pages; // Invitation pages in a browser and for scanners.
+    mod renewal; // Links that are followed twice, and invitations that are renewed.
 }
 
 // Notifications in the application, by mail and by webhook.
 mod notification {
+    mod mail_content; // Links in mails, and the ways to turn mails off.
+    mod mail_queue; // Bounces, faults of the sender, retries and the order of mails.
     pub(crate) mod notification_service; // Inboxes, preferences, quiet hours, alerts and mail rules.
     mod smtp; // Delivery over a mail server that fails.
+    mod webhook_changes; // Changes of webhooks during a lease, tests, and requested pauses.
     mod webhook_delivery; // Retries, replay, concurrency and leases of webhooks.
     pub(crate) mod webhook_service; // Management, signatures and formats of webhooks.
     mod webhook_targets; // Addresses to which no webhook is sent.
@@ -58,6 +62,7 @@ mod audit {
     mod audit_service; // Search, account log and live stream of entries.
     mod erasure; // Personal data after the deletion of an account.
     mod export; // Exports, resumption and erased people in proofs.
+    mod export_formats; // Formats of exports, and the log of a deleted organization.
     mod ingest_service; // Order, deduplication and rejection of ingested events.
     mod log_service; // Receipts, checkpoints, proofs and witnesses.
     mod quarantine; // Damage of one log: containment, alarm and repair.

@@ -3,7 +3,10 @@
 mod bundle;
 mod csv;
 mod ocsf;
+mod record;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod verification;
 
 pub(crate) use stream::{Export, ExportRequest};

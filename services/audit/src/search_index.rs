@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use api::event::Envelope;
+use api::event::{Activity, Envelope};
 use prost_reflect::DescriptorPool;
 
 /// Kind of an index term. The numbers are stored.
@@ -78,21 +78,35 @@ impl IndexTerms {
     }
 }
 
-/// Action names of the contract's events, by full message name.
-pub(crate) struct ActionNames(HashMap<String, String>);
+/// Actions of the contract's events, by full message name.
+pub(crate) struct ActionNames(HashMap<String, Action>);
+
+/// An action with its kind.
+struct Action {
+    /// Name, for example `member.removed`.
+    name: String,
+    activity: Activity,
+}
 
 impl ActionNames {
-    /// Reads the option `tenantry.event.v1.action` of every message.
+    /// Reads the options `tenantry.event.v1.action` and `tenantry.event.v1.activity` of every message.
     pub(crate) fn load(descriptors: &[u8]) -> anyhow::Result<Self> {
         let pool = DescriptorPool::decode(descriptors)?;
         let option = pool.get_extension_by_name("tenantry.event.v1.action");
         let option = option.ok_or_else(|| {
             anyhow::anyhow!("the contract lacks the option tenantry.event.v1.action")
         })?;
+        let activity_option = pool.get_extension_by_name("tenantry.event.v1.activity");
+        let activity_option = activity_option.ok_or_else(|| {
+            anyhow::anyhow!("the contract lacks the option tenantry.event.v1.activity")
+        })?;
         let action = |message: prost_reflect::MessageDescriptor| {
             let options = message.options();
-            let action = options.get_extension(&option).as_str()?.to_owned();
-            (!action.is_empty()).then(|| (message.full_name().to_owned(), action))
+            let name = options.get_extension(&option).as_str()?.to_owned();
+            let activity = options.get_extension(&activity_option).as_enum_number();
+            let activity = activity.and_then(|it| Activity::try_from(it).ok()).unwrap_or_default();
+            let action = Action { name, activity };
+            (!action.name.is_empty()).then(|| (message.full_name().to_owned(), action))
         };
         Ok(Self(pool.all_messages().filter_map(action).collect()))
     }
@@ -100,15 +114,19 @@ impl ActionNames {
     /// Returns the action of an event, as `object.past_participle`. An event that this version does not know
     /// is named by its message.
     pub(crate) fn action_of(&self, envelope: &Envelope) -> String {
-        let url = envelope.event.as_ref().map(|it| it.type_url.as_str()).unwrap_or_default();
-        let message_name = url.rsplit('/').next().unwrap_or_default();
-        self.0.get(message_name).map_or_else(|| message_name.to_owned(), Clone::clone)
+        let message_name = message_name(envelope);
+        self.0.get(message_name).map_or_else(|| message_name.to_owned(), |it| it.name.clone())
+    }
+
+    /// Returns the kind of an event's action; OTHER for an event that this version does not know.
+    pub(crate) fn activity_of(&self, envelope: &Envelope) -> Activity {
+        self.0.get(message_name(envelope)).map_or(Activity::Other, |it| it.activity)
     }
 
     #[cfg(test)]
-    /// Iterates over all actions.
+    /// Iterates over the names of all actions.
     pub(crate) fn all(&self) -> impl Iterator<Item = &String> {
-        self.0.values()
+        self.0.values().map(|it| &it.name)
     }
 
     /// Extracts the index terms of an envelope that is not sealed.
@@ -137,6 +155,12 @@ impl ActionNames {
     }
 }
 
+/// Full name of the message of an event.
+fn message_name(envelope: &Envelope) -> &str {
+    let url = envelope.event.as_ref().map(|it| it.type_url.as_str()).unwrap_or_default();
+    url.rsplit('/').next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +183,9 @@ mod tests {
             let is_in_event_file = message.parent_file().name().ends_with("_events.proto");
             let is_event = is_in_event_file && !event_parts.contains(&name);
             assert_eq!(actions.0.contains_key(name), is_event, "{name}");
+            if let Some(action) = actions.0.get(name) {
+                assert_ne!(action.activity, Activity::Unspecified, "{name} has no activity");
+            }
         }
     }
 }

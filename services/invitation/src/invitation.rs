@@ -60,9 +60,6 @@ const RESEND_INTERVAL: Duration = Duration::seconds(60);
 /// Largest number of mails of an invitation in a day (IN-20).
 const MAILS_PER_DAY_MAX: usize = 5;
 
-/// Largest number of characters of a mail server's error message in an event.
-const BOUNCE_MESSAGE_CHARS_MAX: usize = 500;
-
 const DAY: Duration = Duration::hours(24);
 
 chassis::id!(
@@ -102,6 +99,10 @@ pub(crate) struct Invitation {
     pub(crate) team_ids: Vec<Uuid>,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) expires_at: OffsetDateTime,
+    /// Number of renewals after an expiry. Each has links of its own.
+    pub(crate) link_generation: i32,
+    /// Time of the last renewal.
+    pub(crate) renewed_at: Option<OffsetDateTime>,
     /// Times of the mails of the last day, oldest first.
     pub(crate) mailed_at: Vec<OffsetDateTime>,
     pub(crate) mail_count: i32,
@@ -173,13 +174,15 @@ impl Invitation {
             message: offer.message,
             max_uses: offer.max_uses,
             use_count: 0,
-            secret_hash: links.secret_hash(id.0, LinkKind::Mailed),
-            copied_hash: links.secret_hash(id.0, LinkKind::Copied),
+            secret_hash: links.secret_hash(id.0, 0, LinkKind::Mailed),
+            copied_hash: links.secret_hash(id.0, 0, LinkKind::Copied),
             inviter_id: grant.account().user_id,
             inviter_name: grant.account().display_name.clone(),
             org_name: status.org_name.clone(),
             created_at: now,
             expires_at: now + offer.lifetime,
+            link_generation: 0,
+            renewed_at: None,
             mailed_at: vec![now],
             mail_count: 1,
             revoked_at: None,
@@ -281,9 +284,17 @@ impl Invitation {
         Self { email: Email(placeholder.clone()), canonical_email: placeholder, ..self }
     }
 
-    /// Mails the same link again. The time of expiry does not change (IN-19, IN-20).
-    pub(crate) fn resend(mut self, now: OffsetDateTime) -> Result<Changed<Self>, Refused> {
-        self.check_changeable(now)?;
+    /// Mails the link again. A pending invitation keeps its link and its time of expiry; one whose lifetime
+    /// is over is renewed (IN-19, IN-20).
+    pub(crate) fn resend(
+        mut self,
+        links: &Links,
+        now: OffsetDateTime,
+    ) -> Result<Changed<Self>, Refused> {
+        let is_expired = self.state(now) == State::Expired;
+        if !is_expired {
+            self.check_changeable(now)?;
+        }
         self.mailed_at.retain(|it| *it + DAY > now);
         let after_last = self.mailed_at.last().map(|it| *it + RESEND_INTERVAL);
         let oldest_counted = self.mailed_at.iter().rev().nth(MAILS_PER_DAY_MAX - 1);
@@ -292,10 +303,24 @@ impl Invitation {
             return Err(Refused::TooSoon(allowed_at - now));
         }
         let before = Some(self.to_message(now));
+        if is_expired {
+            self.renew(links, now);
+        }
         self.mailed_at.push(now);
         self.mail_count += 1;
         let event = pb::InvitationResent { before, after: Some(self.to_message(now)) };
         Ok(self.with_event(&event))
+    }
+
+    /// Begins another lifetime of the same length with new links: the expired ones stay invalid.
+    fn renew(&mut self, links: &Links, now: OffsetDateTime) {
+        let lifetime = self.expires_at - self.renewed_at.unwrap_or(self.created_at);
+        self.expires_at = now + lifetime;
+        self.renewed_at = Some(now);
+        self.expiry_event_at = None;
+        self.link_generation += 1;
+        let hash = |kind| links.secret_hash(self.id.0, self.link_generation, kind);
+        (self.secret_hash, self.copied_hash) = (hash(LinkKind::Mailed), hash(LinkKind::Copied));
     }
 
     /// The event of the disclosure of the link to a manager: the link is a credential.
@@ -319,9 +344,15 @@ impl Invitation {
 
     /// The event of a mail that was permanently rejected. The invitation stays pending: its link can still be
     /// copied.
-    pub(crate) fn bounce(self, message: &str, now: OffsetDateTime) -> Changed<Self> {
-        let said: String = message.chars().take(BOUNCE_MESSAGE_CHARS_MAX).collect();
+    pub(crate) fn bounce(self, said: String, now: OffsetDateTime) -> Changed<Self> {
         let event = pb::InvitationBounced { after: Some(self.to_message(now)), said };
+        self.with_event(&event)
+    }
+
+    /// The event of a mail that the mail server did not accept within five days. The invitation stays
+    /// pending: it can be resent, and its link can be copied.
+    pub(crate) fn mail_failed(self, said: String, now: OffsetDateTime) -> Changed<Self> {
+        let event = pb::InvitationMailFailed { after: Some(self.to_message(now)), said };
         self.with_event(&event)
     }
 

@@ -27,7 +27,14 @@ impl MailRenderer for Mails {
     async fn bounced(&self, tx: &mut Tx, mail: &QueuedMail, error_message: &str) -> Result<()> {
         match mail.template.as_str() {
             invitation::MAIL_TEMPLATE => self.invitations.bounced(tx, mail, error_message).await,
-            _ => self.digests.bounced(tx, mail).await,
+            _ => self.digests.bounced(tx, mail, error_message).await,
+        }
+    }
+
+    async fn failed(&self, tx: &mut Tx, mail: &QueuedMail, error_message: &str) -> Result<()> {
+        match mail.template.as_str() {
+            invitation::MAIL_TEMPLATE => self.invitations.failed(tx, mail, error_message).await,
+            _ => Ok(()),
         }
     }
 }

@@ -5,8 +5,11 @@
 //! |---|---|---|
 //! | `/livez` | the process runs | |
 //! | `/readyz` | it serves calls | it starts, drains, or lacks something; the body has the cause |
+//!
+//! The body of `/readyz` also has a line for each part of the process that needs attention while calls are
+//! served, for example a mail server that refuses mails.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -30,32 +33,59 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Readiness of a process. Clones share their state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<watch::Sender<Option<String>>>);
+pub struct Readiness(Arc<watch::Sender<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// Cause for which the process is not ready.
+    cause: Option<String>,
+    /// Problems that do not keep the process from serving calls, by the part of the process.
+    details: BTreeMap<String, String>,
+}
 
 impl Default for Readiness {
     /// The readiness of a process that starts.
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Some("the process starts".to_owned()))))
+        let cause = Some("the process starts".to_owned());
+        Self(Arc::new(watch::Sender::new(State { cause, details: BTreeMap::new() })))
     }
 }
 
 impl Readiness {
     /// Sets the process ready.
     pub fn set_ready(&self) {
-        self.0.send_replace(None);
+        self.0.send_modify(|it| it.cause = None);
     }
 
     /// Sets the process not ready, with the cause.
     pub fn set_not_ready(&self, cause: impl Into<String>) {
-        self.0.send_replace(Some(cause.into()));
+        self.0.send_modify(|it| it.cause = Some(cause.into()));
+    }
+
+    /// Sets the problem of a part of the process; `None` after its end. Does not change the status.
+    pub fn set_detail(&self, part: &str, problem: Option<String>) {
+        self.0.send_if_modified(|state| match problem {
+            Some(problem) => {
+                let former = state.details.insert(part.to_owned(), problem.clone());
+                former.as_ref() != Some(&problem)
+            }
+            None => state.details.remove(part).is_some(),
+        });
+    }
+
+    /// The lines of the problems, each with its part.
+    pub fn details(&self) -> String {
+        let state = self.0.borrow();
+        state.details.iter().map(|(part, problem)| format!("{part}: {problem}\n")).collect()
     }
 
     fn respond(&self, path: &str) -> (StatusCode, String) {
-        match (path, &*self.0.borrow()) {
+        let details = self.details();
+        match (path, &self.0.borrow().cause) {
             ("/livez", _) => (StatusCode::OK, "alive\n".to_owned()),
-            ("/readyz", None) => (StatusCode::OK, "ready\n".to_owned()),
+            ("/readyz", None) => (StatusCode::OK, format!("ready\n{details}")),
             ("/readyz", Some(cause)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {cause}\n"))
+                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {cause}\n{details}"))
             }
             _ => (StatusCode::NOT_FOUND, "this port has /livez and /readyz\n".to_owned()),
         }

@@ -277,11 +277,8 @@ impl Host {
     /// Sends the queued mails of `db`, rendered by `renderer`.
     pub fn mail(&mut self, db: &Db, renderer: impl MailRenderer) -> anyhow::Result<()> {
         let mailer = Mailer::new(&self.config, self.data_dir.path().join("mail"))?;
-        self.mail_workers.push(MailWorker {
-            db: db.clone(),
-            mailer: Arc::new(mailer),
-            renderer: Arc::new(renderer),
-        });
+        let readiness = self.readiness.clone();
+        self.mail_workers.push(MailWorker::new(db.clone(), mailer, renderer, readiness));
         Ok(())
     }
 

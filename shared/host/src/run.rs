@@ -13,13 +13,13 @@ use chassis::{
     rule::Rules,
     server::{Shared, Stack, limits::Limits, observe::Meter},
 };
-use eventing::{Bus, IDLE, JetStream};
+use eventing::{Bus, JetStream};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use worker::{Schedule, retention};
+use worker::retention;
 
 use crate::{
     balance,
@@ -251,12 +251,7 @@ impl Host {
             });
         }
         for mail_worker in std::mem::take(&mut self.mail_workers) {
-            let stop = stop_background.clone();
-            let db = mail_worker.db.clone();
-            background.spawn(async move {
-                let schedule = Schedule::woken_by(&db, IDLE);
-                worker::run("mail".to_owned(), schedule, stop, || mail_worker.step()).await;
-            });
+            background.spawn(mail_worker.run(stop_background.clone()));
         }
         if let Some((db, _)) = self.databases.first() {
             background

@@ -2,16 +2,20 @@
 //! same Message-ID. The queue stores a template and the id of an object; the mail is rendered when it is
 //! sent, so links (which are credentials) are not stored.
 
+mod links;
 mod mailer;
 mod message;
+mod smtp;
+mod store;
 mod worker;
 
-use chassis::{Result, Tx, id};
+use chassis::{OrgId, Result, Tx};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use links::{neutralize_links, sanitize};
 pub use mailer::Mailer;
-pub use message::{Action, DigestItem, EmailMessage, sanitize};
+pub use message::{Action, DigestItem, EmailMessage};
 pub use worker::MailWorker;
 
 /// A mail in the queue.
@@ -23,6 +27,34 @@ pub struct QueuedMail {
     pub template: String,
     /// Id of the object that the mail is about, for example an invitation.
     pub subject_id: Uuid,
+    /// Organization on whose behalf the mail is sent; the nil UUID for mails about accounts.
+    pub org_id: Uuid,
+    /// Time at which the mail was queued.
+    pub created_at: OffsetDateTime,
+}
+
+/// Order of mails: all links are sent before any notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// A link that a person waits for.
+    Link = 1,
+    /// A notice of an event.
+    Notice = 2,
+}
+
+/// A mail to be queued.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMail<'a> {
+    /// Name of the template.
+    pub template: &'a str,
+    /// Id of the object that the mail is about.
+    pub subject_id: Uuid,
+    /// Organization on whose behalf the mail is sent; none for mails about accounts.
+    pub org_id: Option<OrgId>,
+    /// Priority.
+    pub priority: Priority,
+    /// Time at which the mail is sent.
+    pub due_at: OffsetDateTime,
 }
 
 /// Result of rendering a mail.
@@ -40,36 +72,30 @@ pub trait MailRenderer: Send + Sync + 'static {
     /// Renders a mail from the current state, just before it is sent.
     async fn render(&self, mail: &QueuedMail) -> Result<RenderOutcome>;
 
-    /// Handles a bounce: the mail server has permanently rejected a mail. Runs in the transaction that stores
-    /// the outcome.
+    /// Handles a bounce: the mail server has permanently rejected the recipient. Runs in the transaction that
+    /// stores the outcome.
     async fn bounced(&self, tx: &mut Tx, mail: &QueuedMail, reason: &str) -> Result<()> {
+        let _ = (tx, mail, reason);
+        Ok(())
+    }
+
+    /// Handles a mail that the mail server has not accepted within five days, and that is not retried any
+    /// more. Runs in the transaction that stores the outcome.
+    async fn failed(&self, tx: &mut Tx, mail: &QueuedMail, reason: &str) -> Result<()> {
         let _ = (tx, mail, reason);
         Ok(())
     }
 }
 
-/// Queues a mail about an object, to be sent after the commit.
+/// Queues a mail with a link about an account, to be sent after the commit.
 pub async fn enqueue(tx: &mut Tx, template: &str, subject_id: Uuid) -> Result<()> {
-    let now = tx.now;
-    enqueue_at(tx, template, subject_id, now).await
+    let (org_id, priority, due_at) = (None, Priority::Link, tx.now);
+    enqueue_new(tx, NewMail { template, subject_id, org_id, priority, due_at }).await
 }
 
-/// Queues a mail about an object, to be sent at a time.
-pub async fn enqueue_at(
-    tx: &mut Tx,
-    template: &str,
-    subject_id: Uuid,
-    due_at: OffsetDateTime,
-) -> Result<()> {
-    sqlx::query!(
-        "insert into mail (id, template, subject_id, due_at) values ($1, $2, $3, $4)",
-        id::new(),
-        template,
-        subject_id,
-        due_at,
-    )
-    .execute(tx.conn())
-    .await?;
+/// Queues a mail, to be sent after the commit or later.
+pub async fn enqueue_new(tx: &mut Tx, mail: NewMail<'_>) -> Result<()> {
+    store::insert(tx, mail).await?;
     tx.wake();
     Ok(())
 }

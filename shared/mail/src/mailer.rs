@@ -1,22 +1,22 @@
 //! Sending of mails: to an SMTP server, or into files.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use chassis::Config;
-use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor, message::Mailbox};
+use lettre::message::Mailbox;
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-use super::EmailMessage;
-
-/// Time-out of a connection to the SMTP server.
-const SMTP_TIMEOUT: Duration = Duration::from_secs(15);
+use super::{
+    EmailMessage,
+    smtp::{SmtpFailure, SmtpServer, Stage},
+};
 
 /// Destination of mails.
 pub enum Mailer {
     /// An SMTP server, with the sender address.
-    Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>, Mailbox),
+    Smtp(Box<SmtpDestination>),
     /// Files in the .eml format.
     Files {
         /// Directory of the files.
@@ -28,20 +28,31 @@ pub enum Mailer {
     },
 }
 
+/// An SMTP server, with the sender address.
+pub struct SmtpDestination {
+    server: SmtpServer,
+    from: Mailbox,
+}
+
 /// Result of sending a mail.
 pub(super) enum SendOutcome {
     /// The mail was accepted.
     Accepted,
-    /// The mail was permanently rejected (5xx reply).
-    Rejected(String),
+    /// The mail server has permanently rejected the recipient.
+    Bounced(String),
+    /// A later attempt can succeed.
+    Retry {
+        /// Part of the SMTP session that failed; none for files.
+        stage: Option<Stage>,
+        message: String,
+    },
 }
 
 impl Mailer {
     /// Creates the mailer that the settings select. `directory` is for files, if there is no SMTP server.
     pub fn new(config: &Config, directory: PathBuf) -> anyhow::Result<Self> {
         let from = &config.mail_from;
-        let from = from
-            .parse()
+        let from = super::message::sender(from)
             .with_context(|| format!("--mail-from {from:?} is not a valid e-mail address"))?;
         let Some(url) = &config.smtp_url else {
             std::fs::create_dir_all(&directory)?;
@@ -50,39 +61,49 @@ impl Mailer {
             std::fs::set_permissions(&directory, owner_only)?;
             return Ok(Self::Files { directory, from, console: config.mail_console });
         };
-        let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret());
-        let transport = transport
+        let server = SmtpServer::from_url(url.expose_secret())
             .context("--smtp-url is not a valid URL; use for example smtps://mail.example.com")?;
-        let transport = transport.timeout(Some(SMTP_TIMEOUT)).build();
-        Ok(Self::Smtp(Box::new(transport), from))
+        Ok(Self::Smtp(Box::new(SmtpDestination { server, from })))
     }
 
-    /// Sends a mail. An error is temporary: a later attempt can succeed.
-    pub(super) async fn send(
-        &self,
-        id: Uuid,
-        message: &EmailMessage,
-    ) -> anyhow::Result<SendOutcome> {
-        let (Self::Smtp(_, from) | Self::Files { from, .. }) = self;
-        let encoded = message.encode(id, from)?;
-        match self {
-            Self::Smtp(transport, _) => match transport.send(encoded).await {
-                Ok(_) => {}
-                Err(error) if error.is_permanent() => {
-                    return Ok(SendOutcome::Rejected(error.to_string()));
-                }
-                Err(error) => return Err(error.into()),
+    /// Sends a mail.
+    pub(super) async fn send(&self, id: Uuid, message: &EmailMessage) -> SendOutcome {
+        let sent = match self {
+            Self::Smtp(smtp) => match message.encode(id, &smtp.from) {
+                Ok(encoded) => match smtp.server.send(&encoded).await {
+                    Ok(()) => return SendOutcome::Accepted,
+                    Err(SmtpFailure { is_bounce: true, message, .. }) => {
+                        return SendOutcome::Bounced(message);
+                    }
+                    Err(failure) => {
+                        let message = failure.to_string();
+                        return SendOutcome::Retry { stage: Some(failure.stage), message };
+                    }
+                },
+                Err(error) => Err(error),
             },
-            Self::Files { directory, console, .. } => {
-                let path = directory.join(format!("{id}.eml"));
-                tokio::fs::write(&path, encoded.formatted()).await?;
-                if *console {
-                    print_to_console(message);
-                }
+            Self::Files { directory, from, console } => {
+                let print = if *console { print_to_console } else { |_: &EmailMessage| {} };
+                write_file(directory.join(format!("{id}.eml")), id, from, message, print).await
             }
+        };
+        match sent {
+            Ok(()) => SendOutcome::Accepted,
+            Err(error) => SendOutcome::Retry { stage: None, message: format!("{error:#}") },
         }
-        Ok(SendOutcome::Accepted)
     }
+}
+
+async fn write_file(
+    path: PathBuf,
+    id: Uuid,
+    from: &Mailbox,
+    message: &EmailMessage,
+    print: fn(&EmailMessage),
+) -> anyhow::Result<()> {
+    tokio::fs::write(&path, message.encode(id, from)?.formatted()).await?;
+    print(message);
+    Ok(())
 }
 
 /// Prints recipient, subject and link of a mail to the console, for people who try out the suite without an

@@ -1,6 +1,7 @@
 //! Content of a mail, and its layout as plain text and HTML, which all mails of the suite share.
 
 use anyhow::Context;
+use chassis::email;
 use lettre::{
     Message,
     message::{
@@ -11,6 +12,8 @@ use lettre::{
 use minijinja::{Environment, context, value::Serde};
 use serde::Serialize;
 use uuid::Uuid;
+
+use super::links::{neutralize_links, sanitize};
 
 /// A rendered mail. All fields are plain text; the layout escapes them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -52,25 +55,11 @@ pub struct DigestItem {
     pub body: String,
 }
 
-/// Sanitizes a user-chosen name for a subject line or a sentence: replaces control characters, such as line
-/// breaks, by spaces and URLs by `…`, so that nobody can send advertising through invitations (N-10).
-pub fn sanitize(name: &str) -> String {
-    let word = |it: &str| {
-        let lower = it.to_lowercase();
-        if lower.contains("://") || lower.contains("www.") {
-            "…".to_owned()
-        } else {
-            it.to_owned()
-        }
-    };
-    let printable: String = name.chars().map(|it| if it.is_control() { ' ' } else { it }).collect();
-    printable.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
-}
-
 impl EmailMessage {
     /// Encodes the mail (RFC 5322).
     pub(super) fn encode(&self, id: Uuid, from: &Mailbox) -> anyhow::Result<Message> {
-        let to: Mailbox = self.to.parse().context("the recipient's address is not valid")?;
+        let to = wire_form(&self.to).context("the recipient's address is not valid")?;
+        let to: Mailbox = to.parse().context("the recipient's address is not valid")?;
         let mut builder = Message::builder()
             .message_id(Some(format!("<{id}@{}>", from.email.domain())))
             .from(from.clone())
@@ -87,6 +76,26 @@ impl EmailMessage {
         Ok(builder.multipart(MultiPart::alternative_plain_html(self.text()?, self.html()?))?)
     }
 
+    /// The mail with every text but the links of the suite neutralized (N-10): names, notes and messages are
+    /// typed by people.
+    fn without_links(&self) -> Self {
+        let all = |texts: &[String]| texts.iter().map(|it| neutralize_links(it)).collect();
+        let item = |it: &DigestItem| DigestItem {
+            title: neutralize_links(&it.title),
+            body: neutralize_links(&it.body),
+        };
+        Self {
+            to: self.to.clone(),
+            subject: sanitize(&self.subject),
+            paragraphs: all(&self.paragraphs),
+            quote: self.quote.as_deref().map(neutralize_links),
+            action: self.action.clone(),
+            items: self.items.iter().map(item).collect(),
+            notes: all(&self.notes),
+            opt_out: self.opt_out.clone(),
+        }
+    }
+
     /// Renders the mail as plain text.
     pub fn text(&self) -> anyhow::Result<String> {
         self.render("message.txt")
@@ -98,12 +107,30 @@ impl EmailMessage {
     }
 
     fn render(&self, template: &str) -> anyhow::Result<String> {
+        let message = self.without_links();
         let mut layouts = Environment::new();
         layouts.add_template("message.txt", include_str!("message.txt"))?;
         // The extension .html enables escaping.
         layouts.add_template("message.html", include_str!("message.html"))?;
-        Ok(layouts.get_template(template)?.render(context! { message => Serde(self) })?)
+        Ok(layouts.get_template(template)?.render(context! { message => Serde(&message) })?)
     }
+}
+
+/// The sender of all mails, from the setting.
+pub(super) fn sender(setting: &str) -> anyhow::Result<Mailbox> {
+    let typed: Mailbox = setting.parse()?;
+    // A host name without a dot, such as `localhost`, stays as it is.
+    let address = wire_form(typed.email.as_ref()).unwrap_or_else(|| typed.email.to_string());
+    Ok(Mailbox { name: typed.name, email: address.parse()? })
+}
+
+/// The form of an address in headers and SMTP commands: the domain as A-labels (IDNA), which every mail
+/// server accepts; `None` if the address is not valid.
+fn wire_form(typed: &str) -> Option<String> {
+    let canonical = email::parse(typed)?.canonical;
+    let (local, _) = typed.split_once('@')?;
+    let (_, domain) = canonical.split_once('@')?;
+    Some(format!("{local}@{domain}"))
 }
 
 fn header(name: &'static str, value: &str) -> HeaderValue {
@@ -145,12 +172,37 @@ mod tests {
         assert!(text.contains("> Bob\n") && text.contains("\nhttps://x.example/i/tny_inv_1\n"));
     }
 
-    /// N-10.
+    /// N-10: in no part of a mail is text of a person a link.
     #[test]
-    fn a_sanitized_name_has_no_line_break_and_no_url() {
-        assert_eq!(sanitize("Acme\r\nBcc: x"), "Acme Bcc: x");
-        assert_eq!(sanitize("Win at https://spam.example now"), "Win at … now");
-        assert_eq!(sanitize("See WWW.spam.example"), "See …");
-        assert_eq!(sanitize("Acme GmbH & Co."), "Acme GmbH & Co.");
+    fn only_the_links_of_the_suite_are_links() {
+        let spam = "Win at https://spam.example, spam.example and bit.ly/x".to_owned();
+        let item = DigestItem { title: spam.clone(), body: spam.clone() };
+        let mail = EmailMessage {
+            subject: spam.clone(),
+            paragraphs: vec![spam.clone()],
+            quote: Some(spam.clone()),
+            items: vec![item],
+            notes: vec![spam],
+            ..message()
+        };
+        let from: Mailbox = "Tenantry <tenantry@localhost>".parse().unwrap();
+        let encoded = String::from_utf8(mail.encode(Uuid::nil(), &from).unwrap().formatted());
+        for part in [mail.text().unwrap(), mail.html().unwrap(), encoded.unwrap()] {
+            assert!(!part.contains("spam.example") && !part.contains("bit.ly"), "{part}");
+        }
+        assert!(mail.text().unwrap().contains("https://x.example/i/tny_inv_1"));
+    }
+
+    /// An international domain is written in its ASCII form, in header and envelope.
+    #[test]
+    fn international_domains_are_a_labels() {
+        let from = sender("Tenantry <post@bücher.example>").unwrap();
+        let mail = EmailMessage { to: "Ann@Bücher.example".to_owned(), ..message() };
+        let encoded = mail.encode(Uuid::nil(), &from).unwrap();
+        let recipient = encoded.envelope().to()[0].to_string();
+        assert_eq!(recipient, "Ann@xn--bcher-kva.example");
+        let text = String::from_utf8(encoded.formatted()).unwrap();
+        assert!(text.contains("To: Ann@xn--bcher-kva.example"), "{text}");
+        assert!(text.contains("<post@xn--bcher-kva.example>") && text.is_ascii(), "{text}");
     }
 }

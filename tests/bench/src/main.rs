@@ -11,6 +11,7 @@ mod invitations;
 mod large;
 mod load;
 mod logins;
+mod mails;
 mod memory;
 mod mutation;
 mod nats;
@@ -54,6 +55,9 @@ async fn main() -> Result<()> {
     }
     if "webhooks".contains(&filter) {
         webhooks::run().await?;
+    }
+    if "mails".contains(&filter) {
+        mails::run().await?;
     }
     if "logins".contains(&filter) {
         logins::run().await?;

@@ -194,10 +194,10 @@ async fn an_alert_notifies_when_it_opens_changes_and_ends() {
         .await;
     suite.clock.advance(Duration::minutes(15));
     eventually("the mail of warnings", async || {
-        (mails_with("notifications").len() == 1).then_some(())
+        (mails_with("2 notifications").len() == 1).then_some(())
     })
     .await;
-    assert!(mails_with("notifications")[0].contains("Server 2"));
+    assert!(mails_with("2 notifications")[0].contains("Server 2"));
 
     suite.report_alert(alert(&world, false, ntf::Severity::Unspecified)).await.unwrap();
     assert!(suite.report_alert(alert(&world, false, ntf::Severity::Unspecified)).await.is_none());

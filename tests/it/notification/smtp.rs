@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Registers a person whose mails go through a mail server.
-async fn register(suite: &Suite, smtp: &Smtp, email: &str) -> Person {
+pub(super) async fn register(suite: &Suite, smtp: &Smtp, email: &str) -> Person {
     let client = suite.client.clone();
     let person =
         Person { client, user_id: String::new(), email: email.to_owned(), token: String::new() };

@@ -138,3 +138,31 @@ fn rule_ids_are_found() {
     let found: Vec<_> = rule_ids("ID-3, (A-01): IN-4. SHA-256, P-256, UTF-8, X-ID-9").collect();
     assert_eq!(found, ["ID-3", "A-01", "IN-4"]);
 }
+
+/// The attributes `#[error(…)]` of all refusals: messages that clients read.
+fn error_messages(text: &str) -> impl Iterator<Item = &str> {
+    text.split("#[error(").skip(1).filter_map(|rest| rest.split(")]\n").next())
+}
+
+/// Parts of a message that show the name of a variant of an enum: its `Debug` form, or its name in the code.
+const NAMES_OF_VARIANTS: [&str; 3] = [":?}", ".name()", "as_str_name"];
+
+/// Messages say in words what is wrong. The reason, an enum of the contract, is a field of its own.
+#[test]
+fn no_refusal_quotes_the_name_of_a_variant() {
+    let mut violations = vec![];
+    let mut count = 0;
+    for Source { path, text } in files("services", &[".rs"]) {
+        for message in error_messages(&text) {
+            count += 1;
+            if NAMES_OF_VARIANTS.iter().any(|it| message.contains(it)) {
+                violations.push(format!("{path}: {message}"));
+            }
+        }
+    }
+    assert!(count > 50, "{count} messages");
+    assert_none(&violations, "a refusal shows no name of a variant");
+    let quoted = "#[error(\"this one is {0:?}\")]\nLate(State),\n";
+    let found = error_messages(quoted).filter(|it| it.contains(":?}"));
+    assert_eq!(found.count(), 1, "the check finds such a message");
+}

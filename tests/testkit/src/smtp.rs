@@ -1,7 +1,7 @@
-//! A mail server (the receiving part of RFC 5321) that records mails, can reject an address, cut connections,
-//! and be stopped and restarted.
+//! A mail server (the receiving part of RFC 5321, without SMTPUTF8) that records mails, can refuse commands,
+//! cut connections, and be stopped and restarted.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -9,22 +9,47 @@ use tokio::{
     sync::mpsc,
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 
 /// A mail server; stops with the test.
 pub struct Smtp {
     port: u16,
     state: Arc<State>,
-    serving: Option<JoinHandle<()>>,
+    serving: Option<(JoinHandle<()>, CancellationToken)>,
 }
 
 /// State shared by all connections.
 #[derive(Default)]
 struct State {
     mails: Mutex<Vec<String>>,
-    /// Address whose mails are rejected permanently (550); empty for none.
-    rejected: String,
+    /// Commands of all connections.
+    commands: Mutex<Vec<String>>,
+    refusals: Mutex<Vec<Refusal>>,
     /// If set, gets a message for each received mail, and the connection is closed without acknowledgement.
     drop_acks: Option<mpsc::UnboundedSender<()>>,
+}
+
+/// A reply in place of the usual one.
+#[derive(Clone)]
+struct Refusal {
+    /// First word of the command; `GREETING` for the greeting, `.` for the content of a mail.
+    verb: String,
+    /// Part of the command or of the content.
+    part: String,
+    reply: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// The reply to a command, if it is refused.
+    fn refusal(&self, verb: &str, text: &str) -> Option<String> {
+        let refusals = lock(&self.refusals);
+        let matching = refusals.iter().find(|it| it.verb == verb && text.contains(&it.part));
+        matching.map(|it| format!("{}\r\n", it.reply))
+    }
 }
 
 impl Smtp {
@@ -35,7 +60,9 @@ impl Smtp {
 
     /// Starts a server that rejects one address.
     pub async fn rejecting(address: &str) -> Self {
-        Self::with(State { rejected: address.to_owned(), ..State::default() }).await
+        let server = Self::start().await;
+        server.refuse("RCPT", address, "550 5.1.1 no such mailbox");
+        server
     }
 
     /// Starts a server that stores mails and closes the connection instead of an acknowledgement; the
@@ -55,16 +82,35 @@ impl Smtp {
 
     fn serve(&mut self, listener: TcpListener) {
         let state = self.state.clone();
-        self.serving = Some(tokio::task::spawn(async move {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let serving = tokio::task::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::task::spawn(receive(stream, state.clone()));
+                let (state, stopped) = (state.clone(), stopped.clone());
+                tokio::task::spawn(async move {
+                    stopped.run_until_cancelled(receive(stream, state)).await
+                });
             }
-        }));
+        });
+        self.serving = Some((serving, stop));
     }
 
-    /// Stops listening: new connections are refused.
+    /// From now on answers a command with this reply, if the command contains `part`. `verb` is the first
+    /// word of the command, `GREETING` for the greeting of a connection, or `.` for the content of a mail.
+    pub fn refuse(&self, verb: &str, part: &str, reply: &str) {
+        let (verb, part, reply) = (verb.to_owned(), part.to_owned(), reply.to_owned());
+        lock(&self.state.refusals).push(Refusal { verb, part, reply });
+    }
+
+    /// Refuses nothing any more.
+    pub fn accept_all(&self) {
+        lock(&self.state.refusals).clear();
+    }
+
+    /// Stops listening, and closes all connections: new ones are refused.
     pub async fn stop(&mut self) {
-        let Some(serving) = self.serving.take() else { return };
+        let Some((serving, stop)) = self.serving.take() else { return };
+        stop.cancel();
         serving.abort();
         let _ = serving.await;
     }
@@ -81,44 +127,65 @@ impl Smtp {
         format!("smtp://127.0.0.1:{}", self.port)
     }
 
+    /// URL of the server with a user and a password.
+    pub fn url_with_password(&self) -> String {
+        format!("smtp://mailer:secret@127.0.0.1:{}", self.port)
+    }
+
     /// Mails received so far.
     pub fn mails(&self) -> Vec<String> {
-        self.state.mails.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.state.mails).clone()
+    }
+
+    /// Commands received so far that begin with a word.
+    pub fn commands(&self, verb: &str) -> Vec<String> {
+        lock(&self.state.commands).iter().filter(|it| it.starts_with(verb)).cloned().collect()
     }
 }
 
 async fn receive(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    stream.write_all(b"220 test ESMTP\r\n").await?;
+    let greeting = state.refusal("GREETING", "");
+    stream.write_all(greeting.as_deref().unwrap_or("220 test ESMTP\r\n").as_bytes()).await?;
     let mut line = String::new();
     loop {
         line.clear();
         if stream.read_line(&mut line).await? == 0 {
             return Ok(());
         }
+        lock(&state.commands).push(line.trim_end().to_owned());
         let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
-        let answer: &[u8] = match verb.as_str() {
-            "EHLO" => b"250-test\r\n250 8BITMIME\r\n",
-            "RCPT" if !state.rejected.is_empty() && line.contains(&state.rejected) => {
-                b"550 5.1.1 no such mailbox\r\n"
-            }
+        if let Some(refusal) = state.refusal(&verb, &line) {
+            stream.write_all(refusal.as_bytes()).await?;
+            continue;
+        }
+        let answer: String = match verb.as_str() {
+            // A server without SMTPUTF8.
+            _ if !line.is_ascii() => "553 5.6.7 the address is not ASCII\r\n".to_owned(),
+            "EHLO" => "250-test\r\n250-AUTH PLAIN LOGIN\r\n250 8BITMIME\r\n".to_owned(),
+            "AUTH" => "235 2.7.0 authenticated\r\n".to_owned(),
             "DATA" => {
                 stream.write_all(b"354 end with a line with a dot\r\n").await?;
                 let mut mail = String::new();
                 while stream.read_line(&mut mail).await? != 0 && !mail.ends_with("\r\n.\r\n") {}
-                state.mails.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
-                if let Some(dropped) = &state.drop_acks {
-                    let _ = dropped.send(());
-                    return Ok(());
+                match state.refusal(".", &mail) {
+                    Some(refusal) => refusal,
+                    None => {
+                        lock(&state.mails).push(mail);
+                        if let Some(dropped) = &state.drop_acks {
+                            let _ = dropped.send(());
+                            return Ok(());
+                        }
+                        "250 accepted\r\n".to_owned()
+                    }
                 }
-                b"250 accepted\r\n"
             }
             "QUIT" => {
                 stream.write_all(b"221 bye\r\n").await?;
                 return Ok(());
             }
-            _ => b"250 ok\r\n",
+            _ => "250 ok\r\n".to_owned(),
         };
-        stream.write_all(answer).await?;
+        stream.write_all(answer.as_bytes()).await?;
     }
 }

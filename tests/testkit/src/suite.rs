@@ -12,6 +12,7 @@ use api::{
     project::environment_service_client::EnvironmentServiceClient,
 };
 use chassis::{Clock, Config, FaultInjection, channel::ServiceChannel};
+use health::Readiness;
 use host::{DataDir, Host, Telemetry};
 use ipnet::IpNet;
 use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr, postgres::PgConnectOptions};
@@ -74,6 +75,8 @@ pub struct Suite {
     pub mailbox: Mailbox,
     /// Clock of all services.
     pub clock: Clock,
+    /// Readiness of the process.
+    pub readiness: Readiness,
     /// Connections to the database, for assertions on tables.
     pub pool: PgPool,
     /// Address of the gRPC server.
@@ -124,7 +127,9 @@ impl Suite {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
         let address = listener.local_addr().expect("a bound socket has an address");
+        let readiness = Readiness::default();
         let host = host(&options, database_options, folder.path(), address)
+            .with_readiness(readiness.clone())
             .with_clock(clock.clone())
             .with_faults(options.faults);
         let mut host = install(host);
@@ -152,6 +157,7 @@ impl Suite {
             client,
             mailbox,
             clock,
+            readiness,
             pool,
             address,
             billing_to_identity,

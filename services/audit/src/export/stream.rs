@@ -8,7 +8,7 @@ use futures::{Stream, stream};
 use serde_json::Value;
 use tonic::Status;
 
-use super::{bundle, csv, ocsf, verification::LeafVerification};
+use super::{bundle, csv, ocsf, record::Record, verification::LeafVerification};
 use crate::{
     db_int::{from_db_int, to_db_int},
     entry::{
@@ -261,9 +261,13 @@ impl Export {
         }
         let mut text = String::new();
         for entry in self.reader.open_entries(rows).await? {
+            let record = |entry| {
+                let codec = &self.reader.codec;
+                Record::new(entry, &codec.action_names, &codec.descriptors)
+            };
             text += &match self.request.format {
-                ExportFormat::Csv => csv::line(&entry),
-                ExportFormat::Ocsf => format!("{}\n", ocsf::event(&entry)),
+                ExportFormat::Csv => csv::line(&record(entry)),
+                ExportFormat::Ocsf => format!("{}\n", ocsf::event(&record(entry))),
                 _ => format!("{}\n", self.reader.json(&entry)?),
             };
         }

@@ -17,9 +17,9 @@ use crate::{types::StoredText, user::User};
 /// Time in which a link can be used.
 pub const LIFETIME: Duration = Duration::minutes(30);
 
-/// Time for which an expired link or notice is kept: mails to an unreachable server are retried for eight
-/// hours.
-pub const RETENTION: Duration = Duration::days(1);
+/// Time for which an expired link or notice is kept: mails to an unreachable server are retried for five
+/// days.
+pub const RETENTION: Duration = Duration::days(6);
 
 /// Shortest time between two mails of one purpose to the same account.
 const INTERVAL_MIN: Duration = Duration::seconds(60);
@@ -143,6 +143,18 @@ impl MailedLink {
             && self.password_version == user.password_version
             && token.matches(&self.secret_hash);
         if is_valid { Ok(()) } else { Err(Refused::Invalid) }
+    }
+}
+
+impl MailedLink {
+    /// True if this is a used link that confirms an address, and the account has confirmed the address:
+    /// whoever follows the link a second time has reached what they want.
+    pub fn has_confirmed(&self, token: &Token, user: &User) -> bool {
+        self.purpose == Purpose::VerifyEmail
+            && self.used_at.is_some()
+            && token.matches(&self.secret_hash)
+            && user.email_verified_at.is_some()
+            && user.canonical_email == self.canonical_email
     }
 }
 

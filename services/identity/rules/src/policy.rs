@@ -178,6 +178,9 @@ pub const PROJECT: &[ProjectPermission] = &[
     project_or_org_admin("project.audit.list", P::Admin, K::None),
 ];
 
+/// Permissions that the Owner of a deleted organization keeps until its purge (ID-35, AU-22).
+pub const OWNER_WHEN_DELETED: &[&str] = &["org.restore", "org.audit.list", "org.audit.export"];
+
 /// A permission: a row of [`ORG`] or [`PROJECT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {

@@ -12,7 +12,7 @@ use chassis::{ApiKeyScope, OrgId, ProjectId, TeamId, UserId};
 use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::{
-    policy::{KeyPolicy, OrgRole, Permission, ProjectRole},
+    policy::{KeyPolicy, OWNER_WHEN_DELETED, OrgRole, Permission, ProjectRole},
     types::{ConsistencyToken, Principal},
 };
 
@@ -25,7 +25,8 @@ pub enum Status {
     Active,
     /// The subscription is blocked: reads are allowed, writes are denied (PL-4).
     Blocked,
-    /// Deleted and not yet purged: hidden from everybody but its Owner, who may restore it (ID-35).
+    /// Deleted and not yet purged: hidden from everybody but its Owner, who may restore it (ID-35) and read
+    /// its log (AU-22).
     Deleted,
 }
 
@@ -222,9 +223,10 @@ impl Snapshot {
         let Some(org_role) = roles.org else { return RoleCheck::HIDDEN };
         let is_deleted = self.status == Status::Deleted;
         match (query.permission, query.project_id) {
-            (Permission::Org(permission), _) if permission.code == "org.restore" => {
-                let permitted = org_role >= permission.min_role;
-                RoleCheck { permitted, visible: !is_deleted || permitted }
+            (Permission::Org(permission), _) if is_deleted => {
+                let is_kept = OWNER_WHEN_DELETED.contains(&permission.code);
+                let permitted = is_kept && org_role == OrgRole::Owner;
+                RoleCheck { permitted, visible: permitted }
             }
             _ if is_deleted => RoleCheck::HIDDEN,
             (Permission::Org(permission), _) => {

@@ -35,6 +35,9 @@ impl MailRenderer for AccountMailRenderer {
         let is_refused_change = is_address_taken && link.purpose == Purpose::ChangeEmail;
         let Content { subject, body, button, note } =
             if is_refused_change { ADDRESS_TAKEN } else { content(link.purpose) };
+        if button.is_some() && link.expires_at <= self.db.now() {
+            return Ok(RenderOutcome::Suppress("the link has expired"));
+        }
         // Without a name: the owner of the address must not learn which account requested the change.
         let greeting = if is_refused_change {
             "Hello,".to_owned()

@@ -61,8 +61,22 @@ pub(super) async fn register_invited(
 
 /// Confirms the address of an account by a mailed link.
 pub(super) async fn verify_email(tx: &mut Tx, token: &Token) -> Result<User> {
+    if let Some(user) = confirmed_by(tx, token).await? {
+        return Ok(user);
+    }
     let (user, _) = consume_link(tx, Purpose::VerifyEmail, token).await?;
     store::update(tx, user.verify_email(tx.now)).await
+}
+
+/// The account whose present address an earlier use of this link, or of another one, has confirmed.
+async fn confirmed_by(tx: &mut Tx, token: &Token) -> Result<Option<User>> {
+    let Some(link) = mailed_link::store::lock(tx, token.id).await? else { return Ok(None) };
+    let Some(user) = store::lock(tx, link.user_id).await? else { return Ok(None) };
+    let has_confirmed = link.has_confirmed(token, &user);
+    if has_confirmed {
+        tx.act_as(&user.account(link.id));
+    }
+    Ok(has_confirmed.then_some(user))
 }
 
 /// Mails the link that confirms the address again.

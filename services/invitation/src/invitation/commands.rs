@@ -1,5 +1,6 @@
 //! Commands that create invitations, for one address or many.
 
+use ::mail::{NewMail, Priority};
 use api::{
     identity::{PrepareInvitationRequest, member_service_client::MemberServiceClient},
     invitation::{self as pb, MailState, invitation_result::Outcome},
@@ -8,7 +9,7 @@ use chassis::{Call, Error, Grant, Result, Tx, email, error::remote};
 
 use super::{
     AddressStatus, Invitation, MAIL_TEMPLATE, NewInvitation, Offer, refused, refused::Refused,
-    rpc::Rpc, store, wire,
+    rpc::Rpc, state::State, store, wire,
 };
 
 /// Response of the identity service about the organization and the invited addresses.
@@ -56,7 +57,41 @@ impl Rpc {
         };
         let created = Invitation::create(grant, new, &status, &self.links, tx.now)?;
         let invitation = store::insert(tx, created).await?;
-        ::mail::enqueue(tx, MAIL_TEMPLATE, invitation.id.0).await?;
+        invitation.enqueue_mail(tx).await?;
+        Ok(invitation.to_message_with_mail(MailState::Queued, tx.now))
+    }
+
+    /// Refuses to renew an invitation whose address belongs to a member, or while the plan has no free seat.
+    /// A pending invitation is not renewed.
+    pub(super) async fn check_renewal<M: api::check::Check>(
+        &self,
+        call: &Call<M>,
+        invitation: &Invitation,
+    ) -> Result<()> {
+        if invitation.state(self.db.now()) != State::Expired {
+            return Ok(());
+        }
+        let request = PrepareInvitationRequest {
+            org_id: invitation.org_id.into(),
+            emails: vec![invitation.email.0.clone()],
+            ..Default::default()
+        };
+        let is_member = !self.prepare(call, request).await?.member_emails.is_empty();
+        if is_member { Err(Refused::AlreadyMember.into()) } else { Ok(()) }
+    }
+
+    /// Mails the link of an invitation again. One that has expired is renewed, unless its address has another
+    /// pending invitation.
+    pub(super) async fn resend(&self, tx: &mut Tx, found: &Invitation) -> Result<pb::Invitation> {
+        let invitation = store::lock(tx, found.org_id, found.id).await?;
+        if invitation.state(tx.now) == State::Expired && invitation.max_uses == 1 {
+            let address = &invitation.canonical_email;
+            if let Some(id) = store::lock_pending_for(tx, found.org_id, address).await? {
+                return Err(Refused::Pending(id).into());
+            }
+        }
+        let invitation = store::update(tx, invitation.resend(&self.links, tx.now)?).await?;
+        invitation.enqueue_mail(tx).await?;
         Ok(invitation.to_message_with_mail(MailState::Queued, tx.now))
     }
 
@@ -84,5 +119,19 @@ impl Rpc {
             Err(error) => return Err(error),
         };
         Ok(pb::InvitationResult { email: email.to_owned(), outcome: Some(outcome) })
+    }
+}
+
+impl Invitation {
+    /// Queues the mail with the link.
+    async fn enqueue_mail(&self, tx: &mut Tx) -> Result<()> {
+        let mail = NewMail {
+            template: MAIL_TEMPLATE,
+            subject_id: self.id.0,
+            org_id: Some(self.org_id),
+            priority: Priority::Link,
+            due_at: tx.now,
+        };
+        ::mail::enqueue_new(tx, mail).await
     }
 }

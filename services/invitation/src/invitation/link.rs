@@ -2,7 +2,7 @@
 //! mailed or copied again although only hashes are stored.
 
 use chassis::{
-    key::{Key, Secret},
+    key::{self, Key, Secret},
     token::{Kind, Token},
 };
 use secrecy::ExposeSecret;
@@ -36,23 +36,31 @@ impl Links {
         }
     }
 
-    /// Hash of the secret in a link, to be stored.
-    pub(crate) fn secret_hash(&self, invitation_id: Uuid, kind: LinkKind) -> Vec<u8> {
-        self.token(invitation_id, kind).hash()
+    /// Hash of the secret in a link, to be stored. `generation` counts the renewals of the invitation.
+    pub(crate) fn secret_hash(
+        &self,
+        invitation_id: Uuid,
+        generation: i32,
+        kind: LinkKind,
+    ) -> Vec<u8> {
+        self.token(invitation_id, generation, kind).hash()
     }
 
     /// URL of a link. The token is in the path, because the page has no script that could read a fragment.
     /// The page is not cached, and sends no referrer (N-09).
-    pub(crate) fn url(&self, invitation_id: Uuid, kind: LinkKind) -> String {
-        let token = self.token(invitation_id, kind).reveal(Kind::Invitation);
+    pub(crate) fn url(&self, invitation_id: Uuid, generation: i32, kind: LinkKind) -> String {
+        let token = self.token(invitation_id, generation, kind).reveal(Kind::Invitation);
         format!("{}/invitations/{}", self.base_url, token.expose_secret())
     }
 
-    fn token(&self, invitation_id: Uuid, kind: LinkKind) -> Token {
+    fn token(&self, invitation_id: Uuid, generation: i32, kind: LinkKind) -> Token {
         let key = match kind {
             LinkKind::Mailed => &self.mailed_key,
             LinkKind::Copied => &self.copied_key,
         };
-        Token::derived(invitation_id, key)
+        if generation == 0 {
+            return Token::derived(invitation_id, key);
+        }
+        Token::derived(invitation_id, &key::mac(key, &[&generation.to_be_bytes()]))
     }
 }

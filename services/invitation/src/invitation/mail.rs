@@ -2,7 +2,7 @@
 
 use chassis::{Db, Result, Tx};
 use mail::{Action, EmailMessage, QueuedMail, RenderOutcome, sanitize};
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use super::{
     Invitation,
@@ -11,9 +11,12 @@ use super::{
     store,
 };
 use crate::{
-    recipient::{self, OptOutLinks},
+    recipient::{self, OptOut, OptOutLinks},
     role::role_name,
 };
+
+/// Largest number of characters of a mail server's reply in an event.
+const REPLY_CHARS_MAX: usize = 500;
 
 /// Renderer of the mails of invitations.
 pub(crate) struct InvitationMails {
@@ -46,8 +49,23 @@ impl InvitationMails {
         let Some(invitation) = store::lock_by_link(tx, mail.subject_id).await? else {
             return Ok(());
         };
-        recipient::store::record_bounce(tx, &invitation.canonical_email).await?;
-        store::update(tx, invitation.bounce(error_message, tx.now)).await?;
+        let (org_id, address) = (invitation.org_id, &invitation.canonical_email);
+        let reply = shortened(error_message);
+        recipient::store::silence(tx, org_id, address, &reply).await?;
+        store::update(tx, invitation.bounce(reply, tx.now)).await?;
+        Ok(())
+    }
+
+    /// Records that the mail was not accepted within five days, which the inviter is notified of.
+    pub(crate) async fn failed(
+        &self,
+        tx: &mut Tx,
+        mail: &QueuedMail,
+        error_message: &str,
+    ) -> Result<()> {
+        if let Some(invitation) = store::lock_by_link(tx, mail.subject_id).await? {
+            store::update(tx, invitation.mail_failed(shortened(error_message), tx.now)).await?;
+        }
         Ok(())
     }
 
@@ -76,14 +94,26 @@ impl InvitationMails {
             quote: Some(invitation.message).filter(|it| !it.is_empty()),
             action: Some(Action {
                 label: "Open the invitation".to_owned(),
-                link: self.links.url(invitation.id.0, LinkKind::Mailed),
+                link: self.links.url(invitation.id.0, invitation.link_generation, LinkKind::Mailed),
             }),
             notes: vec![
-                format!("The link is valid until {} (UTC).", invitation.expires_at.date()),
+                format!("The link is valid until {}.", moment(invitation.expires_at)),
                 "If you did not expect this mail, you can ignore it.".to_owned(),
             ],
-            opt_out: Some(self.opt_out_links.url(&invitation.canonical_email)),
+            opt_out: Some(self.opt_out_links.url(&OptOut::Address(invitation.canonical_email))),
             ..EmailMessage::default()
         }
     }
+}
+
+/// Date and time with time zone, for example `3 December 2026, 14:05 UTC`.
+fn moment(at: OffsetDateTime) -> String {
+    let at = at.to_offset(time::UtcOffset::UTC);
+    let (day, month, year) = (at.day(), at.month(), at.year());
+    format!("{day} {month} {year}, {:02}:{:02} UTC", at.hour(), at.minute())
+}
+
+/// The beginning of a mail server's reply, which is stored and shown to managers.
+fn shortened(reply: &str) -> String {
+    reply.chars().take(REPLY_CHARS_MAX).collect()
 }

@@ -128,7 +128,7 @@ async fn erase(tx: &mut Tx, email: &str) -> Result<()> {
             store::update(tx, revoked).await?;
         }
     }
-    recipient::store::delete_bounce(tx, &address.canonical).await
+    recipient::store::delete_rejections(tx, &address.canonical).await
 }
 
 /// Revokes the pending invitations of an organization: only those of an inviter, and only those that were

@@ -30,7 +30,7 @@ pub(crate) enum Refused {
     EmailNotVerified,
     #[error("you have already accepted this invitation; open the organization")]
     AlreadyAccepted,
-    #[error("only a pending invitation can be changed, and this one is {}; create a new one", .0.name())]
+    #[error("only a pending invitation can be changed, and this one {}", next_step(*.0))]
     NotPending(State),
     #[error("an invitation with more than one use cannot be declined; ignore it instead")]
     OpenLink,
@@ -46,6 +46,16 @@ pub(crate) enum Refused {
     TooSoon(Duration),
     #[error("the organization created too many invitations; retry in {} s", .0.whole_seconds() + 1)]
     TooMany(Duration),
+}
+
+/// State of an invitation that cannot be changed, with the next step of its manager.
+fn next_step(state: State) -> &'static str {
+    match state {
+        State::Pending => "has just changed; retry",
+        State::Expired => "has expired; resend it, which renews it",
+        State::Exhausted => "has no uses left; create a new one",
+        State::Revoked => "was revoked or declined; create a new one",
+    }
 }
 
 /// Message for an invited person, with the next step for each cause.

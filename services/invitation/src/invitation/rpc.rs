@@ -20,7 +20,7 @@ use chassis::{
 use tonic::Request;
 
 use super::{
-    Invitation, InvitationId, MAIL_TEMPLATE, NewInvitation, Offer,
+    Invitation, InvitationId, NewInvitation, Offer,
     link::{LinkKind, Links},
     refused::Refused,
     store::{self, Filter},
@@ -130,8 +130,10 @@ impl InvitationService for Rpc {
         let id: InvitationId = call.message.invitation_id.parse()?;
         let copy = async |tx: &mut Tx| {
             let invitation = store::lock(tx, grant.org_id(), id).await?;
-            store::update(tx, invitation.copy_link(tx.now)?).await?;
-            Ok(pb::GetInvitationLinkResponse { link: self.links.url(id.0, LinkKind::Copied) })
+            let invitation = store::update(tx, invitation.copy_link(tx.now)?).await?;
+            let generation = invitation.link_generation;
+            let link = self.links.url(id.0, generation, LinkKind::Copied);
+            Ok(pb::GetInvitationLinkResponse { link })
         };
         reply(self.db.write(&call, copy).await?)
     }
@@ -143,12 +145,11 @@ impl InvitationService for Rpc {
         let call = Call::of(request)?;
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let id = call.message.invitation_id.parse()?;
+        let found = store::get(&self.db, &grant, id).await?;
+        self.check_renewal(&call, &found).await?;
         let resend = async |tx: &mut Tx| {
-            let invitation = store::lock(tx, grant.org_id(), id).await?;
-            let invitation = store::update(tx, invitation.resend(tx.now)?).await?;
-            ::mail::enqueue(tx, MAIL_TEMPLATE, invitation.id.0).await?;
-            let message = invitation.to_message_with_mail(pb::MailState::Queued, tx.now);
-            Ok(pb::ResendInvitationResponse { invitation: Some(message) })
+            let invitation = Some(self.resend(tx, &found).await?);
+            Ok(pb::ResendInvitationResponse { invitation })
         };
         reply(self.db.write(&call, resend).await?)
     }

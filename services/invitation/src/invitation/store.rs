@@ -22,7 +22,7 @@ macro_rules! invitations {
             "select id, org_id, email, canonical_email, role, project_access, message, max_uses, use_count,
                     secret_hash, inviter_id, inviter_name, org_name, created_at, expires_at, revoked_at,
                     team_ids, copied_hash, mailed_at, mail_count, revoke_cause, revoker_id, expiry_event_at,
-                    cleaned_at
+                    cleaned_at, link_generation, renewed_at
              from invitation " + $rest
             $(, $argument)*
         )
@@ -245,7 +245,8 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<
     let invitation = changed.state();
     query!(
         "update invitation set use_count = $3, revoked_at = $4, revoke_cause = $5, revoker_id = $6,
-             mailed_at = $7, mail_count = $8, expiry_event_at = $9
+             mailed_at = $7, mail_count = $8, expiry_event_at = $9, expires_at = $10, secret_hash = $11,
+             copied_hash = $12, link_generation = $13, renewed_at = $14
          where org_id = $1 and id = $2",
         invitation.org_id as _,
         invitation.id as _,
@@ -256,6 +257,11 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Invitation>) -> Result<
         &invitation.mailed_at,
         invitation.mail_count,
         invitation.expiry_event_at,
+        invitation.expires_at,
+        invitation.secret_hash,
+        invitation.copied_hash,
+        invitation.link_generation,
+        invitation.renewed_at,
     )
     .execute(tx.conn())
     .await?;

@@ -23,6 +23,8 @@ fn invitation(max_uses: i32, use_count: i32) -> Invitation {
         org_name: String::new(),
         created_at: OffsetDateTime::UNIX_EPOCH,
         expires_at: OffsetDateTime::UNIX_EPOCH + Duration::days(7),
+        link_generation: 0,
+        renewed_at: None,
         mailed_at: vec![OffsetDateTime::UNIX_EPOCH],
         mail_count: 1,
         revoked_at: None,
@@ -43,6 +45,13 @@ fn account(email: &str) -> Account {
         key: None,
         authenticated_at: None,
     }
+}
+
+/// Links of a new key.
+fn links() -> Links {
+    let dir = tempfile::tempdir().unwrap();
+    let key = chassis::key::Key::read_or_create(&dir.path().join("key")).unwrap();
+    Links::new(&key, "https://tenantry.example".to_owned())
 }
 
 /// IN-13, IN-14, IN-17.
@@ -86,7 +95,9 @@ fn an_ended_invitation_stays_ended() {
         let revoked = invitation.clone().revoke(RevokeCause::Manager, None, now);
         assert_eq!(revoked.unwrap_err(), refused);
         assert_eq!(invitation.clone().copy_link(now).unwrap_err(), refused);
-        assert_eq!(invitation.clone().resend(now).unwrap_err(), refused);
+        if state != State::Expired {
+            assert_eq!(invitation.clone().resend(&links(), now).unwrap_err(), refused);
+        }
         assert!(invitation.clone().decline(&bob, now).is_err());
         assert!(invitation.check_acceptable(&bob, false, now).is_err());
     }
@@ -111,38 +122,55 @@ fn the_last_use_expires_an_invitation_once() {
 #[test]
 fn a_link_is_mailed_again_but_not_often() {
     let start = OffsetDateTime::UNIX_EPOCH;
+    let links = links();
     let mut resent = invitation(1, 0);
-    let too_soon = resent.clone().resend(start).unwrap_err();
+    let too_soon = resent.clone().resend(&links, start).unwrap_err();
     assert_eq!(too_soon, Refused::TooSoon(RESEND_INTERVAL));
     for i in 1..5 {
         let expires_at = resent.expires_at;
-        resent = resent.resend(start + RESEND_INTERVAL * i).unwrap().state().clone();
+        resent = resent.resend(&links, start + RESEND_INTERVAL * i).unwrap().state().clone();
         assert_eq!(resent.expires_at, expires_at);
     }
     assert_eq!((resent.mail_count, resent.mailed_at.len()), (5, 5));
     let hour = Duration::hours(1);
-    let sixth = resent.clone().resend(start + hour).unwrap_err();
+    let sixth = resent.clone().resend(&links, start + hour).unwrap_err();
     assert_eq!(sixth, Refused::TooSoon(DAY - hour));
-    let next_day = resent.resend(start + DAY).unwrap();
+    let next_day = resent.resend(&links, start + DAY).unwrap();
     assert_eq!(next_day.state().mail_count, 6);
+}
+
+/// IN-19: an expired invitation begins another lifetime of the same length, with new links and a new event of
+/// its expiry.
+#[test]
+fn an_expired_invitation_is_renewed_with_new_links() {
+    let links = links();
+    let later = OffsetDateTime::UNIX_EPOCH + Duration::days(20);
+    let expired = invitation(1, 0).expire(later).state().clone();
+    let renewed = expired.resend(&links, later).unwrap().state().clone();
+    assert_eq!(renewed.state(later), State::Pending);
+    assert_eq!(renewed.expires_at, later + Duration::days(7));
+    assert_eq!((renewed.expiry_event_at, renewed.link_generation), (None, 1));
+    let old_hash = links.secret_hash(renewed.id.0, 0, LinkKind::Mailed);
+    assert_ne!(renewed.secret_hash, old_hash);
+    let much_later = later + Duration::days(30);
+    let again = renewed.resend(&links, much_later).unwrap().state().clone();
+    assert_eq!(again.expires_at, much_later + Duration::days(7));
 }
 
 /// N-01: a token opens its own invitation only, and shows the kind of its link.
 #[test]
 fn only_its_own_links_open_an_invitation() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = chassis::key::Key::read_or_create(&dir.path().join("key")).unwrap();
-    let links = Links::new(&key, "https://tenantry.example".to_owned());
+    let links = links();
     let token = |id: Uuid, kind| {
-        let url = links.url(id, kind);
+        let url = links.url(id, 0, kind);
         let text = url.strip_prefix("https://tenantry.example/invitations/").unwrap();
         Token::parse(chassis::token::Kind::Invitation, text).unwrap()
     };
     let id = chassis::id::new();
     let with_links = Invitation {
         id: InvitationId(id),
-        secret_hash: links.secret_hash(id, LinkKind::Mailed),
-        copied_hash: links.secret_hash(id, LinkKind::Copied),
+        secret_hash: links.secret_hash(id, 0, LinkKind::Mailed),
+        copied_hash: links.secret_hash(id, 0, LinkKind::Copied),
         ..invitation(1, 0)
     };
     let mailed = with_links.link_kind(&token(id, LinkKind::Mailed));

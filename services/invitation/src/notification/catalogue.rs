@@ -89,6 +89,8 @@ struct Content {
     audience: Audience,
     /// Severity, if it differs from the severity of the type.
     severity: Option<Severity>,
+    /// URL that the suite has assigned, as the end of the body; empty for none.
+    url: String,
 }
 
 impl NotificationType {
@@ -130,8 +132,9 @@ impl NotificationType {
             project_id: envelope.project_id.parse().ok(),
             actor: envelope.actor.clone().unwrap_or_default(),
             resource: envelope.resource.clone().unwrap_or_default(),
-            title: content.title,
-            body: content.body,
+            // Names, branches and error messages are typed by people (N-10).
+            title: mail::neutralize_links(&content.title),
+            body: mail::neutralize_links(&content.body) + &content.url,
             audience: content.audience,
         })
     }
@@ -145,7 +148,13 @@ impl fmt::Debug for NotificationType {
 
 impl Content {
     fn new(title: impl Into<String>, body: impl Into<String>, audience: Audience) -> Self {
-        Self { title: title.into(), body: body.into(), audience, severity: None }
+        Self {
+            title: title.into(),
+            body: body.into(),
+            audience,
+            severity: None,
+            url: String::new(),
+        }
     }
 }
 

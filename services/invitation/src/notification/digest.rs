@@ -1,5 +1,6 @@
-//! Mails about events: a mail at once for each urgent event, one mail for all other events of 15 minutes
-//! (NO-14). Permissions are checked again when the mail is sent (NO-10).
+//! Mails about events: one mail at once for an urgent event, and one for those of the next ten seconds; one
+//! mail for all other events of 15 minutes (NO-14). A mail to a person has events of one category, which a
+//! link in the mail turns off. Permissions are checked again when the mail is sent (NO-10).
 
 pub(crate) mod mail;
 pub(super) mod store;
@@ -10,12 +11,16 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::catalogue::Notification;
+use crate::db_enum::DbEnum;
 
 /// Template of these mails.
 pub(crate) const MAIL_TEMPLATE: &str = "digest";
 
 /// Time for which a mail collects events that are not urgent.
 const WINDOW: Duration = Duration::minutes(15);
+
+/// Time for which a mail collects urgent events after another urgent mail to the same recipient.
+const URGENT_WINDOW: Duration = Duration::seconds(10);
 
 /// Largest number of mails of mail rules that one organization sends in an hour.
 const RULE_MAILS_MAX: i64 = 200;
@@ -40,7 +45,9 @@ pub(super) struct DigestItem {
     permission: &'static str,
     title: String,
     body: String,
-    /// True if the mail is sent at once and contains nothing else.
+    /// Category of all items of the mail; none for mail rules.
+    category: Option<DbEnum<NotificationCategory>>,
+    /// True if the mail is sent at once, and contains urgent items only.
     urgent: bool,
     /// End of the recipient's quiet hours, if the mail waits for it.
     quiet_until: Option<OffsetDateTime>,
@@ -59,7 +66,10 @@ impl DigestItem {
         let affects_recipient = matches!(&recipient, Recipient::Person { user_id }
             if audience.user_ids.contains(&user_id.to_string()) || audience.email.is_some());
         let permission = audience.permission.unwrap_or_default();
+        let is_to_person = matches!(&recipient, Recipient::Person { .. });
+        let category = notification.notification_type.category;
         Self {
+            category: is_to_person.then_some(DbEnum(category)),
             org_id: notification.org_id,
             project_id: notification.project_id,
             recipient,
@@ -71,8 +81,17 @@ impl DigestItem {
         }
     }
 
-    /// Time at which a new mail with this item is sent.
-    fn due_at(&self, now: OffsetDateTime) -> OffsetDateTime {
-        if self.urgent { now } else { self.quiet_until.unwrap_or(now + WINDOW) }
+    /// Time at which a new mail with this item is sent. `urgent_mail_at` is the time of another urgent mail
+    /// to the recipient within the last [`URGENT_WINDOW`].
+    fn due_at(
+        &self,
+        urgent_mail_at: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> OffsetDateTime {
+        match urgent_mail_at {
+            Some(last) => last + URGENT_WINDOW,
+            None if self.urgent => now,
+            None => self.quiet_until.unwrap_or(now + WINDOW),
+        }
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod rpc;
 pub(crate) mod store;
 
+use std::collections::BTreeSet;
+
 use api::notification as pb;
 use chassis::{Changed, Error, EventTarget, OrgId, ProjectId, Result, email, timestamp};
 use prost::{Message, Name};
@@ -37,15 +39,20 @@ pub(crate) struct MailRule {
     pub(crate) created_at: OffsetDateTime,
 }
 
-/// Returns the recipients, if every one is an e-mail address.
+/// Returns the recipients, each mailbox once, if every one is an e-mail address.
 fn checked_recipients(recipients: &[String]) -> Result<Vec<String>> {
-    match recipients.iter().find(|it| email::parse(it).is_none()) {
-        Some(recipient) => {
+    let mut mailboxes = BTreeSet::new();
+    let mut checked = vec![];
+    for recipient in recipients {
+        let Some(address) = email::parse(recipient) else {
             let message = format!("must be valid e-mail addresses; {recipient:?} is not one");
-            Err(Error::invalid("recipients", message))
+            return Err(Error::invalid("recipients", message));
+        };
+        if mailboxes.insert(address.canonical) {
+            checked.push(recipient.clone());
         }
-        None => Ok(recipients.to_vec()),
     }
+    Ok(checked)
 }
 
 /// Fields of a mail rule that a request sets.

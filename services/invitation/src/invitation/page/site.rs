@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 use tonic::{Code, Status};
 
 use super::{sentence, view::View};
-use crate::recipient::{self, OptOutLinks};
+use crate::recipient::{self, OptOut, OptOutLinks};
 
 /// Path prefixes of the pages. The rest of the path is a token.
 pub(in crate::invitation) const PATHS: &[&str] = &["/invitations/", "/verify/", "/opt-out/"];
@@ -55,9 +55,10 @@ impl Pages {
         }
     }
 
-    /// Opts an e-mail address out of mails from organizations.
+    /// Opts an e-mail address out of mails from organizations, or turns the mails of a category off for an
+    /// account. Mail programs send the POST request themselves (RFC 8058).
     async fn opt_out(&self, request: &PageRequest, token: &str) -> Response<String> {
-        let Some(address) = self.opt_out_links.open(token) else {
+        let Some(opt_out) = self.opt_out_links.open(token) else {
             let message = "This link is damaged. Copy the whole link from the mail.";
             return View::alert(message).page(StatusCode::NOT_FOUND);
         };
@@ -65,14 +66,24 @@ impl Pages {
             return View::confirm("Unsubscribe from these mails", "Send me no more of these mails")
                 .page(StatusCode::OK);
         }
-        let opt_out = async |tx: &mut Tx| recipient::store::opt_out(tx, &address).await;
-        match self.db.write_as_system("opt-out", opt_out).await {
-            Ok(()) => View::done(
-                "You are unsubscribed",
+        let text = match &opt_out {
+            OptOut::Address(_) => {
                 "You will receive no more invitations and no more mails of mail rules. Mails about your own \
-                 account, if you have one, are still sent.",
-            )
-            .page(StatusCode::OK),
+                 account, if you have one, are still sent."
+            }
+            OptOut::Category { .. } => {
+                "You will receive no more mails of this category. Your notification preferences turn them \
+                 on again. Mails about the security of your account are still sent."
+            }
+        };
+        let store = async |tx: &mut Tx| match &opt_out {
+            OptOut::Address(address) => recipient::store::opt_out(tx, address).await,
+            OptOut::Category { user_id, category } => {
+                recipient::store::turn_off(tx, *user_id, *category).await
+            }
+        };
+        match self.db.write_as_system("opt-out", store).await {
+            Ok(()) => View::done("You are unsubscribed", text).page(StatusCode::OK),
             Err(error) => refused(&error.into()),
         }
     }

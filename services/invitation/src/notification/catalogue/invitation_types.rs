@@ -1,7 +1,10 @@
 //! Notification types of invitations.
 
 use api::{
-    invitation::{InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined},
+    invitation::{
+        InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined,
+        InvitationMailFailed,
+    },
     notification::{
         NotificationCategory::Membership,
         Severity::{Info, Warning},
@@ -11,7 +14,7 @@ use api::{
 use super::{Audience, Content, NotificationType};
 use crate::role::role_name;
 
-pub(super) fn all() -> [NotificationType; 4] {
+pub(super) fn all() -> [NotificationType; 5] {
     [
         NotificationType::of(
             "invitation.accepted",
@@ -51,6 +54,19 @@ pub(super) fn all() -> [NotificationType; 4] {
                 let invitation = event.after?;
                 let title = format!("{} declined your invitation", invitation.email);
                 let body = "The invitation can no longer be used.";
+                Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
+            },
+        ),
+        NotificationType::of(
+            "invitation.mail_failed",
+            Membership,
+            Warning,
+            "The mail of an invitation was not accepted within five days. To the inviter.",
+            |event: InvitationMailFailed, _| {
+                let invitation = event.after?;
+                let title = format!("The invitation to {} was not mailed", invitation.email);
+                let body = "The mail server did not accept the mail for five days. Resend the invitation, \
+                            or copy the link and send it yourself.";
                 Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
             },
         ),

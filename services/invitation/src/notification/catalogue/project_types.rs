@@ -109,8 +109,9 @@ fn deployment_types() -> [NotificationType; 4] {
             |event: prj::DeploymentCompleted, _| {
                 let environment = event.after?;
                 let commit = environment.commit.get(..12).unwrap_or(&environment.commit);
-                let body = format!("It runs {commit} at {}.", environment.url);
-                Some(to_viewers(format!("{} is deployed", environment.name), body))
+                let body = format!("It runs {commit} at ");
+                let content = to_viewers(format!("{} is deployed", environment.name), body);
+                Some(Content { url: environment.url, ..content })
             },
         ),
         NotificationType::of(

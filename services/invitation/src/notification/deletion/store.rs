@@ -5,10 +5,13 @@ use sqlx::query;
 use time::Duration;
 use worker::retention::BATCH;
 
+use crate::recipient;
+
 /// Retention of notifications in the application.
 const NOTIFICATION_RETENTION: Duration = Duration::days(90);
 
-/// Retention of mails about events after the time at which they were due: covers outages of the mail server.
+/// Retention of mails about events after the time at which they were due. Longer than the five days for which
+/// mails are retried.
 const DIGEST_RETENTION: Duration = Duration::days(7);
 
 /// Retention of ended deliveries of webhooks. They can be replayed until they are deleted.
@@ -26,7 +29,7 @@ pub(in crate::notification) async fn delete_of_org(tx: &mut Tx, org_id: OrgId) -
     for deletion in deletions {
         deletion.execute(tx.conn()).await?;
     }
-    Ok(())
+    recipient::store::delete_of_org(tx, org_id).await
 }
 
 /// Deletes the webhooks, mail rules and alerts of a project. Notifications about it stay in the inboxes.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use api::identity::ListAudienceResponse;
-use chassis::{Db, Result, Tx, channel::ServiceChannel, email};
+use api::{identity::ListAudienceResponse, notification::NotificationCategory};
+use chassis::{Db, Result, Tx, UserId, channel::ServiceChannel, email};
 use mail::{EmailMessage, QueuedMail, RenderOutcome, sanitize};
 use time::Duration;
 
@@ -16,8 +16,11 @@ use crate::{
         audience::{self, AudienceQuery},
         mail_rule,
     },
-    recipient::{self, OptOutLinks},
+    recipient::{self, OptOut, OptOutLinks},
 };
+
+/// Largest number of characters of a mail server's reply that are stored.
+const REPLY_CHARS_MAX: usize = 500;
 
 /// Renderer of mails about events.
 pub(crate) struct DigestMails {
@@ -58,14 +61,18 @@ impl DigestMails {
     }
 
     /// Records that the mail server of a mail rule's address permanently rejected a mail, so that no further
-    /// mails are sent to the address.
-    pub(crate) async fn bounced(&self, tx: &mut Tx, mail: &QueuedMail) -> Result<()> {
-        let digest = store::get(&self.db, mail.subject_id).await?;
-        let address = digest.and_then(|(digest, _)| digest.address);
-        match address.and_then(|it| email::parse(&it)) {
-            Some(address) => recipient::store::record_bounce(tx, &address.canonical).await,
-            None => Ok(()),
-        }
+    /// mails of the organization are sent to the address.
+    pub(crate) async fn bounced(
+        &self,
+        tx: &mut Tx,
+        mail: &QueuedMail,
+        error_message: &str,
+    ) -> Result<()> {
+        let Some((digest, _)) = store::get(&self.db, mail.subject_id).await? else { return Ok(()) };
+        let address = digest.address.as_deref().and_then(email::parse);
+        let (Some(org_id), Some(address)) = (digest.org_id, address) else { return Ok(()) };
+        let reply: String = error_message.chars().take(REPLY_CHARS_MAX).collect();
+        recipient::store::silence(tx, org_id, &address.canonical, &reply).await
     }
 
     fn message(
@@ -85,14 +92,18 @@ impl DigestMails {
         } else {
             "You can change which mails you receive in your notification preferences."
         };
-        let canonical = email::parse(&to).map(|it| it.canonical).unwrap_or_default();
-        let opt_out = digest.rule_id.map(|_| self.opt_out_links.url(&canonical));
+        let opt_out = opt_out(digest, &to).map(|it| self.opt_out_links.url(&it));
         let notes = vec![note.to_owned()];
         EmailMessage { to, subject, items, notes, opt_out, ..EmailMessage::default() }
     }
 
-    /// Reason for not sending the mail of a mail rule, if there is one.
+    /// Reason for not sending the mail, if there is one.
     async fn suppression(&self, digest: &Digest) -> Result<Option<&'static str>> {
+        if let (Some(user_id), Some(category)) = (digest.user_id, digest.category)
+            && recipient::store::is_turned_off(&self.db, user_id, category.0).await?
+        {
+            return Ok(Some("the recipient turned the mails of this category off"));
+        }
         let (Some(rule_id), Some(address)) = (digest.rule_id, &digest.address) else {
             return Ok(None);
         };
@@ -100,8 +111,9 @@ impl DigestMails {
             return Ok(Some("the mail rule was deleted or disabled"));
         }
         let canonical = email::parse(address).map(|it| it.canonical).unwrap_or_default();
-        if recipient::store::is_undeliverable(&self.db, &canonical).await? {
-            return Ok(Some("the recipient opted out, or its mail server rejects mail"));
+        let org_id = digest.org_id;
+        if recipient::store::is_undeliverable(&self.db, org_id, &canonical).await? {
+            return Ok(Some("the recipient opted out, or its mail server rejected a mail"));
         }
         let since = self.db.now() - Duration::HOUR;
         let sent = store::rule_mails_sent_since(&self.db, digest.org_id, since).await?;
@@ -137,6 +149,18 @@ impl DigestMails {
         };
         audience::list(&self.identity, query).await
     }
+}
+
+/// Mails that the link of a mail turns off: those of mail rules to the address, or those of the category to
+/// the person. Security notices cannot be turned off (NO-13).
+fn opt_out(digest: &Digest, to: &str) -> Option<OptOut> {
+    if digest.rule_id.is_some() {
+        return email::parse(to).map(|it| OptOut::Address(it.canonical));
+    }
+    let category = digest.category?.0;
+    let user_id = UserId(digest.user_id?);
+    let can_be_turned_off = category != NotificationCategory::Security;
+    can_be_turned_off.then_some(OptOut::Category { user_id, category })
 }
 
 /// The e-mail address to which an item may be sent: the present one of the account, or the address of the

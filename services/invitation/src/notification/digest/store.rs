@@ -1,11 +1,14 @@
 //! Every SQL statement about digests: mails about events.
 
+use api::notification::NotificationCategory;
 use chassis::{Db, OrgId, ProjectId, Result, Tx};
+use mail::{NewMail, Priority};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DigestItem, MAIL_TEMPLATE, Recipient};
+use super::{DigestItem, MAIL_TEMPLATE, Recipient, URGENT_WINDOW};
+use crate::db_enum::DbEnum;
 
 /// A mail to an account, or to an address of a mail rule.
 pub(super) struct Digest {
@@ -13,6 +16,8 @@ pub(super) struct Digest {
     pub(super) user_id: Option<Uuid>,
     pub(super) rule_id: Option<Uuid>,
     pub(super) address: Option<String>,
+    /// Category of all items; none for mail rules.
+    pub(super) category: Option<DbEnum<NotificationCategory>>,
 }
 
 /// One event in a mail.
@@ -44,17 +49,17 @@ impl<'a> From<&'a Recipient> for RecipientColumns<'a> {
     }
 }
 
-/// Adds an item to the recipient's next mail. An urgent item gets a mail of its own.
+/// Adds an item to the recipient's next mail with items of the same category and urgency.
 pub(crate) async fn add(tx: &mut Tx, item: &DigestItem) -> Result<()> {
     let now = tx.now;
     let recipient = RecipientColumns::from(&item.recipient);
     // A mail that is due within a second may be rendered already, so it gets no more items.
     let next = query_scalar!(
         "select id from digest
-         where not urgent and not $1 and due_at > $2::timestamptz + interval '1 second'
+         where urgent = $1 and due_at > $2::timestamptz + interval '1 second'
            and org_id is not distinct from $3 and user_id is not distinct from $4
            and rule_id is not distinct from $5 and address is not distinct from $6
-           and due_at >= coalesce($7, due_at)
+           and due_at >= coalesce($7, due_at) and category is not distinct from $8
          order by due_at limit 1 for update",
         item.urgent,
         now,
@@ -64,6 +69,7 @@ pub(crate) async fn add(tx: &mut Tx, item: &DigestItem) -> Result<()> {
         recipient.address,
         // An item that waits for the end of quiet hours does not join a mail that is sent before.
         item.quiet_until,
+        item.category.map(i32::from),
     );
     let digest_id = match next.fetch_optional(tx.conn()).await? {
         Some(id) => id,
@@ -85,10 +91,11 @@ pub(crate) async fn add(tx: &mut Tx, item: &DigestItem) -> Result<()> {
 
 async fn insert(tx: &mut Tx, item: &DigestItem, recipient: RecipientColumns<'_>) -> Result<Uuid> {
     let id = chassis::id::new();
-    let due_at = item.due_at(tx.now);
+    let urgent_mail_at = if item.urgent { last_urgent(tx, item, recipient).await? } else { None };
+    let due_at = item.due_at(urgent_mail_at, tx.now);
     query!(
-        "insert into digest (id, org_id, user_id, rule_id, address, urgent, due_at)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into digest (id, org_id, user_id, rule_id, address, urgent, due_at, category)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         id,
         item.org_id.map(|it| it.0),
         recipient.user_id,
@@ -96,18 +103,45 @@ async fn insert(tx: &mut Tx, item: &DigestItem, recipient: RecipientColumns<'_>)
         recipient.address,
         item.urgent,
         due_at,
+        item.category.map(i32::from),
     )
     .execute(tx.conn())
     .await?;
-    mail::enqueue_at(tx, MAIL_TEMPLATE, id, due_at).await?;
+    let (org_id, priority) = (item.org_id, Priority::Notice);
+    let mail = NewMail { template: MAIL_TEMPLATE, subject_id: id, org_id, priority, due_at };
+    mail::enqueue_new(tx, mail).await?;
     Ok(id)
+}
+
+/// Time of the newest urgent mail to a recipient that was due within the last [`URGENT_WINDOW`].
+async fn last_urgent(
+    tx: &mut Tx,
+    item: &DigestItem,
+    recipient: RecipientColumns<'_>,
+) -> Result<Option<OffsetDateTime>> {
+    let since = tx.now - URGENT_WINDOW;
+    let last = query_scalar!(
+        "select max(due_at) from digest
+         where urgent and due_at > $1 and org_id is not distinct from $2
+           and user_id is not distinct from $3 and rule_id is not distinct from $4
+           and address is not distinct from $5 and category is not distinct from $6",
+        since,
+        item.org_id.map(|it| it.0),
+        recipient.user_id,
+        recipient.rule_id,
+        recipient.address,
+        item.category.map(i32::from),
+    );
+    Ok(last.fetch_one(tx.conn()).await?)
 }
 
 /// A mail with its items.
 pub(super) async fn get(db: &Db, id: Uuid) -> Result<Option<(Digest, Vec<Item>)>> {
     let digest = query_as!(
         Digest,
-        r#"select org_id as "org_id: OrgId", user_id, rule_id, address from digest where id = $1"#,
+        r#"select org_id as "org_id: OrgId", user_id, rule_id, address,
+                  category as "category: DbEnum<NotificationCategory>"
+           from digest where id = $1"#,
         id
     );
     let Some(digest) = digest.fetch_optional(db.pool()).await? else { return Ok(None) };

@@ -8,7 +8,7 @@ use api::{
     identity::{ListAudienceResponse, Listener},
     notification::NotificationChannel,
 };
-use chassis::{Db, Result, Tx, channel::ServiceChannel};
+use chassis::{Db, Result, Tx, channel::ServiceChannel, email};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -161,13 +161,18 @@ fn recipients(notification: &Notification, audience: &ListAudienceResponse) -> B
     all.filter_map(|it| it.user_id.parse().ok()).collect()
 }
 
-/// Queues the mails of mail rules. The permission of an address that belongs to an account is checked when
-/// the mail is sent.
+/// Queues the mails of mail rules, one for each mailbox, although several rules name it. The permission of an
+/// address that belongs to an account is checked when the mail is sent.
 async fn notify_team_inboxes(tx: &mut Tx, notification: &Notification) -> Result<()> {
     let Some(scope) = Scope::of_notification(notification) else { return Ok(()) };
     let event_type = notification.notification_type.name;
+    let mut mailboxes = BTreeSet::new();
     for rule in mail_rule::store::subscribed(tx, scope, event_type).await? {
         for address in rule.recipients {
+            let mailbox = email::parse(&address).map(|it| it.canonical).unwrap_or_default();
+            if !mailboxes.insert(mailbox) {
+                continue;
+            }
             let recipient = Recipient::Rule { rule_id: rule.id.0, address };
             digest::store::add(tx, &DigestItem::new(notification, recipient, None)).await?;
         }

@@ -1,11 +1,11 @@
 //! gRPC service of mail rules.
 
 use api::notification::{self as pb, mail_rule_service_server::MailRuleService};
-use chassis::{Access, Call, Db, Reply, Tx, mask, page::Pager, reply};
+use chassis::{Access, Call, Db, Error, Reply, Tx, email, mask, page::Pager, reply};
 use tonic::Request;
 
 use super::{Fields, MailRule, store};
-use crate::notification::scope::Scope;
+use crate::{notification::scope::Scope, recipient};
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -90,5 +90,38 @@ impl MailRuleService for Rpc {
             Ok(pb::DeleteMailRuleResponse {})
         };
         reply(self.db.write(&call, delete).await?)
+    }
+
+    async fn list_silenced_addresses(
+        &self,
+        request: Request<pb::ListSilencedAddressesRequest>,
+    ) -> Reply<pb::ListSilencedAddressesResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let filter_key = [message.org_id.as_str()];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter_key)?;
+        let rows = recipient::store::list_silenced(&self.db, &grant, &page).await?;
+        let (rows, next_page_token) = page.paginate(rows, |it| it.address.clone());
+        let silenced_addresses = rows.iter().map(Into::into).collect();
+        reply(pb::ListSilencedAddressesResponse { silenced_addresses, next_page_token })
+    }
+
+    async fn clear_silenced_address(
+        &self,
+        request: Request<pb::ClearSilencedAddressRequest>,
+    ) -> Reply<pb::ClearSilencedAddressResponse> {
+        let call = Call::of(request)?;
+        let grant = self.access.org(&call, &call.message.org_id).await?;
+        let address = email::parse(&call.message.email);
+        let address =
+            address.ok_or_else(|| Error::invalid("email", "must be a valid e-mail address"))?;
+        let clear = async |tx: &mut Tx| {
+            let org_id = grant.org_id();
+            let cleared = recipient::store::clear_silenced(tx, org_id, &address.canonical).await?;
+            tx.emit(cleared.cleared(org_id));
+            Ok(pb::ClearSilencedAddressResponse {})
+        };
+        reply(self.db.write(&call, clear).await?)
     }
 }

@@ -1,10 +1,9 @@
 //! Commands of webhooks that send requests, or need the resolver.
 
 use chassis::{Error, Result};
-use serde_json::json;
 
 use super::{
-    Webhook,
+    Webhook, format,
     rpc::Rpc,
     sender::{Connection, Response, WebhookRequest},
     signature::Signer,
@@ -22,7 +21,7 @@ impl Rpc {
     /// Sends a `ping` to a webhook (NO-6).
     pub(super) async fn ping(&self, webhook: &Webhook) -> Response {
         let now = self.db.now();
-        let body = json!({ "type": "ping", "data": { "webhook_id": webhook.id.0 } }).to_string();
+        let body = format::ping(webhook.id, webhook.format.0, now);
         let signer = Signer::new(&self.secrets_key, webhook, now);
         let request =
             WebhookRequest { id: chassis::id::new(), body: &body, timestamp: now.unix_timestamp() };

@@ -23,6 +23,9 @@ const RETRY_DELAYS: [Duration; 9] = [
     Duration::hours(24),
 ];
 
+/// Longest pause that a receiver can request by `Retry-After`.
+const RETRY_AFTER_MAX: Duration = Duration::hours(24);
+
 /// Greatest random part of a pause, relative to the pause.
 const JITTER_MAX: f64 = 0.1;
 
@@ -91,12 +94,25 @@ impl<'a> Attempt<'a> {
         let (state, due_at) = match &response.failure {
             None => (DeliveryState::Delivered, now),
             Some(_) => match next_attempt_at(delivery.attempts + 1, jitter(delivery.id), now) {
-                Some(due_at) => (DeliveryState::Pending, due_at),
+                // Later if the receiver requests it.
+                Some(due_at) => {
+                    let requested_at = requested_pause_end(response, now);
+                    (DeliveryState::Pending, requested_at.map_or(due_at, |it| it.max(due_at)))
+                }
                 None => (DeliveryState::Failed, now),
             },
         };
         Self { org_id, delivery_id: delivery.id, state, due_at, response }
     }
+}
+
+/// End of the pause that a receiver requests, at most [`RETRY_AFTER_MAX`] from now.
+pub(crate) fn requested_pause_end(
+    response: &Response,
+    now: OffsetDateTime,
+) -> Option<OffsetDateTime> {
+    let requested_at = response.retry_after?.time(now);
+    Some(requested_at.clamp(now, now + RETRY_AFTER_MAX))
 }
 
 /// Time of the next attempt after a number of failed ones; `None` after the last. `jitter` is between 0 and

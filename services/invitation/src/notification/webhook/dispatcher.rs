@@ -97,7 +97,12 @@ impl Dispatcher {
     /// Delivers to a leased webhook for the serve time, and releases it.
     async fn serve(&self, webhook: Webhook, stop: &CancellationToken) {
         let webhook_id = webhook.id;
-        let health = Mutex::new(Health { webhook, backoff_until: None, disable_reason: None });
+        let health = Mutex::new(Health {
+            webhook,
+            backoff_until: None,
+            disable_reason: None,
+            is_withdrawn: false,
+        });
         if let Err(error) = self.deliver(&health, stop).await {
             tracing::warn!(%webhook_id, %error, "deliveries cannot be read or stored; this is retried");
         }
@@ -109,7 +114,7 @@ impl Dispatcher {
 
     /// Stores the health of a webhook and ends its lease; disables it if its receiver failed for too long.
     async fn release(&self, health: &Health) -> Result<()> {
-        let Health { webhook, backoff_until, disable_reason } = health;
+        let Health { webhook, backoff_until, disable_reason, .. } = health;
         let release = async |tx: &mut Tx| {
             store::release(tx, webhook, *backoff_until).await?;
             // The present state: a manager may have changed the webhook during the lease.
@@ -127,7 +132,6 @@ impl Dispatcher {
     async fn deliver(&self, health: &Mutex<Health>, stop: &CancellationToken) -> Result<()> {
         let started = Instant::now();
         let webhook = lock(health).webhook.clone();
-        let signer = Signer::new(&self.secrets_key, &webhook, self.db.now());
         let mut connections: [Connection; SLOTS] = std::array::from_fn(|_| Connection::default());
         let may_continue =
             || started.elapsed() < SERVE_TIME && !stop.is_cancelled() && !lock(health).is_stopped();
@@ -142,7 +146,7 @@ impl Dispatcher {
             let slots = connections.iter_mut().map(async |connection| {
                 while may_continue() {
                     let Some(next) = lock(&due).next() else { break };
-                    self.attempt(&webhook, connection, &signer, &next, health).await?;
+                    self.attempt(&webhook, connection, &next, health).await?;
                 }
                 Ok::<_, chassis::Error>(())
             });
@@ -151,18 +155,23 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Makes one attempt of one delivery.
+    /// Makes one attempt of one delivery, with the present URL and secrets: a manager can change, disable or
+    /// delete the webhook during the lease.
     async fn attempt(
         &self,
-        webhook: &Webhook,
+        leased: &Webhook,
         connection: &mut Connection,
-        signer: &Signer,
         due: &DueDelivery,
         health: &Mutex<Health>,
     ) -> Result<()> {
+        let Some(webhook) = store::enabled(&self.db, leased).await? else {
+            lock(health).is_withdrawn = true;
+            return Ok(());
+        };
+        let signer = Signer::new(&self.secrets_key, &webhook, self.db.now());
         let timestamp = self.db.now().unix_timestamp();
         let request = WebhookRequest { id: due.event_id, body: &due.body, timestamp };
-        let response = self.sender.send(&webhook.url, connection, signer, &request).await;
+        let response = self.sender.send(&webhook.url, connection, &signer, &request).await;
         let now = self.db.now();
         lock(health).record(&response, now);
         let attempt = Attempt::of(webhook.org_id, due, &response, now);
@@ -178,12 +187,14 @@ struct Health {
     backoff_until: Option<OffsetDateTime>,
     /// Reason for disabling the webhook.
     disable_reason: Option<&'static str>,
+    /// True if a manager disabled or deleted the webhook during the lease.
+    is_withdrawn: bool,
 }
 
 impl Health {
     /// True if no further attempt is made during this lease.
     fn is_stopped(&self) -> bool {
-        self.backoff_until.is_some() || self.disable_reason.is_some()
+        self.backoff_until.is_some() || self.disable_reason.is_some() || self.is_withdrawn
     }
 
     /// Records the response to an attempt.
@@ -203,6 +214,9 @@ impl Health {
             let factor: i32 = 1 << doublings;
             self.backoff_until = Some(now + (BACKOFF_MIN * factor).min(BACKOFF_MAX));
         }
+        // The receiver requests a pause for all deliveries.
+        let requested_at = delivery::requested_pause_end(response, now).filter(|it| *it > now);
+        self.backoff_until = self.backoff_until.max(requested_at);
     }
 }
 

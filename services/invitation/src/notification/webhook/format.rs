@@ -2,8 +2,9 @@
 
 use api::notification::WebhookFormat;
 use serde_json::{Value, json};
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use super::WebhookId;
 use crate::notification::catalogue::Notification;
 
 /// Largest number of characters of the title of a Discord embed.
@@ -12,21 +13,52 @@ const DISCORD_TITLE_MAX: usize = 256;
 /// Largest number of characters of the description of a Discord embed.
 const DISCORD_DESCRIPTION_MAX: usize = 4096;
 
+/// A message for a chat application.
+struct ChatMessage<'a> {
+    event_type: &'a str,
+    title: &'a str,
+    body: &'a str,
+    /// Time in RFC 3339.
+    time: String,
+}
+
 /// The body of a notification in a format; these bytes are signed.
 pub(crate) fn body(notification: &Notification, format: WebhookFormat) -> String {
-    let body = match format {
-        WebhookFormat::Slack => slack(notification),
-        WebhookFormat::Teams => teams(notification),
-        WebhookFormat::Discord => discord(notification),
-        WebhookFormat::Unspecified | WebhookFormat::Raw => raw(notification),
+    let message = ChatMessage {
+        event_type: notification.notification_type.name,
+        title: &notification.title,
+        body: &notification.body,
+        time: rfc3339(notification.occurred_at),
     };
-    body.to_string()
+    chat(&message, format).unwrap_or_else(|| raw(notification)).to_string()
+}
+
+/// The body of a test request in a format.
+pub(crate) fn ping(webhook_id: WebhookId, format: WebhookFormat, now: OffsetDateTime) -> String {
+    let message = ChatMessage {
+        event_type: "ping",
+        title: "Test of the webhook",
+        body: "The webhook works: notifications are sent here.",
+        time: rfc3339(now),
+    };
+    let raw = || json!({ "type": "ping", "timestamp": message.time, "data": { "webhook_id": webhook_id.0 } });
+    chat(&message, format).unwrap_or_else(raw).to_string()
+}
+
+/// The body of a message in the format of a chat application; `None` for the format for programs.
+fn chat(message: &ChatMessage<'_>, format: WebhookFormat) -> Option<Value> {
+    match format {
+        WebhookFormat::Slack => Some(slack(message)),
+        WebhookFormat::Teams => Some(teams(message)),
+        WebhookFormat::Discord => Some(discord(message)),
+        WebhookFormat::Unspecified | WebhookFormat::Raw => None,
+    }
 }
 
 /// `{"type", "timestamp", "data"}`. Contains only data that every manager of webhooks may see: no secrets,
 /// tokens or messages of people (NO-16).
 fn raw(notification: &Notification) -> Value {
-    let time = rfc3339(notification);
+    let time = rfc3339(notification.occurred_at);
     let severity = notification.severity.as_str_name().trim_start_matches("SEVERITY_");
     let resource = &notification.resource;
     json!({
@@ -46,12 +78,12 @@ fn raw(notification: &Notification) -> Value {
     })
 }
 
-fn slack(notification: &Notification) -> Value {
+fn slack(message: &ChatMessage<'_>) -> Value {
     // The three characters that Slack's text formatting reserves.
     let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let title = escape(&notification.title);
-    let text = format!("*{title}*\n{}", escape(&notification.body));
-    let event_type = notification.notification_type.name;
+    let title = escape(message.title);
+    let text = format!("*{title}*\n{}", escape(message.body));
+    let event_type = message.event_type;
     json!({
         "text": title,
         "blocks": [
@@ -61,10 +93,10 @@ fn slack(notification: &Notification) -> Value {
     })
 }
 
-fn teams(notification: &Notification) -> Value {
-    let title = escape_markdown(&notification.title);
-    let text = escape_markdown(&notification.body);
-    let event_type = notification.notification_type.name;
+fn teams(message: &ChatMessage<'_>) -> Value {
+    let title = escape_markdown(message.title);
+    let text = escape_markdown(message.body);
+    let event_type = message.event_type;
     json!({
         "type": "message",
         "attachments": [{
@@ -83,25 +115,24 @@ fn teams(notification: &Notification) -> Value {
     })
 }
 
-fn discord(notification: &Notification) -> Value {
-    let title: String =
-        escape_markdown(&notification.title).chars().take(DISCORD_TITLE_MAX).collect();
+fn discord(message: &ChatMessage<'_>) -> Value {
+    let title: String = escape_markdown(message.title).chars().take(DISCORD_TITLE_MAX).collect();
     let description: String =
-        escape_markdown(&notification.body).chars().take(DISCORD_DESCRIPTION_MAX).collect();
+        escape_markdown(message.body).chars().take(DISCORD_DESCRIPTION_MAX).collect();
     json!({
         // A name in an event must not mention anybody.
         "allowed_mentions": { "parse": [] },
         "embeds": [{
             "title": title,
             "description": description,
-            "timestamp": rfc3339(notification),
-            "footer": { "text": notification.notification_type.name },
+            "timestamp": message.time,
+            "footer": { "text": message.event_type },
         }]
     })
 }
 
-fn rfc3339(notification: &Notification) -> String {
-    notification.occurred_at.format(&Rfc3339).unwrap_or_default()
+fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 /// Escapes every character that Markdown interprets.

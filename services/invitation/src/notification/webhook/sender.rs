@@ -12,7 +12,8 @@ use hickory_resolver::{
     config::{NameServerConfig, ResolverConfig},
     net::runtime::TokioRuntimeProvider,
 };
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header::RETRY_AFTER};
+use time::{OffsetDateTime, PrimitiveDateTime, macros::format_description};
 use url::Host;
 use uuid::Uuid;
 
@@ -53,6 +54,38 @@ pub(crate) struct Response {
     pub(crate) body: String,
     /// Failure, unless the status is 2xx.
     pub(crate) failure: Option<Failure>,
+    /// Pause that the receiver requests by the header `Retry-After`.
+    pub(crate) retry_after: Option<RetryAfter>,
+}
+
+/// Value of the header `Retry-After` (RFC 9110, 10.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryAfter {
+    /// Seconds after the response.
+    Seconds(u32),
+    /// A time.
+    At(OffsetDateTime),
+}
+
+impl RetryAfter {
+    fn parse(value: &str) -> Option<Self> {
+        if let Ok(seconds) = value.trim().parse() {
+            return Some(Self::Seconds(seconds));
+        }
+        let format = format_description!(
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+        );
+        let at = PrimitiveDateTime::parse(value.trim(), format).ok()?;
+        Some(Self::At(at.assume_utc()))
+    }
+
+    /// The requested time of the next attempt.
+    pub(crate) fn time(self, now: OffsetDateTime) -> OffsetDateTime {
+        match self {
+            Self::Seconds(seconds) => now + Duration::from_secs(seconds.into()),
+            Self::At(at) => at,
+        }
+    }
 }
 
 /// Failure of a request.
@@ -80,11 +113,13 @@ pub(crate) struct WebhookRequest<'a> {
     pub(crate) timestamp: i64,
 }
 
-/// A kept-alive connection to a receiver, valid while its host resolves to the same addresses.
+/// A kept-alive connection to a receiver, valid while its host is the same and resolves to the same
+/// addresses.
 #[derive(Default)]
 pub(crate) struct Connection(Option<ResolvedClient>);
 
 struct ResolvedClient {
+    host: String,
     addresses: Vec<SocketAddr>,
     client: reqwest::Client,
 }
@@ -153,13 +188,15 @@ impl Sender {
             duration_ms,
             body: String::new(),
             failure: Some(Failure { kind: FailureKind::Transient, message }),
+            retry_after: None,
         };
         match sent {
-            Ok(Ok((status, body))) => Response {
-                status: i32::from(status.as_u16()),
+            Ok(Ok(answer)) => Response {
+                status: i32::from(answer.status.as_u16()),
                 duration_ms,
-                body,
-                failure: failure_of_status(status),
+                body: answer.body,
+                failure: failure_of_status(answer.status),
+                retry_after: answer.retry_after,
             },
             Ok(Err(message)) => failed(message),
             Err(_) => failed("no response within 15 seconds".to_owned()),
@@ -172,7 +209,7 @@ impl Sender {
         connection: &mut Connection,
         signer: &Signer,
         request: &WebhookRequest<'_>,
-    ) -> Result<(StatusCode, String), String> {
+    ) -> Result<Answer, String> {
         let target = Target::parse(url).map_err(|it| it.to_string())?;
         let addresses = self.resolve(&target).await.map_err(|it| it.to_string())?;
         let client = self.client(connection, &target, addresses).map_err(|it| format!("{it:#}"))?;
@@ -187,6 +224,8 @@ impl Sender {
             .body(request.body.to_owned());
         let mut response = request.send().await.map_err(|it| error_message(&it))?;
         let status = response.status();
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|it| it.to_str().ok());
+        let retry_after = retry_after.and_then(RetryAfter::parse);
         let mut body = vec![];
         // A 2xx status alone is success, also if the body ends early or does not end.
         let read = async {
@@ -198,7 +237,7 @@ impl Sender {
             }
         };
         let _ = tokio::time::timeout(BODY_TIMEOUT, read).await;
-        Ok((status, printable(&body)))
+        Ok(Answer { status, body: printable(&body), retry_after })
     }
 
     /// The HTTP client of a connection. It connects only to the given addresses, which were checked; other
@@ -210,7 +249,9 @@ impl Sender {
         mut addresses: Vec<SocketAddr>,
     ) -> anyhow::Result<&'a reqwest::Client> {
         addresses.sort_unstable();
-        let current = connection.0.take().filter(|it| it.addresses == addresses);
+        let host = target.host().to_string();
+        let is_same = |it: &ResolvedClient| it.host == host && it.addresses == addresses;
+        let current = connection.0.take().filter(is_same);
         let resolved = match current {
             Some(resolved) => resolved,
             None => self.resolved_client(target, addresses)?,
@@ -232,8 +273,16 @@ impl Sender {
         if let Host::Domain(name) = target.host() {
             builder = builder.resolve_to_addrs(name, &addresses);
         }
-        Ok(ResolvedClient { addresses, client: builder.build()? })
+        let host = target.host().to_string();
+        Ok(ResolvedClient { host, addresses, client: builder.build()? })
     }
+}
+
+/// An HTTP response.
+struct Answer {
+    status: StatusCode,
+    body: String,
+    retry_after: Option<RetryAfter>,
 }
 
 /// The failure of a response with a status; `None` for 2xx.
@@ -268,4 +317,20 @@ fn printable(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let plain = |it: char| if it.is_control() && it != '\n' { ' ' } else { it };
     text.chars().take(BODY_STORED_MAX).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_has_seconds_or_a_date() {
+        assert_eq!(RetryAfter::parse("120"), Some(RetryAfter::Seconds(120)));
+        let date = RetryAfter::parse("Wed, 21 Oct 2015 07:28:00 GMT");
+        assert_eq!(date, Some(RetryAfter::At(datetime!(2015-10-21 07:28 UTC))));
+        assert_eq!(RetryAfter::parse("soon"), None);
+        assert_eq!(RetryAfter::parse("-1"), None);
+    }
 }

@@ -54,6 +54,13 @@ pub(crate) async fn lock_leased(tx: &mut Tx, leased: &Webhook) -> Result<Option<
     Ok(present.fetch_optional(tx.conn()).await?)
 }
 
+/// The present settings of a webhook that the dispatcher has leased; `None` if it was disabled or deleted.
+pub(crate) async fn enabled(db: &Db, leased: &Webhook) -> Result<Option<Webhook>> {
+    let present =
+        webhooks!("where org_id = $1 and id = $2 and enabled", leased.org_id as _, leased.id as _);
+    Ok(present.fetch_optional(db.pool()).await?)
+}
+
 /// A webhook in the scope of the grant.
 pub(crate) async fn get(db: &Db, grant: &ScopeGrant, id: WebhookId) -> Result<Webhook> {
     let webhook = webhooks!(
