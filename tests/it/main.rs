@@ -9,8 +9,10 @@ mod identity {
     mod access_lists; // Paged lists of AccessService.
     mod access_model; // Random operations compared with a reference model.
     mod access_service; // Permission checks, explanations, history and simulation.
+    mod account_rights; // Change of the address, leaving and deletion.
     mod api_key_service; // Scopes, expiry and rates of API keys.
     mod capabilities; // Capabilities of roles and their API keys.
+    mod claims; // Strangers who register the address of another person.
     mod credentials; // Forged and stale credentials.
     mod external_login; // Sign-in with an OpenID provider.
     mod large_removals; // Removals with more dependents than fit into one event.

@@ -178,6 +178,9 @@ pub const PROJECT: &[ProjectPermission] = &[
     project_or_org_admin("project.audit.list", P::Admin, K::None),
 ];
 
+/// Permissions for changes that are allowed while the subscription is blocked (PL-4).
+pub const WHEN_BLOCKED: &[&str] = &["org.members.leave", "org.delete", "org.audit.export"];
+
 /// A permission: a row of [`ORG`] or [`PROJECT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {

@@ -6,6 +6,7 @@ use identity_rules::{
     policy::OrgRole,
 };
 use sqlx::{query, query_as, query_scalar};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::column::Stored;
@@ -48,6 +49,22 @@ pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<
         user_id.0
     );
     Ok(member.fetch_optional(tx.conn()).await?)
+}
+
+/// Returns the time at which the last membership of an account in an organization ended.
+pub(crate) async fn last_end(
+    tx: &mut Tx,
+    org_id: OrgId,
+    user_id: UserId,
+) -> Result<Option<OffsetDateTime>> {
+    let ended_at = query_scalar!(
+        "select max(changed_at) from access_fact
+         join access_change on access_change.org_id = access_fact.org_id and version = to_version
+         where access_fact.org_id = $1 and kind = 'member' and subject_id = $2",
+        org_id.0,
+        user_id.0
+    );
+    Ok(ended_at.fetch_one(tx.conn()).await?)
 }
 
 /// Stores a changed role and its event.

@@ -1,18 +1,22 @@
 //! SQL of accounts.
 
+pub(crate) mod claims;
+
 use chassis::{
     Account, Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId,
     email::{Address, Email},
 };
 use identity_rules::{
     password::InvalidLogin,
-    user::{Refused, User, VerifiedPassword},
+    user::{Refused, User, VerifiedPassword, claim::CLAIMS_PER_ADDRESS_MAX},
 };
 use sqlx::{query, query_as, query_scalar};
+use time::OffsetDateTime;
 
 use crate::session;
 
-/// Stores a new account and its event; `None` if the address has an account already.
+/// Stores a new account and its event; `None` if its address is confirmed, and another account has confirmed
+/// it already.
 pub(crate) async fn insert(
     tx: &mut Tx,
     created: Changed<User>,
@@ -71,9 +75,12 @@ pub(crate) async fn lock_verified(tx: &mut Tx, verified: &VerifiedPassword) -> R
     Ok(user)
 }
 
-/// Locks the account with an address, and returns it.
+/// Locks the account that has confirmed an address, and returns it.
 pub(crate) async fn lock_by_email(tx: &mut Tx, canonical_email: &str) -> Result<Option<User>> {
-    let id = query_scalar!("select id from account where canonical_email = $1", canonical_email);
+    let id = query_scalar!(
+        "select id from account where canonical_email = $1 and email_verified_at is not null",
+        canonical_email
+    );
     match id.fetch_optional(tx.conn()).await? {
         Some(id) => lock(tx, id).await,
         None => Ok(None),
@@ -160,32 +167,47 @@ pub(crate) struct Login {
     pub(crate) password_version: i64,
 }
 
-/// Returns the account with an address, for a sign-in.
-pub(crate) async fn find_login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
-    let login = query_as!(
+/// Returns the account that has confirmed an address, for a sign-in; or else the claims to the address,
+/// newest first.
+pub(crate) async fn find_logins(db: &Db, canonical_email: &str) -> Result<Vec<Login>> {
+    let logins = query_as!(
         Login,
-        "select id as user_id, password_hash, password_version
-         from account where canonical_email = $1 and deleted_at is null",
-        canonical_email
+        "select id as user_id, password_hash, password_version from account
+         where canonical_email = $1 and deleted_at is null
+           and (email_verified_at is not null or not exists (
+                select from account as owner
+                where owner.canonical_email = $1 and owner.email_verified_at is not null))
+         order by created_at desc, id desc limit $2",
+        canonical_email,
+        CLAIMS_PER_ADDRESS_MAX
     );
-    Ok(login.fetch_optional(db.pool()).await?)
+    Ok(logins.fetch_all(db.pool()).await?)
 }
 
 /// An organization of which an account is a member.
 pub(crate) struct MemberOf {
     pub(crate) org_id: OrgId,
     pub(crate) is_owner: bool,
+    /// `None` if the organization is not deleted.
+    pub(crate) deleted_at: Option<OffsetDateTime>,
 }
 
 /// Returns the organizations of an account, ordered by id: the order in which they are locked.
 pub(crate) async fn organizations(tx: &mut Tx, id: UserId) -> Result<Vec<MemberOf>> {
     // Over all organizations (no org_id): a deleted account leaves every one of them.
     let rows = query!(
-        r#"select org_id, role = 'owner' as "owner!" from member where user_id = $1 order by org_id"#,
+        r#"select org_id, role = 'owner' as "owner!", deleted_at
+           from member join organization on organization.id = org_id
+           where user_id = $1 order by org_id"#,
         id.0
     );
     let rows = rows.fetch_all(tx.conn()).await?.into_iter();
-    Ok(rows.map(|row| MemberOf { org_id: row.org_id, is_owner: row.owner }).collect())
+    let member_of = rows.map(|row| MemberOf {
+        org_id: row.org_id,
+        is_owner: row.owner,
+        deleted_at: row.deleted_at,
+    });
+    Ok(member_of.collect())
 }
 
 /// Deletes the links of an account to identity providers.
@@ -216,7 +238,7 @@ pub(crate) async fn take_former_addresses(tx: &mut Tx, id: UserId) -> Result<Vec
         r#"delete from former_address where user_id = $1
            returning email as "email: Email", canonical_email,
                exists (select from account where account.canonical_email = former_address.canonical_email
-                       and account.id <> $1) as "taken!""#,
+                       and account.email_verified_at is not null and account.id <> $1) as "taken!""#,
         id.0
     );
     let rows = rows.fetch_all(tx.conn()).await?.into_iter().filter(|row| !row.taken);

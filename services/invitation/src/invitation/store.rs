@@ -29,6 +29,8 @@ macro_rules! invitations {
     };
 }
 
+pub(crate) mod by_person;
+
 /// Filter of a list.
 pub(crate) struct Filter<'a> {
     /// UNSPECIFIED for all states.

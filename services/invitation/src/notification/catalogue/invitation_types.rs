@@ -1,7 +1,10 @@
 //! Notification types of invitations.
 
 use api::{
-    invitation::{InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined},
+    invitation::{
+        InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined,
+        InvitationRevoked, RevokeCause,
+    },
     notification::{
         NotificationCategory::Membership,
         Severity::{Info, Warning},
@@ -11,7 +14,7 @@ use api::{
 use super::{Audience, Content, NotificationType};
 use crate::role::role_name;
 
-pub(super) fn all() -> [NotificationType; 4] {
+pub(super) fn all() -> [NotificationType; 5] {
     [
         NotificationType::of(
             "invitation.accepted",
@@ -51,6 +54,25 @@ pub(super) fn all() -> [NotificationType; 4] {
                 let invitation = event.after?;
                 let title = format!("{} declined your invitation", invitation.email);
                 let body = "The invitation can no longer be used.";
+                Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
+            },
+        ),
+        NotificationType::of(
+            "invitation.superseded",
+            Membership,
+            Info,
+            "An invited person joined by another invitation, which may offer another role. To the inviter.",
+            |event: InvitationRevoked, _| {
+                let invitation = event.after?;
+                if invitation.revoke_cause() != RevokeCause::RecipientJoined {
+                    return None;
+                }
+                let role = role_name(invitation.role());
+                let title = format!("{} joined by another invitation", invitation.email);
+                let body = format!(
+                    "Your invitation offered the role {role} and has ended. If they shall have this role, \
+                     change it in the list of members."
+                );
                 Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
             },
         ),
