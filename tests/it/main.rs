@@ -96,9 +96,11 @@ mod suite {
     mod hung_identity; // An identity service that accepts calls and never answers.
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
+    mod letters; // Names, passwords and addresses in all forms of Unicode.
     mod migrations; // Time-outs and locks of migrations.
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
     pub(crate) mod outbox; // Overlapping transactions and their events.
+    mod pages; // Lists whose rows change between two pages.
     mod races; // Last seats, last uses and double deployments.
     mod readiness; // Start without a database, readiness, health checks.
     mod replicas; // Replicas that hang or end.

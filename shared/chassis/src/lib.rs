@@ -16,8 +16,8 @@ pub mod server;
 
 pub use primitives::{
     Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, TeamId, UserId,
-    budget, clock, datetime, email, error, id, key, key_limits, mask, throttle, timestamp, token,
-    topics,
+    budget, clock, datetime, email, error, fold, id, key, key_limits, mask, throttle, timestamp,
+    token, topics,
 };
 
 pub use primitives::text_column;

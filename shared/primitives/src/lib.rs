@@ -7,6 +7,7 @@ pub mod clock;
 pub mod column;
 pub mod email;
 pub mod error;
+pub mod fold;
 #[cfg(test)]
 mod fuzz;
 pub mod id;

@@ -12,7 +12,7 @@ use prost::{Message, Name};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use crate::password::InvalidLogin;
+use crate::password::{InvalidLogin, NewPassword};
 
 /// An account.
 #[derive(Clone, Debug)]
@@ -45,6 +45,12 @@ impl Draft {
         let display_name = if name.is_empty() { local_part } else { name }.to_owned();
         Self { address, display_name }
     }
+}
+
+/// A new account with its password.
+pub struct Registration {
+    pub draft: Draft,
+    pub password: NewPassword,
 }
 
 /// An account whose password was verified. Valid until the account gets another password.
@@ -121,7 +127,7 @@ impl Refusal for Refused {
                     ids.join(",")
                 };
                 let times = deleted.iter().filter_map(|it| it.restorable_until);
-                let times: Vec<_> = times.map(|it| to_text(it)).collect();
+                let times: Vec<_> = times.map(to_text).collect();
                 vec![
                     ("org_ids", ids(&live)),
                     ("deleted_org_ids", ids(&deleted)),

@@ -1,6 +1,6 @@
 //! SQL of members.
 
-use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
+use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, fold, page::Page};
 use identity_rules::{
     member::{Member, Refused},
     policy::OrgRole,
@@ -146,13 +146,12 @@ pub(crate) async fn list(
            from member join account on account.id = member.user_id
            where org_id = $1 and ($2::uuid is null or member.id > $2)
                  and ($5::text is null or role = $5)
-                 and ($4 = '' or strpos(lower(display_name), lower($4)) > 0
-                      or strpos(lower(email), lower($4)) > 0)
+                 and ($4 = '' or strpos(search_key, $4) > 0)
            order by member.id limit $3"#,
         org_id.0,
         page.after::<Uuid>()?,
         page.limit(),
-        text,
+        fold::key(text),
         role.map(Stored) as _,
     );
     Ok(members.fetch_all(db.pool()).await?)

@@ -16,7 +16,7 @@ use chassis::{
     token::{Kind, Token},
 };
 use identity_rules::{
-    password::InvalidLogin,
+    password::{InvalidLogin, Password},
     second_factor::{CodeKind, Refused},
     session::{Session, login_failed},
     user::{User, VerifiedPassword},
@@ -29,7 +29,7 @@ use uuid::Uuid;
 use super::store::{self, Challenge};
 use crate::{
     credential::StoredCredential,
-    password::PasswordHasher,
+    password::{Match, PasswordHasher},
     second_factor,
     user::{self, store::Login},
 };
@@ -125,27 +125,34 @@ impl SignIn {
         };
         self.throttle_account(call, address.as_ref(), &logins).await?;
         let user_id = logins.first().map(|it| it.user_id);
-        let Some(login) = self.find_match(logins, password).await? else {
+        let password = Password::new(password);
+        let Some((login, matched)) = self.find_match(logins, &password).await? else {
             self.record_failure(call, user_id, "password").await?;
             return Err(InvalidLogin.into());
         };
         let Login { user_id, password_version, password_hash } = login;
-        if let Some(old) = password_hash.filter(|it| self.passwords.is_outdated(it)) {
-            self.replace_hash(user_id, &old, password).await?;
+        let is_outdated = |it: &String| matched == Match::Former || self.passwords.is_outdated(it);
+        if let Some(old) = password_hash.filter(is_outdated) {
+            self.replace_hash(user_id, &old, &password).await?;
         }
         Ok(VerifiedPassword { user_id, password_version })
     }
 
     /// Returns the login with a password. Without a login, compares the password with a decoy, so that the
     /// reply takes as long. There is more than one for an address that nobody has confirmed.
-    async fn find_match(&self, logins: Vec<Login>, password: &str) -> Result<Option<Login>> {
+    async fn find_match(
+        &self,
+        logins: Vec<Login>,
+        password: &Password,
+    ) -> Result<Option<(Login, Match)>> {
         if logins.is_empty() {
-            self.passwords.verify(password.to_owned().into(), None).await?;
+            self.passwords.verify(password, None).await?;
         }
         for login in logins {
             let stored = login.password_hash.clone();
-            if self.passwords.verify(password.to_owned().into(), stored).await? {
-                return Ok(Some(login));
+            let matched = self.passwords.verify(password, stored).await?;
+            if matched != Match::None {
+                return Ok(Some((login, matched)));
             }
         }
         Ok(None)
@@ -175,8 +182,8 @@ impl SignIn {
     }
 
     /// Stores a hash of the same password with the current parameters.
-    async fn replace_hash(&self, user_id: UserId, old: &str, password: &str) -> Result<()> {
-        let new = self.passwords.hash(password.to_owned().into()).await?;
+    async fn replace_hash(&self, user_id: UserId, old: &str, password: &Password) -> Result<()> {
+        let new = self.passwords.rehash(password).await?;
         let replace = async |tx: &mut Tx| user::store::replace_hash(tx, user_id, old, &new).await;
         self.db.write_as_system("rehash", replace).await
     }
@@ -201,7 +208,8 @@ impl SignIn {
         self.accounts.check(&format!("again {user_id}"), TOO_MANY_ATTEMPTS)?;
         let stored = user::store::find_password(&self.db, user_id).await?.unwrap_or_default();
         let password_version = stored.version;
-        if self.passwords.verify(password.to_owned().into(), stored.hash).await? {
+        let matched = self.passwords.verify(&Password::new(password), stored.hash).await?;
+        if matched != Match::None {
             return Ok(VerifiedPassword { user_id, password_version });
         }
         self.record_failure(call, Some(user_id), "password").await?;

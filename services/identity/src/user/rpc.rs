@@ -14,8 +14,8 @@ use chassis::{
 };
 use identity_rules::{
     mailed_link::{LinkFactory, Purpose},
-    password::weakness,
-    user::{Draft, User},
+    password::NewPassword,
+    user::{Registration, User},
 };
 use prost::Message;
 use tonic::Request;
@@ -44,10 +44,9 @@ impl UserService for Rpc {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
         let call = Call::of(request)?;
         self.sign_in.throttle_client(&call)?;
-        let draft = Draft::try_from(&call.message)?;
+        let Registration { draft, password } = (&call.message).try_into()?;
         // Also for an address that has an account already: the reply must take as long.
-        let password = call.message.password.clone().into();
-        let hash = self.passwords.hash_for_new_account(password).await?;
+        let hash = self.passwords.hash_for_new_account(&password).await?;
         let register = async |tx: &mut Tx| {
             commands::register(tx, &self.links, draft, &hash).await?;
             Ok(pb::RegisterResponse {})
@@ -61,9 +60,8 @@ impl UserService for Rpc {
     ) -> Reply<pb::RegisterInvitedResponse> {
         let call = Call::of(request)?;
         self.sign_in.throttle_client(&call)?;
-        let draft = Draft::try_from(&call.message)?;
-        let password = call.message.password.clone().into();
-        let hash = self.passwords.hash_for_new_account(password).await?;
+        let Registration { draft, password } = (&call.message).try_into()?;
+        let hash = self.passwords.hash_for_new_account(&password).await?;
         let register = async |tx: &mut Tx| {
             let sign_in = &self.sign_in;
             let token = commands::register_invited(tx, sign_in, &call, draft, &hash).await?;
@@ -83,8 +81,8 @@ impl UserService for Rpc {
         let proof = if message.new_password.is_empty() {
             self.prove_person(&call, &user, &message.password).await?
         } else {
-            require_strong(&message.new_password, &user.email.0)?;
-            let hash = self.passwords.hash(message.new_password.clone().into()).await?;
+            let password = new_password(&message.new_password, &user.email.0)?;
+            let hash = self.passwords.hash(&password).await?;
             PersonProof::NewPassword(hash)
         };
         let verify = async |tx: &mut Tx| {
@@ -163,10 +161,10 @@ impl UserService for Rpc {
         if let Some(response) = self.db.stored_response(&call).await? {
             return reply(response);
         }
-        require_strong(&message.new_password, &account.email)?;
+        let new_password = new_password(&message.new_password, &account.email)?;
         let current = &message.current_password;
         let verified = self.sign_in.verify_password(&call, account.user_id, current).await?;
-        let hash = self.passwords.hash(message.new_password.clone().into()).await?;
+        let hash = self.passwords.hash(&new_password).await?;
         let change = async |tx: &mut Tx| {
             commands::change_password(tx, account, &verified, &hash).await?;
             Ok(pb::ChangePasswordResponse {})
@@ -200,8 +198,8 @@ impl UserService for Rpc {
         // Before the expensive hash; checked again under the link's lock.
         let user =
             mailed_link::store::require_valid(&self.db, Purpose::ResetPassword, &token).await?;
-        require_strong(&call.message.new_password, &user.email.0)?;
-        let hash = self.passwords.hash(call.message.new_password.clone().into()).await?;
+        let password = new_password(&call.message.new_password, &user.email.0)?;
+        let hash = self.passwords.hash(&password).await?;
         let reset = async |tx: &mut Tx| {
             commands::reset_password(tx, &token, &hash).await?;
             Ok(pb::ResetPasswordResponse {})
@@ -268,7 +266,7 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let account = call.account()?;
         account.require_fresh(self.db.now())?;
-        let confirm_email = email::parse(call.message.confirm_email.trim()).map(|it| it.canonical);
+        let confirm_email = email::parse(&call.message.confirm_email).map(|it| it.canonical);
         let delete = async |tx: &mut Tx| {
             let give_up_restore = call.message.give_up_restore;
             commands::delete(tx, account, confirm_email.as_deref(), give_up_restore).await?;
@@ -317,16 +315,13 @@ impl Rpc {
     }
 }
 
-/// Parses an e-mail address of a request, without white space around it.
+/// Parses an e-mail address of a request.
 fn parse_address(field: &str, text: &str) -> Result<Address> {
     let invalid = || Error::invalid(field, "must be a valid e-mail address");
-    email::parse(text.trim()).ok_or_else(invalid)
+    email::parse(text).ok_or_else(invalid)
 }
 
-/// Refuses a password that is too easy to guess.
-fn require_strong(password: &str, email: &str) -> Result<()> {
-    match weakness(password, email) {
-        Some(weakness) => Err(Error::invalid("new_password", weakness)),
-        None => Ok(()),
-    }
+/// Returns the new password of the account with an address, or refuses it.
+fn new_password(typed: &str, email: &str) -> Result<NewPassword> {
+    NewPassword::new(typed, email).map_err(|weakness| Error::invalid("new_password", weakness))
 }

@@ -5,6 +5,7 @@ pub(crate) mod claims;
 use chassis::{
     Account, Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId,
     email::{Address, Email},
+    fold,
 };
 use identity_rules::{
     password::InvalidLogin,
@@ -25,8 +26,8 @@ pub(crate) async fn insert(
     let user = created.state();
     let inserted = query!(
         "insert into account (id, email, canonical_email, display_name, password_hash, email_verified_at,
-             created_at)
-         values ($1, $2, $3, $4, $5, $6, $7) on conflict on constraint account_email do nothing",
+             created_at, search_key)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict on constraint account_email do nothing",
         user.id as _,
         user.email as _,
         user.canonical_email,
@@ -34,6 +35,7 @@ pub(crate) async fn insert(
         password_hash,
         user.email_verified_at,
         user.created_at,
+        search_key(user),
     )
     .execute(tx.conn())
     .await?;
@@ -41,6 +43,11 @@ pub(crate) async fn insert(
         return Ok(None);
     }
     Ok(Some(tx.emit(created)))
+}
+
+/// Returns the key by which a person is found.
+fn search_key(user: &User) -> String {
+    fold::key(&format!("{} {}", user.display_name, user.email.0))
 }
 
 /// Locks an account that is not deleted, and returns it.
@@ -92,7 +99,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> 
     let user = changed.state();
     query!(
         "update account set email = $2, canonical_email = $3, display_name = $4, email_verified_at = $5,
-                password_version = $6, totp_enabled_at = $7, deleted_at = $8
+                password_version = $6, totp_enabled_at = $7, deleted_at = $8, search_key = $9
          where id = $1",
         user.id as _,
         user.email as _,
@@ -102,6 +109,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> 
         user.password_version,
         user.totp_enabled_at,
         user.deleted_at,
+        search_key(user),
     )
     .execute(tx.conn())
     .await

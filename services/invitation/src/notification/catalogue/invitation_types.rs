@@ -58,7 +58,7 @@ pub(super) fn all() -> [NotificationType; 5] {
             },
         ),
         NotificationType::of(
-            "invitation.superseded",
+            "invitation.revoked",
             Membership,
             Info,
             "An invited person joined by another invitation, which may offer another role. To the inviter.",
