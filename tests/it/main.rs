@@ -9,8 +9,10 @@ mod identity {
     mod access_lists; // Paged lists of AccessService.
     mod access_model; // Random operations compared with a reference model.
     mod access_service; // Permission checks, explanations, history and simulation.
+    mod account_rights; // Change of the address, leaving and deletion.
     mod api_key_service; // Scopes, expiry and rates of API keys.
     mod capabilities; // Capabilities of roles and their API keys.
+    mod claims; // Strangers who register the address of another person.
     mod credentials; // Forged and stale credentials.
     mod external_login; // Sign-in with an OpenID provider.
     mod large_removals; // Removals with more dependents than fit into one event.
@@ -106,9 +108,11 @@ mod suite {
     mod hung_identity; // An identity service that accepts calls and never answers.
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
+    mod letters; // Names, passwords and addresses in all forms of Unicode.
     mod migrations; // Time-outs and locks of migrations.
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
     pub(crate) mod outbox; // Overlapping transactions and their events.
+    mod pages; // Lists whose rows change between two pages.
     mod races; // Last seats, last uses and double deployments.
     mod readiness; // Start without a database, readiness, health checks.
     mod replicas; // Replicas that hang or end.

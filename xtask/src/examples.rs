@@ -96,7 +96,7 @@ impl Suite {
         self.call("tenantry.identity.v1.UserService/Register", &login, None)?;
         let mails = self.data_dir.join("mail");
         let token = wait("the mail", || mailed_token(&mails))?;
-        let confirm = format!("{{\"token\": \"{token}\"}}");
+        let confirm = format!("{{\"token\": \"{token}\", \"password\": \"{PASSWORD}\"}}");
         self.call("tenantry.identity.v1.UserService/VerifyEmail", &confirm, None)?;
         field(&self.call("tenantry.identity.v1.SessionService/Login", &login, None)?, "token")
     }

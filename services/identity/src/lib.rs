@@ -131,12 +131,13 @@ fn install_organizations(host: &mut Host, db: &Db) {
         access: access.clone(),
         pager: pager.clone(),
         created_orgs_max: host.config().created_orgs_max,
-        peers,
+        peers: peers.clone(),
     }));
     host.rpc(MemberServiceServer::new(member::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
+        peers,
     }));
     host.rpc(TeamServiceServer::new(team::rpc::Rpc {
         db: db.clone(),

@@ -2,4 +2,4 @@
 
 mod pool;
 
-pub(crate) use pool::PasswordHasher;
+pub(crate) use pool::{Match, PasswordHasher};

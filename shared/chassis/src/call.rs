@@ -179,6 +179,12 @@ impl Context {
         Token::parse(token::Kind::Agent, self.bearer.as_ref()?.expose_secret())
     }
 
+    /// Returns the token of the session that a public method was called with. The method verifies it: the
+    /// server stack authenticates nobody for public methods.
+    pub fn session(&self) -> Option<Token> {
+        Token::parse(token::Kind::Session, self.bearer.as_ref()?.expose_secret())
+    }
+
     /// Returns the account; fails with UNAUTHENTICATED if the call has none.
     pub fn account(&self) -> Result<&Account> {
         let missing = "send a credential as `authorization: Bearer <token>`";

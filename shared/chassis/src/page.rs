@@ -1,11 +1,14 @@
-//! Pagination of lists with opaque page tokens (AIP-158). A token is the key of the last row with a MAC that
-//! binds it to the caller, the method and the filter.
+//! Pagination of lists with opaque page tokens (AIP-158). A token is the place of the last row in the order
+//! of the list, with a MAC that binds it to the caller, the method and the filter. It is a place, not a row:
+//! the list continues there although the row was changed or deleted.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use api::error::Reason;
 use data_encoding::BASE64URL_NOPAD;
+use time::OffsetDateTime;
 use tonic::Code;
+use uuid::Uuid;
 
 use crate::{
     Error, Result,
@@ -19,6 +22,64 @@ const SIZE_DEFAULT: i32 = 20;
 const SIZE_MAX: i32 = 100;
 /// Length of the MAC in a token, in bytes.
 const MAC_LEN: usize = 16;
+
+/// The place of a row in a list that is not ordered by id: the value by which the list is ordered, and the
+/// id, which orders rows with the same value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place<V> {
+    /// The value by which the list is ordered.
+    pub value: V,
+    /// The id of the row.
+    pub id: Uuid,
+}
+
+impl<V: fmt::Display> fmt::Display for Place<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.id, self.value)
+    }
+}
+
+impl<V: FromStr> FromStr for Place<V> {
+    type Err = MalformedPlace;
+
+    fn from_str(text: &str) -> Result<Self, MalformedPlace> {
+        let (id, value) = text.split_once(' ').ok_or(MalformedPlace)?;
+        let id = id.parse().map_err(|_| MalformedPlace)?;
+        Ok(Self { value: value.parse().map_err(|_| MalformedPlace)?, id })
+    }
+}
+
+/// A time in a place: microseconds since 1970, the resolution of PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixMicros(pub OffsetDateTime);
+
+impl fmt::Display for UnixMicros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.unix_timestamp_nanos() / 1_000)
+    }
+}
+
+impl FromStr for UnixMicros {
+    type Err = MalformedPlace;
+
+    fn from_str(text: &str) -> Result<Self, MalformedPlace> {
+        let micros: i64 = text.parse().map_err(|_| MalformedPlace)?;
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000);
+        Ok(Self(time.map_err(|_| MalformedPlace)?))
+    }
+}
+
+/// A place that this version did not write.
+#[derive(Debug)]
+pub struct MalformedPlace;
+
+impl fmt::Display for MalformedPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the place in the list is malformed")
+    }
+}
+
+impl std::error::Error for MalformedPlace {}
 
 /// Reads the page parameters of calls.
 #[derive(Clone)]
@@ -91,7 +152,7 @@ impl Page {
         i64::try_from(self.size).expect("a page is small") + 1
     }
 
-    /// Key of the last row of the previous page; `None` for the first page.
+    /// Place of the last row of the previous page; `None` for the first page.
     pub fn after<T: FromStr>(&self) -> Result<Option<T>>
     where
         T::Err: std::error::Error + Send + Sync + 'static,

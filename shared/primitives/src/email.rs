@@ -22,10 +22,12 @@ pub fn matches_canonical(typed: &str, canonical: &str) -> bool {
     parse(typed).is_some_and(|it| it.canonical == canonical)
 }
 
-/// Parses an address; `None` if it is not valid. No other code converts addresses to lower case, because the
+/// Parses an address, without white space around it; `None` if it is not valid. No other code converts
+/// addresses to lower case, because the
 /// conversions of Rust and PostgreSQL differ for some characters. Dots and plus-tags are significant:
 /// providers treat them differently.
 pub fn parse(text: &str) -> Option<Address> {
+    let text = text.trim();
     let (local, domain) = text.split_once('@').filter(|_| text.len() <= ADDRESS_BYTES_MAX)?;
     let is_atext = |it: u8| it.is_ascii_alphanumeric() || b".!#$%&'*+/=?^_`{|}~-".contains(&it);
     let is_local_valid = (1..=64).contains(&local.len())
@@ -73,6 +75,11 @@ mod tests {
         assert_eq!(canonical("Ann.B+x@Example.COM").as_deref(), Some("ann.b+x@example.com"));
         assert_eq!(canonical("ann@bücher.example").as_deref(), Some("ann@xn--bcher-kva.example"));
         assert_ne!(canonical("ann+x@example.com"), canonical("ann@example.com"));
+    }
+
+    #[test]
+    fn white_space_around_an_address_is_removed() {
+        assert_eq!(parse(" ann@example.com\u{a0}").unwrap().typed.0, "ann@example.com");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod column;
 pub mod credential_mask;
 pub mod email;
 pub mod error;
+pub mod fold;
 pub mod foreign_text;
 #[cfg(test)]
 mod fuzz;

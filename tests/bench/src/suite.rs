@@ -89,8 +89,9 @@ impl Suite {
         let _: pb::RegisterResponse = self.client.call(method, register).await?;
         let token = self.mailbox.token(email, "tny_ver_").await?;
         let method = "tenantry.identity.v1.UserService/VerifyEmail";
-        let _: pb::VerifyEmailResponse =
-            self.client.call(method, pb::VerifyEmailRequest { token }).await?;
+        let verify =
+            pb::VerifyEmailRequest { token, password: password.clone(), ..Default::default() };
+        let _: pb::VerifyEmailResponse = self.client.call(method, verify).await?;
         let method = "tenantry.identity.v1.SessionService/Login";
         let login = pb::LoginRequest { email: email.to_owned(), password };
         let session: pb::LoginResponse = self.client.call(method, login).await?;

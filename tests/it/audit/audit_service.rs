@@ -201,7 +201,7 @@ async fn the_log_of_a_deleted_project_stays_readable() {
     let watch = pb::WatchEntriesRequest {
         org_id: world.org.clone(),
         project_id: world.project.clone(),
-        from_index: 1,
+        from_index: Some(0),
         ..Default::default()
     };
     let mut client = AuditServiceClient::new(log.channel.clone());
@@ -265,7 +265,7 @@ async fn entries_are_streamed_as_they_arrive() {
     }
     assert_eq!(received[0].1, "team.created");
     assert_eq!(received[1].1, "team.member_added");
-    let from = pb::WatchEntriesRequest { from_index: received[1].0, ..watch };
+    let from = pb::WatchEntriesRequest { from_index: Some(received[1].0), ..watch };
     let answer = client.watch_entries(as_person(&world.admin, from)).await.unwrap();
     let first = answer.into_inner().message().await.unwrap().unwrap().entry.unwrap();
     assert_eq!(first.index, received[1].0);

@@ -74,10 +74,10 @@ async fn a_person_signs_in_with_an_openid_provider() {
     // An unconfirmed account with the same address.
     let register = json!({ "email": "trap@example.com", "password": testkit::PASSWORD });
     suite.client.call_json("identity.v1.UserService/Register", register).await.unwrap();
-    assert_eq!(
-        complete(&suite, sign_in_at_provider(&suite, "trap").await).await.unwrap_err(),
-        "EMAIL_TAKEN"
-    );
+    let trapped = complete(&suite, sign_in_at_provider(&suite, "trap").await).await.unwrap();
+    assert_eq!(account(&suite, &trapped).await["emailVerified"], true);
+    let stranger = testkit::Person::login(&suite.client, "trap@example.com").await.unwrap_err();
+    assert_eq!(stranger.reason, "INVALID_LOGIN", "the unconfirmed account has ended");
 
     // The code of one sign-in with the state of another.
     let one = sign_in_at_provider(&suite, "ann").await;

@@ -127,7 +127,11 @@ async fn a_link_with_several_uses_needs_a_confirmed_address() {
     let token = suite.mailbox.token("eve@example.com", "tny_ver_").await.unwrap();
     browser.open(&format!("http://127.0.0.1:{}/verify/{token}", suite.address.port())).await;
     browser.screenshot(&screenshots().join("6-confirm.png")).await;
-    browser.click("button").await;
+    browser.fill("input[autocomplete=current-password]", "not the password").await;
+    browser.click("button[value=confirm]").await;
+    assert!(browser.text().await.contains("password is wrong"));
+    browser.fill("input[autocomplete=current-password]", PASSWORD).await;
+    browser.click("button[value=confirm]").await;
     assert!(browser.text().await.contains("Your e-mail address is confirmed"));
     browser.open(&link).await;
     browser.fill("input[autocomplete=username]", "eve@example.com").await;

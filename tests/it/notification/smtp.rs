@@ -21,7 +21,8 @@ pub(super) async fn register(suite: &Suite, smtp: &Smtp, email: &str) -> Person 
     let first = || smtp.mails().into_iter().find(|it| it.contains(&to));
     let mail = eventually("the mail", async || first()).await.replace("=\r\n", "");
     let token = mail.split("/verify/").nth(1).and_then(|it| it.split_whitespace().next()).unwrap();
-    person.call_ok("identity.v1.UserService/VerifyEmail", json!({ "token": token })).await;
+    let verify = json!({ "token": token, "password": PASSWORD });
+    person.call_ok("identity.v1.UserService/VerifyEmail", verify).await;
     let login = person.call_ok("identity.v1.SessionService/Login", register).await;
     person.with_token(&text(&login["token"]))
 }

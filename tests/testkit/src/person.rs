@@ -35,7 +35,8 @@ impl Person {
         let _: pb::RegisterResponse =
             client.call("tenantry.identity.v1.UserService/Register", register).await?;
         let token = mailbox.token(email, "tny_ver_").await?;
-        let verify = pb::VerifyEmailRequest { token };
+        let password = PASSWORD.to_owned();
+        let verify = pb::VerifyEmailRequest { token, password, ..Default::default() };
         let verified: pb::VerifyEmailResponse =
             client.call("tenantry.identity.v1.UserService/VerifyEmail", verify).await?;
         let user_id = verified.user.context("the response has no account")?.id;

@@ -3,7 +3,7 @@
 
 use api::audit as pb;
 use chassis::{Db, Error, OrgId, ProjectId, Result, UserId, datetime};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::store;
 use crate::{head_journal::SignedHeads, search_index::TermKind, tree::ACCOUNT_TREE};
@@ -228,11 +228,19 @@ pub(crate) async fn plan(db: &Db, heads: &SignedHeads, query: &EntryQuery) -> Re
     Ok(plan)
 }
 
-/// Reads the time range of a filter.
+/// Rounds a time up to a microsecond; `None` if that is out of range.
+fn ceil_to_microsecond(time: OffsetDateTime) -> Option<OffsetDateTime> {
+    let excess = i64::from(time.nanosecond() % 1_000);
+    let missing = if excess == 0 { 0 } else { 1_000 - excess };
+    time.checked_add(Duration::nanoseconds(missing))
+}
+
+/// Reads the time range of a filter. Entries have microseconds; a limit between two of them is rounded up, so
+/// that no entry from before `from` is in the range, and every entry before `to` is.
 pub(super) fn time_range(filter: &pb::EntryFilter) -> Result<TimeRange> {
     let read = |name: &str, timestamp: Option<prost_types::Timestamp>| {
         let Some(timestamp) = timestamp else { return Ok(None) };
-        let time = datetime(timestamp);
+        let time = datetime(timestamp).and_then(ceil_to_microsecond);
         let invalid = || Error::invalid(format!("filter.{name}"), "must be a valid timestamp");
         time.map(Some).ok_or_else(invalid)
     };

@@ -17,14 +17,14 @@ pub(crate) struct NewEntries {
 }
 
 impl NewEntries {
-    /// Starts at an index; 0 means after the newest entry.
+    /// Starts at an index; `None` means after the newest entry.
     pub(crate) async fn start(
         reader: EntryReader,
         query: EntryQuery,
-        from_index: i64,
+        from_index: Option<i64>,
     ) -> Result<Self> {
         let end = reader.plan(&query).await?.end;
-        let next_index = if from_index == 0 { end } else { from_index };
+        let next_index = from_index.unwrap_or(end);
         Ok(Self { reader, query, next_index })
     }
 }

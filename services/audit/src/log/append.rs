@@ -290,17 +290,22 @@ impl LogAppender {
         sealed.unwrap_or_else(|| event.bytes.clone())
     }
 
-    /// Applies the effects that an event has on the log itself: the erasure of a deleted account, and a new
-    /// plan, which determines the retention.
+    /// Applies the effects that an event has on the log itself: the erasure of a deleted account or an ended
+    /// claim, and a new plan, which determines the retention.
     async fn handle_event(&self, tx: &mut Tx, event: &IncomingEvent) -> Result<()> {
         let Some(payload) = &event.envelope.event else { return Ok(()) };
         let name = payload.type_url.rsplit('/').next().unwrap_or_default();
         if event.source != "identity" {
             return Ok(());
         }
-        if name == identity::UserDeleted::full_name() {
-            let deleted = identity::UserDeleted::decode(&*payload.value).ok();
-            let user = deleted.and_then(|it| it.before);
+        let is_claim = name == identity::UserClaimEnded::full_name();
+        if is_claim || name == identity::UserDeleted::full_name() {
+            let value = &*payload.value;
+            let user = if is_claim {
+                identity::UserClaimEnded::decode(value).ok().and_then(|it| it.before)
+            } else {
+                identity::UserDeleted::decode(value).ok().and_then(|it| it.before)
+            };
             let user_id = user.and_then(|it| Uuid::try_parse(&it.id).ok());
             if let Some(user_id) = user_id {
                 subject_key::erase::erase_person(tx, user_id, event.id).await?;

@@ -35,6 +35,8 @@ pub enum Purpose {
     ChangeEmail,
     /// Notifies the owner of an account that somebody tried to register with the same address.
     AlreadyRegistered,
+    /// Notifies the address of an account that a change to another one was requested.
+    ChangeRequested,
     /// Notifies the old address of an account that the address was changed.
     AddressChanged,
 }
@@ -46,6 +48,7 @@ impl StoredText for Purpose {
         (Self::ResetPassword, "reset"),
         (Self::ChangeEmail, "change"),
         (Self::AlreadyRegistered, "told_registered"),
+        (Self::ChangeRequested, "change_requested"),
         (Self::AddressChanged, "told_changed"),
     ];
 }
@@ -58,6 +61,7 @@ impl Purpose {
             Self::ResetPassword => "reset",
             Self::ChangeEmail => "change",
             Self::AlreadyRegistered => "already_registered",
+            Self::ChangeRequested => "change_requested",
             Self::AddressChanged => "address_changed",
         }
     }

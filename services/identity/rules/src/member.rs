@@ -38,6 +38,8 @@ pub struct Admission {
     pub inviter_id: UserId,
     pub project_access: Vec<PromisedAccess>,
     pub team_ids: Vec<TeamId>,
+    /// Creation time of a personal invitation; `None` for an open link.
+    pub personal_since: Option<OffsetDateTime>,
 }
 
 /// A role on a project that an invitation includes.
@@ -72,6 +74,10 @@ pub enum Refused {
     AlreadyMember,
     #[error("the person who invited you may no longer invite members; ask for a new invitation")]
     InviterNotAllowed,
+    #[error(
+        "your membership ended after this invitation was created, which revoked it; ask for a new invitation"
+    )]
+    MembershipEnded,
 }
 
 impl Refusal for Refused {
@@ -92,6 +98,23 @@ impl Refusal for Refused {
             Self::SelfRemoval => Reason::SelfRemoval,
             Self::AlreadyMember => Reason::AlreadyMember,
             Self::InviterNotAllowed => Reason::InviterNotAllowed,
+            Self::MembershipEnded => Reason::InvitationRevoked,
+        }
+    }
+}
+
+impl Admission {
+    /// Refuses a personal invitation from before the account's last membership ended: what was open to the
+    /// person then has ended, too, at every address of theirs (IN-29).
+    pub fn require_since(
+        &self,
+        membership_ended_at: Option<OffsetDateTime>,
+    ) -> Result<(), Refused> {
+        match (self.personal_since, membership_ended_at) {
+            (Some(created_at), Some(ended_at)) if created_at <= ended_at => {
+                Err(Refused::MembershipEnded)
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -181,6 +181,9 @@ pub const PROJECT: &[ProjectPermission] = &[
 /// Permissions that the Owner of a deleted organization keeps until its purge (ID-35, AU-22).
 pub const OWNER_WHEN_DELETED: &[&str] = &["org.restore", "org.audit.list", "org.audit.export"];
 
+/// Permissions for changes that are allowed while the subscription is blocked (PL-4).
+pub const WHEN_BLOCKED: &[&str] = &["org.members.leave", "org.delete", "org.audit.export"];
+
 /// A permission: a row of [`ORG`] or [`PROJECT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {

@@ -16,17 +16,12 @@ pub enum Refused {
         "the identity provider has not verified your e-mail address; verify it there, then retry"
     )]
     Unverified,
-    #[error(
-        "an account with this e-mail address exists, but the address is not confirmed; sign in with \
-         the password and confirm it first"
-    )]
-    EmailTaken,
 }
 
 impl Refusal for Refused {
     fn code(&self) -> Code {
         match self {
-            Self::NoProvider | Self::Unverified | Self::EmailTaken => Code::FailedPrecondition,
+            Self::NoProvider | Self::Unverified => Code::FailedPrecondition,
             Self::Unknown | Self::Rejected(_) => Code::Unauthenticated,
         }
     }
@@ -36,7 +31,6 @@ impl Refusal for Refused {
             Self::NoProvider => Reason::DependencyUnavailable,
             Self::Unknown | Self::Rejected(_) => Reason::ProviderRejected,
             Self::Unverified => Reason::ProviderUnverified,
-            Self::EmailTaken => Reason::EmailTaken,
         }
     }
 }

@@ -72,10 +72,12 @@ impl Authenticator {
     }
 
     /// Verifies a code and returns its time step. Accepts one step of clock skew on either side, and no
-    /// step up to `last_used_step`, so that a code cannot be replayed.
+    /// step up to `last_used_step`, so that a code cannot be replayed. Ignores the separators with which apps
+    /// show codes ("123 456").
     pub fn verify(&self, code: &str, last_used_step: i64, now: OffsetDateTime) -> Option<i64> {
+        let code: String = code.chars().filter(|it| !it.is_whitespace() && *it != '-').collect();
         let seconds = u64::try_from(now.unix_timestamp()).ok()?;
-        let step = i64::try_from(self.totp().check(code, seconds)?).ok()?;
+        let step = i64::try_from(self.totp().check(&code, seconds)?).ok()?;
         (step > last_used_step).then_some(step)
     }
 
@@ -143,6 +145,7 @@ mod tests {
     fn a_code_works_once_and_for_a_minute_and_a_half() {
         let authenticator = Authenticator(b"12345678901234567890".to_vec());
         assert_eq!(authenticator.verify("287082", 0, at(89)), Some(1));
+        assert_eq!(authenticator.verify(" 287 082 ", 0, at(89)), Some(1));
         assert_eq!(authenticator.verify("287082", 0, at(0)), Some(1));
         assert_eq!(authenticator.verify("287082", 0, at(90)), None);
         assert_eq!(authenticator.verify("287082", 1, at(59)), None);

@@ -12,7 +12,7 @@ use chassis::{ApiKeyScope, OrgId, ProjectId, TeamId, UserId};
 use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::{
-    policy::{KeyPolicy, OWNER_WHEN_DELETED, OrgRole, Permission, ProjectRole},
+    policy::{KeyPolicy, OWNER_WHEN_DELETED, OrgRole, Permission, ProjectRole, WHEN_BLOCKED},
     types::{ConsistencyToken, Principal},
 };
 
@@ -189,7 +189,7 @@ impl Snapshot {
         if !permitted {
             return Verdict::Denied(Reason::MissingPermission);
         }
-        if query.write && self.status == Status::Blocked {
+        if self.is_blocked(query) {
             return Verdict::Denied(Reason::SubscriptionBlocked);
         }
         Verdict::Allowed
@@ -207,7 +207,14 @@ impl Snapshot {
     /// Returns true if a person with these roles has the permission of a query.
     pub fn allows(&self, roles: Roles, query: &AccessQuery) -> bool {
         let RoleCheck { permitted, visible } = self.check_roles(roles, query);
-        permitted && visible && !(query.write && self.status == Status::Blocked)
+        permitted && visible && !self.is_blocked(query)
+    }
+
+    /// Returns true if a blocked subscription forbids the change of a query (PL-4). Leaving, deletion and
+    /// export are rights of people, which do not depend on a payment.
+    fn is_blocked(&self, query: &AccessQuery) -> bool {
+        let is_right = WHEN_BLOCKED.contains(&query.permission.code());
+        query.write && self.status == Status::Blocked && !is_right
     }
 
     fn check_member(&self, user_id: UserId, query: &AccessQuery) -> RoleCheck {

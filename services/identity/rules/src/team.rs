@@ -3,7 +3,7 @@
 mod wire;
 
 use api::{error::Reason, identity as pb};
-use chassis::{Changed, Code, EventTarget, OrgId, Refusal, TeamId, UserId};
+use chassis::{Changed, Code, EventTarget, OrgId, Refusal, TeamId, UserId, fold};
 use time::OffsetDateTime;
 
 use crate::{
@@ -153,9 +153,9 @@ fn normalize_color(color: &str) -> String {
     if color.is_empty() { DEFAULT_COLOR.to_owned() } else { color.to_uppercase() }
 }
 
-/// Returns the key by which team names must be unique: lower case, with runs of spaces collapsed.
+/// Returns the key by which team names are found and must be unique.
 pub fn name_key(name: &str) -> String {
-    name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+    fold::key(name)
 }
 
 #[cfg(test)]
@@ -165,6 +165,7 @@ mod tests {
     #[test]
     fn names_that_look_the_same_are_the_same() {
         assert_eq!(name_key("  Support  TEAM "), name_key("support team"));
+        assert_eq!(name_key("Cafe\u{301}"), name_key("CAFÉ"));
         assert_ne!(name_key("support"), name_key("support-1"));
         assert_eq!(normalize_color(""), DEFAULT_COLOR);
         assert_eq!(normalize_color("#aabbcc"), "#AABBCC");

@@ -1,5 +1,6 @@
 //! Accounts of people. One account can be a member of many organizations.
 
+pub mod claim;
 mod wire;
 
 use api::{error::Reason, identity as pb};
@@ -8,17 +9,17 @@ use chassis::{
     email::{Address, Email},
 };
 use prost::{Message, Name};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
-use crate::password::InvalidLogin;
+use crate::password::{InvalidLogin, NewPassword};
 
 /// An account.
 #[derive(Clone, Debug)]
 pub struct User {
     pub id: UserId,
     pub email: Email,
-    /// The normalized address, by which accounts are unique.
+    /// The normalized address, unique among accounts with a confirmed address.
     pub canonical_email: String,
     pub display_name: String,
     pub email_verified_at: Option<OffsetDateTime>,
@@ -46,6 +47,12 @@ impl Draft {
     }
 }
 
+/// A new account with its password.
+pub struct Registration {
+    pub draft: Draft,
+    pub password: NewPassword,
+}
+
 /// An account whose password was verified. Valid until the account gets another password.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifiedPassword {
@@ -56,15 +63,42 @@ pub struct VerifiedPassword {
 /// Addresses per event at most.
 const EVENT_ADDRESSES_MAX: usize = 50;
 
+/// An organization that an account owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnedOrganization {
+    pub org_id: OrgId,
+    /// `None` if the organization is not deleted.
+    pub restorable_until: Option<OffsetDateTime>,
+}
+
 /// Reasons for which an account is not created, changed or deleted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("the account owns organizations; transfer or delete them first")]
-    OwnsOrganizations(Vec<OrgId>),
+    #[error("{}", owns_message(.0))]
+    OwnsOrganizations(Vec<OwnedOrganization>),
     #[error("the confirmation must be the e-mail address of the account")]
     Confirmation,
     #[error("another account has this e-mail address; use another address or sign in")]
     EmailTaken,
+}
+
+/// Message for an account that owns organizations, with the next step.
+fn owns_message(owned: &[OwnedOrganization]) -> String {
+    if owned.iter().any(|it| it.restorable_until.is_none()) {
+        return "the account owns organizations; transfer or delete them first".to_owned();
+    }
+    let last = owned.iter().filter_map(|it| it.restorable_until).max();
+    format!(
+        "the account owns deleted organizations that can be restored until {}; restore and transfer them, \
+         wait until then, or set give_up_restore",
+        last.map(to_text).unwrap_or_default()
+    )
+}
+
+/// Returns a time in RFC 3339, to the second.
+fn to_text(time: OffsetDateTime) -> String {
+    let time = time.replace_nanosecond(0).unwrap_or(time);
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 impl Refusal for Refused {
@@ -85,9 +119,20 @@ impl Refusal for Refused {
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::OwnsOrganizations(ids) => {
-                let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-                vec![("org_ids", ids.join(","))]
+            Self::OwnsOrganizations(owned) => {
+                let (deleted, live): (Vec<&OwnedOrganization>, Vec<_>) =
+                    owned.iter().partition(|it| it.restorable_until.is_some());
+                let ids = |list: &[&OwnedOrganization]| {
+                    let ids: Vec<_> = list.iter().map(|it| it.org_id.to_string()).collect();
+                    ids.join(",")
+                };
+                let times = deleted.iter().filter_map(|it| it.restorable_until);
+                let times: Vec<_> = times.map(to_text).collect();
+                vec![
+                    ("org_ids", ids(&live)),
+                    ("deleted_org_ids", ids(&deleted)),
+                    ("restorable_until", times.join(",")),
+                ]
             }
             Self::Confirmation | Self::EmailTaken => vec![],
         }
@@ -189,7 +234,7 @@ impl User {
     /// list the current and the former addresses, so that other services can erase them, too.
     pub fn delete(
         mut self,
-        owned_orgs: Vec<OrgId>,
+        owned_orgs: Vec<OwnedOrganization>,
         confirm_email: Option<&str>,
         former_addresses: &[Address],
         now: OffsetDateTime,
@@ -262,7 +307,8 @@ pub mod tests {
     #[test]
     fn an_owner_is_not_deleted_and_a_deleted_account_is_anonymous() {
         let now = OffsetDateTime::UNIX_EPOCH;
-        let owned = OrgId(Uuid::from_u128(7));
+        let org_id = OrgId(Uuid::from_u128(7));
+        let owned = OwnedOrganization { org_id, restorable_until: None };
         let confirm_email = Some("ann@example.com");
         let refused = user().delete(vec![owned], confirm_email, &[], now).map(|_| ());
         assert_eq!(refused, Err(Refused::OwnsOrganizations(vec![owned])));

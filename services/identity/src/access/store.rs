@@ -235,12 +235,15 @@ pub(crate) struct Contact {
     pub(crate) display_name: String,
 }
 
-/// Returns the accounts with one of the ids or canonical addresses, ordered by id.
+/// Returns the accounts with one of the ids, and those that have confirmed one of the canonical addresses,
+/// ordered by id.
 pub(crate) async fn contacts(db: &Db, ids: &[Uuid], addresses: &[String]) -> Result<Vec<Contact>> {
     let contacts = sqlx::query_as!(
         Contact,
         r#"select id as "user_id: UserId", email as "email: String", canonical_email, display_name
-           from account where deleted_at is null and (id = any($1) or canonical_email = any($2))
+           from account
+           where deleted_at is null and (id = any($1)
+                 or canonical_email = any($2) and email_verified_at is not null)
            order by id"#,
         ids,
         addresses,

@@ -73,9 +73,10 @@ fn content(purpose: Purpose) -> Content {
     match purpose {
         Purpose::VerifyEmail => Content {
             subject: "Confirm your address",
-            body: "please confirm your address within 30 minutes.",
+            body: "please confirm your address within 30 minutes, with the password that you chose, or \
+                   with a new one.",
             button: Some("Confirm the address"),
-            note: "If you did not create an account, ignore this mail.",
+            note: "If you did not create an account, ignore this mail: nobody else can confirm it.",
         },
         Purpose::ResetPassword => Content {
             subject: "Set a new password",
@@ -95,6 +96,14 @@ fn content(purpose: Purpose) -> Content {
                    one: sign in, or request a new password.",
             button: None,
             note: "If this was not you, you do not need to do anything.",
+        },
+        Purpose::ChangeRequested => Content {
+            subject: "A change of your address was requested",
+            body: "somebody, possibly you, requested to change the address of your account to another one. \
+                   It changes when the link that was mailed to the new address is followed, within 30 \
+                   minutes.",
+            button: None,
+            note: "If this was not you, cancel the change in your account, and set a new password at once.",
         },
         Purpose::AddressChanged => Content {
             subject: "The address of your account was changed",

@@ -1,7 +1,10 @@
 //! SQL of mailed links.
 
 use chassis::{Db, Result, Tx, UserId, token::Token};
-use identity_rules::mailed_link::{MailedLink, Purpose, RETENTION, Refused};
+use identity_rules::{
+    mailed_link::{MailedLink, Purpose, RETENTION, Refused},
+    user::User,
+};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -28,6 +31,13 @@ pub(crate) async fn send(tx: &mut Tx, link: &MailedLink) -> Result<()> {
     .execute(tx.conn())
     .await?;
     ::mail::enqueue(tx, link.purpose.template(), link.id).await
+}
+
+/// Returns the canonical address to which a link was mailed. Does not lock it: the lock of the address is
+/// taken first.
+pub(crate) async fn find_address(tx: &mut Tx, id: Uuid) -> Result<Option<String>> {
+    let address = query_scalar!("select canonical_email from mailed_link where id = $1", id);
+    Ok(address.fetch_optional(tx.conn()).await?)
 }
 
 /// Locks a link and returns it.
@@ -63,6 +73,30 @@ pub(crate) async fn invalidate_all(tx: &mut Tx, user_id: UserId) -> Result<()> {
     Ok(())
 }
 
+/// Marks every unused link of an account for one purpose as used. Returns their number.
+pub(crate) async fn invalidate(tx: &mut Tx, user_id: UserId, purpose: Purpose) -> Result<u64> {
+    let now = tx.now;
+    let ended = query!(
+        "update mailed_link set used_at = $3
+         where user_id = $1 and purpose = $2 and used_at is null and expires_at > $3",
+        user_id.0,
+        Stored(purpose) as _,
+        now
+    );
+    Ok(ended.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Returns the number of links that were mailed to an address in the last 24 hours.
+pub(crate) async fn count_sent_to(tx: &mut Tx, canonical_email: &str) -> Result<i64> {
+    let since = tx.now - time::Duration::days(1);
+    let count = query_scalar!(
+        r#"select count(*) as "count!" from mailed_link where canonical_email = $1 and created_at > $2"#,
+        canonical_email,
+        since
+    );
+    Ok(count.fetch_one(tx.conn()).await?)
+}
+
 /// Returns the time at which the newest link or notice of one purpose was created.
 pub(crate) async fn last_sent_at(
     tx: &mut Tx,
@@ -77,11 +111,13 @@ pub(crate) async fn last_sent_at(
     Ok(last.fetch_one(tx.conn()).await?)
 }
 
-/// Refuses a token whose link is unknown, used, expired or for another purpose.
-pub(crate) async fn require_valid(db: &Db, purpose: Purpose, token: &Token) -> Result<()> {
+/// Returns the account of a token's link. Refuses a token whose link is unknown, used, expired or for another
+/// purpose.
+pub(crate) async fn require_valid(db: &Db, purpose: Purpose, token: &Token) -> Result<User> {
     let link = find_unused(db, token.id).await?.ok_or(Refused::Invalid)?.link;
     let user = user::store::get(db, link.user_id).await?.ok_or(Refused::Invalid)?;
-    Ok(link.require_valid(purpose, token, &user, db.now())?)
+    link.require_valid(purpose, token, &user, db.now())?;
+    Ok(user)
 }
 
 /// An unused link, with the data of its mail.
@@ -89,7 +125,7 @@ pub(crate) struct UnusedLink {
     pub(crate) link: MailedLink,
     /// The name of the link's account.
     pub(crate) display_name: String,
-    /// True if another account has the address to which the link is mailed.
+    /// True if another account has confirmed the address to which the link is mailed.
     pub(crate) is_address_taken: bool,
 }
 
@@ -101,6 +137,7 @@ pub(crate) async fn find_unused(db: &Db, id: Uuid) -> Result<Option<UnusedLink>>
                   display_name,
                   exists (select from account as other
                           where other.canonical_email = mailed_link.canonical_email
+                            and other.email_verified_at is not null
                             and other.id <> user_id) as "is_taken!"
            from mailed_link join account on account.id = user_id
            where mailed_link.id = $1 and used_at is null"#,

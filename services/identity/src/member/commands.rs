@@ -141,6 +141,7 @@ pub(super) async fn admit(
         }
         return Ok(MemberChange { member, token: organization.token() });
     }
+    admission.require_since(store::last_end(tx, org_id, invitee.user_id).await?)?;
     let inviter = store::find(tx, org_id, admission.inviter_id).await?;
     let associations = promised_associations(tx, org_id, invitee, admission).await?;
     let joined = organization.admit(invitee, admission, inviter.as_ref(), &associations, tx.now)?;

@@ -7,14 +7,16 @@ use tonic::Request;
 
 use super::{
     commands::{self, InvitationTerms},
-    store,
+    store, wire,
 };
+use crate::organization::peers::Peers;
 
 /// The service and what its methods need.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) access: Access,
     pub(crate) pager: Pager,
+    pub(crate) peers: Peers,
 }
 
 #[tonic::async_trait]
@@ -71,8 +73,12 @@ impl MemberService for Rpc {
         let call = Call::of(request)?;
         let authorization = self.access.org(&call, &call.message.org_id).await?;
         let user_id = call.message.user_id.parse()?;
-        let remove =
-            async |tx: &mut Tx| Ok(commands::remove(tx, &authorization, user_id).await?.into());
+        // Before the transaction, so that a repeated call returns the stored response.
+        let open_ids = self.peers.open_invitations(&call, authorization.org_id()).await;
+        let remove = async |tx: &mut Tx| {
+            let removal = commands::remove(tx, &authorization, user_id).await?;
+            Ok(wire::removed(&removal, open_ids))
+        };
         reply(self.db.write(&call, remove).await?)
     }
 

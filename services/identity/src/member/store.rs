@@ -1,11 +1,12 @@
 //! SQL of members.
 
-use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
+use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, fold, page::Page};
 use identity_rules::{
     member::{Member, Refused},
     policy::OrgRole,
 };
 use sqlx::{query, query_as, query_scalar};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::column::Stored;
@@ -48,6 +49,22 @@ pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, user_id: UserId) -> Result<
         user_id.0
     );
     Ok(member.fetch_optional(tx.conn()).await?)
+}
+
+/// Returns the time at which the last membership of an account in an organization ended.
+pub(crate) async fn last_end(
+    tx: &mut Tx,
+    org_id: OrgId,
+    user_id: UserId,
+) -> Result<Option<OffsetDateTime>> {
+    let ended_at = query_scalar!(
+        "select max(changed_at) from access_fact
+         join access_change on access_change.org_id = access_fact.org_id and version = to_version
+         where access_fact.org_id = $1 and kind = 'member' and subject_id = $2",
+        org_id.0,
+        user_id.0
+    );
+    Ok(ended_at.fetch_one(tx.conn()).await?)
 }
 
 /// Stores a changed role and its event.
@@ -129,13 +146,12 @@ pub(crate) async fn list(
            from member join account on account.id = member.user_id
            where org_id = $1 and ($2::uuid is null or member.id > $2)
                  and ($5::text is null or role = $5)
-                 and ($4 = '' or strpos(lower(display_name), lower($4)) > 0
-                      or strpos(lower(email), lower($4)) > 0)
+                 and ($4 = '' or strpos(search_key, $4) > 0)
            order by member.id limit $3"#,
         org_id.0,
         page.after::<Uuid>()?,
         page.limit(),
-        text,
+        fold::key(text),
         role.map(Stored) as _,
     );
     Ok(members.fetch_all(db.pool()).await?)

@@ -34,14 +34,19 @@ impl From<MemberChange> for pb::AdmitMemberResponse {
     }
 }
 
-impl From<MemberRemoval> for pb::RemoveMemberResponse {
-    fn from(removal: MemberRemoval) -> Self {
-        Self {
-            removed_grant_count: count_i32(&removal.associations.grants),
-            removed_team_count: count_i32(&removal.associations.team_ids),
-            revoked_key_count: count_i32(&removal.associations.key_ids),
-            consistency_token: removal.token.encode(),
-        }
+/// Returns the response to a removal. `open_ids` has the open links of the organization; `None` if the
+/// invitation service did not respond.
+pub(super) fn removed(
+    removal: &MemberRemoval,
+    open_ids: Option<Vec<String>>,
+) -> pb::RemoveMemberResponse {
+    pb::RemoveMemberResponse {
+        removed_grant_count: count_i32(&removal.associations.grants),
+        removed_team_count: count_i32(&removal.associations.team_ids),
+        revoked_key_count: count_i32(&removal.associations.key_ids),
+        consistency_token: removal.token.encode(),
+        open_invitations_unknown: open_ids.is_none(),
+        open_invitation_ids: open_ids.unwrap_or_default(),
     }
 }
 

@@ -2,11 +2,16 @@
 
 mod wire;
 
+use std::time::Duration;
+
 use api::{
     invitation::invitation_service_client::InvitationServiceClient,
     project::project_service_client::ProjectServiceClient,
 };
 use chassis::{OrgId, Result, call::Context, channel::ServiceChannel, error::remote};
+
+/// Longest wait for the open links of an organization.
+const OPEN_INVITATIONS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The channels to the project and invitation services.
 #[derive(Clone)]
@@ -42,6 +47,25 @@ impl Peers {
             running_environments: summary.running_environment_count,
             running_environment_names: summary.running_environments,
         })
+    }
+
+    /// Returns the ids of the open links of an organization; `None` if the invitation service does not
+    /// respond, because the removal of a member does not depend on them.
+    pub(crate) async fn open_invitations(
+        &self,
+        context: &Context,
+        org_id: OrgId,
+    ) -> Option<Vec<String>> {
+        let mut request = context.forward(wire::describe_invitations(org_id));
+        request.set_timeout(OPEN_INVITATIONS_TIMEOUT);
+        let mut client = InvitationServiceClient::new(self.invitation.clone());
+        match client.describe_organization(request).await {
+            Ok(response) => Some(response.into_inner().open_invitation_ids),
+            Err(error) => {
+                tracing::warn!(%error, "the open links of an organization cannot be listed");
+                None
+            }
+        }
     }
 
     /// Returns the number of pending invitations to an organization.

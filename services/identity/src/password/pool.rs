@@ -10,6 +10,7 @@ use chassis::{
     key::{self, Key, Secret},
 };
 use data_encoding::BASE64_NOPAD;
+use identity_rules::password::{NewPassword, Password};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -32,6 +33,17 @@ const NICE: i32 = 5;
 
 /// The password behind the decoy hash.
 const DECOY_PASSWORD: &str = "decoy";
+
+/// The result of a comparison of a password with a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Match {
+    /// Another password, or no account.
+    None,
+    /// The hash is of the prepared password.
+    Current,
+    /// The hash is of the password as it was typed, and should be replaced.
+    Former,
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -68,33 +80,48 @@ impl PasswordHasher {
         }
     }
 
-    /// Returns the hash of a password, with its parameters.
-    pub(crate) async fn hash(&self, password: SecretString) -> Result<String> {
+    /// Returns the hash of a new password, with its parameters.
+    pub(crate) async fn hash(&self, password: &NewPassword) -> Result<String> {
+        self.rehash(password.password()).await
+    }
+
+    /// Returns another hash of a password that an account has already.
+    pub(crate) async fn rehash(&self, password: &Password) -> Result<String> {
         let pepper = self.pepper;
-        self.run(move || hash(&pepper, &password)).await
+        let prepared = password.prepared().clone();
+        self.run(move || hash(&pepper, &prepared)).await
     }
 
     /// Like [`Self::hash`], within the share of the queue for new accounts.
-    pub(crate) async fn hash_for_new_account(&self, password: SecretString) -> Result<String> {
+    pub(crate) async fn hash_for_new_account(&self, password: &NewPassword) -> Result<String> {
         let Ok(_permit) = self.new_account_permits.try_acquire() else { return Err(overloaded()) };
         self.hash(password).await
     }
 
-    /// Returns true if a password matches the stored hash. `None` stands for an unknown account, or one
-    /// without a password: takes as long, and returns false.
+    /// Compares a password with the stored hash. `None` stands for an unknown account, or one without a
+    /// password: takes as long, and does not match.
     pub(crate) async fn verify(
         &self,
-        password: SecretString,
+        password: &Password,
         stored: Option<String>,
-    ) -> Result<bool> {
+    ) -> Result<Match> {
         let decoy = self.decoy.clone();
         let pepper = self.pepper;
+        let password = password.clone();
         self.run(move || {
             let has_password = stored.is_some();
             let decoy = || decoy.get_or_init(|| hash(&pepper, &DECOY_PASSWORD.into())).clone();
+            let stored = stored.unwrap_or_else(decoy);
             // Computed before `has_password` is tested: the time must not reveal if the account exists.
-            let is_match = matches(&pepper, &password, &stored.unwrap_or_else(decoy));
-            is_match && has_password
+            let is_match = matches(&pepper, password.prepared(), &stored);
+            // Former versions have hashed the password as it was typed.
+            let is_former = !is_match
+                && password.typed_if_different().is_some_and(|it| matches(&pepper, it, &stored));
+            match (is_match, is_former) {
+                (true, _) if has_password => Match::Current,
+                (_, true) if has_password => Match::Former,
+                _ => Match::None,
+            }
         })
         .await
     }
@@ -178,10 +205,29 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_account_is_the_same_work_and_never_right() {
         let passwords = PasswordHasher::with_pepper([7; 32]);
-        assert!(!passwords.verify(DECOY_PASSWORD.into(), None).await.unwrap());
+        let password = Password::new(DECOY_PASSWORD);
+        assert_eq!(passwords.verify(&password, None).await.unwrap(), Match::None);
         let decoy = passwords.decoy.get().expect("the decoy was compared");
         assert!(decoy.starts_with(CURRENT_PREFIX) && !passwords.is_outdated(decoy), "{decoy}");
-        assert!(passwords.verify(DECOY_PASSWORD.into(), Some(decoy.clone())).await.unwrap());
+        let known = passwords.verify(&password, Some(decoy.clone())).await.unwrap();
+        assert_eq!(known, Match::Current);
+    }
+
+    /// A hash of a password as a former version has received it, with decomposed letters.
+    #[tokio::test]
+    async fn a_hash_of_the_typed_password_matches_once_more() {
+        let passwords = PasswordHasher::with_pepper([7; 32]);
+        let decomposed = "a cafe\u{301} in Vienna";
+        let former = hash(&passwords.pepper, &decomposed.into());
+        let verify = async |typed: &str, stored: &str| {
+            let password = Password::new(typed);
+            passwords.verify(&password, Some(stored.to_owned())).await.unwrap()
+        };
+        assert_eq!(verify(decomposed, &former).await, Match::Former);
+        let current = passwords.rehash(&Password::new(decomposed)).await.unwrap();
+        for typed in [decomposed, "a café in Vienna", "a\u{a0}café in Vienna"] {
+            assert_eq!(verify(typed, &current).await, Match::Current, "{typed}");
+        }
     }
 
     /// Registrations cannot fill the queue for sign-ins. The test runtime has one thread, so no permit is
@@ -192,13 +238,14 @@ mod tests {
         let mut registrations = tokio::task::JoinSet::new();
         for _ in 0..4 * QUEUED_MAX {
             let passwords = passwords.clone();
-            registrations
-                .spawn(async move { passwords.hash_for_new_account("a password".into()).await });
+            let password = NewPassword::new("a long password", "ann@example.com").unwrap();
+            registrations.spawn(async move { passwords.hash_for_new_account(&password).await });
         }
         tokio::task::yield_now().await;
         assert_eq!(passwords.new_account_permits.available_permits(), 0);
         passwords.require_capacity().unwrap();
-        assert!(!passwords.verify("a password".into(), None).await.unwrap());
+        let unknown = passwords.verify(&Password::new("a long password"), None).await;
+        assert_eq!(unknown.unwrap(), Match::None);
     }
 
     /// I-02.

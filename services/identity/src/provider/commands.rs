@@ -154,12 +154,10 @@ impl Provider {
         }
         let address = claims.email.as_deref().filter(|_| claims.email_verified);
         let address = address.and_then(email::parse).ok_or(Refused::Unverified)?;
+        user::store::claims::lock_address(tx, &address.canonical).await?;
         let user = match user::store::lock_by_email(tx, &address.canonical).await? {
-            // Somebody else may have registered the address: a link would give both access to the account.
-            Some(user) if user.email_verified_at.is_none() => {
-                return Err(Refused::EmailTaken.into());
-            }
             Some(user) => user,
+            // Claims of others to the address end: the provider has verified that it is this person's.
             None => register(tx, address, claims).await?,
         };
         tx.act_as(&user.account(Uuid::nil()));
@@ -180,5 +178,8 @@ async fn register(tx: &mut Tx, address: Address, claims: &Claims) -> Result<User
     let registered = User::register(draft, Some(tx.now), tx.now);
     tx.act_as(&registered.state().account(Uuid::nil()));
     let user = user::store::insert(tx, registered, None).await?;
-    user.ok_or_else(|| Error::conflict("this account is being created by another call; retry"))
+    let user = user
+        .ok_or_else(|| Error::conflict("this account is being created by another call; retry"))?;
+    user::commands::claims::end_others(tx, &user).await?;
+    Ok(user)
 }

@@ -16,7 +16,7 @@ use chassis::{
     token::{Kind, Token},
 };
 use identity_rules::{
-    password::InvalidLogin,
+    password::{InvalidLogin, Password},
     second_factor::{CodeKind, Refused},
     session::{Session, login_failed},
     user::{User, VerifiedPassword},
@@ -28,7 +28,8 @@ use uuid::Uuid;
 
 use super::store::{self, Challenge};
 use crate::{
-    password::PasswordHasher,
+    credential::StoredCredential,
+    password::{Match, PasswordHasher},
     second_factor,
     user::{self, store::Login},
 };
@@ -118,23 +119,43 @@ impl SignIn {
         self.throttle_client(call)?;
         self.passwords.require_capacity()?;
         let address = email::parse(email);
-        let login = match &address {
-            Some(address) => user::store::find_login(&self.db, &address.canonical).await?,
-            None => None,
+        let logins = match &address {
+            Some(address) => user::store::find_logins(&self.db, &address.canonical).await?,
+            None => vec![],
         };
-        self.throttle_account(call, address.as_ref(), login.as_ref()).await?;
-        let stored = login.as_ref().and_then(|it| it.password_hash.clone());
-        let is_match = self.passwords.verify(password.to_owned().into(), stored.clone()).await?;
-        let user_id = login.as_ref().map(|it| it.user_id);
-        let Some(login) = login.filter(|_| is_match) else {
+        self.throttle_account(call, address.as_ref(), &logins).await?;
+        let user_id = logins.first().map(|it| it.user_id);
+        let password = Password::new(password);
+        let Some((login, matched)) = self.find_match(logins, &password).await? else {
             self.record_failure(call, user_id, "password").await?;
             return Err(InvalidLogin.into());
         };
-        if let Some(old) = stored.filter(|it| self.passwords.is_outdated(it)) {
-            self.replace_hash(login.user_id, &old, password).await?;
+        let Login { user_id, password_version, password_hash } = login;
+        let is_outdated = |it: &String| matched == Match::Former || self.passwords.is_outdated(it);
+        if let Some(old) = password_hash.filter(is_outdated) {
+            self.replace_hash(user_id, &old, &password).await?;
         }
-        let Login { user_id, password_version, .. } = login;
         Ok(VerifiedPassword { user_id, password_version })
+    }
+
+    /// Returns the login with a password. Without a login, compares the password with a decoy, so that the
+    /// reply takes as long. There is more than one for an address that nobody has confirmed.
+    async fn find_match(
+        &self,
+        logins: Vec<Login>,
+        password: &Password,
+    ) -> Result<Option<(Login, Match)>> {
+        if logins.is_empty() {
+            self.passwords.verify(password, None).await?;
+        }
+        for login in logins {
+            let stored = login.password_hash.clone();
+            let matched = self.passwords.verify(password, stored).await?;
+            if matched != Match::None {
+                return Ok(Some((login, matched)));
+            }
+        }
+        Ok(None)
     }
 
     /// Counts an attempt for an account, or refuses it. Attempts of others cannot lock out a person on a
@@ -143,14 +164,14 @@ impl SignIn {
         &self,
         context: &Context,
         address: Option<&Address>,
-        login: Option<&Login>,
+        logins: &[Login],
     ) -> Result<()> {
         let Some(address) = address else { return Ok(()) };
         let Err(refused) = self.accounts.check(&address.canonical, TOO_MANY_ATTEMPTS) else {
             return Ok(());
         };
         let client = &context.origin.address;
-        let is_known = match login {
+        let is_known = match logins.first() {
             Some(login) => store::signed_in_recently_from(&self.db, login.user_id, client).await?,
             None => false,
         };
@@ -161,25 +182,34 @@ impl SignIn {
     }
 
     /// Stores a hash of the same password with the current parameters.
-    async fn replace_hash(&self, user_id: UserId, old: &str, password: &str) -> Result<()> {
-        let new = self.passwords.hash(password.to_owned().into()).await?;
+    async fn replace_hash(&self, user_id: UserId, old: &str, password: &Password) -> Result<()> {
+        let new = self.passwords.rehash(password).await?;
         let replace = async |tx: &mut Tx| user::store::replace_hash(tx, user_id, old, &new).await;
         self.db.write_as_system("rehash", replace).await
     }
 
-    /// Verifies the password of a signed-in account again.
+    /// Returns the account of the session that a public method was called with, if there is one.
+    pub(crate) async fn session_account(&self, context: &Context) -> Result<Option<Account>> {
+        let Some(token) = context.session() else { return Ok(None) };
+        let found = store::credential(&self.db, token.id).await?;
+        let is_valid =
+            |it: &StoredCredential| !it.is_expired(self.db.now()) && token.matches(&it.secret_hash);
+        Ok(found.filter(is_valid).map(|it| it.account))
+    }
+
+    /// Verifies the password of an account that is known by its session or by a mailed link.
     pub(crate) async fn verify_password<M: Message + Check>(
         &self,
         call: &Call<M>,
-        account: &Account,
+        user_id: UserId,
         password: &str,
     ) -> Result<VerifiedPassword> {
-        let user_id = account.user_id;
         // Separate from sign-ins, which are counted by address: they cannot lock out a signed-in person.
         self.accounts.check(&format!("again {user_id}"), TOO_MANY_ATTEMPTS)?;
         let stored = user::store::find_password(&self.db, user_id).await?.unwrap_or_default();
         let password_version = stored.version;
-        if self.passwords.verify(password.to_owned().into(), stored.hash).await? {
+        let matched = self.passwords.verify(&Password::new(password), stored.hash).await?;
+        if matched != Match::None {
             return Ok(VerifiedPassword { user_id, password_version });
         }
         self.record_failure(call, Some(user_id), "password").await?;

@@ -72,7 +72,8 @@ impl SessionService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let account = call.account()?;
-        let verified = self.sign_in.verify_password(&call, account, &message.password).await?;
+        let verified =
+            self.sign_in.verify_password(&call, account.user_id, &message.password).await?;
         let reauthenticate = async |tx: &mut Tx| {
             let session =
                 self.sign_in.reauthenticate(tx, account, &verified, &message.code).await?;

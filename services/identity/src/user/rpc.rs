@@ -2,17 +2,26 @@
 
 use std::sync::Arc;
 
-use api::identity::{self as pb, user_service_server::UserService};
-use chassis::{Call, Db, Error, Reply, Result, Tx, email, mask, reply, token::Kind};
+use api::{
+    check::Check,
+    identity::{self as pb, user_service_server::UserService},
+};
+use chassis::{
+    Call, Db, Error, Reply, Result, Tx,
+    email::{self, Address},
+    mask, reply,
+    token::{Kind, Token},
+};
 use identity_rules::{
     mailed_link::{LinkFactory, Purpose},
-    password::weakness,
-    user::Draft,
+    password::NewPassword,
+    user::{Registration, User},
 };
+use prost::Message;
 use tonic::Request;
 
 use super::{
-    commands::{self, parse_link_token},
+    commands::{self, PersonProof, parse_link_token},
     store,
 };
 use crate::{
@@ -35,10 +44,9 @@ impl UserService for Rpc {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
         let call = Call::of(request)?;
         self.sign_in.throttle_client(&call)?;
-        let draft = Draft::try_from(&call.message)?;
+        let Registration { draft, password } = (&call.message).try_into()?;
         // Also for an address that has an account already: the reply must take as long.
-        let password = call.message.password.clone().into();
-        let hash = self.passwords.hash_for_new_account(password).await?;
+        let hash = self.passwords.hash_for_new_account(&password).await?;
         let register = async |tx: &mut Tx| {
             commands::register(tx, &self.links, draft, &hash).await?;
             Ok(pb::RegisterResponse {})
@@ -52,9 +60,8 @@ impl UserService for Rpc {
     ) -> Reply<pb::RegisterInvitedResponse> {
         let call = Call::of(request)?;
         self.sign_in.throttle_client(&call)?;
-        let draft = Draft::try_from(&call.message)?;
-        let password = call.message.password.clone().into();
-        let hash = self.passwords.hash_for_new_account(password).await?;
+        let Registration { draft, password } = (&call.message).try_into()?;
+        let hash = self.passwords.hash_for_new_account(&password).await?;
         let register = async |tx: &mut Tx| {
             let sign_in = &self.sign_in;
             let token = commands::register_invited(tx, sign_in, &call, draft, &hash).await?;
@@ -68,12 +75,39 @@ impl UserService for Rpc {
         request: Request<pb::VerifyEmailRequest>,
     ) -> Reply<pb::VerifyEmailResponse> {
         let call = Call::of(request)?;
-        let token = parse_link_token(Kind::Verification, &call.message.token)?;
+        let message = &call.message;
+        let token = parse_link_token(Kind::Verification, &message.token)?;
+        let user = self.link_account(&call, Purpose::VerifyEmail, &token).await?;
+        let proof = if message.new_password.is_empty() {
+            self.prove_person(&call, &user, &message.password).await?
+        } else {
+            let password = new_password(&message.new_password, &user.email.0)?;
+            let hash = self.passwords.hash(&password).await?;
+            PersonProof::NewPassword(hash)
+        };
         let verify = async |tx: &mut Tx| {
-            let user = commands::verify_email(tx, &token).await?;
+            let user = commands::verify_email(tx, &token, &proof).await?;
             Ok(pb::VerifyEmailResponse { user: Some((&user).into()) })
         };
-        reply(self.db.write(&call, verify).await?)
+        let outcome = self.db.write(&call, verify).await;
+        self.credentials.invalidate_all();
+        reply(outcome?)
+    }
+
+    async fn verify_invited_email(
+        &self,
+        request: Request<pb::VerifyInvitedEmailRequest>,
+    ) -> Reply<pb::VerifyInvitedEmailResponse> {
+        let call = Call::of(request)?;
+        let account = call.account()?;
+        let address = parse_address("email", &call.message.email)?;
+        let verify = async |tx: &mut Tx| {
+            commands::verify_invited(tx, account, &address).await?;
+            Ok(pb::VerifyInvitedEmailResponse {})
+        };
+        let outcome = self.db.write(&call, verify).await;
+        self.credentials.invalidate_all();
+        reply(outcome?)
     }
 
     async fn resend_verification(
@@ -127,10 +161,10 @@ impl UserService for Rpc {
         if let Some(response) = self.db.stored_response(&call).await? {
             return reply(response);
         }
-        require_strong(&message.new_password, &account.email)?;
+        let new_password = new_password(&message.new_password, &account.email)?;
         let current = &message.current_password;
-        let verified = self.sign_in.verify_password(&call, account, current).await?;
-        let hash = self.passwords.hash(message.new_password.clone().into()).await?;
+        let verified = self.sign_in.verify_password(&call, account.user_id, current).await?;
+        let hash = self.passwords.hash(&new_password).await?;
         let change = async |tx: &mut Tx| {
             commands::change_password(tx, account, &verified, &hash).await?;
             Ok(pb::ChangePasswordResponse {})
@@ -146,9 +180,9 @@ impl UserService for Rpc {
     ) -> Reply<pb::RequestPasswordResetResponse> {
         let call = Call::of(request)?;
         self.sign_in.throttle_client(&call)?;
-        let address = email::parse(&call.message.email);
+        let address = parse_address("email", &call.message.email)?;
         let send = async |tx: &mut Tx| {
-            commands::request_password_reset(tx, &self.links, address).await?;
+            commands::request_password_reset(tx, &self.links, &address).await?;
             Ok(pb::RequestPasswordResetResponse {})
         };
         reply(self.db.write(&call, send).await?)
@@ -161,10 +195,11 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         self.sign_in.throttle_client(&call)?;
         let token = parse_link_token(Kind::Reset, &call.message.token)?;
-        require_strong(&call.message.new_password, "")?;
         // Before the expensive hash; checked again under the link's lock.
-        mailed_link::store::require_valid(&self.db, Purpose::ResetPassword, &token).await?;
-        let hash = self.passwords.hash(call.message.new_password.clone().into()).await?;
+        let user =
+            mailed_link::store::require_valid(&self.db, Purpose::ResetPassword, &token).await?;
+        let password = new_password(&call.message.new_password, &user.email.0)?;
+        let hash = self.passwords.hash(&password).await?;
         let reset = async |tx: &mut Tx| {
             commands::reset_password(tx, &token, &hash).await?;
             Ok(pb::ResetPasswordResponse {})
@@ -181,10 +216,9 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let account = call.account()?;
-        let address = email::parse(&message.new_email);
-        let invalid = || Error::invalid("new_email", "must be a valid e-mail address");
-        let address = address.ok_or_else(invalid)?;
-        let verified = self.sign_in.verify_password(&call, account, &message.password).await?;
+        let address = parse_address("new_email", &message.new_email)?;
+        let verified =
+            self.sign_in.verify_password(&call, account.user_id, &message.password).await?;
         let send = async |tx: &mut Tx| {
             let links = &self.links;
             commands::request_email_change(tx, links, account, &verified, &address).await?;
@@ -193,14 +227,31 @@ impl UserService for Rpc {
         reply(self.db.write(&call, send).await?)
     }
 
+    async fn cancel_email_change(
+        &self,
+        request: Request<pb::CancelEmailChangeRequest>,
+    ) -> Reply<pb::CancelEmailChangeResponse> {
+        let call = Call::of(request)?;
+        let account = call.account()?;
+        let cancel = async |tx: &mut Tx| {
+            commands::cancel_email_change(tx, account).await?;
+            Ok(pb::CancelEmailChangeResponse {})
+        };
+        reply(self.db.write(&call, cancel).await?)
+    }
+
     async fn confirm_email_change(
         &self,
         request: Request<pb::ConfirmEmailChangeRequest>,
     ) -> Reply<pb::ConfirmEmailChangeResponse> {
         let call = Call::of(request)?;
-        let token = parse_link_token(Kind::Verification, &call.message.token)?;
+        let message = &call.message;
+        let token = parse_link_token(Kind::Verification, &message.token)?;
+        let user = self.link_account(&call, Purpose::ChangeEmail, &token).await?;
+        let proof = self.prove_person(&call, &user, &message.password).await?;
         let confirm = async |tx: &mut Tx| {
-            let user = commands::confirm_email_change(tx, &self.links, &token).await?;
+            let links = &self.links;
+            let user = commands::confirm_email_change(tx, links, &token, &proof).await?;
             Ok(pb::ConfirmEmailChangeResponse { user: Some((&user).into()) })
         };
         let outcome = self.db.write(&call, confirm).await;
@@ -217,7 +268,8 @@ impl UserService for Rpc {
         account.require_fresh(self.db.now())?;
         let confirm_email = email::parse(&call.message.confirm_email).map(|it| it.canonical);
         let delete = async |tx: &mut Tx| {
-            commands::delete(tx, account, confirm_email.as_deref()).await?;
+            let give_up_restore = call.message.give_up_restore;
+            commands::delete(tx, account, confirm_email.as_deref(), give_up_restore).await?;
             Ok(pb::DeleteAccountResponse {})
         };
         let outcome = self.db.write(&call, delete).await;
@@ -226,10 +278,50 @@ impl UserService for Rpc {
     }
 }
 
-/// Refuses a password that is too easy to guess.
-fn require_strong(password: &str, email: &str) -> Result<()> {
-    match weakness(password, email) {
-        Some(weakness) => Err(Error::invalid("new_password", weakness)),
-        None => Ok(()),
+impl Rpc {
+    /// Returns the account of a mailed link. The link is checked again under its lock.
+    async fn link_account<M>(
+        &self,
+        call: &Call<M>,
+        purpose: Purpose,
+        token: &Token,
+    ) -> Result<User> {
+        self.sign_in.throttle_client(call)?;
+        mailed_link::store::require_valid(&self.db, purpose, token).await
     }
+
+    /// Verifies that the person who follows a mailed link of an account has its password or one of its
+    /// sessions.
+    async fn prove_person<M: Message + Check>(
+        &self,
+        call: &Call<M>,
+        user: &User,
+        password: &str,
+    ) -> Result<PersonProof> {
+        if !password.is_empty() {
+            let verified = self.sign_in.verify_password(call, user.id, password).await?;
+            return Ok(PersonProof::Password(verified));
+        }
+        match self.sign_in.session_account(call).await? {
+            Some(account) if account.user_id == user.id => {
+                Ok(PersonProof::Session(account.credential_id))
+            }
+            _ => {
+                let description = "must be the password of the account, if the call has no session of it; \
+                                   to confirm an address without the password, set new_password";
+                Err(Error::invalid("password", description))
+            }
+        }
+    }
+}
+
+/// Parses an e-mail address of a request.
+fn parse_address(field: &str, text: &str) -> Result<Address> {
+    let invalid = || Error::invalid(field, "must be a valid e-mail address");
+    email::parse(text).ok_or_else(invalid)
+}
+
+/// Returns the new password of the account with an address, or refuses it.
+fn new_password(typed: &str, email: &str) -> Result<NewPassword> {
+    NewPassword::new(typed, email).map_err(|weakness| Error::invalid("new_password", weakness))
 }

@@ -1,18 +1,23 @@
 //! SQL of accounts.
 
+pub(crate) mod claims;
+
 use chassis::{
     Account, Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId,
     email::{Address, Email},
+    fold,
 };
 use identity_rules::{
     password::InvalidLogin,
-    user::{Refused, User, VerifiedPassword},
+    user::{Refused, User, VerifiedPassword, claim::CLAIMS_PER_ADDRESS_MAX},
 };
 use sqlx::{query, query_as, query_scalar};
+use time::OffsetDateTime;
 
 use crate::session;
 
-/// Stores a new account and its event; `None` if the address has an account already.
+/// Stores a new account and its event; `None` if its address is confirmed, and another account has confirmed
+/// it already.
 pub(crate) async fn insert(
     tx: &mut Tx,
     created: Changed<User>,
@@ -21,8 +26,8 @@ pub(crate) async fn insert(
     let user = created.state();
     let inserted = query!(
         "insert into account (id, email, canonical_email, display_name, password_hash, email_verified_at,
-             created_at)
-         values ($1, $2, $3, $4, $5, $6, $7) on conflict on constraint account_email do nothing",
+             created_at, search_key)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict on constraint account_email do nothing",
         user.id as _,
         user.email as _,
         user.canonical_email,
@@ -30,6 +35,7 @@ pub(crate) async fn insert(
         password_hash,
         user.email_verified_at,
         user.created_at,
+        search_key(user),
     )
     .execute(tx.conn())
     .await?;
@@ -37,6 +43,11 @@ pub(crate) async fn insert(
         return Ok(None);
     }
     Ok(Some(tx.emit(created)))
+}
+
+/// Returns the key by which a person is found.
+fn search_key(user: &User) -> String {
+    fold::key(&format!("{} {}", user.display_name, user.email.0))
 }
 
 /// Locks an account that is not deleted, and returns it.
@@ -71,9 +82,12 @@ pub(crate) async fn lock_verified(tx: &mut Tx, verified: &VerifiedPassword) -> R
     Ok(user)
 }
 
-/// Locks the account with an address, and returns it.
+/// Locks the account that has confirmed an address, and returns it.
 pub(crate) async fn lock_by_email(tx: &mut Tx, canonical_email: &str) -> Result<Option<User>> {
-    let id = query_scalar!("select id from account where canonical_email = $1", canonical_email);
+    let id = query_scalar!(
+        "select id from account where canonical_email = $1 and email_verified_at is not null",
+        canonical_email
+    );
     match id.fetch_optional(tx.conn()).await? {
         Some(id) => lock(tx, id).await,
         None => Ok(None),
@@ -85,7 +99,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> 
     let user = changed.state();
     query!(
         "update account set email = $2, canonical_email = $3, display_name = $4, email_verified_at = $5,
-                password_version = $6, totp_enabled_at = $7, deleted_at = $8
+                password_version = $6, totp_enabled_at = $7, deleted_at = $8, search_key = $9
          where id = $1",
         user.id as _,
         user.email as _,
@@ -95,6 +109,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<User>) -> Result<User> 
         user.password_version,
         user.totp_enabled_at,
         user.deleted_at,
+        search_key(user),
     )
     .execute(tx.conn())
     .await
@@ -160,32 +175,47 @@ pub(crate) struct Login {
     pub(crate) password_version: i64,
 }
 
-/// Returns the account with an address, for a sign-in.
-pub(crate) async fn find_login(db: &Db, canonical_email: &str) -> Result<Option<Login>> {
-    let login = query_as!(
+/// Returns the account that has confirmed an address, for a sign-in; or else the claims to the address,
+/// newest first.
+pub(crate) async fn find_logins(db: &Db, canonical_email: &str) -> Result<Vec<Login>> {
+    let logins = query_as!(
         Login,
-        "select id as user_id, password_hash, password_version
-         from account where canonical_email = $1 and deleted_at is null",
-        canonical_email
+        "select id as user_id, password_hash, password_version from account
+         where canonical_email = $1 and deleted_at is null
+           and (email_verified_at is not null or not exists (
+                select from account as owner
+                where owner.canonical_email = $1 and owner.email_verified_at is not null))
+         order by created_at desc, id desc limit $2",
+        canonical_email,
+        CLAIMS_PER_ADDRESS_MAX
     );
-    Ok(login.fetch_optional(db.pool()).await?)
+    Ok(logins.fetch_all(db.pool()).await?)
 }
 
 /// An organization of which an account is a member.
 pub(crate) struct MemberOf {
     pub(crate) org_id: OrgId,
     pub(crate) is_owner: bool,
+    /// `None` if the organization is not deleted.
+    pub(crate) deleted_at: Option<OffsetDateTime>,
 }
 
 /// Returns the organizations of an account, ordered by id: the order in which they are locked.
 pub(crate) async fn organizations(tx: &mut Tx, id: UserId) -> Result<Vec<MemberOf>> {
     // Over all organizations (no org_id): a deleted account leaves every one of them.
     let rows = query!(
-        r#"select org_id, role = 'owner' as "owner!" from member where user_id = $1 order by org_id"#,
+        r#"select org_id, role = 'owner' as "owner!", deleted_at
+           from member join organization on organization.id = org_id
+           where user_id = $1 order by org_id"#,
         id.0
     );
     let rows = rows.fetch_all(tx.conn()).await?.into_iter();
-    Ok(rows.map(|row| MemberOf { org_id: row.org_id, is_owner: row.owner }).collect())
+    let member_of = rows.map(|row| MemberOf {
+        org_id: row.org_id,
+        is_owner: row.owner,
+        deleted_at: row.deleted_at,
+    });
+    Ok(member_of.collect())
 }
 
 /// Deletes the links of an account to identity providers.
@@ -216,7 +246,7 @@ pub(crate) async fn take_former_addresses(tx: &mut Tx, id: UserId) -> Result<Vec
         r#"delete from former_address where user_id = $1
            returning email as "email: Email", canonical_email,
                exists (select from account where account.canonical_email = former_address.canonical_email
-                       and account.id <> $1) as "taken!""#,
+                       and account.email_verified_at is not null and account.id <> $1) as "taken!""#,
         id.0
     );
     let rows = rows.fetch_all(tx.conn()).await?.into_iter().filter(|row| !row.taken);

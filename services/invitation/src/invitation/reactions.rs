@@ -21,7 +21,8 @@ pub(super) async fn member_joined(tx: &mut Tx, event: pb::MemberJoined) -> Resul
     // An invitation that was removed from the list is found, too; after a deletion there is nothing to count.
     let found = store::lock_by_link(tx, invitation_id.0).await?;
     let Some(invitation) = found.filter(|it| it.org_id == org_id) else { return Ok(()) };
-    acceptance::count_admitted(tx, invitation, member.user_id.parse()?).await
+    acceptance::count_admitted(tx, invitation, member.user_id.parse()?).await?;
+    revoke_of_recipient(tx, &member, RevokeCause::RecipientJoined).await
 }
 
 /// Revokes the pending invitations of a member who lost the permission to invite.
@@ -34,16 +35,37 @@ pub(super) async fn member_role_changed(tx: &mut Tx, event: pb::MemberRoleChange
     }
 }
 
-/// Revokes the pending invitations of a member who was removed.
+/// Revokes the pending invitations of and to a member who was removed.
 pub(super) async fn member_removed(tx: &mut Tx, event: pb::MemberRemoved) -> Result<()> {
     let Some(member) = event.before else { return Ok(()) };
-    revoke_of_inviter(tx, &member, RevokeCause::InviterGone).await
+    membership_ended(tx, &member).await
 }
 
-/// Revokes the pending invitations of a member who left.
+/// Revokes the pending invitations of and to a member who left.
 pub(super) async fn member_left(tx: &mut Tx, event: pb::MemberLeft) -> Result<()> {
     let Some(member) = event.before else { return Ok(()) };
-    revoke_of_inviter(tx, &member, RevokeCause::InviterGone).await
+    membership_ended(tx, &member).await
+}
+
+/// Revokes the pending invitations of a former member, and the personal ones to their address. The identity
+/// service refuses older invitations to other addresses of theirs, too (IN-29).
+async fn membership_ended(tx: &mut Tx, member: &pb::Member) -> Result<()> {
+    revoke_of_inviter(tx, member, RevokeCause::InviterGone).await?;
+    revoke_of_recipient(tx, member, RevokeCause::RecipientLeft).await
+}
+
+/// Revokes the pending personal invitations to a member's address from before they joined. Newer ones were
+/// created after the membership had ended.
+async fn revoke_of_recipient(tx: &mut Tx, member: &pb::Member, cause: RevokeCause) -> Result<()> {
+    let Some(address) = email::parse(&member.email) else { return Ok(()) };
+    let joined_at = member.create_time.and_then(datetime);
+    let org_id = member.org_id.parse()?;
+    for invitation in store::by_person::lock_pending(tx, org_id, &address.canonical).await? {
+        if joined_at.is_some_and(|time| invitation.created_at <= time) {
+            store::update(tx, invitation.revoke(cause, None, tx.now)?).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn revoke_of_inviter(tx: &mut Tx, inviter: &pb::Member, cause: RevokeCause) -> Result<()> {
@@ -99,9 +121,10 @@ pub(super) async fn project_deleted(tx: &mut Tx, event: prj::ProjectDeleted) -> 
     store::remove_project(tx, project.org_id.parse()?, project.id.parse()?).await
 }
 
-/// Erases the e-mail address of a deleted account from all invitations.
+/// Erases the e-mail address of a deleted account from all invitations. An address that the account has only
+/// claimed may be another person's.
 pub(super) async fn account_deleted(tx: &mut Tx, event: pb::UserDeleted) -> Result<()> {
-    let Some(account) = event.before else { return Ok(()) };
+    let Some(account) = event.before.filter(|it| it.email_verified) else { return Ok(()) };
     erase(tx, &account.email).await
 }
 

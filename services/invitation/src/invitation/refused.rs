@@ -69,6 +69,12 @@ fn revoked_message(cause: RevokeCause) -> &'static str {
              new invitation"
         }
         RevokeCause::OrganizationDeleted => "the organization was deleted",
+        RevokeCause::RecipientJoined => {
+            "you joined the organization by another invitation; ask an administrator for another role"
+        }
+        RevokeCause::RecipientLeft => {
+            "your membership ended, which revoked the invitation; ask for a new one"
+        }
         RevokeCause::SubscriptionBlocked => {
             "the organization accepts no new members at the moment; ask the person who invited you"
         }

@@ -1,7 +1,9 @@
 //! gRPC service of invitations.
 
 use api::{
-    identity::{RegisterInvitedRequest, user_service_client::UserServiceClient},
+    identity::{
+        RegisterInvitedRequest, VerifyInvitedEmailRequest, user_service_client::UserServiceClient,
+    },
     invitation::{
         self as pb, accept_invitation_request as accept, decline_invitation_request as decline,
         invitation_service_server::InvitationService,
@@ -235,10 +237,10 @@ impl InvitationService for Rpc {
             Some(decline::Invitation::InvitationId(id)) => Proof::Email(id.parse()?),
             None => return Err(missing_invitation().into()),
         };
-        let account = call.account()?;
+        let account = self.confirmed_account(&call, &proof).await?;
         let decline = async |tx: &mut Tx| {
-            let invitation = self.lock_by_proof(tx, &call, &proof, account).await?;
-            store::update(tx, invitation.decline(account, tx.now)?).await?;
+            let invitation = self.lock_by_proof(tx, &call, &proof, &account).await?;
+            store::update(tx, invitation.decline(&account, tx.now)?).await?;
             Ok(pb::DeclineInvitationResponse {})
         };
         reply(self.db.write(&call, decline).await?)
@@ -269,9 +271,12 @@ impl InvitationService for Rpc {
         request: Request<pb::DescribeOrganizationRequest>,
     ) -> Reply<pb::DescribeOrganizationResponse> {
         let call = Call::of(request)?;
-        let pending = store::count_pending(&self.db, call.message.org_id.parse()?).await?;
+        let org_id = call.message.org_id.parse()?;
+        let pending = store::count_pending(&self.db, org_id).await?;
         let pending_invitations = i32::try_from(pending).unwrap_or(i32::MAX);
-        reply(pb::DescribeOrganizationResponse { pending_invitations })
+        let open_ids = store::by_person::open_ids(&self.db, org_id).await?;
+        let open_invitation_ids = open_ids.into_iter().map(Into::into).collect();
+        reply(pb::DescribeOrganizationResponse { pending_invitations, open_invitation_ids })
     }
 }
 
@@ -302,6 +307,33 @@ impl Rpc {
         let found = store::get_by_link(&self.db, token.id).await?;
         let kind = found.as_ref().and_then(|it| it.link_kind(&token));
         found.zip(kind).ok_or_else(|| self.wrong_link(call))
+    }
+
+    /// Returns the calling account. If its address is not confirmed, and the proof is a link that was mailed
+    /// to this address, the identity service confirms the address first: the link proves the mailbox (IN-14).
+    pub(super) async fn confirmed_account<M>(
+        &self,
+        call: &Call<M>,
+        proof: &Proof,
+    ) -> Result<Account> {
+        let account = call.account()?.clone();
+        let Proof::Token(token) = proof else { return Ok(account) };
+        if account.email_verified {
+            return Ok(account);
+        }
+        let found = store::get_by_link(&self.db, token.id).await?;
+        let is_proof = |it: &Invitation| {
+            it.max_uses == 1
+                && it.link_kind(token) == Some(LinkKind::Mailed)
+                && email::matches_canonical(&account.email, &it.canonical_email)
+                && it.check_pending(self.db.now()).is_ok()
+        };
+        let Some(invitation) = found.filter(is_proof) else { return Ok(account) };
+        let verify = VerifyInvitedEmailRequest { email: invitation.email.0, ..Default::default() };
+        let mut identity = UserServiceClient::new(self.identity.clone());
+        let verified = identity.verify_invited_email(call.forward(verify)).await;
+        verified.map_err(remote("identity"))?;
+        Ok(Account { email_verified: true, ..account })
     }
 
     /// Locks the invitation that a proof is for. An invitation for somebody else is treated as unknown.

@@ -53,5 +53,7 @@ pub(super) fn describe(cause: RevokeCause) -> &'static str {
         RevokeCause::OrganizationDeleted => "the organization was deleted",
         RevokeCause::SubscriptionBlocked => "the subscription was blocked",
         RevokeCause::RecipientGone => "the invited person deleted their account",
+        RevokeCause::RecipientJoined => "the invited person joined by another invitation",
+        RevokeCause::RecipientLeft => "the invited person left, or was removed",
     }
 }

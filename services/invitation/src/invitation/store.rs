@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use api::invitation::{InvitationState, MailState};
-use chassis::{Changed, Db, Error, Grant, OrgId, ProjectId, Result, Tx, UserId, page::Page};
+use chassis::{Changed, Db, Error, Grant, OrgId, ProjectId, Result, Tx, UserId, fold, page::Page};
 use sqlx::{query, query_as, query_scalar};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -28,6 +28,8 @@ macro_rules! invitations {
         )
     };
 }
+
+pub(crate) mod by_person;
 
 /// Filter of a list.
 pub(crate) struct Filter<'a> {
@@ -89,8 +91,8 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Invitation>) -> Result<
     query!(
         "insert into invitation (id, org_id, email, canonical_email, role, project_access, message, max_uses,
              secret_hash, copied_hash, inviter_id, inviter_name, org_name, created_at, expires_at, team_ids,
-             mailed_at, mail_count)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+             mailed_at, mail_count, search_key)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         invitation.id as _,
         invitation.org_id as _,
         invitation.email as _,
@@ -109,6 +111,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Invitation>) -> Result<
         &invitation.team_ids,
         &invitation.mailed_at,
         invitation.mail_count,
+        fold::key(&invitation.email.0),
     )
     .execute(tx.conn())
     .await?;
@@ -226,7 +229,8 @@ pub(crate) async fn lock_of_address(tx: &mut Tx, canonical_email: &str) -> Resul
 /// contain the address.
 pub(crate) async fn replace_address(tx: &mut Tx, invitation: &Invitation) -> Result<()> {
     query!(
-        "update invitation set email = $3, canonical_email = $4 where org_id = $1 and id = $2",
+        "update invitation set email = $3, canonical_email = $4, search_key = $4
+         where org_id = $1 and id = $2",
         invitation.org_id as _,
         invitation.id as _,
         &invitation.email as _,
@@ -304,14 +308,14 @@ pub(crate) async fn list(
                when revoked_at is not null then 'revoked'
                when use_count >= max_uses or expires_at <= $4 then 'expired'
                else 'pending' end)
-           and ($6 = '' or strpos(lower(email), lower($6)) > 0)
+           and ($6 = '' or strpos(search_key, $6) > 0)
          order by id desc limit $5",
         grant.org_id().0,
         page.after::<Uuid>()?,
         state,
         db.now(),
         page.limit(),
-        filter.search,
+        fold::key(filter.search),
     );
     Ok(invitations.fetch_all(db.pool()).await?)
 }

@@ -1,6 +1,12 @@
 //! Pages of the projects that a caller may see.
 
-use chassis::{Db, Grant, Result, call::Context, channel::ServiceChannel, page::Page};
+use chassis::{
+    Db, Grant, Result,
+    call::Context,
+    channel::ServiceChannel,
+    fold,
+    page::{Page, Place, UnixMicros},
+};
 use project_rules::project::{Project, SortOrder};
 use uuid::Uuid;
 
@@ -39,6 +45,18 @@ impl Listing<'_> {
         }
         let visible = self.visible(None, 0).await?;
         self.read(visible, page).await
+    }
+
+    /// Returns the place of a project in the order of the list.
+    pub(super) fn place(&self, project: &Project) -> String {
+        let id = project.id.0;
+        match self.sort_order {
+            SortOrder::CreateTime => id.to_string(),
+            SortOrder::Name => Place { value: fold::key(&project.name), id }.to_string(),
+            SortOrder::UpdateTime => {
+                Place { value: UnixMicros(project.updated_at), id }.to_string()
+            }
+        }
     }
 
     async fn visible(&self, after: Option<Uuid>, limit: i64) -> Result<VisibleProjects> {

@@ -86,7 +86,7 @@ impl ProjectService for Rpc {
             sort_order: message.order_by().into(),
         };
         let rows = listing.rows(&page).await?;
-        let (projects, next_page_token) = page.paginate(rows, |it| it.id.into());
+        let (projects, next_page_token) = page.paginate(rows, |it| listing.place(it));
         reply(pb::ListProjectsResponse {
             projects: projects.iter().map(Into::into).collect(),
             next_page_token,

@@ -1,6 +1,9 @@
 //! SQL statements about projects.
 
-use chassis::{Changed, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx, page::Page};
+use chassis::{
+    Changed, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx, fold,
+    page::{Page, Place, UnixMicros},
+};
 use project_rules::{
     project::{Project, registration::RegistrationState},
     types::ProjectRef,
@@ -51,8 +54,8 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
     let inserted = query!(
         "insert into project (id, org_id, name, slug, description, repository_url, default_branch,
              odoo_version, server_id, production_deploy_min_role, creator_id, created_at, updated_at,
-             repository_token)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+             repository_token, name_key, search_key)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16
          where not exists (select from project_registration where org_id = $2 and project_id = $1
                            and state = 'abandoned')
          on conflict (org_id, lower(slug)) do nothing",
@@ -70,6 +73,8 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
         project.created_at,
         project.updated_at,
         project.repository_token,
+        fold::key(&project.name),
+        search_key(project),
     );
     let is_inserted = inserted.execute(tx.conn()).await?.rows_affected() == 1;
     Ok(is_inserted.then(|| tx.emit(created)))
@@ -105,7 +110,8 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
     query!(
         "update project set name = $3, description = $4, repository_url = $5, default_branch = $6,
              odoo_version = $7, server_id = $8, production_deploy_min_role = $9, state = $10,
-             updated_at = $11, repository_token = $12, version = version + 1
+             updated_at = $11, repository_token = $12, name_key = $13, search_key = $14,
+             version = version + 1
          where org_id = $1 and id = $2",
         project.org_id as _,
         project.id as _,
@@ -119,6 +125,8 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
         project.state as _,
         project.updated_at,
         project.repository_token,
+        fold::key(&project.name),
+        search_key(project),
     )
     .execute(tx.conn())
     .await?;
@@ -192,6 +200,11 @@ pub(crate) async fn get(db: &Db, grant: &ProjectGrant) -> Result<Project> {
     project.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
 }
 
+/// Returns the key by which a project is found.
+fn search_key(project: &Project) -> String {
+    fold::key(&format!("{} {} {}", project.name, project.slug, project.description))
+}
+
 /// Selection of projects for a list.
 pub(crate) struct Filter<'a> {
     pub(crate) org_id: OrgId,
@@ -204,8 +217,9 @@ pub(crate) struct Filter<'a> {
 impl Filter<'_> {
     /// Pattern for `like`, in which the query's own wildcards are escaped.
     fn pattern(&self) -> Option<String> {
-        let escaped = self.query.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-        (!self.query.is_empty()).then(|| format!("%{}%", escaped.to_lowercase()))
+        let key = fold::key(self.query);
+        let escaped = key.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+        (!key.is_empty()).then(|| format!("%{escaped}%"))
     }
 }
 
@@ -213,7 +227,7 @@ impl Filter<'_> {
 pub(crate) async fn list(db: &Db, filter: &Filter<'_>, page: &Page) -> Result<Vec<Project>> {
     let projects = projects!(
         counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
-           and ($3::text is null or lower(name || ' ' || slug || ' ' || description) like $3)
+           and ($3::text is null or search_key like $3)
            and ($4::uuid is null or id > $4)
          order by id limit $5",
         filter.org_id.0,
@@ -225,24 +239,24 @@ pub(crate) async fn list(db: &Db, filter: &Filter<'_>, page: &Page) -> Result<Ve
     Ok(projects.fetch_all(db.pool()).await?)
 }
 
-/// Returns a page of projects by name. The page token holds only the id of the last project; its name is read
-/// again, so that the list continues correctly after a rename.
+/// Returns a page of projects by the key of their names.
 pub(crate) async fn list_by_name(
     db: &Db,
     filter: &Filter<'_>,
     page: &Page,
 ) -> Result<Vec<Project>> {
+    let place = page.after::<Place<String>>()?;
     let projects = projects!(
         counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
-           and ($3::text is null or lower(name || ' ' || slug || ' ' || description) like $3)
-           and ($4::uuid is null or (lower(name), id) >
-                (select lower(last.name), last.id from project last where last.org_id = $1 and last.id = $4))
-         order by lower(name), id limit $5",
+           and ($3::text is null or search_key like $3)
+           and ($4::uuid is null or (name_key, id) > ($6, $4))
+         order by name_key, id limit $5",
         filter.org_id.0,
         filter.ids.as_deref(),
         filter.pattern(),
-        page.after::<Uuid>()?,
+        place.as_ref().map(|it| it.id),
         page.limit(),
+        place.map(|it| it.value),
     );
     Ok(projects.fetch_all(db.pool()).await?)
 }
@@ -253,17 +267,18 @@ pub(crate) async fn list_by_update_time(
     filter: &Filter<'_>,
     page: &Page,
 ) -> Result<Vec<Project>> {
+    let place = page.after::<Place<UnixMicros>>()?;
     let projects = projects!(
         counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
-           and ($3::text is null or lower(name || ' ' || slug || ' ' || description) like $3)
-           and ($4::uuid is null or (updated_at, id) <
-                (select last.updated_at, last.id from project last where last.org_id = $1 and last.id = $4))
+           and ($3::text is null or search_key like $3)
+           and ($4::uuid is null or (updated_at, id) < ($6, $4))
          order by updated_at desc, id desc limit $5",
         filter.org_id.0,
         filter.ids.as_deref(),
         filter.pattern(),
-        page.after::<Uuid>()?,
+        place.as_ref().map(|it| it.id),
         page.limit(),
+        place.map(|it| it.value.0),
     );
     Ok(projects.fetch_all(db.pool()).await?)
 }

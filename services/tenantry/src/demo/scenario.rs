@@ -133,8 +133,10 @@ impl Scenario<'_> {
         let _: id::RegisterResponse = self.console.call(identity, &method, register).await?;
         let token = self.mailbox.token(&email, "tny_ver_").await?;
         let method = format!("{IDENTITY}.UserService/VerifyEmail");
+        let verify =
+            id::VerifyEmailRequest { token, password: password.to_owned(), ..Default::default() };
         let verified: id::VerifyEmailResponse =
-            self.console.call(identity, &method, id::VerifyEmailRequest { token }).await?;
+            self.console.call(identity, &method, verify).await?;
         let user = verified.user.context("the response has no user")?;
         ensure!(user.email_verified, "the address is not verified");
         let login = id::LoginRequest { email: email.to_uppercase(), password: password.to_owned() };

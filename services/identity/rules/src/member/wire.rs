@@ -1,7 +1,7 @@
 //! Conversions of members between the contract and the rules.
 
 use api::identity as pb;
-use chassis::{Error, timestamp};
+use chassis::{Error, datetime, timestamp};
 
 use super::{Admission, Member, PromisedAccess};
 use crate::policy::ProjectRole;
@@ -40,6 +40,7 @@ impl TryFrom<&pb::AdmitMemberRequest> for Admission {
             inviter_id: request.inviter_id.parse()?,
             project_access: project_access.collect::<Result<_, _>>()?,
             team_ids: request.team_ids.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
+            personal_since: request.personal_since.and_then(datetime),
         })
     }
 }

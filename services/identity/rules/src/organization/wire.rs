@@ -134,9 +134,6 @@ impl TryFrom<&pb::CreateOrganizationRequest> for Draft {
         let name = request.name.trim().to_owned();
         let is_slug_derived = request.slug.is_empty();
         let slug = if is_slug_derived { slugify(&name) } else { request.slug.clone() };
-        if slug.len() < SLUG_BYTES_MIN {
-            return Err(Error::invalid("slug", "cannot be derived from this name; set it"));
-        }
         Ok(Self { name, slug, is_slug_derived })
     }
 }
@@ -176,13 +173,18 @@ impl From<Organization> for pb::SetSubscriptionResponse {
     }
 }
 
-/// Derives a slug from a name: runs of characters other than ASCII letters and digits become one hyphen.
+/// Derives a slug from a name: runs of characters other than ASCII letters and digits become one hyphen. A
+/// name with too few of them, for example in another script, gets the prefix `org`.
 fn slugify(name: &str) -> String {
     let lower = name.to_lowercase();
     let words = lower.split(|it: char| !it.is_ascii_alphanumeric()).filter(|it| !it.is_empty());
     let mut slug = words.collect::<Vec<_>>().join("-");
     slug.truncate(DERIVED_SLUG_BYTES_MAX);
-    slug.trim_end_matches('-').to_owned()
+    let slug = slug.trim_end_matches('-');
+    if slug.len() < SLUG_BYTES_MIN {
+        return format!("org-{slug}").trim_end_matches('-').to_owned();
+    }
+    slug.to_owned()
 }
 
 #[cfg(test)]
@@ -192,6 +194,8 @@ mod tests {
     #[test]
     fn a_slug_is_derived_from_the_name() {
         assert_eq!(slugify("Acme & Söhne GmbH"), "acme-s-hne-gmbh");
+        assert_eq!(slugify("测试公司"), "org");
+        assert_eq!(slugify("HP"), "org-hp");
         assert!(slugify(&"x y".repeat(40)).len() <= DERIVED_SLUG_BYTES_MAX);
     }
 }

@@ -3,8 +3,8 @@
 use api::{check::Violation, identity as pb};
 use chassis::{Error, email, timestamp};
 
-use super::{Draft, User};
-use crate::password;
+use super::{Draft, Registration, User};
+use crate::password::NewPassword;
 
 impl From<&User> for pb::User {
     fn from(user: &User) -> Self {
@@ -20,24 +20,24 @@ impl From<&User> for pb::User {
     }
 }
 
-impl TryFrom<&pb::RegisterRequest> for Draft {
+impl TryFrom<&pb::RegisterRequest> for Registration {
     type Error = Error;
 
     fn try_from(request: &pb::RegisterRequest) -> Result<Self, Error> {
-        draft(&request.email, &request.password, &request.display_name)
+        registration(&request.email, &request.password, &request.display_name)
     }
 }
 
-impl TryFrom<&pb::RegisterInvitedRequest> for Draft {
+impl TryFrom<&pb::RegisterInvitedRequest> for Registration {
     type Error = Error;
 
     fn try_from(request: &pb::RegisterInvitedRequest) -> Result<Self, Error> {
-        draft(&request.email, &request.password, &request.display_name)
+        registration(&request.email, &request.password, &request.display_name)
     }
 }
 
-/// Returns the draft of a new account, or the violations of all its fields.
-fn draft(email: &str, password: &str, display_name: &str) -> Result<Draft, Error> {
+/// Returns a registration, or the violations of all its fields.
+fn registration(email: &str, password: &str, display_name: &str) -> Result<Registration, Error> {
     let mut violations = vec![];
     let mut add_violation = |field: &str, description: &str| {
         violations.push(Violation { field: field.to_owned(), description: description.to_owned() });
@@ -46,11 +46,16 @@ fn draft(email: &str, password: &str, display_name: &str) -> Result<Draft, Error
     if address.is_none() {
         add_violation("email", "must be a valid e-mail address");
     }
-    if let Some(weakness) = password::weakness(password, email) {
+    let typed = address.as_ref().map_or(email, |it| it.typed.0.as_str());
+    let password = NewPassword::new(password, typed);
+    if let Err(weakness) = &password {
         add_violation("password", weakness);
     }
-    match address {
-        Some(address) if violations.is_empty() => Ok(Draft::new(address, display_name.trim())),
+    match (address, password) {
+        (Some(address), Ok(password)) => {
+            let draft = Draft::new(address, display_name.trim());
+            Ok(Registration { draft, password })
+        }
         _ => Err(Error::Invalid(violations)),
     }
 }

@@ -34,7 +34,8 @@ impl Rpc {
             return Ok(response);
         }
         let attempt_id = attempt_id(&call.message.request_id)?;
-        let invitation = match self.reserve(call, proof, attempt_id).await {
+        let account = self.confirmed_account(call, proof).await?;
+        let invitation = match self.reserve(call, proof, &account, attempt_id).await {
             Ok(invitation) => invitation,
             // A concurrent call with the same `request_id` may have succeeded: its response counts.
             Err(error) => return self.stored_response(call).await?.ok_or(error),
@@ -99,9 +100,9 @@ impl Rpc {
         &self,
         call: &Call<AcceptInvitationRequest>,
         proof: &Proof,
+        account: &Account,
         attempt_id: Uuid,
     ) -> Result<Invitation> {
-        let account = call.account()?;
         let started = Instant::now();
         loop {
             let released = self.db.next_commit();
@@ -134,6 +135,7 @@ impl Rpc {
             inviter_id: invitation.inviter_id.into(),
             project_access: invitation.project_access.0.iter().map(Into::into).collect(),
             team_ids: invitation.team_ids.iter().map(Uuid::to_string).collect(),
+            personal_since: (invitation.max_uses == 1).then(|| timestamp(invitation.created_at)),
         };
         let mut identity = MemberServiceClient::new(self.identity.clone());
         let response = identity.admit_member(call.forward(request)).await;

@@ -40,10 +40,13 @@ impl Pages {
     /// Confirms an e-mail address.
     async fn verify(&self, request: &PageRequest, token: &str) -> Response<String> {
         if request.method == Method::GET {
-            return View::confirm("Confirm your e-mail address", "Confirm this address")
-                .page(StatusCode::OK);
+            return View::verification(None).page(StatusCode::OK);
         }
-        let message = VerifyEmailRequest { token: token.to_owned() };
+        let message = VerifyEmailRequest {
+            token: token.to_owned(),
+            password: request.field("password").to_owned(),
+            new_password: request.field("new-password").to_owned(),
+        };
         let mut identity = UserServiceClient::new(self.identity.clone());
         match identity.verify_email(request.forward(message, None)).await {
             Ok(_) => View::done(
@@ -51,6 +54,12 @@ impl Pages {
                 "You can sign in now. If you came from an invitation, open its link again.",
             )
             .page(StatusCode::OK),
+            // A wrong or weak password: the person tries again with the same link.
+            Err(status)
+                if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) =>
+            {
+                View::verification(Some(sentence(status.message()))).page(http_status(&status))
+            }
             Err(status) => refused(&status),
         }
     }

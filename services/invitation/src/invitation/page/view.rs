@@ -31,6 +31,8 @@ pub(super) struct View {
     pub(super) text: Option<String>,
     /// Label of the only button of a page.
     pub(super) button: Option<&'static str>,
+    /// True for the forms that confirm an address.
+    pub(super) verification: bool,
     /// The invitation and its forms.
     pub(super) invitation: Option<InvitationForm>,
     /// The form for the code of a second factor.
@@ -78,6 +80,12 @@ impl View {
     /// A page about a completed action.
     pub(super) fn done(title: &str, text: &str) -> Self {
         Self { title: title.to_owned(), text: Some(text.to_owned()), ..Self::default() }
+    }
+
+    /// The page that confirms an address, and the error of the last submission.
+    pub(super) fn verification(alert: Option<String>) -> Self {
+        let title = "Confirm your e-mail address".to_owned();
+        Self { title, alert, verification: true, ..Self::default() }
     }
 
     /// A page with one button that executes an action.

@@ -3,7 +3,7 @@
 use api::{
     invitation::{
         InvitationAccepted, InvitationBounced, InvitationCreated, InvitationDeclined,
-        InvitationMailFailed,
+        InvitationMailFailed, InvitationRevoked, RevokeCause,
     },
     notification::{
         NotificationCategory::Membership,
@@ -14,7 +14,7 @@ use api::{
 use super::{Audience, Content, NotificationType};
 use crate::role::role_name;
 
-pub(super) fn all() -> [NotificationType; 5] {
+pub(super) fn all() -> [NotificationType; 6] {
     [
         NotificationType::of(
             "invitation.accepted",
@@ -67,6 +67,25 @@ pub(super) fn all() -> [NotificationType; 5] {
                 let title = format!("The invitation to {} was not mailed", invitation.email);
                 let body = "The mail server did not accept the mail for five days. Resend the invitation, \
                             or copy the link and send it yourself.";
+                Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
+            },
+        ),
+        NotificationType::of(
+            "invitation.revoked",
+            Membership,
+            Info,
+            "An invited person joined by another invitation, which may offer another role. To the inviter.",
+            |event: InvitationRevoked, _| {
+                let invitation = event.after?;
+                if invitation.revoke_cause() != RevokeCause::RecipientJoined {
+                    return None;
+                }
+                let role = role_name(invitation.role());
+                let title = format!("{} joined by another invitation", invitation.email);
+                let body = format!(
+                    "Your invitation offered the role {role} and has ended. If they shall have this role, \
+                     change it in the list of members."
+                );
                 Some(Content::new(title, body, Audience::user(invitation.inviter_id)))
             },
         ),

@@ -82,8 +82,8 @@ fn every_type_renders_a_notification() {
     let pool = descriptors();
     for notification_type in types() {
         let name = notification_type.name;
-        // Rendered only for some changes, which the next test has.
-        if name == "subscription.changed" {
+        // Rendered only for some changes, which the next tests have.
+        if ["invitation.revoked", "subscription.changed"].contains(&name) {
             continue;
         }
         let rendered = render(&envelope(&pool, &notification_type.event));
@@ -94,6 +94,29 @@ fn every_type_renders_a_notification() {
         assert_ne!(notification.audience, Audience::default(), "{notification:?}");
         assert!(notification.title.len() < 120, "{notification:?}");
     }
+}
+
+/// IN-29: the inviter of an invitation that another one has settled may change the role.
+#[test]
+fn an_inviter_is_notified_of_a_settled_invitation_only() {
+    use api::invitation::{Invitation, InvitationRevoked, RevokeCause};
+    let titles = |cause: RevokeCause| {
+        let invitation = Invitation {
+            email: "bob@example.com".to_owned(),
+            inviter_id: Uuid::from_u128(7).to_string(),
+            revoke_cause: cause.into(),
+            ..Default::default()
+        };
+        let event = InvitationRevoked { after: Some(invitation), ..Default::default() };
+        let mut envelope = envelope(&descriptors(), "tenantry.invitation.v1.InvitationRevoked");
+        envelope.event.as_mut().unwrap().value = Message::encode_to_vec(&event);
+        render(&envelope).into_iter().map(|it| it.title).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        titles(RevokeCause::RecipientJoined),
+        ["bob@example.com joined by another invitation"]
+    );
+    assert_eq!(titles(RevokeCause::Manager), [""; 0]);
 }
 
 #[test]
