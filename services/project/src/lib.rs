@@ -56,7 +56,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity: identity.clone(),
         local_repositories: host.config().local_repositories,
-        base_url: host.config().base_url(),
+        push_url: host.config().push_url(),
         push_secret_key: host.key().derive("push secrets"),
     }));
     host.rpc(EnvironmentServiceServer::new(environment::rpc::Rpc {
