@@ -105,6 +105,7 @@ async fn insert(tx: &mut Tx, item: &DigestItem, recipient: RecipientColumns<'_>)
 
 /// A mail with its items.
 pub(super) async fn get(db: &Db, id: Uuid) -> Result<Option<(Digest, Vec<Item>)>> {
+    // The queue of mails of all organizations has the id (no org_id).
     let digest = query_as!(
         Digest,
         r#"select org_id as "org_id: OrgId", user_id, rule_id, address from digest where id = $1"#,
