@@ -116,6 +116,7 @@ mod suite {
     mod races; // Last seats, last uses and double deployments.
     mod readiness; // Start without a database, readiness, health checks.
     mod replicas; // Replicas that hang or end.
+    mod revoked_credentials; // Sessions and API keys that end on one of two replicas.
     mod startup; // Refusals to start, with their remedy.
     pub(crate) mod stored_secrets; // Secrets in tables.
     mod streams; // Limits and revocation of server streams.

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use chassis::{
     Account, Db, Error, Grant, OrgId, ProjectGrant, ProjectId, Result, Tx,
-    access::{AccessCheck, Authority, Decision},
+    access::{AccessCheck, Authority, Decision, Verification},
     call::Context,
     token::{Kind, Token},
 };
@@ -49,15 +49,18 @@ impl LocalAuthority {
         Self { db, credentials, snapshots }
     }
 
-    /// Returns the credential with an id, from the cache unless `fresh`. The caller must compare the secret.
+    /// Returns the credential with an id; from the cache if a decision verifies it later. The caller must
+    /// compare the secret.
     async fn credential(
         &self,
         kind: Kind,
         id: Uuid,
-        fresh: bool,
+        verification: Verification,
     ) -> Result<Option<StoredCredential>> {
         let is_valid = |it: &StoredCredential| !it.is_expired(self.db.now());
-        if !fresh && let Some(credential) = self.credentials.get(&id).filter(is_valid) {
+        if verification == Verification::WithDecision
+            && let Some(credential) = self.credentials.get(&id).filter(is_valid)
+        {
             return Ok(Some(credential));
         }
         // Callers authenticate with API keys and sessions only.
@@ -89,11 +92,15 @@ impl LocalAuthority {
 
 #[tonic::async_trait]
 impl Authority for LocalAuthority {
-    async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account> {
+    async fn authenticate(
+        &self,
+        bearer: &SecretString,
+        verification: Verification,
+    ) -> Result<Account> {
         let parse = |kind| Some((kind, Token::parse(kind, bearer.expose_secret())?));
         let token = parse(Kind::Session).or_else(|| parse(Kind::ApiKey));
         let (kind, token) = token.ok_or_else(Error::invalid_credential)?;
-        let credential = self.credential(kind, token.id, fresh).await?;
+        let credential = self.credential(kind, token.id, verification).await?;
         let credential = credential.ok_or_else(Error::invalid_credential)?;
         if credential.is_expired(self.db.now()) || !token.matches(&credential.secret_hash) {
             return Err(Error::invalid_credential());
@@ -110,8 +117,9 @@ impl Authority for LocalAuthority {
         };
         // The newest version, which must include the one of the caller's token.
         let freshness = Freshness::newest(context.consistency_token.as_deref())?;
-        let snapshot = self.snapshots.get(check.org_id, freshness).await?;
-        decide(snapshot.as_deref(), subject(context.account()?), &query, freshness)
+        let account = context.account()?;
+        let snapshot = self.snapshots.get(check.org_id, freshness, Some(account)).await?;
+        decide(snapshot.as_deref(), subject(account), &query, freshness)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chassis::Account;
@@ -11,8 +11,8 @@ use moka::sync::Cache;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Lifetime of a cached credential: a read may rely on one that ended less than a second ago, a write never
-/// (G-06).
+/// Lifetime of a cached credential. A decision verifies it in the database unless the caller allows a state
+/// of at most a second ago (G-06); everything else does not use the cache.
 const CACHE_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Credentials in the cache at most; each takes less than 500 bytes.
@@ -24,6 +24,8 @@ const CACHE_ENTRIES_MAX: u64 = 50_000;
 pub(crate) struct StoredCredential {
     pub(crate) account: Account,
     pub(crate) secret_hash: Vec<u8>,
+    /// Time before the credential was read from the database.
+    pub(crate) verified_at: Instant,
     /// `None` if the credential does not expire.
     pub(crate) expires_at: Option<OffsetDateTime>,
     /// `None` if the credential was never used.

@@ -166,11 +166,8 @@ fn install_access(
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
-        credentials,
+        credentials: credentials.clone(),
     }));
-    host.rpc(AccessServiceServer::new(access::rpc::Rpc {
-        access,
-        pager,
-        reader: access::reader::AccessReader { db: db.clone(), snapshots },
-    }));
+    let reader = access::reader::AccessReader { db: db.clone(), snapshots, credentials };
+    host.rpc(AccessServiceServer::new(access::rpc::Rpc { access, pager, reader }));
 }

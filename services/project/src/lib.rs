@@ -57,7 +57,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         identity: identity.clone(),
         vault: vault.clone(),
         local_repositories: host.config().local_repositories,
-        base_url: host.config().base_url(),
+        push_url: host.config().push_url(),
         push_secret_key: host.key().derive("push secrets"),
     }));
     host.rpc(EnvironmentServiceServer::new(environment::rpc::Rpc {

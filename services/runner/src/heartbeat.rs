@@ -85,7 +85,7 @@ impl Heartbeat {
             environments,
             tasks: self.leases.list(),
             // The project service ignores the address of a connected server.
-            shared_address: self.settings.address.clone(),
+            shared_address: self.settings.shared_address(),
             database_address: self.driver.database_address(),
         }
     }

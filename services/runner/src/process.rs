@@ -167,7 +167,7 @@ impl Processes {
         record.set_running(process, port);
         environment.write_record(record).await?;
         environment.clear_starting_process().await;
-        self.url(environment, port).await
+        self.url(lease, environment, port).await
     }
 
     /// Kills all processes of an environment's account, and removes its control groups. Called after the
@@ -197,7 +197,7 @@ impl Driver for Processes {
         if record.release == lease.release && record.is_running() {
             // A previous runner completed the deployment, but crashed before it reported the result.
             report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, "already running").await;
-            let url = self.url(&environment, record.port).await?;
+            let url = self.url(lease, &environment, record.port).await?;
             return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
         }
         let prepared = async {
@@ -229,7 +229,7 @@ impl Driver for Processes {
         environment.write_launch(&launch).await?;
         environment.write_record(&record).await?;
         environment.clear_starting_process().await;
-        let url = self.url(&environment, port).await?;
+        let url = self.url(lease, &environment, port).await?;
         if let Some(process) = old_process {
             process.stop().await;
             self.release_port(&environment, old_port).await;
@@ -248,7 +248,7 @@ impl Driver for Processes {
         let mut record = environment.record().await;
         report.step("start", 1, 2, "starting").await;
         let url = if record.is_running() {
-            self.url(&environment, record.port).await?
+            self.url(lease, &environment, record.port).await?
         } else {
             let lease = &self.provision_addons(lease, report).await?;
             self.start_release(lease, &environment, &mut record).await?
@@ -295,7 +295,7 @@ impl Driver for Processes {
                 process.thaw();
                 record.desired = DesiredState::Running;
                 environment.write_record(&record).await?;
-                let url = self.url(&environment, record.port).await?;
+                let url = self.url(lease, &environment, record.port).await?;
                 return Ok(TaskOutcome { url, ..TaskOutcome::default() });
             }
         }
@@ -310,7 +310,7 @@ impl Driver for Processes {
         let observed = record.observed();
         report.log(vec![format!("actual state: {}", observed.as_str_name())]).await;
         let url = if observed == Observed::Running {
-            self.url(&environment, record.port).await?
+            self.url(lease, &environment, record.port).await?
         } else {
             String::new()
         };

@@ -48,7 +48,8 @@ struct Arguments {
     /// Directory of the environments' files.
     #[arg(long, env = "TENANTRY_RUNNER_DIR", default_value = "/var/lib/tenantry-runner")]
     data_dir: PathBuf,
-    /// IP address that deployed programs listen on.
+    /// IP address at which deployed programs are reached on this machine. 0.0.0.0 publishes them at all of
+    /// its addresses; the default, only to this machine.
     #[arg(long, env = "TENANTRY_RUNNER_BIND", default_value = "127.0.0.1")]
     bind: IpAddr,
     /// Administrator URL (`postgres://…`) of a PostgreSQL server for the databases of environments. Default:
@@ -74,7 +75,8 @@ struct Arguments {
     /// Log level, or levels by module (`tracing` filters).
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
-    /// Host part of the URLs of deployed programs. Default: the value of --bind.
+    /// Host of the URLs of deployed programs. Default: the address of the server, unless --bind is a loopback
+    /// address.
     #[arg(long, env = "TENANTRY_RUNNER_ADDRESS")]
     address: Option<String>,
 }
@@ -122,7 +124,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings {
         // The agent token identifies the server; the name appears only in logs.
         name: "runner".to_owned(),
-        address: arguments.address.unwrap_or_else(|| arguments.bind.to_string()),
+        address: arguments.address,
         data_dir: arguments.data_dir,
         bind: arguments.bind,
         database_url: arguments.database_url,

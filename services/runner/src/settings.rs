@@ -25,8 +25,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// IP address that deployed programs listen on.
     pub bind: IpAddr,
-    /// Host part of the URLs of deployed programs.
-    pub address: String,
+    /// Host of the URLs of deployed programs. `None`: the address of a connected server, else `bind`.
+    pub address: Option<String>,
     /// Administrator URL (`postgres://…`) of the PostgreSQL server of environments. `None`: the runner starts
     /// its own server.
     pub database_url: Option<String>,
@@ -34,6 +34,13 @@ pub struct Settings {
     pub isolation: IsolationPolicy,
     /// Networks of environments.
     pub network: NetworkSettings,
+}
+
+impl Settings {
+    /// Returns the address of a shared server.
+    pub(crate) fn shared_address(&self) -> String {
+        self.address.clone().unwrap_or_else(|| self.bind.to_string())
+    }
 }
 
 /// Settings for the networks of environments.

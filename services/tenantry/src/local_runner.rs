@@ -43,7 +43,7 @@ fn runner_settings(data_dir: &Path, config: &Config) -> Result<Settings> {
         name: read_or_create_name(&data_dir)?,
         data_dir,
         bind: config.runner_bind,
-        address: config.runner_address.clone().unwrap_or_else(|| config.runner_bind.to_string()),
+        address: config.runner_address.clone(),
         database_url: config.runner_database_url.as_ref().map(|it| it.expose_secret().to_owned()),
         isolation: if config.allow_weak_isolation {
             IsolationPolicy::BestEffort

@@ -1,17 +1,19 @@
 //! Authorization. A grant proves that the caller has a permission; only this module makes grants, after the
 //! authority (the identity service) has allowed the call.
 
+mod past_decision;
 mod remote;
 
 use std::{
     sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use api::{check::Check, error::Reason};
 use secrecy::SecretString;
 use tonic::Code;
 
+pub(crate) use self::past_decision::{PastDecision, refresh_decisions, require_current_decisions};
 pub use self::remote::RemoteAuthority;
 use crate::{
     Error, OrgId, ProjectId, Result,
@@ -156,13 +158,28 @@ impl Decision {
     }
 }
 
+/// Time at which a credential is verified: that it exists and has not been revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// During the authentication.
+    Now,
+    /// With the decision that follows, in the statement that reads the access version of the organization.
+    /// Until then the account may be a copy of at most a second ago.
+    WithDecision,
+}
+
 /// Authenticates callers and decides on permissions: the identity service, in this process or another.
 #[tonic::async_trait]
 pub trait Authority: Send + Sync + 'static {
-    /// Returns the account of a credential. `fresh` bypasses caches.
-    async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account>;
+    /// Returns the account of a credential.
+    async fn authenticate(
+        &self,
+        bearer: &SecretString,
+        verification: Verification,
+    ) -> Result<Account>;
 
-    /// Decides whether the caller has a permission, from the newest state.
+    /// Verifies the credential of the caller and decides whether the caller has a permission, from the newest
+    /// state.
     async fn decide(&self, context: &Context, check: &AccessCheck<'_>) -> Result<Decision>;
 }
 
@@ -230,11 +247,10 @@ impl Access {
         Ok(ScopeGrant { org, project_id: Some(project_id) })
     }
 
-    /// Authenticates the caller of a stream or long poll again, without caches; fails if the credential is no
-    /// longer valid.
+    /// Authenticates the caller again; fails if the credential is no longer valid.
     pub async fn reauthenticate(&self, context: &Context) -> Result<Account> {
         let bearer = context.bearer.as_ref().ok_or_else(Error::invalid_credential)?;
-        self.authority()?.authenticate(bearer, true).await
+        self.authority()?.authenticate(bearer, Verification::Now).await
     }
 
     /// Checks again the credential and the permissions that a stream rests on. An object that is hidden by
@@ -303,6 +319,7 @@ impl Access {
         let authority = self.authority()?.clone();
         let decided_at = Instant::now();
         let decision = authority.decide(context, check).await?;
+        context.is_decided.store(true, Ordering::Relaxed);
         if !decision.allowed && decision.visible {
             let denied = Denied {
                 permission: check.permission.to_owned(),
@@ -332,64 +349,6 @@ impl Access {
         }
         Ok(decision)
     }
-}
-
-/// A positive decision that a change or a stream rests on.
-#[derive(Clone)]
-pub(crate) struct PastDecision {
-    authority: Arc<dyn Authority>,
-    decided_at: Instant,
-    permission: String,
-    org_id: OrgId,
-    project_id: Option<ProjectId>,
-}
-
-impl PastDecision {
-    fn is_outdated(&self) -> bool {
-        self.decided_at.elapsed() > DECISION_AGE_MAX
-    }
-
-    fn access_check(&self, write: bool) -> AccessCheck<'_> {
-        let Self { permission, org_id, project_id, .. } = self;
-        AccessCheck { permission, org_id: *org_id, project_id: *project_id, write }
-    }
-}
-
-impl std::fmt::Debug for PastDecision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PastDecision").field("permission", &self.permission).finish_non_exhaustive()
-    }
-}
-
-/// Longest age of a decision when the change that rests on it commits.
-const DECISION_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// Repeats the decisions that are too old, before the transaction of a change begins: a caller who lost the
-/// permission while the call waited, or while this process was suspended, changes nothing (P-03).
-pub(crate) async fn refresh_decisions(context: &Context) -> Result<()> {
-    let outdated: Vec<PastDecision> = {
-        let mut decisions = context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        decisions.extract_if(.., |it| it.is_outdated()).collect()
-    };
-    for mut decision in outdated {
-        decision.decided_at = Instant::now();
-        let check = decision.access_check(true);
-        decision.authority.decide(context, &check).await?.check(&check)?;
-        context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner).push(decision);
-    }
-    Ok(())
-}
-
-/// Fails if a decision is too old for a change that rests on it to commit, and requests that the server stack
-/// repeats the call: during its transaction no remote call can be made.
-pub(crate) fn require_current_decisions(context: &Context) -> Result<()> {
-    let decisions = context.change_decisions.lock().unwrap_or_else(PoisonError::into_inner);
-    if decisions.iter().any(PastDecision::is_outdated) {
-        // The request for a repetition.
-        context.is_outdated.store(true, Ordering::Relaxed);
-        return Err(Error::Unavailable("identity"));
-    }
-    Ok(())
 }
 
 /// Error of a call whose organization or project id is not a UUID: all violations of the message. No object

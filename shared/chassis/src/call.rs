@@ -99,6 +99,8 @@ pub struct Context {
     pub(crate) emitted_ids: Mutex<Vec<Uuid>>,
     /// Newest state of access that the call has read, for the response's metadata.
     pub(crate) read_token: Mutex<Option<String>>,
+    /// True after a decision, which verifies the credential, too.
+    pub(crate) is_decided: AtomicBool,
     /// Denied permission, for the audit log.
     pub(crate) denied: Mutex<Option<Denied>>,
     /// Decisions that a change rests on, repeated before its transaction if they are too old.

@@ -33,6 +33,9 @@ pub struct Rule {
     pub read: bool,
     /// True if API keys may call a method for any account ([`Audience::Account`]).
     pub keys: bool,
+    /// True if the method makes decisions whose age the request limits (field `consistency`). It verifies the
+    /// credential of its caller with them.
+    pub decides: bool,
     /// The permission that is required instead if the request names a project.
     pub project_permission: Option<String>,
     /// True if connected servers may call a method for services, too, with their agent tokens.
@@ -110,6 +113,7 @@ fn rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<Rule> {
         audience: audience(rule)?,
         read: matches!(idempotency_level.as_deref(), Some(Value::EnumNumber(NO_SIDE_EFFECTS))),
         keys: rule.get_field_by_name("keys")?.as_bool()?,
+        decides: method.input().get_field_by_name("consistency").is_some(),
         project_permission: Some(
             rule.get_field_by_name("project_permission")?.as_str()?.to_owned(),
         )

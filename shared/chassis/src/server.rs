@@ -23,7 +23,10 @@ mod stream;
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Task, Poll},
     time::{Duration, Instant},
 };
@@ -54,7 +57,7 @@ use crate::{
     error::{overloaded, status},
     key,
     key_limits::KeyLimits,
-    rule::{Rule, Rules},
+    rule::{Audience, Rule, Rules},
 };
 
 /// The authenticated peer of a connection.
@@ -220,6 +223,7 @@ impl Shared {
             consistency_token: origin::header(&parts.headers, CONSISTENCY_TOKEN),
             emitted_ids: Mutex::default(),
             read_token: Mutex::default(),
+            is_decided: AtomicBool::default(),
             denied: Mutex::default(),
             change_decisions: Mutex::default(),
             is_outdated: AtomicBool::default(),
@@ -282,7 +286,16 @@ impl Shared {
         };
         self.denials.record(&context, response.headers()).await;
         let response = with_metadata(response, &context);
-        if !context.rule.streaming || Status::from_header_map(response.headers()).is_some() {
+        let refusal = Status::from_header_map(response.headers());
+        if refusal.is_none() && lacks_decision(&context) {
+            tracing::error!(
+                method = context.rule.method,
+                "the handler did not check the permission"
+            );
+            let message = "internal error";
+            return status(Code::Internal, Reason::Internal, message, vec![]).into_http();
+        }
+        if !context.rule.streaming || refusal.is_some() {
             return response;
         }
         let (access, clock) = (self.access.clone(), self.clock.clone());
@@ -309,6 +322,13 @@ impl Shared {
         let is_service_itself = caller.service.is_some() && holder.is_none();
         self.limits.open_call(holder, (!is_service_itself).then_some(address)).map(Some)
     }
+}
+
+/// True if the method requires a permission and its handler made no decision. Its response is not sent,
+/// because the credential of the caller has not been verified either.
+fn lacks_decision(context: &Context) -> bool {
+    let requires_permission = matches!(context.rule.audience, Audience::Permission(_));
+    requires_permission && !context.is_decided.load(Ordering::Relaxed)
 }
 
 /// Returns the status for a body that was not received.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | addresses of the name, connections | [`Replicas`] |
 //! | choice of a replica by latency and calls in flight (peak EWMA) | `tower::balance` |
-//! | further attempts on another replica: of reads, and of calls that were not sent | `tower::retry` |
+//! | further attempts on another replica: of reads, and of calls that were not processed | `tower::retry` |
 
 use std::{
     sync::Arc,
@@ -178,7 +178,7 @@ fn remaining_time(deadline: Instant) -> HeaderValue {
     HeaderValue::from_str(&format!("{ms}m")).expect("digits are valid in a header")
 }
 
-/// Repeats a read that failed or was not answered in time, and any call that was not sent.
+/// Repeats a read that failed or was not answered in time, and any call that was not processed.
 #[derive(Clone, Copy)]
 struct FurtherAttempts;
 
@@ -196,7 +196,7 @@ impl Policy<Request<Bytes>, Response<Body>, BoxError> for FurtherAttempts {
                 let status = Status::from_header_map(response.headers());
                 attempt.is_repeatable && status.is_some_and(|it| it.code() == Code::Unavailable)
             }
-            Err(error) => attempt.is_repeatable || was_not_sent(&**error),
+            Err(error) => attempt.is_repeatable || was_not_processed(&**error),
         };
         attempt.number += 1;
         (may_repeat && attempt.number <= ATTEMPTS_MAX).then(|| std::future::ready(()))
@@ -207,11 +207,21 @@ impl Policy<Request<Bytes>, Response<Body>, BoxError> for FurtherAttempts {
     }
 }
 
-/// True if a call failed before any of it was sent: without a connection, or on one that was closed before.
-fn was_not_sent(error: &(dyn std::error::Error + 'static)) -> bool {
-    let is_canceled = |it: &(dyn std::error::Error + 'static)| {
-        it.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+/// True if no replica has processed a call: there was no connection, the connection was closed before the
+/// call was sent, or the replica refused the stream of the call while it closed the connection (RFC 9113, 6.8
+/// and 8.7).
+fn was_not_processed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_refused = |it: &(dyn std::error::Error + 'static)| {
+        let is_canceled = it.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        is_canceled || it.downcast_ref::<h2::Error>().is_some_and(is_refused_stream)
     };
     has_cause::<ConnectError>(error)
-        || std::iter::successors(Some(error), |it| it.source()).any(is_canceled)
+        || std::iter::successors(Some(error), |it| it.source()).any(is_refused)
+}
+
+/// True for the error of a stream above the last one that a closing peer processes, and of one that it
+/// refused.
+fn is_refused_stream(error: &h2::Error) -> bool {
+    let is_closing = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (is_closing || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }

@@ -37,8 +37,6 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const HEADERS_MAX: Duration = Duration::from_secs(10);
 /// Time after which a connection without a request is closed.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(20);
-/// Time after the last request after which a connection is closed.
-const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 /// Age at which a connection is closed, so that clients connect to new replicas, too.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 /// Time-out for the requests in flight when a connection is closed.
@@ -55,11 +53,13 @@ pub(crate) struct Acceptor {
     service: HttpService,
     tls: Option<Tls>,
     http: Builder<TokioExecutor>,
+    /// Time after the last request after which a connection is closed.
+    idle_max: Duration,
 }
 
 impl Acceptor {
     /// Creates an acceptor; without `tls` connections are in plain text.
-    pub(crate) fn new(service: HttpService, tls: Option<Tls>) -> Self {
+    pub(crate) fn new(service: HttpService, tls: Option<Tls>, idle_max: Duration) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
         http.http2()
@@ -69,7 +69,7 @@ impl Acceptor {
             .max_pending_accept_reset_streams(Some(20))
             .max_header_list_size(8 * 1024)
             .max_concurrent_streams(STREAMS_MAX);
-        Self { service, tls, http }
+        Self { service, tls, http, idle_max }
     }
 
     /// Accepts connections until `draining`, then waits until all are closed.
@@ -129,7 +129,7 @@ impl Acceptor {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = connection.address;
-        let activity = Activity::new();
+        let activity = Activity::new(self.idle_max);
         let requests = activity.clone();
         let http_service = self.service.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -184,6 +184,8 @@ struct Requests {
     /// True after the first request.
     has_served: AtomicBool,
     state: Mutex<RequestState>,
+    /// Time after the last request after which the connection is closed.
+    idle_max: Duration,
 }
 
 struct RequestState {
@@ -197,9 +199,9 @@ struct RequestState {
 struct Active(Activity);
 
 impl Activity {
-    fn new() -> Self {
+    fn new(idle_max: Duration) -> Self {
         let state = Mutex::new(RequestState { active: 0, idle_since: Instant::now() });
-        Self(Arc::new(Requests { has_served: AtomicBool::new(false), state }))
+        Self(Arc::new(Requests { has_served: AtomicBool::new(false), state, idle_max }))
     }
 
     /// Starts a request.
@@ -219,9 +221,9 @@ impl Activity {
         if !self.has_served() {
             state.idle_since + FIRST_REQUEST_MAX
         } else if state.active == 0 {
-            state.idle_since + IDLE_MAX
+            state.idle_since + self.0.idle_max
         } else {
-            Instant::now() + IDLE_MAX
+            Instant::now() + self.0.idle_max
         }
     }
 }

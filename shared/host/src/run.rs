@@ -109,7 +109,8 @@ impl Host {
         };
         let sites = Sites(std::mem::take(&mut self.sites).into());
         let service = HttpService { stack: Stack::clone(&stack), operator, sites };
-        let acceptor = Acceptor::new(service, tls);
+        let idle_max = Duration::from_millis(self.config.connection_idle_ms_max);
+        let acceptor = Acceptor::new(service, tls, idle_max);
         let failure = {
             let drain = listener::Drain { started: self.draining.clone(), timeout: drain };
             listener::serve(acceptor, listener, health, stop, drain).await.flatten()

@@ -58,6 +58,9 @@ pub struct Config {
     /// `http://localhost` with the port of --listen (https with TLS).
     #[arg(long, env = "TENANTRY_BASE_URL")]
     pub base_url: Option<String>,
+    /// Base URL of push webhooks, at which git servers reach the project service. Default: --base-url.
+    #[arg(long, env = "TENANTRY_PUSH_URL")]
+    pub push_url: Option<String>,
     /// SMTP server, for example `smtps://user:password@mail.example.com`. Default: no server; each mail is
     /// written to an .eml file in the data directory.
     #[arg(long, env = "TENANTRY_SMTP_URL", hide_env_values = true)]
@@ -93,6 +96,14 @@ pub struct Config {
     /// Largest number of open connections from one network address (an IPv4 address or an IPv6 /64 network).
     #[arg(long, env = "TENANTRY_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 128)]
     pub connections_per_address_max: usize,
+    /// Time without a request after which a connection is closed, in milliseconds.
+    #[arg(
+        long,
+        env = "TENANTRY_CONNECTION_IDLE_MS_MAX",
+        default_value_t = 300_000,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub connection_idle_ms_max: u64,
     /// Largest number of open calls: streams, and long polls of runners. They do not count as calls in
     /// flight. Loopback addresses may use half of them, a trusted proxy all.
     #[arg(long, env = "TENANTRY_OPEN_CALLS_MAX", default_value_t = 4096)]
@@ -246,6 +257,12 @@ impl Config {
             format!("{scheme}://localhost:{}", self.listen.port())
         };
         self.base_url.as_ref().map_or_else(default, |it| it.trim_end_matches('/').to_owned())
+    }
+
+    /// Returns the base URL of push webhooks, without a slash at its end.
+    pub fn push_url(&self) -> String {
+        let url = self.push_url.as_ref().map(|it| it.trim_end_matches('/').to_owned());
+        url.unwrap_or_else(|| self.base_url())
     }
 }
 

@@ -8,7 +8,11 @@ use std::sync::{
 
 use anyhow::Result;
 use api::identity::{self as pb, project_access_service_client::ProjectAccessServiceClient};
-use tonic::{Request, metadata::MetadataValue};
+use tonic::{
+    Request,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
 
 use crate::{load, median, mutation, noop, print_rates, suite::Suite};
 
@@ -109,8 +113,12 @@ pub(crate) async fn run() -> Result<()> {
     suite.stop().await
 }
 
-/// Returns the rate of calls.
-async fn measure(suite: &Suite, token: &str, projects: &[mutation::SampleProject]) -> Result<f64> {
+/// Returns the rate of calls. Each caller changes a grant on a project of its own.
+pub(crate) async fn measure(
+    suite: &Suite,
+    token: &str,
+    projects: &[mutation::SampleProject],
+) -> Result<f64> {
     let channels = load::channels(suite.address).await?;
     let bearer: MetadataValue<_> = format!("Bearer {token}").parse()?;
     let projects = projects.to_vec();
@@ -119,23 +127,31 @@ async fn measure(suite: &Suite, token: &str, projects: &[mutation::SampleProject
         Arc::new((0..CONNECTIONS).map(|_| AtomicBool::new(false)).collect());
     load::rate(CONNECTIONS, move |caller, _| {
         let channel = channels[caller % channels.len()].clone();
-        let mut client = ProjectAccessServiceClient::new(channel);
         let project = projects[caller].clone();
         let was_viewer = is_viewer[caller].fetch_xor(true, Ordering::Relaxed);
-        let role = if was_viewer { pb::ProjectRole::Developer } else { pb::ProjectRole::Viewer };
-        let principal = pb::principal::Principal::UserId(project.user_id);
-        let mut request = Request::new(pb::SetProjectAccessRequest {
-            org_id: project.org_id,
-            project_id: project.project_id,
-            principal: Some(pb::Principal { principal: Some(principal) }),
-            role: role.into(),
-            ..Default::default()
-        });
-        request.metadata_mut().insert("authorization", bearer.clone());
-        async move {
-            client.set_project_access(request).await?;
-            Ok(())
-        }
+        let bearer = bearer.clone();
+        async move { change(channel, bearer, &project, !was_viewer).await }
     })
     .await
+}
+
+/// Sets the role of the owner on a project.
+pub(crate) async fn change(
+    channel: Channel,
+    bearer: MetadataValue<Ascii>,
+    project: &mutation::SampleProject,
+    is_viewer: bool,
+) -> Result<()> {
+    let role = if is_viewer { pb::ProjectRole::Viewer } else { pb::ProjectRole::Developer };
+    let principal = pb::principal::Principal::UserId(project.user_id.clone());
+    let mut request = Request::new(pb::SetProjectAccessRequest {
+        org_id: project.org_id.clone(),
+        project_id: project.project_id.clone(),
+        principal: Some(pb::Principal { principal: Some(principal) }),
+        role: role.into(),
+        ..Default::default()
+    });
+    request.metadata_mut().insert("authorization", bearer);
+    ProjectAccessServiceClient::new(channel).set_project_access(request).await?;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Hosting: lists of many projects, streaming of task logs, and duration of a deployment.
+//! Hosting: streaming of task logs, and duration of a deployment.
 
 use std::{
     path::Path,
@@ -9,14 +9,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use api::project::{
     self as pb, environment_service_client::EnvironmentServiceClient,
-    project_service_client::ProjectServiceClient, task_service_client::TaskServiceClient,
+    task_service_client::TaskServiceClient,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tonic::{Request, metadata::MetadataValue};
 
 use crate::{
     load,
-    mutation::{SampleProject, create_sample_project, pgbench},
+    mutation::create_sample_project,
     noop, print,
     runner_load::{self, connect_server},
     suite::Suite,
@@ -24,7 +24,6 @@ use crate::{
 
 /// Runs all measurements.
 pub(crate) async fn run() -> Result<()> {
-    measure_project_lists().await?;
     runner_load::run().await?;
     measure_log_streaming().await?;
     measure_deployments().await
@@ -43,80 +42,6 @@ async fn execute(suite: &Suite, statement: String) -> Result<()> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     connection.execute(AssertSqlSafe(statement)).await?;
     Ok(())
-}
-
-/// Measures list pages of 50 projects for a member who sees 1,000 of an organization's 10,000 projects.
-/// Reference: the SQL query alone.
-async fn measure_project_lists() -> Result<()> {
-    let suite = Suite::start(&noop::without_audit()).await?;
-    let ann = suite.sign_in("ann@example.com").await?;
-    let bob = suite.sign_in("bob@example.com").await?;
-    let sample = create_sample_project(&suite, &ann).await?;
-    let org = &sample.org_id;
-    let project_id = "('00000005-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid";
-    let user = "(select id from identity.account where email = 'bob@example.com')";
-    execute(
-        &suite,
-        format!(
-            "begin; set session_replication_role = replica;
-             insert into identity.member (id, org_id, user_id, role, created_at)
-             values (gen_random_uuid(), '{org}', {user}, 'developer', now());
-             insert into identity.project (org_id, id) select '{org}', {project_id} from generate_series(1,
-             10000) as n;
-             insert into identity.project_grant (id, org_id, project_id, user_id, role, granted_by,
-             created_at)
-             select gen_random_uuid(), '{org}', {project_id}, {user}, 'developer', {user}, now()
-             from generate_series(1, 10000, 10) as n;
-             insert into project.project (id, org_id, name, slug, repository_url, default_branch, creator_id,
-                 created_at, updated_at)
-             select {project_id}, '{org}', 'Project ' || n, 'project-' || n, 'https://git.example.com/a.git',
-             'main',
-                 {user}, now(), now() from generate_series(1, 10000) as n;
-             update identity.organization set access_version = access_version + 1 where id = '{org}';
-             commit"
-        ),
-    )
-    .await?;
-    suite.analyze().await?;
-    let script =
-        "select id, org_id, name, slug, description, repository_url, default_branch, odoo_version,
-        server_id,
-        production_deploy_min_role, state, version, creator_id, created_at, updated_at
-        from project.project where org_id = :org and id > '00000005-0000-7000-8000-000000001000'
-        order by id limit 51;";
-    let mut measured = vec![];
-    let mut reference = vec![];
-    for _ in 0..3 {
-        reference.push(pgbench(&suite.options, script, &sample)?);
-        measured.push(list_rate(&suite, &bob, &sample).await?);
-    }
-    let measured = crate::median(measured);
-    let reference = crate::median(reference);
-    print(&format!(
-        "| `ListProjects`: 50 of 1,000 visible of 10,000 (query alone) | {measured:.0}/s \
-         | {reference:.0}/s | {:.2} times as long | ≤ 3 |\n",
-        reference / measured
-    ));
-    suite.stop().await
-}
-
-/// Returns the rate of `ListProjects`.
-async fn list_rate(suite: &Suite, token: &str, sample: &SampleProject) -> Result<f64> {
-    let channels = load::channels(suite.address).await?;
-    let org_id = sample.org_id.clone();
-    let token = token.to_owned();
-    load::rate(8, move |caller, _| {
-        let mut client = ProjectServiceClient::new(channels[caller % channels.len()].clone());
-        let list =
-            pb::ListProjectsRequest { org_id: org_id.clone(), page_size: 50, ..Default::default() };
-        let request = authenticated(list, &token);
-        async move {
-            let page = client.list_projects(request?).await?.into_inner();
-            ensure!(page.projects.len() == 50, "a page has {} projects", page.projects.len());
-            Ok(())
-        }
-    })
-    .await
 }
 
 /// Size of the streamed log in MB.

@@ -16,6 +16,8 @@ mod memory;
 mod mutation;
 mod nats;
 mod noop;
+mod organizations;
+mod project_lists;
 mod runner_load;
 mod start;
 mod suite;
@@ -46,6 +48,12 @@ async fn main() -> Result<()> {
     }
     if "grants".contains(&filter) {
         grants::run().await?;
+    }
+    if "organizations".contains(&filter) {
+        organizations::run().await?;
+    }
+    if "project_lists".contains(&filter) {
+        project_lists::run().await?;
     }
     if "hosting".contains(&filter) {
         hosting::run().await?;

@@ -168,26 +168,37 @@ pub(crate) async fn create_sample_project(suite: &Suite, token: &str) -> Result<
     };
     let method = "tenantry.identity.v1.OrganizationService/ChangePlan";
     let _: id::ChangePlanResponse = client.call(method, change).await?;
-    let create = prj::CreateProjectRequest {
-        org_id: organization.id.clone(),
-        name: "Shop".to_owned(),
-        repository_url: "https://git.example.com/acme/shop.git".to_owned(),
-        ..Default::default()
-    };
-    let method = "tenantry.project.v1.ProjectService/CreateProject";
-    let created: prj::CreateProjectResponse = client.call(method, create).await?;
+    let project_id = create_project(suite, token, &organization.id, "Shop").await?;
     let mut connection =
         <sqlx::PgConnection as sqlx::Connection>::connect_with(&suite.options).await?;
     // Only one person is signed in, so there is one session.
     let session = "select id::text from identity.session limit 1";
     let session_id: String = sqlx::query_scalar(session).fetch_one(&mut connection).await?;
-    let project_id = created.project.context("the response has no project")?.id;
     Ok(SampleProject {
         org_id: organization.id,
         project_id,
         user_id: organization.owner_id,
         session_id,
     })
+}
+
+/// Creates a project; returns its id.
+pub(crate) async fn create_project(
+    suite: &Suite,
+    token: &str,
+    org_id: &str,
+    name: &str,
+) -> Result<String> {
+    let create = prj::CreateProjectRequest {
+        org_id: org_id.to_owned(),
+        name: name.to_owned(),
+        repository_url: "https://git.example.com/acme/shop.git".to_owned(),
+        ..Default::default()
+    };
+    let method = "tenantry.project.v1.ProjectService/CreateProject";
+    let created: prj::CreateProjectResponse =
+        suite.client.with_token(token).call(method, create).await?;
+    Ok(created.project.context("the response has no project")?.id)
 }
 
 /// Returns the rate of `CreateEnvironment`.

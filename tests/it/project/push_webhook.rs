@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use testkit::{Suite, eventually};
+use tenantry::demo::Services;
+use testkit::{Person, Suite, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -12,6 +13,7 @@ use tokio::{
 use crate::support::{
     fake_runner::FakeRunner,
     hosting::{Hosting, PROJECTS, TASKS},
+    service_processes::ServiceProcesses,
     world::text,
 };
 
@@ -66,6 +68,37 @@ pub(crate) async fn push(suite: &Suite, hook: &(String, String), branch: &str) -
     let signed = signature(secret, &body);
     let headers = [("x-gitea-event", "push"), ("x-gitea-signature", signed.as_str())];
     post(suite.address, path, &headers, &body).await
+}
+
+/// The URL that a project shows for its webhook is the address of the project service, which receives pushes,
+/// not that of the pages in mails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_webhook_reaches_the_project_service_of_four_services() {
+    let processes = ServiceProcesses::start().await;
+    let Services { identity, project, .. } = &processes.clients;
+    let owner = Person::join(identity, &processes.mailbox, "owner@example.com").await.unwrap();
+    let org = owner.create_organization("acme").await.unwrap();
+    let owner = project.with_token(&owner.token);
+    let repository = "https://git.example.com/acme/shop.git";
+    let create = json!({ "orgId": org, "name": "Shop", "repositoryUrl": repository });
+    let created = owner.call_json(&format!("{PROJECTS}/CreateProject"), create).await.unwrap();
+    let rotate = json!({ "orgId": org, "projectId": created["project"]["id"] });
+    let hook = owner.call_json(&format!("{PROJECTS}/RotatePushSecret"), rotate).await.unwrap();
+
+    let body = push_body("main", &"a".repeat(40));
+    let authority = reqwest::Certificate::from_pem(processes.authority().as_bytes()).unwrap();
+    let git_server = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+    let delivery = git_server
+        .post(text(&hook["url"]))
+        .header("content-type", "application/json")
+        .header("x-gitea-event", "push")
+        .header("x-gitea-signature", signature(&text(&hook["secret"]), &body))
+        .body(body);
+    let answer = delivery.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let text = answer.text().await.unwrap();
+    assert_eq!(text.trim(), "no environment of this branch has auto_deploy");
+    processes.stop().await;
 }
 
 /// PE-46: pushes in the formats of GitHub, GitLab and Gitea deploy the pushed commit.

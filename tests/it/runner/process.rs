@@ -102,6 +102,14 @@ async fn the_next_runner_completes_the_task_of_a_killed_one() {
     suite.finish().await;
 }
 
+/// Changes the address of the server of an environment.
+async fn set_server_address(hosting: &Hosting, environment: &str, address: &str) {
+    let server = hosting.get(environment).await["serverId"].clone();
+    let update = json!({ "serverId": server, "address": address, "updateMask": "address" });
+    let update = hosting.world.org_request(update);
+    hosting.owner().call_ok("project.v1.ServerService/UpdateServer", update).await;
+}
+
 /// A runner that cannot start prints the reason and the remedy.
 #[test]
 fn a_runner_without_a_token_prints_the_remedy() {
@@ -155,25 +163,44 @@ async fn an_unprivileged_runner_reports_its_limits() {
     testkit::stop_deployments_of_runner(&folder.path().join("work"));
 }
 
-/// A program in its own network namespace is published at the address of its server while it runs.
+/// A program in its own network namespace is published, while it runs, at the address that its server was
+/// connected with; `--address` of the runner replaces that in URLs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_is_published_at_the_address_of_its_server() {
-    // Unprivileged programs listen on the address themselves.
-    let server = if rustix::process::geteuid().is_root() { "10.213.0.1" } else { "127.0.0.1" };
-    for bind in [server, "0.0.0.0"] {
+    // Unprivileged programs listen on the address themselves, and on a loopback address they have no other
+    // URL.
+    let (server, binds) = match rustix::process::geteuid().is_root() {
+        true => ("10.213.0.1", vec!["10.213.0.1", "0.0.0.0"]),
+        false => ("127.0.0.1", vec!["0.0.0.0"]),
+    };
+    for bind in binds {
         let suite = Suite::start().await;
         let folder = tempfile::tempdir().unwrap();
-        let start = |address: SocketAddr, token: &Path, folder: &Path| {
-            let mut all = arguments(address, token, folder);
-            all.extend([format!("--bind={bind}"), format!("--address={server}")]);
+        let start = |more: Option<&str>, folder: &Path| {
+            let mut all = arguments(suite.address, &folder.join("token"), folder);
+            all.push(format!("--bind={bind}"));
+            all.extend(more.map(str::to_owned));
             Process::start("tenantry-runner", &all, &folder.join("log"))
         };
-        let (hosting, id, process) = connect_with(&suite, folder.path(), start).await;
+        let first = |_: SocketAddr, _: &Path, folder: &Path| start(None, folder);
+        let (hosting, id, process) = connect_with(&suite, folder.path(), first).await;
+        set_server_address(&hosting, &id, server).await;
         let task = hosting.run_task("Deploy", &id, json!({})).await;
         assert_eq!(task["state"], "TASK_STATE_COMPLETED", "{task}");
         let url = text(&hosting.get(&id).await["url"]);
         assert!(url.starts_with(&format!("http://{server}:")), "{url}");
         assert!(visit(&url, "/").await.is_some(), "{bind}");
+
+        set_server_address(&hosting, &id, "eu-2.example.com").await;
+        hosting.run_task("Restart", &id, json!({})).await;
+        let moved = text(&hosting.get(&id).await["url"]);
+        assert!(moved.starts_with("http://eu-2.example.com:"), "{moved}");
+        assert!(process.stop(), "the runner drains");
+        let process = start(Some("--address=apps.example.com"), folder.path());
+        hosting.run_task("Restart", &id, json!({})).await;
+        let renamed = text(&hosting.get(&id).await["url"]);
+        assert!(renamed.starts_with("http://apps.example.com:"), "{renamed}");
+
         assert_eq!(hosting.run_task("Stop", &id, json!({})).await["state"], "TASK_STATE_COMPLETED");
         assert!(visit(&url, "/").await.is_none(), "{bind}");
         let destroy = json!({ "confirmName": "main" });

@@ -1,12 +1,12 @@
 //! Two replicas of a service: calls of other services are balanced over them, and go on when one hangs or
-//! ends.
+//! ends, and when both close their connections.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use testkit::Person;
 
-use crate::support::service_processes::ServiceProcesses;
+use crate::support::service_processes::{ServiceProcesses, Topology};
 
 /// Longest duration of a read whose first attempt went to a replica that hangs: the time-out of this attempt
 /// (2 s) for the authentication and for the decision, and the second attempts.
@@ -70,5 +70,19 @@ async fn calls_go_on_when_a_replica_hangs_or_ends() {
     caller.call_all("two again").await;
     replica.kill();
     caller.call_all("one ended").await;
+    processes.stop().await;
+}
+
+/// Every connection is closed about when the next call begins: a call may be sent on a connection that its
+/// peer is closing. Reads are repeated on another connection, and changes that were not processed.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_go_on_when_replicas_close_idle_connections() {
+    let arguments = vec!["--connection-idle-ms-max=1"];
+    let topology = Topology { replicated: Some("identity"), arguments, ..Topology::default() };
+    let processes = ServiceProcesses::start_with(topology).await;
+    let caller = Caller::new(&processes).await;
+    for round in 0..5 {
+        caller.call_all(&format!("round {round}")).await;
+    }
     processes.stop().await;
 }

@@ -13,6 +13,17 @@ use testkit::{Database, Nats, Process, eventually, stop_deployments};
 /// Names of the services, in the order of [`ServiceProcesses::services`].
 pub(crate) const NAMES: [&str; 4] = ["identity", "project", "invitation", "audit"];
 
+/// Differences of a deployment from the default one.
+#[derive(Default)]
+pub(crate) struct Topology {
+    /// Name of the service that runs twice.
+    pub(crate) replicated: Option<&'static str>,
+    /// True if other services call only the second process of that service.
+    pub(crate) calls_second_only: bool,
+    /// Arguments of every service.
+    pub(crate) arguments: Vec<&'static str>,
+}
+
 /// The processes of a deployment.
 pub(crate) struct ServiceProcesses {
     /// Clients of the services without a credential.
@@ -29,11 +40,16 @@ pub(crate) struct ServiceProcesses {
 impl ServiceProcesses {
     /// Starts the services and waits until they answer.
     pub(crate) async fn start() -> Self {
-        Self::start_with_replica_of(None).await
+        Self::start_with(Topology::default()).await
     }
 
     /// Starts the services, and one of them twice. The second process is the last one of `services`.
-    pub(crate) async fn start_with_replica_of(replicated: Option<&str>) -> Self {
+    pub(crate) async fn start_with_replica_of(replicated: Option<&'static str>) -> Self {
+        Self::start_with(Topology { replicated, ..Topology::default() }).await
+    }
+
+    /// Starts the services of a topology.
+    pub(crate) async fn start_with(topology: Topology) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nats = Nats::start_with_permissions();
         let database = Database::new().await;
@@ -60,16 +76,28 @@ impl ServiceProcesses {
         let ports: Vec<u16> = (0..NAMES.len()).map(|_| free_port()).collect();
         let mut urls: Vec<_> = ports.iter().map(|port| url(*port)).collect();
         let mut instances: Vec<_> = NAMES.iter().map(|name| (*name, *name)).zip(ports).collect();
-        if let Some(name) = replicated {
+        let mut called_urls = urls.clone();
+        if let Some(name) = topology.replicated {
             let position = NAMES.iter().position(|it| *it == name).unwrap();
             let port = free_port();
             urls[position] += &format!(",{}", url(port));
             instances.push(((NAMES[position], "replica"), port));
+            called_urls[position] =
+                if topology.calls_second_only { url(port) } else { urls[position].clone() };
         }
+        // As in deploy/compose.yaml.
+        let base_url = |name: &str| {
+            let position = NAMES.iter().position(|it| *it == name).unwrap();
+            urls[position].split(',').next().unwrap().to_owned()
+        };
+        let pages = [
+            format!("--base-url={}", base_url("invitation")),
+            format!("--push-url={}", base_url("project")),
+        ];
         let services: Vec<_> = instances
             .into_iter()
             .map(|((name, data_dir), port)| {
-                let more = vec![
+                let mut more = vec![
                     format!("--listen=127.0.0.1:{port}"),
                     format!("--database-url={}", database.url_as(&format!("tenantry_{name}"))),
                     format!("--nats-url={}", nats.url_as(name)),
@@ -78,7 +106,9 @@ impl ServiceProcesses {
                     "--local-repositories=true".to_owned(),
                     "--sign-ins-max=0".to_owned(),
                 ];
-                start(&Program { binary: name, name, data_dir }, folder.path(), &urls, more)
+                more.extend(pages.clone());
+                more.extend(topology.arguments.iter().map(|it| (*it).to_owned()));
+                start(&Program { binary: name, name, data_dir }, folder.path(), &called_urls, more)
             })
             .collect();
         let authority = std::fs::read_to_string(certificates.join("ca.pem")).unwrap();
@@ -93,8 +123,22 @@ impl ServiceProcesses {
             audit: client(3).await,
         };
         let mail = |name: &str| folder.path().join(name).join("mail");
-        let mailbox = Mailbox::Folders(vec![mail("identity"), mail("invitation")]);
+        let mailbox = Mailbox::Folders(vec![mail("identity"), mail("invitation"), mail("replica")]);
         Self { clients, mailbox, database, services, folder, urls, _nats: nats }
+    }
+
+    /// Client of the second process of the replicated service.
+    pub(crate) async fn second_client(&self) -> Client {
+        let url = self.urls.iter().find_map(|it| it.split_once(',')).unwrap().1;
+        eventually("the second process", async || {
+            Client::connect(url, Some(&self.authority())).await.ok()
+        })
+        .await
+    }
+
+    /// Certificate of the authority (PEM).
+    pub(crate) fn authority(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("certs/ca.pem")).unwrap()
     }
 
     /// Starts `tenantry runner`, the runner of the shared server.

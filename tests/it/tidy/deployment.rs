@@ -21,12 +21,15 @@ const CLIENT_VARIABLES: [&str; 2] = ["TENANTRY_MAIL_API", "TENANTRY_DEMO_WORK_DI
 fn containers() -> BTreeMap<String, Value> {
     let text = fs::read_to_string(root().join("deploy/compose.yaml")).unwrap();
     let mut file: Value = serde_yaml_ng::from_str(&text).unwrap();
+    // Once for the containers, and again for what they were merged from.
+    file.apply_merge().unwrap();
     file.apply_merge().unwrap();
     serde_yaml_ng::from_value(file["services"].clone()).unwrap()
 }
 
 fn environment(container: &Value) -> BTreeMap<String, String> {
-    serde_yaml_ng::from_value(container["environment"].clone()).unwrap_or_default()
+    let variables = container.get("environment").cloned().unwrap_or_default();
+    serde_yaml_ng::from_value::<Option<_>>(variables).unwrap().unwrap_or_default()
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -109,6 +112,24 @@ fn the_runner_reaches_the_project_service_only() {
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(in_its_networks, ["project", "runner"]);
+}
+
+/// The base URLs name the published ports of the services that serve their paths: the pages of links, and
+/// push webhooks.
+#[test]
+fn base_urls_reach_the_service_that_serves_them() {
+    let containers = containers();
+    for (service, variable) in
+        [("invitation", "TENANTRY_BASE_URL"), ("project", "TENANTRY_PUSH_URL")]
+    {
+        let port = texts(&containers[service]["ports"])[0].split(':').next().unwrap().to_owned();
+        for (name, container) in &containers {
+            let Some(url) = environment(container).remove(variable) else { continue };
+            assert_eq!(url, format!("https://localhost:{port}"), "{variable} of {name}");
+        }
+        let sets = |name: &str| environment(&containers[name]).contains_key(variable);
+        assert!(sets(service), "{service} has no {variable}");
+    }
 }
 
 #[test]

@@ -78,6 +78,7 @@ pub(crate) async fn has_project(db: &Db, org_id: OrgId, project_id: ProjectId) -
 
 /// Returns the index below which all entries of a tree are purged.
 pub(crate) async fn purged_before(db: &Db, tree: i32) -> Result<i64> {
+    // A tree belongs to one organization (no org_id).
     let row = query!("select purged_before from tree where number = $1", tree);
     Ok(row.fetch_one(db.pool()).await?.purged_before)
 }

@@ -19,6 +19,7 @@ pub(super) struct StoredTree {
 
 /// Returns the organizations of all trees.
 pub(super) async fn tree_ids(db: &Db) -> Result<Vec<Uuid>> {
+    // All organizations, for the check of the whole log (no org_id).
     let org_ids = query_scalar!("select org_id from tree order by number");
     Ok(org_ids.fetch_all(db.pool()).await?)
 }
@@ -113,6 +114,7 @@ pub(super) struct SuiteLeaf {
 
 /// Returns the next leaves of the suite tree from an index on.
 pub(super) async fn suite_leaves(tx: &mut Tx, from: i64) -> Result<Vec<SuiteLeaf>> {
+    // The suite tree has the checkpoints of all organizations (no org_id).
     let rows = query!(
         "select index, leaf from checkpoint where index >= $1 order by index limit 1000",
         from

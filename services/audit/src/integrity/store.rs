@@ -43,6 +43,7 @@ pub(crate) async fn delete_quarantine(tx: &mut Tx, org_id: Uuid) -> Result<bool>
 
 /// Returns all logs in quarantine.
 pub(crate) async fn quarantines(db: &Db) -> Result<Vec<Quarantine>> {
+    // All organizations, for alarms (no org_id).
     let rows = query_as!(
         Quarantine,
         "select org_id, cause, detail, since from quarantine order by org_id"
@@ -82,12 +83,14 @@ pub(crate) async fn insert_stop(
 
 /// Lifts the stop of signing. Returns false if signing was not stopped.
 pub(crate) async fn delete_stop(tx: &mut Tx, log_name: &str) -> Result<bool> {
+    // The stop holds for all organizations (no org_id).
     let deleted = query!("delete from signing_stop where log_name = $1", log_name);
     Ok(deleted.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
 /// Returns the stop of signing under a name of the log.
 pub(crate) async fn stop(db: &Db, log_name: &str) -> Result<Option<SigningStop>> {
+    // The stop holds for all organizations (no org_id).
     let row = query_as!(
         SigningStop,
         "select org_id, detail, since from signing_stop where log_name = $1",

@@ -116,6 +116,7 @@ pub(super) async fn leaves(db: &Db, tree: &Tree, range: LeafRange) -> Result<Vec
 
 /// Returns the index below which all entries of a tree are purged.
 pub(super) async fn purged_before(db: &Db, tree: &Tree) -> Result<u64> {
+    // A tree belongs to one organization (no org_id).
     let purged_before =
         query_scalar!("select purged_before from tree where number = $1", tree.number);
     from_db_int(purged_before.fetch_one(db.pool()).await?)
@@ -130,6 +131,7 @@ pub(super) struct StoredCheckpoint {
 
 /// Returns the checkpoints in a range of leaves of the suite tree, in their order.
 pub(super) async fn checkpoints(db: &Db, range: LeafRange) -> Result<Vec<StoredCheckpoint>> {
+    // The suite tree has the checkpoints of all organizations (no org_id).
     let rows = query!(
         "select index, org_id, leaf from checkpoint join tree on number = checkpoint.tree
          where index >= $1 and index < $2 order by index",
@@ -155,6 +157,7 @@ pub(super) struct SignerState {
 
 /// Returns the state of the choice of the signer.
 pub(super) async fn signer_state(db: &Db, log_name: &str) -> Result<SignerState> {
+    // The stop holds for all organizations (no org_id).
     let row = query!(
         r#"select holder, token,
                   exists (select from signing_stop where log_name = $1) as "is_stopped!"
@@ -254,6 +257,7 @@ pub(super) async fn tree_sizes(db: &Db) -> Result<HashMap<Uuid, u64>> {
 
 /// Returns the time of the newest leaf of the suite tree.
 pub(super) async fn last_suite_leaf_at(db: &Db) -> Result<Option<OffsetDateTime>> {
+    // The suite tree has the checkpoints of all organizations (no org_id).
     let last = query_scalar!("select signed_at from checkpoint order by index desc limit 1");
     Ok(last.fetch_optional(db.pool()).await?)
 }

@@ -94,6 +94,7 @@ pub(crate) async fn insert_tiles(tx: &mut Tx, tiles: &[NewTile]) -> Result<()> {
 
 /// Stores the size and the edge of trees.
 pub(crate) async fn update(tx: &mut Tx, trees: &[Tree]) -> Result<()> {
+    // A tree belongs to one organization (no org_id).
     let numbers: Vec<i32> = trees.iter().map(|it| it.number).collect();
     let sizes = trees.iter().map(|it| to_db_int(it.edge.size())).collect::<Result<Vec<_>>>()?;
     let edges: Vec<Vec<u8>> = trees.iter().map(|it| it.edge.encode()).collect();

@@ -13,6 +13,7 @@ use identity_rules::{
     },
     policy::{OrgRole, Permission, ProjectRole},
     snapshot::{AccessQuery, Change, Snapshot, Verdict},
+    types::ConsistencyToken,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -22,11 +23,13 @@ use super::{
     audience::{self, Audience, Candidates},
     store,
 };
+use crate::credential::CredentialCache;
 
 /// Reads snapshots, and the names and events that explanations mention.
 pub(crate) struct AccessReader {
     pub(crate) db: Db,
     pub(crate) snapshots: SnapshotCache,
+    pub(crate) credentials: CredentialCache,
 }
 
 /// The roles and permissions of a caller.
@@ -47,23 +50,38 @@ pub(super) struct HolderPage {
 }
 
 impl AccessReader {
-    /// Returns the newest snapshot of an organization for which the caller has an authorization.
-    pub(super) async fn newest(&self, org_id: OrgId) -> Result<Arc<Snapshot>> {
-        // The authorization was decided on the version of the caller's token, or a newer one.
-        let snapshot = self.snapshots.get(org_id, Freshness::Newest(None)).await?;
-        snapshot.ok_or(Error::NotFound(OrgId::NOUN))
+    /// Returns the snapshot that an authorization was decided on, or a newer one.
+    pub(super) async fn decided(&self, authorization: &Grant) -> Result<Arc<Snapshot>> {
+        let not_found = || Error::NotFound(OrgId::NOUN);
+        let token = ConsistencyToken::parse(authorization.consistency_token());
+        self.snapshots.get_decided(token.ok_or_else(not_found)?).await?.ok_or_else(not_found)
     }
 
-    /// Returns the snapshots of several organizations, without duplicates.
+    /// Returns the freshness for a decision of a caller who requires `freshness`: the newest state, if the
+    /// cached copy of the credential is older than the required maximum.
+    pub(super) fn bounded_by_credential(
+        &self,
+        freshness: Freshness,
+        caller: &Account,
+    ) -> Freshness {
+        let Freshness::MaxAge(max) = freshness else { return freshness };
+        let credential = self.credentials.get(&caller.credential_id);
+        let is_recent = credential.is_some_and(|it| it.verified_at.elapsed() < max);
+        if is_recent { freshness } else { Freshness::Newest(None) }
+    }
+
+    /// Returns the snapshots of several organizations, without duplicates, and verifies the credential of
+    /// `caller` unless all are cached and fresh enough.
     pub(super) async fn snapshots_of(
         &self,
         org_ids: impl Iterator<Item = OrgId>,
         freshness: Freshness,
+        caller: &Account,
     ) -> Result<BTreeMap<OrgId, Option<Arc<Snapshot>>>> {
         let mut org_ids: Vec<_> = org_ids.collect();
         org_ids.sort_unstable();
         org_ids.dedup();
-        let snapshots = self.snapshots.get_all(&org_ids, freshness).await?;
+        let snapshots = self.snapshots.get_all(&org_ids, freshness, caller).await?;
         Ok(org_ids.into_iter().zip(snapshots).collect())
     }
 
@@ -121,7 +139,7 @@ impl AccessReader {
         query: &AccessQuery,
         candidates: &Candidates,
     ) -> Result<Audience> {
-        let snapshot = self.snapshots.get(org_id, Freshness::Newest(None)).await?;
+        let snapshot = self.snapshots.get(org_id, Freshness::Newest(None), None).await?;
         audience::find(&self.db, org_id, snapshot.as_deref(), query, candidates).await
     }
 

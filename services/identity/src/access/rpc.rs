@@ -35,7 +35,9 @@ impl AccessService for Rpc {
         let query = wire::query("permission", code, &message.project_id, message.write)?;
         let token = call.consistency_token.as_deref();
         let freshness = wire::freshness(message.consistency.as_ref(), token)?;
-        let snapshot = self.reader.snapshots.get(message.org_id.parse()?, freshness).await?;
+        let freshness = self.reader.bounded_by_credential(freshness, account);
+        let org_id = message.org_id.parse()?;
+        let snapshot = self.reader.snapshots.get(org_id, freshness, Some(account)).await?;
         let decision = decide(snapshot.as_deref(), subject(account), &query, freshness)?;
         reply(wire::check_response(decision, snapshot.as_deref(), account, &query))
     }
@@ -48,8 +50,10 @@ impl AccessService for Rpc {
         let account = call.account()?;
         let token = call.consistency_token.as_deref();
         let freshness = wire::freshness(call.message.consistency.as_ref(), token)?;
+        let freshness = self.reader.bounded_by_credential(freshness, account);
         let queries = wire::batch_queries(&call.message.items)?;
-        let snapshots = self.reader.snapshots_of(queries.iter().map(|it| it.0), freshness).await?;
+        let org_ids = queries.iter().map(|it| it.0);
+        let snapshots = self.reader.snapshots_of(org_ids, freshness, account).await?;
         let answer = |(org_id, query): &(OrgId, AccessQuery)| {
             let snapshot = snapshots.get(org_id).and_then(Option::as_deref);
             Ok(wire::batch_answer(&decide(snapshot, subject(account), query, freshness)?))
@@ -66,7 +70,7 @@ impl AccessService for Rpc {
         let authorization = self.access.org(&call, &call.message.org_id).await?;
         let project_id = Some(&call.message.project_id).filter(|it| !it.is_empty());
         let project_id = project_id.map(|it| it.parse()).transpose()?;
-        let snapshot = self.reader.newest(authorization.org_id()).await?;
+        let snapshot = self.reader.decided(&authorization).await?;
         let own = reader::own_permissions(&snapshot, authorization.account(), project_id);
         reply(pb::ListMyPermissionsResponse {
             org_role: wire::org_role_message(own.org_role).into(),
@@ -83,7 +87,7 @@ impl AccessService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let authorization = self.access.org(&call, &message.org_id).await?;
-        let snapshot = self.reader.newest(authorization.org_id()).await?;
+        let snapshot = self.reader.decided(&authorization).await?;
         let after = Some(&message.after_project_id).filter(|it| !it.is_empty());
         let after = after.map(|it| it.parse()).transpose()?;
         // 0 means no limit.
@@ -100,11 +104,11 @@ impl AccessService for Rpc {
     ) -> Reply<pb::ListWhoCanResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let authorization = self.access.org(&call, &message.org_id).await?;
         let query = wire::query("permission", &message.permission, &message.project_id, false)?;
         let filter: [&str; 3] = [&message.org_id, &message.project_id, &message.permission];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let snapshot = self.reader.newest(org_id).await?;
+        let snapshot = self.reader.decided(&authorization).await?;
         reader::require_project(&snapshot, &query)?;
         let HolderPage { holders, next_page_token, .. } =
             self.reader.holders(&snapshot, &query, &page).await?;
@@ -119,11 +123,11 @@ impl AccessService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let project_id = &message.project_id;
-        let org_id = self.access.project(&call, &message.org_id, project_id).await?.org_id();
+        let authorization = self.access.project(&call, &message.org_id, project_id).await?;
         let query = wire::query("permission", "project.metadata.view", project_id, false)?;
         let filter: [&str; 2] = [&message.org_id, project_id];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let snapshot = self.reader.newest(org_id).await?;
+        let snapshot = self.reader.decided(&authorization).await?;
         let holders = self.reader.holders(&snapshot, &query, &page).await?;
         reply(wire::project_holders_response(holders, &snapshot))
     }
@@ -137,7 +141,7 @@ impl AccessService for Rpc {
             "" => authorization.account().user_id,
             user_id => user_id.parse()?,
         };
-        let snapshot = self.reader.newest(authorization.org_id()).await?;
+        let snapshot = self.reader.decided(&authorization).await?;
         let explanation = self.reader.explain(&authorization, &snapshot, user_id, &query).await?;
         reply(wire::explain_response(explanation, &snapshot))
     }
@@ -165,10 +169,10 @@ impl AccessService for Rpc {
     ) -> Reply<pb::SimulateAccessResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let authorization = self.access.org(&call, &message.org_id).await?;
         let filter: [&str; 2] = [&message.org_id, &wire::digest(&message.changes)];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let before = self.reader.newest(org_id).await?;
+        let before = self.reader.decided(&authorization).await?;
         let changes = message.changes.iter().map(Change::try_from);
         let after = reader::simulate_changes(&before, changes)?;
         let start = page.after()?.unwrap_or_default();

@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::{Db, OrgId, Result};
-use identity_rules::{access::freshness::Freshness, snapshot::Snapshot};
+use chassis::{Account, Db, OrgId, Result};
+use identity_rules::{access::freshness::Freshness, snapshot::Snapshot, types::ConsistencyToken};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
@@ -45,27 +45,47 @@ impl SnapshotCache {
         Self { db, cache, load_locks, created_at: Instant::now() }
     }
 
-    /// Returns the snapshot of an organization; `None` if it does not exist. The caller must also call
+    /// Returns the snapshot of an organization; `None` if it does not exist. The statement that reads the
+    /// newest version verifies the credential of `caller`. The caller must also call
     /// [`Freshness::require_version`].
     pub(crate) async fn get(
         &self,
         org_id: OrgId,
         freshness: Freshness,
+        caller: Option<&Account>,
     ) -> Result<Option<Arc<Snapshot>>> {
         let called_at = self.elapsed_ms();
         if let Some(snapshot) = self.find_cached(org_id, freshness, called_at) {
             return Ok(Some(snapshot));
         }
-        let Some(newest) = store::version(&self.db, org_id).await? else { return Ok(None) };
+        let newest = match caller {
+            Some(caller) => store::version_for(&self.db, org_id, caller).await?,
+            None => store::version(&self.db, org_id).await?,
+        };
+        let Some(newest) = newest else { return Ok(None) };
         self.get_version(org_id, newest, called_at).await
     }
 
-    /// Returns the snapshots of several organizations, in their order. Their versions are read in one
-    /// statement.
+    /// Returns the snapshot of a version that was the newest during this call, or of a newer one, without a
+    /// read of the newest version if it is cached.
+    pub(crate) async fn get_decided(
+        &self,
+        token: ConsistencyToken,
+    ) -> Result<Option<Arc<Snapshot>>> {
+        let cached = self.cache.get(&token.org_id).map(|it| it.snapshot.clone());
+        match cached.filter(|it| it.version >= token.access_version) {
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => self.get(token.org_id, Freshness::Newest(None), None).await,
+        }
+    }
+
+    /// Returns the snapshots of several organizations, in their order. The statement that reads their
+    /// versions verifies the credential of `caller`.
     pub(crate) async fn get_all(
         &self,
         org_ids: &[OrgId],
         freshness: Freshness,
+        caller: &Account,
     ) -> Result<Vec<Option<Arc<Snapshot>>>> {
         let called_at = self.elapsed_ms();
         let find_cached = |org_id: &OrgId| self.find_cached(*org_id, freshness, called_at);
@@ -73,7 +93,7 @@ impl SnapshotCache {
         if cached.iter().all(Option::is_some) {
             return Ok(cached);
         }
-        let versions = store::versions(&self.db, org_ids).await?;
+        let versions = store::versions_for(&self.db, org_ids, caller).await?;
         let mut snapshots = vec![];
         for org_id in org_ids {
             snapshots.push(match versions.get(org_id) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chassis::{Db, OrgId, ProjectId, Result, UserId};
+use chassis::{Account, Db, Error, OrgId, ProjectId, Result, UserId};
 use identity_rules::{
     access::fact::{self, FactChange, FactKey, FactKind, FactOrigin, FactRow},
     snapshot::{Snapshot, Status},
@@ -12,19 +12,54 @@ use sqlx::{PgConnection, query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Returns the access version of an organization. Every decision from the newest state makes this read, by
-/// primary key.
+/// Returns the access version of an organization.
 pub(crate) async fn version(db: &Db, org_id: OrgId) -> Result<Option<i64>> {
     let version = query_scalar!("select access_version from organization where id = $1", org_id.0);
     Ok(version.fetch_optional(db.pool()).await?)
 }
 
-/// Returns the access versions of several organizations.
-pub(crate) async fn versions(db: &Db, org_ids: &[OrgId]) -> Result<HashMap<OrgId, i64>> {
+/// Returns the access version of an organization; fails if the credential of the caller has been revoked.
+/// Every decision from the newest state makes this read. One statement, so that both are of one moment.
+pub(crate) async fn version_for(db: &Db, org_id: OrgId, caller: &Account) -> Result<Option<i64>> {
+    // A key by its id alone (no org_id), like `api_key::store::credential`.
+    let row = query!(
+        r#"select (select access_version from organization where id = $1) as version,
+                  case when $3 then exists (select from api_key where id = $2 and revoked_at is null)
+                       else exists (select from session where id = $2 and revoked_at is null)
+                  end as "is_active!""#,
+        org_id.0,
+        caller.credential_id,
+        caller.key.is_some(),
+    );
+    let row = row.fetch_one(db.pool()).await?;
+    if row.is_active { Ok(row.version) } else { Err(Error::invalid_credential()) }
+}
+
+/// Returns the access versions of several organizations; fails if the credential of the caller has been
+/// revoked.
+pub(crate) async fn versions_for(
+    db: &Db,
+    org_ids: &[OrgId],
+    caller: &Account,
+) -> Result<HashMap<OrgId, i64>> {
+    // A key by its id alone (no org_id), like `api_key::store::credential`.
     let ids: Vec<_> = org_ids.iter().map(|it| it.0).collect();
-    let rows = query!("select id, access_version from organization where id = any($1)", &ids);
+    let rows = query!(
+        r#"select organization.id as "id?: OrgId", access_version as "access_version?",
+                  is_active as "is_active!"
+           from (select case when $3 then exists (select from api_key where id = $2 and revoked_at is null)
+                             else exists (select from session where id = $2 and revoked_at is null)
+                        end as is_active) as credential
+           left join organization on organization.id = any($1)"#,
+        &ids,
+        caller.credential_id,
+        caller.key.is_some(),
+    );
     let rows = rows.fetch_all(db.pool()).await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.access_version)).collect())
+    if rows.iter().any(|it| !it.is_active) {
+        return Err(Error::invalid_credential());
+    }
+    Ok(rows.into_iter().filter_map(|it| Some((it.id?, it.access_version?))).collect())
 }
 
 /// Loads the snapshot of an organization. One statement, so that all rows are of one version. The first part

@@ -1,6 +1,6 @@
 //! SQL of API keys.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use chassis::{
     Account, ApiKeyScope, Changed, Db, Error, OrgId, ProjectId, Result, Tx, UserId, page::Page,
@@ -153,6 +153,7 @@ pub(crate) async fn count_active(db: &Db, org_id: OrgId) -> Result<i64> {
 
 /// Returns a key that is not revoked, as a credential of its owner.
 pub(crate) async fn credential(db: &Db, id: Uuid) -> Result<Option<StoredCredential>> {
+    let verified_at = Instant::now();
     // By id alone (no org_id): the organization is known only from the key.
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
@@ -184,6 +185,7 @@ pub(crate) async fn credential(db: &Db, id: Uuid) -> Result<Option<StoredCredent
         StoredCredential {
             account,
             secret_hash: row.secret_hash,
+            verified_at,
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
             use_recorded: Arc::default(),

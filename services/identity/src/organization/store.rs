@@ -18,7 +18,8 @@ use crate::{
 /// Locks an organization and returns it. Every change of members, teams, grants, API keys and limits takes
 /// this lock first.
 pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
-    // A statement of its own: the next one counts rows, and must see those committed while this one waited.
+    // A statement of its own: the next one also reads other tables, and must see rows that were committed
+    // while this one waited.
     query!("select id from organization where id = $1 for update", id.0)
         .fetch_optional(tx.conn())
         .await?;
@@ -26,8 +27,7 @@ pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
         Organization,
         r#"select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
                   organization.created_at, deleted_at,
-                  (select count(*) from member as m where m.org_id = organization.id) as "members!",
-                  (select count(*) from project where org_id = organization.id) as "projects!",
+                  member_count as members, project_count as projects,
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
@@ -173,8 +173,7 @@ pub(crate) async fn get(db: &Db, id: OrgId) -> Result<Organization> {
         Organization,
         r#"select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
                   organization.created_at, deleted_at,
-                  (select count(*) from member as m where m.org_id = organization.id) as "members!",
-                  (select count(*) from project where org_id = organization.id) as "projects!",
+                  member_count as members, project_count as projects,
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
@@ -196,8 +195,7 @@ pub(crate) async fn list_of_user(
         Organization,
         r#"select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
                   organization.created_at, deleted_at,
-                  (select count(*) from member as m where m.org_id = organization.id) as "members!",
-                  (select count(*) from project where org_id = organization.id) as "projects!",
+                  member_count as members, project_count as projects,
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id

@@ -18,8 +18,8 @@ pub(crate) struct Rpc {
     pub(crate) sign_in: Arc<SignIn>,
     pub(crate) provider: Provider,
     pub(crate) pager: Pager,
-    /// An ended session is removed from this replica's cache at once; other replicas keep it for up to a
-    /// second.
+    /// An ended session is removed from this replica's cache at once. Other replicas keep it for up to a
+    /// second, for callers who allow a state of that age.
     pub(crate) credentials: CredentialCache,
 }
 

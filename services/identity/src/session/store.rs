@@ -1,6 +1,6 @@
 //! SQL of sessions, and of sign-ins that wait for a second factor.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use chassis::{Account, Changed, Db, Result, Tx, UserId, page::Page};
 use identity_rules::session::{IDLE_TIMEOUT, Session};
@@ -111,8 +111,10 @@ pub(crate) async fn list(db: &Db, user_id: UserId, page: &Page) -> Result<Vec<Se
     Ok(sessions.fetch_all(db.pool()).await?)
 }
 
-/// Returns a session that has not been ended, as a credential. Every call makes this read, by primary key.
+/// Returns a session that has not been ended, as a credential. Every call that changes data, or that is
+/// about the account only, makes this read, by primary key.
 pub(crate) async fn credential(db: &Db, id: Uuid) -> Result<Option<StoredCredential>> {
+    let verified_at = Instant::now();
     let row = query!(
         r#"select account.id, account.email as "email: String", account.display_name,
                   account.email_verified_at is not null as "email_verified!",
@@ -136,6 +138,7 @@ pub(crate) async fn credential(db: &Db, id: Uuid) -> Result<Option<StoredCredent
         StoredCredential {
             account,
             secret_hash: row.secret_hash,
+            verified_at,
             expires_at: Some(row.expires_at.min(row.last_used_at + IDLE_TIMEOUT)),
             last_used_at: Some(row.last_used_at),
             use_recorded: Arc::default(),

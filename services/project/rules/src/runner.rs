@@ -59,6 +59,8 @@ pub struct LeasedTask {
     pub source: Option<Environment>,
     pub variables: Vec<Variable>,
     pub addons: Vec<DesiredAddon>,
+    /// Address of a connected server; empty for a shared one.
+    pub server_address: String,
 }
 
 /// Result of a task, as its runner reports it.

@@ -28,8 +28,8 @@ pub(crate) struct Rpc {
     pub(crate) vault: Vault,
     /// Allows paths on the runner's machine as repositories.
     pub(crate) local_repositories: bool,
-    /// Public URL of this deployment, for the URL of push webhooks.
-    pub(crate) base_url: String,
+    /// Base URL of push webhooks.
+    pub(crate) push_url: String,
     /// Key that seals the secrets of push webhooks.
     pub(crate) push_secret_key: key::Secret,
 }
@@ -112,7 +112,7 @@ impl ProjectService for Rpc {
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let project_ref = ProjectRef::from(&grant);
-        let url = format!("{}/hooks/push/{}", self.base_url, grant.project_id());
+        let url = format!("{}/hooks/push/{}", self.push_url, grant.project_id());
         let secret = push::secret::PushSecret::generate(&self.push_secret_key, grant.project_id());
         let rotate = async |tx: &mut Tx| {
             let rotated = push::secret::rotated(project_ref);

@@ -52,7 +52,11 @@ pub(super) async fn lease_task(
     if !is_assigned {
         store::environment::assign_server(tx, &environment, runner.server_id).await?;
     }
-    Ok(Some(LeasedTask { task, environment, project, source, variables, addons }))
+    let server_address = match runner.shared {
+        true => String::new(),
+        false => store::server::address(tx, runner.server_id).await?,
+    };
+    Ok(Some(LeasedTask { task, environment, project, source, variables, addons, server_address }))
 }
 
 /// Stores the progress and log lines that a runner reports.

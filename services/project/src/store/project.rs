@@ -223,15 +223,29 @@ impl Filter<'_> {
     }
 }
 
-/// Returns a page of projects, oldest first.
+/// Returns a page of projects, oldest first. The conditions on the id have a form that PostgreSQL finds in
+/// the primary key also with a plan for all parameters.
 pub(crate) async fn list(db: &Db, filter: &Filter<'_>, page: &Page) -> Result<Vec<Project>> {
+    if let Some(ids) = &filter.ids {
+        let projects = projects!(
+            counted "where org_id = $1 and id = any ($2)
+               and ($3::text is null or search_key like $3)
+               and id > coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid)
+             order by id limit $5",
+            filter.org_id.0,
+            ids.as_slice(),
+            filter.pattern(),
+            page.after::<Uuid>()?,
+            page.limit(),
+        );
+        return Ok(projects.fetch_all(db.pool()).await?);
+    }
     let projects = projects!(
-        counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
-           and ($3::text is null or search_key like $3)
-           and ($4::uuid is null or id > $4)
-         order by id limit $5",
+        counted "where org_id = $1
+           and ($2::text is null or search_key like $2)
+           and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
+         order by id limit $4",
         filter.org_id.0,
-        filter.ids.as_deref(),
         filter.pattern(),
         page.after::<Uuid>()?,
         page.limit(),

@@ -245,6 +245,13 @@ pub(crate) async fn token_hash(db: &Db, token_id: Uuid) -> Result<Option<TokenHa
     Ok(row.map(|it| TokenHash { server_id: it.id, token_hash: it.token_hash }))
 }
 
+/// Returns the address of the server of an authenticated runner.
+pub(crate) async fn address(tx: &mut Tx, id: ServerId) -> Result<String> {
+    // The agent token names the server (no org_id).
+    let address = query_scalar!("select address from server where id = $1", id.0);
+    Ok(address.fetch_one(tx.conn()).await?)
+}
+
 /// Returns the runner of the shared server with this name.
 pub(crate) async fn find_shared(db: &Db, name: &str) -> Result<Option<AuthenticatedRunner>> {
     // Shared servers (no org_id).

@@ -1,8 +1,9 @@
 //! Ports and URLs of programs.
 
-use std::net::TcpListener;
+use std::net::{Ipv6Addr, TcpListener};
 
 use anyhow::{Context, Result, bail, ensure};
+use api::project::Lease;
 
 use super::{Processes, directory::EnvironmentDir};
 
@@ -57,10 +58,28 @@ impl Processes {
         }
     }
 
-    /// Returns the URL of an environment's program.
-    pub(super) async fn url(&self, environment: &EnvironmentDir, port: u16) -> Result<String> {
+    /// Returns the URL of the program of a lease's environment.
+    pub(super) async fn url(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        port: u16,
+    ) -> Result<String> {
         let network = self.sandbox.network.attach(environment).await?;
-        let authority = self.sandbox.network.url_authority(&network, port, &self.settings.address);
+        let host = self.public_host(&lease.server_address);
+        let authority = self.sandbox.network.url_authority(&network, port, &host);
         Ok(format!("http://{authority}"))
+    }
+
+    /// Returns the host of URLs: the setting of the runner, or the address of a connected server. Programs
+    /// that listen on a loopback address are not reached at the server's.
+    fn public_host(&self, server_address: &str) -> String {
+        let bind = self.settings.bind;
+        let host = match &self.settings.address {
+            Some(address) => address.clone(),
+            None if bind.is_loopback() || server_address.is_empty() => bind.to_string(),
+            None => server_address.to_owned(),
+        };
+        if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host }
     }
 }

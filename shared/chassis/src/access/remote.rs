@@ -5,7 +5,7 @@ use std::time::Duration;
 use api::identity::{self as pb, access_service_client::AccessServiceClient};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{AccessCheck, Authority, Decision};
+use super::{AccessCheck, Authority, Decision, Verification};
 use crate::{
     Error, Result,
     call::{Account, ApiKeyScope, Context},
@@ -22,7 +22,12 @@ const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tonic::async_trait]
 impl Authority for RemoteAuthority {
-    async fn authenticate(&self, bearer: &SecretString, fresh: bool) -> Result<Account> {
+    async fn authenticate(
+        &self,
+        bearer: &SecretString,
+        verification: Verification,
+    ) -> Result<Account> {
+        let fresh = verification == Verification::Now;
         let mut request = tonic::Request::new(pb::AuthenticateRequest { fresh });
         let value = format!("Bearer {}", bearer.expose_secret());
         let value = value.parse().map_err(|_| Error::invalid_credential())?;

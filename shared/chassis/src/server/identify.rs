@@ -8,6 +8,7 @@ use tonic::Code;
 use super::{Peer, Shared};
 use crate::{
     Error,
+    access::Verification,
     call::Account,
     rule::{Audience, Rule},
     token,
@@ -51,9 +52,8 @@ impl Shared {
                 if is_key {
                     self.keys.check_address(address)?;
                 }
-                // Reads may use a cached authentication, which is at most one second old; changes may not.
-                let fresh = !rule.read;
-                let account = self.access.authority()?.authenticate(bearer, fresh).await;
+                let authority = self.access.authority()?;
+                let account = authority.authenticate(bearer, verification(rule)).await;
                 if is_key
                     && account.as_ref().is_err_and(|it| it.reason() == Reason::InvalidCredential)
                 {
@@ -73,6 +73,17 @@ impl Shared {
             None => None,
         };
         Ok(Caller { account, service })
+    }
+}
+
+/// Returns the time at which the credential of a call is verified. A change verifies it at once and again
+/// with each decision. A service verifies the credential that it forwards before it calls another one.
+fn verification(rule: &Rule) -> Verification {
+    match &rule.audience {
+        _ if !rule.read => Verification::Now,
+        Audience::Permission(_) | Audience::Services(_) => Verification::WithDecision,
+        _ if rule.decides => Verification::WithDecision,
+        Audience::Account | Audience::Public => Verification::Now,
     }
 }
 

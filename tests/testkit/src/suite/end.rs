@@ -99,7 +99,8 @@ impl Suite {
     }
 
     /// Stops the suite and checks that every event is in the audit log once and within its declared bounds,
-    /// that there is no dead letter, that no connection is in a transaction, and that the suite drains.
+    /// that there is no dead letter, that counts of rows are right, that no connection is in a transaction,
+    /// and that the suite drains.
     pub async fn finish(mut self) {
         self.wait_for_log().await;
         event_coverage::check(&self.pool).await;
@@ -113,6 +114,10 @@ impl Suite {
         let dead_letters = of_each_service("select event_id from {service}.dead_letter");
         let dead_letters = format!("select count(*) from ({dead_letters}) as it");
         assert_eq!(self.count(AssertSqlSafe(dead_letters)).await, 0, "there is a dead letter");
+        let miscounted = "select count(*) from identity.organization as org
+            where member_count <> (select count(*) from identity.member where org_id = org.id)
+               or project_count <> (select count(*) from identity.project where org_id = org.id)";
+        assert_eq!(self.count(miscounted).await, 0, "an organization has a wrong count");
         assert_eq!(self.nested_transactions(), 0, "a transaction began inside another");
         let open_transactions = "select count(*) from pg_stat_activity
                      where datname = current_database() and state = 'idle in transaction'

@@ -51,6 +51,7 @@ pub(in crate::notification) async fn delete_of_project(
 
 /// Deletes the preferences, the quiet hours, the notifications and the digests of an account.
 pub(in crate::notification) async fn delete_of_user(tx: &mut Tx, user_id: UserId) -> Result<()> {
+    // Rows of one account, of all its organizations (no org_id).
     let deletions = [
         query!("delete from preference where user_id = $1", user_id.0),
         query!("delete from quiet_hours where user_id = $1", user_id.0),

@@ -137,6 +137,7 @@ async fn last_urgent(
 
 /// A mail with its items.
 pub(super) async fn get(db: &Db, id: Uuid) -> Result<Option<(Digest, Vec<Item>)>> {
+    // The queue of mails of all organizations has the id (no org_id).
     let digest = query_as!(
         Digest,
         r#"select org_id as "org_id: OrgId", user_id, rule_id, address,

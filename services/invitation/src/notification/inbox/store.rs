@@ -101,6 +101,7 @@ pub(crate) async fn list_from(
     user_id: UserId,
     position: Position,
 ) -> Result<Vec<InboxItem>> {
+    // Rows of one account, of all its organizations (no org_id).
     let (after, created_at) = match position {
         Position::After(id) => (Some(id), None),
         Position::CreatedAt(time) => (None, Some(time)),
@@ -142,6 +143,7 @@ pub(crate) async fn count_unread(
 /// Marks an account's notifications as read: those with the ids, or all if there are no ids. Returns the
 /// number of notifications that were unread.
 pub(crate) async fn mark_read(tx: &mut Tx, user_id: UserId, ids: &[Uuid]) -> Result<i32> {
+    // Rows of one account, of all its organizations (no org_id).
     let now = tx.now;
     let read = query!(
         "update notification set read_at = $3
@@ -156,6 +158,7 @@ pub(crate) async fn mark_read(tx: &mut Tx, user_id: UserId, ids: &[Uuid]) -> Res
 /// Removes an account's notifications from its list: those with the ids, or all that are read if there are no
 /// ids. Returns their number.
 pub(crate) async fn dismiss(tx: &mut Tx, user_id: UserId, ids: &[Uuid]) -> Result<i32> {
+    // Rows of one account, of all its organizations (no org_id).
     let now = tx.now;
     let dismissed = query!(
         "update notification set dismissed_at = $3

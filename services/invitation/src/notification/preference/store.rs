@@ -12,6 +12,7 @@ use super::{Preference, Preferences};
 /// The preferences of accounts, by account. Accounts without any are left out. Quiet hours are evaluated in
 /// the time zone of the account.
 pub(crate) async fn of_users(tx: &mut Tx, user_ids: &[Uuid]) -> Result<HashMap<Uuid, Preferences>> {
+    // Rows of accounts, of all their organizations (no org_id).
     let now = tx.now;
     let mut by_user: HashMap<Uuid, Preferences> = HashMap::new();
     let rows = query!(
@@ -54,6 +55,7 @@ pub(crate) async fn of_users(tx: &mut Tx, user_ids: &[Uuid]) -> Result<HashMap<U
 
 /// The preferences of an account.
 pub(crate) async fn list(tx: &mut Tx, user_id: UserId) -> Result<Vec<Preference>> {
+    // Rows of accounts, of all their organizations (no org_id).
     let rows = query_as!(
         Preference,
         "select category, channel, org_id, project_id, enabled from preference where user_id = $1

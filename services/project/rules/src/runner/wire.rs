@@ -91,7 +91,8 @@ fn http_url(url: &str) -> String {
 
 /// Converts a leased task, with its secrets opened.
 pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
-    let LeasedTask { task, environment, project, source, variables, addons } = leased;
+    let LeasedTask { task, environment, project, source, variables, addons, server_address } =
+        leased;
     let mut program_variables = vec![];
     for variable in variables {
         program_variables.push(vault.open(environment.org_id, variable)?);
@@ -129,6 +130,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         variables: program_variables,
         commit_wait,
         repository_credential: access.credential.filter(|_| fetches_code),
+        server_address,
     })
 }
 
