@@ -9,6 +9,7 @@ use testkit::{Suite, eventually};
 use crate::support::{
     audit_client::AuditClient,
     hosting::{ENVIRONMENTS, Hosting, TASKS},
+    tables::tables_with,
     world::text,
 };
 
