@@ -6,7 +6,8 @@
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
 //! | build and run commands of a repository | `manifest`, `text_file` |
-//! | fetching and building a version, copying an environment | `release`, `git_credential`, `submodules`, `copy` |
+//! | fetching and building a version | `release`, `git_credential`, `submodules` |
+//! | copying an environment | `copy` |
 //! | starting a program, its output, health check | `launch`, `log`, `http` |
 //! | processes of this machine | `process_table`, `process_tree` |
 //! | databases of environments | `database` |

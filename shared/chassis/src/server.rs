@@ -1,7 +1,6 @@
 //! The server stack. Every call passes these steps in this order:
 //!
-//! 0. Protocol and compression of the request ([`protocol`]).
-//! 1. Rule of the method ([`rule`](crate::rule)), origin ([`origin`]), trace span ([`observe`]).
+//! 1. Protocol ([`protocol`]), rule ([`rule`](crate::rule)), origin ([`origin`]), trace span ([`observe`]).
 //! 2. Request body, completely, within its size limit and deadline ([`receive`]).
 //! 3. Permit of the calls in flight ([`limits`]).
 //! 4. Authentication of the account or service, and the method's audience ([`identify`]).

@@ -2,6 +2,7 @@
 //! RCPT TO, or a reply about the mailbox to DATA, is about the recipient.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -53,7 +54,7 @@ enum Tls {
     /// From the first byte (port 465).
     Implicit(TlsParameters),
     /// By STARTTLS.
-    StartTls {
+    OnRequest {
         parameters: TlsParameters,
         is_required: bool,
     },
@@ -119,12 +120,12 @@ impl SmtpServer {
             ("smtp", None) => (25, Tls::None),
             ("smtp", Some(mode @ ("required" | "opportunistic"))) => {
                 let is_required = mode == "required";
-                (587, Tls::StartTls { parameters: parameters()?, is_required })
+                (587, Tls::OnRequest { parameters: parameters()?, is_required })
             }
             ("smtps", _) => (465, Tls::Implicit(parameters()?)),
             _ => bail!("the scheme must be smtp or smtps, and tls required or opportunistic"),
         };
-        let decode = |text: &str| percent_decode_str(text).decode_utf8().map(|it| it.into_owned());
+        let decode = |text: &str| percent_decode_str(text).decode_utf8().map(Cow::into_owned);
         let credentials = match url.password() {
             Some(password) => Some(Credentials::new(decode(url.username())?, decode(password)?)),
             None => None,
@@ -151,7 +152,7 @@ impl SmtpServer {
                 Ok(()) => return self.finish(session, message).await,
                 // The server has closed the kept connection, or does not accept further mails on it.
                 Err(failure) if failure.stage != Stage::Recipient => {
-                    session.connection.abort().await
+                    session.connection.abort().await;
                 }
                 Err(failure) => return self.refuse(session, failure).await,
             }
@@ -168,7 +169,7 @@ impl SmtpServer {
     async fn connect(&self) -> Result<Session, lettre::transport::smtp::Error> {
         let implicit_tls = match &self.tls {
             Tls::Implicit(parameters) => Some(parameters.clone()),
-            Tls::None | Tls::StartTls { .. } => None,
+            Tls::None | Tls::OnRequest { .. } => None,
         };
         let server = (self.host.trim_start_matches('[').trim_end_matches(']'), self.port);
         let mut connection = AsyncSmtpConnection::connect_tokio1(
@@ -179,7 +180,7 @@ impl SmtpServer {
             None,
         )
         .await?;
-        if let Tls::StartTls { parameters, is_required } = &self.tls
+        if let Tls::OnRequest { parameters, is_required } = &self.tls
             && (*is_required || connection.can_starttls())
         {
             connection.starttls(parameters.clone(), &self.hello_name).await?;

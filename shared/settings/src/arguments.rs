@@ -41,7 +41,7 @@ pub fn parse<A: Parser>() -> A {
         let message = format!("{flag} has an empty value; leave the flag out to use its default\n");
         command.error(ErrorKind::InvalidValue, message).exit();
     }
-    let mut known = BTreeSet::from_iter(OTHER_PROGRAMS.iter().map(|it| (*it).to_owned()));
+    let mut known: BTreeSet<_> = OTHER_PROGRAMS.iter().map(|it| (*it).to_owned()).collect();
     collect_variables(&command, &mut known);
     let names = std::env::vars_os().filter(|it| !it.1.is_empty()).map(|it| it.0);
     for warning in names.filter_map(|name| unknown_variable(&name, &known)) {
@@ -52,6 +52,7 @@ pub fn parse<A: Parser>() -> A {
 }
 
 /// Detaches arguments from environment variables with an empty value.
+#[expect(clippy::disallowed_methods, reason = "the values of the settings themselves")]
 fn without_empty_variables(command: Command) -> Command {
     let command = command.mut_args(|argument| {
         let value = argument.get_env().and_then(std::env::var_os);

@@ -86,8 +86,8 @@ async fn a_confirmation_that_is_followed_twice_succeeds() {
     let suite = Suite::start().await;
     let bob = suite.person("bob@example.com").await;
     let token = suite.mailbox.token("bob@example.com", "tny_ver_").await.unwrap();
-    let verified =
-        suite.client.call_json("identity.v1.UserService/VerifyEmail", json!({ "token": token }));
+    let verify = json!({ "token": token });
+    let verified = suite.client.call_json("identity.v1.UserService/VerifyEmail", verify);
     assert_eq!(text(&verified.await.unwrap()["user"]["id"]), bob.user_id);
     let page = format!("http://127.0.0.1:{}/verify/{token}", suite.address.port());
     let click = reqwest::Client::new().post(&page).form(&[("x", "y")]).send().await.unwrap();

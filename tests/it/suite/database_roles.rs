@@ -200,6 +200,7 @@ async fn every_privilege_of_the_log_is_listed() {
         "_sqlx_migrations: SELECT",
         "checkpoint: INSERT SELECT",
         "cosigned: INSERT SELECT",
+        "deployment_key: DELETE INSERT SELECT UPDATE",
         "entry: INSERT SELECT",
         "person: INSERT SELECT",
         "person_address: INSERT SELECT",

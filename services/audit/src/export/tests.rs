@@ -17,7 +17,7 @@ struct Filler {
 }
 
 impl Filler {
-    fn message(&mut self, descriptor: MessageDescriptor, depth: u8) -> DynamicMessage {
+    fn message(&mut self, descriptor: &MessageDescriptor, depth: u8) -> DynamicMessage {
         let mut message = DynamicMessage::new(descriptor.clone());
         for field in descriptor.fields() {
             // Only the first field of a oneof.
@@ -81,9 +81,7 @@ impl Filler {
                 let bytes = timestamp.encode_to_vec();
                 Value::Message(DynamicMessage::decode(inner.clone(), &*bytes).unwrap())
             }
-            Kind::Message(inner) if depth < 6 => {
-                Value::Message(self.message(inner.clone(), depth + 1))
-            }
+            Kind::Message(inner) if depth < 6 => Value::Message(self.message(inner, depth + 1)),
             _ => return None,
         })
     }
@@ -102,7 +100,7 @@ fn every_field_of_every_event_is_in_every_format() {
         }
         count += 1;
         let mut filler = Filler { next: 0, values: vec![] };
-        let message = filler.message(descriptor.clone(), 0);
+        let message = filler.message(&descriptor, 0);
         let mut text = || filler.text();
         let envelope = Envelope {
             id: text(),

@@ -178,6 +178,7 @@ pub(crate) async fn delete_expired(tx: &mut Tx) -> Result<u64> {
 /// Deletes every link of a deleted account or to one of its addresses, and their mails with the responses
 /// of mail servers.
 pub(crate) async fn delete_all(tx: &mut Tx, user_id: UserId, canonical: &[String]) -> Result<()> {
+    // (no org_id): links and their mails belong to an account, not to an organization.
     query!(
         "with deleted as (
              delete from mailed_link where user_id = $1 or canonical_email = any($2) returning id

@@ -87,9 +87,6 @@ pub(super) async fn register_invited(
 
 /// Confirms the address of an account by a mailed link, and ends all other claims to the address.
 pub(super) async fn verify_email(tx: &mut Tx, token: &Token, proof: &PersonProof) -> Result<User> {
-    if let Some(user) = confirmed_by(tx, token).await? {
-        return Ok(user);
-    }
     let (user, _) = consume_link(tx, Purpose::VerifyEmail, token).await?;
     require_proof(tx, &user, proof).await?;
     let now = tx.now;
@@ -128,7 +125,7 @@ pub(super) async fn verify_invited(
 }
 
 /// The account whose present address an earlier use of this link, or of another one, has confirmed.
-async fn confirmed_by(tx: &mut Tx, token: &Token) -> Result<Option<User>> {
+pub(super) async fn confirmed_by(tx: &mut Tx, token: &Token) -> Result<Option<User>> {
     let Some(link) = mailed_link::store::lock(tx, token.id).await? else { return Ok(None) };
     let Some(user) = store::lock(tx, link.user_id).await? else { return Ok(None) };
     let has_confirmed = link.has_confirmed(token, &user);

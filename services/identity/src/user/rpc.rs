@@ -77,7 +77,15 @@ impl UserService for Rpc {
         let call = Call::of(request)?;
         let message = &call.message;
         let token = parse_link_token(Kind::Verification, &message.token)?;
-        let user = self.link_account(&call, Purpose::VerifyEmail, &token).await?;
+        let user = match self.link_account(&call, Purpose::VerifyEmail, &token).await {
+            Ok(user) => user,
+            Err(refusal) => {
+                let confirmed = async |tx: &mut Tx| commands::confirmed_by(tx, &token).await;
+                let user =
+                    self.db.write_as_system("VerifyEmail", confirmed).await?.ok_or(refusal)?;
+                return reply(pb::VerifyEmailResponse { user: Some((&user).into()) });
+            }
+        };
         let proof = if message.new_password.is_empty() {
             self.prove_person(&call, &user, &message.password).await?
         } else {

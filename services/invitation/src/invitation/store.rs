@@ -238,6 +238,7 @@ pub(crate) async fn replace_address(tx: &mut Tx, invitation: &Invitation) -> Res
     )
     .execute(tx.conn())
     .await?;
+    // (no org_id): the subject is an invitation that is locked already.
     query!("update mail set last_error = null where subject_id = $1", invitation.id.0)
         .execute(tx.conn())
         .await?;
@@ -341,6 +342,7 @@ pub(crate) async fn list_mine(
 
 /// State of the newest mail of each invitation.
 pub(crate) async fn mail_states(db: &Db, ids: &[Uuid]) -> Result<HashMap<Uuid, MailState>> {
+    // (no org_id): the subjects are invitations of one organization.
     let rows = query!(
         "select distinct on (subject_id) subject_id, outcome from mail
          where subject_id = any($1) order by subject_id, id desc",

@@ -52,9 +52,10 @@ pub(super) async fn lease_task(
     if !is_assigned {
         store::environment::assign_server(tx, &environment, runner.server_id).await?;
     }
-    let server_address = match runner.shared {
-        true => String::new(),
-        false => store::server::address(tx, runner.server_id).await?,
+    let server_address = if runner.shared {
+        String::new()
+    } else {
+        store::server::address(tx, runner.server_id).await?
     };
     Ok(Some(LeasedTask { task, environment, project, source, variables, addons, server_address }))
 }

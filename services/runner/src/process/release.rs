@@ -240,7 +240,12 @@ impl Processes {
         // The project service accepts local paths only if the operator has allowed them.
         let local_path = lease.repository_url.trim_start_matches("file://");
         let is_local = local_path.starts_with('/');
-        let protocols = if is_local { "file:https:ssh" } else { "https:ssh" };
+        let protocols = match lease.repository_url.split_once("://") {
+            _ if is_local => "file:https:ssh",
+            // The project service accepts it only for a loopback address that the operator has allowed.
+            Some(("http", _)) => "http:https:ssh",
+            _ => "https:ssh",
+        };
         variables.insert("GIT_ALLOW_PROTOCOL".to_owned(), protocols.to_owned());
         if is_local {
             mounts.push(Mount::new(local_path, local_path, Access::ReadOnly));

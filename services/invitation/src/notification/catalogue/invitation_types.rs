@@ -14,6 +14,7 @@ use api::{
 use super::{Audience, Content, NotificationType};
 use crate::role::role_name;
 
+#[expect(clippy::too_many_lines, reason = "a table of notification types")]
 pub(super) fn all() -> [NotificationType; 6] {
     [
         NotificationType::of(
