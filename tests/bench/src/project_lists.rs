@@ -203,6 +203,7 @@ impl UnaryService<pb::ListProjectsRequest> for BareProjects {
     type Response = pb::ListProjectsResponse;
     type Future = BoxFuture<'static, Result<Response<pb::ListProjectsResponse>, Status>>;
 
+    #[expect(clippy::disallowed_methods, reason = "the reference sends its own query")]
     fn call(&mut self, _: Request<pb::ListProjectsRequest>) -> Self::Future {
         let Self { pool, org_id } = self.clone();
         Box::pin(async move {

@@ -71,7 +71,7 @@ async fn create_ann(suite: &Suite, world: &World) -> (Person, String) {
     suite.clock.advance(Duration::minutes(2));
     request_email_change(&ann, ADDRESSES[1]).await;
     let token = suite.mailbox.token(ADDRESSES[1], "tny_ver_").await.unwrap();
-    let confirm = json!({ "token": token, "password": testkit::PASSWORD });
+    let confirm = json!({ "token": token, "password": PASSWORD });
     suite.client.call_json(&format!("{USERS}/ConfirmEmailChange"), confirm).await.unwrap();
     let ann = Person { email: ADDRESSES[1].to_owned(), ..ann }.sign_in_again().await;
     let rename = json!({ "displayName": "Ann", "updateMask": "displayName" });

@@ -66,7 +66,7 @@ impl Schema {
             found.push(format!("{path} is not an object"));
             return;
         };
-        self.check_presence(path, object, fields, found);
+        Self::check_presence(path, object, fields, found);
         for (name, value) in fields {
             let path = format!("{path}.{name}");
             let Some(attribute) = object.attributes.get(name) else {
@@ -88,7 +88,6 @@ impl Schema {
     }
 
     fn check_presence(
-        &self,
         path: &str,
         object: &Object,
         fields: &Map<String, Value>,

@@ -169,9 +169,10 @@ async fn an_unprivileged_runner_reports_its_limits() {
 async fn a_program_is_published_at_the_address_of_its_server() {
     // Unprivileged programs listen on the address themselves, and on a loopback address they have no other
     // URL.
-    let (server, binds) = match rustix::process::geteuid().is_root() {
-        true => ("10.213.0.1", vec!["10.213.0.1", "0.0.0.0"]),
-        false => ("127.0.0.1", vec!["0.0.0.0"]),
+    let (server, binds) = if rustix::process::geteuid().is_root() {
+        ("10.213.0.1", vec!["10.213.0.1", "0.0.0.0"])
+    } else {
+        ("127.0.0.1", vec!["0.0.0.0"])
     };
     for bind in binds {
         let suite = Suite::start().await;

@@ -65,9 +65,10 @@ impl Deployment {
             "invitation" => invitation,
             _ => audit,
         };
-        let request = match ACCOUNT_READS.iter().any(|it| it.1 == method) {
-            true => json!({}),
-            false => json!({ "orgId": self.org }),
+        let request = if ACCOUNT_READS.iter().any(|it| it.1 == method) {
+            json!({})
+        } else {
+            json!({ "orgId": self.org })
         };
         client.with_token(token).call_json(method, request).await
     }

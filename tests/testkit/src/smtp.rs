@@ -168,16 +168,15 @@ async fn receive(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
                 stream.write_all(b"354 end with a line with a dot\r\n").await?;
                 let mut mail = String::new();
                 while stream.read_line(&mut mail).await? != 0 && !mail.ends_with("\r\n.\r\n") {}
-                match state.refusal(".", &mail) {
-                    Some(refusal) => refusal,
-                    None => {
-                        lock(&state.mails).push(mail);
-                        if let Some(dropped) = &state.drop_acks {
-                            let _ = dropped.send(());
-                            return Ok(());
-                        }
-                        "250 accepted\r\n".to_owned()
+                if let Some(refusal) = state.refusal(".", &mail) {
+                    refusal
+                } else {
+                    lock(&state.mails).push(mail);
+                    if let Some(dropped) = &state.drop_acks {
+                        let _ = dropped.send(());
+                        return Ok(());
                     }
+                    "250 accepted\r\n".to_owned()
                 }
             }
             "QUIT" => {
