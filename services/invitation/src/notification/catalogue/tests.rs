@@ -114,7 +114,7 @@ fn an_inviter_is_notified_of_a_settled_invitation_only() {
     };
     assert_eq!(
         titles(RevokeCause::RecipientJoined),
-        ["bob@example.com joined by another invitation"]
+        ["bob@example[.]com joined by another invitation"]
     );
     assert_eq!(titles(RevokeCause::Manager), [""; 0]);
 }

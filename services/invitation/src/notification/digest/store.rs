@@ -120,6 +120,7 @@ async fn last_urgent(
     recipient: RecipientColumns<'_>,
 ) -> Result<Option<OffsetDateTime>> {
     let since = tx.now - URGENT_WINDOW;
+    // Compared as `org_id is not distinct from` (no org_id): mails about an account have no organization.
     let last = query_scalar!(
         "select max(due_at) from digest
          where urgent and due_at > $1 and org_id is not distinct from $2
