@@ -81,7 +81,9 @@ fn collect_variables(command: &Command, names: &mut BTreeSet<String>) {
 /// Returns a warning if a variable has the prefix of the suite and no program has such a setting.
 fn unknown_variable(name: &OsStr, known: &BTreeSet<String>) -> Option<String> {
     let name = name.to_str().filter(|it| it.starts_with(PREFIX) && !known.contains(*it))?;
-    let similarity = |it: &&String| strsim::jaro_winkler(name, it);
+    // Without the prefix, which would make all names similar.
+    let word = |it: &str| it.strip_prefix(PREFIX).unwrap_or(it).to_owned();
+    let similarity = |it: &&String| strsim::jaro_winkler(&word(name), &word(it));
     let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     let nearest = nearest.filter(|it| similarity(it) >= SIMILARITY_MIN);
     Some(match nearest {
