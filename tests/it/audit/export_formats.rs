@@ -185,7 +185,7 @@ async fn exported_events_follow_the_ocsf_schema() {
     assert_eq!(activities["project.unregistered"], "Delete");
     assert_eq!(activities["invitation.expired"], "Update");
     assert!(activities.len() > 8, "{activities:?}");
-    // Who got what.
+    // The recipient and the granted role are in the events.
     let find = |action: &str| {
         let is_of = |it: &Value| it["metadata"]["event_code"] == action;
         let lines = file.lines().map(|it| serde_json::from_str::<Value>(it).unwrap());

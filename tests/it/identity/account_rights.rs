@@ -54,8 +54,8 @@ async fn a_newer_change_of_the_address_ends_older_ones() {
     suite.finish().await;
 }
 
-/// I-24: an account that owns only deleted organizations is told until when they can be restored, and can be
-/// deleted if it gives that up.
+/// I-24: the refusal to delete an account that owns only deleted organizations has the end of their restore;
+/// with `give_up_restore` the account is deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_of_deleted_organizations_can_delete_the_account() {
     let suite = Suite::start().await;

@@ -6,7 +6,10 @@ use chassis::clock::Duration;
 use serde_json::{Value, json};
 use testkit::{Receiver, Response, Suite, eventually};
 
-use super::webhook_service::{by_id, suite};
+use super::{
+    webhook_delivery::create_deliveries,
+    webhook_service::{by_id, suite},
+};
 use crate::support::world::{World, merge, text};
 
 const UPDATE: &str = "notification.v1.WebhookService/UpdateWebhook";
@@ -16,21 +19,7 @@ const TEST: &str = "notification.v1.WebhookService/TestWebhook";
 async fn begin_deliveries(suite: &Suite, world: &World, slow: &Receiver) -> Value {
     let types = json!({ "eventTypes": ["api_key.created"] });
     let hook = world.create_webhook(&slow.url("/old"), types).await;
-    let id: uuid::Uuid = text(&hook["webhook"]["id"]).parse().unwrap();
-    let lease = async |until: &'static str| {
-        sqlx::query(until).bind(id).execute(&suite.pool).await.unwrap();
-    };
-    // A lease of another process, so that ten deliveries are due at once.
-    lease("update invitation.webhook set leased_until = now() + interval '1 hour' where id = $1")
-        .await;
-    for _ in 0..10 {
-        world.trigger_event().await;
-    }
-    eventually("ten deliveries", async || {
-        (world.deliveries(&hook).await.len() == 10).then_some(())
-    })
-    .await;
-    lease("update invitation.webhook set leased_until = null where id = $1").await;
+    create_deliveries(suite, world, &hook).await;
     eventually("two requests", async || (slow.requests().len() == 2).then_some(())).await;
     hook
 }

@@ -4,13 +4,32 @@ use std::time::Duration as RealDuration;
 
 use chassis::clock::Duration;
 use serde_json::{Value, json};
-use testkit::{Receiver, Response, eventually};
+use testkit::{Receiver, Response, Suite, eventually};
 
 use super::webhook_service::{GET, by_id, suite};
 use crate::support::world::{World, merge, text};
 
 /// Method for replays.
 const REPLAY: &str = "notification.v1.WebhookService/ReplayDeliveries";
+
+/// Creates ten deliveries of a webhook that are due at once.
+pub(super) async fn create_deliveries(suite: &Suite, world: &World, hook: &Value) {
+    let id: uuid::Uuid = text(&hook["webhook"]["id"]).parse().unwrap();
+    let lease = async |statement: &'static str| {
+        sqlx::query(statement).bind(id).execute(&suite.pool).await.unwrap();
+    };
+    // The lease of another process.
+    lease("update invitation.webhook set leased_until = now() + interval '1 hour' where id = $1")
+        .await;
+    for _ in 0..10 {
+        world.trigger_event().await;
+    }
+    eventually("ten pending deliveries", async || {
+        (world.deliveries(hook).await.len() == 10).then_some(())
+    })
+    .await;
+    lease("update invitation.webhook set leased_until = null where id = $1").await;
+}
 
 /// NO-5, NO-12: a failed delivery is retried with the same id until the receiver accepts it; calls are not
 /// affected.
@@ -95,21 +114,7 @@ async fn a_slow_receiver_delays_no_other() {
     let types = json!({ "eventTypes": ["api_key.created"] });
     let hook = world.create_webhook(&slow.url("/slow"), types.clone()).await;
     world.create_webhook(&quick.url("/quick"), types).await;
-    let id: uuid::Uuid = text(&hook["webhook"]["id"]).parse().unwrap();
-    let lease = async |until: &'static str| {
-        sqlx::query(until).bind(id).execute(&suite.pool).await.unwrap();
-    };
-    // A lease, so that ten deliveries are pending at once.
-    lease("update invitation.webhook set leased_until = now() + interval '1 hour' where id = $1")
-        .await;
-    for _ in 0..10 {
-        world.trigger_event().await;
-    }
-    eventually("ten pending deliveries", async || {
-        (world.deliveries(&hook).await.len() == 10).then_some(())
-    })
-    .await;
-    lease("update invitation.webhook set leased_until = null where id = $1").await;
+    create_deliveries(&suite, &world, &hook).await;
     eventually("two concurrent requests", async || (slow.requests().len() == 2).then_some(()))
         .await;
     world.trigger_event().await;
