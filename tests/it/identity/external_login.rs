@@ -51,7 +51,7 @@ async fn a_person_signs_in_with_an_openid_provider() {
         claims("shady", "shady@example.com", false),
         claims("trap", "trap@example.com", true),
     ];
-    let provider = OidcProvider::start(None, &people).await;
+    let mut provider = OidcProvider::start(people.to_vec()).await;
     let options = Options { oidc_issuer: Some(provider.issuer()), ..Options::default() };
     let suite = Suite::start_with(options).await;
     let ann = suite.person("ann@example.com").await;
@@ -88,8 +88,8 @@ async fn a_person_signs_in_with_an_openid_provider() {
     assert_eq!(complete(&suite, made_up).await.unwrap_err(), "PROVIDER_REJECTED");
 
     // The provider restarts with new keys, then stays down.
-    let port = provider.stop();
-    let provider = OidcProvider::start(Some(port), &people).await;
+    provider.stop();
+    provider.restart().await;
     let session = testkit::eventually("the new keys", async || {
         complete(&suite, sign_in_at_provider(&suite, "ann").await).await.ok()
     });

@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Signal;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
-use testkit::{Database, Options, Person, Process, Suite, eventually};
+use testkit::{Database, Options, Person, Process, ReservedPort, Suite, eventually};
 
 use super::startup::{data_dir, start_error};
 
@@ -288,7 +288,8 @@ async fn other_protocols_execute_nothing() {
 async fn a_pooler_that_ignores_start_up_options_is_refused() {
     let database = Database::new().await;
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let reserved = ReservedPort::new();
+    let port = reserved.number();
     let name = database.options.get_database().unwrap();
     let socket = database.options.get_socket().unwrap().display().to_string();
     let data = data_dir(folder.path());
@@ -325,8 +326,4 @@ async fn a_pooler_that_ignores_start_up_options_is_refused() {
     let tables = "select count(*) from pg_tables where schemaname = 'public'";
     assert_eq!(sqlx::query_scalar::<_, i64>(tables).fetch_one(&mut owner).await.unwrap(), 0);
     database.drop().await;
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -8,7 +8,7 @@ use tenantry::{
     client::Client,
     demo::{Mailbox, Services},
 };
-use testkit::{Database, Nats, Process, eventually, stop_deployments};
+use testkit::{Database, Nats, Process, ReservedPort, eventually, stop_deployments};
 
 /// Names of the services, in the order of [`ServiceProcesses::services`].
 pub(crate) const NAMES: [&str; 4] = ["identity", "project", "invitation", "audit"];
@@ -35,6 +35,7 @@ pub(crate) struct ServiceProcesses {
     /// URLs of the services, in the same order; of replicated ones several, with commas between them.
     urls: Vec<String>,
     _nats: Nats,
+    _ports: Vec<ReservedPort>,
 }
 
 impl ServiceProcesses {
@@ -73,13 +74,15 @@ impl ServiceProcesses {
         );
         let error = String::from_utf8_lossy(&created.stderr);
         assert!(created.status.success(), "`tenantry keys` failed: {error}");
-        let ports: Vec<u16> = (0..NAMES.len()).map(|_| free_port()).collect();
+        let mut reserved: Vec<_> = NAMES.iter().map(|_| ReservedPort::new()).collect();
+        let ports: Vec<u16> = reserved.iter().map(ReservedPort::number).collect();
         let mut urls: Vec<_> = ports.iter().map(|port| url(*port)).collect();
         let mut instances: Vec<_> = NAMES.iter().map(|name| (*name, *name)).zip(ports).collect();
         let mut called_urls = urls.clone();
         if let Some(name) = topology.replicated {
             let position = NAMES.iter().position(|it| *it == name).unwrap();
-            let port = free_port();
+            reserved.push(ReservedPort::new());
+            let port = reserved[NAMES.len()].number();
             urls[position] += &format!(",{}", url(port));
             instances.push(((NAMES[position], "replica"), port));
             called_urls[position] =
@@ -124,7 +127,7 @@ impl ServiceProcesses {
         };
         let mail = |name: &str| folder.path().join(name).join("mail");
         let mailbox = Mailbox::Folders(vec![mail("identity"), mail("invitation"), mail("replica")]);
-        Self { clients, mailbox, database, services, folder, urls, _nats: nats }
+        Self { clients, mailbox, database, services, folder, urls, _nats: nats, _ports: reserved }
     }
 
     /// Client of the second process of the replicated service.
@@ -209,8 +212,4 @@ fn log_file(folder: &Path, name: &str) -> PathBuf {
 
 fn url(port: u16) -> String {
     format!("https://localhost:{port}")
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

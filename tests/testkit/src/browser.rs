@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::eventually;
+use crate::{ReservedPort, eventually};
 
 /// Width of the screen in CSS pixels: that of the smallest phones.
 const WIDTH: u32 = 320;
@@ -31,8 +31,8 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser in which pages cannot run scripts.
     pub async fn start() -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr().map(|it| it.port());
-        let port = free().expect("an unused port");
+        let reserved = ReservedPort::new();
+        let port = reserved.number();
         let folder = tempfile::tempdir().expect("a temporary directory");
         let driver = Command::new("chromedriver")
             .env("TMPDIR", folder.path())

@@ -7,11 +7,13 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::ReservedPort;
+
 /// A NATS server; stops with the test.
 pub struct Nats {
     child: Child,
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     /// True if the server has the users and permissions of `deploy/nats.conf`.
     with_permissions: bool,
 }
@@ -36,18 +38,19 @@ impl Nats {
             let text = text.replace("/data", &folder.path().to_string_lossy());
             std::fs::write(folder.path().join("nats.conf"), text).expect("the file can be written");
         }
-        let (child, port) = spawn(&folder, "-1", with_permissions);
+        let port = ReservedPort::new();
+        let child = spawn(&folder, &port, with_permissions);
         Self { child, folder, port, with_permissions }
     }
 
     /// URL of the server.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://127.0.0.1:{}", self.port.number())
     }
 
     /// URL with the credentials of a service, for a server with permissions.
     pub fn url_as(&self, service: &str) -> String {
-        format!("nats://{service}:{service}@127.0.0.1:{}", self.port)
+        format!("nats://{service}:{service}@127.0.0.1:{}", self.port.number())
     }
 
     /// Kills the server without a shutdown.
@@ -58,8 +61,7 @@ impl Nats {
 
     /// Starts the server again on the same port with its stored data.
     pub fn restart(&mut self) {
-        let (child, _) = spawn(&self.folder, &self.port.to_string(), self.with_permissions);
-        self.child = child;
+        self.child = spawn(&self.folder, &self.port, self.with_permissions);
     }
 
     /// Deletes the data of all streams, which a power failure can cause with NATS's default settings. The
@@ -77,8 +79,8 @@ impl Drop for Nats {
     }
 }
 
-/// Starts a server; `-1` lets it choose an unused port. Returns the process and its port.
-fn spawn(folder: &TempDir, port: &str, with_permissions: bool) -> (Child, u16) {
+/// Starts a server, and waits until it accepts connections.
+fn spawn(folder: &TempDir, port: &ReservedPort, with_permissions: bool) -> Child {
     let path = folder.path().to_string_lossy().into_owned();
     let mut command = Command::new("nats-server");
     if with_permissions {
@@ -87,7 +89,7 @@ fn spawn(folder: &TempDir, port: &str, with_permissions: bool) -> (Child, u16) {
         command.args(["-js", "-sd", &path]);
     }
     let mut child = command
-        .args(["-a", "127.0.0.1", "-p", port, "--ports_file_dir", &path])
+        .args(["-a", "127.0.0.1", "-p", &port.number().to_string(), "--ports_file_dir", &path])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -98,12 +100,11 @@ fn spawn(folder: &TempDir, port: &str, with_permissions: bool) -> (Child, u16) {
     while Instant::now() < deadline {
         let text = std::fs::read_to_string(&ports).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let port = json["nats"][0].as_str().and_then(|it| it.rsplit(':').next()?.parse().ok());
-        if let Some(port) = port {
-            return (child, port);
+        if json["nats"][0].is_string() {
+            return child;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let _ = child.kill().and_then(|()| child.wait());
-    panic!("nats-server wrote no file with its port");
+    panic!("nats-server wrote no file with its ports");
 }

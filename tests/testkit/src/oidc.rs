@@ -5,50 +5,59 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::eventually;
+use crate::{ReservedPort, eventually};
 
 /// An `OpenID` provider; stops with the test.
 pub struct OidcProvider {
-    port: u16,
+    port: ReservedPort,
+    users: Vec<String>,
     child: Child,
 }
 
 impl OidcProvider {
-    /// Starts a provider with users, each given by its claims as JSON. With the port of a stopped provider,
-    /// the new one has the same issuer and other keys.
-    pub async fn start(port: Option<u16>, users: &[String]) -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr().map(|it| it.port());
-        let port = port.unwrap_or_else(|| free().expect("an unused port"));
-        let mut command = Command::new("python3");
-        command.env("PYTHONPATH", folder()).env("PYTHONWARNINGS", "ignore");
-        command.args(["-m", "oidc_provider_mock", "--port", &port.to_string()]);
-        for claims in users {
-            command.args(["--user-claims", claims]);
-        }
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let provider = Self { port, child: child.expect("python3 starts") };
-        let connect = || tokio::net::TcpStream::connect(("127.0.0.1", port));
-        eventually("the OpenID provider", async || connect().await.ok()).await;
-        provider
+    /// Starts a provider with users, each given by its claims as JSON.
+    pub async fn start(users: Vec<String>) -> Self {
+        let port = ReservedPort::new();
+        let child = spawn(&port, &users).await;
+        Self { port, users, child }
+    }
+
+    /// Starts the provider again after a stop: with the same issuer and users, and with other keys.
+    pub async fn restart(&mut self) {
+        self.child = spawn(&self.port, &self.users).await;
     }
 
     /// Issuer of its tokens.
     pub fn issuer(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number())
     }
 
-    /// Stops the provider; returns its port.
-    pub fn stop(self) -> u16 {
-        self.port
+    /// Stops the provider.
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for OidcProvider {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
+}
+
+/// Starts a provider, and waits until it accepts connections.
+async fn spawn(port: &ReservedPort, users: &[String]) -> Child {
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", folder()).env("PYTHONWARNINGS", "ignore");
+    command.args(["-m", "oidc_provider_mock", "--port", &port.number().to_string()]);
+    for claims in users {
+        command.args(["--user-claims", claims]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("python3 starts");
+    let connect = || tokio::net::TcpStream::connect(("127.0.0.1", port.number()));
+    eventually("the OpenID provider", async || connect().await.ok()).await;
+    child
 }
 
 /// Folder of the Python packages, installed by `cargo xtask test`.

@@ -7,15 +7,18 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::port::{ReservedPort, stop_listening};
 
 /// A mail server; stops with the test.
 pub struct Smtp {
-    port: u16,
+    port: ReservedPort,
     state: Arc<State>,
-    serving: Option<(JoinHandle<()>, CancellationToken)>,
+    /// Tasks of the listener and of the connections.
+    tasks: TaskTracker,
+    stopping: CancellationToken,
 }
 
 /// State shared by all connections.
@@ -73,26 +76,14 @@ impl Smtp {
     }
 
     async fn with(state: State) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
-        let mut server = Self { port, state: Arc::new(state), serving: None };
-        server.serve(listener);
+        let mut server = Self {
+            port: ReservedPort::new(),
+            state: Arc::new(state),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
+        server.restart().await;
         server
-    }
-
-    fn serve(&mut self, listener: TcpListener) {
-        let state = self.state.clone();
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let serving = tokio::task::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (state, stopped) = (state.clone(), stopped.clone());
-                tokio::task::spawn(async move {
-                    stopped.run_until_cancelled(receive(stream, state)).await
-                });
-            }
-        });
-        self.serving = Some((serving, stop));
     }
 
     /// From now on answers a command with this reply, if the command contains `part`. `verb` is the first
@@ -109,27 +100,33 @@ impl Smtp {
 
     /// Stops listening, and closes all connections: new ones are refused.
     pub async fn stop(&mut self) {
-        let Some((serving, stop)) = self.serving.take() else { return };
-        stop.cancel();
-        serving.abort();
-        let _ = serving.await;
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
-    /// Listens on the same port again.
+    /// Listens on the port, again after a stop.
     pub async fn restart(&mut self) {
-        let listener =
-            TcpListener::bind(("127.0.0.1", self.port)).await.expect("the port is still unused");
-        self.serve(listener);
+        let listener = self.port.listen().await;
+        self.tasks = TaskTracker::new();
+        self.stopping = CancellationToken::new();
+        let (state, tasks) = (self.state.clone(), self.tasks.clone());
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            let accepting = accept(&listener, state, tasks, stopping.clone());
+            stopping.run_until_cancelled(accepting).await;
+            stop_listening(&listener);
+        });
     }
 
     /// URL of the server.
     pub fn url(&self) -> String {
-        format!("smtp://127.0.0.1:{}", self.port)
+        format!("smtp://127.0.0.1:{}", self.port.number())
     }
 
     /// URL of the server with a user and a password.
     pub fn url_with_password(&self) -> String {
-        format!("smtp://mailer:secret@127.0.0.1:{}", self.port)
+        format!("smtp://mailer:secret@127.0.0.1:{}", self.port.number())
     }
 
     /// Mails received so far.
@@ -140,6 +137,19 @@ impl Smtp {
     /// Commands received so far that begin with a word.
     pub fn commands(&self, verb: &str) -> Vec<String> {
         lock(&self.state.commands).iter().filter(|it| it.starts_with(verb)).cloned().collect()
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    state: Arc<State>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let receiving = receive(stream, state.clone());
+        let stopping = stopping.clone();
+        tasks.spawn(async move { stopping.run_until_cancelled(receiving).await });
     }
 }
 
