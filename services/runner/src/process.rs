@@ -2,24 +2,26 @@
 //!
 //! | concept | file |
 //! |---|---|
-//! | files and state of an environment | `directory`, `record` |
+//! | files and state of an environment | `directory`, `sandbox_files`, `record` |
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
 //! | build and run commands of a repository | `manifest` |
 //! | fetching and building a version, copying an environment | `release`, `copy` |
-//! | starting a program, health check | `launch`, `http` |
+//! | starting a program, health check | `launch`, `health`, `http`, `listener` |
 //! | processes of this machine | `process_table`, `process_tree` |
 //! | databases of environments | `database` |
-//! | usage, restarts, reports | `usage`, `supervise` |
+//! | usage, restarts, reports | `usage`, `restart`, `supervise` |
 
 mod account;
 mod bubblewrap;
 mod copy;
 mod database;
 mod directory;
+mod health;
 mod http;
 mod launch;
 mod limits;
+mod listener;
 mod manifest;
 mod network;
 mod port;
@@ -27,7 +29,9 @@ mod process_table;
 mod process_tree;
 mod record;
 mod release;
+mod restart;
 mod sandbox;
+mod sandbox_files;
 mod supervise;
 mod usage;
 
@@ -36,11 +40,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use api::project::{EnvironmentReport, Lease, Observed, Variable};
+use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
@@ -59,9 +62,6 @@ use process_tree::ProcessTree;
 use record::{DesiredState, EnvironmentRecord};
 use sandbox::Sandbox;
 use usage::UsageMeter;
-
-/// Default time within which a program must pass its health check after its start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Number of steps of a deployment.
 const DEPLOY_STEPS: i32 = 5;
@@ -97,13 +97,10 @@ impl Processes {
         let limits = sandbox.limiter.description();
         tracing::info!(isolation, limits, missing = ?sandbox.missing(), "runner started");
         let databases = Databases::new(root.join("services"), settings.database_url.clone());
-        Ok(Self {
-            settings,
-            sandbox,
-            usage: UsageMeter::default(),
-            databases,
-            locks: Mutex::default(),
-        })
+        let usage = UsageMeter::default();
+        let processes = Self { settings, sandbox, usage, databases, locks: Mutex::default() };
+        processes.thaw_running().await;
+        Ok(processes)
     }
 
     fn environment(&self, id: &str) -> Result<EnvironmentDir> {
@@ -146,7 +143,8 @@ impl Processes {
         Ok(lease)
     }
 
-    /// Starts the deployed version, on its previous port if that is free. Returns its URL.
+    /// Starts the deployed version on an unused port, because another program may have the previous one by
+    /// now.
     async fn start_release(
         &self,
         lease: &Lease,
@@ -156,11 +154,14 @@ impl Processes {
         ensure!(!record.release.is_empty(), "nothing is deployed; deploy the environment first");
         let manifest = Manifest::read(environment, &record.release)?;
         let launch = Launch::new(lease, &record.release, &manifest);
-        let port = self.reserve_port(environment, record.port()).await?;
-        let timeout = manifest.start_timeout(START_TIMEOUT);
-        let process = self.start_program(environment, &launch, port, timeout).await?;
-        environment.write_launch(&launch).await?;
-        record.set_running(process, port);
+        let port = self.reserve_port(environment, None).await?;
+        let started = self.start_program(environment, &launch, port).await;
+        let unused_port = if started.is_ok() { record.port } else { port };
+        if record.port != port {
+            self.release_port(environment, unused_port).await;
+        }
+        record.set_started(started?, port);
+        environment.write_release_launch(&launch).await?;
         environment.write_record(record).await?;
         environment.clear_starting_process().await;
         self.url(environment, port).await
@@ -208,12 +209,14 @@ impl Driver for Processes {
             environment.remove_release(&lease.release).await?;
         }
         let (checkout, commit_info, manifest) = prepared?;
-        let launch = Launch::new(lease, &lease.release, &manifest);
+        let mut launch = Launch::new(lease, &lease.release, &manifest);
+        if checkout.is_built {
+            self.restore_configuration(lease, &environment, &mut launch, report).await;
+        }
         let port = self.reserve_port(&environment, None).await?;
         let line = format!("starting `{}` on port {port}", launch.command);
         report.step("start", 3, DEPLOY_STEPS, line).await;
-        let timeout = manifest.start_timeout(START_TIMEOUT);
-        let started = self.start_program(&environment, &launch, port, timeout).await;
+        let started = self.start_program(&environment, &launch, port).await;
         if started.is_err() {
             self.release_port(&environment, port).await;
         }
@@ -222,7 +225,7 @@ impl Driver for Processes {
         report.mark_irreversible();
         let old_port = record.port;
         let old_process = record.switch_release(process, port, &lease.release, &checkout.commit);
-        environment.write_launch(&launch).await?;
+        environment.write_release_launch(&launch).await?;
         environment.write_record(&record).await?;
         environment.clear_starting_process().await;
         let url = self.url(&environment, port).await?;
@@ -233,6 +236,7 @@ impl Driver for Processes {
         record.previous = None;
         environment.write_record(&record).await?;
         environment.remove_old_releases(&record).await?;
+        environment.remove_other_sandboxes(&record).await?;
         self.sandbox.limiter.remove_empty(&environment.id().to_string());
         report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, format!("running at {url}")).await;
         Ok(TaskOutcome { commit: checkout.commit, commit_info, url, observed: None })
@@ -266,6 +270,7 @@ impl Driver for Processes {
             process.stop().await;
         }
         self.kill_remaining(&environment);
+        environment.remove_other_sandboxes(&record).await?;
         self.release_port(&environment, record.port).await;
         Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
     }
@@ -320,9 +325,14 @@ impl Driver for Processes {
         // Locked in the order of their ids, so that two copies in opposite directions cannot deadlock.
         let mut by_id = [&environment, &source];
         by_id.sort_by_key(|it| it.id());
-        let _first_lock = self.lock(by_id[0]).await;
-        let _second_lock = self.lock(by_id[1]).await;
-        self.copy_environment(lease, report).await
+        let first_lock = self.lock(by_id[0]).await;
+        let second_lock = self.lock(by_id[1]).await;
+        let (_lock, source_lock) = if by_id[0].id() == environment.id() {
+            (first_lock, second_lock)
+        } else {
+            (second_lock, first_lock)
+        };
+        self.copy_environment(lease, source_lock, report).await
     }
 
     async fn provision(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
@@ -366,7 +376,15 @@ impl Driver for Processes {
         if environment.record().await.release != lease.release && !lease.release.is_empty() {
             environment.remove_release(&lease.release).await?;
         }
+        if lease.kind() == TaskKind::Clone {
+            self.abandon_copy(lease, &environment).await?;
+        }
         Ok(())
+    }
+
+    async fn observed(&self, environment_id: &str) -> Option<Observed> {
+        let environment = self.environment(environment_id).ok()?;
+        environment.record().await.observed_if_deployed()
     }
 
     async fn reconcile(&self) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use api::project::{FinishTaskRequest, HeldTask, Lease, ReportProgressRequest, TaskKind};
+use api::project::{FinishTaskRequest, HeldTask, Lease, Observed, ReportProgressRequest, TaskKind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -184,6 +184,7 @@ impl TaskWorker {
                         "cancelled task not cleaned up completely"
                     );
                 }
+                request.observed = self.observed(lease).await.into();
                 request.cancelled = true;
             }
             Completion::Finished(Ok(outcome)) => {
@@ -198,9 +199,15 @@ impl TaskWorker {
                 let error = format!("{error:#}");
                 tracing::info!(task = lease.task_id, error, "task failed");
                 request.error_message = clean(&error, ERROR_BYTES_MAX);
+                request.observed = self.observed(lease).await.into();
             }
         }
         self.report_result(request).await;
+    }
+
+    /// Returns the state of the environment after a task that did not complete.
+    async fn observed(&self, lease: &Lease) -> Observed {
+        self.driver.observed(&lease.environment_id).await.unwrap_or_default()
     }
 
     /// Reports a result, retrying while the project service is unavailable. If all attempts fail, the lease

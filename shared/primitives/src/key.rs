@@ -58,6 +58,9 @@ impl Key {
     }
 }
 
+/// Number of bytes by which [`seal`] makes a text longer: nonce and authentication tag.
+pub const SEAL_BYTES: usize = NONCE_LEN + 16;
+
 /// Encrypts bytes (AES-256-GCM with a random nonce, which comes first in the result). They decrypt only with
 /// the same associated data.
 pub fn seal(secret: &Secret, associated_data: &[u8], plain: &[u8]) -> Vec<u8> {

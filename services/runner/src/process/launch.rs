@@ -1,28 +1,30 @@
 //! Start of a deployed program: command, version, environment variables and resource limits.
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, os::unix::fs::OpenOptionsExt, process::Stdio,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use api::project::Lease;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{
     Processes,
     bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
-    http,
+    health,
     limits::ResourceLimits,
     manifest::Manifest,
     process_tree::ProcessTree,
     sandbox::{Input, Output, PATH, SandboxCommand},
 };
 
-/// Interval of health checks while a program starts.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(25);
+/// Default time within which a program must pass its health check after its start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Parameters of a program's start. Written to a file for restarts; contains secrets.
 #[derive(Clone, Serialize, Deserialize)]
@@ -33,8 +35,15 @@ pub(super) struct Launch {
     pub(super) release: String,
     /// Path of the health check: a status below 500 means healthy.
     pub(super) health: String,
+    /// Time within which the program must be healthy after its start.
+    #[serde(default = "default_timeout")]
+    pub(super) timeout: Duration,
     pub(super) variables: BTreeMap<String, String>,
     pub(super) limits: ResourceLimits,
+}
+
+fn default_timeout() -> Duration {
+    START_TIMEOUT
 }
 
 impl Launch {
@@ -45,9 +54,26 @@ impl Launch {
             command: manifest.run.clone(),
             release: release.to_owned(),
             health: manifest.health.clone(),
+            timeout: manifest.start_timeout(START_TIMEOUT),
             variables: variables.collect(),
             limits: ResourceLimits::of(lease.resources),
         }
+    }
+
+    /// Replaces the variables by those of an earlier launch, but for the connections of add-ons, whose
+    /// passwords may have changed since. Returns the names of the variables that differ from the current
+    /// ones.
+    pub(super) fn restore_variables(&mut self, earlier: &Self, lease: &Lease) -> Vec<String> {
+        let current = std::mem::replace(&mut self.variables, earlier.variables.clone());
+        for provision in &lease.provisions {
+            match current.get(&provision.variable) {
+                Some(url) => self.variables.insert(provision.variable.clone(), url.clone()),
+                None => self.variables.remove(&provision.variable),
+            };
+        }
+        let names: BTreeSet<_> = current.keys().chain(self.variables.keys()).collect();
+        let differs = |it: &&&String| current.get(**it) != self.variables.get(**it);
+        names.iter().filter(differs).map(|it| (*it).clone()).collect()
     }
 }
 
@@ -83,7 +109,6 @@ impl Processes {
         environment: &EnvironmentDir,
         launch: &Launch,
         port: u16,
-        timeout: Duration,
     ) -> Result<ProcessTree> {
         let network = self.sandbox.network.attach(environment).await?;
         let mut command = Self::shell(environment, launch, &launch.command)?;
@@ -99,27 +124,8 @@ impl Processes {
         let group = format!("run-{port}");
         let mut sandboxed = self.sandbox.spawn(&group, command, output).await?;
         let address = SocketAddr::new(network.address, port);
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(status) = sandboxed.child.try_wait()? {
-                let output = environment.output_tail().await;
-                bail!("the program ended before it was healthy ({status}); {output}");
-            }
-            match http::get_status(address, &launch.health).await {
-                Some(status) if http::is_healthy(status) => {
-                    sandboxed.guard.keep();
-                    return Ok(sandboxed.process);
-                }
-                status if Instant::now() > deadline => {
-                    sandboxed.process.stop().await;
-                    let output = environment.output_tail().await;
-                    let Some(status) = status else {
-                        bail!("no HTTP response on $HOST:$PORT ({address}); {output}")
-                    };
-                    bail!("health check failed with HTTP status {status}; {output}")
-                }
-                _ => tokio::time::sleep(HEALTH_INTERVAL).await,
-            }
-        }
+        health::wait_until_healthy(environment, launch, address, &mut sandboxed).await?;
+        sandboxed.guard.keep();
+        Ok(sandboxed.process)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::{Processes, directory::EnvironmentDir};
 
@@ -34,18 +34,6 @@ impl Processes {
     fn find_unused_port(&self) -> Result<u16> {
         let listener = TcpListener::bind((self.settings.bind, 0)).context("no free port")?;
         Ok(listener.local_addr()?.port())
-    }
-
-    /// Publishes the port of a program that is started again. After a restart of the machine no port is
-    /// published.
-    pub(super) async fn publish_port(&self, environment: &EnvironmentDir, port: u16) -> Result<()> {
-        let network = self.sandbox.network.attach(environment).await?;
-        let is_published = self.sandbox.network.publish(&network, port).await;
-        ensure!(
-            is_published,
-            "another environment has the port {port}; deploy the environment again"
-        );
-        Ok(())
     }
 
     /// Releases a port of an environment; 0 is no port.

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use api::project::{Lease, TaskKind};
 use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     DEPLOY_STEPS, Processes,
@@ -36,11 +37,17 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Interval at which the output of a build is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Time in which the rest of a build's output is read after its end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Number of output lines of a build that are reported at once, even before [`REPORT_INTERVAL`] ends.
 const BATCH_LINES_MAX: usize = 1_000;
 
 /// Interval at which disk usage is measured during fetch and build.
 const DISK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Maximum number of variables that the log of a rollback names.
+const LISTED_VARIABLES_MAX: usize = 20;
 
 /// Number of the last output lines that the error of a failed build contains.
 const ERROR_LINES: usize = 20;
@@ -194,7 +201,13 @@ impl Processes {
             Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
         let mut sandboxed = self.sandbox.spawn("build", command, output).await?;
         let reader = pipe::Receiver::from_owned_fd(reader.into())?;
-        let build = async { tokio::join!(report_output(reader, report), sandboxed.wait()) };
+        let has_ended = CancellationToken::new();
+        let wait = async {
+            let status = sandboxed.wait().await;
+            has_ended.cancel();
+            status
+        };
+        let build = async { tokio::join!(report_output(reader, report, &has_ended), wait) };
         let build_within_disk_limit = async {
             tokio::select! {
                 (last_lines, status) = build => Ok((last_lines, status?)),
@@ -204,19 +217,59 @@ impl Processes {
         let result = tokio::time::timeout(BUILD_TIMEOUT, build_within_disk_limit).await;
         let (last_lines, status) = result.context("the build did not end within 30 minutes")??;
         environment.clear_starting_process().await;
+        environment.remove_sandbox("build").await?;
         ensure!(status.success(), "the build failed ({status}); its last output:\n{last_lines}");
         Manifest::read(environment, &lease.release)
     }
+
+    /// Replaces the variables of a rollback by those that its version was deployed with, and reports which
+    /// ones are used.
+    pub(super) async fn restore_configuration(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        launch: &mut Launch,
+        report: &ProgressReporter,
+    ) {
+        let Some(earlier) = environment.release_launch(&lease.release).await else {
+            let line = "the variables of that deployment are not stored; using the current ones";
+            report.log(vec![line.to_owned()]).await;
+            return;
+        };
+        let changed = launch.restore_variables(&earlier, lease);
+        let mut line = "using the variables of that deployment".to_owned();
+        if !changed.is_empty() {
+            let listed = changed.iter().take(LISTED_VARIABLES_MAX).map(String::as_str);
+            let names = listed.collect::<Vec<_>>().join(", ");
+            let rest = changed.len().saturating_sub(LISTED_VARIABLES_MAX);
+            let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            line.push_str(&format!("; these differ from the current ones: {names}{more}"));
+        }
+        report.log(vec![line]).await;
+    }
 }
 
-/// Reports the output of a build line by line, in batches; returns the last [`ERROR_LINES`] lines.
-async fn report_output(reader: pipe::Receiver, report: &ProgressReporter) -> String {
+/// Reports the output of a build line by line, in batches, until the pipe is closed, or until two seconds
+/// after the build has ended. Returns the last [`ERROR_LINES`] lines.
+async fn report_output(
+    reader: pipe::Receiver,
+    report: &ProgressReporter,
+    has_ended: &CancellationToken,
+) -> String {
+    let drain_end = async {
+        has_ended.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::pin!(drain_end);
     let mut lines = BoundedLines::new(reader);
     let mut batch = vec![];
     let mut last_lines = VecDeque::new();
     let mut reported_at = Instant::now();
     loop {
-        let line = tokio::time::timeout(REPORT_INTERVAL, lines.next()).await;
+        let line = tokio::select! {
+            line = tokio::time::timeout(REPORT_INTERVAL, lines.next()) => line,
+            () = &mut drain_end => Ok(Ok(None)),
+        };
         let has_ended = matches!(line, Ok(Ok(None) | Err(_)));
         if let Ok(Ok(Some(line))) = line {
             last_lines.push_back(line.clone());
