@@ -25,7 +25,9 @@ mod identity {
 mod project {
     mod addon_service; // Add-ons: a database for each environment.
     mod collaborator_service; // People and teams of a project.
+    mod environment_copy; // Copies of environments whose database is busy.
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
+    mod failed_tasks; // What runs after a failed task.
     mod lock_order; // Order of row locks of every operation.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.
@@ -33,6 +35,7 @@ mod project {
     mod runner_service; // Cleaning of text that runners report.
     mod server_service; // Tokens, plan limits, capacity and health of servers.
     mod task_service; // Tasks from the queue to their end.
+    mod variables; // Limits and names of variables.
 }
 
 // Invitations and the pages behind their links.
@@ -67,6 +70,8 @@ mod audit {
 
 // Runner processes and the isolation of deployed code.
 mod runner {
+    mod conformance; // Promises that every driver keeps.
+    mod ports; // Ports that other programs take.
     mod process; // The runner as a program: kills, tokens, rights.
     mod sandbox; // Attacks of deployed code on its host.
 }
@@ -94,6 +99,7 @@ mod suite {
     mod hung_identity; // An identity service that accepts calls and never answers.
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
+    mod message_sizes; // Every message at its largest size.
     mod migrations; // Time-outs and locks of migrations.
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
     pub(crate) mod outbox; // Overlapping transactions and their events.
