@@ -31,6 +31,8 @@ pub(super) struct EnvironmentRecord {
     pub(super) process: Option<ProcessTree>,
     /// Process of the replaced version, until it has ended.
     pub(super) previous: Option<ProcessTree>,
+    /// Earlier runners stored a number under the name `restarts`, which is ignored.
+    #[serde(rename = "restart_history")]
     pub(super) restarts: RestartHistory,
     /// Reason why the program is no longer restarted; empty otherwise.
     pub(super) failure: String,
@@ -101,5 +103,22 @@ impl EnvironmentRecord {
     pub(super) fn set_stopped(&mut self) -> Option<ProcessTree> {
         self.desired = DesiredState::Stopped;
         self.process.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A runner takes over the programs that an earlier version of it has started.
+    #[test]
+    fn the_record_of_an_earlier_runner_is_read() {
+        let text = r#"{"desired":"Running","release":"r","commit":"c","port":4000,
+            "process":{"pid":1,"started":2,"init":{"pid":3,"started":4}},"previous":null,
+            "restarts":1,"failure":"","releases":["r"]}"#;
+        let record: EnvironmentRecord = serde_json::from_str(text).unwrap();
+        assert_eq!((record.desired, record.port), (DesiredState::Running, 4000));
+        assert_eq!(record.process.map(|it| it.pid()), Some(1));
+        assert_eq!(record.restarts, RestartHistory::default());
     }
 }

@@ -237,14 +237,16 @@ impl Processes {
             return;
         };
         let changed = launch.restore_variables(&earlier, lease);
-        let mut line = "using the variables of that deployment".to_owned();
-        if !changed.is_empty() {
+        let used = "using the variables of that deployment";
+        let line = if changed.is_empty() {
+            used.to_owned()
+        } else {
             let listed = changed.iter().take(LISTED_VARIABLES_MAX).map(String::as_str);
             let names = listed.collect::<Vec<_>>().join(", ");
             let rest = changed.len().saturating_sub(LISTED_VARIABLES_MAX);
             let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-            line.push_str(&format!("; these differ from the current ones: {names}{more}"));
-        }
+            format!("{used}; these differ from the current ones: {names}{more}")
+        };
         report.log(vec![line]).await;
     }
 }
