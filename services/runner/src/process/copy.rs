@@ -58,6 +58,8 @@ struct DirectoryCopy<'a> {
     source_path: PathBuf,
     target: &'a EnvironmentDir,
     target_path: PathBuf,
+    /// Directory with the index of the files that `tar` has archived.
+    index: PathBuf,
     limits: ResourceLimits,
 }
 
@@ -144,21 +146,21 @@ impl Processes {
         source_record: &EnvironmentRecord,
     ) -> Result<Option<Snapshot>> {
         let limits = ResourceLimits::of(lease.resources);
-        let copy = |source_path, target_path| DirectoryCopy {
+        let copy = |name, source_path, target_path| DirectoryCopy {
             source,
             source_path,
             target,
             target_path,
+            index: source.copy_index(name),
             limits,
         };
         let release = source.release_dir(&source_record.release)?;
-        let code = copy(release, target.release_dir(&lease.release)?);
-        let data = copy(source.data(), target.incoming_data());
+        let code = copy("code", release, target.release_dir(&lease.release)?);
+        let data = copy("data", source.data(), target.incoming_data());
         let accounts = &self.sandbox.accounts;
         for it in [&code, &data] {
             target.create_account_directory(accounts, &it.target_path).await?;
-            // The index of the files that `tar` has archived.
-            source.create_account_directory(accounts, &source.copy_index()).await?;
+            source.create_account_directory(accounts, &it.index).await?;
             self.copy_directory(it, Pass::First).await.context("the files cannot be copied")?;
         }
         let database = match databases(lease).next() {
@@ -175,16 +177,17 @@ impl Processes {
             Some(database) => Some(database.snapshot().await?),
             None => None,
         };
-        self.copy_directory(&data, Pass::Changes).await.context("the files cannot be copied")?;
+        for it in [&code, &data] {
+            self.copy_directory(it, Pass::Changes).await.context("the files cannot be copied")?;
+        }
         drop(frozen);
-        source.remove_copy_index().await?;
+        source.remove_copy_indices().await?;
         Ok(snapshot)
     }
 
     /// Archives a directory as the account of the source and extracts it as the account of the target, so
     /// that each `tar` can access only the files of its own environment.
     async fn copy_directory(&self, copy: &DirectoryCopy<'_>, pass: Pass) -> Result<()> {
-        let index = copy.source.copy_index();
         let pack = [
             "tar",
             "--create",
@@ -197,7 +200,7 @@ impl Processes {
         let pack = SandboxCommand {
             mounts: vec![
                 Mount::new(&copy.source_path, "/data", Access::ReadOnly),
-                Mount::new(index, "/index", Access::ReadWrite),
+                Mount::new(&copy.index, "/index", Access::ReadWrite),
             ],
             arguments: pack.map(str::to_owned).into(),
             ..Self::tool(copy.source, copy.limits)

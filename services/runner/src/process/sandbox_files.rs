@@ -55,13 +55,13 @@ impl EnvironmentDir {
         Ok(())
     }
 
-    /// Directory with the index of the files that a copy has archived.
-    pub(super) fn copy_index(&self) -> PathBuf {
-        self.path().join("copy-index")
+    /// Directory with the index of the files that a copy has archived of the directory `name`.
+    pub(super) fn copy_index(&self, name: &str) -> PathBuf {
+        self.path().join("copy-index").join(name)
     }
 
-    pub(super) async fn remove_copy_index(&self) -> Result<()> {
-        remove_tree(&self.copy_index()).await
+    pub(super) async fn remove_copy_indices(&self) -> Result<()> {
+        remove_tree(&self.path().join("copy-index")).await
     }
 
     /// Removes the destination of an incomplete copy.
