@@ -27,7 +27,7 @@ mod project {
     mod collaborator_service; // People and teams of a project.
     mod environment_copy; // Copies of environments whose database is busy.
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
-    mod failed_tasks; // What runs after a failed task.
+    mod failed_tasks; // Programs that run after a failed task.
     mod lock_order; // Order of row locks of every operation.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.

@@ -325,13 +325,11 @@ impl Driver for Processes {
         // Locked in the order of their ids, so that two copies in opposite directions cannot deadlock.
         let mut by_id = [&environment, &source];
         by_id.sort_by_key(|it| it.id());
-        let first_lock = self.lock(by_id[0]).await;
-        let second_lock = self.lock(by_id[1]).await;
-        let (_lock, source_lock) = if by_id[0].id() == environment.id() {
-            (first_lock, second_lock)
-        } else {
-            (second_lock, first_lock)
-        };
+        let mut locks = [self.lock(by_id[0]).await, self.lock(by_id[1]).await];
+        if by_id[0].id() != environment.id() {
+            locks.swap(0, 1);
+        }
+        let [_lock, source_lock] = locks;
         self.copy_environment(lease, source_lock, report).await
     }
 

@@ -1,4 +1,4 @@
-//! What runs after a failed task: the state ERROR says how the last task ended, `observed` what serves.
+//! Programs after a failed task: the state ERROR says how the last task ended, `observed` what serves.
 
 use serde_json::{Value, json};
 use testkit::{Suite, eventually};

@@ -104,8 +104,9 @@ fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
 }
 
 /// Texts of programs, commits and git, which the service cleans and truncates instead of rejecting them.
-const UNVALIDATED: [&str; 12] = [
+const UNVALIDATED: [&str; 13] = [
     "EnvironmentReport.detail",
+    "EnvironmentReport.url",
     "FinishTaskRequest.commit_author",
     "FinishTaskRequest.commit_subject",
     "FinishTaskRequest.error_message",

@@ -106,7 +106,7 @@ pub struct Environment {
     /// URL of the program; empty while it does not run.
     pub url: String,
     pub last_error: String,
-    /// What runs, as last seen; `None` before the first deployment.
+    /// State of the program, as last seen; `None` before the first deployment.
     pub observed: Option<Observed>,
     /// State in which the last task ended.
     pub last_task_state: Option<task::State>,

@@ -53,7 +53,7 @@ pub struct LeasedTask {
 /// Result of a task, as its runner reports it.
 pub struct TaskReport {
     pub outcome: Outcome,
-    /// What runs after a task that failed or was cancelled; `None` if it is unknown.
+    /// State of the program after a task that failed or was cancelled; `None` if it is unknown.
     pub observed: Option<Observed>,
     /// First line of the message of the deployed commit.
     pub commit_subject: String,

@@ -376,8 +376,7 @@ impl EnvironmentService for Rpc {
         request: Request<pb::SuspendEnvironmentsRequest>,
     ) -> Reply<pb::SuspendEnvironmentsResponse> {
         let call = Call::of(request)?;
-        let org_id = call.message.org_id.parse()?;
-        let reason = call.message.reason().into();
+        let (org_id, reason) = (call.message.org_id.parse()?, call.message.reason().into());
         let suspend = async |tx: &mut Tx| {
             let suspended = commands::suspend(tx, org_id, reason).await?;
             Ok(pb::SuspendEnvironmentsResponse { suspended })
@@ -390,12 +389,10 @@ impl EnvironmentService for Rpc {
         request: Request<pb::LiftSuspensionsRequest>,
     ) -> Reply<pb::LiftSuspensionsResponse> {
         let call = Call::of(request)?;
-        let org_id = call.message.org_id.parse()?;
-        let reason = call.message.reason().into();
+        let (org_id, reason) = (call.message.org_id.parse()?, call.message.reason().into());
         let lift = async |tx: &mut Tx| {
-            commands::lift_suspensions(tx, org_id, reason)
-                .await
-                .map(|lifted| pb::LiftSuspensionsResponse { lifted })
+            let lifted = commands::lift_suspensions(tx, org_id, reason).await?;
+            Ok(pb::LiftSuspensionsResponse { lifted })
         };
         reply(self.db.write(&call, lift).await?)
     }

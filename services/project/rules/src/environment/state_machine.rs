@@ -38,7 +38,8 @@ pub enum Operation {
 pub struct Condition {
     pub state: State,
     pub pause_reason: Option<PauseReason>,
-    /// What runs, as last seen. Decides in ERROR, where the state only says that the last task failed.
+    /// State of the program, as last seen. Decides in ERROR, where the state only says that the last task
+    /// failed.
     pub observed: Option<Observed>,
 }
 
