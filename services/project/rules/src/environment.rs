@@ -347,6 +347,7 @@ impl Environment {
 
     /// Records what runs after a task that failed or was cancelled. Before the first deployment nothing can
     /// run.
+    #[must_use]
     pub fn observe(self, observed: Option<Observed>) -> Self {
         let observed = observed.filter(|_| self.deployment_id.is_some()).or(self.observed);
         Self { observed, ..self }

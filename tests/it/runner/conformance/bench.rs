@@ -49,7 +49,8 @@ impl Bench {
 
     /// Destroys all environments.
     pub(super) async fn finish(self) {
-        for id in self.environments.lock().unwrap().clone() {
+        let ids = self.environments.lock().unwrap().clone();
+        for id in ids {
             self.driver.destroy(&id).await.unwrap();
         }
     }
