@@ -27,7 +27,9 @@ mod identity {
 mod project {
     mod addon_service; // Add-ons: a database for each environment.
     mod collaborator_service; // People and teams of a project.
+    mod environment_copy; // Copies of environments whose database is busy.
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
+    mod failed_tasks; // Programs that run after a failed task.
     mod lock_order; // Order of row locks of every operation.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.
@@ -36,6 +38,7 @@ mod project {
     mod server_service; // Tokens, plan limits, capacity and health of servers.
     mod task_events; // Requests of people and what runners did, in the audit log.
     mod task_service; // Tasks from the queue to their end.
+    mod variables; // Limits and names of variables.
 }
 
 // Invitations and the pages behind their links.
@@ -76,7 +79,9 @@ mod audit {
 
 // Runner processes and the isolation of deployed code.
 mod runner {
+    mod conformance; // Promises that every driver keeps.
     mod foreign_text; // Output of programs that no text of the contract may contain.
+    mod ports; // Ports that other programs take.
     mod private_repository; // Access tokens of repositories, from the request to git.
     mod process; // The runner as a program: kills, tokens, rights.
     mod repository; // Submodules, LFS, encodings of manifests, late commits.
@@ -109,6 +114,7 @@ mod suite {
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
     mod letters; // Names, passwords and addresses in all forms of Unicode.
+    mod message_sizes; // Every message at its largest size.
     mod migrations; // Time-outs and locks of migrations.
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
     pub(crate) mod outbox; // Overlapping transactions and their events.

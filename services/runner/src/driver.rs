@@ -54,16 +54,17 @@ pub struct TaskOutcome {
 
 /// Progress of a task since the last report.
 #[derive(Debug, Default)]
-pub(crate) struct ProgressUpdate {
-    pub(crate) percent: i32,
+pub struct ProgressUpdate {
+    /// Progress in percent; 0 if it has not changed.
+    pub percent: i32,
     /// Name of the current step; empty if it has not changed.
-    pub(crate) step: &'static str,
+    pub step: &'static str,
     /// Number of the current step, starting at 1; 0 if it has not changed.
-    pub(crate) step_number: i32,
+    pub step_number: i32,
     /// Number of all steps of the task; 0 if it has not changed.
-    pub(crate) step_count: i32,
+    pub step_count: i32,
     /// New log lines.
-    pub(crate) lines: Vec<String>,
+    pub lines: Vec<String>,
 }
 
 /// Remaining capacity of a task's log.
@@ -110,7 +111,9 @@ pub struct ProgressReporter {
 }
 
 impl ProgressReporter {
-    pub(crate) fn new(updates: Sender<ProgressUpdate>, secrets: Arc<Secrets>) -> Self {
+    /// Returns a reporter that sends to a channel, without the secrets of a lease.
+    pub fn new(updates: Sender<ProgressUpdate>, lease: &Lease) -> Self {
+        let secrets = Arc::new(Secrets::of_lease(lease));
         let budget = LogBudget { bytes: LOG_BYTES_MAX, lines: LOG_LINES_MAX, is_exhausted: false };
         let budget = Arc::new(Mutex::new(budget));
         Self { updates, is_irreversible: Arc::default(), budget, secrets }
@@ -200,6 +203,9 @@ pub trait Driver: Send + Sync + 'static {
     async fn destroy(&self, environment_id: &str) -> Result<()>;
     /// Cleans up after a cancelled task.
     async fn abandon(&self, lease: &Lease) -> Result<()>;
+    /// Returns the state of an environment after a task that failed or was cancelled; `None` if it is
+    /// unknown.
+    async fn observed(&self, environment_id: &str) -> Option<Observed>;
     /// Restarts programs that ended unexpectedly; called every few seconds.
     async fn reconcile(&self);
     /// Measures the disk usage of environments; called every few seconds in a task of its own, because it

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::project::{EnvironmentReport, HeartbeatRequest};
 use primitives::foreign_text::cut_block;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{client::TaskClient, driver::Driver, settings::Settings, task::ActiveLeases};
@@ -15,6 +15,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Interval of the checks for programs that ended unexpectedly.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Maximum number of concurrent passes of these checks.
+const RECONCILE_PASSES_MAX: usize = 32;
 
 /// Interval of disk measurements.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
@@ -130,10 +133,16 @@ pub(crate) async fn remove_unknown(
 }
 
 /// Restarts programs that ended unexpectedly, until `stop` is cancelled. Separate from the heartbeats,
-/// because a restart takes up to 20 seconds and would delay them.
+/// because a restart takes as long as its program takes to be healthy. A pass does not wait for the restarts
+/// of earlier ones.
 pub(crate) async fn reconcile(driver: Arc<dyn Driver>, stop: CancellationToken) {
+    let mut passes = JoinSet::new();
     while !stop.is_cancelled() {
-        driver.reconcile().await;
+        while passes.try_join_next().is_some() {}
+        if passes.len() < RECONCILE_PASSES_MAX {
+            let driver = driver.clone();
+            passes.spawn(async move { driver.reconcile().await });
+        }
         sleep_unless_stopped(RECONCILE_INTERVAL, &stop).await;
     }
 }

@@ -55,6 +55,11 @@ const UNKNOWN_ENVIRONMENTS_MAX: usize = 256;
 /// Maximum number of tasks that a runner executes concurrently.
 const TASKS_MAX: usize = 8;
 
+/// Returns the driver that runs environments as sandboxed processes of this machine.
+pub async fn process_driver(settings: Settings) -> anyhow::Result<Arc<dyn Driver>> {
+    Ok(Arc::new(Processes::new(settings).await?))
+}
+
 /// Executes tasks until `stop` is cancelled. Cancels `registered` when the project service has accepted the
 /// first heartbeat, so that environments can be deployed to this server. Deployed programs keep running when
 /// the runner ends.
@@ -66,8 +71,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let client: Arc<dyn TaskClient> = Arc::new(client);
     let name = settings.name.clone();
-    let driver: Arc<dyn Driver> =
-        Arc::new(Processes::new(settings.clone()).await.context("the runner cannot start")?);
+    let driver = process_driver(settings.clone()).await.context("the runner cannot start")?;
     let leases = Arc::new(ActiveLeases::default());
     let task_slots = Arc::new(Semaphore::new(TASKS_MAX));
     let mut tasks = JoinSet::new();

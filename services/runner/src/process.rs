@@ -2,26 +2,30 @@
 //!
 //! | concept | file |
 //! |---|---|
-//! | files and state of an environment | `directory`, `record` |
+//! | files and state of an environment | `directory`, `sandbox_files`, `record`, `lock` |
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
 //! | build and run commands of a repository | `manifest`, `text_file` |
-//! | fetching and building a version | `release`, `git_credential`, `submodules` |
+//! | fetching and building a version | `release`, `git_credential`, `submodules`, `build` |
 //! | copying an environment | `copy` |
-//! | starting a program, its output, health check | `launch`, `log`, `http` |
+//! | starting a program, its output, health check | `launch`, `log`, `health`, `http`, `listener` |
 //! | processes of this machine | `process_table`, `process_tree` |
 //! | databases of environments | `database` |
-//! | usage, restarts, reports | `usage`, `supervise` |
+//! | usage, restarts, reports | `usage`, `restart`, `supervise` |
 
 mod account;
 mod bubblewrap;
+mod build;
 mod copy;
 mod database;
 mod directory;
 mod git_credential;
+mod health;
 mod http;
 mod launch;
 mod limits;
+mod listener;
+mod lock;
 mod log;
 mod manifest;
 mod network;
@@ -30,24 +34,19 @@ mod process_table;
 mod process_tree;
 mod record;
 mod release;
+mod restart;
 mod sandbox;
+mod sandbox_files;
 mod submodules;
 mod supervise;
 mod text_file;
 mod usage;
 
-use std::{
-    collections::HashMap,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use api::project::{EnvironmentReport, Lease, Observed, Variable};
+use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
 use tokio::sync::OwnedMutexGuard;
-use uuid::Uuid;
 
 use crate::{
     driver::{Driver, DriverInfo, ProgressReporter, TaskOutcome},
@@ -58,15 +57,13 @@ use database::Databases;
 use directory::EnvironmentDir;
 use launch::Launch;
 use limits::Limiter;
+use lock::Locks;
 use manifest::Manifest;
 use network::Network;
 use process_tree::ProcessTree;
 use record::{DesiredState, EnvironmentRecord};
 use sandbox::Sandbox;
 use usage::UsageMeter;
-
-/// Default time within which a program must pass its health check after its start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Number of steps of a deployment.
 const DEPLOY_STEPS: i32 = 5;
@@ -78,11 +75,8 @@ pub(crate) struct Processes {
     usage: UsageMeter,
     databases: Databases,
     /// Locks per environment, shared by tasks and supervision.
-    locks: Mutex<HashMap<Uuid, Arc<EnvironmentLock>>>,
+    locks: Locks,
 }
-
-/// Serializes changes of one environment.
-type EnvironmentLock = tokio::sync::Mutex<()>;
 
 impl Processes {
     pub(crate) async fn new(settings: Settings) -> Result<Self> {
@@ -102,13 +96,10 @@ impl Processes {
         let limits = sandbox.limiter.description();
         tracing::info!(isolation, limits, missing = ?sandbox.missing(), "runner started");
         let databases = Databases::new(root.join("services"), settings.database_url.clone());
-        Ok(Self {
-            settings,
-            sandbox,
-            usage: UsageMeter::default(),
-            databases,
-            locks: Mutex::default(),
-        })
+        let usage = UsageMeter::default();
+        let processes = Self { settings, sandbox, usage, databases, locks: Locks::default() };
+        processes.thaw_running().await;
+        Ok(processes)
     }
 
     fn environment(&self, id: &str) -> Result<EnvironmentDir> {
@@ -119,20 +110,9 @@ impl Processes {
         self.settings.data_dir.join("gitconfig")
     }
 
-    fn lock_of(&self, environment: &EnvironmentDir) -> Arc<EnvironmentLock> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, it| Arc::strong_count(it) > 1);
-        locks.entry(environment.id()).or_default().clone()
-    }
-
     /// Locks an environment; waits while another task or the supervision has locked it.
     async fn lock(&self, environment: &EnvironmentDir) -> OwnedMutexGuard<()> {
-        self.lock_of(environment).lock_owned().await
-    }
-
-    /// Locks an environment; `None` if it is locked.
-    fn try_lock(&self, environment: &EnvironmentDir) -> Option<OwnedMutexGuard<()>> {
-        self.lock_of(environment).try_lock_owned().ok()
+        self.locks.lock(environment.id()).await
     }
 
     /// Provisions the add-ons of a lease. Returns the lease with the variables through which the program
@@ -151,7 +131,8 @@ impl Processes {
         Ok(lease)
     }
 
-    /// Starts the deployed version, on its previous port if that is free. Returns its URL.
+    /// Starts the deployed version on an unused port, because another program may have the previous one by
+    /// now.
     async fn start_release(
         &self,
         lease: &Lease,
@@ -161,14 +142,17 @@ impl Processes {
         ensure!(!record.release.is_empty(), "nothing is deployed; deploy the environment first");
         let manifest = Manifest::read(environment, &record.release)?;
         let launch = Launch::new(lease, &record.release, &manifest);
-        let port = self.reserve_port(environment, record.port()).await?;
-        let timeout = manifest.start_timeout(START_TIMEOUT);
-        let process = self.start_program(environment, &launch, port, timeout).await?;
-        environment.write_launch(&launch).await?;
-        record.set_running(process, port);
+        let port = self.reserve_port(environment, None).await?;
+        let started = self.start_program(environment, &launch, port).await;
+        let unused_port = if started.is_ok() { record.port } else { port };
+        if record.port != port {
+            self.release_port(environment, unused_port).await;
+        }
+        record.set_started(started?, port);
+        environment.write_release_launch(&launch).await?;
         environment.write_record(record).await?;
         environment.clear_starting_process().await;
-        self.url(lease, environment, port).await
+        self.url(environment, port, &lease.server_address).await
     }
 
     /// Kills all processes of an environment's account, and removes its control groups. Called after the
@@ -198,7 +182,7 @@ impl Driver for Processes {
         if record.release == lease.release && record.is_running() {
             // A previous runner completed the deployment, but crashed before it reported the result.
             report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, "already running").await;
-            let url = self.url(lease, &environment, record.port).await?;
+            let url = self.url(&environment, record.port, &lease.server_address).await?;
             return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
         }
         let prepared = async {
@@ -213,12 +197,14 @@ impl Driver for Processes {
             environment.remove_release(&lease.release).await?;
         }
         let (checkout, commit_info, manifest) = prepared?;
-        let launch = Launch::new(lease, &lease.release, &manifest);
+        let mut launch = Launch::new(lease, &lease.release, &manifest);
+        if checkout.is_built {
+            self.restore_configuration(lease, &environment, &mut launch, report).await;
+        }
         let port = self.reserve_port(&environment, None).await?;
         let line = format!("starting `{}` on port {port}", launch.command);
         report.step("start", 3, DEPLOY_STEPS, line).await;
-        let timeout = manifest.start_timeout(START_TIMEOUT);
-        let started = self.start_program(&environment, &launch, port, timeout).await;
+        let started = self.start_program(&environment, &launch, port).await;
         if started.is_err() {
             self.release_port(&environment, port).await;
         }
@@ -227,10 +213,10 @@ impl Driver for Processes {
         report.mark_irreversible();
         let old_port = record.port;
         let old_process = record.switch_release(process, port, &lease.release, &checkout.commit);
-        environment.write_launch(&launch).await?;
+        environment.write_release_launch(&launch).await?;
         environment.write_record(&record).await?;
         environment.clear_starting_process().await;
-        let url = self.url(lease, &environment, port).await?;
+        let url = self.url(&environment, port, &lease.server_address).await?;
         if let Some(process) = old_process {
             process.stop().await;
             self.release_port(&environment, old_port).await;
@@ -238,6 +224,7 @@ impl Driver for Processes {
         record.previous = None;
         environment.write_record(&record).await?;
         environment.remove_old_releases(&record).await?;
+        environment.remove_other_sandboxes(&record).await?;
         self.sandbox.limiter.remove_empty(&environment.id().to_string());
         report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, format!("running at {url}")).await;
         Ok(TaskOutcome { commit: checkout.commit, commit_info, url, observed: None })
@@ -249,7 +236,7 @@ impl Driver for Processes {
         let mut record = environment.record().await;
         report.step("start", 1, 2, "starting").await;
         let url = if record.is_running() {
-            self.url(lease, &environment, record.port).await?
+            self.url(&environment, record.port, &lease.server_address).await?
         } else {
             let lease = &self.provision_addons(lease, report).await?;
             self.start_release(lease, &environment, &mut record).await?
@@ -271,6 +258,7 @@ impl Driver for Processes {
             process.stop().await;
         }
         self.kill_remaining(&environment);
+        environment.remove_other_sandboxes(&record).await?;
         self.release_port(&environment, record.port).await;
         Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
     }
@@ -296,7 +284,7 @@ impl Driver for Processes {
                 process.thaw();
                 record.desired = DesiredState::Running;
                 environment.write_record(&record).await?;
-                let url = self.url(lease, &environment, record.port).await?;
+                let url = self.url(&environment, record.port, &lease.server_address).await?;
                 return Ok(TaskOutcome { url, ..TaskOutcome::default() });
             }
         }
@@ -311,7 +299,7 @@ impl Driver for Processes {
         let observed = record.observed();
         report.log(vec![format!("actual state: {}", observed.as_str_name())]).await;
         let url = if observed == Observed::Running {
-            self.url(lease, &environment, record.port).await?
+            self.url(&environment, record.port, &lease.server_address).await?
         } else {
             String::new()
         };
@@ -325,9 +313,12 @@ impl Driver for Processes {
         // Locked in the order of their ids, so that two copies in opposite directions cannot deadlock.
         let mut by_id = [&environment, &source];
         by_id.sort_by_key(|it| it.id());
-        let _first_lock = self.lock(by_id[0]).await;
-        let _second_lock = self.lock(by_id[1]).await;
-        self.copy_environment(lease, report).await
+        let mut locks = [self.lock(by_id[0]).await, self.lock(by_id[1]).await];
+        if by_id[0].id() != environment.id() {
+            locks.swap(0, 1);
+        }
+        let [_lock, source_lock] = locks;
+        self.copy_environment(lease, source_lock, report).await
     }
 
     async fn provision(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
@@ -371,7 +362,15 @@ impl Driver for Processes {
         if environment.record().await.release != lease.release && !lease.release.is_empty() {
             environment.remove_release(&lease.release).await?;
         }
+        if lease.kind() == TaskKind::Clone {
+            self.abandon_copy(lease, &environment).await?;
+        }
         Ok(())
+    }
+
+    async fn observed(&self, environment_id: &str) -> Option<Observed> {
+        let environment = self.environment(environment_id).ok()?;
+        environment.record().await.observed_if_deployed()
     }
 
     async fn reconcile(&self) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use api::project::{FinishTaskRequest, HeldTask, Lease, ReportProgressRequest, TaskKind};
+use api::project::{FinishTaskRequest, HeldTask, Lease, Observed, ReportProgressRequest, TaskKind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -120,8 +120,8 @@ impl TaskWorker {
         };
         self.leases.lock().insert(lease.task_id.clone(), active.clone());
         let (sender, mut updates) = mpsc::channel(64);
-        let secrets = Arc::new(Secrets::of_lease(&lease));
-        let reporter = ProgressReporter::new(sender, secrets.clone());
+        let secrets = Secrets::of_lease(&lease);
+        let reporter = ProgressReporter::new(sender, &lease);
         let cancellability = reporter.clone();
         let completion = tokio::select! {
             result = self.execute(&lease, reporter) => Completion::Finished(result),
@@ -185,6 +185,7 @@ impl TaskWorker {
                         "cancelled task not cleaned up completely"
                     );
                 }
+                request.observed = self.observed(lease).await.into();
                 request.cancelled = true;
             }
             Completion::Finished(Ok(outcome)) => {
@@ -202,9 +203,15 @@ impl TaskWorker {
                 // An empty message would report success.
                 request.error_message =
                     if error.is_empty() { "unknown error".to_owned() } else { error };
+                request.observed = self.observed(lease).await.into();
             }
         }
         self.report_result(request).await;
+    }
+
+    /// Returns the state of the environment after a task that did not complete.
+    async fn observed(&self, lease: &Lease) -> Observed {
+        self.driver.observed(&lease.environment_id).await.unwrap_or_default()
     }
 
     /// Reports a result, retrying while the project service is unavailable. If all attempts fail, the lease

@@ -67,6 +67,8 @@ impl Key {
 pub fn key_id(check_value: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(check_value.get(..4).unwrap_or(check_value))
 }
+/// Number of bytes by which [`seal`] makes a text longer: nonce and authentication tag.
+pub const SEAL_BYTES: usize = NONCE_LEN + 16;
 
 /// Encrypts bytes (AES-256-GCM with a random nonce, which comes first in the result). They decrypt only with
 /// the same associated data.

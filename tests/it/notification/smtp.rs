@@ -3,7 +3,7 @@
 use chassis::clock::Duration;
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgConnectOptions};
-use testkit::{Options, PASSWORD, Person, Process, Smtp, Suite, eventually};
+use testkit::{Options, PASSWORD, Person, Process, ReservedPort, Smtp, Suite, eventually};
 
 use crate::{
     invitation::invitation_service::CREATE,
@@ -66,7 +66,8 @@ async fn a_mail_that_is_sent_twice_keeps_its_message_id() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let reserved = ReservedPort::new();
+    let port = reserved.number();
     let arguments = [
         format!("--data-dir={}", folder.path().display()),
         format!("--listen=127.0.0.1:{port}"),

@@ -61,6 +61,8 @@ async fn each_environment_has_a_database_of_its_own() {
     assert!(first.starts_with("postgres://env_") && first != second, "{first} {second}");
     sql(&first, "create table fruit as select 'apples' as name").await.unwrap();
     assert_eq!(sql(&first, "select name from fruit").await.unwrap().unwrap(), "apples");
+    let lower = "select lower('É') || lower('ß') || (upper('ä') = 'Ä')::text";
+    assert_eq!(sql(&first, lower).await.unwrap().unwrap(), "éßtrue");
     let wrong_role =
         format!("{}/{}", second.rsplit_once('/').unwrap().0, first.rsplit_once('/').unwrap().1);
     assert!(sql(&wrong_role, "select '1'").await.is_err(), "a role reaches its own database only");

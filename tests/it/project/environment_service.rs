@@ -39,6 +39,10 @@ async fn a_failed_deployment_changes_nothing_and_a_rollback_restores() {
     let now = hosting.get(&id).await;
     assert_eq!(now["state"], "ENVIRONMENT_STATE_ERROR");
     assert_eq!(now["lastError"], broken["errorMessage"]);
+    assert_eq!(
+        (&now["observed"], &now["lastTaskState"]),
+        (&json!("OBSERVED_RUNNING"), &json!("TASK_STATE_FAILED"))
+    );
     assert!(hosting.page(&id, "/").await.starts_with("one\n"), "the earlier version still serves");
 
     let two = hosting.repository.commit("two");
@@ -224,15 +228,24 @@ async fn a_program_that_exits_is_restarted() {
     assert!(visit(&url, "/end").await.is_some());
     eventually("the restarted page", async || visit(&url, "/").await).await;
     assert_eq!(hosting.state(&id).await, "RUNNING");
+    let method = format!("{ENVIRONMENTS}/GetEnvironmentHealth");
+    eventually("the exit code", async || {
+        let health = hosting.owner().call_ok(&method, hosting.request(&id, json!({}))).await;
+        let health = &health["health"];
+        (health["lastExitCode"] == 7 && health["restartCount"] == 1).then_some(())
+    })
+    .await;
 
     // Without its page the program cannot start.
     let releases = suite.data_dir().join("runner").join(&id).join("releases");
-    let release = std::fs::read_dir(releases).unwrap().next().unwrap().unwrap().path();
+    let paths = std::fs::read_dir(releases).unwrap().map(|it| it.unwrap().path());
+    let release = paths.into_iter().find(|it| it.is_dir()).unwrap();
     std::fs::remove_file(release.join("page.txt")).unwrap();
     assert!(visit(&url, "/end").await.is_some());
     eventually("an ERROR", async || (hosting.state(&id).await == "ERROR").then_some(())).await;
     let error = text(&hosting.get(&id).await["lastError"]);
-    assert!(error.contains("3 times in a row") && error.contains("no page"), "{error}");
+    assert!(error.contains("restarted 5 times") && error.contains("no page"), "{error}");
+    assert_eq!(hosting.get(&id).await["observed"], "OBSERVED_FAILED");
     suite.finish().await;
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use api::project as prj;
 use prost::Message;
 use serde_json::json;
-use testkit::{Database, Options, Process, Suite, TIMEOUT, eventually};
+use testkit::{Database, Options, Process, ReservedPort, Suite, TIMEOUT, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -224,10 +224,10 @@ async fn silent_connections_are_closed_and_their_memory_is_returned() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let created = Process::run("tenantry", &["certs", "--out", &path("certs")]);
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = ReservedPort::new();
     let arguments = [
         format!("--data-dir={}", path("data")),
-        format!("--listen={free}"),
+        format!("--listen=127.0.0.1:{}", port.number()),
         format!("--tls-cert={}", path("certs/identity.pem")),
         format!("--tls-key={}", path("certs/identity.key")),
         format!("--tls-ca={}", path("certs/ca.pem")),
@@ -236,7 +236,7 @@ async fn silent_connections_are_closed_and_their_memory_is_returned() {
         "--nats-url=nats://127.0.0.1:1".to_owned(),
     ];
     let service = Process::start("identity", &arguments, &folder.path().join("log"));
-    let url = format!("https://localhost:{}", free.port());
+    let url = format!("https://localhost:{}", port.number());
     let authority = std::fs::read_to_string(path("certs/ca.pem")).unwrap();
     eventually("the service", async || {
         tenantry::client::Client::connect(&url, Some(&authority)).await.ok().map(drop)
@@ -245,7 +245,7 @@ async fn silent_connections_are_closed_and_their_memory_is_returned() {
     let before = service.resident_bytes();
     let mut connections = vec![];
     for _ in 0..1_500 {
-        connections.push(TcpStream::connect(free).await.unwrap());
+        connections.push(TcpStream::connect(("127.0.0.1", port.number())).await.unwrap());
     }
     for connection in &mut connections {
         let mut answer = vec![];

@@ -105,10 +105,11 @@ fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
 
 /// Texts of programs, commits and git, which the service cleans and truncates instead of rejecting them, and
 /// ids in reports of a heartbeat, of which an invalid one is rejected alone.
-const UNVALIDATED: [&str; 15] = [
+const UNVALIDATED: [&str; 16] = [
     "EnvironmentReport.detail",
     "EnvironmentReport.environment_id",
     "EnvironmentReport.release",
+    "EnvironmentReport.url",
     "FinishTaskRequest.commit",
     "FinishTaskRequest.commit_author",
     "FinishTaskRequest.commit_subject",

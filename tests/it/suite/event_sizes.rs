@@ -9,12 +9,12 @@ use testkit::bounds::{Bounds, is_absent};
 
 /// Builder of messages at their largest size; records fields without bounds.
 #[derive(Default)]
-struct Largest {
+pub(super) struct Largest {
     unbounded: std::collections::BTreeSet<String>,
 }
 
 impl Largest {
-    fn message(&mut self, descriptor: &MessageDescriptor) -> DynamicMessage {
+    pub(super) fn message(&mut self, descriptor: &MessageDescriptor) -> DynamicMessage {
         let mut message = DynamicMessage::new(descriptor.clone());
         for field in descriptor.fields() {
             // The event in an envelope, whose size the caller adds.

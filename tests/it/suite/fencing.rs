@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tenantry::client::Client;
-use testkit::{Nats, Options, Process, Suite, eventually};
+use testkit::{Nats, Options, Process, ReservedPort, Suite, eventually};
 
 use crate::support::{hosting::PROJECTS, world::World};
 
@@ -71,7 +71,8 @@ async fn a_stopped_process_commits_no_stale_change() {
 
     let folder = tempfile::tempdir().unwrap();
     let key = suite.data_dir().join("secret.key");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let reserved = ReservedPort::new();
+    let port = reserved.number();
     let arguments = [
         format!("--listen=127.0.0.1:{port}"),
         format!("--data-dir={}", folder.path().display()),

@@ -2,30 +2,25 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use testkit::{Database, Process, eventually};
-use tokio::{
-    net::{TcpListener, UnixStream},
-    task::JoinSet,
-};
+use testkit::{Database, Process, ReservedPort, eventually};
+use tokio::{net::UnixStream, task::JoinSet};
 
 /// A TCP port that forwards to the Unix socket of the database while it is open.
 struct DatabasePort {
-    address: SocketAddr,
+    port: ReservedPort,
     socket: std::path::PathBuf,
 }
 
 impl DatabasePort {
-    async fn new(database: &Database) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    fn new(database: &Database) -> Self {
         let folder = database.options.get_socket().unwrap();
         let socket = folder.join(format!(".s.PGSQL.{}", database.options.get_port()));
-        Self { address, socket }
+        Self { port: ReservedPort::new(), socket }
     }
 
     /// Opens the port until the returned value is dropped, which also ends its connections.
     async fn open(&self) -> JoinSet<()> {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let listener = self.port.listen().await;
         let socket = self.socket.clone();
         let mut port = JoinSet::new();
         port.spawn(async move {
@@ -47,8 +42,8 @@ async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((response.status().as_u16(), response.text().await.ok()?))
 }
 
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+fn address(port: &ReservedPort) -> SocketAddr {
+    ([127, 0, 0, 1], port.number()).into()
 }
 
 fn healthcheck(arguments: &[&str]) -> bool {
@@ -60,12 +55,16 @@ fn healthcheck(arguments: &[&str]) -> bool {
 async fn readiness_follows_the_database() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let database = Database::new().await;
-    let port = DatabasePort::new(&database).await;
+    let port = DatabasePort::new(&database);
     let folder = tempfile::tempdir().unwrap();
     make_enterable(folder.path());
-    let (health, grpc) = (free_address(), free_address());
+    let health_port = ReservedPort::new();
+    let grpc_port = ReservedPort::new();
+    let health = address(&health_port);
+    let grpc = address(&grpc_port);
     let name = database.options.get_database().unwrap();
-    let url = format!("postgres://tenantry@{}/{name}?sslmode=disable", port.address);
+    let url =
+        format!("postgres://tenantry@127.0.0.1:{}/{name}?sslmode=disable", port.port.number());
     let log = folder.path().join("log");
     let process = Process::start(
         "tenantry",

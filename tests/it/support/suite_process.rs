@@ -6,7 +6,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tenantry::{client::Client, demo::Mailbox};
-use testkit::{Person, Process, eventually, stop_deployments};
+use testkit::{Person, Process, ReservedPort, eventually, stop_deployments};
 
 /// The process, its data directory and its address, which stays the same after a restart.
 pub(crate) struct SuiteProcess {
@@ -14,7 +14,7 @@ pub(crate) struct SuiteProcess {
     pub(crate) client: Client,
     pub(crate) mailbox: Mailbox,
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     /// Further flags of the program.
     flags: Vec<String>,
     /// `None` between [`Self::kill`] and [`Self::start_again`].
@@ -30,10 +30,8 @@ impl SuiteProcess {
     pub(crate) async fn start_with(flags: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let (process, client) = launch(folder.path(), port, &flags).await;
+        let port = ReservedPort::new();
+        let (process, client) = launch(folder.path(), port.number(), &flags).await;
         let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
         Self { client, mailbox, folder, port, flags, process: Some(process) }
     }
@@ -45,7 +43,7 @@ impl SuiteProcess {
 
     /// Starts a killed suite on the same data and waits until it answers.
     pub(crate) async fn start_again(&mut self) {
-        let (process, client) = launch(self.folder.path(), self.port, &self.flags).await;
+        let (process, client) = launch(self.folder.path(), self.port.number(), &self.flags).await;
         self.process = Some(process);
         self.client = client;
     }
@@ -55,7 +53,7 @@ impl SuiteProcess {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number())
     }
 
     pub(crate) fn data_dir(&self) -> &Path {

@@ -29,14 +29,11 @@ fn stop_environment(environment: &Path) {
     };
     let record = read("record.json");
     let starting = read("starting");
-    let roots = [&record["process"]["pid"], &record["previous"]["pid"], &starting["pid"]];
-    for root in roots.into_iter().filter_map(serde_json::Value::as_i64) {
-        // The child of a sandbox is the init process of its pid namespace.
-        let children = std::fs::read_to_string(format!("/proc/{root}/task/{root}/children"));
-        let children = children.unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|it| it.parse().ok());
-        for pid in i32::try_from(root).into_iter().chain(children) {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+    for process in [&record["process"], &record["previous"], &starting] {
+        // Killing the init process of the pid namespace kills all processes in it, also if `bwrap` has ended.
+        for pid in [&process["init"]["pid"], &process["pid"]] {
+            let pid = pid.as_i64().and_then(|it| i32::try_from(it).ok());
+            if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }

@@ -30,7 +30,7 @@ pub use git_server::{GitRequest, GitServer};
 pub use nats::Nats;
 pub use oidc::OidcProvider;
 pub use person::{PASSWORD, Person};
-pub use port::ReservedPort;
+pub use port::{ReservedListener, ReservedPort};
 pub use process::{Process, binary};
 pub use receiver::{Receiver, Request, Response};
 pub use repository::Repository;

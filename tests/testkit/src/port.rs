@@ -1,12 +1,12 @@
 //! Ports that stay with a test while nothing listens on them.
 
-use std::net::Shutdown;
+use std::{net::Shutdown, ops::Deref};
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 
-/// A TCP port of 127.0.0.1 that nobody else gets: a bound socket that does not listen. Connections are refused
-/// until a server listens on the port, which every server with `SO_REUSEADDR` can.
+/// A TCP port of 127.0.0.1 that nobody else gets: a bound socket that does not listen. Connections are
+/// refused until a server listens on the port, which every server with `SO_REUSEADDR` can.
 #[derive(Debug)]
 pub struct ReservedPort {
     _bound: TcpSocket,
@@ -28,16 +28,30 @@ impl ReservedPort {
         self.number
     }
 
-    /// Listens on the port.
-    pub(crate) async fn listen(&self) -> TcpListener {
-        TcpListener::bind(("127.0.0.1", self.number)).await.expect("the port is reserved")
+    /// Listens on the port until the result is dropped.
+    pub async fn listen(&self) -> ReservedListener {
+        let address = ("127.0.0.1", self.number);
+        ReservedListener(TcpListener::bind(address).await.expect("the port is reserved"))
     }
 }
 
-/// Stops listening. A child process that another thread is just starting has a copy of the socket until its
-/// program begins, so that closing alone would leave the port in use for that time.
-pub(crate) fn stop_listening(listener: &TcpListener) {
-    SockRef::from(listener).shutdown(Shutdown::Both).expect("a listening socket can be shut down");
+/// A listening socket of a [`ReservedPort`]. A child process that another thread is just starting has a copy
+/// of the socket until its program begins; closing alone would leave the port in use for that time.
+#[derive(Debug)]
+pub struct ReservedListener(TcpListener);
+
+impl Deref for ReservedListener {
+    type Target = TcpListener;
+
+    fn deref(&self) -> &TcpListener {
+        &self.0
+    }
+}
+
+impl Drop for ReservedListener {
+    fn drop(&mut self) {
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
+    }
 }
 
 impl Default for ReservedPort {

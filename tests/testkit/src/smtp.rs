@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::port::{ReservedPort, stop_listening};
+use crate::{ReservedListener, ReservedPort};
 
 /// A mail server; stops with the test.
 pub struct Smtp {
@@ -113,9 +113,8 @@ impl Smtp {
         let (state, tasks) = (self.state.clone(), self.tasks.clone());
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
-            let accepting = accept(&listener, state, tasks, stopping.clone());
-            stopping.run_until_cancelled(accepting).await;
-            stop_listening(&listener);
+            let accepting = accept(listener, state, tasks, stopping.clone());
+            stopping.run_until_cancelled(accepting).await
         });
     }
 
@@ -141,7 +140,7 @@ impl Smtp {
 }
 
 async fn accept(
-    listener: &TcpListener,
+    listener: ReservedListener,
     state: Arc<State>,
     tasks: TaskTracker,
     stopping: CancellationToken,

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use crate::{
     types::{AddonId, EnvironmentId, ProjectRef},
-    variable::Vault,
+    variable::{AddonVariable, Vault},
 };
 
 /// Add-on of the catalog.
@@ -258,6 +258,18 @@ impl Addon {
         Changed::new(self, &event, target)
     }
 
+    /// Returns the variable that the add-on sets; `None` while it is being detached.
+    pub fn variable(&self) -> Result<Option<AddonVariable>> {
+        if self.removing {
+            return Ok(None);
+        }
+        Ok(Some(AddonVariable {
+            name: catalog_entry(&self.addon_key)?.variable.clone(),
+            addon_key: self.addon_key.clone(),
+            attached_at: self.created_at,
+        }))
+    }
+
     pub fn etag(&self) -> String {
         self.version.to_string()
     }
@@ -271,6 +283,20 @@ impl Addon {
             .in_org(self.org_id)
             .in_project(self.project_id)
     }
+}
+
+/// Refuses to attach an add-on if environments have a variable of the same name, which the add-on would
+/// replace.
+pub fn require_unused_variable(entry: &CatalogEntry, environments: &[String]) -> Result<()> {
+    if environments.is_empty() {
+        return Ok(());
+    }
+    let description = format!(
+        "must not set {0}, which is a variable of the environments {1}; remove it with SetVariables first",
+        entry.variable,
+        environments.join(", ")
+    );
+    Err(Error::invalid("addon_key", description))
 }
 
 /// Name of the database, and of its role, of an environment.

@@ -20,11 +20,12 @@ pub mod wire;
 
 use api::{error::Reason, project as pb};
 use chassis::{Changed, Code, EventTarget, OrgId, ProjectGrant, ProjectId, Refusal};
+use state_machine::Condition;
 use time::OffsetDateTime;
 
 use crate::{
     resources::Resources,
-    task::{Task, TaskOrigin, TaskSpec, TaskTarget},
+    task::{self, Observed, Task, TaskOrigin, TaskSpec, TaskTarget},
     types::{EnvironmentId, ProjectRef, ServerId, TaskId},
 };
 
@@ -56,7 +57,8 @@ pub enum State {
     Paused,
     /// A clone task reads from this environment or writes to it.
     Cloning,
-    /// The last task failed, or the program ended by itself.
+    /// The last task failed, or the program ended by itself. Another version may run
+    /// ([`Environment::serves`]).
     Error,
     /// A destroy task is active.
     Destroying,
@@ -104,6 +106,10 @@ pub struct Environment {
     /// URL of the program; empty while it does not run.
     pub url: String,
     pub last_error: String,
+    /// State of the program, as last seen; `None` before the first deployment.
+    pub observed: Option<Observed>,
+    /// State in which the last task ended.
+    pub last_task_state: Option<task::State>,
     /// Deploys pushes to the branch.
     pub auto_deploy: bool,
     /// `None`: the first shared server that takes a task of this environment.
@@ -285,6 +291,8 @@ impl Environment {
             commit: String::new(),
             url: String::new(),
             last_error: String::new(),
+            observed: None,
+            last_task_state: None,
             auto_deploy: draft.auto_deploy,
             server_id: draft.server_id,
             cpu_millis: draft.resources.cpu_millis,
@@ -313,6 +321,36 @@ impl Environment {
             branch: self.branch.clone(),
         };
         Task::new(target, spec, origin, now)
+    }
+
+    /// Returns what runs, as last seen. Rows that an earlier version of the service has written have only the
+    /// state.
+    pub fn program(&self) -> Option<Observed> {
+        self.observed.or(match self.state {
+            State::Running => Some(Observed::Running),
+            State::Stopped => Some(Observed::Stopped),
+            State::Paused => Some(Observed::Paused),
+            _ => None,
+        })
+    }
+
+    /// True if a version serves, also after a failed task.
+    pub fn serves(&self) -> bool {
+        let is_stable = matches!(self.state, State::Running | State::Error);
+        is_stable && self.program() == Some(Observed::Running)
+    }
+
+    /// Facts on which the allowed operations depend.
+    pub fn condition(&self) -> Condition {
+        Condition { state: self.state, pause_reason: self.pause_reason, observed: self.program() }
+    }
+
+    /// Records what runs after a task that failed or was cancelled. Before the first deployment nothing can
+    /// run.
+    #[must_use]
+    pub fn observe(self, observed: Option<Observed>) -> Self {
+        let observed = observed.filter(|_| self.deployment_id.is_some()).or(self.observed);
+        Self { observed, ..self }
     }
 
     /// Resources that are allocated on its server.

@@ -7,7 +7,7 @@ use crate::{
     environment::{Environment, report::Report},
     project::Project,
     server::Machine,
-    task::{Outcome, Task, lease::LeaseRef},
+    task::{Observed, Outcome, Task, lease::LeaseRef},
     types::{EnvironmentId, ServerId, TaskId},
     variable::Variable,
 };
@@ -66,6 +66,8 @@ pub struct LeasedTask {
 /// Result of a task, as its runner reports it.
 pub struct TaskReport {
     pub outcome: Outcome,
+    /// State of the program after a task that failed or was cancelled; `None` if it is unknown.
+    pub observed: Option<Observed>,
     /// First line of the message of the deployed commit.
     pub commit_subject: String,
     pub commit_author: String,

@@ -177,6 +177,17 @@ impl Kind {
         matches!(self, Self::Deploy | Self::Rollback | Self::Promote)
     }
 
+    /// True if a running task of this kind can be cancelled: until it is complete, the environment is
+    /// unchanged.
+    pub fn is_cancellable(self) -> bool {
+        self.is_deployment() || self == Self::Clone
+    }
+
+    /// True if the task may start a program, which needs its variables.
+    pub fn starts_program(self) -> bool {
+        !matches!(self, Self::Stop | Self::Pause | Self::Sync | Self::Destroy | Self::Provision)
+    }
+
     /// True if the task only ends programs: it is allowed in blocked and deleted organizations.
     pub fn is_shutdown(self) -> bool {
         matches!(self, Self::Stop | Self::Pause | Self::Destroy)
@@ -275,14 +286,15 @@ impl Task {
         self.source_environment_id.filter(|_| self.kind == Kind::Clone)
     }
 
-    /// Cancels a queued task at once. For a running deployment, requests its runner to cancel it (PE-31).
+    /// Cancels a queued task at once. For a running deployment or copy, requests its runner to cancel it
+    /// (PE-31).
     pub fn cancel(mut self, now: OffsetDateTime) -> Result<Cancellation, NotCancellable> {
         match self.state {
             State::Queued => {
                 self.finish(&Outcome::Cancelled, now);
                 Ok(Cancellation::Cancelled(self))
             }
-            State::Running if self.kind.is_deployment() => {
+            State::Running if self.kind.is_cancellable() => {
                 let before = Some((&self).into());
                 self.cancel_requested = true;
                 let event = pb::TaskCancelRequested { before, after: Some((&self).into()) };
@@ -290,7 +302,9 @@ impl Task {
                 Ok(Cancellation::Requested(Changed::new(self, &event, target)))
             }
             State::Running => {
-                Err(NotCancellable("it is running, and only a running deployment can be cancelled"))
+                let reason =
+                    "it is running, and only a running deployment or copy can be cancelled";
+                Err(NotCancellable(reason))
             }
             State::Completed | State::Failed | State::Cancelled => {
                 Err(NotCancellable("it is already finished"))

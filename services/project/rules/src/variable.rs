@@ -1,9 +1,11 @@
 //! Environment variables of programs. Secret values are stored sealed: encrypted with a key of their
 //! organization. Only the runner that starts the program receives them (P-05).
 
-mod wire;
+pub mod wire;
 
-use api::project as pb;
+use std::collections::BTreeMap;
+
+use api::{check::Violation, project as pb};
 use chassis::{
     Changed, Error, OrgId, Result,
     key::{self, Key},
@@ -14,6 +16,10 @@ use crate::environment::Environment;
 
 /// Maximum number of variables of an environment.
 const VARIABLES_MAX: usize = 200;
+
+/// Maximum size of the names and values of an environment's variables together, in bytes. The kernel limits
+/// the variables of a program, and a message the variables of a lease.
+pub const VARIABLES_BYTES_MAX: usize = 256 << 10;
 
 /// Names of variables that the runner sets, and that requests cannot set.
 const RESERVED: [&str; 8] = [
@@ -36,6 +42,24 @@ pub struct Variable {
     /// Sealed value of a secret variable.
     pub sealed: Option<Vec<u8>>,
     pub updated_at: OffsetDateTime,
+}
+
+impl Variable {
+    /// Size of name and value, in bytes.
+    fn size(&self) -> usize {
+        let sealed = self.sealed.as_ref().map(|it| it.len().saturating_sub(key::SEAL_BYTES));
+        let value = self.value.as_ref().map(String::len).or(sealed);
+        self.name.len() + value.unwrap_or_default()
+    }
+}
+
+/// Variable that an add-on of the project sets.
+#[derive(Clone, Debug)]
+pub struct AddonVariable {
+    pub name: String,
+    pub addon_key: String,
+    /// Time at which the add-on was attached.
+    pub attached_at: OffsetDateTime,
 }
 
 /// Encrypts and decrypts the values of secret variables, and the passwords of add-ons.
@@ -105,15 +129,16 @@ pub struct SealedChange {
 }
 
 /// Checks a change and encrypts its secrets. Its events contain names and fingerprints, but no values (P-05).
-/// `existing`: names of the stored variables.
+/// `existing`: the stored variables.
 pub fn apply(
     environment: &Environment,
     change: &Change,
-    existing: &[String],
+    existing: &[Variable],
+    of_addons: &[AddonVariable],
     vault: &Vault,
     now: OffsetDateTime,
 ) -> Result<Changed<SealedChange>> {
-    require_valid(change, existing)?;
+    require_valid(change, existing, of_addons)?;
     let org_id = environment.org_id;
     let set = change.set.iter().map(|it| Variable {
         name: it.name.clone(),
@@ -133,26 +158,53 @@ pub fn apply(
     Ok(Changed::new(sealed_change, &first, environment.event_target()).followed_by(events))
 }
 
-fn require_valid(change: &Change, existing: &[String]) -> Result<()> {
-    let is_reserved = |it: &NewVariable| RESERVED.contains(&it.name.as_str());
-    if let Some(index) = change.set.iter().position(is_reserved) {
-        let description =
-            format!("must not be one of the names that the runner sets: {}", RESERVED.join(", "));
-        return Err(Error::invalid(format!("set[{index}].name"), description));
-    }
+fn require_valid(
+    change: &Change,
+    existing: &[Variable],
+    of_addons: &[AddonVariable],
+) -> Result<()> {
     if change.set.is_empty() && change.remove.is_empty() {
         let description = "must contain a variable, unless `remove` contains a name";
         return Err(Error::invalid("set", description));
     }
-    let remaining = existing.iter().filter(|it| !change.remove.contains(it));
-    let new = change.set.iter().map(|it| &it.name);
-    let names: std::collections::BTreeSet<_> = remaining.chain(new).collect();
-    if names.len() > VARIABLES_MAX {
-        let description =
-            format!("must not lead to more than {VARIABLES_MAX} variables of the environment");
-        return Err(Error::invalid("set", description));
+    let names = change.set.iter().enumerate().filter_map(|(index, it)| {
+        let description = name_violation(&it.name, of_addons)?;
+        Some(Violation { field: format!("set[{index}].name"), description })
+    });
+    let mut violations: Vec<_> = names.collect();
+    let set = change.set.iter().map(|it| (it.name.as_str(), it.name.len() + it.value.len()));
+    let removed = |it: &&Variable| !change.remove.contains(&it.name);
+    let remaining = existing.iter().filter(removed).map(|it| (it.name.as_str(), it.size()));
+    // A variable that is set replaces the stored one of the same name.
+    let sizes: BTreeMap<_, _> = remaining.chain(set).collect();
+    let mut refuse = |description| {
+        violations.push(Violation { field: "set".to_owned(), description });
+    };
+    if sizes.len() > VARIABLES_MAX {
+        refuse(format!("must not lead to more than {VARIABLES_MAX} variables of the environment"));
     }
-    Ok(())
+    let size = sizes.values().sum::<usize>();
+    if size > VARIABLES_BYTES_MAX {
+        refuse(format!(
+            "must not lead to more than {VARIABLES_BYTES_MAX} bytes in the names and values of all \
+             variables of the environment, not {size}; store large texts in files"
+        ));
+    }
+    if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
+}
+
+/// Returns the description of a name that cannot be set.
+fn name_violation(name: &str, of_addons: &[AddonVariable]) -> Option<String> {
+    if RESERVED.contains(&name) {
+        let names = RESERVED.join(", ");
+        return Some(format!("must not be one of the names that the runner sets: {names}"));
+    }
+    let addon = of_addons.iter().find(|it| it.name == name)?;
+    Some(format!(
+        "must not be {name}, which the add-on {} of the project sets; choose another name, or detach \
+         the add-on",
+        addon.addon_key
+    ))
 }
 
 /// Largest number of variables that an event lists as set, and as removed.
@@ -171,4 +223,48 @@ fn events<'c>(
         set: set.iter().skip(part * LISTED_MAX).take(LISTED_MAX).cloned().collect(),
         removed: removed.iter().skip(part * LISTED_MAX).take(LISTED_MAX).cloned().collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(name: &str, length: usize) -> Variable {
+        Variable {
+            name: name.to_owned(),
+            value: Some("x".repeat(length)),
+            sealed: None,
+            updated_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn change(name: &str, length: usize, remove: &[&str]) -> Change {
+        let set = NewVariable { name: name.to_owned(), value: "x".repeat(length), secret: true };
+        Change { set: vec![set], remove: remove.iter().map(|it| (*it).to_owned()).collect() }
+    }
+
+    #[test]
+    fn the_size_of_all_variables_is_limited() {
+        let existing: Vec<_> = (0..8).map(|it| stored(&format!("V{it}"), 32_000)).collect();
+        let is_valid = |change: &Change| require_valid(change, &existing, &[]).is_ok();
+        assert!(is_valid(&change("NEW", 6_000, &[])));
+        assert!(!is_valid(&change("NEW", 7_000, &[])));
+        assert!(is_valid(&change("NEW", 7_000, &["V0"])), "another one is removed");
+        assert!(is_valid(&change("V0", 32_768, &[])), "it replaces the stored one");
+    }
+
+    #[test]
+    fn a_variable_of_an_addon_cannot_be_set() {
+        let addon = AddonVariable {
+            name: "DATABASE_URL".to_owned(),
+            addon_key: "postgresql".to_owned(),
+            attached_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let refused =
+            require_valid(&change("DATABASE_URL", 1, &[]), &[], std::slice::from_ref(&addon));
+        assert!(refused.unwrap_err().to_string().contains("add-on postgresql"));
+        assert!(require_valid(&change("DATABASE_URL", 1, &[]), &[], &[]).is_ok());
+        let remove = Change { set: vec![], remove: vec!["DATABASE_URL".to_owned()] };
+        assert!(require_valid(&remove, &[], &[addon]).is_ok(), "a variable from before the add-on");
+    }
 }

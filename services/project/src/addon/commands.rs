@@ -6,7 +6,7 @@ use chassis::{Changed, Error, OrgId, ProjectGrant, Result, Tx, UserId};
 use project_rules::{
     addon::{
         Addon, CatalogEntry, Config, DesiredAddon, Instance, Refused, State, catalog_entry,
-        database_name,
+        database_name, require_unused_variable,
     },
     environment::{Environment, admission::Initiator},
     task::{Kind, TaskSpec},
@@ -31,6 +31,8 @@ pub(super) async fn attach(
     let user_id = grant.account().user_id;
     let environments = store::environment::lock_of_project(tx, project_ref).await?;
     require_active_project(tx, project_ref).await?;
+    let conflicts = store::variable::environments_with(tx, project_ref, &entry.variable).await?;
+    require_unused_variable(entry, &conflicts)?;
     let attached = Addon::attach(project_ref, entry, config, user_id, tx.now);
     let addon = store::addon::insert(tx, attached).await?;
     for environment in environments {

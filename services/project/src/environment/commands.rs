@@ -5,8 +5,10 @@ pub(crate) mod create;
 pub(crate) mod destroy;
 mod finish;
 
+use api::project as pb;
 use chassis::{Error, OrgId, ProjectGrant, Result, Tx, UserId};
 use project_rules::{
+    addon::Addon,
     environment::{
         Environment, Kind, PauseReason, Promotion, Refused, admission::Initiator, edit::Patch,
         production::ProductionRight, state_machine::Operation,
@@ -14,7 +16,7 @@ use project_rules::{
     project::{self, Project},
     task::{self, Task, TaskSpec},
     types::{EnvironmentId, ProjectRef, TaskId},
-    variable::{self, Change, Variable, Vault},
+    variable::{self, AddonVariable, Change, Vault, wire::effective_variables},
 };
 
 pub(crate) use self::finish::{
@@ -128,21 +130,28 @@ async fn require_capacity_for_update(
     Ok(server.require_capacity(requested, allocated)?)
 }
 
-/// Changes the variables of a locked environment. Returns all of them.
+/// Changes the variables of a locked environment. Returns all variables that take effect.
 pub(super) async fn set_variables(
     tx: &mut Tx,
     environment: &Environment,
     change: &Change,
     right: ProductionRight,
     vault: &Vault,
-) -> Result<Vec<Variable>> {
+) -> Result<Vec<pb::VariableEntry>> {
     let affects_production = environment.kind == Kind::Production;
     require_change_allowed(tx, environment, affects_production, right).await?;
     let existing = store::variable::load(tx, environment).await?;
-    let existing: Vec<_> = existing.into_iter().map(|it| it.name).collect();
-    let changed = variable::apply(environment, change, &existing, vault, tx.now)?;
+    let addons = store::addon::of_project(tx, environment.project_ref()).await?;
+    let of_addons = addon_variables(&addons)?;
+    let changed = variable::apply(environment, change, &existing, &of_addons, vault, tx.now)?;
     store::variable::apply(tx, environment, changed).await?;
-    store::variable::load(tx, environment).await
+    let variables = store::variable::load(tx, environment).await?;
+    Ok(effective_variables(&variables, &of_addons))
+}
+
+/// Returns the variables that add-ons set.
+pub(super) fn addon_variables(addons: &[Addon]) -> Result<Vec<AddonVariable>> {
+    addons.iter().filter_map(|it| it.variable().transpose()).collect()
 }
 
 /// Deploys the commit of a STAGING environment to PRODUCTION (PE-44).

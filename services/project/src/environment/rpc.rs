@@ -15,14 +15,14 @@ use project_rules::{
     },
     task::{self, TaskSpec},
     types::{EnvironmentId, parse_optional_id},
-    variable::{Change, Vault},
+    variable::{Change, Vault, wire::effective_variables},
 };
 use prost::{Message, Name};
 use tonic::Request;
 
 use super::{
     commands::{
-        self, Update,
+        self, Update, addon_variables,
         create::{Conditions, clone, create_and_deploy},
         destroy::{DestroySpec, destroy},
         enqueue_task,
@@ -345,7 +345,9 @@ impl EnvironmentService for Rpc {
         let environment =
             store::environment::get(&self.db, &grant, message.environment_id.parse()?).await?;
         let variables = store::variable::list(&self.db, &environment).await?;
-        reply(pb::ListVariablesResponse { variables: variables.iter().map(Into::into).collect() })
+        let of_addons = addon_variables(&store::addon::list(&self.db, &grant).await?)?;
+        let variables = effective_variables(&variables, &of_addons);
+        reply(pb::ListVariablesResponse { variables })
     }
 
     async fn set_variables(
@@ -364,7 +366,7 @@ impl EnvironmentService for Rpc {
             let environment = store::environment::lock(tx, (&grant).into(), id).await?;
             let variables =
                 commands::set_variables(tx, &environment, &change, right, &self.vault).await?;
-            Ok(pb::SetVariablesResponse { variables: variables.iter().map(Into::into).collect() })
+            Ok(pb::SetVariablesResponse { variables })
         };
         reply(self.db.write(&call, set).await?)
     }
@@ -374,8 +376,7 @@ impl EnvironmentService for Rpc {
         request: Request<pb::SuspendEnvironmentsRequest>,
     ) -> Reply<pb::SuspendEnvironmentsResponse> {
         let call = Call::of(request)?;
-        let org_id = call.message.org_id.parse()?;
-        let reason = call.message.reason().into();
+        let (org_id, reason) = (call.message.org_id.parse()?, call.message.reason().into());
         let suspend = async |tx: &mut Tx| {
             let suspended = commands::suspend(tx, org_id, reason).await?;
             Ok(pb::SuspendEnvironmentsResponse { suspended })
@@ -388,8 +389,7 @@ impl EnvironmentService for Rpc {
         request: Request<pb::LiftSuspensionsRequest>,
     ) -> Reply<pb::LiftSuspensionsResponse> {
         let call = Call::of(request)?;
-        let org_id = call.message.org_id.parse()?;
-        let reason = call.message.reason().into();
+        let (org_id, reason) = (call.message.org_id.parse()?, call.message.reason().into());
         let lift = async |tx: &mut Tx| {
             let lifted = commands::lift_suspensions(tx, org_id, reason).await?;
             Ok(pb::LiftSuspensionsResponse { lifted })

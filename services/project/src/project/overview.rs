@@ -2,10 +2,7 @@
 
 use api::project as pb;
 use chassis::{Db, ProjectGrant, Result};
-use project_rules::{
-    environment::State,
-    project::overview::{allocated_resources, status, total_usage},
-};
+use project_rules::project::overview::{allocated_resources, status, total_usage};
 
 use crate::store;
 
@@ -18,7 +15,7 @@ pub(super) async fn read(db: &Db, grant: &ProjectGrant) -> Result<pb::ProjectOve
     let environments = store::environment::list_all(db, grant).await?;
     let usages = store::overview::usages(db, grant).await?;
     let recent_deployments = store::overview::recent_deployments(db, grant).await?;
-    let running = environments.iter().filter(|it| it.state == State::Running).count();
+    let running = environments.iter().filter(|it| it.serves()).count();
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     Ok(pb::ProjectOverview {
         project: Some((&project).into()),

@@ -90,5 +90,5 @@ pub(super) async fn finish_leased_task(
     let mut task = task.finish_leased(lease.lease_id, &report.outcome, tx.now)?;
     task.commit_subject = report.commit_subject;
     task.commit_author = report.commit_author;
-    finish_task(tx, environment, task, report.outcome).await
+    finish_task(tx, environment.observe(report.observed), task, report.outcome).await
 }

@@ -7,7 +7,6 @@ use project_rules::{
     environment::report::{PlacedEnvironment, Report},
     runner::{AuthenticatedRunner, Heartbeat, HeartbeatResult},
     server::Machine,
-    task::Observed,
 };
 
 use crate::store;
@@ -55,7 +54,7 @@ async fn store_status(tx: &mut Tx, runner: AuthenticatedRunner, machine: &Machin
     Ok(())
 }
 
-/// Corrects the state of environments whose program ended by itself. Rows are locked in the order of their
+/// Corrects the state of environments that differ from their reports. Rows are locked in the order of their
 /// ids, in which `placed` is sorted.
 async fn correct_states(
     tx: &mut Tx,
@@ -64,27 +63,19 @@ async fn correct_states(
 ) -> Result<()> {
     for environment in placed {
         let report = reports.iter().find(|it| it.environment_id == environment.id);
-        if let Some(report) = report
-            && let Some(observed) = report.observed.filter(|it| environment.has_failed(*it))
-        {
-            correct_state(tx, environment, observed, &report.detail).await?;
+        if let Some(report) = report.filter(|it| environment.differs(it)) {
+            correct_state(tx, environment, report).await?;
         }
     }
     Ok(())
 }
 
-async fn correct_state(
-    tx: &mut Tx,
-    placed: &PlacedEnvironment,
-    observed: Observed,
-    detail: &str,
-) -> Result<()> {
+async fn correct_state(tx: &mut Tx, placed: &PlacedEnvironment, report: &Report) -> Result<()> {
     let environment = store::environment::lock(tx, placed.project_ref(), placed.id).await?;
     if store::task::active(tx, &environment).await?.is_some() {
         return Ok(());
     }
-    let detail = if detail.is_empty() { "the process of the program ended" } else { detail };
-    if let Some(corrected) = environment.correct_state(observed, detail, tx.now) {
+    if let Some(corrected) = environment.correct_state(report, tx.now) {
         store::environment::update(tx, corrected).await?;
     }
     Ok(())

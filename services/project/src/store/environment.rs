@@ -15,8 +15,8 @@ macro_rules! environments {
         query_as!(
             Environment,
             "select id, org_id, project_id, name, kind, state, stable_state, pause_reason, resumes, branch,
-                    commit, url, last_error, auto_deploy, server_id, cpu_millis, memory_mb, disk_gb,
-                    deployment_id, version, created_at, updated_at
+                    commit, url, last_error, observed, last_task_state, auto_deploy, server_id, cpu_millis,
+                    memory_mb, disk_gb, deployment_id, version, created_at, updated_at
              from environment " + $rest
             $(, $argument)*
         )
@@ -129,7 +129,7 @@ async fn update_row(tx: &mut Tx, environment: &Environment) -> Result<()> {
         "update environment set name = $3, state = $4, stable_state = $5, pause_reason = $6, resumes = $7,
              branch = $8, commit = $9, url = $10, last_error = $11, auto_deploy = $12, server_id = $13,
              cpu_millis = $14, memory_mb = $15, disk_gb = $16, deployment_id = $17, updated_at = $18,
-             version = version + 1
+             observed = $19, last_task_state = $20, version = version + 1
          where org_id = $1 and id = $2",
         environment.org_id as _,
         environment.id as _,
@@ -149,6 +149,8 @@ async fn update_row(tx: &mut Tx, environment: &Environment) -> Result<()> {
         environment.disk_gb,
         environment.deployment_id.map(|id| id.0),
         environment.updated_at,
+        environment.observed as _,
+        environment.last_task_state as _,
     )
     .execute(tx.conn())
     .await

@@ -79,7 +79,7 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
 pub(crate) struct ResourceCounts {
     pub(crate) projects: i64,
     pub(crate) environments: i64,
-    /// Environments that are RUNNING, DEPLOYING, CLONING or PAUSED.
+    /// Environments that are RUNNING, DEPLOYING, CLONING or PAUSED, or serve although their last task failed.
     pub(crate) running: i64,
 }
 
@@ -89,18 +89,20 @@ pub(crate) async fn count_resources(db: &Db, org_id: OrgId) -> Result<ResourceCo
         ResourceCounts,
         r#"select (select count(*) from project where org_id = $1) as "projects!",
                   count(*) as "environments!",
-                  count(*) filter (where state in ('running', 'deploying', 'cloning', 'paused')) as "running!"
+                  count(*) filter (where state in ('running', 'deploying', 'cloning', 'paused')
+                                      or (state = 'error' and observed = 'running')) as "running!"
            from environment where org_id = $1"#,
         org_id.0
     );
     Ok(counts.fetch_one(db.pool()).await?)
 }
 
-/// Returns the names of at most 100 environments that are RUNNING, DEPLOYING, CLONING or PAUSED.
+/// Returns the names of at most 100 environments that [`ResourceCounts::running`] counts.
 pub(crate) async fn running_names(db: &Db, org_id: OrgId) -> Result<Vec<String>> {
     let names = query_scalar!(
         "select name from environment
-         where org_id = $1 and state in ('running', 'deploying', 'cloning', 'paused') order by id limit 100",
+         where org_id = $1 and (state in ('running', 'deploying', 'cloning', 'paused')
+             or (state = 'error' and observed = 'running')) order by id limit 100",
         org_id.0
     );
     Ok(names.fetch_all(db.pool()).await?)

@@ -18,7 +18,7 @@ pub(crate) async fn placed_on(
     // The server of an authenticated runner (no org_id).
     let placed = query_as!(
         PlacedEnvironment,
-        "select id, org_id, project_id, state from environment
+        "select id, org_id, project_id, state, observed, url from environment
          where server_id = $1 and id = any ($2) order by id",
         server_id.0,
         ids
@@ -39,19 +39,25 @@ pub(crate) async fn upsert(tx: &mut Tx, server_id: ServerId, reports: &[&Report]
     let processes: Vec<_> = reports.iter().map(|(it, _)| it.process_count).collect();
     let releases: Vec<_> = reports.iter().map(|(it, _)| it.release).collect();
     let details: Vec<_> = reports.iter().map(|(it, _)| it.detail.clone()).collect();
+    let restarts: Vec<_> = reports.iter().map(|(it, _)| it.restart_count).collect();
+    let exit_codes: Vec<_> = reports.iter().map(|(it, _)| it.last_exit_code).collect();
     let now = tx.now;
     query!(
         "insert into environment_report (environment_id, server_id, observed, http_ok, cpu_cores,
-             memory_bytes, disk_bytes, process_count, release, detail, reported_at)
-         select id, $1, observed, http_ok, cpu, memory, disk, processes, release, detail, $2
+             memory_bytes, disk_bytes, process_count, release, detail, restart_count, last_exit_code,
+             reported_at)
+         select id, $1, observed, http_ok, cpu, memory, disk, processes, release, detail, restarts, exit_code,
+                $2
          from unnest($3::uuid[], $4::text[], $5::bool[], $6::float8[], $7::bigint[], $8::bigint[], $9::int[],
-                     $10::uuid[], $11::text[])
-              as it (id, observed, http_ok, cpu, memory, disk, processes, release, detail)
+                     $10::uuid[], $11::text[], $12::int[], $13::int[])
+              as it (id, observed, http_ok, cpu, memory, disk, processes, release, detail, restarts,
+                     exit_code)
          on conflict (environment_id) do update set server_id = excluded.server_id,
              observed = excluded.observed, http_ok = excluded.http_ok, cpu_cores = excluded.cpu_cores,
              memory_bytes = excluded.memory_bytes, disk_bytes = excluded.disk_bytes,
              process_count = excluded.process_count, release = excluded.release,
-             detail = excluded.detail, reported_at = excluded.reported_at",
+             detail = excluded.detail, restart_count = excluded.restart_count,
+             last_exit_code = excluded.last_exit_code, reported_at = excluded.reported_at",
         server_id.0,
         now,
         &ids,
@@ -63,6 +69,8 @@ pub(crate) async fn upsert(tx: &mut Tx, server_id: ServerId, reports: &[&Report]
         &processes,
         &releases as &[Option<Uuid>],
         &details,
+        &restarts,
+        &exit_codes as &[Option<i32>],
     )
     .execute(tx.conn())
     .await?;
@@ -75,7 +83,7 @@ pub(crate) async fn get(db: &Db, id: EnvironmentId) -> Result<Option<StoredRepor
     let report = query_as!(
         StoredReport,
         "select observed, http_ok, cpu_cores, memory_bytes, disk_bytes, process_count, limits, isolation,
-                reported_at
+                restart_count, last_exit_code, reported_at
          from environment_report join server on server.id = server_id where environment_id = $1",
         id.0
     );

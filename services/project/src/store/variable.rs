@@ -3,10 +3,10 @@
 use chassis::{Changed, Db, Result, Tx};
 use project_rules::{
     environment::Environment,
-    types::EnvironmentId,
+    types::{EnvironmentId, ProjectRef},
     variable::{SealedChange, Variable},
 };
-use sqlx::{query, query_as};
+use sqlx::{query, query_as, query_scalar};
 
 /// Returns the variables of an environment, by name.
 pub(crate) async fn list(db: &Db, environment: &Environment) -> Result<Vec<Variable>> {
@@ -30,6 +30,25 @@ pub(crate) async fn load(tx: &mut Tx, environment: &Environment) -> Result<Vec<V
         environment.id.0
     );
     Ok(variables.fetch_all(tx.conn()).await?)
+}
+
+/// Returns the names of at most ten environments of a project that have a variable.
+pub(crate) async fn environments_with(
+    tx: &mut Tx,
+    project: ProjectRef,
+    variable: &str,
+) -> Result<Vec<String>> {
+    let names = query_scalar!(
+        "select environment.name from environment_variable
+         join environment on environment.id = environment_id
+             and environment.org_id = environment_variable.org_id
+         where environment_variable.org_id = $1 and project_id = $2 and environment_variable.name = $3
+         order by environment.name limit 10",
+        project.org_id.0,
+        project.project_id.0,
+        variable
+    );
+    Ok(names.fetch_all(tx.conn()).await?)
 }
 
 /// Stores a change of variables and its events.

@@ -28,9 +28,6 @@ const READABLE_PATHS: [&str; 14] = [
     "/etc/ssl",
 ];
 
-/// Size of `/tmp` in bytes; it is kept in memory (tmpfs).
-const TMP_BYTES: u64 = 256 << 20;
-
 /// Access mode of a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -57,8 +54,13 @@ impl Mount {
     }
 }
 
-/// Returns the arguments of `bwrap` for a command: namespaces, mounts and environment variables.
-pub(super) fn arguments(command: &SandboxCommand<'_>, resolv_conf: &Path) -> Result<Vec<String>> {
+/// Returns the arguments of `bwrap` for a command: namespaces, mounts and environment variables. `tmp`: the
+/// directory that is mounted at `/tmp`.
+pub(super) fn arguments(
+    command: &SandboxCommand<'_>,
+    resolv_conf: &Path,
+    tmp: &Path,
+) -> Result<Vec<String>> {
     let mut arguments: Vec<String> = [
         "--unshare-user",
         "--disable-userns",
@@ -75,16 +77,15 @@ pub(super) fn arguments(command: &SandboxCommand<'_>, resolv_conf: &Path) -> Res
         "/dev",
         "--dir",
         "/run",
-        "--size",
     ]
     .map(str::to_owned)
     .into();
-    arguments.extend([TMP_BYTES.to_string(), "--tmpfs".to_owned(), "/tmp".to_owned()]);
     arguments.extend(system_mounts());
     let passwd = command.environment.passwd();
     let mounts = [
         Mount::new(passwd, "/etc/passwd", Access::ReadOnly),
         Mount::new(resolv_conf, "/etc/resolv.conf", Access::ReadOnly),
+        Mount::new(tmp, "/tmp", Access::ReadWrite),
     ];
     for mount in mounts.iter().chain(&command.mounts) {
         let flag = match mount.access {

@@ -1,6 +1,8 @@
 //! Databases of environments: on a PostgreSQL server named by the operator, or on a server that the runner
 //! starts. That server keeps running when the runner ends, like all deployed programs.
 
+mod copy;
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -13,13 +15,11 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnec
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{network::Network, sandbox::PATH};
-use crate::text::read_bounded;
+pub(super) use copy::Snapshot;
+use copy::copy_name;
 
 /// Default limit of an environment's connections to its database.
 const CONNECTIONS_MAX: i32 = 20;
-
-/// Maximum length of a tool's error output, in bytes.
-const ERROR_BYTES_MAX: usize = 8 << 10;
 
 /// PostgreSQL server that holds the databases of environments, started or connected to on first use.
 pub(super) struct Databases {
@@ -144,7 +144,7 @@ impl Databases {
         run(&mut admin, role).await?;
         let database = format!("select 1 from pg_database where datname = '{name}'");
         if !has_row(&mut admin, database).await? {
-            create_database(&mut admin, name).await?;
+            create_database(&mut admin, name, name).await?;
         }
         let address = self.address();
         Ok(Some(format!("postgres://{name}:{password}@{address}/{name}")))
@@ -154,7 +154,9 @@ impl Databases {
     pub(super) async fn remove(&self, network: &Network, name: &str) -> Result<()> {
         check_name(name)?;
         let mut admin = self.admin(network).await?;
-        drop_database(&mut admin, name).await?;
+        for database in [name, &copy_name(name)] {
+            drop_database(&mut admin, database).await?;
+        }
         if let Err(error) = run(&mut admin, format!("drop role if exists {name}")).await {
             // Objects in another database depend on the role, so it is disabled instead.
             let error = format!("{error:#}");
@@ -165,71 +167,6 @@ impl Databases {
             );
             run(&mut admin, format!("alter role {name} nologin password null")).await?;
         }
-        Ok(())
-    }
-
-    /// Replaces the database of `target` by a copy of the database `source`. Dump and restore log in with the
-    /// privileges of the environments, not of an administrator: SQL in a dump runs with the privileges of the
-    /// role that restores it.
-    pub(super) async fn copy(
-        &self,
-        network: &Network,
-        source: &str,
-        target: &Provision,
-        account: Option<u32>,
-    ) -> Result<()> {
-        check_name(source)?;
-        check_name(&target.name)?;
-        check_password(&target.password)?;
-        let mut admin = self.admin(network).await?;
-        drop_database(&mut admin, &target.name).await?;
-        create_database(&mut admin, &target.name).await?;
-        // A temporary role with the privileges of the source's role, whose password is not known here.
-        let reader = format!("{}_reader", target.name);
-        let secret = random_password()?;
-        run(&mut admin, format!("drop role if exists {reader}")).await?;
-        let role = format!("create role {reader} login password '{secret}' in role {source}");
-        run(&mut admin, role).await?;
-        let from = DatabaseCredentials { user: &reader, password: &secret, database: source };
-        let to = DatabaseCredentials {
-            user: &target.name,
-            password: &target.password,
-            database: &target.name,
-        };
-        let copied = self.transfer(from, to, account).await;
-        run(&mut admin, format!("drop role if exists {reader}")).await?;
-        copied.context("the database cannot be copied")
-    }
-
-    async fn transfer(
-        &self,
-        from: DatabaseCredentials<'_>,
-        to: DatabaseCredentials<'_>,
-        account: Option<u32>,
-    ) -> Result<()> {
-        let mut dump = self.tool("pg_dump", &from, account)?;
-        dump.args([
-            "--format=custom",
-            "--no-owner",
-            "--no-privileges",
-            "--lock-wait-timeout=10000",
-        ]);
-        let mut dump = dump.stdout(std::process::Stdio::piped()).spawn()?;
-        let archive: std::process::Stdio =
-            dump.stdout.take().context("no standard output")?.try_into()?;
-        let mut restore = self.tool("pg_restore", &to, account)?;
-        restore.args(["--no-owner", "--no-privileges", "--exit-on-error", "--dbname", to.database]);
-        let mut restore = restore.stdin(archive).stdout(std::process::Stdio::null()).spawn()?;
-        let errors = [dump.stderr.take(), restore.stderr.take()];
-        let [dump_errors, restore_errors] = errors.map(|it| it.context("no error output"));
-        let (dump_errors, restore_errors, dumped, restored) = tokio::try_join!(
-            read_bounded(dump_errors?, ERROR_BYTES_MAX),
-            read_bounded(restore_errors?, ERROR_BYTES_MAX),
-            dump.wait(),
-            restore.wait(),
-        )?;
-        ensure!(dumped.success(), "{}", dump_errors.trim());
-        ensure!(restored.success(), "{}", restore_errors.trim());
         Ok(())
     }
 
@@ -264,13 +201,6 @@ pub(super) fn database_name(environment_id: &str) -> String {
     format!("env_{}", environment_id.replace('-', ""))
 }
 
-/// Returns 256 random bits in hexadecimal.
-fn random_password() -> Result<String> {
-    let mut bytes = [0; 32];
-    aws_lc_rs::rand::fill(&mut bytes).context("the operating system provides no random bytes")?;
-    Ok(data_encoding::HEXLOWER.encode(&bytes))
-}
-
 /// Validates a name before it is inserted into an SQL statement: names are derived from environment ids.
 fn check_name(name: &str) -> Result<()> {
     let is_identifier =
@@ -292,9 +222,16 @@ fn check_password(password: &str) -> Result<()> {
     Ok(())
 }
 
-/// Creates a database that only its owner can connect to.
-async fn create_database(admin: &mut PgConnection, name: &str) -> Result<()> {
-    run(admin, format!("create database {name} owner {name} template template0")).await?;
+/// Creates a database that only its owner can connect to. Its locale is C.UTF-8: the order of texts is that
+/// of their code points, and `lower` and `upper` convert all letters, not only those of ASCII.
+async fn create_database(admin: &mut PgConnection, name: &str, owner: &str) -> Result<()> {
+    let create = format!("create database {name} owner {owner} template template0");
+    let locale = "encoding 'UTF8' locale_provider libc locale 'C.UTF-8'";
+    if let Err(error) = run(admin, format!("{create} {locale}")).await {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "the database server has no locale C.UTF-8; using its default");
+        run(admin, create).await?;
+    }
     run(admin, format!("revoke all on database {name} from public")).await
 }
 

@@ -8,8 +8,12 @@
 //!   data/                           the environment's account, 0700; /data inside
 //!   releases/                       root, 0711
 //!     <deployment id>/              the environment's account, 0700; /app inside
+//!     <deployment id>.json          root; the launch of that deployment
 //!   git/                            root, 0711
 //!     <deployment id>/              the environment's account, 0700; /app/.git for git and builds only
+//!   sandboxes/                      root, 0711
+//!     <name>/status                 root
+//!     <name>/tmp/                   the environment's account, 0700; /tmp inside
 //! ```
 
 use std::{
@@ -118,6 +122,18 @@ impl EnvironmentDir {
         self.write_json("launch.json", launch).await
     }
 
+    /// Returns the launch of a deployment, for rollbacks; `None` if it is not stored. Contains secrets.
+    pub(super) async fn release_launch(&self, release: &str) -> Option<Launch> {
+        self.read_json(&format!("releases/{release}.json")).await
+    }
+
+    /// Writes the last launch, which is also the launch of its deployment.
+    pub(super) async fn write_release_launch(&self, launch: &Launch) -> Result<()> {
+        let id = Uuid::try_parse(&launch.release)?;
+        self.write_json(&format!("releases/{id}.json"), launch).await?;
+        self.write_launch(launch).await
+    }
+
     pub(super) async fn read_json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_slice(&fs::read(self.path.join(name)).await.ok()?).ok()
     }
@@ -191,11 +207,17 @@ impl EnvironmentDir {
             process.stop().await;
         }
         self.clear_starting_process().await;
+        if let Err(error) = self.remove_other_sandboxes(&record).await {
+            let error = format!("{error:#}");
+            tracing::warn!(environment = %self.id, error, "files of ended sandboxes not removed");
+        }
     }
 
     pub(super) async fn remove_release(&self, id: &str) -> Result<()> {
         remove_tree(&self.git_dir(id)?).await?;
-        remove_tree(&self.release_dir(id)?).await
+        let directory = self.release_dir(id)?;
+        remove_tree(&directory).await?;
+        remove_tree(&directory.with_extension("json")).await
     }
 
     /// Removes versions that are too old for a rollback.
@@ -206,8 +228,10 @@ impl EnvironmentDir {
             // Environments of earlier runners have no directory `git` before their next deployment.
             let Ok(mut entries) = fs::read_dir(directory).await else { continue };
             while let Some(entry) = entries.next_entry().await? {
-                if !kept.contains(&entry.file_name().to_string_lossy().into_owned()) {
-                    remove_tree(&entry.path()).await?;
+                let path = entry.path();
+                let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                if !kept.contains(&id) {
+                    remove_tree(&path).await?;
                 }
             }
         }
@@ -249,14 +273,17 @@ impl EnvironmentDir {
     }
 }
 
-async fn create_directory(path: &Path, mode: u32) -> Result<()> {
+pub(super) async fn create_directory(path: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(path).await.with_context(|| format!("cannot create {}", path.display()))?;
     Ok(fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).await?)
 }
 
-/// Removes a directory whose parent only the runner can change. Uses `rm`, which does not follow symbolic
-/// links and handles any depth.
-async fn remove_tree(path: &Path) -> Result<()> {
+/// Removes a file or directory whose parent only the runner can change. Uses `rm`, which does not follow
+/// symbolic links and handles any depth.
+pub(super) async fn remove_tree(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).await.is_err() {
+        return Ok(());
+    }
     let mut remove = Command::new(program_path("rm"));
     remove.args(["-rf", "--one-file-system", "--"]).arg(path).env_clear().env("PATH", PATH);
     let output = remove.stdin(Stdio::null()).kill_on_drop(true).output().await?;

@@ -7,16 +7,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use api::project::Lease;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{
     Processes,
     bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
-    http,
+    health,
     limits::ResourceLimits,
     log::ProgramLog,
     manifest::Manifest,
@@ -25,8 +24,8 @@ use super::{
 };
 use crate::secrets::Secrets;
 
-/// Interval of health checks while a program starts.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(25);
+/// Default time within which a program must pass its health check after its start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Parameters of a program's start. Written to a file for restarts; contains secrets.
 #[derive(Clone, Serialize, Deserialize)]
@@ -37,11 +36,21 @@ pub(super) struct Launch {
     pub(super) release: String,
     /// Path of the health check: a status below 500 means healthy.
     pub(super) health: String,
+    /// Time within which the program must be healthy after its start.
+    #[serde(default = "default_timeout")]
+    pub(super) timeout: Duration,
     pub(super) variables: BTreeMap<String, String>,
     /// Names of the variables that are not secret.
     #[serde(default)]
     public_variables: BTreeSet<String>,
+    /// Address of the connected server; empty on a shared one.
+    #[serde(default)]
+    pub(super) server_address: String,
     pub(super) limits: ResourceLimits,
+}
+
+fn default_timeout() -> Duration {
+    START_TIMEOUT
 }
 
 impl Launch {
@@ -53,8 +62,10 @@ impl Launch {
             command: manifest.run.clone(),
             release: release.to_owned(),
             health: manifest.health.clone(),
+            timeout: manifest.start_timeout(START_TIMEOUT),
             variables: variables.collect(),
             public_variables: public.map(|it| it.name.clone()).collect(),
+            server_address: lease.server_address.clone(),
             limits: ResourceLimits::of(lease.resources),
         }
     }
@@ -64,6 +75,23 @@ impl Launch {
         let is_secret = |it: &(&str, &str)| !self.public_variables.contains(it.0);
         let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Secrets::new(variables.filter(is_secret))
+    }
+
+    /// Replaces the variables by those of an earlier launch, but for the connections of add-ons, whose
+    /// passwords may have changed since. Returns the names of the variables that differ from the current
+    /// ones.
+    pub(super) fn restore_variables(&mut self, earlier: &Self, lease: &Lease) -> Vec<String> {
+        let current = std::mem::replace(&mut self.variables, earlier.variables.clone());
+        self.public_variables.clone_from(&earlier.public_variables);
+        for provision in &lease.provisions {
+            match current.get(&provision.variable) {
+                Some(url) => self.variables.insert(provision.variable.clone(), url.clone()),
+                None => self.variables.remove(&provision.variable),
+            };
+        }
+        let names: BTreeSet<_> = current.keys().chain(self.variables.keys()).collect();
+        let differs = |it: &&&String| current.get(**it) != self.variables.get(**it);
+        names.iter().filter(differs).map(|it| (*it).clone()).collect()
     }
 }
 
@@ -99,7 +127,6 @@ impl Processes {
         environment: &EnvironmentDir,
         launch: &Launch,
         port: u16,
-        timeout: Duration,
     ) -> Result<ProcessTree> {
         let network = self.sandbox.network.attach(environment).await?;
         let mut command = Self::shell(environment, launch, &launch.command)?;
@@ -111,27 +138,8 @@ impl Processes {
         let group = format!("run-{port}");
         let mut sandboxed = self.sandbox.spawn(&group, command, output).await?;
         let address = SocketAddr::new(network.address, port);
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(status) = sandboxed.child.try_wait()? {
-                let output = log.quote(&launch.secrets());
-                bail!("the program ended before it was healthy ({status}); {output}");
-            }
-            match http::get_status(address, &launch.health).await {
-                Some(status) if http::is_healthy(status) => {
-                    sandboxed.guard.keep();
-                    return Ok(sandboxed.process);
-                }
-                status if Instant::now() > deadline => {
-                    sandboxed.process.stop().await;
-                    let output = log.quote(&launch.secrets());
-                    let Some(status) = status else {
-                        bail!("no HTTP response on $HOST:$PORT ({address}); {output}")
-                    };
-                    bail!("health check failed with HTTP status {status}; {output}")
-                }
-                _ => tokio::time::sleep(HEALTH_INTERVAL).await,
-            }
-        }
+        health::wait_until_healthy(&log, launch, address, &mut sandboxed).await?;
+        sandboxed.guard.keep();
+        Ok(sandboxed.process)
     }
 }

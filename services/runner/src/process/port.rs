@@ -2,8 +2,7 @@
 
 use std::net::{Ipv6Addr, TcpListener};
 
-use anyhow::{Context, Result, bail, ensure};
-use api::project::Lease;
+use anyhow::{Context, Result, bail};
 
 use super::{Processes, directory::EnvironmentDir};
 
@@ -37,18 +36,6 @@ impl Processes {
         Ok(listener.local_addr()?.port())
     }
 
-    /// Publishes the port of a program that is started again. After a restart of the machine no port is
-    /// published.
-    pub(super) async fn publish_port(&self, environment: &EnvironmentDir, port: u16) -> Result<()> {
-        let network = self.sandbox.network.attach(environment).await?;
-        let is_published = self.sandbox.network.publish(&network, port).await;
-        ensure!(
-            is_published,
-            "another environment has the port {port}; deploy the environment again"
-        );
-        Ok(())
-    }
-
     /// Releases a port of an environment; 0 is no port.
     pub(super) async fn release_port(&self, environment: &EnvironmentDir, port: u16) {
         if port != 0
@@ -58,15 +45,16 @@ impl Processes {
         }
     }
 
-    /// Returns the URL of the program of a lease's environment.
+    /// Returns the URL of the program of an environment. `server_address` is the address of the connected
+    /// server, or empty on a shared one.
     pub(super) async fn url(
         &self,
-        lease: &Lease,
         environment: &EnvironmentDir,
         port: u16,
+        server_address: &str,
     ) -> Result<String> {
         let network = self.sandbox.network.attach(environment).await?;
-        let host = self.public_host(&lease.server_address);
+        let host = self.public_host(server_address);
         let authority = self.sandbox.network.url_authority(&network, port, &host);
         Ok(format!("http://{authority}"))
     }

@@ -1,6 +1,10 @@
 //! Running sandboxes, possibly started by a previous runner: stopping, freezing and continuing them.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -49,27 +53,61 @@ pub(super) struct ProcessTree {
     sandbox: ProcessId,
     /// Init process of the pid namespace; `None` until it is started.
     init: Option<ProcessId>,
+    /// File to which `bwrap` writes the pid of the init process and, at the end, the exit code of the main
+    /// program (`--json-status-fd`).
+    #[serde(default)]
+    status_file: PathBuf,
 }
 
 impl ProcessTree {
     /// Returns the sandbox of a running process; `None` if the process has ended.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        Some(Self { sandbox: ProcessId::of(pid)?, init: None })
+    pub(super) fn of(pid: u32, status_file: PathBuf) -> Option<Self> {
+        Some(Self { sandbox: ProcessId::of(pid)?, init: None, status_file })
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.sandbox.pid
     }
 
-    /// Waits until the init process is started or the sandbox has ended.
+    /// Returns the process whose descendants are all processes in the sandbox.
+    pub(super) fn root_pid(&self) -> u32 {
+        self.init.unwrap_or(self.sandbox).pid
+    }
+
+    /// Path of the file to which `bwrap` writes its status; its directory belongs to this sandbox only.
+    pub(super) fn status_file(&self) -> &Path {
+        &self.status_file
+    }
+
+    /// Waits until the init process is started or the sandbox has ended. `bwrap` writes the pid before it
+    /// starts the main program, so the init process is found even if the main program ends at once and leaves
+    /// background processes.
     pub(super) async fn find_init(&mut self) {
-        while self.init.is_none() && self.is_alive() {
-            let table = ProcessTable::read();
-            // The first row is `bwrap`, the second its only child: the init process.
-            let child = table.tree(self.sandbox.pid).get(1).map(|it| it.pid);
-            self.init = child.and_then(ProcessId::of);
+        loop {
+            let is_alive = self.is_alive();
+            if let Some(pid) = self.status("child-pid") {
+                self.init = u32::try_from(pid).ok().and_then(ProcessId::of);
+                return;
+            }
+            if !is_alive {
+                return;
+            }
             tokio::time::sleep(INIT_POLL_INTERVAL).await;
         }
+    }
+
+    /// Returns the exit code of the main program, 128 plus the number of the signal that killed it; `None`
+    /// while it runs, and if `bwrap` itself was killed.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        self.status("exit-code").and_then(|it| i32::try_from(it).ok())
+    }
+
+    /// Returns a number that `bwrap` has written to its status file, which contains a sequence of JSON
+    /// objects.
+    fn status(&self, name: &str) -> Option<i64> {
+        let text = fs::read_to_string(&self.status_file).ok()?;
+        let objects = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+        objects.map_while(Result::ok).find_map(|it| it.get(name)?.as_i64())
     }
 
     /// Returns true while the main program runs.
@@ -84,10 +122,16 @@ impl ProcessTree {
             self.signal(Signal::TERM, Scope::Programs);
             // A frozen process handles signals only after it is continued.
             self.signal(Signal::CONT, Scope::All);
-            self.wait_for_end(TERMINATION_GRACE).await;
+            self.poll_until(TERMINATION_GRACE, || !self.is_alive()).await;
         }
+        self.kill_and_wait().await;
+    }
+
+    /// Sends SIGKILL to all processes, and waits until they have ended.
+    pub(super) async fn kill_and_wait(&self) {
         self.kill();
-        self.wait_for_end(TERMINATION_GRACE).await;
+        let has_ended = || !self.is_alive() && self.init.is_none_or(|it| !it.is_alive());
+        self.poll_until(TERMINATION_GRACE, has_ended).await;
     }
 
     /// Sends SIGKILL. The kernel kills all processes of a pid namespace when its init process ends.
@@ -114,10 +158,10 @@ impl ProcessTree {
         self.signal(Signal::CONT, Scope::All);
     }
 
-    async fn wait_for_end(&self, timeout: Duration) {
+    async fn poll_until(&self, timeout: Duration, is_reached: impl Fn() -> bool) {
         let polls = timeout.as_millis() / EXIT_POLL_INTERVAL.as_millis();
         for _ in 0..polls {
-            if !self.is_alive() {
+            if is_reached() {
                 return;
             }
             tokio::time::sleep(EXIT_POLL_INTERVAL).await;

@@ -3,7 +3,10 @@
 use api::project::Observed;
 use serde::{Deserialize, Serialize};
 
-use super::process_tree::ProcessTree;
+use super::{
+    process_tree::ProcessTree,
+    restart::{RestartHistory, unix_seconds},
+};
 
 /// Desired state of an environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +31,9 @@ pub(super) struct EnvironmentRecord {
     pub(super) process: Option<ProcessTree>,
     /// Process of the replaced version, until it has ended.
     pub(super) previous: Option<ProcessTree>,
-    /// Number of restarts, reduced by one each time the program is found healthy.
-    pub(super) restarts: u32,
+    /// Earlier runners stored a number under the name `restarts`, which is ignored.
+    #[serde(rename = "restart_history")]
+    pub(super) restarts: RestartHistory,
     /// Reason why the program is no longer restarted; empty otherwise.
     pub(super) failure: String,
     /// Deployments that were healthy, the newest last.
@@ -37,11 +41,6 @@ pub(super) struct EnvironmentRecord {
 }
 
 impl EnvironmentRecord {
-    /// Returns the port of the program; `None` before its first start.
-    pub(super) fn port(&self) -> Option<u16> {
-        Some(self.port).filter(|it| *it != 0)
-    }
-
     /// Returns true if the desired state is Running and the program is alive.
     pub(super) fn is_running(&self) -> bool {
         self.desired == DesiredState::Running && self.is_alive()
@@ -49,6 +48,11 @@ impl EnvironmentRecord {
 
     fn is_alive(&self) -> bool {
         self.process.as_ref().is_some_and(ProcessTree::is_alive)
+    }
+
+    /// Returns the actual state; `None` if nothing was ever deployed.
+    pub(super) fn observed_if_deployed(&self) -> Option<Observed> {
+        (self.desired != DesiredState::Absent).then(|| self.observed())
     }
 
     /// Returns the actual state for a report.
@@ -61,6 +65,12 @@ impl EnvironmentRecord {
                 Observed::Stopped
             }
         }
+    }
+
+    /// Records a program that a task has started.
+    pub(super) fn set_started(&mut self, process: ProcessTree, port: u16) {
+        self.restarts = self.restarts.started(unix_seconds());
+        self.set_running(process, port);
     }
 
     /// Records a running program.
@@ -81,8 +91,7 @@ impl EnvironmentRecord {
         commit: &str,
     ) -> Option<ProcessTree> {
         self.previous = self.process.take();
-        self.set_running(process, port);
-        self.restarts = 0;
+        self.set_started(process, port);
         release.clone_into(&mut self.release);
         commit.clone_into(&mut self.commit);
         self.releases.retain(|it| it != release);
@@ -94,5 +103,22 @@ impl EnvironmentRecord {
     pub(super) fn set_stopped(&mut self) -> Option<ProcessTree> {
         self.desired = DesiredState::Stopped;
         self.process.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A runner takes over the programs that an earlier version of it has started.
+    #[test]
+    fn the_record_of_an_earlier_runner_is_read() {
+        let text = r#"{"desired":"Running","release":"r","commit":"c","port":4000,
+            "process":{"pid":1,"started":2,"init":{"pid":3,"started":4}},"previous":null,
+            "restarts":1,"failure":"","releases":["r"]}"#;
+        let record: EnvironmentRecord = serde_json::from_str(text).unwrap();
+        assert_eq!((record.desired, record.port), (DesiredState::Running, 4000));
+        assert_eq!(record.process.map(|it| it.pid()), Some(1));
+        assert_eq!(record.restarts, RestartHistory::default());
     }
 }

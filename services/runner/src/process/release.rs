@@ -2,14 +2,12 @@
 //! and building the code.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    process::Stdio,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use api::project::{Lease, TaskKind};
-use tokio::net::unix::pipe;
 
 use super::{
     DEPLOY_STEPS, Processes,
@@ -18,16 +16,12 @@ use super::{
     git_credential,
     launch::Launch,
     limits::ResourceLimits,
-    manifest::Manifest,
     record::EnvironmentRecord,
-    sandbox::{Input, Output, PATH, SandboxCommand},
+    sandbox::{Input, PATH, SandboxCommand},
     submodules::git_configuration,
-    usage,
+    usage::disk_limit_exceeded,
 };
-use crate::{
-    driver::{CommitInfo, ProgressReporter},
-    text::BoundedLines,
-};
+use crate::driver::{CommitInfo, ProgressReporter};
 
 /// Timeout of one git command.
 const GIT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -35,23 +29,8 @@ const GIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Interval at which a pushed commit is fetched again that the git server does not have yet.
 const COMMIT_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Timeout of a build.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
-
-/// Interval at which the output of a build is reported.
-const REPORT_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Number of output lines of a build that are reported at once, even before [`REPORT_INTERVAL`] ends.
-const BATCH_LINES_MAX: usize = 1_000;
-
-/// Size of the output of a build that is reported at once, in bytes.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// Interval at which disk usage is measured during fetch and build.
-const DISK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Number of the last output lines that the error of a failed build contains.
-const ERROR_LINES: usize = 20;
+/// Maximum number of variables that the log of a rollback names.
+const LISTED_VARIABLES_MAX: usize = 20;
 
 /// Code of a deployment, fetched from the repository.
 pub(super) struct Checkout {
@@ -263,93 +242,31 @@ impl Processes {
         self.sandbox.run("git", command, GIT_TIMEOUT).await
     }
 
-    /// Runs the build command of a version; its output goes to the task's log. Returns the manifest as it is
-    /// after the build, which may generate it.
-    pub(super) async fn build(
+    /// Replaces the variables of a rollback by those that its version was deployed with, and reports which
+    /// ones are used.
+    pub(super) async fn restore_configuration(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-        checkout: &Checkout,
+        launch: &mut Launch,
         report: &ProgressReporter,
-    ) -> Result<Manifest> {
-        let manifest = Manifest::read(environment, &lease.release)?;
-        report.log(manifest.notice.iter().map(|it| (*it).to_owned()).collect()).await;
-        let Some(command) = manifest.build.as_ref().filter(|_| !checkout.is_built) else {
-            report.step("build", 2, DEPLOY_STEPS, "no build required").await;
-            return Ok(manifest);
+    ) {
+        let Some(earlier) = environment.release_launch(&lease.release).await else {
+            let line = "the variables of that deployment are not stored; using the current ones";
+            report.log(vec![line.to_owned()]).await;
+            return;
         };
-        report.step("build", 2, DEPLOY_STEPS, format!("building: {command}")).await;
-        let launch = Launch::new(lease, &lease.release, &manifest);
-        let mut command = Self::shell(environment, &launch, command)?;
-        // Builds determine versions with git. Programs do not see the repository.
-        let git_dir = environment.git_dir(&lease.release)?;
-        command.mounts.push(Mount::new(git_dir, "/app/.git", Access::ReadOnly));
-        let (reader, writer) = std::io::pipe()?;
-        let output =
-            Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
-        let mut sandboxed = self.sandbox.spawn("build", command, output).await?;
-        let reader = pipe::Receiver::from_owned_fd(reader.into())?;
-        let build = async { tokio::join!(report_output(reader, report), sandboxed.wait()) };
-        let build_within_disk_limit = async {
-            tokio::select! {
-                (last_lines, status) = build => Ok((last_lines, status?)),
-                error = disk_limit_exceeded(environment, launch.limits) => Err(error),
-            }
+        let changed = launch.restore_variables(&earlier, lease);
+        let used = "using the variables of that deployment";
+        let line = if changed.is_empty() {
+            used.to_owned()
+        } else {
+            let listed = changed.iter().take(LISTED_VARIABLES_MAX).map(String::as_str);
+            let names = listed.collect::<Vec<_>>().join(", ");
+            let rest = changed.len().saturating_sub(LISTED_VARIABLES_MAX);
+            let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            format!("{used}; these differ from the current ones: {names}{more}")
         };
-        let result = tokio::time::timeout(BUILD_TIMEOUT, build_within_disk_limit).await;
-        let (last_lines, status) = result.context("the build did not end within 30 minutes")??;
-        environment.clear_starting_process().await;
-        ensure!(status.success(), "the build failed ({status}); its last output:\n{last_lines}");
-        Manifest::read(environment, &lease.release)
-    }
-}
-
-/// Reports the output of a build line by line, in batches; returns the last [`ERROR_LINES`] lines.
-async fn report_output(reader: pipe::Receiver, report: &ProgressReporter) -> String {
-    let mut lines = BoundedLines::new(reader);
-    let mut batch = vec![];
-    let mut batch_bytes = 0;
-    let mut last_lines = VecDeque::new();
-    let mut reported_at = Instant::now();
-    loop {
-        let line = tokio::time::timeout(REPORT_INTERVAL, lines.next()).await;
-        let has_ended = matches!(line, Ok(Ok(None) | Err(_)));
-        if let Ok(Ok(Some(line))) = line {
-            last_lines.push_back(line.clone());
-            if last_lines.len() > ERROR_LINES {
-                last_lines.pop_front();
-            }
-            batch_bytes += line.len();
-            batch.push(line);
-        }
-        let is_full = batch.len() >= BATCH_LINES_MAX || batch_bytes >= BATCH_BYTES_MAX;
-        let is_due = has_ended || is_full || reported_at.elapsed() > REPORT_INTERVAL;
-        if is_due && !batch.is_empty() {
-            batch_bytes = 0;
-            report.log(std::mem::take(&mut batch)).await;
-            reported_at = Instant::now();
-        }
-        if has_ended {
-            break;
-        }
-    }
-    last_lines.iter().map(|it| report.redacted(it)).collect::<Vec<_>>().join("\n")
-}
-
-/// Waits until the files of an environment exceed its disk limit; returns the error of the task.
-async fn disk_limit_exceeded(
-    environment: &EnvironmentDir,
-    limits: ResourceLimits,
-) -> anyhow::Error {
-    loop {
-        tokio::time::sleep(DISK_INTERVAL).await;
-        let usage = usage::measure_disk(environment.path().to_owned()).await;
-        if usage.exceeds(limits) {
-            return anyhow::anyhow!(
-                "the files of the environment exceed its disk limit of {} GiB, or are too many to count; \
-                 remove files or raise the limit",
-                limits.disk_gb
-            );
-        }
+        report.log(vec![line]).await;
     }
 }

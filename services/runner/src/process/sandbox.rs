@@ -44,12 +44,16 @@ pub(super) fn program_path(name: &str) -> PathBuf {
     candidates.find(|it| it.exists()).unwrap_or_else(|| name.into())
 }
 
-/// Shell command of the gate: reads a line, then executes its arguments with the rest of the input as file
-/// descriptor 3. Ends if the runner ends first.
-const GATE: &str = r#"read -r _ && exec "$@" 3<&0 </dev/null"#;
+/// Shell command of the gate: reads a line, then executes its arguments but the first, with the rest of the
+/// input as file descriptor 3, and the file that its first argument names as 4. Ends if the runner ends
+/// first.
+const GATE: &str = r#"read -r _ && file=$1 && shift && exec "$@" 3<&0 </dev/null 4>"$file""#;
 
 /// The same for commands that read the rest of the input as standard input.
-const GATE_WITH_INPUT: &str = r#"read -r _ && exec "$@""#;
+const GATE_WITH_INPUT: &str = r#"read -r _ && file=$1 && shift && exec "$@" 4>"$file""#;
+
+/// Arguments with which `bwrap` writes its status to file descriptor 4.
+const STATUS_ARGUMENTS: [&str; 2] = ["--json-status-fd", "4"];
 
 /// Maximum length of a tool's output and of its error output, in bytes.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -95,7 +99,7 @@ impl Sandboxed {
     /// the program.
     pub(super) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.child.wait().await;
-        self.process.kill();
+        self.process.kill_and_wait().await;
         status
     }
 }
@@ -195,23 +199,24 @@ impl Sandbox {
         self.check_policy()?;
         let environment = command.environment;
         let network = self.network.attach(environment).await?;
-        let arguments = bubblewrap::arguments(&command, &self.resolv_conf)?;
-        let mut launcher = self.launcher(&command, &network)?;
+        let files = environment.create_sandbox(&self.accounts, name).await?;
+        let arguments = bubblewrap::arguments(&command, &self.resolv_conf, &files.tmp)?;
+        let mut launcher = self.launcher(&command, &network, &files.status)?;
         let mut gate_input = b"\n".to_vec();
         match command.input {
             Input::Empty => {
-                launcher.args(["bwrap", "--args", "3", "--"]);
+                launcher.arg("bwrap").args(STATUS_ARGUMENTS).args(["--args", "3", "--"]);
                 gate_input.extend(arguments.iter().flat_map(|it| it.bytes().chain([0])));
             }
             Input::Pipe => {
-                launcher.arg("bwrap").args(&arguments).arg("--");
+                launcher.arg("bwrap").args(STATUS_ARGUMENTS).args(&arguments).arg("--");
             }
         }
         launcher.args(&command.arguments);
         launcher.stdin(Stdio::piped()).stdout(output.stdout).stderr(output.stderr);
         let mut child = launcher.spawn().context("cannot start setsid (util-linux)")?;
-        let mut process =
-            child.id().and_then(ProcessTree::of).context("the command ended immediately")?;
+        let process = child.id().and_then(|it| ProcessTree::of(it, files.status));
+        let mut process = process.context("the command ended immediately")?;
         let guard = OrphanGuard::new(&process);
         environment.write_starting_process(&process)?;
         let group = format!("{}.{name}", environment.id());
@@ -244,6 +249,7 @@ impl Sandbox {
             format!("{tool} did not end within {} minutes", timeout.as_secs() / 60)
         })??;
         environment.clear_starting_process().await;
+        environment.remove_sandbox(name).await?;
         ensure!(result.status.success(), "{}", result.errors.trim());
         Ok(result.output)
     }
@@ -253,12 +259,13 @@ impl Sandbox {
         &self,
         sandbox_command: &SandboxCommand<'_>,
         network: &EnvironmentNetwork,
+        status_file: &Path,
     ) -> Result<Command> {
         let gate = if sandbox_command.input == Input::Empty { GATE } else { GATE_WITH_INPUT };
         let mut command = Command::new(program_path("setsid"));
         command.env_clear().env("PATH", PATH).current_dir("/");
         // `setsid` detaches from the controlling terminal, into which programs could inject input (TIOCSTI).
-        command.args(["sh", "-c", gate, "gate", "prlimit"]);
+        command.args(["sh", "-c", gate, "gate"]).arg(status_file).arg("prlimit");
         let account = self.accounts.get(sandbox_command.environment);
         // A command must not run as the runner's account (root) where environments have their own.
         ensure!(

@@ -1,6 +1,6 @@
 //! Supervision of environments: restarts after crashes, disk limits, log rotation, and reports.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use api::project::{EnvironmentReport, Observed};
 use futures::{StreamExt, stream};
@@ -10,19 +10,15 @@ use tokio::fs;
 use super::{
     Processes,
     directory::EnvironmentDir,
-    http,
+    health, http,
+    launch::Launch,
     log::ProgramLog,
     process_table::ProcessTable,
     process_tree::ProcessTree,
     record::{DesiredState, EnvironmentRecord},
+    restart::{Reaction, unix_seconds},
     usage,
 };
-
-/// Maximum of [`EnvironmentRecord::restarts`]. A program that ends again is not restarted.
-const RESTARTS_MAX: u32 = 3;
-
-/// Time within which a restarted program must be healthy.
-const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Number of environments checked concurrently.
 const CONCURRENCY: usize = 16;
@@ -37,6 +33,16 @@ impl Processes {
         let environments = self.list_environments().await;
         let reconciled: Vec<_> = environments.iter().map(|it| self.reconcile(it)).collect();
         stream::iter(reconciled).buffer_unordered(CONCURRENCY).collect::<Vec<()>>().await;
+    }
+
+    /// Continues programs that a copy has frozen when a previous runner ended.
+    pub(super) async fn thaw_running(&self) {
+        for environment in self.list_environments().await {
+            let record = environment.record().await;
+            if record.desired == DesiredState::Running {
+                record.process.iter().for_each(ProcessTree::thaw);
+            }
+        }
     }
 
     /// Measures the files of every environment.
@@ -84,14 +90,14 @@ impl Processes {
         if record.desired != DesiredState::Running || !record.failure.is_empty() {
             return;
         }
-        let Some(_lock) = self.try_lock(environment) else { return };
+        let Some(_lock) = self.locks.try_lock(environment.id()) else { return };
         // Read again, because a task may have changed the record before it was locked.
         let record = environment.record().await;
         let is_running = record.is_running();
         let result = if is_running && self.is_over_disk_limit(environment).await {
             self.stop_over_limit(environment, record).await
         } else if is_running {
-            self.decrement_restarts(environment, record).await
+            Ok(())
         } else if record.desired == DesiredState::Running {
             self.restart(environment, record).await
         } else {
@@ -125,72 +131,85 @@ impl Processes {
         Ok(())
     }
 
+    /// Restarts an ended program when its delay has passed, unless it has ended too often.
     async fn restart(
         &self,
         environment: &EnvironmentDir,
         mut record: EnvironmentRecord,
     ) -> anyhow::Result<()> {
-        record.restarts += 1;
-        let restarts = record.restarts;
-        let launch = environment.launch().await;
-        tracing::warn!(environment = %environment.id(), restarts, "program ended unexpectedly");
-        if restarts > RESTARTS_MAX {
-            let log = ProgramLog::last(environment, &record.release).zip(launch);
-            let output = log.map(|(log, launch)| log.quote(&launch.secrets()));
-            let output = output.unwrap_or_default();
-            record.failure = format!(
-                "the program was restarted {RESTARTS_MAX} times in a row and ended again; {output}"
-            );
-        } else if let Some(launch) = launch {
-            // Kills processes that the ended program has started, including those outside of its tree.
-            record.process.iter().for_each(ProcessTree::kill);
-            self.sandbox.accounts.kill_all(environment);
-            let started = async {
-                self.publish_port(environment, record.port).await?;
-                self.start_program(environment, &launch, record.port, RESTART_TIMEOUT).await
-            };
-            match started.await {
-                Ok(process) => {
-                    let port = record.port;
-                    record.set_running(process, port);
-                    environment.write_record(&record).await?;
-                    environment.clear_starting_process().await;
-                    return Ok(());
-                }
-                // Retried by the next call.
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::info!(environment = %environment.id(), error, "restart failed");
-                }
+        let now = unix_seconds();
+        let exit_code = record.process.as_ref().and_then(ProcessTree::exit_code);
+        if record.restarts.record_end(now, exit_code) {
+            tracing::warn!(environment = %environment.id(), exit_code, "program ended unexpectedly");
+            // Background processes of the ended program would keep its port and its files in use.
+            if let Some(process) = &record.process {
+                process.kill_and_wait().await;
             }
-        } else {
-            "the launch parameters are missing; deploy the environment again"
-                .clone_into(&mut record.failure);
+            self.sandbox.accounts.kill_all(environment);
+        }
+        match record.restarts.reaction(now) {
+            Reaction::Wait => {}
+            Reaction::Fail => {
+                let output = quote_last_log(environment, &record.release).await;
+                record.failure = format!("{}; {output}", record.restarts.failure());
+            }
+            Reaction::Restart => match environment.launch().await {
+                Some(launch) => {
+                    record.restarts.record_restart(now);
+                    return self.restart_program(environment, record, &launch).await;
+                }
+                None => {
+                    "the launch parameters are missing; deploy the environment again"
+                        .clone_into(&mut record.failure);
+                }
+            },
         }
         environment.write_record(&record).await
     }
 
-    /// Reduces the number of restarts by one if the program is healthy.
-    async fn decrement_restarts(
+    /// Starts a program again. If that fails, the next call of [`Self::restart`] records it as another end.
+    async fn restart_program(
         &self,
         environment: &EnvironmentDir,
         mut record: EnvironmentRecord,
+        launch: &Launch,
     ) -> anyhow::Result<()> {
-        if record.restarts == 0 || self.http_status(environment, &record).await.is_none() {
-            return Ok(());
+        environment.write_record(&record).await?;
+        // In the machine's network another program may have the port by now. In a network of its own the
+        // program keeps its URL, unless it could not start there.
+        let keeps_port = self.sandbox.network.is_separate() && record.restarts.recent == 1;
+        let preferred = Some(record.port).filter(|it| keeps_port && *it != 0);
+        let port = self.reserve_port(environment, preferred).await?;
+        let started = self.start_program(environment, launch, port).await;
+        let unused_port = if started.is_ok() { record.port } else { port };
+        if port != record.port {
+            self.release_port(environment, unused_port).await;
         }
-        record.restarts -= 1;
-        environment.write_record(&record).await
+        match started {
+            Ok(process) => {
+                record.set_running(process, port);
+                environment.write_record(&record).await?;
+                environment.clear_starting_process().await;
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::info!(environment = %environment.id(), error, "restart failed");
+            }
+        }
+        Ok(())
     }
 
     async fn http_status(
         &self,
         environment: &EnvironmentDir,
         record: &EnvironmentRecord,
+        launch: Option<&Launch>,
+        table: &ProcessTable,
     ) -> Option<u16> {
         let network = self.sandbox.network.attach(environment).await.ok()?;
-        let path = environment.launch().await.map_or_else(|| "/".to_owned(), |it| it.health);
-        http::get_status(SocketAddr::new(network.address, record.port), &path).await
+        let path = launch.map_or("/", |it| &it.health);
+        let address = SocketAddr::new(network.address, record.port);
+        health::status(address, path, record.process.as_ref()?, table).await
     }
 
     async fn report(
@@ -208,8 +227,18 @@ impl Processes {
             Observed::Failed if record.failure.is_empty() => Observed::Running,
             other => other,
         };
-        let status =
-            if record.is_running() { self.http_status(environment, &record).await } else { None };
+        let launch = environment.launch().await;
+        let status = if record.is_running() {
+            self.http_status(environment, &record, launch.as_ref(), table).await
+        } else {
+            None
+        };
+        let server_address = launch.as_ref().map_or("", |it| &it.server_address);
+        let url = if observed == Observed::Running {
+            self.url(environment, record.port, server_address).await.unwrap_or_default()
+        } else {
+            String::new()
+        };
         EnvironmentReport {
             environment_id: environment.id().to_string(),
             observed: observed.into(),
@@ -220,6 +249,15 @@ impl Processes {
             process_count: usage.processes,
             release: record.release,
             detail: clean_block(&record.failure, DETAIL_BYTES_MAX),
+            url,
+            restart_count: i32::try_from(record.restarts.total).unwrap_or(i32::MAX),
+            last_exit_code: record.restarts.last_exit_code,
         }
     }
+}
+
+/// Returns the last output of a deployment's program, without its secrets.
+async fn quote_last_log(environment: &EnvironmentDir, release: &str) -> String {
+    let log = ProgramLog::last(environment, release).zip(environment.launch().await);
+    log.map(|(log, launch)| log.quote(&launch.secrets())).unwrap_or_default()
 }

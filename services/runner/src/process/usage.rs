@@ -15,9 +15,13 @@ use uuid::Uuid;
 use walkdir::WalkDir;
 
 use super::{
+    directory::EnvironmentDir,
     limits::ResourceLimits,
     process_table::{ProcessRow, ProcessTable},
 };
+
+/// Interval at which disk usage is measured during fetch and build.
+const DISK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Minimum pause between two disk measurements of an environment, as a multiple of the duration of the first
 /// one: measuring takes at most a twentieth of the time.
@@ -200,6 +204,24 @@ pub(super) fn capacity(directory: &Path) -> Capacity {
         cpu_cores: f64::from(u32::try_from(cores).unwrap_or(1)).min(1024.0),
         memory_mb: i32::try_from(kilobytes.unwrap_or(0) / 1024).unwrap_or(0).max(256),
         disk_gb: i32::try_from(disk_gb).unwrap_or(i32::MAX).clamp(1, 1_048_576),
+    }
+}
+
+/// Waits until the files of an environment exceed its disk limit; returns the error of the task.
+pub(super) async fn disk_limit_exceeded(
+    environment: &EnvironmentDir,
+    limits: ResourceLimits,
+) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(DISK_INTERVAL).await;
+        let usage = measure_disk(environment.path().to_owned()).await;
+        if usage.exceeds(limits) {
+            return anyhow::anyhow!(
+                "the files of the environment exceed its disk limit of {} GiB, or are too many to count; \
+                 remove files or raise the limit",
+                limits.disk_gb
+            );
+        }
     }
 }
 

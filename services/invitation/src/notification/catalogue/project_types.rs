@@ -187,6 +187,11 @@ fn environment_types() -> [NotificationType; 4] {
             "The program of an environment exited unexpectedly. To members who see the project.",
             |event: prj::EnvironmentStateCorrected, _| {
                 let environment = event.after?;
+                // Other corrections, for example of the URL, need nobody's attention.
+                let has_failed = [prj::Observed::Failed, prj::Observed::Unspecified];
+                if !has_failed.contains(&environment.observed()) {
+                    return None;
+                }
                 let body = format!(
                     "Its program should be running, but exited: {}",
                     environment.last_error

@@ -83,7 +83,9 @@ fn every_type_renders_a_notification() {
     for notification_type in types() {
         let name = notification_type.name;
         // Rendered only for some changes, which the next tests have.
-        if ["invitation.revoked", "subscription.changed"].contains(&name) {
+        if ["invitation.revoked", "subscription.changed", "environment.state_corrected"]
+            .contains(&name)
+        {
             continue;
         }
         let rendered = render(&envelope(&pool, &notification_type.event));
@@ -135,4 +137,21 @@ fn a_subscription_is_reported_when_it_is_past_due_blocked_or_active_again() {
     assert_eq!(severity(Subscription::PastDue, Subscription::Blocked), Some(Severity::Critical));
     assert_eq!(severity(Subscription::Blocked, Subscription::Active), Some(Severity::Info));
     assert_eq!(severity(Subscription::Trialing, Subscription::Active), None);
+}
+
+/// Other corrections, for example of the URL, need nobody's attention.
+#[test]
+fn only_an_ended_program_is_reported() {
+    use api::project::{Environment, EnvironmentStateCorrected, Observed};
+    let is_reported = |observed: Observed| {
+        let environment = Environment { observed: observed.into(), ..Default::default() };
+        let event = EnvironmentStateCorrected { after: Some(environment), ..Default::default() };
+        let mut envelope =
+            envelope(&descriptors(), "tenantry.project.v1.EnvironmentStateCorrected");
+        envelope.event.as_mut().unwrap().value = Message::encode_to_vec(&event);
+        !render(&envelope).is_empty()
+    };
+    assert!(is_reported(Observed::Failed));
+    assert!(is_reported(Observed::Unspecified), "an event of an earlier version");
+    assert!(!is_reported(Observed::Running) && !is_reported(Observed::Stopped));
 }

@@ -37,7 +37,7 @@ impl Environment {
         if !etag.is_empty() && etag != self.etag() {
             return Err(Refused::Stale.into());
         }
-        self.state.transition(self.pause_reason, Operation::Update)?;
+        self.condition().transition(Operation::Update)?;
         let old = pb::Environment::from(&self);
         if let Some(resources) = patch.resources {
             if i64::from(resources.disk_gb) << 30 < disk_used_bytes {

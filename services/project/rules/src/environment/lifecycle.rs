@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     Environment, PauseReason, Refused, State,
+    report::Report,
     state_machine::{InvalidState, Operation},
     task_event::TaskTransition,
 };
@@ -44,7 +45,7 @@ impl Environment {
         if let Some(task) = active {
             return Err(Refused::TaskInProgress(task.id.into()).into());
         }
-        Ok(self.state.transition(self.pause_reason, operation)?)
+        Ok(self.condition().transition(operation)?)
     }
 
     /// Enqueues a task, if no other task is active and the state allows it (PE-24).
@@ -103,6 +104,7 @@ impl Environment {
         now: OffsetDateTime,
     ) -> Changed<(Self, Task)> {
         let before = Some((&self).into());
+        self.last_task_state = Some(task.state);
         let transition = match outcome {
             Outcome::Completed(result) => {
                 self.apply_result(&task, result, now);
@@ -148,6 +150,12 @@ impl Environment {
             // The program is unchanged.
             Kind::Provision => return,
         };
+        self.observed = match next {
+            State::Running => Some(Observed::Running),
+            State::Stopped => Some(Observed::Stopped),
+            State::Paused => observed.or(Some(Observed::Paused)),
+            _ => observed,
+        };
         match next {
             State::Stopped | State::Deleted => self.url = String::new(),
             State::Running if !url.is_empty() => self.url = url,
@@ -188,7 +196,7 @@ impl Environment {
     ) -> Option<Changed<Self>> {
         self.require_allowed(Operation::Suspend, active).ok()?;
         let before = Some((&self).into());
-        self.resumes = self.state == State::Running;
+        self.resumes = self.serves();
         self.set_state(State::Paused, now);
         self.pause_reason = Some(reason);
         let event = pb::EnvironmentSuspended { before, after: Some((&self).into()) };
@@ -206,23 +214,36 @@ impl Environment {
         Changed::new(self, &event, target)
     }
 
-    /// Corrects the state after a report that the program of a RUNNING environment ended by itself, while
-    /// no task is active. `None`: there is nothing to correct; all other changes of state are made by
-    /// tasks.
-    pub fn correct_state(
-        mut self,
-        observed: Observed,
-        detail: &str,
-        now: OffsetDateTime,
-    ) -> Option<Changed<Self>> {
-        if self.state != State::Running || observed != Observed::Failed {
-            return None;
-        }
+    /// Corrects the state after a report, while no task is active: the program of a RUNNING environment ended
+    /// by itself, in ERROR another program runs than was last seen, or the server has restarted the program
+    /// at another URL. `None`: there is nothing to correct; all other changes of state are made by tasks.
+    pub fn correct_state(mut self, report: &Report, now: OffsetDateTime) -> Option<Changed<Self>> {
+        let observed = report.observed?;
+        let has_failed = observed == Observed::Failed && self.program() != Some(observed);
+        let is_observable = self.state == State::Error && self.deployment_id.is_some();
+        let has_changed = is_observable && self.observed != Some(observed);
+        let is_current = report.release == self.deployment_id.map(|it| it.0);
+        let has_moved = self.serves() && is_current && report.has_moved() && report.url != self.url;
         let before = Some((&self).into());
-        self.set_state(State::Error, now);
-        detail.clone_into(&mut self.last_error);
+        let detail = if has_failed && (self.state == State::Running || is_observable) {
+            self.set_state(State::Error, now);
+            let is_unknown = report.detail.is_empty();
+            let detail =
+                if is_unknown { "the process of the program ended" } else { &report.detail };
+            detail.clone_into(&mut self.last_error);
+            detail.to_owned()
+        } else if has_changed {
+            "the server reports another state of the program".to_owned()
+        } else if has_moved {
+            self.url.clone_from(&report.url);
+            "the server has restarted the program at another URL".to_owned()
+        } else {
+            return None;
+        };
+        self.observed = Some(observed);
+        self.updated_at = now;
         let after = Some((&self).into());
-        let event = pb::EnvironmentStateCorrected { before, after, detail: detail.to_owned() };
+        let event = pb::EnvironmentStateCorrected { before, after, detail };
         let target = self.event_target();
         Some(Changed::new(self, &event, target))
     }

@@ -24,6 +24,20 @@ pub struct Report {
     pub release: Option<Uuid>,
     /// Cause of a failure.
     pub detail: String,
+    /// URL of the program; empty while it does not run.
+    pub url: String,
+    /// Number of restarts of the program since a task started it.
+    pub restart_count: i32,
+    /// Exit code of the program when it last ended by itself.
+    pub last_exit_code: Option<i32>,
+}
+
+impl Report {
+    /// True if the program may have a new URL, because its server has restarted it.
+    pub fn has_moved(&self) -> bool {
+        let is_running = self.observed == Some(Observed::Running);
+        is_running && self.restart_count > 0 && !self.url.is_empty()
+    }
 }
 
 /// Last stored report about an environment, with the properties of its server.
@@ -36,6 +50,8 @@ pub struct StoredReport {
     pub process_count: i32,
     pub limits: String,
     pub isolation: String,
+    pub restart_count: i32,
+    pub last_exit_code: Option<i32>,
     pub reported_at: OffsetDateTime,
 }
 
@@ -45,6 +61,8 @@ pub struct PlacedEnvironment {
     pub org_id: OrgId,
     pub project_id: ProjectId,
     pub state: State,
+    pub observed: Option<Observed>,
+    pub url: String,
 }
 
 impl PlacedEnvironment {
@@ -52,8 +70,16 @@ impl PlacedEnvironment {
         ProjectRef { org_id: self.org_id, project_id: self.project_id }
     }
 
-    /// True if the program of a RUNNING environment has failed.
-    pub fn has_failed(&self, observed: Observed) -> bool {
-        self.state == State::Running && observed == Observed::Failed
+    /// True if a report differs from the stored state, so that [`Environment::correct_state`] may apply. All
+    /// other changes of state are made by tasks.
+    ///
+    /// [`Environment::correct_state`]: super::Environment::correct_state
+    pub fn differs(&self, report: &Report) -> bool {
+        let has_moved = report.has_moved() && report.url != self.url;
+        match self.state {
+            State::Running => report.observed == Some(Observed::Failed) || has_moved,
+            State::Error => report.observed != self.observed || has_moved,
+            _ => false,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use chassis::Refusal;
 
 use super::{PauseReason, State};
-use crate::task::Kind;
+use crate::task::{Kind, Observed};
 
 /// Operation on an environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +33,24 @@ pub enum Operation {
     Suspend,
 }
 
-/// The state of the environment does not allow the operation.
+/// Facts about an environment on which its allowed operations depend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub state: State,
+    pub pause_reason: Option<PauseReason>,
+    /// State of the program, as last seen. Decides in ERROR, where the state only says that the last task
+    /// failed.
+    pub observed: Option<Observed>,
+}
+
+/// The condition of the environment does not allow the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the environment is {}, which does not allow this; it allows: {}",
-    .state.as_str(),
-    allowed_operations(*.state, *.pause_reason).join(", ")
+    .0.describe(),
+    .0.allowed_operations().join(", ")
 )]
-pub struct InvalidState {
-    state: State,
-    pause_reason: Option<PauseReason>,
-}
+pub struct InvalidState(Condition);
 
 impl Refusal for InvalidState {
     fn reason(&self) -> api::error::Reason {
@@ -51,8 +58,8 @@ impl Refusal for InvalidState {
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
-        let allowed = allowed_operations(self.state, self.pause_reason).join(",");
-        vec![("state", self.state.as_str().to_owned()), ("allowed", allowed)]
+        let allowed = self.0.allowed_operations().join(",");
+        vec![("state", self.0.state.as_str().to_owned()), ("allowed", allowed)]
     }
 }
 
@@ -118,19 +125,16 @@ impl Operation {
     }
 }
 
-impl State {
-    /// Returns the state during an operation, or refuses an operation that this state does not allow (PE-27,
-    /// PE-29, PE-30, PE-40). An operation that does not change the state at once returns the state itself.
-    pub fn transition(
-        self,
-        pause_reason: Option<PauseReason>,
-        operation: Operation,
-    ) -> Result<Self, InvalidState> {
+impl Condition {
+    /// Returns the state during an operation, or refuses an operation that this condition does not allow
+    /// (PE-27, PE-29, PE-30, PE-40). An operation that does not change the state at once returns the state
+    /// itself.
+    pub fn transition(self, operation: Operation) -> Result<State, InvalidState> {
         use Operation as O;
         use State as S;
-        let is_paused_by_user = pause_reason == Some(PauseReason::User);
-        let refused = InvalidState { state: self, pause_reason };
-        let next = match (operation, self) {
+        let is_paused_by_user = self.pause_reason == Some(PauseReason::User);
+        let refused = InvalidState(self);
+        let next = match (operation, self.state) {
             (O::Deploy | O::PromoteTo, S::Pending | S::Running | S::Stopped | S::Error)
             // A rollback is allowed in ERROR, because it repairs a failed deployment.
             | (O::Rollback, S::Running | S::Error) => S::Deploying,
@@ -139,8 +143,8 @@ impl State {
             (O::Update, _)
             | (O::Start, S::Stopped)
             | (O::Stop | O::Restart | O::Pause | O::PromoteFrom, S::Running)
-            | (O::Sync | O::Provision, S::Running | S::Stopped | S::Paused | S::Error) => self,
-            (O::Stop | O::Resume, S::Paused) if is_paused_by_user => self,
+            | (O::Sync | O::Provision, S::Running | S::Stopped | S::Paused | S::Error) => self.state,
+            (O::Stop | O::Resume, S::Paused) if is_paused_by_user => self.state,
             (O::CloneFrom, S::Running | S::Stopped)
             | (O::CloneOver, S::Running | S::Stopped | S::Error) => S::Cloning,
             (O::Destroy, S::Pending | S::Running | S::Stopped | S::Paused | S::Error) => {
@@ -148,24 +152,57 @@ impl State {
             }
             (O::Suspend, S::Running) => S::Paused,
             (O::Suspend, S::Paused) if is_paused_by_user => S::Paused,
+            (_, S::Error) if self.program_allows(operation) => match operation {
+                O::CloneFrom => S::Cloning,
+                O::Suspend => S::Paused,
+                _ => S::Error,
+            },
             _ => return Err(refused),
         };
         Ok(next)
     }
-}
 
-/// Names of the operations that a person can request in a state.
-fn allowed_operations(state: State, pause_reason: Option<PauseReason>) -> Vec<&'static str> {
-    let internal = [Operation::Suspend, Operation::Provision];
-    let names: Vec<_> = Operation::ALL
-        .into_iter()
-        .filter(|it| !internal.contains(it) && state.transition(pause_reason, *it).is_ok())
-        .map(Operation::as_str)
-        .collect();
-    match state {
-        State::Deploying => [vec!["cancel"], names].concat(),
-        _ if names.is_empty() => vec!["nothing"],
-        _ => names,
+    /// True if what runs allows an operation in ERROR, in addition to those that the state allows.
+    fn program_allows(self, operation: Operation) -> bool {
+        use Operation as O;
+        match self.observed {
+            Some(Observed::Running) => matches!(
+                operation,
+                O::Stop | O::Restart | O::Pause | O::Suspend | O::CloneFrom | O::PromoteFrom
+            ),
+            Some(Observed::Stopped) => matches!(operation, O::Start | O::CloneFrom),
+            Some(Observed::Failed) => matches!(operation, O::Start | O::Stop | O::Restart),
+            Some(Observed::Paused) => matches!(operation, O::Stop | O::Resume),
+            None => false,
+        }
+    }
+
+    /// The state in messages, in ERROR with what runs.
+    fn describe(self) -> String {
+        let state = self.state.as_str();
+        let program = match self.observed.filter(|_| self.state == State::Error) {
+            Some(Observed::Running) => "a version runs",
+            Some(Observed::Stopped) => "no version runs",
+            Some(Observed::Failed) => "its program has ended",
+            Some(Observed::Paused) => "its program is frozen",
+            None => return state.to_owned(),
+        };
+        format!("{state} ({program})")
+    }
+
+    /// Names of the operations that a person can request.
+    fn allowed_operations(self) -> Vec<&'static str> {
+        let internal = [Operation::Suspend, Operation::Provision];
+        let names: Vec<_> = Operation::ALL
+            .into_iter()
+            .filter(|it| !internal.contains(it) && self.transition(*it).is_ok())
+            .map(Operation::as_str)
+            .collect();
+        match self.state {
+            State::Deploying => [vec!["cancel"], names].concat(),
+            _ if names.is_empty() => vec!["nothing"],
+            _ => names,
+        }
     }
 }
 
@@ -285,24 +322,55 @@ mod tests {
         for (state, pause_reason, rows) in TABLE {
             for operation in Operation::ALL {
                 let expected = rows.iter().find(|it| it.0 == operation).map(|it| it.1);
-                let next = state.transition(*pause_reason, operation);
-                assert_eq!(next.ok(), expected, "{operation:?} in {state:?} ({pause_reason:?})");
+                // The observed program decides only in ERROR.
+                let observed = Some(Observed::Running).filter(|_| *state != State::Error);
+                let condition = Condition { state: *state, pause_reason: *pause_reason, observed };
+                let next = condition.transition(operation);
+                assert_eq!(next.ok(), expected, "{operation:?} in {condition:?}");
             }
         }
         assert_eq!(TABLE.len(), 11, "nine states; PAUSED has three rows, one for each reason");
     }
 
+    /// PE-14, PE-29, PE-40: in ERROR the operations depend on what runs.
+    #[test]
+    fn in_error_what_runs_decides() {
+        use Operation as O;
+        let rows: &[(Option<Observed>, &[O])] = &[
+            (None, &[]),
+            (
+                Some(Observed::Running),
+                &[O::Stop, O::Restart, O::Pause, O::CloneFrom, O::PromoteFrom, O::Suspend],
+            ),
+            (Some(Observed::Stopped), &[O::Start, O::CloneFrom]),
+            (Some(Observed::Failed), &[O::Start, O::Stop, O::Restart]),
+            (Some(Observed::Paused), &[O::Stop, O::Resume]),
+        ];
+        let condition = |observed| Condition { state: State::Error, pause_reason: None, observed };
+        let allowed = |observed: Option<Observed>| {
+            let all = Operation::ALL.into_iter();
+            all.filter(move |it| condition(observed).transition(*it).is_ok())
+        };
+        for (observed, expected) in rows {
+            let more = allowed(*observed).filter(|it| !allowed(None).any(|other| other == *it));
+            assert_eq!(&more.collect::<Vec<_>>(), expected, "{observed:?}");
+        }
+        let refused = condition(Some(Observed::Running)).transition(O::Start).unwrap_err();
+        assert!(refused.to_string().starts_with("the environment is ERROR (a version runs)"));
+    }
+
     /// PE-29.
     #[test]
     fn a_refusal_lists_the_allowed_operations() {
-        let refused = State::Stopped.transition(None, Operation::Stop).unwrap_err();
+        let condition = |state| Condition { state, pause_reason: None, observed: None };
+        let refused = condition(State::Stopped).transition(Operation::Stop).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "the environment is STOPPED, which does not allow this; it allows: deploy, start, sync, clone, \
              be overwritten by a clone, be promoted to, destroy, update"
         );
         assert_eq!(refused.metadata()[0], ("state", "STOPPED".to_owned()));
-        let refused = State::Destroying.transition(None, Operation::Update).unwrap_err();
+        let refused = condition(State::Destroying).transition(Operation::Update).unwrap_err();
         assert_eq!(refused.metadata()[1], ("allowed", "nothing".to_owned()));
     }
 }

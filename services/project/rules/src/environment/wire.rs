@@ -90,6 +90,8 @@ impl From<&Environment> for pb::Environment {
             deployment_id: optional_id_text(it.deployment_id),
             update_time: Some(timestamp(it.updated_at)),
             etag: it.etag(),
+            observed: it.program().map(pb::Observed::from).unwrap_or_default().into(),
+            last_task_state: it.last_task_state.map(pb::TaskState::from).unwrap_or_default().into(),
         }
     }
 }
@@ -194,6 +196,8 @@ pub fn environment_health(
         process_count: it.process_count,
         limits: it.limits,
         isolation: it.isolation,
+        restart_count: it.restart_count,
+        last_exit_code: it.last_exit_code,
         query_time: Some(timestamp(it.reported_at)),
         ..without_report
     }

@@ -7,16 +7,18 @@ use time::OffsetDateTime;
 use super::{Project, Refused, State};
 use crate::environment::{Environment, State as EnvironmentState};
 
-/// True if the environment must be stopped or destroyed before its project can be deleted (PE-14).
+/// True if the environment must be stopped or destroyed before its project can be deleted (PE-14): a version
+/// of it serves, also if its last task failed, or a task is active, or it was never deployed.
 pub fn blocks_deletion(environment: &Environment) -> bool {
-    matches!(
-        environment.state,
-        EnvironmentState::Running
-            | EnvironmentState::Deploying
-            | EnvironmentState::Pending
-            | EnvironmentState::Cloning
-            | EnvironmentState::Destroying
-    )
+    environment.serves()
+        || matches!(
+            environment.state,
+            EnvironmentState::Running
+                | EnvironmentState::Deploying
+                | EnvironmentState::Pending
+                | EnvironmentState::Cloning
+                | EnvironmentState::Destroying
+        )
 }
 
 impl Project {

@@ -68,8 +68,10 @@ pub fn report(it: &pb::FinishTaskRequest) -> TaskReport {
             observed: observed(it.observed()),
         })
     };
+    let is_completed = matches!(outcome, Outcome::Completed(_));
     TaskReport {
         outcome,
+        observed: observed(it.observed()).filter(|_| !is_completed),
         commit_subject: clean_line(&it.commit_subject, SUBJECT_BYTES_MAX),
         commit_author: clean_line(&it.commit_author, AUTHOR_BYTES_MAX),
     }
@@ -93,14 +95,19 @@ fn http_url(url: &str) -> String {
 pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
     let LeasedTask { task, environment, project, source, variables, addons, server_address } =
         leased;
+    // A task that only stops something must not depend on secrets, nor on their size.
     let mut program_variables = vec![];
-    for variable in variables {
-        program_variables.push(vault.open(environment.org_id, variable)?);
+    if task.kind.starts_program() {
+        for variable in variables {
+            program_variables.push(vault.open(environment.org_id, variable)?);
+        }
+        program_variables.extend(builtin_variables(&project, &environment, &task));
     }
-    program_variables.extend(builtin_variables(&project, &environment, &task));
     let mut provisions = vec![];
-    for addon in addons {
-        provisions.push(addon.to_wire(environment.org_id, vault)?);
+    if task.kind.starts_program() || task.kind == Kind::Provision {
+        for addon in addons {
+            provisions.push(addon.to_wire(environment.org_id, vault)?);
+        }
     }
     let access = RepositoryAccess::open(&project, vault)?;
     let fetches_code = matches!(task.kind, Kind::Deploy | Kind::Promote | Kind::Rollback);
@@ -180,6 +187,9 @@ impl TryFrom<&pb::EnvironmentReport> for Report {
             process_count: it.process_count,
             release,
             detail: clean_block(&it.detail, ERROR_BYTES_MAX),
+            url: http_url(&it.url),
+            restart_count: it.restart_count,
+            last_exit_code: it.last_exit_code,
         })
     }
 }

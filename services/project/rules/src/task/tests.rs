@@ -91,8 +91,8 @@ fn a_task_is_leased_again_after_its_lease_ends_and_fails_after_the_third() {
     assert!(task.error_message.starts_with("worker lost"));
 }
 
-/// PE-31: a queued task is cancelled at once, a running deployment by its runner, another running task not
-/// at all.
+/// PE-31: a queued task is cancelled at once, a running deployment or copy by its runner, another running
+/// task not at all.
 #[test]
 fn queued_tasks_and_running_deployments_can_be_cancelled() {
     let now = OffsetDateTime::UNIX_EPOCH;
@@ -113,6 +113,10 @@ fn queued_tasks_and_running_deployments_can_be_cancelled() {
     };
     assert_eq!(task.state, State::Cancelled);
 
+    let LeaseOutcome::Leased(copying) = queued(Kind::Clone).lease(now) else {
+        panic!("the task is leased")
+    };
+    assert!(matches!(copying.cancel(now), Ok(Cancellation::Requested(_))));
     let LeaseOutcome::Leased(stopping) = queued(Kind::Stop).lease(now) else {
         panic!("the task is leased")
     };

@@ -36,15 +36,31 @@ pub fn observed(it: pb::Observed) -> Option<Observed> {
     }
 }
 
+impl From<Observed> for pb::Observed {
+    fn from(it: Observed) -> Self {
+        match it {
+            Observed::Running => Self::Running,
+            Observed::Stopped => Self::Stopped,
+            Observed::Failed => Self::Failed,
+            Observed::Paused => Self::Paused,
+        }
+    }
+}
+
+impl From<State> for pb::TaskState {
+    fn from(it: State) -> Self {
+        match it {
+            State::Queued => Self::Queued,
+            State::Running => Self::Running,
+            State::Completed => Self::Completed,
+            State::Failed => Self::Failed,
+            State::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
 impl From<&Task> for pb::Task {
     fn from(it: &Task) -> Self {
-        let state = match it.state {
-            State::Queued => pb::TaskState::Queued,
-            State::Running => pb::TaskState::Running,
-            State::Completed => pb::TaskState::Completed,
-            State::Failed => pb::TaskState::Failed,
-            State::Cancelled => pb::TaskState::Cancelled,
-        };
         let trigger = match it.cause {
             Cause::User => pb::TaskTrigger::User,
             Cause::Push => pb::TaskTrigger::Push,
@@ -56,7 +72,7 @@ impl From<&Task> for pb::Task {
             project_id: it.project_id.into(),
             environment_id: it.environment_id.into(),
             kind: pb::TaskKind::from(it.kind).into(),
-            state: state.into(),
+            state: pb::TaskState::from(it.state).into(),
             progress_percent: it.progress_percent,
             current_step: it.current_step.clone(),
             error_message: it.error_message.clone(),

@@ -3,7 +3,7 @@
 use bolero::{TypeGenerator, check};
 
 use super::{
-    tests::{NOW, ORIGIN, environment},
+    tests::{NOW, ORIGIN, environment, report},
     *,
 };
 
@@ -94,7 +94,8 @@ impl Model {
             }
             Step::CorrectState { observed } if self.task.is_none() => {
                 let observed = pick(&OBSERVED, observed);
-                if let Some(corrected) = environment.correct_state(observed, "ended", NOW) {
+                let report = report(observed, "ended");
+                if let Some(corrected) = environment.correct_state(&report, NOW) {
                     self.environment = corrected.state().clone();
                 }
             }

@@ -28,6 +28,8 @@ pub(in crate::environment) fn environment(state: State) -> Environment {
         commit: "old".to_owned(),
         url: "http://old".to_owned(),
         last_error: String::new(),
+        observed: None,
+        last_task_state: None,
         auto_deploy: false,
         server_id: None,
         cpu_millis: DEFAULT_RESOURCES.cpu_millis,
@@ -144,12 +146,71 @@ fn a_suspension_is_ended_only_by_the_platform() {
     assert!(!suspended.state().resumes);
 }
 
+pub(super) fn report(observed: Observed, detail: &str) -> Report {
+    Report {
+        environment_id: EnvironmentId(Uuid::nil()),
+        observed: Some(observed),
+        http_ok: false,
+        cpu_cores: 0.0,
+        memory_bytes: 0,
+        disk_bytes: 0,
+        process_count: 0,
+        release: None,
+        detail: detail.to_owned(),
+        url: String::new(),
+        restart_count: 0,
+        last_exit_code: None,
+    }
+}
+
 /// PE-36: the end of a program is noticed, but only where it should be running.
 #[test]
 fn a_report_of_an_ended_program_corrects_a_running_environment() {
-    let corrected = environment(State::Running).correct_state(Observed::Failed, "exit 1", NOW);
-    let corrected = corrected.unwrap().state().clone();
+    let ended = report(Observed::Failed, "exit 1");
+    let corrected = environment(State::Running).correct_state(&ended, NOW).unwrap();
+    let corrected = corrected.state().clone();
     assert_eq!((corrected.state, corrected.last_error.as_str()), (State::Error, "exit 1"));
-    assert!(environment(State::Stopped).correct_state(Observed::Failed, "", NOW).is_none());
-    assert!(environment(State::Running).correct_state(Observed::Running, "", NOW).is_none());
+    assert_eq!(corrected.observed, Some(Observed::Failed));
+    assert!(environment(State::Stopped).correct_state(&ended, NOW).is_none());
+    let running = report(Observed::Running, "");
+    assert!(environment(State::Running).correct_state(&running, NOW).is_none());
+}
+
+/// PE-14: after a failed deployment the version that runs is known, and its end is noticed.
+#[test]
+fn a_failed_deployment_does_not_hide_what_runs() {
+    let mut deployed = environment(State::Running);
+    deployed.deployment_id = Some(TaskId(Uuid::nil()));
+    let deploy = TaskSpec::new(Kind::Deploy);
+    let enqueued = deployed.enqueue_task(deploy, ORIGIN, None, NOW).unwrap();
+    let (environment, mut task) = enqueued.state().clone();
+    let outcome = Outcome::Failed { error: "no".to_owned() };
+    task.finish(&outcome, NOW);
+    let environment = environment.observe(Some(Observed::Running));
+    let failed = environment.finish_task(task, outcome, NOW).state().0.clone();
+    assert_eq!((failed.state, failed.observed), (State::Error, Some(Observed::Running)));
+    assert_eq!(failed.last_task_state, Some(crate::task::State::Failed));
+    assert!(failed.serves());
+    let ended = report(Observed::Failed, "exit 1");
+    let failed = failed.correct_state(&ended, NOW).unwrap().state().clone();
+    assert!(!failed.serves() && failed.last_error == "exit 1");
+    assert!(failed.correct_state(&ended, NOW).is_none(), "already known");
+}
+
+/// A program that its server has restarted may have another URL; a late report of another version has not.
+#[test]
+fn a_restarted_program_gets_its_new_url() {
+    let mut running = environment(State::Running);
+    running.deployment_id = Some(TaskId(Uuid::nil()));
+    let moved = Report {
+        url: "http://new".to_owned(),
+        restart_count: 1,
+        release: Some(Uuid::nil()),
+        ..report(Observed::Running, "")
+    };
+    let late = Report { release: None, ..report(Observed::Running, "") };
+    assert!(running.clone().correct_state(&late, NOW).is_none());
+    let corrected = running.correct_state(&moved, NOW).unwrap().state().clone();
+    assert_eq!((corrected.url.as_str(), corrected.state), ("http://new", State::Running));
+    assert!(corrected.correct_state(&moved, NOW).is_none());
 }

@@ -1,0 +1,136 @@
+//! Building of versions: the build command in the sandbox, its output, its time and disk limits.
+
+use std::{
+    collections::VecDeque,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use api::project::Lease;
+use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DEPLOY_STEPS, Processes,
+    bubblewrap::{Access, Mount},
+    directory::EnvironmentDir,
+    launch::Launch,
+    manifest::Manifest,
+    release::Checkout,
+    sandbox::Output,
+    usage::disk_limit_exceeded,
+};
+use crate::{driver::ProgressReporter, text::BoundedLines};
+
+/// Timeout of a build.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
+
+/// Interval at which the output of a build is reported.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time in which the rest of a build's output is read after its end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Number of output lines of a build that are reported at once, even before [`REPORT_INTERVAL`] ends.
+const BATCH_LINES_MAX: usize = 1_000;
+
+/// Size of the output of a build that is reported at once, in bytes.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Number of the last output lines that the error of a failed build contains.
+const ERROR_LINES: usize = 20;
+
+impl Processes {
+    /// Runs the build command of a version; its output goes to the task's log. Returns the manifest as it is
+    /// after the build, which may generate it.
+    pub(super) async fn build(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        checkout: &Checkout,
+        report: &ProgressReporter,
+    ) -> Result<Manifest> {
+        let manifest = Manifest::read(environment, &lease.release)?;
+        report.log(manifest.notice.iter().map(|it| (*it).to_owned()).collect()).await;
+        let Some(command) = manifest.build.as_ref().filter(|_| !checkout.is_built) else {
+            report.step("build", 2, DEPLOY_STEPS, "no build required").await;
+            return Ok(manifest);
+        };
+        report.step("build", 2, DEPLOY_STEPS, format!("building: {command}")).await;
+        let launch = Launch::new(lease, &lease.release, &manifest);
+        let mut command = Self::shell(environment, &launch, command)?;
+        // Builds determine versions with git. Programs do not see the repository.
+        let git_dir = environment.git_dir(&lease.release)?;
+        command.mounts.push(Mount::new(git_dir, "/app/.git", Access::ReadOnly));
+        let (reader, writer) = std::io::pipe()?;
+        let output =
+            Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
+        let mut sandboxed = self.sandbox.spawn("build", command, output).await?;
+        let reader = pipe::Receiver::from_owned_fd(reader.into())?;
+        let has_ended = CancellationToken::new();
+        let wait = async {
+            let status = sandboxed.wait().await;
+            has_ended.cancel();
+            status
+        };
+        let build = async { tokio::join!(report_output(reader, report, &has_ended), wait) };
+        let build_within_disk_limit = async {
+            tokio::select! {
+                (last_lines, status) = build => Ok((last_lines, status?)),
+                error = disk_limit_exceeded(environment, launch.limits) => Err(error),
+            }
+        };
+        let result = tokio::time::timeout(BUILD_TIMEOUT, build_within_disk_limit).await;
+        let (last_lines, status) = result.context("the build did not end within 30 minutes")??;
+        environment.clear_starting_process().await;
+        environment.remove_sandbox("build").await?;
+        ensure!(status.success(), "the build failed ({status}); its last output:\n{last_lines}");
+        Manifest::read(environment, &lease.release)
+    }
+}
+
+/// Reports the output of a build line by line, in batches, until the pipe is closed, or until two seconds
+/// after the build has ended. Returns the last [`ERROR_LINES`] lines.
+async fn report_output(
+    reader: pipe::Receiver,
+    report: &ProgressReporter,
+    has_ended: &CancellationToken,
+) -> String {
+    let drain_end = async {
+        has_ended.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::pin!(drain_end);
+    let mut lines = BoundedLines::new(reader);
+    let mut batch = vec![];
+    let mut batch_bytes = 0;
+    let mut last_lines = VecDeque::new();
+    let mut reported_at = Instant::now();
+    loop {
+        let line = tokio::select! {
+            line = tokio::time::timeout(REPORT_INTERVAL, lines.next()) => line,
+            () = &mut drain_end => Ok(Ok(None)),
+        };
+        let has_ended = matches!(line, Ok(Ok(None) | Err(_)));
+        if let Ok(Ok(Some(line))) = line {
+            last_lines.push_back(line.clone());
+            if last_lines.len() > ERROR_LINES {
+                last_lines.pop_front();
+            }
+            batch_bytes += line.len();
+            batch.push(line);
+        }
+        let is_full = batch.len() >= BATCH_LINES_MAX || batch_bytes >= BATCH_BYTES_MAX;
+        let is_due = has_ended || is_full || reported_at.elapsed() > REPORT_INTERVAL;
+        if is_due && !batch.is_empty() {
+            batch_bytes = 0;
+            report.log(std::mem::take(&mut batch)).await;
+            reported_at = Instant::now();
+        }
+        if has_ended {
+            break;
+        }
+    }
+    last_lines.iter().map(|it| report.redacted(it)).collect::<Vec<_>>().join("\n")
+}

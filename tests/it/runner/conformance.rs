@@ -1,0 +1,85 @@
+//! Promises of a driver (`runner::driver::Driver`): each is written once, in `promises`, and tested with
+//! every driver. Another driver implements [`Technology`] and gets its own line in `promises!`.
+
+mod bench;
+mod promises;
+
+use std::{path::Path, sync::Arc};
+
+use runner::{IsolationPolicy, NetworkSettings, Settings, driver::Driver};
+
+use bench::Bench;
+
+/// A technology that runs environments.
+trait Technology {
+    /// Starts its driver, which keeps its files in a directory.
+    async fn start(&self, folder: &Path) -> Arc<dyn Driver>;
+}
+
+/// Sandboxed processes of this machine.
+struct Processes;
+
+impl Technology for Processes {
+    async fn start(&self, folder: &Path) -> Arc<dyn Driver> {
+        let loopback = std::net::Ipv4Addr::LOCALHOST;
+        let settings = Settings {
+            name: "conformance".to_owned(),
+            data_dir: folder.to_owned(),
+            bind: loopback.into(),
+            address: Some(loopback.to_string()),
+            database_url: None,
+            isolation: IsolationPolicy::BestEffort,
+            network: NetworkSettings {
+                addresses: "10.213.0.0/16".parse().unwrap(),
+                reachable: vec![],
+            },
+        };
+        runner::process_driver(settings).await.unwrap()
+    }
+}
+
+/// Defines a test of each promise for each driver.
+macro_rules! promises {
+    ($($driver:ident: $technology:expr;)* => $promises:tt) => {
+        $(promises!(@driver $driver, $technology, $promises);)*
+    };
+    (@driver $driver:ident, $technology:expr, [$($promise:ident,)*]) => {
+        mod $driver {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $promise() {
+                    let bench = Bench::new(&$technology).await;
+                    promises::$promise(&bench).await;
+                    bench.finish().await;
+                }
+            )*
+        }
+    };
+}
+
+promises! {
+    processes: Processes;
+    => [
+        a_deployed_program_serves_until_it_is_stopped,
+        a_started_program_keeps_its_data,
+        a_paused_program_does_not_serve_until_it_is_resumed,
+        a_repeated_task_has_the_same_result,
+        a_failed_deployment_leaves_the_running_version,
+        a_slow_health_page_has_the_whole_time,
+        a_program_that_is_not_healthy_in_time_fails,
+        temporary_files_are_on_disk,
+        a_build_ends_with_its_command,
+        no_process_outlives_a_failed_start,
+        no_process_outlives_a_failed_build,
+        no_process_outlives_a_cancelled_deployment,
+        no_process_outlives_a_replaced_version,
+        no_process_outlives_a_program_that_ended,
+        no_process_outlives_a_destroyed_environment,
+        a_program_that_ends_again_and_again_fails,
+        a_rollback_uses_the_variables_of_its_deployment,
+        a_copy_has_the_data_of_its_source,
+        a_failed_copy_leaves_its_target,
+    ]
+}
