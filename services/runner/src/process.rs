@@ -55,6 +55,7 @@ use crate::{
 use account::Accounts;
 use database::Databases;
 use directory::EnvironmentDir;
+use health::HealthChecks;
 use launch::Launch;
 use limits::Limiter;
 use lock::Locks;
@@ -73,6 +74,7 @@ pub(crate) struct Processes {
     settings: Settings,
     sandbox: Sandbox,
     usage: UsageMeter,
+    health_checks: HealthChecks,
     databases: Databases,
     /// Locks per environment, shared by tasks and supervision.
     locks: Locks,
@@ -97,7 +99,9 @@ impl Processes {
         tracing::info!(isolation, limits, missing = ?sandbox.missing(), "runner started");
         let databases = Databases::new(root.join("services"), settings.database_url.clone());
         let usage = UsageMeter::default();
-        let processes = Self { settings, sandbox, usage, databases, locks: Locks::default() };
+        let health_checks = HealthChecks::default();
+        let locks = Locks::default();
+        let processes = Self { settings, sandbox, usage, health_checks, databases, locks };
         processes.thaw_running().await;
         Ok(processes)
     }

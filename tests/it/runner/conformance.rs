@@ -68,6 +68,8 @@ promises! {
         a_repeated_task_has_the_same_result,
         a_failed_deployment_leaves_the_running_version,
         a_slow_health_page_has_the_whole_time,
+        a_slow_running_program_is_healthy,
+        a_silent_program_is_unhealthy,
         a_program_that_is_not_healthy_in_time_fails,
         temporary_files_are_on_disk,
         a_build_ends_with_its_command,

@@ -1,14 +1,21 @@
-//! Health of a starting program: its health check passes, and the program itself listens on its port.
+//! Health of programs: the health check passes, and the program itself listens on its port.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::{
     http, launch::Launch, listener, log::ProgramLog, process_table::ProcessTable,
-    process_tree::ProcessTree, sandbox::Sandboxed,
+    sandbox::Sandboxed,
 };
 
 /// Pause between two health checks while a program starts.
@@ -21,8 +28,11 @@ const OVERLAP_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of checks that wait for a response at the same time.
 const CHECKS_MAX: usize = 4;
 
-/// Longest wait for the response to one check of a running program.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait of a report for the response to a check of a running program.
+const REPORT_WAIT: Duration = Duration::from_millis(200);
+
+/// Longest wait for the response to a check of a running program, if the time-out of its start is not shorter.
+const RESPONSE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
 /// Result of the checks so far, for the error message.
 #[derive(Clone, Copy)]
@@ -90,14 +100,46 @@ pub(super) async fn wait_until_healthy(
     }
 }
 
-/// Returns the HTTP status of a running program; `None` if there is no response within two seconds, or if
-/// another program has its port.
-pub(super) async fn status(
+/// Health checks of running programs, one at a time for each environment. A check that takes longer than a
+/// report may wait goes on, so that slow programs do not delay the reports of others.
+#[derive(Default)]
+pub(super) struct HealthChecks(Mutex<HashMap<Uuid, Check>>);
+
+struct Check {
     address: SocketAddr,
-    path: &str,
-    process: &ProcessTree,
-    table: &ProcessTable,
-) -> Option<u16> {
-    let status = http::get_status(address, path, STATUS_TIMEOUT).await?;
-    listener::belongs_to(address, process, table).await.then_some(status)
+    /// Result of the last completed check.
+    was_healthy: bool,
+    /// The check that waits for its response.
+    pending: Option<AbortOnDropHandle<Option<u16>>>,
+}
+
+impl HealthChecks {
+    /// Returns true if the program that listens on `address` is healthy: the result of a new check, or of the
+    /// last one while the new one has no response. A program is healthy after its start.
+    pub(super) async fn is_healthy(&self, id: Uuid, address: SocketAddr, launch: &Launch) -> bool {
+        let known = self.lock().remove(&id).filter(|it| it.address == address);
+        let mut check = known.unwrap_or(Check { address, was_healthy: true, pending: None });
+        let mut pending = check.pending.take().unwrap_or_else(|| {
+            let path = launch.health.clone();
+            let timeout = launch.timeout.min(RESPONSE_TIMEOUT_MAX);
+            let sent = async move { http::get_status(address, &path, timeout).await };
+            AbortOnDropHandle::new(tokio::spawn(sent))
+        });
+        match tokio::time::timeout(REPORT_WAIT, &mut pending).await {
+            Ok(status) => check.was_healthy = status.ok().flatten().is_some_and(http::is_healthy),
+            Err(_) => check.pending = Some(pending),
+        }
+        let is_healthy = check.was_healthy;
+        self.lock().insert(id, check);
+        is_healthy
+    }
+
+    /// Forgets the checks of environments that are not in a list.
+    pub(super) fn retain_only(&self, ids: &[Uuid]) {
+        self.lock().retain(|id, _| ids.contains(id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Check>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -10,8 +10,8 @@ use tokio::fs;
 use super::{
     Processes,
     directory::EnvironmentDir,
-    health, http,
     launch::Launch,
+    listener,
     log::ProgramLog,
     process_table::ProcessTable,
     process_tree::ProcessTree,
@@ -50,6 +50,7 @@ impl Processes {
         let environments = self.list_environments().await;
         let ids: Vec<_> = environments.iter().map(EnvironmentDir::id).collect();
         self.usage.retain_only(&ids);
+        self.health_checks.retain_only(&ids);
         for environment in environments {
             self.usage.refresh_disk(environment.id(), environment.path()).await;
         }
@@ -199,17 +200,20 @@ impl Processes {
         Ok(())
     }
 
-    async fn http_status(
+    /// Returns true if the program passes its health check, and listens on its port itself: another program
+    /// may have the port.
+    async fn is_healthy(
         &self,
         environment: &EnvironmentDir,
         record: &EnvironmentRecord,
-        launch: Option<&Launch>,
+        launch: &Launch,
         table: &ProcessTable,
-    ) -> Option<u16> {
-        let network = self.sandbox.network.attach(environment).await.ok()?;
-        let path = launch.map_or("/", |it| &it.health);
+    ) -> bool {
+        let Some(process) = &record.process else { return false };
+        let Ok(network) = self.sandbox.network.attach(environment).await else { return false };
         let address = SocketAddr::new(network.address, record.port);
-        health::status(address, path, record.process.as_ref()?, table).await
+        self.health_checks.is_healthy(environment.id(), address, launch).await
+            && listener::belongs_to(address, process, table).await
     }
 
     async fn report(
@@ -228,10 +232,11 @@ impl Processes {
             other => other,
         };
         let launch = environment.launch().await;
-        let status = if record.is_running() {
-            self.http_status(environment, &record, launch.as_ref(), table).await
-        } else {
-            None
+        let is_healthy = match &launch {
+            Some(launch) if record.is_running() => {
+                self.is_healthy(environment, &record, launch, table).await
+            }
+            _ => false,
         };
         let server_address = launch.as_ref().map_or("", |it| &it.server_address);
         let url = if observed == Observed::Running {
@@ -242,7 +247,7 @@ impl Processes {
         EnvironmentReport {
             environment_id: environment.id().to_string(),
             observed: observed.into(),
-            http_ok: status.is_some_and(http::is_healthy),
+            http_ok: is_healthy,
             cpu_cores: usage.cpu_cores,
             memory_bytes: usage.memory_bytes,
             disk_bytes: usage.disk.bytes,

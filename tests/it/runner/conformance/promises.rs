@@ -79,6 +79,45 @@ pub(super) async fn a_slow_health_page_has_the_whole_time(bench: &Bench) {
     bench.deploy(&bench.environment()).await;
 }
 
+/// A check that takes longer than a report waits has a result, and the program is healthy meanwhile.
+pub(super) async fn a_slow_running_program_is_healthy(bench: &Bench) {
+    let server = r#"exec perl -MIO::Socket::INET -e '
+        my $s = IO::Socket::INET->new(LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 4,
+            ReuseAddr => 1) or die "$!";
+        $SIG{CHLD} = "IGNORE";
+        while (my $c = $s->accept) {
+            next if fork;
+            my $line = <$c>;
+            my $count = (-s "$ENV{DATA_DIR}/checks") // 0;
+            sleep 3 unless $line =~ /count/;
+            print $c "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n$count"; close $c;
+            exit if $line =~ /count/;
+            open my $f, ">>", "$ENV{DATA_DIR}/checks"; print $f "x"; close $f; exit;
+        }'"#;
+    bench.commit("slow", "true", server);
+    let id = bench.environment();
+    let (_, url) = bench.deploy(&id).await;
+    eventually("three answered checks", async || {
+        assert!(bench.report(&id).await.http_ok);
+        let count = visit(&url, "/count").await?;
+        (count.parse::<u32>().unwrap() >= 3).then_some(())
+    })
+    .await;
+}
+
+/// A program that no longer responds is unhealthy, and delays no report.
+pub(super) async fn a_silent_program_is_unhealthy(bench: &Bench) {
+    bench.commit("silent", "true", &SERVE_ONCE.replace("exit 7", "sleep 600"));
+    let id = bench.environment();
+    bench.deploy(&id).await;
+    eventually("an unhealthy report", async || {
+        let report = bench.report(&id).await;
+        assert_eq!(report.observed(), Observed::Running);
+        (!report.http_ok).then_some(())
+    })
+    .await;
+}
+
 pub(super) async fn a_program_that_is_not_healthy_in_time_fails(bench: &Bench) {
     let helper = Helper::new();
     bench.commit_with_timeout("deaf", "true", &format!("{} sleep 600", helper.command()), 1);
