@@ -3,6 +3,8 @@
 
 #[path = "build/checks.rs"]
 mod checks;
+#[path = "build/normalization.rs"]
+mod normalization;
 
 use std::{
     env,

@@ -1,9 +1,10 @@
 //! The wire contract: messages, services, descriptors and validation, all generated from `proto/`. Only
-//! [`check`] is written by hand.
+//! [`check`] and [`text`] are written by hand.
 
 pub mod check;
 #[cfg(test)]
 mod fuzz;
+pub mod text;
 
 include!(concat!(env!("OUT_DIR"), "/short_names.rs"));
 
