@@ -109,6 +109,7 @@ mod suite {
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
     mod letters; // Names, passwords and addresses in all forms of Unicode.
+    mod locales; // Answers on databases of different locales.
     mod migrations; // Time-outs and locks of migrations.
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
     pub(crate) mod outbox; // Overlapping transactions and their events.
