@@ -3,6 +3,10 @@
 
 #[path = "build/checks.rs"]
 mod checks;
+#[path = "build/normalization.rs"]
+mod normalization;
+#[path = "build/remedies.rs"]
+mod remedies;
 
 use std::{
     env,
@@ -24,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("checks.rs"), checks::generate(&compiler.descriptor_pool())?)?;
 
+    fs::write(out.join("remedies.rs"), remedies::generate(&compiler.descriptor_pool())?)?;
     fs::write(out.join("short_names.rs"), short_names(&root.join("tenantry"))?)?;
 
     let mut files = compiler.file_descriptor_set();

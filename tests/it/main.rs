@@ -19,6 +19,7 @@ mod identity {
     mod member_service; // Members, teams and grants.
     mod organization_service; // Organizations from creation to purge.
     pub(crate) mod password_attacks; // Floods, guesses and races around passwords and codes.
+    mod remedies; // Changes that Explain names, carried out.
     mod user_service; // Accounts, sessions and second factors.
     mod viewer_limit; // The limit of a Viewer of the organization.
 }
@@ -114,6 +115,7 @@ mod suite {
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
     mod letters; // Names, passwords and addresses in all forms of Unicode.
+    mod locales; // Answers on databases of different locales.
     mod message_sizes; // Every message at its largest size.
     mod migrations; // Time-outs and locks of migrations.
     mod nats_outage; // Loss, emptied disk and redelivery of NATS.
@@ -121,6 +123,7 @@ mod suite {
     mod pages; // Lists whose rows change between two pages.
     mod races; // Last seats, last uses and double deployments.
     mod readiness; // Start without a database, readiness, health checks.
+    mod refusals; // Methods that errors name as remedies, carried out.
     mod replicas; // Replicas that hang or end.
     mod revoked_credentials; // Sessions and API keys that end on one of two replicas.
     mod startup; // Refusals to start, with their remedy.

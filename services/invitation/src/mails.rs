@@ -34,7 +34,7 @@ impl MailRenderer for Mails {
     async fn failed(&self, tx: &mut Tx, mail: &QueuedMail, error_message: &str) -> Result<()> {
         match mail.template.as_str() {
             invitation::MAIL_TEMPLATE => self.invitations.failed(tx, mail, error_message).await,
-            _ => Ok(()),
+            _ => self.digests.failed(tx, mail, error_message).await,
         }
     }
 }

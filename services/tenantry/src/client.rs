@@ -33,6 +33,8 @@ pub struct CallError {
     pub reason: String,
     /// Message for people.
     pub message: String,
+    /// Full names of the methods that remove the cause; empty if there is none.
+    pub remedies: Vec<String>,
 }
 
 impl fmt::Display for CallError {
@@ -45,8 +47,15 @@ impl std::error::Error for CallError {}
 
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
-        let reason = status.get_details_error_info().map(|it| it.reason).unwrap_or_default();
-        Self { code: status.code(), reason, message: status.message().to_owned() }
+        let info = status.get_details_error_info();
+        let remedies = info.as_ref().and_then(|it| it.metadata.get("remedies"));
+        let remedies = remedies.map(|it| it.split(',').map(str::to_owned).collect());
+        Self {
+            code: status.code(),
+            reason: info.map(|it| it.reason).unwrap_or_default(),
+            message: status.message().to_owned(),
+            remedies: remedies.unwrap_or_default(),
+        }
     }
 }
 

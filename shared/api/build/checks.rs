@@ -8,20 +8,17 @@ use prost_reflect::{
     Value,
 };
 
+use super::normalization::{self, TextKind};
+
 /// Regular expressions of the contract, each with the number of its generated static.
 type Patterns = BTreeMap<String, usize>;
 
 /// Violation texts of regular expressions that are hard to read. The text of any other quotes the expression.
-const PATTERN_TEXTS: [(&str, &str); 12] = [
-    (r"^\P{C}*$", "must not contain control or invisible characters"),
-    (r"^[\P{C}\n]*$", "must not contain control or invisible characters except line feeds"),
-    (
-        r"^[\P{C}\n\t]*$",
-        "must not contain control or invisible characters except line feeds and tabs",
-    ),
+const PATTERN_TEXTS: [(&str, &str); 10] = [
     (r"^[^\x00]*$", "must not contain NUL characters"),
-    (r"^[^\\\pC]*$", "must not contain backslashes, control or invisible characters"),
-    (r"^[^\\\pC ]*$", "must not contain spaces, backslashes, control or invisible characters"),
+    (r"^[^\x00-\x09\x0b-\x1f\x7f]*$", "must not contain control characters except line feeds"),
+    (r"^[^\\]*$", "must not contain backslashes"),
+    (r"^[^\\ ]*$", "must not contain spaces and backslashes"),
     (r"^[ -~]*$", "must consist of printable ASCII characters"),
     (r"^[0-9a-f]*$", "must consist of lowercase hexadecimal digits"),
     (r"^#[0-9A-Fa-f]{6}$", "must be a color of the form #RRGGBB"),
@@ -30,16 +27,24 @@ const PATTERN_TEXTS: [(&str, &str); 12] = [
     (r"^[A-Za-z0-9-]*$", "must consist of letters, digits and hyphens"),
 ];
 
+/// Rules of a field, or of the items of a list.
+struct FieldRule<'a> {
+    /// Value of the option `buf.validate.field`.
+    rule: &'a DynamicMessage,
+    text: Option<TextKind>,
+}
+
 /// Generates one `impl Check` for each message of the contract.
 pub fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let rules = pool.get_extension_by_name("buf.validate.field");
     let rules = rules.ok_or("the descriptors do not contain the option buf.validate.field")?;
+    let text_kind = TextKind::option(pool)?;
     let mut code = String::new();
     let mut patterns = Patterns::new();
     let mut messages = String::new();
     for message in pool.all_messages() {
         if message.package_name().starts_with("tenantry.") && !message.is_map_entry() {
-            code += &impl_check(&message, &rules, &mut patterns)?;
+            code += &impl_check(&message, &rules, &text_kind, &mut patterns)?;
             let name = message.full_name();
             let rust_type = rust_path(name);
             write!(messages, "({name:?}, decode_and_check::<crate::{rust_type}>), ")?;
@@ -64,18 +69,22 @@ pub fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
 fn impl_check(
     message: &MessageDescriptor,
     rules: &ExtensionDescriptor,
+    text_kind: &ExtensionDescriptor,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     let mut body = String::new();
+    let mut normalization = String::new();
     for field in message.fields() {
         let options = field.options();
         let rule = options.get_extension(rules);
         let rule = rule.as_message().ok_or("buf.validate.field is not a message")?;
+        let rule = FieldRule { rule, text: TextKind::of(&field, text_kind)? };
         let checked = match field.containing_oneof().filter(|it| !it.is_synthetic()) {
-            Some(oneof) => oneof_field_check(message, oneof.name(), &field, rule, patterns),
-            None => field_check(&field, rule, patterns),
+            Some(oneof) => oneof_field_check(message, oneof.name(), &field, &rule, patterns),
+            None => field_check(&field, &rule, patterns),
         };
         body += &checked.map_err(|error| format!("{}: {error}", field.full_name()))?;
+        normalization += &normalization::of_field(message, &field, rule.text);
     }
     let request_id = match message.get_field_by_name("request_id") {
         Some(_) => "    fn request_id(&self) -> &str { &self.request_id }\n",
@@ -83,7 +92,8 @@ fn impl_check(
     };
     Ok(format!(
         "impl Check for crate::{} {{\n{request_id}    #[allow(unused_variables)]\n    \
-         fn check(&self, path: FieldPath<'_>, violations: &mut Violations) {{\n{body}    }}\n}}\n",
+         fn check(&self, path: FieldPath<'_>, violations: &mut Violations) {{\n{body}    }}\n    \
+         fn normalize(&mut self) {{\n{normalization}    }}\n}}\n",
         rust_path(message.full_name())
     ))
 }
@@ -93,22 +103,31 @@ fn oneof_field_check(
     message: &MessageDescriptor,
     oneof: &str,
     field: &FieldDescriptor,
-    rule: &DynamicMessage,
+    rule: &FieldRule<'_>,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     let check = value_check(field, rule, patterns)?;
     if check.is_empty() {
         return Ok(check);
     }
+    Ok(format!(
+        "        if let Some({}(it)) = &self.{oneof} {{ let path = path.field({:?}); {check} }}\n",
+        oneof_variant(message, oneof, field),
+        field.name()
+    ))
+}
+
+/// Rust path of a variant of a `oneof`: `crate::…::at::EnvironmentId`.
+pub(super) fn oneof_variant(
+    message: &MessageDescriptor,
+    oneof: &str,
+    field: &FieldDescriptor,
+) -> String {
     let package = rust_path(message.package_name());
     let module = snake_case(message.name());
     let oneof_type = upper_camel_case(oneof);
     let variant = upper_camel_case(field.name());
-    Ok(format!(
-        "        if let Some(crate::{package}::{module}::{oneof_type}::{variant}(it)) = &self.{oneof} \
-         {{ let path = path.field({:?}); {check} }}\n",
-        field.name()
-    ))
+    format!("crate::{package}::{module}::{oneof_type}::{variant}")
 }
 
 /// Converts `AccessChange` to `access_change`, as prost names the module of a message.
@@ -132,7 +151,7 @@ fn upper_camel_case(name: &str) -> String {
 /// Generates the check of a field outside a `oneof`.
 fn field_check(
     field: &FieldDescriptor,
-    rule: &DynamicMessage,
+    rule: &FieldRule<'_>,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     let name = field.name();
@@ -151,11 +170,11 @@ fn field_check(
 /// Generates the check of a repeated field: its number of items, then each item.
 fn list_check(
     field: &FieldDescriptor,
-    rule: &DynamicMessage,
+    rule: &FieldRule<'_>,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     let name = field.name();
-    let list_rules = message_field(rule, "repeated");
+    let list_rules = message_field(rule.rule, "repeated");
     let mut body = String::new();
     for (rule, value) in list_rules.iter().flat_map(declared_rules) {
         match rule.as_str() {
@@ -167,7 +186,9 @@ fn list_check(
         }
     }
     let item_check = match list_rules.and_then(|it| message_field(&it, "items")) {
-        Some(item_rules) => value_check(field, &item_rules, patterns)?,
+        Some(item_rules) => {
+            value_check(field, &FieldRule { rule: &item_rules, text: rule.text }, patterns)?
+        }
         None => value_check(field, rule, patterns)?,
     };
     if !item_check.is_empty() {
@@ -184,7 +205,7 @@ fn list_check(
 /// Generates the check of a field that is not repeated.
 fn singular_check(
     field: &FieldDescriptor,
-    rule: &DynamicMessage,
+    rule: &FieldRule<'_>,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     /// Value of the enum `buf.validate.Ignore`.
@@ -192,9 +213,9 @@ fn singular_check(
 
     let name = field.name();
     let check = value_check(field, rule, patterns)?;
-    let required = bool_field(rule, "required");
+    let required = bool_field(rule.rule, "required");
     let ignores_zero = matches!(
-        rule.get_field_by_name("ignore").as_deref(),
+        rule.rule.get_field_by_name("ignore").as_deref(),
         Some(Value::EnumNumber(IGNORE_IF_ZERO_VALUE))
     );
     Ok(match (&field.kind(), check.is_empty()) {
@@ -217,7 +238,7 @@ fn singular_check(
 /// Generates the check of one value of `field`, which the generated code calls `it`.
 fn value_check(
     field: &FieldDescriptor,
-    rule: &DynamicMessage,
+    rule: &FieldRule<'_>,
     patterns: &mut Patterns,
 ) -> Result<String, Box<dyn Error>> {
     let mut code = String::new();
@@ -231,9 +252,12 @@ fn value_check(
         Kind::Int64 => ("int64", "number"),
         Kind::Double => ("double", "number"),
         Kind::Enum(_) => ("enum", "number"),
-        _ => return refuse_value_rules(rule).map(|()| code),
+        _ => return refuse_value_rules(rule.rule).map(|()| code),
     };
-    let Some(rules) = message_field(rule, rules_name) else { return Ok(code) };
+    if let Some(check) = rule.text.map(TextKind::check) {
+        write!(code, "path.{check}(it, violations);")?;
+    }
+    let Some(rules) = message_field(rule.rule, rules_name) else { return Ok(code) };
     for (rule, value) in declared_rules(&rules) {
         match (rule.as_str(), &field.kind()) {
             ("pattern", _) => {

@@ -5,6 +5,8 @@ use std::fmt::Display;
 
 use regex::Regex;
 
+use crate::text;
+
 /// A field that breaks one of its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -25,6 +27,9 @@ pub const VIOLATIONS_MAX: usize = 25;
 pub trait Check {
     /// Appends every violation in this message. `path` is the position of the message in the request.
     fn check(&self, path: FieldPath<'_>, violations: &mut Violations);
+
+    /// Converts texts to their normal forms, before they are checked.
+    fn normalize(&mut self);
 
     /// Idempotency key of the call: the field `request_id`; empty if the message has none.
     fn request_id(&self) -> &str {
@@ -77,6 +82,12 @@ impl FieldPath<'_> {
         }
     }
 
+    fn push_if_some(&self, violations: &mut Violations, description: Option<String>) {
+        if let Some(description) = description {
+            self.push_violation(violations, description);
+        }
+    }
+
     fn required(&self, violations: &mut Violations) {
         self.push_violation(violations, "is required".to_owned());
     }
@@ -125,6 +136,18 @@ impl FieldPath<'_> {
         if !pattern.is_match(text) {
             self.push_violation(violations, rule.to_owned());
         }
+    }
+
+    fn text_name(&self, text: &str, violations: &mut Violations) {
+        self.push_if_some(violations, text::name_violation(text));
+    }
+
+    fn text_line(&self, text: &str, violations: &mut Violations) {
+        self.push_if_some(violations, text::line_violation(text));
+    }
+
+    fn text_block(&self, text: &str, violations: &mut Violations) {
+        self.push_if_some(violations, text::block_violation(text));
     }
 
     fn text_uuid(&self, text: &str, violations: &mut Violations) {

@@ -1,11 +1,13 @@
 //! The wire contract: messages, services, descriptors and validation, all generated from `proto/`. Only
-//! [`check`] is written by hand.
+//! [`check`] and [`text`] are written by hand.
 
 pub mod check;
 #[cfg(test)]
 mod fuzz;
+pub mod text;
 
 include!(concat!(env!("OUT_DIR"), "/short_names.rs"));
+include!(concat!(env!("OUT_DIR"), "/remedies.rs"));
 
 /// Encoded `FileDescriptorSet` of the contract, with comments and custom options: for gRPC reflection, for
 /// the host, which enforces the options, and for tests that must cover every message and method.

@@ -139,11 +139,12 @@ impl<M> std::ops::Deref for Call<M> {
 }
 
 impl<M: Check> Call<M> {
-    /// Makes a call from a request that passed the server stack, and validates the fields of its message. If
-    /// its rule requires a permission, [`crate::Access`] validates them after it has decided: authorization
-    /// comes before validation.
+    /// Makes a call from a request that passed the server stack: normalizes the texts of its message, and
+    /// validates its fields. If its rule requires a permission, [`crate::Access`] validates them after it has
+    /// decided: authorization comes before validation.
     pub fn of(request: Request<M>) -> Result<Self> {
-        let (_, mut extensions, message) = request.into_parts();
+        let (_, mut extensions, mut message) = request.into_parts();
+        message.normalize();
         let context = extensions.remove::<Arc<Context>>();
         let context = context.ok_or_else(|| anyhow::anyhow!("the server stack was bypassed"))?;
         let call = Self { context, message };

@@ -1,5 +1,7 @@
 //! Content of a mail, and its layout as plain text and HTML, which all mails of the suite share.
 
+use std::sync::LazyLock;
+
 use anyhow::Context;
 use chassis::email;
 use lettre::{
@@ -14,6 +16,20 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::links::{neutralize_links, sanitize};
+
+/// The layouts, parsed once.
+static LAYOUTS: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut layouts = Environment::new();
+    // The extension .html enables escaping.
+    let files = [
+        ("message.txt", include_str!("message.txt")),
+        ("message.html", include_str!("message.html")),
+    ];
+    for (name, text) in files {
+        layouts.add_template(name, text).expect("the layout is a valid template");
+    }
+    layouts
+});
 
 /// A rendered mail. All fields are plain text; the layout escapes them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -108,11 +124,7 @@ impl EmailMessage {
 
     fn render(&self, template: &str) -> anyhow::Result<String> {
         let message = self.without_links();
-        let mut layouts = Environment::new();
-        layouts.add_template("message.txt", include_str!("message.txt"))?;
-        // The extension .html enables escaping.
-        layouts.add_template("message.html", include_str!("message.html"))?;
-        Ok(layouts.get_template(template)?.render(context! { message => Serde(&message) })?)
+        Ok(LAYOUTS.get_template(template)?.render(context! { message => Serde(&message) })?)
     }
 }
 
@@ -170,6 +182,16 @@ mod tests {
         assert!(html.contains("&lt;script&gt;"), "{html}");
         let text = message().text().unwrap();
         assert!(text.contains("> Bob\n") && text.contains("\nhttps://x.example/i/tny_inv_1\n"));
+    }
+
+    /// Lines of a person's text have the direction of their script, and a long word is broken.
+    #[test]
+    fn texts_of_every_direction_and_length_fit_into_the_layout() {
+        let quote = Some("سلام!\nHello".to_owned());
+        let html = EmailMessage { quote, ..message() }.html().unwrap();
+        assert!(html.contains("overflow-wrap:anywhere"), "{html}");
+        let lines: Vec<_> = html.lines().filter(|it| it.starts_with("<div dir=\"auto\"")).collect();
+        assert_eq!(lines.len(), 2, "{html}");
     }
 
     /// N-10: in no part of a mail is text of a person a link.

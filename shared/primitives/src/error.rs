@@ -182,8 +182,13 @@ pub fn overloaded() -> Status {
 }
 
 fn error_info(reason: Reason, metadata: Vec<(&'static str, String)>) -> ErrorDetails {
+    let mut metadata: HashMap<_, _> =
+        metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let remedies = api::remedies(reason);
+    if !remedies.is_empty() {
+        metadata.insert("remedies".to_owned(), remedies.join(","));
+    }
     let reason = reason.as_str_name().trim_start_matches("REASON_");
-    let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 

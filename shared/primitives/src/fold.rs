@@ -1,6 +1,7 @@
 //! Keys by which texts are compared, searched and ordered. Made here only, and stored beside the text: the
 //! functions of a database depend on its locale.
 
+use api::text::is_visible;
 use unicase::UniCase;
 use unicode_normalization::UnicodeNormalization;
 
@@ -13,9 +14,25 @@ pub fn key(text: &str) -> String {
     folded.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// True if a typed text is the exact name of an object, which confirms its deletion. Names of older versions
+/// may not be in NFC; one without a visible character can be typed by nobody and confirms nothing.
+pub fn is_exact_name(typed: &str, name: &str) -> bool {
+    typed.chars().any(is_visible) && typed.trim().nfc().eq(name.trim().nfc())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_name_that_somebody_has_typed_confirms() {
+        assert!(
+            is_exact_name(" Cafe\u{301}", "Caf\u{e9}") && is_exact_name("Caf\u{e9}", "Cafe\u{301}")
+        );
+        for (typed, name) in [("", ""), ("   ", ""), ("\u{3164}", "\u{3164}"), ("cafe", "Cafe")] {
+            assert!(!is_exact_name(typed, name), "{typed:?}");
+        }
+    }
 
     #[test]
     fn forms_of_a_text_that_people_take_for_the_same_have_one_key() {

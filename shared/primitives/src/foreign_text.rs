@@ -2,29 +2,22 @@
 //! and never refused: terminal escapes, control characters and credentials are removed, and the length is
 //! limited. Cleaning is idempotent.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
+use api::text::{is_visible, normalize_name, without_refused};
 
 use crate::credential_mask::mask_credentials;
 
 /// Mark where text was cut out.
 pub const CUT: &str = " \u{2026} [cut]";
 
-/// Unicode's general category C (control, format, private use, unassigned), and the separators of lines and
-/// paragraphs: texts of the contract exclude these characters by the pattern `^\P{C}*$`.
-static INVISIBLE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"[\p{C}\p{Zl}\p{Zp}&&[^\t\n]]").expect("the pattern is valid"));
-
-/// Removes terminal escapes (ECMA-48) and invisible characters except tabs and line feeds. A carriage return
-/// becomes a line feed.
+/// Removes terminal escapes (ECMA-48) and the characters that texts of requests may not contain. A carriage
+/// return becomes a line feed.
 pub fn clean(text: &str) -> String {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut cleaned = String::with_capacity(text.len());
     // Line by line: an escape sequence without its end would remove all of the text after it.
     for line in text.split_inclusive('\n') {
         let plain = anstream::adapter::strip_str(line.trim_end_matches('\n')).to_string();
-        cleaned.push_str(&INVISIBLE.replace_all(&plain, ""));
+        cleaned.push_str(&without_refused(&plain));
         cleaned.push_str(if line.ends_with('\n') { "\n" } else { "" });
     }
     cleaned
@@ -33,6 +26,13 @@ pub fn clean(text: &str) -> String {
 /// Cleans a single line. If it is longer than `bytes_max`, its end is cut off.
 pub fn clean_line(text: &str, bytes_max: usize) -> String {
     cut_line(&clean(text), bytes_max)
+}
+
+/// Cleans a name of another system. Empty if it has no visible character.
+pub fn clean_name(text: &str) -> String {
+    let mut name = clean(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    normalize_name(&mut name);
+    if name.chars().any(is_visible) { name } else { String::new() }
 }
 
 /// Cleans text of several lines. If it is longer than `bytes_max`, its middle is cut out: the beginning of an
@@ -46,7 +46,8 @@ pub fn cut_line(text: &str, bytes_max: usize) -> String {
     let mut text = mask_credentials(&text.replace('\n', " "));
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max.saturating_sub(CUT.len())));
-        text.push_str(CUT);
+        // The cut can separate a joiner from its emoji.
+        text = without_refused(&text) + CUT;
     }
     text
 }
@@ -60,7 +61,8 @@ pub fn cut_block(text: &str, bytes_max: usize) -> String {
     let kept_bytes = bytes_max.saturating_sub(CUT.len() + 1);
     let head_end = text.floor_char_boundary(kept_bytes / 4);
     let tail_start = text.ceil_char_boundary(text.len() - (kept_bytes - kept_bytes / 4));
-    format!("{}{CUT}\n{}", &text[..head_end], &text[tail_start..])
+    let (head, tail) = (without_refused(&text[..head_end]), without_refused(&text[tail_start..]));
+    format!("{head}{CUT}\n{tail}")
 }
 
 #[cfg(test)]
@@ -71,11 +73,16 @@ mod tests {
     fn text_is_cleaned_and_cut_with_a_mark() {
         assert_eq!(clean_line("a\u{1b}[31mb\nc\td\u{202e}\0", 100), "ab c\td");
         // A soft hyphen, a joined emoji, a window title with and without its end, a progress bar.
-        assert_eq!(clean("so\u{ad}ft \u{1f469}\u{200d}\u{1f680}"), "soft \u{1f469}\u{1f680}");
+        assert_eq!(
+            clean("so\u{ad}ft \u{1f469}\u{200d}\u{1f680}"),
+            "soft \u{1f469}\u{200d}\u{1f680}"
+        );
         assert_eq!(clean("\u{1b}]0;title\u{7}a\n\u{1b}]0;title\nb"), "a\n\nb");
         assert_eq!(clean("10%\r20%\r\ndone"), "10%\n20%\ndone");
         let cut = clean_line(&"\u{1f980}".repeat(100), 50);
         assert!(cut.len() <= 50 && cut.ends_with("[cut]"), "{cut}");
+        assert_eq!(clean_name(" Ann\n\u{202e}Cafe\u{301}\t"), "Ann Caf\u{e9}");
+        assert_eq!(clean_name("\u{3164} "), "");
         let long = format!("first\n{}\nlast", "x".repeat(10_000));
         let cut = clean_block(&long, 1_000);
         assert!(cut.len() <= 1_000 && cut.starts_with("first\n") && cut.ends_with("\nlast"));

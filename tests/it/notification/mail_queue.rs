@@ -187,6 +187,36 @@ async fn a_mail_fails_after_five_days_and_is_sent_again_on_request() {
     suite.finish().await;
 }
 
+/// NO-17, NO-18: the managers of a mail rule are notified of its mails that are not retried any more, because
+/// five days are over or because the recipient was refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_mail_of_a_mail_rule_is_reported_to_its_managers() {
+    let smtp = Smtp::start().await;
+    let suite = suite_with(smtp.url()).await;
+    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let org = ann.create_organization("acme").await.unwrap();
+    let recipients = ["late@example.org", "gone@example.org"];
+    let rule = json!({ "orgId": org, "recipients": recipients, "eventTypes": ["alert.opened"] });
+    ann.call_ok(RULE, rule).await;
+    smtp.refuse("RCPT", "late@", "451 4.3.0 try later");
+    smtp.refuse("RCPT", "gone@", "550 5.1.1 no such user");
+    suite.report_alert(alert(&org, "disk")).await.unwrap();
+    wait_for_notifications(&ann, "mail_rule.mail_failed", 1).await;
+    let waiting = "select count(*) from invitation.mail where last_error like '%451%'";
+    eventually("an attempt", async || (suite.count(waiting).await == 1).then_some(())).await;
+    suite.clock.advance(Duration::days(6));
+    let ann = ann.sign_in_again().await;
+    wait_for_notifications(&ann, "mail_rule.mail_failed", 2).await;
+    let list = json!({ "orgId": org });
+    let listed = ann.call_ok("notification.v1.NotificationService/ListNotifications", list).await;
+    let titles = listed["notifications"].to_string();
+    for name in ["late", "gone"] {
+        let title = format!("A mail rule's mail to {name}@example[.]org was not delivered");
+        assert!(titles.contains(&title), "{titles}");
+    }
+    suite.finish().await;
+}
+
 /// NO-19: many mails of one organization do not delay the mail of another, and links go before notices.
 #[tokio::test(flavor = "multi_thread")]
 async fn organizations_take_turns_and_links_go_before_notices() {

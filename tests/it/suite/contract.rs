@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chassis::rule::{Audience, Rules};
-use prost_reflect::{DescriptorPool, DynamicMessage, Kind};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind};
 use testkit::Suite;
 use tonic::Code;
 
@@ -88,6 +88,12 @@ fn every_method_is_a_read_or_declares_its_events() {
     }
 }
 
+/// True if a text field has a kind (`tenantry.policy.v1.text`).
+fn has_text_kind(field: &FieldDescriptor) -> bool {
+    let option = field.parent_pool().get_extension_by_name("tenantry.policy.v1.text").unwrap();
+    field.options().get_extension(&option).as_enum_number() != Some(0)
+}
+
 /// Returns true if the rules of a text field, or of the items of a list, limit the characters.
 fn limits_characters(rules: &DynamicMessage, is_list: bool) -> bool {
     if is_list {
@@ -124,6 +130,27 @@ const UNVALIDATED: [&str; 16] = [
     "ReportProgressRequest.log_lines",
 ];
 
+/// I-29: all names of requests have the rule of names, and no rule is a category of control characters, which
+/// has letters that some scripts need.
+#[test]
+fn every_name_of_a_request_has_the_rule_of_names() {
+    const NAME: i32 = 1;
+    let pool = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
+    let option = pool.get_extension_by_name("tenantry.policy.v1.text").unwrap();
+    let requests = pool.all_messages().filter(|it| it.name().ends_with("Request"));
+    let mut count = 0;
+    for field in requests.flat_map(|it| it.fields().collect::<Vec<_>>()) {
+        if ["name", "display_name", "confirm_name"].contains(&field.name()) {
+            let kind = field.options().get_extension(&option).as_enum_number();
+            assert_eq!(kind, Some(NAME), "{}", field.full_name());
+            count += 1;
+        }
+        let rules = field.options().to_string();
+        assert!(!rules.contains("P{C}") && !rules.contains("pC"), "{}: {rules}", field.full_name());
+    }
+    assert!(count > 20, "{count} names");
+}
+
 /// Rules reject NUL, control and bidirectional characters; a text without a rule would accept them.
 #[test]
 fn every_text_of_a_request_has_a_character_rule() {
@@ -145,7 +172,8 @@ fn every_text_of_a_request_has_a_character_rule() {
                     let is_unvalidated = name
                         .strip_prefix("tenantry.project.v1.")
                         .is_some_and(|it| UNVALIDATED.contains(&it));
-                    let has_rule = limits_characters(rules, field.is_list());
+                    let has_rule =
+                        has_text_kind(&field) || limits_characters(rules, field.is_list());
                     assert_ne!(has_rule, is_unvalidated, "{name} has a rule: {has_rule}");
                 }
                 _ => {}

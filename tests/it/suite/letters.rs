@@ -54,6 +54,86 @@ async fn names_are_found_ordered_and_compared_without_case_and_form() {
     suite.finish().await;
 }
 
+/// I-29: a name has something to see, so that its deletion can be confirmed by typing it; letters of all
+/// scripts, joined emoji, and line ends of browsers are accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_visible_and_texts_are_accepted_from_every_keyboard() {
+    let suite = Suite::start().await;
+    let world = World::new(&suite).await;
+    let repository = json!({ "repositoryUrl": "https://git.example.com/a.git" });
+    let create_project = format!("{PROJECTS}/CreateProject");
+    let names = [
+        "   ",
+        "\u{3164}\u{3164}",
+        "\u{115f}\u{1160}",
+        "\u{2800}\u{2800}",
+        "a\u{202e}b",
+        "a\u{200d}b",
+        "\u{2ffe0}\u{2ffe0}",
+    ];
+    for name in names {
+        let calls = [
+            (
+                create_project.as_str(),
+                world.org_request(merge(repository.clone(), json!({ "name": name }))),
+            ),
+            ("identity.v1.TeamService/CreateTeam", world.org_request(json!({ "name": name }))),
+            ("identity.v1.ApiKeyService/CreateApiKey", world.org_request(json!({ "name": name }))),
+            ("identity.v1.OrganizationService/CreateOrganization", json!({ "name": name })),
+            (
+                "identity.v1.UserService/UpdateProfile",
+                json!({ "displayName": name, "updateMask": "displayName" }),
+            ),
+            (
+                "project.v1.ServerService/ConnectServer",
+                world.org_request(json!({ "name": name, "address": "one.example.com" })),
+            ),
+            (
+                "project.v1.EnvironmentService/CreateEnvironment",
+                world.project_request(json!({ "name": name, "kind": "ENVIRONMENT_KIND_STAGING" })),
+            ),
+        ];
+        for (method, request) in calls {
+            let error = world.owner.client.call_json(method, request).await.unwrap_err();
+            assert_eq!(error.reason, "INVALID_FIELD", "{method} {name:?}");
+            let is_worded = error.message.contains("must contain a visible character")
+                || error.message.contains("must not contain ");
+            assert!(is_worded, "{}", error.message);
+        }
+    }
+    let accepted = [
+        "می\u{200c}خواهم",
+        "ශ\u{dca}\u{200d}ර\u{dd3} ලංකා",
+        "👩🏽\u{200d}🚀 Crew",
+        "🏴\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}",
+        // A code point that is reserved for emoji.
+        "\u{1faff}",
+        "Cafe\u{301}",
+    ];
+    for name in accepted {
+        let text = "one\r\ntwo\r\n";
+        let create = json!({ "name": name, "description": text });
+        let request = world.org_request(merge(repository.clone(), create.clone()));
+        let created = world.owner.call_ok(&create_project, request).await;
+        let project = &created["project"];
+        assert_eq!(project["name"], name.replace("e\u{301}", "é"));
+        assert_eq!(project["description"].as_str().unwrap().trim(), "one\ntwo");
+        let team = world.org_request(create);
+        world.owner.call_ok("identity.v1.TeamService/CreateTeam", team).await;
+        let mut delete = world.org_request(json!({ "projectId": project["id"], "confirm": true }));
+        let method = format!("{PROJECTS}/DeleteProject");
+        for confirm_name in ["", "   "] {
+            let request = merge(delete.clone(), json!({ "confirmName": confirm_name }));
+            world.owner.client.call_json(&method, request).await.unwrap_err();
+        }
+        delete["confirmName"] = json!(name);
+        world.owner.call_ok(&method, delete).await;
+    }
+    let message = json!({ "message": "Hello,\r\nsee you \u{1f469}\u{200d}\u{1f680}" });
+    world.invite("guest@example.com", message).await;
+    suite.finish().await;
+}
+
 /// I-28: a password is the same whether a keyboard composes its letters or not; and addresses are read
 /// without the spaces around them.
 #[tokio::test(flavor = "multi_thread")]

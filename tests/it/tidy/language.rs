@@ -147,22 +147,33 @@ fn error_messages(text: &str) -> impl Iterator<Item = &str> {
 /// Parts of a message that show the name of a variant of an enum: its `Debug` form, or its name in the code.
 const NAMES_OF_VARIANTS: [&str; 3] = [":?}", ".name()", "as_str_name"];
 
+/// Statements that make a refusal of a text, up to their end.
+fn refusal_statements(text: &str) -> impl Iterator<Item = &str> {
+    let makers = ["Error::invalid(", "Error::conflict(", "let message = format!("];
+    makers
+        .into_iter()
+        .flat_map(|maker| text.split(maker).skip(1).filter_map(|rest| rest.split(";\n").next()))
+}
+
 /// Messages say in words what is wrong. The reason, an enum of the contract, is a field of its own.
 #[test]
 fn no_refusal_quotes_the_name_of_a_variant() {
     let mut violations = vec![];
     let mut count = 0;
     for Source { path, text } in files("services", &[".rs"]) {
-        for message in error_messages(&text) {
+        for message in error_messages(&text).chain(refusal_statements(&text)) {
             count += 1;
             if NAMES_OF_VARIANTS.iter().any(|it| message.contains(it)) {
                 violations.push(format!("{path}: {message}"));
             }
         }
     }
-    assert!(count > 50, "{count} messages");
+    assert!(count > 100, "{count} messages");
     assert_none(&violations, "a refusal shows no name of a variant");
     let quoted = "#[error(\"this one is {0:?}\")]\nLate(State),\n";
     let found = error_messages(quoted).filter(|it| it.contains(":?}"));
     assert_eq!(found.count(), 1, "the check finds such a message");
+    let quoted = "let message = format!(\"this one is {state:?}\");\n";
+    let found = refusal_statements(quoted).filter(|it| it.contains(":?}"));
+    assert_eq!(found.count(), 1, "the check finds such a statement");
 }

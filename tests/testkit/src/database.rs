@@ -42,14 +42,24 @@ pub fn config() -> Config {
 impl Database {
     /// Creates a database in which every schema is migrated.
     pub async fn new() -> Self {
+        Self::create("template tenantry_template strategy file_copy").await
+    }
+
+    /// Creates a database with a locale (options of `CREATE DATABASE`), in which every schema is migrated.
+    pub(crate) async fn with_locale(locale: &str) -> Self {
+        let created = Self::create(&format!("template template0 encoding 'UTF8' {locale}")).await;
+        migrate(created.options.clone()).await;
+        created
+    }
+
+    async fn create(options: &str) -> Self {
         let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start))
             .await
             .expect("PostgreSQL starts");
         let name = format!("t_{}", chassis::id::new().simple());
         let mut admin = admin(&server.options).await;
-        let create =
-            format!("create database {name} template tenantry_template strategy file_copy");
-        admin.execute(AssertSqlSafe(create)).await.expect("the template is cloned");
+        let create = format!("create database {name} {options}");
+        admin.execute(AssertSqlSafe(create)).await.expect("the database is created");
         Self { options: server.options.clone().database(&name), name }
     }
 

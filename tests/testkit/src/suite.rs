@@ -37,6 +37,8 @@ pub struct Options {
     pub smtp_url: Option<String>,
     /// Injected faults: protections that are switched off.
     pub faults: FaultInjection,
+    /// Locale of the database, as options of `CREATE DATABASE`; empty for the default.
+    pub locale: &'static str,
     /// Adds 2 ms of latency in each direction to the connections to the database.
     pub slow_database: bool,
     /// Limit on calls in flight; 0 for the default.
@@ -106,7 +108,10 @@ impl Suite {
     pub async fn start_with(options: Options) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         start_logging();
-        let database = Database::new().await;
+        let database = match options.locale {
+            "" => Database::new().await,
+            locale => Database::with_locale(locale).await,
+        };
         let folder = tempfile::tempdir().expect("a temporary directory");
         let clock = Clock::skewed_by(options.clock_error);
         Self::launch(options, database, folder, clock).await

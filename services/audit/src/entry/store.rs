@@ -1,6 +1,6 @@
 //! SQL statements that read entries.
 
-use chassis::{Db, OrgId, ProjectId, Result};
+use chassis::{Db, OrgId, ProjectId, Result, fold};
 use sqlx::{query, query_as};
 use time::{Duration, OffsetDateTime};
 
@@ -158,10 +158,10 @@ pub(crate) async fn find_terms_by_name(
         r#"select number, entries from term
            where tree = $1 and kind in (1, 2) and exists (
                select from term_name
-               where term_name.term = term.number and position(lower($2) in lower(name)) > 0)
+               where term_name.term = term.number and position($2 in name_key) > 0)
            order by entries desc limit $3"#,
         tree,
-        text,
+        fold::key(text),
         limit,
     );
     let rows = rows.fetch_all(db.pool()).await?;

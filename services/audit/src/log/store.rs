@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context;
-use chassis::{Db, Result, Tx};
+use chassis::{Db, Result, Tx, fold};
 use sqlx::{query, query_scalar};
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
@@ -102,14 +102,17 @@ pub(super) struct NewName {
 pub(super) async fn insert_names(tx: &mut Tx, names: &BTreeSet<NewName>) -> Result<()> {
     let terms: Vec<i32> = names.iter().map(|it| it.term).collect();
     let texts: Vec<String> = names.iter().map(|it| it.name.clone()).collect();
+    let keys: Vec<String> = names.iter().map(|it| fold::key(&it.name)).collect();
     let persons: Vec<Uuid> = names.iter().map(|it| it.subject.unwrap_or_default()).collect();
     query!(
-        "insert into term_name (term, name, person)
-         select term, name, nullif(person, '00000000-0000-0000-0000-000000000000')
-         from unnest($1::integer[], $2::text[], $3::uuid[]) as new (term, name, person)
+        "insert into term_name (term, name, name_key, person)
+         select term, name, name_key, nullif(person, '00000000-0000-0000-0000-000000000000')
+         from unnest($1::integer[], $2::text[], $3::text[], $4::uuid[])
+              as new (term, name, name_key, person)
          on conflict do nothing",
         &terms,
         &texts,
+        &keys,
         &persons,
     )
     .execute(tx.conn())

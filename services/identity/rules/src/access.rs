@@ -3,6 +3,7 @@
 pub mod explain;
 pub mod fact;
 pub mod freshness;
+mod remedy;
 pub mod simulate;
 
 use chassis::{Account, Result, access::Decision};

@@ -6,6 +6,7 @@ use api::identity as pb;
 use chassis::{
     Changed, Db, Error, EventTarget, Result, Tx, email,
     email::Address,
+    foreign_text,
     key::{self, Key, Secret},
     token::{Kind, Token},
 };
@@ -171,9 +172,8 @@ impl Provider {
 
 /// Creates an account without a password. The provider has verified its address.
 async fn register(tx: &mut Tx, address: Address, claims: &Claims) -> Result<User> {
-    let name = claims.name.as_deref().unwrap_or_default().trim();
-    let name = name.chars().filter(|it| !it.is_control());
-    let name: String = name.take(DISPLAY_NAME_CHARS_MAX).collect();
+    let name = foreign_text::clean_name(claims.name.as_deref().unwrap_or_default());
+    let name: String = name.chars().take(DISPLAY_NAME_CHARS_MAX).collect();
     let draft = Draft::new(address, &name);
     let registered = User::register(draft, Some(tx.now), tx.now);
     tx.act_as(&registered.state().account(Uuid::nil()));

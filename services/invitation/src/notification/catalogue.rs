@@ -186,7 +186,7 @@ pub(crate) fn subscribable(names: &[String]) -> Result<Vec<String>> {
     match names.iter().find(|it| !is_allowed(it)) {
         Some(name) => Err(Error::invalid(
             "event_types",
-            format!("must be names from ListEventTypes with for_webhooks; {name:?} is not one"),
+            format!("must be names from ListEventTypes with for_webhooks; \"{name}\" is not one"),
         )),
         None => Ok(names.to_vec()),
     }

@@ -45,7 +45,7 @@ fn checked_recipients(recipients: &[String]) -> Result<Vec<String>> {
     let mut checked = vec![];
     for recipient in recipients {
         let Some(address) = email::parse(recipient) else {
-            let message = format!("must be valid e-mail addresses; {recipient:?} is not one");
+            let message = format!("must be valid e-mail addresses; \"{recipient}\" is not one");
             return Err(Error::invalid("recipients", message));
         };
         if mailboxes.insert(address.canonical) {
@@ -107,6 +107,13 @@ impl MailRule {
     /// Deletes the mail rule.
     pub(crate) fn delete(self) -> Changed<Self> {
         let event = pb::MailRuleDeleted { before: Some((&self).into()) };
+        self.with_event(&event)
+    }
+
+    /// The event of a mail to one of the recipients that is not retried any more.
+    pub(crate) fn mail_failed(self, address: &str, said: String) -> Changed<Self> {
+        let email = address.to_owned();
+        let event = pb::MailRuleMailFailed { after: Some((&self).into()), email, said };
         self.with_event(&event)
     }
 

@@ -52,13 +52,13 @@ pub(crate) async fn exists(tx: &mut Tx, project: ProjectRef) -> Result<bool> {
 pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Option<Project>> {
     let project = created.state();
     let inserted = query!(
-        "insert into project (id, org_id, name, slug, description, repository_url, default_branch,
+        r#"insert into project (id, org_id, name, slug, description, repository_url, default_branch,
              odoo_version, server_id, production_deploy_min_role, creator_id, created_at, updated_at,
              repository_token, name_key, search_key)
          select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16
          where not exists (select from project_registration where org_id = $2 and project_id = $1
                            and state = 'abandoned')
-         on conflict (org_id, lower(slug)) do nothing",
+         on conflict (org_id, lower(slug collate "C")) do nothing"#,
         project.id as _,
         project.org_id as _,
         project.name,
@@ -83,7 +83,8 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
 /// True if a project of the organization has a slug, in any case.
 pub(crate) async fn has_slug(db: &Db, grant: &Grant, slug: &str) -> Result<bool> {
     let found = query_scalar!(
-        r#"select exists (select from project where org_id = $1 and lower(slug) = lower($2)) as "found!""#,
+        r#"select exists (select from project where org_id = $1
+                          and lower(slug collate "C") = lower($2 collate "C")) as "found!""#,
         grant.org_id().0,
         slug
     );
@@ -97,7 +98,8 @@ pub(crate) async fn slugs_with_prefix(
     prefix: &str,
 ) -> Result<Vec<String>> {
     let slugs = query_scalar!(
-        "select slug from project where org_id = $1 and starts_with(lower(slug), lower($2))",
+        r#"select slug from project where org_id = $1
+             and starts_with(lower(slug collate "C"), lower($2 collate "C"))"#,
         org_id.0,
         prefix
     );

@@ -12,8 +12,8 @@ use sqlx::{query, query_as, query_scalar};
 pub(crate) async fn list(db: &Db, environment: &Environment) -> Result<Vec<Variable>> {
     let variables = query_as!(
         Variable,
-        "select name, value, sealed, updated_at from environment_variable
-         where org_id = $1 and environment_id = $2 order by name",
+        r#"select name, value, sealed, updated_at from environment_variable
+         where org_id = $1 and environment_id = $2 order by name collate "C""#,
         environment.org_id.0,
         environment.id.0
     );
@@ -24,8 +24,8 @@ pub(crate) async fn list(db: &Db, environment: &Environment) -> Result<Vec<Varia
 pub(crate) async fn load(tx: &mut Tx, environment: &Environment) -> Result<Vec<Variable>> {
     let variables = query_as!(
         Variable,
-        "select name, value, sealed, updated_at from environment_variable
-         where org_id = $1 and environment_id = $2 order by name",
+        r#"select name, value, sealed, updated_at from environment_variable
+         where org_id = $1 and environment_id = $2 order by name collate "C""#,
         environment.org_id.0,
         environment.id.0
     );

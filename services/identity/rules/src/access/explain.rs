@@ -7,9 +7,12 @@ use api::identity as pb;
 use chassis::{ProjectId, TeamId, UserId, timestamp};
 use uuid::Uuid;
 
-use super::fact::{FactKey, FactOrigin};
+use super::{
+    fact::{FactKey, FactOrigin},
+    remedy::remedies,
+};
 use crate::{
-    policy::{OrgRole, Permission, ProjectRole},
+    policy::{OrgRole, Permission, ProjectRole, WHEN_BLOCKED},
     snapshot::{AccessQuery, RoleSource, Snapshot, Status, Subject, Verdict},
     types::Principal,
 };
@@ -196,7 +199,12 @@ pub fn explain(
     };
     let is_blocked = snapshot.status == Status::Blocked;
     let note = if is_blocked { " The subscription is blocked: changes are refused." } else { "" };
-    let remedies = if allowed { vec![] } else { remedies(snapshot, labels, user_id, query) };
+    let is_right = WHEN_BLOCKED.contains(&code);
+    let remedies = if allowed && (is_right || !is_blocked) {
+        vec![]
+    } else {
+        remedies(snapshot, labels, user_id, query, !allowed)
+    };
     Explanation { allowed, text: text + note, path, remedies }
 }
 
@@ -205,87 +213,6 @@ fn required_role(permission: Permission) -> String {
         Permission::Org(it) => format!("the role {} in the organization", it.min_role.as_str()),
         Permission::Project(it) => format!("the role {} on the project", it.min_role.as_str()),
     }
-}
-
-/// Returns the changes that would give a person the permission, the smallest first.
-fn remedies(
-    snapshot: &Snapshot,
-    labels: &Labels,
-    user_id: UserId,
-    query: &AccessQuery,
-) -> Vec<pb::Remedy> {
-    let who = labels.name(user_id.0);
-    if snapshot.org_role(user_id).is_none() {
-        let text = format!("invite {who} to the organization");
-        return vec![remedy(text, "invitation.v1.InvitationService/CreateInvitation", "")];
-    }
-    match query.permission {
-        Permission::Org(permission) if permission.min_role == OrgRole::Owner => vec![remedy(
-            "only the Owner has this permission; ask them to do it, or to transfer the ownership"
-                .to_owned(),
-            "identity.v1.OrganizationService/TransferOwnership",
-            OrgRole::Owner.as_str(),
-        )],
-        Permission::Org(permission) => {
-            let role = permission.min_role.as_str();
-            let text = format!("give {who} the role {role} in the organization");
-            vec![remedy(text, CHANGE_MEMBER_ROLE, role)]
-        }
-        Permission::Project(permission) => {
-            let Some(project_id) = query.project_id else { return vec![] };
-            let min_role = permission.min_role;
-            let is_limited =
-                snapshot.org_role(user_id) == Some(OrgRole::Viewer) && Some(min_role) > VIEWER;
-            let mut remedies = vec![];
-            if is_limited {
-                let role = OrgRole::Developer.as_str();
-                let text = format!(
-                    "give {who} the role {role} in the organization, because a VIEWER has at most VIEWER on \
-                     a project"
-                );
-                remedies.push(remedy(text, CHANGE_MEMBER_ROLE, role));
-            }
-            if highest_grant(snapshot, user_id, project_id) < Some(min_role) {
-                remedies.extend(project_remedies(snapshot, labels, &who, project_id, min_role));
-            }
-            remedies
-        }
-    }
-}
-
-/// Method that changes the role of a member in the organization.
-const CHANGE_MEMBER_ROLE: &str = "identity.v1.MemberService/ChangeMemberRole";
-
-/// Returns the remedies for a project: a direct grant, and joining a team that has a sufficient role on it.
-fn project_remedies(
-    snapshot: &Snapshot,
-    labels: &Labels,
-    who: &str,
-    project_id: ProjectId,
-    min_role: ProjectRole,
-) -> Vec<pb::Remedy> {
-    let role = min_role.as_str();
-    let mut remedies = vec![remedy(
-        format!("give {who} the role {role} on the project"),
-        "identity.v1.ProjectAccessService/SetProjectAccess",
-        role,
-    )];
-    let grants = snapshot.projects.get(&project_id).into_iter().flatten();
-    for (principal, role) in grants.filter(|(_, role)| **role >= min_role) {
-        if let Principal::Team(team_id) = principal {
-            let team = labels.name(team_id.0);
-            let role = role.as_str();
-            let text =
-                format!("add {who} to the team {team}, which has the role {role} on the project");
-            remedies.push(remedy(text, "identity.v1.TeamService/AddTeamMember", role));
-        }
-    }
-    remedies
-}
-
-/// Returns a remedy; `method` is the name of the gRPC method without the common package.
-fn remedy(text: String, method: &str, role: &str) -> pb::Remedy {
-    pb::Remedy { text, method: format!("tenantry.{method}"), role: role.to_owned() }
 }
 
 /// Returns a member who has a permission, with the facts that allow it.

@@ -1,7 +1,7 @@
 //! State changes of an organization: update, subscription, ownership transfer, deletion, restore, purge.
 
 use api::identity as pb;
-use chassis::{Account, Changed, Error};
+use chassis::{Account, Changed, Error, fold};
 use time::OffsetDateTime;
 
 use super::{Organization, RESTORE_PERIOD, Refused, Subscription};
@@ -54,7 +54,7 @@ impl Organization {
         if confirm_name.is_empty() {
             return account.require_fresh(now);
         }
-        if confirm_name != self.name {
+        if !fold::is_exact_name(confirm_name, &self.name) {
             return Err(Refused::Confirmation.into());
         }
         Ok(())

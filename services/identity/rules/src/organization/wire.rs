@@ -72,16 +72,21 @@ impl TryFrom<&pb::UpdateOrganizationRequest> for Patch {
 
     fn try_from(request: &pb::UpdateOrganizationRequest) -> Result<Self, Error> {
         let paths = mask::paths(request.update_mask.as_ref(), &["name", "slug"])?;
-        let name = paths.contains(&"name").then(|| request.name.trim().to_owned());
+        let name = paths.contains(&"name").then(|| parse_name(&request.name)).transpose()?;
         let slug = paths.contains(&"slug").then(|| request.slug.clone());
-        if name.as_ref().is_some_and(|it| it.chars().count() < NAME_CHARS_MIN) {
-            return Err(Error::invalid("name", "must have at least 2 characters"));
-        }
         if slug.as_ref().is_some_and(String::is_empty) {
             return Err(Error::invalid("slug", "must not be empty"));
         }
         Ok(Self { name, slug })
     }
+}
+
+fn parse_name(text: &str) -> Result<String, Error> {
+    let name = text.trim();
+    if name.chars().count() < NAME_CHARS_MIN {
+        return Err(Error::invalid("name", "must have at least 2 characters"));
+    }
+    Ok(name.to_owned())
 }
 
 impl From<Plan> for pb::Plan {
@@ -131,7 +136,7 @@ impl TryFrom<&pb::CreateOrganizationRequest> for Draft {
     type Error = Error;
 
     fn try_from(request: &pb::CreateOrganizationRequest) -> Result<Self, Error> {
-        let name = request.name.trim().to_owned();
+        let name = parse_name(&request.name)?;
         let is_slug_derived = request.slug.is_empty();
         let slug = if is_slug_derived { slugify(&name) } else { request.slug.clone() };
         Ok(Self { name, slug, is_slug_derived })

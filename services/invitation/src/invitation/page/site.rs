@@ -72,7 +72,18 @@ impl Pages {
             return View::alert(message).page(StatusCode::NOT_FOUND);
         };
         if request.method == Method::GET {
-            return View::confirm("Unsubscribe from these mails", "Send me no more of these mails")
+            let text = match &opt_out {
+                OptOut::Address(_) => {
+                    "These are invitations to organizations, and mails that rules of an organization send \
+                     to this address."
+                }
+                OptOut::Category { .. } => {
+                    "These are notifications of one category. Your notification preferences turn them on \
+                     again."
+                }
+            };
+            let button = "Send me no more of these mails";
+            return View::confirm("Unsubscribe from these mails", text, button)
                 .page(StatusCode::OK);
         }
         let text = match &opt_out {

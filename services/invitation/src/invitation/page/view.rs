@@ -27,7 +27,7 @@ pub(super) struct View {
     pub(super) title: String,
     /// Error message.
     pub(super) alert: Option<String>,
-    /// Text of a page without a form.
+    /// Text above the button, or of a page without a form.
     pub(super) text: Option<String>,
     /// Label of the only button of a page.
     pub(super) button: Option<&'static str>,
@@ -89,8 +89,8 @@ impl View {
     }
 
     /// A page with one button that executes an action.
-    pub(super) fn confirm(title: &str, button: &'static str) -> Self {
-        Self { title: title.to_owned(), button: Some(button), ..Self::default() }
+    pub(super) fn confirm(title: &str, text: &str, button: &'static str) -> Self {
+        Self { button: Some(button), ..Self::done(title, text) }
     }
 
     /// Renders the page as a response.

@@ -3,7 +3,7 @@
 use api::{
     event::Envelope,
     notification::{
-        Alert, AlertChanged, AlertClosed, AlertKind, AlertOpened,
+        Alert, AlertChanged, AlertClosed, AlertKind, AlertOpened, MailRuleMailFailed,
         NotificationCategory::{Integration, Monitoring},
         Severity::{Critical, Info, Warning},
         WebhookAutoDisabled,
@@ -12,7 +12,7 @@ use api::{
 
 use super::{Audience, Content, NotificationType};
 
-pub(super) fn all() -> [NotificationType; 4] {
+pub(super) fn all() -> [NotificationType; 5] {
     [
         NotificationType::of(
             "alert.changed",
@@ -42,6 +42,22 @@ pub(super) fn all() -> [NotificationType; 4] {
              members who see the project, or who can list servers.",
             |event: AlertOpened, _| event.after.map(|alert| open_problem(&alert)),
         ),
+        // Not for mail rules, whose mails it reports.
+        NotificationType::of(
+            "mail_rule.mail_failed",
+            Integration,
+            Warning,
+            "A mail of a mail rule was refused, or not accepted within five days. To members who manage mail \
+             rules.",
+            |event: MailRuleMailFailed, envelope| {
+                let title = format!("A mail rule's mail to {} was not delivered", event.email);
+                let body = "The mail server of the recipient did not accept it. Correct the address in the \
+                            mail rule; an address that was refused gets no more mails until it is cleared \
+                            from the silenced addresses.";
+                Some(Content::new(title, body, managers(envelope)))
+            },
+        )
+        .personal(),
         NotificationType::of(
             "webhook.auto_disabled",
             Integration,
@@ -54,10 +70,11 @@ pub(super) fn all() -> [NotificationType; 4] {
 
 fn open_problem(alert: &Alert) -> Content {
     let condition = condition(alert);
+    // The title has the condition.
     let body = if alert.value.is_empty() {
-        format!("{condition}.")
+        "The alert closes when its target recovers.".to_owned()
     } else {
-        format!("{condition}: {}.", alert.value)
+        format!("Measured value: {}.", alert.value)
     };
     let content =
         Content::new(format!("{}: {condition}", alert.target_name), body, audience(alert));
@@ -84,7 +101,11 @@ fn webhook_disabled(reason: &str, envelope: &Envelope) -> Option<Content> {
     let host = &envelope.resource.as_ref()?.name;
     let title = format!("The webhook to {host} was disabled");
     let body = format!("Reason: {reason}. Fix the receiver, then enable the webhook.");
+    Some(Content::new(title, body, managers(envelope)))
+}
+
+/// Members who manage webhooks and mail rules.
+fn managers(envelope: &Envelope) -> Audience {
     let is_of_project = !envelope.project_id.is_empty();
-    let permission = if is_of_project { "project.webhooks.manage" } else { "org.webhooks.manage" };
-    Some(Content::new(title, body, Audience::holders(permission)))
+    Audience::holders(if is_of_project { "project.webhooks.manage" } else { "org.webhooks.manage" })
 }

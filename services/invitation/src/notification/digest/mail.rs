@@ -61,7 +61,7 @@ impl DigestMails {
     }
 
     /// Records that the mail server of a mail rule's address permanently rejected a mail, so that no further
-    /// mails of the organization are sent to the address.
+    /// mails of the organization are sent to the address, and reports it to the managers of the rule.
     pub(crate) async fn bounced(
         &self,
         tx: &mut Tx,
@@ -72,7 +72,20 @@ impl DigestMails {
         let address = digest.address.as_deref().and_then(email::parse);
         let (Some(org_id), Some(address)) = (digest.org_id, address) else { return Ok(()) };
         let reply: String = error_message.chars().take(REPLY_CHARS_MAX).collect();
-        recipient::store::silence(tx, org_id, &address.canonical, &reply).await
+        recipient::store::silence(tx, org_id, &address.canonical, &reply).await?;
+        report_failure(tx, &digest, reply).await
+    }
+
+    /// Reports a mail of a mail rule that was not accepted within five days to the managers of the rule.
+    pub(crate) async fn failed(
+        &self,
+        tx: &mut Tx,
+        mail: &QueuedMail,
+        error_message: &str,
+    ) -> Result<()> {
+        let Some((digest, _)) = store::get(&self.db, mail.subject_id).await? else { return Ok(()) };
+        let message = error_message.chars().take(REPLY_CHARS_MAX).collect();
+        report_failure(tx, &digest, message).await
     }
 
     fn message(
@@ -149,6 +162,20 @@ impl DigestMails {
         };
         audience::list(&self.identity, query).await
     }
+}
+
+/// Emits the event of a mail of a mail rule that is not retried any more. A mail to a person has none: the
+/// notifications of its events are in the person's list, too.
+async fn report_failure(tx: &mut Tx, digest: &Digest, message: String) -> Result<()> {
+    let (Some(org_id), Some(rule_id), Some(address)) =
+        (digest.org_id, digest.rule_id, &digest.address)
+    else {
+        return Ok(());
+    };
+    if let Some(rule) = mail_rule::store::get(tx, org_id, rule_id).await? {
+        tx.emit(rule.mail_failed(address, message));
+    }
+    Ok(())
 }
 
 /// Mails that the link of a mail turns off: those of mail rules to the address, or those of the category to

@@ -42,6 +42,12 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<MailRule>) -> Result<Ma
     Ok(tx.emit(created))
 }
 
+/// Returns a mail rule in a transaction, if it exists.
+pub(crate) async fn get(tx: &mut Tx, org_id: OrgId, id: Uuid) -> Result<Option<MailRule>> {
+    let rule = mail_rules!("where org_id = $1 and id = $2", org_id.0, id);
+    Ok(rule.fetch_optional(tx.conn()).await?)
+}
+
 /// True if a mail rule exists and is enabled.
 pub(crate) async fn is_enabled(db: &Db, org_id: Option<OrgId>, id: Uuid) -> Result<bool> {
     let found = query_scalar!(

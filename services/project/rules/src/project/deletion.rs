@@ -1,7 +1,7 @@
 //! Deletion of projects (PE-9 to PE-16): the environments are destroyed first, then the project is deleted.
 
 use api::project as pb;
-use chassis::Changed;
+use chassis::{Changed, fold};
 use time::OffsetDateTime;
 
 use super::{Project, Refused, State};
@@ -33,7 +33,7 @@ impl Project {
         if !etag.is_empty() && etag != self.etag() {
             return Err(Refused::Stale);
         }
-        if confirm_name != self.name {
+        if !fold::is_exact_name(confirm_name, &self.name) {
             return Err(Refused::WrongName);
         }
         let has_begun = self.state == State::Deleting;

@@ -1,7 +1,7 @@
 //! Updates of a project by a person. They take effect with the next deployment (PE-6, PE-7).
 
 use api::project as pb;
-use chassis::Changed;
+use chassis::{Changed, fold};
 use time::OffsetDateTime;
 
 use super::{
@@ -82,7 +82,7 @@ impl Project {
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
         self.require_current(etag)?;
-        if confirm_name != self.name {
+        if !fold::is_exact_name(confirm_name, &self.name) {
             return Err(Refused::WrongName);
         }
         let before = Some((&self).into());

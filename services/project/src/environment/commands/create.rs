@@ -1,6 +1,6 @@
 //! Creation of environments: empty, or as a clone.
 
-use chassis::{OrgId, ProjectGrant, Result, Tx};
+use chassis::{OrgId, ProjectGrant, Result, Tx, fold};
 use project_rules::{
     addon::Instance,
     environment::{
@@ -119,7 +119,7 @@ pub(crate) async fn clone(
         CloneTarget::Existing { id, confirm_name } => {
             let target = locked.into_iter().find(|it| it.id == id && it.id != source_id);
             let target = target.ok_or(Refused::AcrossServers)?;
-            if target.name != confirm_name {
+            if !fold::is_exact_name(&confirm_name, &target.name) {
                 return Err(Refused::WrongName.into());
             }
             require_same_server(&source, &target)?;

@@ -1,6 +1,6 @@
 //! Destruction of environments.
 
-use chassis::{ProjectGrant, Result, Tx};
+use chassis::{ProjectGrant, Result, Tx, fold};
 use project_rules::{
     environment::{
         Environment, Kind, Refused, State, admission::Initiator, production::ProductionRight,
@@ -39,7 +39,7 @@ pub(crate) async fn destroy(
     destroy: DestroySpec<'_>,
 ) -> Result<Destruction> {
     let environment = locking::lock_with_clone_peer(tx, grant.into(), destroy.id).await?;
-    if environment.name != destroy.confirm_name {
+    if !fold::is_exact_name(destroy.confirm_name, &environment.name) {
         return Err(Refused::WrongName.into());
     }
     if environment.kind == Kind::Production && !destroy.allow_production {
