@@ -107,6 +107,7 @@ mod suite {
     mod database_roles; // PostgreSQL roles and privileges of the services.
     mod dead_letters; // Events that a reaction cannot process.
     mod demo; // The demo scenario on every topology.
+    mod discovery; // Reflection and health of all services, for a gateway.
     mod event_goldens; // JSON of events compared with golden files.
     mod event_sizes; // Every event at its largest declared size.
     mod fault_injection; // Loss and duplicates with a safety device switched off.

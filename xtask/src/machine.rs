@@ -21,6 +21,13 @@ pub(crate) struct Need {
     is_installed: fn() -> bool,
 }
 
+impl Need {
+    /// A program whose Debian package has its name.
+    pub(crate) const fn new(name: &'static str, is_installed: fn() -> bool) -> Self {
+        Self { name, package: name, is_installed }
+    }
+}
+
 /// PostgreSQL, 15 or newer.
 pub(crate) const POSTGRES: Need =
     Need { name: "PostgreSQL", package: "postgresql", is_installed: || postgres().is_some() };

@@ -2,6 +2,7 @@
 //! missing. No dependencies, so that it builds in a second.
 
 mod advisories;
+mod containers;
 mod coverage;
 mod docs;
 mod examples;
@@ -22,6 +23,7 @@ cargo xtask gen --check      fails if a generated file is not up to date
 cargo xtask docs             checks links, builds the book, runs the examples of the guides
 cargo xtask check            compiles everything
 cargo xtask bench [NAME]     runs the benchmarks whose names contain NAME, each with its reference
+cargo xtask containers       builds the images and runs the demo with compose; needs a container engine
 cargo xtask fuzz [SECONDS]   runs every fuzz target for SECONDS (default: 60)
 cargo xtask advisories CLONE updates advisories.txt from a clone of the RustSec advisory database
 ";
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Some("check") => run::cargo(&["check", "--workspace", "--all-targets"]),
         Some("bench") => bench(rest),
         Some("fuzz") => fuzz(rest),
+        Some("containers") => containers::check(),
         Some("advisories") => match rest {
             [clone] => advisories::update(clone.as_ref()),
             _ => Err("the clone is missing: cargo xtask advisories CLONE".to_owned()),
@@ -97,6 +100,8 @@ fn test(filter: &[String]) -> Outcome {
         lint(deny)?;
         generate::check()?;
         docs::links()?;
+        // Without the containers: their images take several minutes to build.
+        containers::parse()?;
         coverage::reset();
     }
     // Some tests start the programs of the workspace.

@@ -11,6 +11,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 
+use crate::tools::{self, Owner};
+
 /// Arguments of `certs`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -19,7 +21,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "certs")]
     out: PathBuf,
     /// Writes a directory `<name>` for each service with the files that only this service may read: `ca.pem`,
-    /// `tls.pem` and `tls.key`.
+    /// `tls.pem` and `tls.key`; and a directory `authority` with `ca.pem`, for clients.
     #[arg(long)]
     split: bool,
     /// Does nothing if there are certificates, so that a start job can be repeated.
@@ -32,24 +34,53 @@ pub(crate) struct Arguments {
         default_value = "identity,project,invitation,audit,runner,billing,monitoring"
     )]
     services: Vec<String>,
+    /// Names of proxies in front of the services. Their certificates have no name of a service, so they
+    /// authenticate a server to its clients and nothing else.
+    #[arg(long, value_delimiter = ',')]
+    proxies: Vec<String>,
     /// Additional host names and IP addresses of all services.
     #[arg(long, value_delimiter = ',', default_value = "localhost,127.0.0.1")]
     hosts: Vec<String>,
+    /// Account that owns the files, as numbers: `uid:gid`. Default: the account of this process.
+    #[arg(long)]
+    owner: Option<Owner>,
 }
 
 /// Creates a certificate authority and a certificate for each service. The authority's key is not stored, so
 /// no further certificates can be issued.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let files: Vec<_> = arguments.services.iter().map(|it| Files::new(arguments, it)).collect();
+    let services = arguments.services.iter().map(|it| (it, Holder::Service));
+    let proxies = arguments.proxies.iter().map(|it| (it, Holder::Proxy));
+    let holders: Vec<_> = services.chain(proxies).collect();
+    let files: Vec<_> = holders.iter().map(|(name, _)| Files::new(arguments, name)).collect();
     if arguments.if_missing && files.iter().all(|it| it.key.exists()) {
-        return crate::tools::print("there are certificates; nothing to do\n");
+        return tools::print("there are certificates; nothing to do\n");
     }
     let authority = new_authority()?;
-    for (service, files) in arguments.services.iter().zip(&files) {
-        write_certificate(&authority, service, &arguments.hosts, files)
-            .with_context(|| format!("cannot create the certificate of {service}"))?;
+    for ((name, holder), files) in holders.iter().zip(&files) {
+        write_certificate(&authority, name, *holder, &arguments.hosts, files)
+            .with_context(|| format!("cannot create the certificate of {name}"))?;
+        for file in [&files.authority, &files.certificate, &files.key] {
+            tools::set_owner(file, arguments.owner)?;
+        }
     }
-    crate::tools::print(&format!("certificates written to {}\n", arguments.out.display()))
+    if arguments.split {
+        let folder = arguments.out.join("authority");
+        std::fs::create_dir_all(&folder)?;
+        let file = folder.join("ca.pem");
+        std::fs::write(&file, authority.pem())?;
+        tools::set_owner(&file, arguments.owner)?;
+    }
+    tools::print(&format!("certificates written to {}\n", arguments.out.display()))
+}
+
+/// Holder of a certificate.
+#[derive(Clone, Copy)]
+enum Holder {
+    /// A service: the certificate authenticates it to its clients and, by its URI name, to other services.
+    Service,
+    /// A proxy: the certificate authenticates it to its clients only.
+    Proxy,
 }
 
 /// Files of one service.
@@ -84,7 +115,8 @@ fn new_authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
 
 fn write_certificate(
     authority: &CertifiedIssuer<'static, KeyPair>,
-    service: &str,
+    name: &str,
+    holder: Holder,
     hosts: &[String],
     files: &Files,
 ) -> Result<()> {
@@ -92,16 +124,48 @@ fn write_certificate(
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(&files.authority, authority.pem())?;
-    let mut names = vec![service.to_owned()];
+    let mut names = vec![name.to_owned()];
     names.extend(hosts.iter().cloned());
     let mut parameters = CertificateParams::new(names)?;
-    parameters.distinguished_name.push(DnType::CommonName, service);
-    parameters.subject_alt_names.push(SanType::URI(format!("{SPIFFE}{service}").try_into()?));
-    parameters.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    if matches!(holder, Holder::Service) {
+        parameters.subject_alt_names.push(SanType::URI(format!("{SPIFFE}{name}").try_into()?));
+        parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
     let key = KeyPair::generate()?;
     let certificate = parameters.signed_by(&key, authority)?;
     std::fs::write(&files.certificate, certificate.pem())?;
     write_private(&files.key, key.serialize_pem().as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn the_certificate_of_a_proxy_has_no_name_of_a_service() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = format!("--out={}", folder.path().display());
+        let flags = ["certs", &out, "--split", "--services=audit", "--proxies=gateway"];
+        run(&Program::parse_from(flags).arguments).unwrap();
+        let has_service_name = |name: &str| {
+            let file = folder.path().join(name).join("tls.pem");
+            let certificate = CertificateDer::from_pem_file(file).unwrap();
+            certificate.windows(SPIFFE.len()).any(|it| it == SPIFFE.as_bytes())
+        };
+        assert!(has_service_name("audit"));
+        assert!(!has_service_name("gateway"));
+        assert!(folder.path().join("authority/ca.pem").exists());
+    }
 }

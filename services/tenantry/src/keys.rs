@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use chassis::key::Key;
 
+use crate::tools::{self, Owner};
+
 /// Arguments of `keys`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -14,11 +16,14 @@ pub(crate) struct Arguments {
     /// File for the signing key of the audit log (`--audit-key-file`), the same for all replicas of the log.
     #[arg(long, default_value = "audit.key")]
     audit_key: PathBuf,
+    /// Account that owns the files, as numbers: `uid:gid`. Default: the account of this process.
+    #[arg(long)]
+    owner: Option<Owner>,
 }
 
 /// Creates the keys that are missing; existing ones stay.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { secret_key, audit_key } = arguments;
+    let Arguments { secret_key, audit_key, owner } = arguments;
     for file in [secret_key, audit_key] {
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)
@@ -29,6 +34,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !audit_key.exists() {
         audit::generate_key(audit_key)?;
     }
+    for file in [secret_key, audit_key] {
+        tools::set_owner(file, *owner)?;
+    }
     let (secret_key, audit_key) = (secret_key.display(), audit_key.display());
-    crate::tools::print(&format!("the keys are in {secret_key} and {audit_key}\n"))
+    tools::print(&format!("the keys are in {secret_key} and {audit_key}\n"))
 }

@@ -7,6 +7,7 @@
 //! | `verify`: verifies entries of the audit log offline | `verify` |
 //! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
 //! | `certs`, `keys`: create certificates for the services, and the keys that they share | `certs`, `keys` |
+//! | `discovery`: reflection and health of all services, for a gateway | `discovery` |
 //! | `migrate`, `runner` | `tools` |
 //! | `reference`: prints a page of the generated documentation | `reference` |
 
@@ -14,6 +15,7 @@ mod audit_log;
 mod certs;
 pub mod client;
 pub mod demo;
+mod discovery;
 mod keys;
 mod local_runner;
 mod reference;
@@ -62,6 +64,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Runs a runner, which executes deployments, as a process of its own.
     Runner(Box<Config>),
+    /// Serves reflection and health checks of all services at one address, for a gateway in front of them.
+    Discovery(Box<Config>),
     /// Prints a page of the generated reference as Markdown.
     #[command(hide = true)]
     Reference { page: reference::Page },
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
             Some(Command::Certs(arguments)) => certs::run(&arguments),
             Some(Command::Keys(arguments)) => keys::run(&arguments),
             Some(Command::Runner(config)) => tools::runner(*config).await,
+            Some(Command::Discovery(config)) => discovery::run(*config).await,
             Some(Command::Reference { page }) => tools::print(&reference::page(page)?),
         }
     })

@@ -1,4 +1,6 @@
-//! Tools for operators: `migrate` and `runner`.
+//! Tools for operators: `migrate` and `runner`, and the owner of files that `keys` and `certs` create.
+
+use std::{path::Path, str::FromStr};
 
 use anyhow::Context;
 use chassis::{Config, rule::Rules};
@@ -50,4 +52,42 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     work.await?;
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     Ok(())
+}
+
+/// Account that owns a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl FromStr for Owner {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let numbers = text
+            .split_once(':')
+            .and_then(|(uid, gid)| Some(Self { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
+        numbers.context("the owner must be two numbers, for example 10001:0")
+    }
+}
+
+/// Changes the owner of a file, if there is a new one.
+pub(crate) fn set_owner(file: &Path, owner: Option<Owner>) -> anyhow::Result<()> {
+    let Some(Owner { uid, gid }) = owner else { return Ok(()) };
+    std::os::unix::fs::chown(file, Some(uid), Some(gid))
+        .with_context(|| format!("cannot change the owner of {} to {uid}:{gid}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_two_numbers() {
+        assert_eq!("10001:0".parse::<Owner>().unwrap(), Owner { uid: 10001, gid: 0 });
+        for text in ["", "10001", "tenantry:0", "10001:", "-1:0"] {
+            assert!(text.parse::<Owner>().is_err(), "{text}");
+        }
+    }
 }

@@ -58,8 +58,8 @@ impl ServiceProcesses {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), mode).unwrap();
         let certificates = folder.path().join("certs");
-        let created =
-            Process::run("tenantry", &["certs", "--out", &certificates.to_string_lossy()]);
+        let out = format!("--out={}", certificates.display());
+        let created = Process::run("tenantry", &["certs", &out, "--proxies=discovery"]);
         let error = String::from_utf8_lossy(&created.stderr);
         assert!(created.status.success(), "`tenantry certs` failed: {error}");
         let secret_key = folder.path().join("secret.key");
@@ -148,6 +148,14 @@ impl ServiceProcesses {
     pub(crate) fn start_runner(&self) -> Process {
         let program = Program { binary: "tenantry", name: "runner", data_dir: "runner" };
         start(&program, self.folder.path(), &self.urls, vec![])
+    }
+
+    /// Starts `tenantry discovery`. Returns its URL, too.
+    pub(crate) fn start_discovery(&self) -> (Process, String) {
+        let program = Program { binary: "tenantry", name: "discovery", data_dir: "discovery" };
+        let port = free_port();
+        let listen = format!("--listen=127.0.0.1:{port}");
+        (start(&program, self.folder.path(), &self.urls, vec![listen]), url(port))
     }
 
     /// Folder with the certificates, the keys, and the data directory of each process.

@@ -12,10 +12,14 @@ use serde_yaml_ng::Value;
 use super::{assert_none, root, services};
 
 /// Jobs that end, and the demo, which is started by hand.
-const JOBS: [&str; 3] = ["keys", "migrate", "demo"];
+const JOBS: [&str; 4] = ["keys", "certificates", "migrate", "demo"];
+
+/// Images of others.
+const FOREIGN: [&str; 4] = ["postgres", "nats", "mail", "gateway"];
 
 /// Environment variables of a client of the suite, which are no settings of a service.
-const CLIENT_VARIABLES: [&str; 2] = ["TENANTRY_MAIL_API", "TENANTRY_DEMO_WORK_DIR"];
+const CLIENT_VARIABLES: [&str; 3] =
+    ["TENANTRY_ENDPOINT", "TENANTRY_MAIL_API", "TENANTRY_DEMO_WORK_DIR"];
 
 /// Containers by name.
 fn containers() -> BTreeMap<String, Value> {
@@ -70,8 +74,10 @@ fn a_container_sees_no_key_of_another_service() {
     let mut violations = vec![];
     for (name, container) in containers() {
         let allowed: BTreeSet<String> = match &*name {
-            "keys" => continue,
+            "certificates" => continue,
             "postgres" | "nats" | "mail" => [name.clone()].into(),
+            "keys" => ["secret-key", "audit-key"].map(str::to_owned).into(),
+            "gateway" | "discovery" => [format!("tls-{name}")].into(),
             "runner" => {
                 ["tls-runner", "runner", "demo", "/sys/fs/cgroup"].map(str::to_owned).into()
             }
@@ -89,9 +95,8 @@ fn a_container_sees_no_key_of_another_service() {
 /// Certificates of other systems would let their holders block organizations or raise alerts.
 #[test]
 fn only_services_of_the_suite_get_certificates() {
-    let job = containers()["keys"].clone();
-    let script = texts(&job["command"]).concat();
-    let names = script.split_once("--services ").unwrap().1.split_whitespace().next().unwrap();
+    let arguments = texts(&containers()["certificates"]["command"]);
+    let names = arguments.iter().find_map(|it| it.strip_prefix("--services=")).unwrap();
     let expected: Vec<_> = SERVICES.iter().map(|it| it.name).chain(["runner"]).collect();
     assert_eq!(names.split(',').collect::<Vec<_>>(), expected);
 }
@@ -114,22 +119,65 @@ fn the_runner_reaches_the_project_service_only() {
     assert_eq!(in_its_networks, ["project", "runner"]);
 }
 
-/// The base URLs name the published ports of the services that serve their paths: the pages of links, and
-/// push webhooks.
+/// The services trust the addresses that the gateway forwards, so no other client is in its network.
 #[test]
-fn base_urls_reach_the_service_that_serves_them() {
+fn only_the_gateway_is_in_the_network_of_trusted_proxies() {
     let containers = containers();
-    for (service, variable) in
-        [("invitation", "TENANTRY_BASE_URL"), ("project", "TENANTRY_PUSH_URL")]
-    {
-        let port = texts(&containers[service]["ports"])[0].split(':').next().unwrap().to_owned();
-        for (name, container) in &containers {
-            let Some(url) = environment(container).remove(variable) else { continue };
-            assert_eq!(url, format!("https://localhost:{port}"), "{variable} of {name}");
-        }
-        let sets = |name: &str| environment(&containers[name]).contains_key(variable);
-        assert!(sets(service), "{service} has no {variable}");
+    let file = fs::read_to_string(root().join("deploy/compose.yaml")).unwrap();
+    let file: Value = serde_yaml_ng::from_str(&file).unwrap();
+    let subnet = file["networks"]["frontend"]["ipam"]["config"][0]["subnet"].as_str().unwrap();
+    for service in services() {
+        let trusted = environment(&containers[service]).remove("TENANTRY_TRUSTED_PROXIES");
+        assert_eq!(trusted.as_deref(), Some(subnet), "{service}");
     }
+    let in_frontend = containers
+        .iter()
+        .filter(|(_, container)| texts(&container["networks"]).contains(&"frontend".to_owned()));
+    let names: BTreeSet<_> = in_frontend.map(|(name, _)| name.as_str()).collect();
+    let expected: BTreeSet<_> = services().chain(["gateway", "discovery"]).collect();
+    assert_eq!(names, expected);
+}
+
+/// Programs of the suite run without a writable file system, capabilities or new privileges, except for the
+/// runner, which isolates deployed code.
+#[test]
+fn containers_of_the_suite_are_hardened() {
+    for (name, container) in containers() {
+        if ["postgres", "nats", "mail", "runner", "demo"].contains(&&*name) {
+            continue;
+        }
+        assert_eq!(container["read_only"].as_bool(), Some(true), "{name}");
+        assert_eq!(texts(&container["cap_drop"]), ["ALL"], "{name}");
+        assert_eq!(texts(&container["security_opt"]), ["no-new-privileges:true"], "{name}");
+    }
+}
+
+/// The base URL is that of the gateway, whose port is the only one of the suite that is published.
+#[test]
+fn the_base_url_is_that_of_the_gateway() {
+    let containers = containers();
+    let port = texts(&containers["gateway"]["ports"])[0].rsplit_once(':').unwrap().0.to_owned();
+    for service in services() {
+        let url = environment(&containers[service]).remove("TENANTRY_BASE_URL");
+        assert_eq!(url, Some(format!("https://localhost:{port}")), "{service}");
+        assert!(containers[service].get("ports").is_none(), "{service} publishes a port");
+    }
+}
+
+/// The gateway routes every package of the contract to the service that has it.
+#[test]
+fn the_gateway_routes_every_package() {
+    let text = fs::read_to_string(root().join("deploy/Caddyfile")).unwrap();
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    for service in SERVICES {
+        for package in service.packages {
+            let start = lines.iter().position(|it| *it == format!("handle /{package}.* {{"));
+            let route = start.map(|it| lines[it + 1]).unwrap_or_default();
+            assert_eq!(route, format!("import service {}", service.name), "{package}");
+        }
+    }
+    // It flushes the headers of an error before the end of the response, which gRPC clients do not accept.
+    assert!(!lines.iter().any(|it| it.starts_with("flush_interval")));
 }
 
 #[test]
@@ -139,8 +187,7 @@ fn every_variable_is_a_setting() {
     let known: BTreeSet<_> = variables.chain(CLIENT_VARIABLES).collect();
     let mut violations = vec![];
     for (name, container) in containers() {
-        // Images of others.
-        if ["postgres", "nats", "mail"].contains(&&*name) {
+        if FOREIGN.contains(&&*name) {
             continue;
         }
         let environment = environment(&container);

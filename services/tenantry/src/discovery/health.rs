@@ -1,0 +1,123 @@
+//! Health service of the complete suite: forwards each check to the service that it names.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chassis::registry::{SERVICES, Service, ServiceUrls};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient, health_server::Health,
+};
+
+/// Time-out of a connection, and of a forwarded check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval and time-out of HTTP/2 pings, which close the connection to a server that hangs.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Health of all services of the suite, asked from them for each check.
+pub(super) struct SuiteHealth(Vec<(&'static Service, HealthClient<Channel>)>);
+
+impl SuiteHealth {
+    /// Connects to each service on its first check. `authority`: PEM of the authority that signed the
+    /// certificates of the services.
+    pub(super) fn new(urls: &ServiceUrls, authority: &[u8]) -> Result<Self> {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+        let clients: Result<_> = SERVICES
+            .iter()
+            .map(|service| {
+                let urls = urls.get(service).split(',').map(|url| endpoint(url, &tls));
+                let endpoints: Vec<_> = urls
+                    .collect::<Result<_>>()
+                    .with_context(|| format!("--{}-url cannot be used", service.name))?;
+                let channel = match &endpoints[..] {
+                    [single] => single.connect_lazy(),
+                    _ => Channel::balance_list(endpoints.into_iter()),
+                };
+                Ok((service, HealthClient::new(channel)))
+            })
+            .collect();
+        Ok(Self(clients?))
+    }
+
+    /// Returns the client of the service of the suite that has a gRPC service, given by full name.
+    fn client_of(&self, grpc_service: &str) -> Result<HealthClient<Channel>, Status> {
+        let found = self.0.iter().find(|(service, _)| service.serves_any(&[grpc_service]));
+        let message = || format!("no service of the suite is named {grpc_service}");
+        found.map(|(_, client)| client.clone()).ok_or_else(|| Status::not_found(message()))
+    }
+
+    /// Returns SERVING if all services are; else `NOT_SERVING`, and logs which are not.
+    async fn check_all(&self) -> ServingStatus {
+        let checks = self.0.iter().map(async |(service, client)| {
+            let status = check(client.clone(), String::new()).await;
+            let is_serving = status.is_ok_and(|it| it == ServingStatus::Serving);
+            (!is_serving).then_some(service.name)
+        });
+        let failed: Vec<_> =
+            futures::future::join_all(checks).await.into_iter().flatten().collect();
+        if failed.is_empty() {
+            return ServingStatus::Serving;
+        }
+        tracing::warn!(services = failed.join(", "), "services are not ready");
+        ServingStatus::NotServing
+    }
+}
+
+#[tonic::async_trait]
+impl Health for SuiteHealth {
+    /// An empty name checks all services.
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let name = request.into_inner().service;
+        let status = if name.is_empty() {
+            self.check_all().await
+        } else {
+            check(self.client_of(&name)?, name).await?
+        };
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    type WatchStream = Streaming<HealthCheckResponse>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let name = request.into_inner().service;
+        if name.is_empty() {
+            let message = "the services of the suite can be watched one by one; name one of them";
+            return Err(Status::unimplemented(message));
+        }
+        self.client_of(&name)?.watch(HealthCheckRequest { service: name }).await
+    }
+}
+
+/// Checks a gRPC service on its server. A server that does not respond is `NOT_SERVING`.
+async fn check(mut client: HealthClient<Channel>, name: String) -> Result<ServingStatus, Status> {
+    match client.check(HealthCheckRequest { service: name }).await {
+        Ok(response) => Ok(response.into_inner().status()),
+        Err(status) => match status.code() {
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
+                Ok(ServingStatus::NotServing)
+            }
+            _ => Err(status),
+        },
+    }
+}
+
+fn endpoint(url: &str, tls: &ClientTlsConfig) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?
+        .connect_timeout(CHECK_TIMEOUT)
+        .timeout(CHECK_TIMEOUT)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true);
+    Ok(endpoint.tls_config(tls.clone())?)
+}
