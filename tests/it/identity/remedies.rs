@@ -1,7 +1,7 @@
 //! Remedies of `Explain`: each named method, called by the Owner with the request of the remedy, gives the
 //! permission that was refused.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Write};
 
 use api::identity::{Plan, Subscription};
 use chassis::rule::{Audience, Rules};
@@ -240,10 +240,11 @@ async fn every_remedy_of_a_decision_gives_the_permission() {
             }
         }
     }
-    println!(
-        "{decisions} decisions, {denials} with remedies, {carried_out} ways carried out, {real} of them \
-         for a refused call"
+    let counts = format!(
+        "{decisions} decisions, {denials} with remedies, {carried_out} ways carried out, {real} for a \
+         refused call\n"
     );
+    std::io::stderr().write_all(counts.as_bytes()).unwrap();
     assert!(denials > 200 && carried_out > denials && real > 100, "{denials} {carried_out} {real}");
     scene.suite.finish().await;
 }

@@ -150,12 +150,12 @@ impl ServiceProcesses {
         start(&program, self.folder.path(), &self.urls, vec![])
     }
 
-    /// Starts `tenantry discovery`. Returns its URL, too.
-    pub(crate) fn start_discovery(&self) -> (Process, String) {
+    /// Starts `tenantry discovery` on a port. Returns its URL, too.
+    pub(crate) fn start_discovery(&self, port: &ReservedPort) -> (Process, String) {
         let program = Program { binary: "tenantry", name: "discovery", data_dir: "discovery" };
-        let port = free_port();
-        let listen = format!("--listen=127.0.0.1:{port}");
-        (start(&program, self.folder.path(), &self.urls, vec![listen]), url(port))
+        let listen = format!("--listen=127.0.0.1:{}", port.number());
+        let process = start(&program, self.folder.path(), &self.urls, vec![listen]);
+        (process, url(port.number()))
     }
 
     /// Folder with the certificates, the keys, and the data directory of each process.

@@ -4,128 +4,160 @@ use std::sync::Mutex;
 
 use api::identity::{Plan, Subscription};
 use serde_json::{Value, json};
-use testkit::Suite;
+use tenantry::client::CallError;
+use testkit::{Person, Suite};
 
 use super::{
     ENVIRONMENTS, INVITATIONS, KEYS, ORGANIZATIONS, PROJECTS, SERVERS, fresh, pair, remedied,
 };
 use crate::support::world::{merge, text};
 
+/// Method that raises all limits.
+const CHANGE_PLAN: &str = "identity.v1.OrganizationService/ChangePlan";
+
+/// An organization at the limits of its plan.
+struct Organization {
+    owner: Person,
+    admin: Person,
+    id: String,
+}
+
+impl Organization {
+    fn request(&self, more: Value) -> Value {
+        merge(json!({ "orgId": self.id }), more)
+    }
+
+    async fn free(&self) {
+        self.owner.change_plan(&self.id, Plan::Free).await.unwrap();
+    }
+
+    async fn pro(&self) {
+        self.owner.change_plan(&self.id, Plan::Pro).await.unwrap();
+    }
+
+    async fn create_project(&self, name: &str) -> Result<Value, CallError> {
+        let url = "https://git.example.com/a.git";
+        let create = self.request(json!({ "name": name, "repositoryUrl": url }));
+        self.owner.call(&format!("{PROJECTS}/CreateProject"), create).await
+    }
+
+    async fn members(&self) {
+        let usage = format!("{ORGANIZATIONS}/GetUsage");
+        let usage = self.owner.call_ok(&usage, self.request(json!({}))).await;
+        let rows = usage["usage"].as_array().unwrap();
+        let members = rows.iter().find(|it| it["key"] == "members").unwrap();
+        let change_plan = format!("tenantry.{CHANGE_PLAN}");
+        let remedies = ["tenantry.identity.v1.MemberService/RemoveMember", &change_plan];
+        assert_eq!(members["remedies"], json!(remedies), "{usage}");
+        let invite = async |email: &str| {
+            let invite = self.request(json!({ "email": email, "role": "ORG_ROLE_VIEWER" }));
+            self.owner.call(&format!("{INVITATIONS}/CreateInvitation"), invite).await
+        };
+        let reason = "MEMBER_LIMIT_REACHED";
+        let first = async || invite("first@example.com").await;
+        remedied(reason, CHANGE_PLAN, first, async || self.pro().await).await;
+        self.free().await;
+        let remove = "identity.v1.MemberService/RemoveMember";
+        let second = async || invite("second@example.com").await;
+        remedied(reason, remove, second, async || {
+            let request = self.request(json!({ "userId": self.admin.user_id }));
+            self.owner.call_ok(remove, request).await;
+        })
+        .await;
+    }
+
+    /// Returns the id of one of the projects.
+    async fn projects(&self) -> Value {
+        let first = self.create_project("First").await.unwrap()["project"].clone();
+        let project = self.create_project("Second").await.unwrap()["project"].clone();
+        let reason = "PROJECT_LIMIT_REACHED";
+        let delete = "project.v1.ProjectService/DeleteProject";
+        let third = async || self.create_project("Third").await;
+        remedied(reason, delete, third, async || {
+            let confirm = json!({ "projectId": first["id"], "confirmName": "First" });
+            let confirm = merge(confirm, json!({ "confirm": true }));
+            self.owner.call_ok(delete, self.request(confirm)).await;
+        })
+        .await;
+        let fourth = async || self.create_project("Fourth").await;
+        remedied(reason, CHANGE_PLAN, fourth, async || self.pro().await).await;
+        project["id"].clone()
+    }
+
+    async fn environments(&self, project_id: &Value) {
+        let environment = async |verb: &str, more: Value| {
+            let request = merge(self.request(json!({ "projectId": project_id })), more);
+            self.owner.call(&format!("{ENVIRONMENTS}/{verb}"), request).await
+        };
+        let create =
+            async |name: &str| environment("CreateEnvironment", json!({ "name": name })).await;
+        for name in ["one", "two", "three"] {
+            create(name).await.unwrap();
+        }
+        let reason = "ENVIRONMENT_LIMIT_REACHED";
+        let destroy = "project.v1.EnvironmentService/DestroyEnvironment";
+        remedied(
+            reason,
+            destroy,
+            async || create("four").await,
+            async || {
+                let listed = environment("ListEnvironments", json!({})).await.unwrap();
+                let last = &listed["environments"][0];
+                let request = json!({ "environmentId": last["id"], "confirmName": last["name"] });
+                environment("DestroyEnvironment", request).await.unwrap();
+            },
+        )
+        .await;
+        let five = async || create("five").await;
+        remedied(reason, CHANGE_PLAN, five, async || self.pro().await).await;
+    }
+
+    async fn servers(&self) {
+        let connect = async |name: &str| {
+            let connect = json!({ "name": name, "address": format!("{name}.example.com") });
+            self.owner.call(&format!("{SERVERS}/ConnectServer"), self.request(connect)).await
+        };
+        let server = connect("one").await.unwrap()["server"]["id"].clone();
+        let reason = "SERVER_LIMIT_REACHED";
+        let remove = "project.v1.ServerService/RemoveServer";
+        remedied(
+            reason,
+            remove,
+            async || connect("two").await,
+            async || {
+                self.owner.call_ok(remove, self.request(json!({ "serverId": server }))).await;
+            },
+        )
+        .await;
+        let three = async || connect("three").await;
+        remedied(reason, CHANGE_PLAN, three, async || self.pro().await).await;
+    }
+}
+
 /// Each limit is reached twice: one object is removed, then the plan is changed.
 pub(super) async fn limits(suite: &Suite) {
-    let (owner, admin, org) = pair(suite, "full").await;
-    let org_request = |more: Value| merge(json!({ "orgId": org }), more);
-    let change_plan = "identity.v1.OrganizationService/ChangePlan";
-    let free = async || owner.change_plan(&org, Plan::Free).await.unwrap();
-    let pro = async || {
-        owner.change_plan(&org, Plan::Pro).await.unwrap();
-    };
-    free().await;
-    // The remedies of a full organization are in its usage, too.
-    let usage = owner.call_ok(&format!("{ORGANIZATIONS}/GetUsage"), org_request(json!({}))).await;
-    let rows = usage["usage"].as_array().unwrap();
-    let members = rows.iter().find(|it| it["key"] == "members").unwrap();
-    let remedies =
-        ["tenantry.identity.v1.MemberService/RemoveMember", &format!("tenantry.{change_plan}")];
-    assert_eq!(members["remedies"], json!(remedies), "{usage}");
-    let invite = async |email: &str| {
-        let invite = org_request(json!({ "email": email, "role": "ORG_ROLE_VIEWER" }));
-        owner.call(&format!("{INVITATIONS}/CreateInvitation"), invite).await
-    };
-    remedied("MEMBER_LIMIT_REACHED", change_plan, async || invite("first@example.com").await, pro)
-        .await;
-    free().await;
-    remedied(
-        "MEMBER_LIMIT_REACHED",
-        "identity.v1.MemberService/RemoveMember",
-        async || invite("second@example.com").await,
-        async || {
-            let remove = org_request(json!({ "userId": admin.user_id }));
-            owner.call_ok("identity.v1.MemberService/RemoveMember", remove).await;
-        },
-    )
-    .await;
-    let create_project = async |name: &str| {
-        let url = "https://git.example.com/a.git";
-        let create = org_request(json!({ "name": name, "repositoryUrl": url }));
-        owner.call(&format!("{PROJECTS}/CreateProject"), create).await
-    };
-    let first = create_project("First").await.unwrap()["project"].clone();
-    let project = create_project("Second").await.unwrap()["project"].clone();
-    remedied(
-        "PROJECT_LIMIT_REACHED",
-        "project.v1.ProjectService/DeleteProject",
-        async || create_project("Third").await,
-        async || {
-            let confirm =
-                json!({ "projectId": first["id"], "confirmName": "First", "confirm": true });
-            owner.call_ok(&format!("{PROJECTS}/DeleteProject"), org_request(confirm)).await;
-        },
-    )
-    .await;
-    remedied("PROJECT_LIMIT_REACHED", change_plan, async || create_project("Fourth").await, pro)
-        .await;
-    free().await;
-    let environment = async |verb: &str, more: Value| {
-        let request = merge(org_request(json!({ "projectId": project["id"] })), more);
-        owner.call(&format!("{ENVIRONMENTS}/{verb}Environment"), request).await
-    };
-    for name in ["one", "two", "three"] {
-        environment("Create", json!({ "name": name })).await.unwrap();
-    }
-    let destroy_one = async || {
-        let list = merge(org_request(json!({ "projectId": project["id"] })), json!({}));
-        let listed = owner.call_ok(&format!("{ENVIRONMENTS}/ListEnvironments"), list).await;
-        let last = &listed["environments"][0];
-        let destroy = json!({ "environmentId": last["id"], "confirmName": last["name"] });
-        environment("Destroy", destroy).await.unwrap();
-    };
-    let limit = "ENVIRONMENT_LIMIT_REACHED";
-    let destroy = "project.v1.EnvironmentService/DestroyEnvironment";
-    remedied(
-        limit,
-        destroy,
-        async || environment("Create", json!({ "name": "four" })).await,
-        destroy_one,
-    )
-    .await;
-    remedied(
-        limit,
-        change_plan,
-        async || environment("Create", json!({ "name": "five" })).await,
-        pro,
-    )
-    .await;
-    free().await;
-    let connect = async |name: &str| {
-        let connect = json!({ "name": name, "address": format!("{name}.example.com") });
-        owner.call(&format!("{SERVERS}/ConnectServer"), org_request(connect)).await
-    };
-    let server = connect("one").await.unwrap()["server"]["id"].clone();
-    let limit = "SERVER_LIMIT_REACHED";
-    let remove = "project.v1.ServerService/RemoveServer";
-    remedied(
-        limit,
-        remove,
-        async || connect("two").await,
-        async || {
-            let request = org_request(json!({ "serverId": server }));
-            owner.call_ok(&format!("{SERVERS}/RemoveServer"), request).await;
-        },
-    )
-    .await;
-    remedied(limit, change_plan, async || connect("three").await, pro).await;
-    free().await;
+    let (owner, admin, id) = pair(suite, "full").await;
+    let organization = Organization { owner, admin, id };
+    organization.free().await;
+    organization.members().await;
+    let project_id = organization.projects().await;
+    organization.free().await;
+    organization.environments(&project_id).await;
+    organization.free().await;
+    organization.servers().await;
+    organization.free().await;
     let create_key = async || {
-        owner.call(&format!("{KEYS}/CreateApiKey"), org_request(json!({ "name": "ci" }))).await
+        let request = organization.request(json!({ "name": "ci" }));
+        organization.owner.call(&format!("{KEYS}/CreateApiKey"), request).await
     };
-    remedied("PLAN_FEATURE_REQUIRED", change_plan, create_key, pro).await;
-    suite.set_subscription(&org, Subscription::Blocked).await;
+    let pro = async || organization.pro().await;
+    remedied("PLAN_FEATURE_REQUIRED", CHANGE_PLAN, create_key, pro).await;
+    suite.set_subscription(&organization.id, Subscription::Blocked).await;
     remedied(
         "SUBSCRIPTION_BLOCKED",
         "identity.v1.OrganizationService/SetSubscription",
-        async || create_project("Fifth").await,
-        async || suite.set_subscription(&org, Subscription::Active).await,
+        async || organization.create_project("Fifth").await,
+        async || suite.set_subscription(&organization.id, Subscription::Active).await,
     )
     .await;
 }
