@@ -85,6 +85,7 @@ fn test(filter: &[String]) -> Outcome {
         machine::PERL,
         machine::BROWSER,
         machine::PGBOUNCER,
+        machine::PROTOC,
         machine::BUBBLEWRAP,
     ])?;
     machine::need_network_programs()?;
