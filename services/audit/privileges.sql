@@ -1,8 +1,8 @@
 -- Privileges of the role of the audit service: append and read. The statements run at every start, with
 -- this schema as the search path, after all privileges were granted to the role. A table that is missing
 -- here stays writable, so a test compares the privileges with a list.
-revoke all on tree, retention, tile, producer, term, term_name, person, person_address, person_erased,
-    entry, checkpoint, cosigned, quarantine, signing_stop, signer, signer_replica from tenantry_audit;
+revoke all on tree, retention, tile, producer, term, term_name, person, person_interim_key, person_address,
+    person_erased, entry, checkpoint, cosigned, quarantine, signing_stop, signer, signer_replica from tenantry_audit;
 
 -- Entries are accessed through the parent table only, so the role has no privileges on partitions.
 do $$
@@ -15,8 +15,8 @@ begin
 end $$;
 
 grant select on retention, person_erased to tenantry_audit;
-grant select, insert on entry, tile, checkpoint, cosigned, producer, term, term_name, person, person_address
-    to tenantry_audit;
+grant select, insert on entry, tile, checkpoint, cosigned, producer, term, term_name, person, person_interim_key,
+    person_address to tenantry_audit;
 grant update (note) on cosigned to tenantry_audit;
 grant update (sequence) on producer to tenantry_audit;
 grant update (entries) on term to tenantry_audit;

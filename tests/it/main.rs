@@ -74,6 +74,7 @@ mod audit {
     mod quarantine; // Damage of one log: containment, alarm and repair.
     mod replicas; // Several replicas: one signer, one history.
     mod retention; // Display period, purge and legal hold.
+    mod subject_keys; // A damaged key of one person.
     mod tampering; // Changes of the log by a superuser.
     mod url_credentials; // Credentials in URLs of old events.
 }
@@ -94,24 +95,28 @@ mod runner {
 mod suite {
     mod admission; // Limits on connections, unfinished requests and streams.
     mod authorization; // Golden table: every method and every kind of caller.
-    mod broken_installations; // Wrong keys, certificates, settings and database servers.
+    mod broken_installations; // Wrong keys, certificates and database servers.
+    mod broken_settings; // Nineteen refused starts and their sentences.
     mod cancellation; // Clients that cancel during a call.
-    mod certificates; // Replacement of certificates.
+    mod certificates; // Replacement of certificates, and the warning before their end.
     mod chaos; // Kills of processes, PostgreSQL and NATS under load.
     mod cleanup; // Deletion of rows that nothing needs any more.
     mod concurrency; // Sixty-four concurrent callers.
     mod contract; // Rules that hold for every method of the contract.
     mod contract_examples; // Examples of requests, also called with grpcurl.
     mod crash; // `kill -9` and restart of the suite.
+    mod database_connections; // Few database connections, and first steps that fail.
     mod database_move; // Move of the database to another PostgreSQL cluster.
     mod database_roles; // PostgreSQL roles and privileges of the services.
     mod dead_letters; // Events that a reaction cannot process.
     mod demo; // The demo scenario on every topology.
     mod discovery; // Reflection and health of all services, for a gateway.
+    mod event_consumers; // Events in NATS for programs outside of the suite.
     mod event_goldens; // JSON of events compared with golden files.
     mod event_sizes; // Every event at its largest declared size.
     mod fault_injection; // Loss and duplicates with a safety device switched off.
     mod fencing; // Commits that rest on an outdated authorization.
+    mod grpc_web; // Calls of browsers.
     mod hung_identity; // An identity service that accepts calls and never answers.
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
@@ -129,7 +134,8 @@ mod suite {
     mod revoked_credentials; // Sessions and API keys that end on one of two replicas.
     mod startup; // Refusals to start, with their remedy.
     pub(crate) mod stored_secrets; // Secrets in tables.
-    mod streams; // Limits and revocation of server streams.
+    mod streams; // Limits, revocation and expiry of server streams.
+    mod stubs; // Stubs that other tools generate from the contract.
 }
 
 // Checks of the source text.

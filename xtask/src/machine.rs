@@ -61,6 +61,12 @@ pub(crate) const PGBOUNCER: Need = Need {
     package: "pgbouncer",
     is_installed: || runs("/usr/sbin/pgbouncer", &["--version"]),
 };
+/// The protobuf compiler, for the test that the contract is accepted by it.
+pub(crate) const PROTOC: Need = Need {
+    name: "protoc",
+    package: "protobuf-compiler",
+    is_installed: || runs("protoc", &["--version"]),
+};
 /// Chromium with its `WebDriver` server, for tests of pages.
 pub(crate) const BROWSER: Need = Need {
     name: "chromedriver",

@@ -88,6 +88,7 @@ fn test(filter: &[String]) -> Outcome {
         machine::PERL,
         machine::BROWSER,
         machine::PGBOUNCER,
+        machine::PROTOC,
         machine::BUBBLEWRAP,
     ])?;
     machine::need_network_programs()?;

@@ -5,6 +5,7 @@ pub(crate) mod check;
 mod rebuild;
 pub(crate) mod release;
 mod store;
+pub(crate) mod subject_keys;
 
 use std::{collections::BTreeSet, fmt};
 
@@ -21,6 +22,8 @@ pub struct Findings {
     pub checkpoints: u64,
     /// Differences, one sentence each.
     pub differences: Vec<String>,
+    /// Keys of people that cannot be decrypted, one sentence each.
+    pub unreadable_keys: Vec<String>,
     /// Organizations of the trees with differences.
     pub damaged: BTreeSet<Uuid>,
     /// Trees in quarantine, and the stop of signing, with their causes, one sentence each.
@@ -33,6 +36,9 @@ impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for difference in &self.differences {
             writeln!(f, "DIFFERS: {difference}")?;
+        }
+        for key in &self.unreadable_keys {
+            writeln!(f, "UNREADABLE: {key}")?;
         }
         for restriction in &self.restrictions {
             writeln!(f, "RESTRICTED: {restriction}")?;

@@ -138,6 +138,12 @@ pub async fn fsck(host: &Host, release: Release) -> anyhow::Result<Findings> {
     let journal = head_journal::HeadJournal::read(data_dir)?;
     let check = fsck::check::Fsck::new(db.clone(), &verifier_keys, journal)?;
     let mut findings = check.run().await?;
+    if let Err(error) = db.require_key(host.key()).await {
+        findings.unreadable_keys.push(format!("keys of people: {error:#}"));
+    } else {
+        let vault = subject_key::KeyVault::new(host.key());
+        fsck::subject_keys::check(db, &vault, &mut findings).await?;
+    }
     if release == Release::Intact {
         fsck::release::release_intact(db, log_name, &mut findings).await?;
     }

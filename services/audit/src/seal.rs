@@ -4,16 +4,20 @@
 
 mod personal_fields;
 mod rewrite;
+mod subject_keys;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use chassis::key::{Secret, mac};
 use data_encoding::BASE64URL_NOPAD;
 use uuid::Uuid;
 
-pub(crate) use self::personal_fields::PersonalFields;
+pub(crate) use self::{
+    personal_fields::PersonalFields,
+    subject_keys::{LeafKeys, SubjectKeys},
+};
 use self::{
     personal_fields::TextSubject,
     rewrite::{PersonalText, rewrite},
@@ -23,6 +27,8 @@ use self::{
 const SEALED_PREFIX: &str = "sealed:";
 /// Replacement of a text whose key is destroyed.
 pub(crate) const ERASED: &str = "erased";
+/// Replacement of a text whose stored key cannot be decrypted until an operator has repaired its row.
+pub(crate) const UNREADABLE: &str = "unreadable";
 
 /// Length in bytes of a subject id, which precedes the ciphertext.
 const SUBJECT_ID_LEN: usize = 16;
@@ -31,9 +37,6 @@ const TAG_LEN: usize = 16;
 
 /// A person in the log: the id of an account, or the pseudonym of an e-mail address.
 pub(crate) type SubjectId = Uuid;
-
-/// Keys of people, from which the keys of their leaves are derived.
-pub(crate) type SubjectKeys = BTreeMap<SubjectId, Secret>;
 
 /// Derives the key that seals the texts of one person in one leaf.
 pub(crate) fn leaf_key(subject_key: &Secret, event_id: Uuid) -> Secret {
@@ -133,22 +136,24 @@ pub(crate) fn seal_envelope(
 ) -> Option<Vec<u8>> {
     rewrite(fields, envelope, &mut |personal| {
         let subject = personal.subject_id(pseudonym_key)?;
-        let Some(subject_key) = subject_keys.get(&subject) else { return Some(ERASED.to_owned()) };
+        let Some(subject_key) = subject_keys.sealing_key(subject) else {
+            return Some(ERASED.to_owned());
+        };
         Some(seal_text(&leaf_key(subject_key, event_id), subject, personal.text))
     })
 }
 
-/// Opens a leaf: each sealed text is decrypted with the leaf key of its person, or replaced by `erased` if
-/// there is no key. `None` if the bytes are not a protobuf message.
+/// Opens a leaf: each sealed text is decrypted, or replaced by `erased` if its person has no key, or by
+/// `unreadable` if the stored key is damaged. `None` if the bytes are not a protobuf message.
 pub(crate) fn open_leaf(
     fields: &PersonalFields,
+    event_id: Uuid,
     leaf: &[u8],
-    leaf_key: impl Fn(SubjectId) -> Option<Secret>,
+    subject_keys: &SubjectKeys,
 ) -> Option<Vec<u8>> {
     rewrite(fields, leaf, &mut |personal| {
         let subject = subject_of_sealed(personal.text).filter(|_| personal.is_personal())?;
-        let opened = leaf_key(subject).and_then(|key| open_text(&key, subject, personal.text));
-        Some(opened.unwrap_or_else(|| ERASED.to_owned()))
+        Some(subject_keys.open(event_id, subject, personal.text))
     })
 }
 

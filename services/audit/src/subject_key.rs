@@ -5,10 +5,12 @@ pub(crate) mod erase;
 pub(crate) mod store;
 
 use chassis::key::{Key, Secret};
+use opentelemetry::{KeyValue, global, metrics::Counter};
 use uuid::Uuid;
 
+use self::store::StoredKey;
 use crate::{
-    seal::{SubjectId, pseudonym},
+    seal::{SubjectId, SubjectKeys, pseudonym},
     search_index::{NamedTerm, TermKind},
 };
 
@@ -18,6 +20,8 @@ pub(crate) struct KeyVault {
     pseudonym_key: Secret,
     /// Encrypts the keys of people in the database.
     key_encryption_key: Secret,
+    /// Keys of people that could not be decrypted.
+    alarms: Counter<u64>,
 }
 
 impl KeyVault {
@@ -26,6 +30,7 @@ impl KeyVault {
         Self {
             pseudonym_key: key.derive("audit pseudonyms"),
             key_encryption_key: key.derive("audit person keys"),
+            alarms: global::meter("tenantry").u64_counter("tenantry.audit.alarms").build(),
         }
     }
 
@@ -40,6 +45,34 @@ impl KeyVault {
 
     fn decrypt_key(&self, id: SubjectId, encrypted: &[u8]) -> Option<Secret> {
         chassis::key::open(&self.key_encryption_key, id.as_bytes(), encrypted)?.try_into().ok()
+    }
+
+    /// Decrypts stored keys. One that cannot be decrypted, because its row is damaged, is reported and
+    /// concerns only its person.
+    fn decrypt_keys(&self, mut stored: Vec<StoredKey>) -> SubjectKeys {
+        stored.sort_by_key(|it| it.is_interim);
+        let mut keys = SubjectKeys::default();
+        for StoredKey { person, sealed, is_interim } in stored {
+            if let Some(key) = self.decrypt_key(person, &sealed) {
+                keys.insert(person, key);
+                continue;
+            }
+            keys.insert_unreadable(person);
+            self.alarms.add(1, &[KeyValue::new("cause", "UNREADABLE_KEY")]);
+            let table = if is_interim { "person_interim_key" } else { "person" };
+            tracing::error!(
+                %person,
+                table,
+                "KEY OF A PERSON DAMAGED: personal data of this person in the audit log is unreadable; \
+                 restore the row of the table audit.{table} from a backup"
+            );
+        }
+        keys
+    }
+
+    /// True if a stored key can be decrypted.
+    pub(crate) fn can_decrypt(&self, stored: &StoredKey) -> bool {
+        self.decrypt_key(stored.person, &stored.sealed).is_some()
     }
 
     /// Returns the person that the name of an actor or an object belongs to; `None` if it is not personal

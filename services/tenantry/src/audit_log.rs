@@ -68,5 +68,9 @@ async fn fsck(arguments: FsckArguments) -> anyhow::Result<()> {
     )?;
     print(&findings.to_string())?;
     ensure!(findings.differences.is_empty(), "the log differs from its signed checkpoints");
+    ensure!(
+        findings.unreadable_keys.is_empty(),
+        "keys of people cannot be decrypted; restore the listed rows from a backup"
+    );
     Ok(())
 }

@@ -14,8 +14,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-pub use self::pool::CONNECTIONS_MAX;
-use self::{connection::TxConnection, failover::Failover};
+use self::{connection::TxConnection, failover::Failover, pool::LazyPools};
 use crate::{
     Result, access,
     call::{Account, Call, account_actor, system_actor},
@@ -32,8 +31,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Db {
     name: &'static str,
-    reads: PgPool,
-    writes: PgPool,
+    pools: LazyPools,
     clock: Clock,
     /// Notified after commits that wake background jobs.
     committed: Arc<Notify>,
@@ -70,13 +68,15 @@ pub struct Tx {
 }
 
 impl Db {
-    /// Opens the schema `name` of a database. Connections are made on first use.
+    /// Opens the schema `name` of a database, with at most `connections_max` connections. They are made on
+    /// first use.
     pub fn new(
         name: &'static str,
         options: PgConnectOptions,
         clock: Clock,
         faults: FaultInjection,
         key: &Key,
+        connections_max: u32,
     ) -> Self {
         let (statement_timeout, lock_timeout) =
             if faults.long_lock_waits { ("30s", "30s") } else { ("5s", "2s") };
@@ -87,18 +87,22 @@ impl Db {
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
         let failover = Failover::default();
-        let pool = |options| pool::lazy(name, options, failover.clone());
-        let (reads, writes) = (pool(options.clone()), pool(options));
+        let pools = LazyPools::new(name, options, failover.clone(), connections_max);
         // The label must not change, or responses that are stored already could not be decrypted.
         let response_key = key.derive("first answers");
         let committed = Arc::default();
         let topics = Topics::default();
-        Self { name, reads, writes, clock, committed, topics, faults, failover, response_key }
+        Self { name, pools, clock, committed, topics, faults, failover, response_key }
     }
 
     /// Records that the server is read-only: the pools open new connections, which can reach another server.
     pub fn record_read_only(&self) {
         self.failover.record();
+    }
+
+    /// Sets the largest number of connections. No effect after the first use of the database.
+    pub fn set_connections_max(&self, max: u32) {
+        self.pools.set_connections_max(max);
     }
 
     /// Name of the service, which is also the name of its schema.
@@ -108,13 +112,14 @@ impl Db {
 
     /// Connection pool for reads outside transactions.
     pub fn pool(&self) -> &PgPool {
-        &self.reads
+        &self.pools.get().reads
     }
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.reads.close().await;
-        self.writes.close().await;
+        let pools = self.pools.get();
+        pools.reads.close().await;
+        pools.writes.close().await;
     }
 
     /// Faults that a test injects.
@@ -193,7 +198,7 @@ impl Db {
         R: Message + Default,
     {
         let Some(key) = idempotency::Key::of(&self.response_key, call)? else { return Ok(None) };
-        let mut connection = self.reads.acquire().await?;
+        let mut connection = self.pool().acquire().await?;
         let Some(first) = idempotency::find(&mut connection, &key).await? else { return Ok(None) };
         call.record_written(first.event_ids);
         Ok(Some(R::decode(&*first.response).map_err(anyhow::Error::from)?))
@@ -251,7 +256,7 @@ impl Db {
         origin: pb::Origin,
         parent: Option<Uuid>,
     ) -> Result<Tx> {
-        let connection = self.writes.acquire().await?;
+        let connection = self.pools.get().writes.acquire().await?;
         let mut connection = TxConnection::new(connection, self.faults.reuse_open_transactions);
         raw_sql("begin").execute(connection.get()).await?;
         Ok(Tx {

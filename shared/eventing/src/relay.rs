@@ -1,8 +1,12 @@
 //! The relay: publishes an outbox to JetStream.
 
+use api::event::Envelope;
 use async_nats::HeaderMap;
-use chassis::{Db, Tx, assert_no_transaction};
+use chassis::{Db, Tx, assert_no_transaction, datetime};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use prost::{Message, Name};
 use sqlx::{Either, postgres::PgAdvisoryLock};
+use time::format_description::well_known::Rfc3339;
 use worker::Progress;
 
 use crate::{
@@ -106,18 +110,39 @@ fn subject(event: &Delivery) -> String {
     format!("tenantry.{}.v1.{snake}.{org}", event.source)
 }
 
-/// Returns the headers of an event: CloudEvents 1.0 in binary mode, and the id by which JetStream drops
-/// duplicates.
+/// Characters that are percent-encoded in a header value (CloudEvents NATS binding, 3.1.3.2): space, `"`,
+/// `%`, and those outside of printable ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// Returns the headers of an event: CloudEvents 1.0 in binary mode, with the attributes of the envelope that
+/// is the data, and the id by which JetStream drops duplicates.
 fn headers(event: &Delivery) -> HeaderMap {
+    let envelope = Envelope::decode(&*event.envelope).unwrap_or_default();
     let id = event.id.to_string();
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", id.as_str());
-    headers.insert("ce-specversion", "1.0");
-    headers.insert("ce-id", id.as_str());
-    headers.insert("ce-type", event.event_type.as_str());
-    headers.insert("ce-source", "tenantry");
-    headers.insert("ce-datacontenttype", "application/protobuf");
+    let mut insert = |name: &str, value: &str| {
+        if !value.is_empty() {
+            headers.insert(name, utf8_percent_encode(value, ENCODED).to_string());
+        }
+    };
+    insert("ce-specversion", "1.0");
+    insert("ce-id", &id);
+    insert("ce-source", &format!("/tenantry/{}", event.source));
+    insert("ce-type", &Envelope::full_name());
+    // An extension attribute: the payload in the envelope.
+    insert("ce-eventtype", &event.event_type);
+    insert("ce-time", &time(&envelope).unwrap_or_default());
+    insert("ce-datacontenttype", "application/protobuf");
+    if let Some(resource) = &envelope.resource {
+        insert("ce-subject", &format!("{}/{}", resource.kind, resource.id));
+    }
     headers
+}
+
+/// Returns the time of an event (RFC 3339).
+fn time(envelope: &Envelope) -> Option<String> {
+    datetime(envelope.occur_time?)?.format(&Rfc3339).ok()
 }
 
 #[cfg(test)]

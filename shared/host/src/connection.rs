@@ -28,6 +28,7 @@ use tower::Service;
 
 use crate::{
     listener::{GuardedBody, HttpService},
+    stream_end::StreamEnd,
     tls::{self, Tls},
 };
 
@@ -37,10 +38,13 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const HEADERS_MAX: Duration = Duration::from_secs(10);
 /// Time after which a connection without a request is closed.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(20);
-/// Age at which a connection is closed, so that clients connect to new replicas, too.
-const AGE_MAX: Duration = Duration::from_secs(30 * 60);
-/// Time-out for the requests in flight when a connection is closed.
+/// Time for the requests in flight when a connection is closed, at most its largest age. Then its streams
+/// end.
 const GRACE: Duration = Duration::from_secs(60);
+/// Time for sending the ends of streams, before the connection is closed.
+const STREAM_END_MAX: Duration = Duration::from_secs(10);
+/// Longest time for which a connection stays open after the start of the drain.
+const DRAIN_MAX: Duration = Duration::from_secs(30 * 60);
 /// Pause after a failed accept, for example because of too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,13 +57,29 @@ pub(crate) struct Acceptor {
     service: HttpService,
     tls: Option<Tls>,
     http: Builder<TokioExecutor>,
+    lifetime: Lifetime,
+}
+
+/// Lifetime of connections.
+#[derive(Clone, Copy)]
+pub(crate) struct Lifetime {
     /// Time after the last request after which a connection is closed.
-    idle_max: Duration,
+    pub(crate) idle_max: Duration,
+    /// Age at which a connection is closed, so that clients connect to new replicas, too.
+    pub(crate) age_max: Duration,
+}
+
+/// Graceful shutdown of a connection.
+struct Shutdown {
+    /// Time at which the open streams end.
+    streams_end_at: Instant,
+    /// Time at which the connection is closed.
+    close_at: Instant,
 }
 
 impl Acceptor {
     /// Creates an acceptor; without `tls` connections are in plain text.
-    pub(crate) fn new(service: HttpService, tls: Option<Tls>, idle_max: Duration) -> Self {
+    pub(crate) fn new(service: HttpService, tls: Option<Tls>, lifetime: Lifetime) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
         http.http2()
@@ -69,7 +89,7 @@ impl Acceptor {
             .max_pending_accept_reset_streams(Some(20))
             .max_header_list_size(8 * 1024)
             .max_concurrent_streams(STREAMS_MAX);
-        Self { service, tls, http, idle_max }
+        Self { service, tls, http, lifetime }
     }
 
     /// Accepts connections until `draining`, then waits until all are closed.
@@ -84,7 +104,7 @@ impl Acceptor {
                     continue;
                 }
             };
-            match self.service.stack.limits().connection(address.ip()) {
+            match self.service.stack().limits().connection(address.ip()) {
                 Ok(reservation) => {
                     let serving = self.clone().connection(stream, address, draining.clone());
                     open.spawn(async move {
@@ -129,12 +149,15 @@ impl Acceptor {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = connection.address;
-        let activity = Activity::new(self.idle_max);
+        let activity = Activity::new(self.lifetime.idle_max);
         let requests = activity.clone();
         let http_service = self.service.clone();
+        let stream_end = StreamEnd::default();
+        let end = stream_end.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(connection.clone());
+            request.extensions_mut().insert(end.clone());
             let active = requests.start();
             let response = http_service.clone().call(request);
             async move {
@@ -144,11 +167,15 @@ impl Acceptor {
         });
         let serving = self.http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(serving);
-        let expires_at = Instant::now() + AGE_MAX;
-        // Time at which the connection is closed, set at the start of its graceful shutdown.
-        let mut close_at: Option<Instant> = None;
+        let Lifetime { age_max, .. } = self.lifetime;
+        let expires_at = Instant::now() + age_max;
+        let mut shutdown: Option<Shutdown> = None;
         loop {
-            let next_check = close_at.unwrap_or_else(|| activity.idle_at().min(expires_at));
+            let next_check = match &shutdown {
+                None => activity.idle_at().min(expires_at),
+                Some(it) if !stream_end.0.is_cancelled() => it.streams_end_at,
+                Some(it) => it.close_at,
+            };
             tokio::select! {
                 ended = &mut serving => {
                     if let Err(error) = ended {
@@ -156,19 +183,25 @@ impl Acceptor {
                     }
                     return;
                 }
-                () = draining.cancelled(), if close_at.is_none() => {
+                () = draining.cancelled(), if shutdown.is_none() => {
                     serving.as_mut().graceful_shutdown();
-                    // The drain has a time-out of its own.
-                    close_at = Some(Instant::now() + AGE_MAX);
+                    // The drain has a time-out of its own, and its streams end with another status.
+                    let never = Instant::now() + DRAIN_MAX;
+                    shutdown = Some(Shutdown { streams_end_at: never, close_at: never });
                 }
-                () = sleep_until(next_check) => {
-                    if close_at.is_some() {
-                        return;
-                    }
-                    let now = Instant::now();
-                    if activity.idle_at() <= now || expires_at <= now {
-                        serving.as_mut().graceful_shutdown();
-                        close_at = Some(now + if activity.has_served() { GRACE } else { HEADERS_MAX / 2 });
+                () = sleep_until(next_check) => match &shutdown {
+                    Some(_) if !stream_end.0.is_cancelled() => stream_end.0.cancel(),
+                    Some(_) => return,
+                    None => {
+                        let now = Instant::now();
+                        if activity.idle_at() <= now || expires_at <= now {
+                            serving.as_mut().graceful_shutdown();
+                            let grace =
+                                if activity.has_served() { GRACE } else { HEADERS_MAX / 2 };
+                            let streams_end_at = now + grace.min(age_max);
+                            let close_at = streams_end_at + STREAM_END_MAX;
+                            shutdown = Some(Shutdown { streams_end_at, close_at });
+                        }
                     }
                 }
             }

@@ -34,7 +34,12 @@ impl DataDir {
             Some(path) => path.to_owned(),
             None => default()?,
         };
-        let cannot = || format!("cannot use the data directory {}", path.display());
+        let cannot = || {
+            let path = path.display();
+            format!(
+                "cannot use the data directory {path}; set --data-dir to a directory that can be written"
+            )
+        };
         fs::create_dir_all(&path).with_context(cannot)?;
         let path = fs::canonicalize(&path).with_context(cannot)?;
         let lock = File::options().create(true).write(true).truncate(false).open(path.join("lock"));

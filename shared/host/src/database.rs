@@ -10,7 +10,7 @@ use chassis::{Db, key::Key};
 use sqlx::{Executor, PgConnection, Row, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::{host::Schema, migrate, roles};
+use crate::{connection_limit, host::Schema, migrate, roles};
 
 /// Settings of the start.
 #[derive(Clone, Copy)]
@@ -18,6 +18,8 @@ pub(crate) struct Start {
     pub(crate) mode: roles::Mode,
     /// False if another process migrates.
     pub(crate) migrates: bool,
+    /// Setting `--database-connections-max`.
+    pub(crate) connections_max: u32,
     /// Longest wait for the server, and for the other process that migrates.
     pub(crate) patience: Duration,
 }
@@ -31,6 +33,7 @@ pub(crate) async fn prepare(
     let deadline = Instant::now() + start.patience;
     let mut connection = migrate::connect(options, deadline).await?;
     check_settings(&mut connection).await?;
+    connection_limit::apply(&mut connection, databases, start.connections_max).await?;
     let is_owner = |db: &Db| options.get_username() != roles::name(db.name());
     if start.migrates && databases.iter().any(|(db, _)| is_owner(db)) {
         // One process at a time: another replica, or a killed process whose last statement is still running.

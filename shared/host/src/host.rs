@@ -191,7 +191,9 @@ impl Host {
         privileges: &'static str,
     ) -> Db {
         let options = roles::options(&self.options, name, self.role_mode());
-        let db = Db::new(name, options, self.clock.clone(), self.faults, &self.key);
+        let connections_max = self.config.database_connections_max;
+        let db =
+            Db::new(name, options, self.clock.clone(), self.faults, &self.key, connections_max);
         self.databases.push((db.clone(), Schema { migrations, privileges }));
         db
     }
@@ -296,8 +298,9 @@ impl Host {
         self.retention.entry(db.name()).or_default().push(retention::boxed(step));
     }
 
-    /// Adds a background task, which runs until the process shuts down. If it fails, the process ends with
-    /// its error.
+    /// Adds a background task, which runs until the process shuts down. Its error is final: the process ends
+    /// with it. A task repeats steps that fail for another reason, for example because of the database
+    /// ([`worker::run`]).
     pub fn task<F>(
         &mut self,
         name: &'static str,
@@ -322,7 +325,8 @@ impl Host {
     /// Waits for the database, then migrates all schemas or waits until they are migrated.
     pub(crate) async fn prepare_databases(&self, migrates: bool) -> anyhow::Result<()> {
         let patience = Duration::from_secs(self.config.database_patience_s);
-        let start = database::Start { mode: self.role_mode(), migrates, patience };
+        let connections_max = self.config.database_connections_max;
+        let start = database::Start { mode: self.role_mode(), migrates, patience, connections_max };
         database::prepare(&self.options, &self.databases, start).await
     }
 

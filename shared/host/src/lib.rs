@@ -3,8 +3,10 @@
 
 mod balance;
 mod connection;
+mod connection_limit;
 mod data_dir;
 mod database;
+mod grpc_web;
 mod health;
 pub mod healthcheck;
 mod host;
@@ -14,6 +16,7 @@ pub mod process;
 mod replicas;
 mod roles;
 mod run;
+mod stream_end;
 mod telemetry;
 pub mod tls;
 pub mod web;

@@ -20,7 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use crate::{connection::Acceptor, health::Health, web::Sites};
+use crate::{
+    connection::Acceptor,
+    grpc_web::{self, GrpcWeb},
+    health::Health,
+    stream_end::{ExpiringBody, StreamEnd},
+    web::Sites,
+};
 
 /// Largest request of a health check, in bytes.
 const OPERATOR_BYTES_MAX: usize = 64 * 1024;
@@ -30,12 +36,35 @@ const OPERATOR_RECEIVE_MAX: Duration = Duration::from_secs(5);
 /// The HTTP service of the port.
 #[derive(Clone)]
 pub(crate) struct HttpService {
-    /// The gRPC services of the suite, behind the server stack.
+    grpc: GrpcService,
+    grpc_web: GrpcWeb,
+    /// Page handlers.
+    sites: Sites,
+}
+
+/// The gRPC services of the port.
+#[derive(Clone)]
+pub(crate) struct GrpcService {
+    /// The services of the suite, behind the server stack.
     pub(crate) stack: Stack,
     /// Health and reflection.
     pub(crate) operator: Routes,
-    /// Page handlers.
-    pub(crate) sites: Sites,
+}
+
+impl HttpService {
+    /// Creates the service. Scripts of pages from `web_origins` may call it through gRPC-Web.
+    pub(crate) fn new(
+        grpc: GrpcService,
+        web_origins: &[String],
+        sites: Sites,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { grpc_web: grpc_web::layer(grpc.clone(), web_origins)?, grpc, sites })
+    }
+
+    /// The server stack.
+    pub(crate) fn stack(&self) -> &Stack {
+        &self.grpc.stack
+    }
 }
 
 impl Service<Request<Body>> for HttpService {
@@ -48,21 +77,46 @@ impl Service<Request<Body>> for HttpService {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let limits = self.stack.limits();
-        if request.uri().path().starts_with("/grpc.") {
-            let address = origin::address(&request, limits.proxies());
-            return Box::pin(self.clone().serve_operator(request, address));
+        if grpc_web::matches(&request) {
+            return Box::pin(self.grpc_web.call(request));
         }
-        if self.sites.matches(&request) {
+        if !is_operator(&request) && self.sites.matches(&request) {
+            let limits = self.stack().limits();
             let address = origin::address(&request, limits.proxies());
             let response = self.sites.clone().serve(request, address, limits.clone());
             return Box::pin(async { Ok(response.await) });
         }
-        self.stack.call(request)
+        self.grpc.call(request)
     }
 }
 
-impl HttpService {
+/// True if a request is for health or reflection.
+fn is_operator(request: &Request<Body>) -> bool {
+    request.uri().path().starts_with("/grpc.")
+}
+
+impl Service<Request<Body>> for GrpcService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let end = request.extensions().get::<StreamEnd>().cloned().unwrap_or_default();
+        let response = if is_operator(&request) {
+            let address = origin::address(&request, self.stack.limits().proxies());
+            Box::pin(self.clone().serve_operator(request, address))
+        } else {
+            self.stack.call(request)
+        };
+        Box::pin(async { Ok(response.await?.map(|body| Body::new(ExpiringBody::new(body, end)))) })
+    }
+}
+
+impl GrpcService {
     /// Serves health and reflection. Health checks are answered at any load; streams, which stay open, are
     /// limited by address.
     async fn serve_operator(

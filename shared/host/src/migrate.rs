@@ -61,6 +61,12 @@ pub(crate) async fn connect(
                 tokio::time::sleep(pause.min(remaining)).await;
                 pause = (pause * 2).min(CONNECT_PAUSE_MAX);
             }
+            Err(error) if has_no_free_connection(&error) => {
+                return Err(error).context(
+                    "the database has no free connection; raise the limit on connections of the server, the \
+                     database or the user, or lower --database-connections-max of the processes that use it",
+                );
+            }
             Err(error @ sqlx::Error::Database(_)) => {
                 return Err(error)
                     .context("the database refuses the connection; check --database-url");
@@ -98,6 +104,11 @@ fn is_transient(error: &sqlx::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// True if the server, the database or the user has reached its limit on connections (53300).
+fn has_no_free_connection(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|it| it == "53300")
 }
 
 /// Locks the migrations of this database; waits until no other process runs any. The lock ends with the

@@ -23,11 +23,11 @@ use worker::retention;
 
 use crate::{
     balance,
-    connection::Acceptor,
+    connection::{Acceptor, Lifetime},
     database,
     health::Health,
     host::{Host, Task},
-    listener::{self, HttpService},
+    listener::{self, GrpcService, HttpService},
     tls::Tls,
     web::Sites,
 };
@@ -108,9 +108,13 @@ impl Host {
             }
         };
         let sites = Sites(std::mem::take(&mut self.sites).into());
-        let service = HttpService { stack: Stack::clone(&stack), operator, sites };
-        let idle_max = Duration::from_millis(self.config.connection_idle_ms_max);
-        let acceptor = Acceptor::new(service, tls, idle_max);
+        let grpc = GrpcService { stack: Stack::clone(&stack), operator };
+        let service = HttpService::new(grpc, &self.config.web_origins, sites)?;
+        let lifetime = Lifetime {
+            idle_max: Duration::from_millis(self.config.connection_idle_ms_max),
+            age_max: Duration::from_millis(self.config.connection_age_ms_max),
+        };
+        let acceptor = Acceptor::new(service, tls, lifetime);
         let failure = {
             let drain = listener::Drain { started: self.draining.clone(), timeout: drain };
             listener::serve(acceptor, listener, health, stop, drain).await.flatten()

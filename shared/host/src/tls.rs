@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use opentelemetry::global;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, UnixTime},
@@ -54,8 +55,8 @@ struct Pem {
 /// Configurations made from the files.
 struct Configurations {
     pem: Pem,
-    /// True if the certificate is not valid any more in [`certificate::WARNING_PERIOD`].
-    expires_soon: bool,
+    /// Last second at which the certificate and its authorities are valid.
+    valid_until: UnixTime,
     server: Arc<ServerConfig>,
 }
 
@@ -105,9 +106,14 @@ impl Tls {
     /// Reads changed files, until `stop`. Files that cannot be used, for example a certificate whose key is
     /// not replaced yet, are logged and read again later; the previous ones stay in use.
     pub async fn reload_changes(self, stop: CancellationToken) {
+        let meter = global::meter("tenantry");
+        let remaining =
+            meter.f64_gauge("tenantry.tls.certificate_remaining").with_unit("s").build();
+        remaining.record(self.remaining().as_secs_f64(), &[]);
         self.warn_before_expiry();
         let mut warned = Instant::now();
         while stop.run_until_cancelled(tokio::time::sleep(RELOAD_INTERVAL)).await.is_some() {
+            remaining.record(self.remaining().as_secs_f64(), &[]);
             if warned.elapsed() > WARNING_INTERVAL {
                 self.warn_before_expiry();
                 warned = Instant::now();
@@ -123,11 +129,24 @@ impl Tls {
         }
     }
 
-    /// Logs a warning if the certificate expires soon.
+    /// Returns the time until the end of the certificate or of one of its authorities.
+    fn remaining(&self) -> Duration {
+        let end = self.current().valid_until.as_secs();
+        Duration::from_secs(end.saturating_sub(UnixTime::now().as_secs()))
+    }
+
+    /// Logs a warning if the certificate expires soon, and an error if it has expired.
     fn warn_before_expiry(&self) {
-        if self.current().expires_soon {
-            let file = self.0.files.certificate.display();
-            tracing::warn!(%file, "the TLS certificate expires in less than 30 days; replace the file");
+        let remaining = self.remaining();
+        let file = self.0.files.certificate.display();
+        let days = remaining.as_secs() / (24 * 3600);
+        if remaining.is_zero() {
+            tracing::error!(
+                %file,
+                "the TLS certificate or its authority has expired: new connections fail; replace the file"
+            );
+        } else if remaining < certificate::WARNING_PERIOD {
+            tracing::warn!(%file, days, "the TLS certificate expires in less than 30 days; replace the file");
         }
     }
 
@@ -146,8 +165,9 @@ impl Tls {
 impl Configurations {
     fn new(pem: Pem, files: &Files) -> anyhow::Result<Self> {
         let parsed = certificate::Parsed::new(&pem, files)?;
-        parsed.require_valid_at(UnixTime::now(), files)?;
-        Ok(Self { pem, expires_soon: parsed.expires_soon(), server: parsed.server(files)? })
+        let now = UnixTime::now();
+        parsed.require_valid_at(now, files)?;
+        Ok(Self { pem, valid_until: parsed.valid_until(now), server: parsed.server(files)? })
     }
 }
 

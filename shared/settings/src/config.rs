@@ -33,6 +33,16 @@ pub struct Config {
     /// Seconds to wait at the start for the database server, and for `tenantry migrate`.
     #[arg(long, env = "TENANTRY_DATABASE_PATIENCE_S", default_value_t = 60)]
     pub database_patience_s: u64,
+    /// Largest number of connections of each service to the database, half of them for reads. A process with
+    /// all four services opens up to four times as many. If the server allows fewer, a start warns and uses
+    /// fewer, down to four for each service.
+    #[arg(
+        long,
+        env = "TENANTRY_DATABASE_CONNECTIONS_MAX",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u32).range(4..)
+    )]
+    pub database_connections_max: u32,
     /// Applies pending migrations at the start. Without it a start waits until `tenantry migrate` has applied
     /// them.
     #[arg(long, env = "TENANTRY_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
@@ -56,10 +66,10 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// Base URL of the links in mails, at which browsers reach the pages of the invitation service. Default:
     /// `http://localhost` with the port of --listen (https with TLS).
-    #[arg(long, env = "TENANTRY_BASE_URL")]
+    #[arg(long, env = "TENANTRY_BASE_URL", value_parser = base_url)]
     pub base_url: Option<String>,
     /// Base URL of push webhooks, at which git servers reach the project service. Default: --base-url.
-    #[arg(long, env = "TENANTRY_PUSH_URL")]
+    #[arg(long, env = "TENANTRY_PUSH_URL", value_parser = base_url)]
     pub push_url: Option<String>,
     /// SMTP server, for example `smtps://user:password@mail.example.com`. Default: no server; each mail is
     /// written to an .eml file in the data directory.
@@ -83,6 +93,10 @@ pub struct Config {
     /// URLs of the other services.
     #[command(flatten)]
     pub service_urls: ServiceUrls,
+    /// Origins of web pages whose scripts may call through gRPC-Web (CORS), with commas between them:
+    /// `https://app.example.com,http://localhost:3000`. Default: none.
+    #[arg(long, env = "TENANTRY_WEB_ORIGINS", value_delimiter = ',', value_parser = origin)]
+    pub web_origins: Vec<String>,
     /// Serves gRPC reflection, with which grpcurl lists and describes methods.
     #[arg(long, env = "TENANTRY_REFLECTION", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,
@@ -104,6 +118,16 @@ pub struct Config {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub connection_idle_ms_max: u64,
+    /// Age of a connection in milliseconds at which the client has to connect again, so that it also finds
+    /// new replicas. Calls in flight have another minute; then open streams end with UNAVAILABLE
+    /// (`CONNECTION_EXPIRED`).
+    #[arg(
+        long,
+        env = "TENANTRY_CONNECTION_AGE_MS_MAX",
+        default_value_t = 1_800_000,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub connection_age_ms_max: u64,
     /// Largest number of open calls: streams, and long polls of runners. They do not count as calls in
     /// flight. Loopback addresses may use half of them, a trusted proxy all.
     #[arg(long, env = "TENANTRY_OPEN_CALLS_MAX", default_value_t = 4096)]
@@ -272,4 +296,28 @@ fn network(text: &str) -> Result<IpNet, String> {
     text.parse().or_else(|_| address()).map_err(|_| {
         format!("{text} is not an address or a network; use for example 192.0.2.1 or 10.0.0.0/8")
     })
+}
+
+/// Checks a base URL: scheme and host, and possibly a path.
+fn base_url(text: &str) -> Result<String, String> {
+    let rest = ["https://", "http://"].iter().find_map(|it| text.strip_prefix(it));
+    let has_host = rest.is_some_and(|it| !it.is_empty() && !it.starts_with(['/', ':', '?', '#']));
+    let is_text = text.chars().all(|it| !it.is_whitespace() && !it.is_control());
+    if has_host && is_text && !text.contains(['?', '#']) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text} is not a base URL; use for example https://tenantry.example.com"))
+}
+
+/// Checks the origin of a web page (RFC 6454): scheme, host and port, without a path.
+fn origin(text: &str) -> Result<String, String> {
+    let host = ["https://", "http://"].iter().find_map(|it| text.strip_prefix(it));
+    let is_host = |it: &str| {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        !it.is_empty() && it.chars().all(is_allowed)
+    };
+    if host.is_some_and(is_host) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(format!("{text} is not an origin; use for example https://app.example.com, without a path"))
 }

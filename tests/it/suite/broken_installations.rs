@@ -258,8 +258,8 @@ async fn other_protocols_execute_nothing() {
         "application/connect+json",
         "application/proto",
         "application/grpc+json",
-        "application/grpc-web+proto",
-        "application/grpc-web-text",
+        "application/grpc-web+json",
+        "application/grpc-web-text+json",
         "",
     ] {
         let request = reqwest::Client::new().post(&url).bearer_auth(&ann.token).body(body.clone());
@@ -267,6 +267,13 @@ async fn other_protocols_execute_nothing() {
         assert_eq!(response.status(), 415, "{content_type}");
         assert!(response.text().await.unwrap().contains("use a gRPC client"), "{content_type}");
     }
+    let connect = reqwest::Client::new().post(&url).bearer_auth(&ann.token).body(body.clone());
+    let connect = connect.header("content-type", "application/json");
+    let connect = connect.header("connect-protocol-version", "1").send().await.unwrap();
+    assert_eq!(connect.status(), 415);
+    let error: serde_json::Value = connect.json().await.unwrap();
+    assert_eq!(error["code"], "unimplemented");
+    assert!(error["message"].as_str().unwrap().contains("buf curl --protocol grpc"), "{error}");
     let refused = reqwest::Client::new()
         .post(&url)
         .bearer_auth(&ann.token)

@@ -205,6 +205,7 @@ async fn every_privilege_of_the_log_is_listed() {
         "person: INSERT SELECT",
         "person_address: INSERT SELECT",
         "person_erased: SELECT",
+        "person_interim_key: INSERT SELECT",
         "producer: INSERT SELECT",
         "quarantine: DELETE INSERT SELECT",
         "retention: SELECT",

@@ -1,6 +1,6 @@
 //! `tenantry discovery`: reflection and health checks of all services at one address.
 
-use testkit::eventually;
+use testkit::{ReservedPort, eventually};
 use tonic::{
     Code,
     transport::{Certificate, Channel, ClientTlsConfig},
@@ -29,7 +29,8 @@ async fn connect(url: String, authority: String) -> Option<Channel> {
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_lists_and_checks_the_services_of_all_processes() {
     let mut processes = ServiceProcesses::start().await;
-    let (discovery, url) = processes.start_discovery();
+    let port = ReservedPort::new();
+    let (discovery, url) = processes.start_discovery(&port);
     let authority = processes.authority();
     let connected = async || connect(url.clone(), authority.clone()).await;
     let channel = eventually("discovery", connected).await;

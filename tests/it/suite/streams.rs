@@ -223,3 +223,26 @@ async fn streams_per_organization_are_limited() {
     drop(watch(&other, &org).await.unwrap());
     suite.finish().await;
 }
+
+/// The streams of a connection that has reached its largest age end with a reason, also those of the health
+/// service, and can be opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_a_reason_when_their_connection_expires() {
+    let options = Options { connection_age_ms_max: 3_000, ..Options::default() };
+    let suite = Suite::start_with(options).await;
+    let ann = suite.person("ann@example.com").await;
+    let channel = raw::connect(suite.address).await;
+    let inbox = watch(&channel, &ann).await.unwrap();
+    let health = "grpc.health.v1.Health/Watch";
+    let health = raw::stream(&channel, health).await.unwrap();
+    for stream in [inbox, Box::pin(health.map(|it| it.map(drop)))] {
+        let ended = error_at_end(stream).await;
+        assert_eq!(
+            (ended.code(), raw::reason(&ended).as_str()),
+            (Code::Unavailable, "CONNECTION_EXPIRED")
+        );
+    }
+    // The channel connects again by itself.
+    drop(watch(&channel, &ann).await.unwrap());
+    suite.finish().await;
+}

@@ -66,6 +66,18 @@ pub(crate) async fn call_within(
     Ok(answer.into_inner())
 }
 
+/// Opens a server stream with an empty request.
+pub(crate) async fn stream(
+    channel: &Channel,
+    method: &str,
+) -> Result<tonic::Streaming<Bytes>, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = format!("/{method}").parse().unwrap();
+    let answer = grpc.server_streaming(Request::new(Bytes::new()), path, Raw).await?;
+    Ok(answer.into_inner())
+}
+
 /// Calls a method with a body that never ends.
 pub(crate) async fn call_with_unfinished_body(
     channel: &Channel,

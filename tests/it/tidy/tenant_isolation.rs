@@ -9,7 +9,7 @@ use testkit::Database;
 use super::{Source, assert_none, files, layers::is_store, services};
 
 /// Tables without a column for the tenant. Each needs another key for its rows.
-const OTHER_TABLES: [&str; 34] = [
+const OTHER_TABLES: [&str; 35] = [
     // Of the deployment.
     "_chassis_migrations",
     "_sqlx_migrations",
@@ -34,6 +34,7 @@ const OTHER_TABLES: [&str; 34] = [
     "person",
     "person_address",
     "person_erased",
+    "person_interim_key",
     "quiet_hours",
     "recovery_code",
     "session",

@@ -45,6 +45,10 @@ pub struct Options {
     pub in_flight_max: usize,
     /// Limit on open connections; 0 for the default.
     pub connections_max: usize,
+    /// Largest age of a connection in milliseconds; 0 for the default.
+    pub connection_age_ms_max: u64,
+    /// Origins of web pages whose scripts may call through gRPC-Web.
+    pub web_origins: Vec<String>,
     /// Limit on open calls of one organization; 0 for the default.
     pub open_calls_per_org_max: usize,
     /// Networks of trusted proxies.
@@ -343,6 +347,11 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         oidc_client_secret: options.oidc_issuer.is_some().then(|| "secret".into()),
         in_flight_max: or_default(options.in_flight_max, defaults.in_flight_max),
         connections_max: or_default(options.connections_max, defaults.connections_max),
+        connection_age_ms_max: match options.connection_age_ms_max {
+            0 => defaults.connection_age_ms_max,
+            age => age,
+        },
+        web_origins: options.web_origins.clone(),
         open_calls_per_org_max: or_default(
             options.open_calls_per_org_max,
             defaults.open_calls_per_org_max,

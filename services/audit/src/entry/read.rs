@@ -85,8 +85,8 @@ impl EntryReader {
     }
 
     fn open_entry(&self, row: &EntryRow, keys: &SubjectKeys) -> Result<pb::Entry> {
-        let leaf_key = |subject| Some(seal::leaf_key(keys.get(&subject)?, row.event_id));
-        let opened = seal::open_leaf(&self.codec.personal_fields, &row.leaf, leaf_key);
+        let fields = &self.codec.personal_fields;
+        let opened = seal::open_leaf(fields, row.event_id, &row.leaf, keys);
         let opened = opened.unwrap_or_else(|| row.leaf.clone());
         let mut envelope = Envelope::decode(&*opened).map_err(anyhow::Error::from)?;
         let descriptors = &self.codec.descriptors;

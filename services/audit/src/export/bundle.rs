@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     entry::EntryRow,
     merkle::{Hash, leaf_hash},
-    seal::SubjectKeys,
+    seal::LeafKeys,
 };
 
 /// Version of the format.
@@ -42,7 +42,7 @@ pub(super) fn header(
 /// with the data of one person.
 pub(super) fn entry_line(
     row: &EntryRow,
-    leaf_keys: &SubjectKeys,
+    leaf_keys: &LeafKeys,
     inclusion_proof: Option<&[Vec<u8>]>,
 ) -> Value {
     let keys = leaf_keys.iter().map(|(id, key)| (id.to_string(), BASE64.encode(key).into()));

@@ -19,7 +19,7 @@ use crate::{
     },
     note::CheckpointSigner,
     proof::{self, prove::Prover, store::SignedTree},
-    seal, url_credential,
+    url_credential,
 };
 
 /// Entries of one chunk.
@@ -281,11 +281,7 @@ impl Export {
         let subject_keys = self.reader.subject_keys(rows).await?;
         let mut text = String::new();
         for row in rows {
-            let leaf_key = |subject| {
-                Some((subject, seal::leaf_key(subject_keys.get(&subject)?, row.event_id)))
-            };
-            let subjects = seal::sealed_subjects(fields, &row.leaf);
-            let leaf_keys = subjects.into_iter().filter_map(leaf_key).collect();
+            let leaf_keys = subject_keys.of_leaf(fields, row.event_id, &row.leaf);
             let proof = if self.is_complete_bundle() {
                 None
             } else {

@@ -226,7 +226,7 @@ impl LogAppender {
             for named in &event.terms.names {
                 let subject = self.codec.vault.subject_of_name(named);
                 // The name of an erased person, who has no key, is not stored.
-                if subject.is_none_or(|it| subject_keys.contains_key(&it)) {
+                if subject.is_none_or(|it| subject_keys.contains(&it)) {
                     let term = TreeTerm { tree, term: named.term.clone() };
                     names.insert(NewName {
                         term: number_of(&term_numbers, &term)?,

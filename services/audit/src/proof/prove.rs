@@ -162,11 +162,12 @@ async fn leaf_keys(
 ) -> Result<Vec<pb::PersonKey>> {
     let subjects: BTreeSet<_> = seal::sealed_subjects(&codec.personal_fields, leaf);
     let subject_keys = subject_key::store::get(db, &codec.vault, &subjects).await?;
-    let person_key = |(id, key): (&Uuid, &chassis::key::Secret)| pb::PersonKey {
+    let leaf_keys = subject_keys.of_leaf(&codec.personal_fields, event_id, leaf);
+    let person_key = |(id, key): (Uuid, chassis::key::Secret)| pb::PersonKey {
         subject_id: id.to_string(),
-        key: seal::leaf_key(key, event_id).to_vec(),
+        key: key.to_vec(),
     };
-    Ok(subject_keys.iter().map(person_key).collect())
+    Ok(leaf_keys.into_iter().map(person_key).collect())
 }
 
 /// Computes the hashes of a proof, each from the complete subtrees that cover it.

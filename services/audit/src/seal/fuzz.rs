@@ -65,8 +65,7 @@ fn a_delivery_is_sealed_and_opens_to_the_same_event() {
         let leaf = seal_envelope(&fields, &PSEUDONYM_KEY, event.id, &event.bytes, &keys).unwrap();
         assert!(leaf.len() <= LEAF_BYTES_MAX, "a leaf of {} bytes", leaf.len());
         assert!(leaf.len() <= sealed_len_max(&fields, &event.bytes));
-        let leaf_keys = |it| keys.get(&it).map(|it| leaf_key(it, event.id));
-        let opened = open_leaf(&fields, &leaf, leaf_keys).unwrap();
+        let opened = open_leaf(&fields, event.id, &leaf, &keys).unwrap();
         let original = Envelope::decode(&*event.bytes).unwrap();
         assert_eq!(Envelope::decode(&*opened).unwrap(), original);
         assert!(sealed_subjects(&fields, &leaf).is_subset(&subjects.all));
@@ -81,8 +80,10 @@ fn a_modified_leaf_does_not_panic() {
     check!().with_type::<Input>().for_each(|input| {
         let leaf = input.bytes(&samples);
         for subject in sealed_subjects(&fields, &leaf) {
-            let _ = open_leaf(&fields, &leaf, |it| (it == subject).then_some([1; 32]));
+            let mut keys = SubjectKeys::default();
+            keys.insert(subject, [1; 32]);
+            let _ = open_leaf(&fields, Uuid::nil(), &leaf, &keys);
         }
-        let _ = open_leaf(&fields, &leaf, |_| None);
+        let _ = open_leaf(&fields, Uuid::nil(), &leaf, &SubjectKeys::default());
     });
 }

@@ -70,7 +70,11 @@ fn read(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let key = Ed25519KeyPair::from_pkcs8(&bytes);
     key.with_context(|| {
-        format!("{} is not an Ed25519 key in PKCS #8; restore it from a backup", path.display())
+        format!(
+            "{} is not an Ed25519 key in PKCS #8; restore it from a backup, or set --audit-key-file to the \
+             right file",
+            path.display()
+        )
     })
 }
 

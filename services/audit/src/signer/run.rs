@@ -59,7 +59,8 @@ pub(crate) struct SigningConfig {
     pub(crate) data_dir: PathBuf,
 }
 
-/// Signs until `stop`. Fails, which ends the process, if the database has fewer entries than were signed.
+/// Signs until `stop`. Fails, which ends the process, if the database has fewer entries than were signed. Any
+/// other failure, also of the first step, is repeated.
 pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyhow::Result<()> {
     let SigningConfig { db, guard, signer, verifier_keys, data_dir } = config;
     let journal = JournalFile::open(&data_dir, guard.heads.clone())?;
@@ -78,7 +79,8 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
         journal,
         last_alarm: None,
     };
-    signing.ensure_database_is_current().await?;
+    let Some(rolled_back) = signing.find_rolled_back_trees(&stop).await else { return Ok(()) };
+    signing.ensure_database_is_current(rolled_back).await?;
     while !stop.is_cancelled() {
         let commit = db.next_commit();
         match signing.step().await {
@@ -102,10 +104,22 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
 }
 
 impl SigningLoop {
-    /// Fails if a tree has fewer entries than were signed: the database was restored from a backup (G-22).
-    /// Stops all signing then, so that no other replica continues the older log.
-    async fn ensure_database_is_current(&self) -> anyhow::Result<()> {
-        let sizes = store::tree_sizes(&self.db).await?;
+    /// Returns the trees that have fewer entries than were signed. Repeats until the database responds;
+    /// `None` after `stop`.
+    async fn find_rolled_back_trees(&self, stop: &CancellationToken) -> Option<Vec<String>> {
+        let mut failures = 0;
+        let sizes = loop {
+            match stop.run_until_cancelled(store::tree_sizes(&self.db)).await? {
+                Ok(sizes) => break sizes,
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    tracing::warn!(error, "the sizes of the logs cannot be read; it is repeated");
+                    failures += 1;
+                    stop.run_until_cancelled(tokio::time::sleep(worker::back_off(failures)))
+                        .await?;
+                }
+            }
+        };
         let mut rolled_back = vec![];
         for (org_id, head) in self.journal.heads().heads() {
             let size = sizes.get(&org_id).copied().unwrap_or(0);
@@ -114,6 +128,12 @@ impl SigningLoop {
                 rolled_back.push(format!("tree {tree}: {size} of {} entries", head.size));
             }
         }
+        Some(rolled_back)
+    }
+
+    /// Fails if a tree has fewer entries than were signed: the database was restored from a backup (G-22).
+    /// Stops all signing then, so that no other replica continues the older log.
+    async fn ensure_database_is_current(&self, rolled_back: Vec<String>) -> anyhow::Result<()> {
         if rolled_back.is_empty() {
             return Ok(());
         }

@@ -2,17 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use chassis::{
-    Db, Result, Tx,
-    key::{Secret, random},
-};
-use sqlx::{query, query_scalar};
+use chassis::{Db, Result, Tx, key::random};
+use sqlx::{PgConnection, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::KeyVault;
 use crate::seal::{SubjectId, SubjectKeys, Subjects};
 
-/// Returns the keys of these people. Creates the missing ones, except for people who were erased.
+/// A row of `person` or `person_interim_key`.
+pub(crate) struct StoredKey {
+    pub(crate) person: Uuid,
+    /// The key, encrypted under the key of the deployment.
+    pub(crate) sealed: Vec<u8>,
+    /// True for a key that was created while the row in `person` could not be decrypted.
+    pub(crate) is_interim: bool,
+}
+
+/// Returns the keys of these people. Creates the missing ones, except for people who were erased. A person
+/// whose stored key cannot be decrypted gets an interim key.
 pub(crate) async fn get_or_create(
     tx: &mut Tx,
     vault: &KeyVault,
@@ -20,14 +27,16 @@ pub(crate) async fn get_or_create(
 ) -> Result<SubjectKeys> {
     let ids: Vec<Uuid> = subjects.all.iter().copied().collect();
     if ids.is_empty() {
-        return Ok(SubjectKeys::new());
+        return Ok(SubjectKeys::default());
     }
-    let rows = query!("select id, sealed from person where id = any ($1)", &ids);
-    let rows = rows.fetch_all(tx.conn()).await?;
-    let mut keys = decrypt_rows(vault, rows.into_iter().map(|it| (it.id, it.sealed)))?;
-    let missing: Vec<Uuid> = ids.into_iter().filter(|id| !keys.contains_key(id)).collect();
+    let mut keys = vault.decrypt_keys(select(tx.conn(), &ids).await?);
+    let without_key = ids.into_iter().filter(|id| !keys.contains(id));
+    let (damaged, missing): (Vec<_>, Vec<_>) = without_key.partition(|id| keys.is_unreadable(id));
     if !missing.is_empty() {
         keys.extend(create(tx, vault, missing).await?);
+    }
+    if !damaged.is_empty() {
+        create_interim(tx, vault, &damaged, &mut keys).await?;
     }
     // Written even if both keys exist: the address may have been known before it belonged to the account.
     if !subjects.addresses.is_empty() {
@@ -59,23 +68,56 @@ async fn create(tx: &mut Tx, vault: &KeyVault, missing: Vec<Uuid>) -> Result<Sub
     )
     .execute(tx.conn())
     .await?;
-    let rows = query!("select id, sealed from person where id = any ($1)", &new);
-    let rows = rows.fetch_all(tx.conn()).await?;
-    decrypt_rows(vault, rows.into_iter().map(|it| (it.id, it.sealed)))
+    Ok(vault.decrypt_keys(select(tx.conn(), &new).await?))
 }
 
-fn decrypt_rows(
+/// Creates interim keys for people whose stored keys cannot be decrypted. A concurrent batch may create
+/// others: each opens the entries that it has sealed.
+async fn create_interim(
+    tx: &mut Tx,
     vault: &KeyVault,
-    rows: impl Iterator<Item = (Uuid, Vec<u8>)>,
-) -> Result<SubjectKeys> {
-    let decrypt = |(id, encrypted): (Uuid, Vec<u8>)| -> Result<(SubjectId, Secret)> {
-        let key = vault.decrypt_key(id, &encrypted);
-        let key = key.ok_or_else(|| {
-            anyhow::anyhow!("table person, row {id}: encrypted under another deployment key")
-        })?;
-        Ok((id, key))
-    };
-    rows.map(decrypt).collect()
+    damaged: &[Uuid],
+    keys: &mut SubjectKeys,
+) -> Result<()> {
+    let mut encrypted = vec![];
+    for id in damaged {
+        let key = random();
+        encrypted.push(vault.encrypt_key(*id, &key));
+        keys.insert(*id, key);
+    }
+    query!(
+        "insert into person_interim_key (person, sealed) select unnest($1::uuid[]), unnest($2::bytea[])",
+        damaged,
+        &encrypted
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Returns the stored keys of these people, also their interim keys.
+async fn select(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<StoredKey>> {
+    let keys = query_as!(
+        StoredKey,
+        r#"select id as "person!", sealed as "sealed!", false as "is_interim!" from person
+           where id = any ($1)
+           union all
+           select person, sealed, true from person_interim_key where person = any ($1)"#,
+        ids
+    );
+    Ok(keys.fetch_all(connection).await?)
+}
+
+/// Returns the next stored keys of all people after an id.
+pub(crate) async fn page(db: &Db, after: Uuid, limit: i64) -> Result<Vec<StoredKey>> {
+    let keys = query_as!(
+        StoredKey,
+        r#"select id as person, sealed, false as "is_interim!" from person where id > $1
+           order by id limit $2"#,
+        after,
+        limit
+    );
+    Ok(keys.fetch_all(db.pool()).await?)
 }
 
 /// Returns the keys of these people; erased people have none.
@@ -86,11 +128,10 @@ pub(crate) async fn get(
 ) -> Result<SubjectKeys> {
     let ids: Vec<Uuid> = ids.iter().copied().collect();
     if ids.is_empty() {
-        return Ok(SubjectKeys::new());
+        return Ok(SubjectKeys::default());
     }
-    let rows = query!("select id, sealed from person where id = any ($1)", &ids);
-    let rows = rows.fetch_all(db.pool()).await?;
-    decrypt_rows(vault, rows.into_iter().map(|it| (it.id, it.sealed)))
+    let mut connection = db.pool().acquire().await?;
+    Ok(vault.decrypt_keys(select(&mut connection, &ids).await?))
 }
 
 /// Destroys the keys of an account and of its addresses, and deletes its names from the search index. Returns

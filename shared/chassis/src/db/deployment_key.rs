@@ -10,7 +10,7 @@ use crate::key::{Key, key_id};
 impl Db {
     /// Fails if the schema was set up with another key.
     pub async fn require_key(&self, key: &Key) -> anyhow::Result<()> {
-        let mut connection = self.writes.acquire().await?;
+        let mut connection = self.pools.get().writes.acquire().await?;
         let known = known_check_values(&mut connection).await?;
         if known.is_empty() || known.iter().any(|it| it[..] == key.check_value()) {
             return Ok(());
@@ -26,7 +26,7 @@ impl Db {
 
     /// Stores the check value of the key in a schema without one.
     pub async fn register_key(&self, key: &Key) -> anyhow::Result<()> {
-        let mut connection = self.writes.acquire().await?;
+        let mut connection = self.pools.get().writes.acquire().await?;
         let value = key.check_value();
         query!(
             "insert into deployment_key (check_value)

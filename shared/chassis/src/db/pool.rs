@@ -1,6 +1,12 @@
 //! Connection pools.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     PgConnection, PgPool,
@@ -10,24 +16,69 @@ use sqlx::{
 
 use super::failover::Failover;
 
-/// Largest number of connections in each of the two pools.
-pub const CONNECTIONS_MAX: u32 = 8;
+/// Pools of one schema, opened on first use. Clones share them.
+#[derive(Clone)]
+pub(super) struct LazyPools(Arc<State>);
 
-/// Returns a pool for the schema `name`, whose connections are made on first use.
-pub(super) fn lazy(name: &'static str, options: PgConnectOptions, failover: Failover) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(Duration::from_secs(2))
-        .max_lifetime(Duration::from_secs(30 * 60))
-        // A test would cost a round trip for each use; a broken connection fails its first query.
-        .test_before_acquire(false)
-        .after_connect(move |connection, _| Box::pin(require_search_path(connection, name)))
-        .before_acquire(move |_, metadata| {
-            let opened = Instant::now().checked_sub(metadata.age);
-            let is_outdated = opened.is_some_and(|it| failover.is_outdated(it));
-            Box::pin(async move { Ok(!is_outdated) })
+struct State {
+    name: &'static str,
+    options: PgConnectOptions,
+    failover: Failover,
+    /// Largest number of connections of both pools together.
+    connections_max: AtomicU32,
+    pools: OnceLock<Pools>,
+}
+
+/// Connection pools of one schema.
+pub(super) struct Pools {
+    /// For reads outside transactions.
+    pub(super) reads: PgPool,
+    /// For transactions.
+    pub(super) writes: PgPool,
+}
+
+impl LazyPools {
+    pub(super) fn new(
+        name: &'static str,
+        options: PgConnectOptions,
+        failover: Failover,
+        connections_max: u32,
+    ) -> Self {
+        let connections_max = AtomicU32::new(connections_max);
+        Self(Arc::new(State { name, options, failover, connections_max, pools: OnceLock::new() }))
+    }
+
+    /// Sets the largest number of connections. No effect after the first use of a pool.
+    pub(super) fn set_connections_max(&self, max: u32) {
+        self.0.connections_max.store(max, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> &Pools {
+        self.0.pools.get_or_init(|| {
+            let max = self.0.connections_max.load(Ordering::Relaxed).max(2);
+            Pools { reads: self.0.open(max / 2), writes: self.0.open(max - max / 2) }
         })
-        .connect_lazy_with(options)
+    }
+}
+
+impl State {
+    /// Opens a pool, whose connections are made on first use.
+    fn open(&self, connections_max: u32) -> PgPool {
+        let (name, failover) = (self.name, self.failover.clone());
+        PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(Duration::from_secs(2))
+            .max_lifetime(Duration::from_secs(30 * 60))
+            // A test would cost a round trip for each use; a broken connection fails its first query.
+            .test_before_acquire(false)
+            .after_connect(move |connection, _| Box::pin(require_search_path(connection, name)))
+            .before_acquire(move |_, metadata| {
+                let opened = Instant::now().checked_sub(metadata.age);
+                let is_outdated = opened.is_some_and(|it| failover.is_outdated(it));
+                Box::pin(async move { Ok(!is_outdated) })
+            })
+            .connect_lazy_with(self.options.clone())
+    }
 }
 
 /// Fails if a session does not have the schema `name` as its search path. Poolers such as PgBouncer can drop

@@ -16,6 +16,9 @@ use super::{Files, Pem};
 /// Period before the end of a certificate in which it is reported.
 pub(super) const WARNING_PERIOD: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Longest remaining validity that is found.
+const SEARCH_MAX: Duration = Duration::from_secs(1_000 * 365 * 24 * 3600);
+
 /// Contents of the TLS files.
 pub(super) struct Parsed {
     /// The certificate of the service first, then those of intermediate authorities.
@@ -55,12 +58,16 @@ impl Parsed {
         }
     }
 
-    /// True if the certificate is not valid any more after [`WARNING_PERIOD`].
-    pub(super) fn expires_soon(&self) -> bool {
-        let end = UnixTime::since_unix_epoch(
-            Duration::from_secs(UnixTime::now().as_secs()) + WARNING_PERIOD,
-        );
-        matches!(self.verify(end), Err(Error::CertExpired { .. }))
+    /// Returns the last second at which the certificate, with its authorities, is valid: by binary search,
+    /// because the first certificate of the chain that expires ends the validity of all.
+    pub(super) fn valid_until(&self, now: UnixTime) -> UnixTime {
+        let at = |seconds: u64| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let (mut valid, mut invalid) = (now.as_secs(), now.as_secs() + SEARCH_MAX.as_secs());
+        while valid + 1 < invalid {
+            let middle = valid.midpoint(invalid);
+            if self.verify(at(middle)).is_ok() { valid = middle } else { invalid = middle }
+        }
+        at(valid)
     }
 
     fn verify(&self, time: UnixTime) -> Result<(), Error> {
