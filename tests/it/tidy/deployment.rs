@@ -76,13 +76,12 @@ fn a_container_sees_no_key_of_another_service() {
         let allowed: BTreeSet<String> = match &*name {
             "certificates" => continue,
             "postgres" | "nats" | "mail" => [name.clone()].into(),
-            "keys" => ["secret-key", "audit-key"].map(str::to_owned).into(),
+            "keys" | "migrate" => ["secret-key", "audit-key"].map(str::to_owned).into(),
             "gateway" | "discovery" => [format!("tls-{name}")].into(),
             "runner" => {
                 ["tls-runner", "runner", "demo", "/sys/fs/cgroup"].map(str::to_owned).into()
             }
             "demo" => ["authority", "demo"].map(str::to_owned).into(),
-            "migrate" => ["secret-key", "audit-key"].map(str::to_owned).into(),
             "audit" => ["tls-audit", "secret-key", "audit-key", "audit"].map(str::to_owned).into(),
             name => [format!("tls-{name}"), "secret-key".to_owned()].into(),
         };

@@ -123,6 +123,7 @@ impl HealthChecks {
             let path = launch.health.clone();
             let timeout = launch.timeout.min(RESPONSE_TIMEOUT_MAX);
             let sent = async move { http::get_status(address, &path, timeout).await };
+            #[expect(clippy::disallowed_methods, reason = "the check is aborted with its handle")]
             AbortOnDropHandle::new(tokio::spawn(sent))
         });
         match tokio::time::timeout(REPORT_WAIT, &mut pending).await {
