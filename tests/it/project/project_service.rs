@@ -39,7 +39,7 @@ async fn settings_are_changed_by_field_mask() {
         (&json!("Store"), &json!("18.0"), &json!("shop"))
     );
     let wrong = change(json!({
-        "name": " ", "defaultBranch": "a b", "odooVersion": "13.0",
+        "name": "", "defaultBranch": "a b", "odooVersion": "13.0",
             "updateMask": "name,defaultBranch,odooVersion",
     }));
     let refusal = world.owner.call(&update, wrong).await.unwrap_err().to_string();

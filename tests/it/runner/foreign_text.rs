@@ -80,7 +80,7 @@ async fn output_of_a_failed_deployment_is_reported_completely() {
     let start = lines.iter().position(|it| it == "before").unwrap();
     let expected = [
         "before",
-        "zerowidth soft \u{1f469}\u{1f680}",
+        "zerowidth soft \u{1f469}\u{200d}\u{1f680}",
         "red ",
         "nulnul \u{fffd}\u{fffd}\u{fffd}( invalid  reversed",
     ];

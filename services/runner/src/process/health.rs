@@ -31,7 +31,7 @@ const CHECKS_MAX: usize = 4;
 /// Longest wait of a report for the response to a check of a running program.
 const REPORT_WAIT: Duration = Duration::from_millis(200);
 
-/// Longest wait for the response to a check of a running program, if the time-out of its start is not shorter.
+/// Longest wait for the response to a check of a running program, unless its start has a shorter time-out.
 const RESPONSE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
 /// Result of the checks so far, for the error message.
