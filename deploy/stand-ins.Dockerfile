@@ -28,10 +28,8 @@ ENV PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/var/lib/postgresql/data
 RUN printf '%s\n' '#!/bin/sh' 'set -e' \
     'if [ ! -s "$PGDATA/PG_VERSION" ]; then' \
     '    umask 077' \
-    '    echo "$POSTGRES_PASSWORD" > /tmp/password' \
-    '    initdb --username "$POSTGRES_USER" --pwfile /tmp/password --auth-local trust --auth-host scram-sha-256 \' \
-    '        --encoding UTF8 --locale C.UTF-8' \
-    '    rm /tmp/password' \
+    '    echo "$POSTGRES_PASSWORD" | initdb --username "$POSTGRES_USER" --pwfile /dev/stdin \' \
+    '        --auth-local trust --auth-host scram-sha-256 --encoding UTF8 --locale C.UTF-8' \
     '    echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"' \
     '    pg_ctl --wait start --options "-c listen_addresses="' \
     '    psql --username "$POSTGRES_USER" --dbname postgres --command "create database \"$POSTGRES_DB\""' \

@@ -66,6 +66,12 @@ use record::{DesiredState, EnvironmentRecord};
 use sandbox::Sandbox;
 use usage::UsageMeter;
 
+/// Configuration of git for all environments. It refuses repositories of other owners (`safe.directory`), and
+/// local ones belong to other accounts. Large files are streamed, because git has the memory limit of the
+/// environment.
+const GIT_CONFIGURATION: &str = "[safe]\n\tdirectory = *\n[core]\n\tbigFileThreshold = 16m\n\
+                                 [pack]\n\tthreads = 1\n\twindowMemory = 32m\n";
+
 /// Number of steps of a deployment.
 const DEPLOY_STEPS: i32 = 5;
 
@@ -87,8 +93,7 @@ impl Processes {
             .with_context(|| format!("cannot create {}", root.display()))?;
         // 0711: accounts of environments can enter their own directory but not list the others.
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
-        // git refuses repositories of other owners (`safe.directory`); local ones belong to other accounts.
-        std::fs::write(root.join("gitconfig"), "[safe]\n\tdirectory = *\n")?;
+        std::fs::write(root.join("gitconfig"), GIT_CONFIGURATION)?;
         let accounts = Accounts::new(root.clone());
         accounts.check_reachable()?;
         let network = Network::probe(&settings.network, settings.bind).await;

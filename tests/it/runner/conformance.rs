@@ -71,6 +71,7 @@ promises! {
         a_slow_running_program_is_healthy,
         a_silent_program_is_unhealthy,
         a_program_that_is_not_healthy_in_time_fails,
+        local_names_resolve,
         temporary_files_are_on_disk,
         a_build_ends_with_its_command,
         no_process_outlives_a_failed_start,

@@ -59,7 +59,11 @@ async fn submodules_are_fetched_and_missing_parts_are_logged() {
         repository.git(&["update-index", "--add", "--cacheinfo", &entry]);
     }
     repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
-    repository.write("model.bin", "version https://git-lfs.github.com/spec/v1\n");
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n",
+        "0123456789abcdef".repeat(4)
+    );
+    repository.write("model.bin", &pointer);
     let build = "git describe --always && cat vendor/outer/deep/inner.txt vendor/outer/outer.txt > page.txt";
     let run = "ls .git >> page.txt; test ! -e .git/config && exec perl server.pl";
     let manifest = format!("[build]\ncommand = '''{build}'''\n[run]\ncommand = '''{run}'''\n");
@@ -79,7 +83,7 @@ async fn submodules_are_fetched_and_missing_parts_are_logged() {
         let line = format!("submodule ./vendor/{name} is empty, it cannot be fetched");
         assert!(log.contains(&line), "{log}");
     }
-    // With `git-lfs`, the pointer in this test is invalid.
+    // With `git-lfs`, no server has the object of the pointer.
     assert!(log.contains("1 files are Git LFS pointers"), "{log}");
     suite.finish().await;
 }

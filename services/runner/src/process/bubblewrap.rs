@@ -8,20 +8,23 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
-use super::sandbox::{PATH, SandboxCommand};
+use super::sandbox::{PATH, ResolverFiles, SandboxCommand};
 
 /// Files of the machine that sandboxed programs may read, if they exist.
-const READABLE_PATHS: [&str; 14] = [
+const READABLE_PATHS: [&str; 17] = [
     "/etc/alternatives",
     "/etc/ca-certificates",
+    "/etc/fonts",
     "/etc/java",
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/localtime",
+    "/etc/magic",
     "/etc/mime.types",
     "/etc/nsswitch.conf",
     "/etc/perl",
+    "/etc/php",
     "/etc/pki",
     "/etc/protocols",
     "/etc/services",
@@ -54,11 +57,11 @@ impl Mount {
     }
 }
 
-/// Returns the arguments of `bwrap` for a command: namespaces, mounts and environment variables. `tmp`: the
-/// directory that is mounted at `/tmp`.
+/// Returns the arguments of `bwrap` for a command: namespaces, mounts and environment variables. `resolver`
+/// has the files of name resolution, `tmp` is the directory that is mounted at `/tmp`.
 pub(super) fn arguments(
     command: &SandboxCommand<'_>,
-    resolv_conf: &Path,
+    resolver: &ResolverFiles,
     tmp: &Path,
 ) -> Result<Vec<String>> {
     let mut arguments: Vec<String> = [
@@ -84,7 +87,8 @@ pub(super) fn arguments(
     let passwd = command.environment.passwd();
     let mounts = [
         Mount::new(passwd, "/etc/passwd", Access::ReadOnly),
-        Mount::new(resolv_conf, "/etc/resolv.conf", Access::ReadOnly),
+        Mount::new(&resolver.hosts, "/etc/hosts", Access::ReadOnly),
+        Mount::new(&resolver.resolv_conf, "/etc/resolv.conf", Access::ReadOnly),
         Mount::new(tmp, "/tmp", Access::ReadWrite),
     ];
     for mount in mounts.iter().chain(&command.mounts) {

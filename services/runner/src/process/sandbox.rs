@@ -111,9 +111,15 @@ pub(super) struct Sandbox {
     pub(super) limiter: Limiter,
     policy: IsolationPolicy,
     has_bubblewrap: bool,
-    /// `/etc/resolv.conf` of sandboxes. The machine's file may contain a loopback address, which environments
-    /// cannot reach.
-    resolv_conf: PathBuf,
+    resolver: ResolverFiles,
+}
+
+/// Files of name resolution in sandboxes.
+pub(super) struct ResolverFiles {
+    /// `/etc/hosts`: `localhost`, and the host name of the sandbox.
+    pub(super) hosts: PathBuf,
+    /// `/etc/resolv.conf`. The machine's file may contain a loopback address, which sandboxes cannot reach.
+    pub(super) resolv_conf: PathBuf,
 }
 
 impl Sandbox {
@@ -125,6 +131,8 @@ impl Sandbox {
         limiter: Limiter,
         policy: IsolationPolicy,
     ) -> Result<Self> {
+        let hosts = root.join("hosts");
+        std::fs::write(&hosts, "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 environment\n")?;
         let resolv_conf = root.join("resolv.conf");
         if network.is_separate() {
             let servers = name_servers().into_iter().map(|it| format!("nameserver {it}\n"));
@@ -134,7 +142,14 @@ impl Sandbox {
             std::fs::write(&resolv_conf, text)?;
         }
         let has_bubblewrap = bubblewrap::is_usable().await;
-        Ok(Self { accounts, network, limiter, policy, has_bubblewrap, resolv_conf })
+        Ok(Self {
+            accounts,
+            network,
+            limiter,
+            policy,
+            has_bubblewrap,
+            resolver: ResolverFiles { hosts, resolv_conf },
+        })
     }
 
     /// Returns the isolation that this machine does not provide, each with a remedy.
@@ -200,7 +215,7 @@ impl Sandbox {
         let environment = command.environment;
         let network = self.network.attach(environment).await?;
         let files = environment.create_sandbox(&self.accounts, name).await?;
-        let arguments = bubblewrap::arguments(&command, &self.resolv_conf, &files.tmp)?;
+        let arguments = bubblewrap::arguments(&command, &self.resolver, &files.tmp)?;
         let mut launcher = self.launcher(&command, &network, &files.status)?;
         let mut gate_input = b"\n".to_vec();
         match command.input {

@@ -135,7 +135,10 @@ impl Processes {
         let count = files.len();
         if program_path("git-lfs").is_absolute() {
             return match self.pull_lfs(lease, environment).await {
-                Ok(()) => format!("{count} files fetched from Git LFS"),
+                Ok(fetched) if fetched < count => format!(
+                    "{fetched} of {count} files fetched from Git LFS; the others are no valid pointers"
+                ),
+                Ok(_) => format!("{count} files fetched from Git LFS"),
                 Err(error) => {
                     format!("{count} files are Git LFS pointers, they cannot be fetched: {error:#}")
                 }
@@ -148,11 +151,14 @@ impl Processes {
         )
     }
 
-    async fn pull_lfs(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<()> {
+    /// Fetches files in Git LFS; returns the number of those that have their contents.
+    async fn pull_lfs(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<usize> {
         let install = ["lfs", "install", "--local", "--skip-repo"];
         self.git(lease, environment, &install).await.context("git lfs install")?;
         self.git(lease, environment, &["lfs", "pull"]).await.context("git lfs pull")?;
-        Ok(())
+        // `<object id> * <path>` for a file with its contents, `-` for a pointer.
+        let list = self.git(lease, environment, &["lfs", "ls-files"]).await?;
+        Ok(list.lines().filter(|it| it.split(' ').nth(1) == Some("*")).count())
     }
 }
 

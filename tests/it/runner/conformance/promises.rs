@@ -72,6 +72,13 @@ pub(super) async fn a_failed_deployment_leaves_the_running_version(bench: &Bench
     }
 }
 
+/// `localhost` and the host name of the sandbox resolve without a name server.
+pub(super) async fn local_names_resolve(bench: &Bench) {
+    let names = "getent hosts localhost >/dev/null && getent hosts $(uname -n) >/dev/null";
+    bench.commit("names", names, SERVE);
+    bench.deploy(&bench.environment()).await;
+}
+
 /// The health check waits for a response as long as `timeout_s` allows.
 pub(super) async fn a_slow_health_page_has_the_whole_time(bench: &Bench) {
     let slow = SERVE_ONCE.replace("print $c", "sleep 3; print $c").replace("exit 7", "sleep 60");
