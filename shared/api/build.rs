@@ -21,11 +21,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    let mut compiler = protox::Compiler::new([&root])?;
-    compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(proto_files(&root.join("tenantry"))?)?;
+    let files = proto_files(&root.join("tenantry"))?;
+    let (admin, contract): (Vec<_>, Vec<_>) =
+        files.iter().cloned().partition(|it| it.starts_with(root.join("tenantry/admin")));
     // Encoded here, because decoded descriptors lose the custom options, which the host enforces.
-    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    let contract = compile(&root, contract)?.encode_file_descriptor_set();
+    fs::write(out.join("descriptors.bin"), contract)?;
+    let admin = compile(&root, admin)?.encode_file_descriptor_set();
+    fs::write(out.join("admin_descriptors.bin"), admin)?;
+    let compiler = compile(&root, files)?;
     fs::write(out.join("checks.rs"), checks::generate(&compiler.descriptor_pool())?)?;
 
     fs::write(out.join("remedies.rs"), remedies::generate(&compiler.descriptor_pool())?)?;
@@ -37,6 +41,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost.enable_type_names().btree_map(["."]).include_file("packages.rs");
     tonic_prost_build::configure().compile_fds_with_config(files, prost)?;
     Ok(())
+}
+
+/// Compiles files with their imports and comments.
+fn compile(root: &Path, files: Vec<PathBuf>) -> Result<protox::Compiler, protox::Error> {
+    let mut compiler = protox::Compiler::new([root])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(files)?;
+    Ok(compiler)
 }
 
 /// Re-exports of the packages below `dir` by their short names: `tenantry.audit.v1` as `audit`.

@@ -93,6 +93,7 @@ mod runner {
 
 // Behaviour across services.
 mod suite {
+    mod admin; // Dead letters, pauses, queues and settings, for operators.
     mod admission; // Limits on connections, unfinished requests and streams.
     mod authorization; // Golden table: every method and every kind of caller.
     mod broken_installations; // Wrong keys, certificates and database servers.
@@ -136,6 +137,7 @@ mod suite {
     pub(crate) mod stored_secrets; // Secrets in tables.
     mod streams; // Limits, revocation and expiry of server streams.
     mod stubs; // Stubs that other tools generate from the contract.
+    mod traces; // One trace from a call to its mails and webhooks.
 }
 
 // Checks of the source text.

@@ -1,5 +1,6 @@
 //! Checks of the source text: layout, layers, tenant isolation, dependencies, language, documents.
 
+mod alerts; // Alert rules of deploy/observability.
 mod dependencies; // Dependencies among the crates of the workspace.
 mod deployment; // Containers of deploy/compose.yaml.
 mod documents; // Links and names of tests in documents.

@@ -73,6 +73,7 @@ fn install_inbox(host: &mut Host, db: &Db) {
         pager,
         identity: identity.clone(),
     }));
+    host.queue("notification", db, fanout::queue);
     let worker = fanout::worker::FanoutWorker { db: db.clone(), identity };
     host.task("notification fan-out", |stop| worker.run(stop));
 }
@@ -90,6 +91,7 @@ fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
         secrets_key,
         changes: Throttle::per_minute(WEBHOOK_CHANGES_MAX, host.clock()),
     }));
+    host.queue("webhook_delivery", db, webhook::delivery::store::queue);
     let dispatcher = webhook::dispatcher::Dispatcher { db: db.clone(), sender, secrets_key };
     host.task("webhooks", |stop| dispatcher.run(stop));
     Ok(())

@@ -101,6 +101,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     };
     host.site(push::hook::PATHS, hook);
     host.rpc(TaskServiceServer::new(task::rpc::Rpc { db: db.clone(), access, pager, draining }));
+    host.queue("task", &db, store::task::queue);
     let jobs_db = db.clone();
     host.task("server health", move |stop| reactions::update_server_health(jobs_db, stop));
     let jobs_db = db.clone();

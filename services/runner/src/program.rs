@@ -178,7 +178,8 @@ async fn serve_health(
     };
     Ok(async move {
         if let Some(listener) = listener {
-            tokio::join!(report, health::serve(listener, readiness, CancellationToken::new()));
+            let stop = CancellationToken::new();
+            tokio::join!(report, health::serve(listener, readiness, None, stop));
         }
         std::future::pending::<()>().await;
     })

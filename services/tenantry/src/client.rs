@@ -1,10 +1,10 @@
 //! gRPC client for any method of the API, with typed messages or with JSON.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use tonic::{
     Code, Request, Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -22,6 +22,8 @@ pub struct Client {
     channel: Channel,
     descriptors: DescriptorPool,
     token: Option<String>,
+    /// True if JSON responses have the fields with default values, too.
+    with_defaults: bool,
 }
 
 /// Error of a call: the gRPC status with its reason.
@@ -72,7 +74,20 @@ impl Client {
             format!("cannot connect to {url}; start the suite with `cargo xtask run`")
         })?;
         let descriptors = DescriptorPool::decode(api::DESCRIPTORS)?;
-        Ok(Self { channel, descriptors, token: None })
+        Ok(Self { channel, descriptors, token: None, with_defaults: false })
+    }
+
+    /// Connects to the AdminService of a process at its Unix socket.
+    pub async fn connect_to_socket(path: &Path) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("unix:{}", path.display()))?;
+        let channel = endpoint.connect().await.with_context(|| {
+            format!(
+                "cannot connect to {}; name the socket of a running process with --socket, as its user",
+                path.display()
+            )
+        })?;
+        let descriptors = DescriptorPool::decode(api::ADMIN_DESCRIPTORS)?;
+        Ok(Self { channel, descriptors, token: None, with_defaults: true })
     }
 
     /// Returns the connection, for generated clients.
@@ -111,7 +126,9 @@ impl Client {
         let request = request.map_err(|error| invalid(error.to_string()))?;
         let codec = DynamicCodec { response: descriptor.output() };
         let response = self.unary(&format!("tenantry.{method}"), request, codec).await?;
-        serde_json::to_value(&response).map_err(|error| invalid(error.to_string()))
+        let options = SerializeOptions::new().skip_default_fields(!self.with_defaults);
+        let json = response.serialize_with_options(serde_json::value::Serializer, &options);
+        json.map_err(|error| invalid(error.to_string()))
     }
 
     async fn unary<C>(

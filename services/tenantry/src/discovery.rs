@@ -35,7 +35,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     };
     let identity = Identity::from_pem(read(certificate)?, read(key)?);
     let health = SuiteHealth::new(&config.service_urls, &read(authority)?)?;
-    let (readiness, _health_port) = process::start_health_port(&config).await?;
+    let (readiness, _health_port) = process::start_health_port(&config, &telemetry).await?;
     let server = Server::builder()
         .tls_config(ServerTlsConfig::new().identity(identity))
         .context("--tls-cert and --tls-key cannot be used")?

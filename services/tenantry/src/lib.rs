@@ -5,12 +5,14 @@
 //! | none: all services in one process | `serve`, `local_runner` |
 //! | `demo`: runs a scenario against a running suite | `demo` |
 //! | `verify`: verifies entries of the audit log offline | `verify` |
+//! | `admin`: shows and steers a running process | `admin` |
 //! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
 //! | `certs`, `keys`: create certificates for the services, and the keys that they share | `certs`, `keys` |
 //! | `discovery`: reflection and health of all services, for a gateway | `discovery` |
 //! | `migrate`, `runner` | `tools` |
 //! | `reference`: prints a page of the generated documentation | `reference` |
 
+mod admin;
 mod audit_log;
 mod certs;
 pub mod client;
@@ -50,6 +52,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Verifies offline that entries are in the audit log: a receipt, or an exported bundle.
     Verify(verify::Arguments),
+    /// Shows and steers a running process: queues, jobs, dead letters, pauses, the filter of the log.
+    Admin(admin::Arguments),
     /// Checks the complete audit log, or rotates its signing key.
     Audit(audit_log::Arguments),
     /// Runs the database migrations of all services and exits.
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
             None => Box::pin(serve::serve(config)).await,
             Some(Command::Demo(arguments)) => demo::run(arguments).await,
             Some(Command::Verify(arguments)) => verify::run(&arguments),
+            Some(Command::Admin(arguments)) => admin::run(arguments).await,
             Some(Command::Audit(arguments)) => audit_log::run(arguments).await,
             Some(Command::Migrate(config)) => tools::migrate(*config).await,
             Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments).await,

@@ -29,7 +29,7 @@ pub(crate) async fn runner(config: Config) -> anyhow::Result<()> {
     let project_url = config.service_urls.get(chassis::registry::find("project")?);
     let rules = Rules::load(api::DESCRIPTORS)?;
     let project = channel(project_url, &tls, &rules).context("--project-url")?;
-    let (readiness, _health_port) = process::start_health_port(&config).await?;
+    let (readiness, _health_port) = process::start_health_port(&config, &telemetry).await?;
     let stop = CancellationToken::new();
     let registered = CancellationToken::new();
     let stop_signal = process::stop_signal()?;

@@ -13,6 +13,11 @@ include!(concat!(env!("OUT_DIR"), "/remedies.rs"));
 /// the host, which enforces the options, and for tests that must cover every message and method.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Encoded `FileDescriptorSet` of the AdminService. It is apart from the contract, because operators call it
+/// at a socket of their own.
+pub const ADMIN_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/admin_descriptors.bin"));
+
 /// Generated code, one module per proto package.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 mod packages {

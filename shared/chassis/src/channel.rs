@@ -6,13 +6,15 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tonic::{Status, body::Body};
 use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
+use tracing::{Instrument, Span};
 
 use crate::{
     db::assert_no_transaction,
     server::{Peer, Stack},
+    trace,
 };
 
 /// Client of a service in another process.
@@ -52,6 +54,7 @@ impl Service<Request<Body>> for ServiceChannel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         assert_no_transaction();
+        let span = client_span(&mut request);
         match self.to.get() {
             None => {
                 Box::pin(async { Err(Status::unavailable("the suite is starting; retry later")) })
@@ -61,15 +64,28 @@ impl Service<Request<Body>> for ServiceChannel {
                     return Box::pin(async { Err(Status::unavailable("the suite has ended")) });
                 };
                 request.extensions_mut().insert(Peer::Service(self.from.to_owned()));
-                let response = Stack::clone(&stack).call(request);
+                let response = Stack::clone(&stack).call(request).instrument(span);
                 Box::pin(async { Ok(response.await.unwrap_or_else(|never| match never {})) })
             }
             Some(Target::Remote(remote)) => {
-                let response = remote.clone().oneshot(request);
+                let response = remote.clone().oneshot(request).instrument(span);
                 Box::pin(async { response.await.map_err(|error| unavailable(&*error)) })
             }
         }
     }
+}
+
+/// Creates the span of a request to another service, and sends its trace context with the request.
+fn client_span(request: &mut Request<Body>) -> Span {
+    let method = request.uri().path().trim_start_matches('/');
+    let span = trace::span(trace::Kind::Client, method);
+    trace::set(&span, "rpc.system.name", "grpc");
+    if let Ok(traceparent) = HeaderValue::try_from(trace::traceparent(&span))
+        && !traceparent.is_empty()
+    {
+        request.headers_mut().insert("traceparent", traceparent);
+    }
+    span
 }
 
 /// Converts a failure of the transport to UNAVAILABLE, with all its causes in the message.

@@ -4,27 +4,29 @@ mod connection;
 mod deployment_key;
 mod failover;
 mod pool;
+mod tx;
 
 use std::sync::Arc;
 
 use api::{check::Check, event as pb};
 use prost::{Message, Name};
-use sqlx::{PgConnection, PgPool, postgres::PgConnectOptions, raw_sql};
+use sqlx::{PgPool, postgres::PgConnectOptions, raw_sql};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use self::{connection::TxConnection, failover::Failover, pool::LazyPools};
 use crate::{
     Result, access,
-    call::{Account, Call, account_actor, system_actor},
-    changed::Changed,
-    clock::{Clock, timestamp},
+    call::{Call, system_actor},
+    clock::Clock,
     fault_injection::FaultInjection,
     idempotency,
-    key::{Key, Secret, random},
+    key::{Key, Secret},
     outbox,
     topics::{Subscription, Topics},
+    trace,
 };
 
 /// The database of a service: its schema, with a connection pool for reads and one for transactions.
@@ -40,6 +42,15 @@ pub struct Db {
     failover: Failover,
     /// Key for the stored responses of calls with a `request_id`.
     response_key: Secret,
+}
+
+/// Number of open connections of a service to its database.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connections {
+    /// Connections that run a statement or have an open transaction.
+    pub used: u64,
+    /// Connections that wait for work.
+    pub idle: u64,
 }
 
 /// An open transaction. Its writes and its events commit together, or not at all.
@@ -113,6 +124,15 @@ impl Db {
     /// Connection pool for reads outside transactions.
     pub fn pool(&self) -> &PgPool {
         &self.pools.get().reads
+    }
+
+    /// Counts the open connections, for metrics. None are open before the first use.
+    pub fn connections(&self) -> Connections {
+        let Some(pools) = self.pools.used() else { return Connections::default() };
+        let idle = pools.reads.num_idle() + pools.writes.num_idle();
+        let open = u64::from(pools.reads.size()) + u64::from(pools.writes.size());
+        let idle = u64::try_from(idle).unwrap_or(u64::MAX).min(open);
+        Connections { used: open - idle, idle }
     }
 
     /// Closes every connection.
@@ -224,7 +244,8 @@ impl Db {
         cause: &str,
         work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
     ) -> Result<T> {
-        let origin = pb::Origin { request_id: cause.to_owned(), ..Default::default() };
+        let traceparent = trace::traceparent(&Span::current());
+        let origin = pb::Origin { request_id: cause.to_owned(), traceparent, ..Default::default() };
         let tx = self.begin(system_actor(self.name), origin, Uuid::try_parse(cause).ok()).await?;
         Ok(run(tx, work).await?.0)
     }
@@ -295,15 +316,21 @@ async fn run<T>(
     mut tx: Tx,
     work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
 ) -> Result<(T, Vec<Uuid>)> {
-    let mut outcome = TRANSACTION.scope((), work(&mut tx)).await;
-    let events = tx.take_events();
-    if outcome.is_ok()
-        && let Err(error) = outbox::write(tx.conn(), events).await
-    {
-        outcome = Err(error);
-    }
-    let end = if outcome.is_ok() { "commit" } else { "rollback" };
-    let ended = raw_sql(end).execute(tx.conn()).await;
+    let span = trace::span(trace::Kind::Client, "transaction");
+    trace::set(&span, "db.system.name", "postgresql");
+    trace::set(&span, "db.namespace", tx.source);
+    let transaction = async {
+        let mut outcome = TRANSACTION.scope((), work(&mut tx)).await;
+        let events = tx.take_events();
+        if outcome.is_ok()
+            && let Err(error) = outbox::write(tx.conn(), events).await
+        {
+            outcome = Err(error);
+        }
+        let end = if outcome.is_ok() { "commit" } else { "rollback" };
+        (outcome, raw_sql(end).execute(tx.conn()).await)
+    };
+    let (outcome, ended) = transaction.instrument(span).await;
     if ended.is_ok() {
         tx.connection.return_to_pool();
     }
@@ -317,79 +344,4 @@ async fn run<T>(
     }
     tx.topics.publish(&tx.published);
     Ok((value, std::mem::take(&mut tx.emitted_ids)))
-}
-
-impl Tx {
-    /// The connection, to run SQL on.
-    pub fn conn(&mut self) -> &mut PgConnection {
-        self.connection.get()
-    }
-
-    /// Makes the commit wake the background jobs of this process. [`Self::emit`] and queuing a mail include
-    /// it. A job that found no work must not call it, or it would wake itself without end.
-    pub fn wake(&mut self) {
-        self.wakes_jobs = true;
-    }
-
-    /// Makes the commit notify the subscribers of a topic in this process, which then read what the topic is
-    /// about again.
-    pub fn publish(&mut self, topic: Uuid) {
-        self.published.push(topic);
-    }
-
-    /// Sets the actor of the events that follow, for calls that authenticate the caller themselves, such as a
-    /// login.
-    pub fn act_as(&mut self, account: &Account) {
-        self.actor = account_actor(account);
-    }
-
-    /// Adds the events of a change, whose state has just been stored, to the transaction and returns the
-    /// state. The first event of a transaction is its primary event, the parent of the others (AU-1, AU-2).
-    pub fn emit<T>(&mut self, changed: Changed<T>) -> T {
-        let (state, event, following) = changed.into_parts();
-        self.wake();
-        // The following events contain the parts of a long list, and the response does not name them.
-        self.emitted_ids.push(event.id);
-        for event in std::iter::once(event).chain(following) {
-            self.events.push(event.envelope(pb::Envelope {
-                source: self.source.to_owned(),
-                actor: Some(self.actor.clone()),
-                occur_time: Some(timestamp(self.now)),
-                origin: Some(self.origin.clone()),
-                // So that contents cannot be guessed from the hash of the event in the audit log.
-                salt: random()[..16].to_vec(),
-                ..Default::default()
-            }));
-        }
-        state
-    }
-
-    /// Makes an event the primary one, although others are emitted before it. In a reaction it has no effect.
-    pub fn set_primary<T>(&mut self, changed: &Changed<T>) {
-        self.parent.get_or_insert(changed.event_id());
-    }
-
-    /// Sets the event of an earlier call that this transaction continues: it becomes the parent of the
-    /// primary event. In a reaction it has no effect, because its parent is the event that it reacts to.
-    pub fn set_cause(&mut self, event_id: Option<Uuid>) {
-        self.cause = event_id;
-    }
-
-    /// Takes the events, sets the parent of each, and moves the primary event to the front of the emitted
-    /// ids.
-    fn take_events(&mut self) -> Vec<pb::Envelope> {
-        let mut events = std::mem::take(&mut self.events);
-        let first = events.first().and_then(|it| Uuid::try_parse(&it.id).ok());
-        let parent = self.parent.or(first).unwrap_or_default();
-        for event in &mut events {
-            let parent_id = parent.to_string();
-            if event.id != parent_id {
-                event.parent_event_id = parent_id;
-            } else if let Some(cause) = self.cause {
-                event.parent_event_id = cause.to_string();
-            }
-        }
-        self.emitted_ids.sort_by_key(|it| *it != parent);
-        events
-    }
 }

@@ -13,6 +13,7 @@ pub mod outbox;
 pub mod page;
 pub mod rule;
 pub mod server;
+pub mod trace;
 
 pub use primitives::{
     Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, TeamId, UserId,

@@ -88,6 +88,16 @@ pub(crate) async fn read(db: &Db, from: Cursor, limit: i64) -> Result<(Vec<Deliv
 }
 
 impl Cursor {
+    /// Transaction id below which all events are read.
+    pub(crate) fn horizon(self) -> i64 {
+        self.horizon
+    }
+
+    /// Position up to which the events of the transaction at the horizon are read.
+    pub(crate) fn position(self) -> i64 {
+        self.position
+    }
+
     /// Loads the position of a reader in the outbox of `source` from the reader's schema; the start if there
     /// is none.
     pub(crate) async fn load(conn: &mut PgConnection, reader: &str, source: &str) -> Result<Self> {

@@ -1,7 +1,7 @@
 //! An event in delivery: between the outbox and a subscriber.
 
 use api::event::Envelope;
-use chassis::{key, outbox::event_type};
+use chassis::{key, outbox::event_type, trace};
 use prost::Message;
 use uuid::Uuid;
 
@@ -41,6 +41,23 @@ impl Delivery {
         };
         let org_id = Uuid::try_parse(&event.org_id).ok();
         Self { id, event_type: event_type(&event), source: event.source, org_id, envelope }
+    }
+
+    /// Decodes a stored envelope, for example of a dead letter.
+    pub(crate) fn stored(id: Uuid, envelope: Vec<u8>) -> Self {
+        let event = Envelope::decode(&*envelope).unwrap_or_default();
+        let org_id = Uuid::try_parse(&event.org_id).ok();
+        Self { id, event_type: event_type(&event), source: event.source, org_id, envelope }
+    }
+
+    /// Returns the trace context of the call that wrote the event (`traceparent`). Empty if spans are not
+    /// exported, because it costs a decoding, or if the call had none.
+    pub(crate) fn traceparent(&self) -> String {
+        if !trace::is_enabled() {
+            return String::new();
+        }
+        let envelope = Envelope::decode(&*self.envelope).ok();
+        envelope.and_then(|it| it.origin).map(|it| it.traceparent).unwrap_or_default()
     }
 
     /// Returns the id of the object that the event is about; without one, the id of the event.

@@ -12,13 +12,14 @@ use async_nats::{
     Event,
     connection::State,
     jetstream::{
-        self, AckKind,
+        self, AckKind, Message,
         consumer::{AckPolicy, PullConsumer, pull},
         stream::{self, DiscardPolicy, StorageType},
     },
 };
 use chassis::Db;
 use futures::{StreamExt, future::BoxFuture};
+use opentelemetry::{KeyValue, global, metrics::Gauge};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 use worker::{Progress, Schedule};
@@ -163,7 +164,8 @@ impl JetStream {
         for subscriber in subscribers {
             tasks.push(Box::pin(subscriber.clone().retry_deferred(stop.clone())));
             let db = subscriber.db.clone();
-            let consumer = Consumer { nats: self.clone(), subscriber, pull: Mutex::default() };
+            let lag = global::meter("tenantry").u64_gauge("tenantry.consumer.pending").build();
+            let consumer = Consumer { nats: self.clone(), subscriber, pull: Mutex::default(), lag };
             let name = format!("consumer of {}", db.name());
             let stop = stop.clone();
             tasks.push(Box::pin(async move {
@@ -180,11 +182,16 @@ struct Consumer {
     subscriber: Subscriber,
     /// The durable consumer; `None` at the start and after a failure.
     pull: Mutex<Option<PullConsumer>>,
+    /// Number of messages in the stream that the service has not received.
+    lag: Gauge<u64>,
 }
 
 impl Consumer {
     /// Pulls a batch, delivers it and acknowledges it.
     async fn step(&self) -> anyhow::Result<Progress> {
+        if self.subscriber.is_paused().await? {
+            return Ok(Progress::Idle);
+        }
         let mut cached = self.pull.lock().await;
         let consumer = match cached.take() {
             Some(consumer) => consumer,
@@ -200,6 +207,7 @@ impl Consumer {
             batch.push(Delivery::of(publisher(&message.subject), message.payload.to_vec()));
             messages.push(message);
         }
+        self.record_lag(messages.last());
         if self.subscriber.db.faults().acknowledge_early {
             for message in &messages {
                 message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
@@ -226,6 +234,12 @@ impl Consumer {
         }
         *cached = Some(consumer);
         Ok(Progress::busy_if(!batch.is_empty()))
+    }
+
+    /// Records the number of messages after the last one that was pulled; none if there was no message.
+    fn record_lag(&self, last: Option<&Message>) {
+        let pending = last.and_then(|it| it.info().ok()).map_or(0, |it| it.pending);
+        self.lag.record(pending, &[KeyValue::new("service", self.subscriber.db.name())]);
     }
 
     /// Returns the durable consumer of the subscriber, and creates it if it is missing.

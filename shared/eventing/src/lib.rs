@@ -3,12 +3,15 @@
 
 pub mod cluster;
 mod cursor;
+pub mod dead_letter;
 mod delivery;
 #[cfg(test)]
 mod fuzz;
 mod jetstream;
 mod local;
 mod nats_url;
+pub mod pause;
+mod queues;
 mod reconciler;
 mod relay;
 mod subscriber;
@@ -18,6 +21,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chassis::{Db, channel::ServiceChannel};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use worker::queue::Queue;
 
 use self::{cursor::ReaderPositions, reconciler::OutboxReconciler};
 pub use delivery::Delivery;
@@ -43,6 +47,14 @@ pub enum Bus {
     JetStream(Box<JetStream>),
 }
 
+/// The delivery of events in a process.
+pub struct Tasks {
+    /// Background tasks.
+    pub futures: Vec<BoxFuture<'static, ()>>,
+    /// Queues of events, of each outbox.
+    pub queues: Vec<Queue>,
+}
+
 impl Bus {
     /// Returns the background tasks that deliver events from these outboxes to these subscribers, and
     /// reconcile each outbox with the audit log, until `stop`. An event that the audit log lacks for longer
@@ -53,11 +65,13 @@ impl Bus {
         subscribers: Vec<Subscriber>,
         direct_after: Duration,
         stop: &CancellationToken,
-    ) -> Vec<BoxFuture<'static, ()>> {
+    ) -> Tasks {
         let mut positions = BTreeMap::new();
         let mut reconcilers = vec![];
+        let mut queues = vec![];
         for (outbox, audit) in &outboxes {
             let of_outbox = positions.entry(outbox.name()).or_insert_with(ReaderPositions::default);
+            queues.extend(queues::of(outbox, of_outbox.clone()));
             reconcilers.push(OutboxReconciler::new(
                 outbox.clone(),
                 audit.clone(),
@@ -66,13 +80,13 @@ impl Bus {
             ));
         }
         let outboxes: Vec<Db> = outboxes.into_iter().map(|it| it.0).collect();
-        let mut tasks = match self {
+        let mut futures = match self {
             Self::Local => local::tasks(&outboxes, &subscribers, &positions, stop),
             Self::JetStream(it) => it.tasks(outboxes, subscribers, &positions, stop),
         };
         for reconciler in reconcilers {
-            tasks.push(Box::pin(reconciler.run(stop.clone())));
+            futures.push(Box::pin(reconciler.run(stop.clone())));
         }
-        tasks
+        Tasks { futures, queues }
     }
 }

@@ -70,6 +70,9 @@ struct State {
 impl LocalReader {
     /// Reads a batch and delivers it.
     async fn step(&self) -> anyhow::Result<Progress> {
+        if self.subscriber.is_paused().await? {
+            return Ok(Progress::Idle);
+        }
         let mut state = self.state.lock().await;
         let from = match state.cursor {
             Some(cursor) => cursor,

@@ -2,11 +2,15 @@
 
 use api::event::Envelope;
 use async_nats::HeaderMap;
-use chassis::{Db, Tx, assert_no_transaction, datetime};
+use chassis::{
+    Db, Tx, assert_no_transaction, datetime,
+    trace::{self, Kind},
+};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::{Message, Name};
 use sqlx::{Either, postgres::PgAdvisoryLock};
 use time::format_description::well_known::Rfc3339;
+use tracing::{Instrument, Span};
 use worker::Progress;
 
 use crate::{
@@ -81,6 +85,28 @@ impl Relay {
     /// Publishes events and waits for their acknowledgements.
     async fn publish(&self, batch: &[Delivery]) -> anyhow::Result<()> {
         assert_no_transaction();
+        let span = self.span(batch);
+        self.send(batch).instrument(span).await
+    }
+
+    /// Creates the span of the publication of a batch, in the trace of its first event and with links to
+    /// those of the others.
+    fn span(&self, batch: &[Delivery]) -> Span {
+        let Some((first, others)) = batch.split_first().filter(|_| trace::is_enabled()) else {
+            return Span::none();
+        };
+        let span = trace::continued(Kind::Producer, "send tenantry.events", &first.traceparent());
+        for event in others {
+            trace::link(&span, &event.traceparent());
+        }
+        trace::set(&span, "messaging.system", "nats");
+        trace::set(&span, "messaging.operation.type", "send");
+        let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+        trace::set(&span, "messaging.batch.message_count", count);
+        span
+    }
+
+    async fn send(&self, batch: &[Delivery]) -> anyhow::Result<()> {
         let mut acks = vec![];
         for event in batch {
             let payload = event.envelope.clone().into();
@@ -136,6 +162,11 @@ fn headers(event: &Delivery) -> HeaderMap {
     insert("ce-datacontenttype", "application/protobuf");
     if let Some(resource) = &envelope.resource {
         insert("ce-subject", &format!("{}/{}", resource.kind, resource.id));
+    }
+    if let Some(origin) = &envelope.origin {
+        // As a CloudEvents extension and as W3C Trace Context, which instrumented clients read.
+        insert("ce-traceparent", &origin.traceparent);
+        insert("traceparent", &origin.traceparent);
     }
     headers
 }

@@ -3,6 +3,7 @@
 
 mod deferred;
 mod not_ready;
+mod span;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,10 +15,11 @@ use std::{
 use api::{error::Reason, event::Envelope};
 use chassis::{Db, Error, Result, Tx};
 use prost::{Message, Name};
+use tracing::Instrument;
 use uuid::Uuid;
 
 pub use self::not_ready::NotReady;
-use crate::delivery::Delivery;
+use crate::{delivery::Delivery, pause::PauseState};
 
 type ReactionFuture<'t> = Pin<Box<dyn Future<Output = Result<()>> + Send + 't>>;
 type BoxedReaction = Arc<dyn for<'t> Fn(&'t mut Tx, &Envelope) -> ReactionFuture<'t> + Send + Sync>;
@@ -64,6 +66,7 @@ pub struct Subscriber {
     /// Database of the service, with its inbox.
     pub db: Db,
     handler: Handler,
+    pause: Arc<PauseState>,
 }
 
 #[derive(Clone)]
@@ -105,12 +108,12 @@ pub(crate) const ATTEMPTS_MAX: u32 = 8;
 impl Subscriber {
     /// Creates a subscriber without reactions.
     pub fn reacting(db: Db) -> Self {
-        Self { db, handler: Handler::Reactions(BTreeMap::new()) }
+        Self { db, handler: Handler::Reactions(BTreeMap::new()), pause: Arc::default() }
     }
 
     /// Creates a subscriber that records all events.
     pub fn recording(db: Db, sink: Arc<dyn EventSink>) -> Self {
-        Self { db, handler: Handler::Sink(sink) }
+        Self { db, handler: Handler::Sink(sink), pause: Arc::default() }
     }
 
     /// Adds a reaction to events of type `E`. A recording subscriber ignores it.
@@ -150,6 +153,14 @@ impl Subscriber {
         match &self.handler {
             Handler::Reactions(reactions) => Some(reactions.keys().map(String::as_str).collect()),
             Handler::Sink(_) => None,
+        }
+    }
+
+    /// True if an operator has paused the reactions. A recording subscriber cannot be paused.
+    pub(crate) async fn is_paused(&self) -> Result<bool> {
+        match &self.handler {
+            Handler::Reactions(_) => self.pause.is_paused(&self.db).await,
+            Handler::Sink(_) => Ok(false),
         }
     }
 
@@ -261,7 +272,8 @@ impl Subscriber {
     /// Records events and defers the blocked ones. Returns the ids of those that need a redelivery.
     async fn record(&self, sink: &dyn EventSink, events: &[Delivery]) -> Result<Vec<Uuid>> {
         let record = async |tx: &mut Tx| sink.record(tx, events).await;
-        let Unrecorded { out_of_order, blocked } = self.db.write_as_system("log", record).await?;
+        let recorded = self.db.write_as_system("log", record).instrument(self.batch_span(events));
+        let Unrecorded { out_of_order, blocked } = recorded.await?;
         self.defer_blocked(events, &blocked).await?;
         Ok(out_of_order)
     }
@@ -311,7 +323,8 @@ impl Subscriber {
 
     async fn handle_in_transaction(&self, event: &Delivery) -> Result<()> {
         let work = async |tx: &mut Tx| self.handle(tx, event).await;
-        self.db.write_as_system(&event.id.to_string(), work).await
+        let span = self.span(event);
+        self.db.write_as_system(&event.id.to_string(), work).instrument(span).await
     }
 
     /// Handles one event, unless the inbox has it.

@@ -1,10 +1,11 @@
-//! Liveness and readiness of a process over plain HTTP, for the probes of container engines, and the client
-//! of these probes.
+//! Liveness, readiness and metrics of a process over plain HTTP, for the probes of container engines and for
+//! Prometheus, and the client of the probes.
 //!
 //! | path | 200 | 503 |
 //! |---|---|---|
 //! | `/livez` | the process runs | |
 //! | `/readyz` | it serves calls | it starts, drains, or lacks something; the body has the cause |
+//! | `/metrics` | the metrics, in the text format of Prometheus | |
 //!
 //! The body of `/readyz` also has a line for each part of the process that needs attention while calls are
 //! served, for example a mail server that refuses mails.
@@ -13,7 +14,7 @@ use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -73,27 +74,52 @@ impl Readiness {
         });
     }
 
+    /// Cause for which the process is not ready.
+    pub fn cause(&self) -> Option<String> {
+        self.0.borrow().cause.clone()
+    }
+
     /// The lines of the problems, each with its part.
     pub fn details(&self) -> String {
         let state = self.0.borrow();
         state.details.iter().map(|(part, problem)| format!("{part}: {problem}\n")).collect()
     }
 
-    fn respond(&self, path: &str) -> (StatusCode, String) {
+    fn respond(&self, path: &str, metrics: Option<&Metrics>) -> (StatusCode, String) {
         let details = self.details();
+        if path == "/metrics"
+            && let Some(metrics) = metrics
+        {
+            return (StatusCode::OK, metrics());
+        }
         match (path, &self.0.borrow().cause) {
             ("/livez", _) => (StatusCode::OK, "alive\n".to_owned()),
             ("/readyz", None) => (StatusCode::OK, format!("ready\n{details}")),
             ("/readyz", Some(cause)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {cause}\n{details}"))
             }
-            _ => (StatusCode::NOT_FOUND, "this port has /livez and /readyz\n".to_owned()),
+            _ => (
+                StatusCode::NOT_FOUND,
+                "this port has /livez and /readyz, and /metrics if the process has metrics\n"
+                    .to_owned(),
+            ),
         }
     }
 }
 
-/// Serves the health port until `stop`.
-pub async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
+/// Function that returns the metrics of the process in the text format of Prometheus.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Media type of the metrics.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves the health port until `stop`, without `/metrics` if there are none.
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Option<Metrics>,
+    stop: CancellationToken,
+) {
     let connections = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
@@ -107,10 +133,10 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, stop: Cancellati
                     continue;
                 }
             };
-            let readiness = readiness.clone();
+            let (readiness, metrics) = (readiness.clone(), metrics.clone());
             connections.spawn(async move {
                 // A client that disconnects early is no error.
-                let _ = timeout(CONNECTION_MAX, serve_connection(stream, readiness)).await;
+                let _ = timeout(CONNECTION_MAX, serve_connection(stream, readiness, metrics)).await;
                 drop(permit);
             });
         }
@@ -118,11 +144,17 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, stop: Cancellati
     stop.run_until_cancelled(accept).await;
 }
 
-async fn serve_connection(stream: TcpStream, readiness: Readiness) -> hyper::Result<()> {
+async fn serve_connection(
+    stream: TcpStream,
+    readiness: Readiness,
+    metrics: Option<Metrics>,
+) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (status, text) = readiness.respond(request.uri().path());
+        let (status, text) = readiness.respond(request.uri().path(), metrics.as_ref());
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
+        let content_type = HeaderValue::from_static(METRICS_TYPE);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
         std::future::ready(Ok::<_, Infallible>(response))
     });
     hyper::server::conn::http1::Builder::new()
@@ -176,11 +208,13 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::default();
         let stop = CancellationToken::new();
-        let serving = serve(listener, readiness.clone(), stop.clone());
+        let metrics: Metrics = Arc::new(|| "calls_total 1\n".to_owned());
+        let serving = serve(listener, readiness.clone(), Some(metrics), stop.clone());
         let checks = async {
             let error = check(address).await.unwrap_err().to_string();
             assert_eq!(error, "not ready: the process starts");
             assert_eq!(get(address, "/livez").await.unwrap().0, StatusCode::OK);
+            assert_eq!(get(address, "/metrics").await.unwrap().1, "calls_total 1\n");
             readiness.set_ready();
             check(address).await.unwrap();
             assert_eq!(get(address, "/").await.unwrap().0, StatusCode::NOT_FOUND);

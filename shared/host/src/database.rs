@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use chassis::{Db, key::Key};
+use opentelemetry::{KeyValue, global, metrics::AsyncInstrument};
 use sqlx::{Executor, PgConnection, Row, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -121,4 +122,21 @@ pub(crate) async fn keep_clock_synchronized(db: Db, stop: CancellationToken) {
             tracing::debug!(error = format!("{error:#}"), "the clock is not synchronized");
         }
     }
+}
+
+/// Registers the gauge `tenantry.database.connections`, with the attributes `service` and `state` (`used` or
+/// `idle`).
+pub(crate) fn measure_connections(databases: Vec<Db>) {
+    let meter = global::meter("tenantry");
+    let gauge = meter.u64_observable_gauge("tenantry.database.connections");
+    let observe = move |observer: &dyn AsyncInstrument<u64>| {
+        for db in &databases {
+            let connections = db.connections();
+            for (state, count) in [("used", connections.used), ("idle", connections.idle)] {
+                let labels = [KeyValue::new("service", db.name()), KeyValue::new("state", state)];
+                observer.observe(count, &labels);
+            }
+        }
+    };
+    gauge.with_callback(observe).build();
 }

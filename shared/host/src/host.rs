@@ -24,7 +24,10 @@ use prost::{Message, Name};
 use sqlx::{migrate::Migrator, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, codegen::Service, server::NamedService, service::Routes};
-use worker::retention::{self, BoxedStep, Step};
+use worker::{
+    queue::{Queue, QueueState},
+    retention::{self, BoxedStep, Step},
+};
 
 use crate::{data_dir::DataDir, database, roles, web::PageHandler};
 
@@ -57,6 +60,8 @@ pub struct Host {
     /// Tokens that are cancelled when a part of the start-up is done.
     pub(crate) startup: Vec<CancellationToken>,
     pub(crate) retention: BTreeMap<&'static str, Vec<BoxedStep>>,
+    /// Queues in the databases, for metrics and operators.
+    pub(crate) queues: Vec<Queue>,
     pub(crate) readiness: Readiness,
     pub(crate) draining: CancellationToken,
 }
@@ -111,6 +116,7 @@ impl Host {
             tasks: vec![],
             startup: vec![],
             retention: BTreeMap::new(),
+            queues: vec![],
             readiness: Readiness::default(),
             draining: CancellationToken::new(),
         })
@@ -280,6 +286,7 @@ impl Host {
     pub fn mail(&mut self, db: &Db, renderer: impl MailRenderer) -> anyhow::Result<()> {
         let mailer = Mailer::new(&self.config, self.data_dir.path().join("mail"))?;
         let readiness = self.readiness.clone();
+        self.queue("mail", db, mail::queue::state);
         self.mail_workers.push(MailWorker::new(db.clone(), mailer, renderer, readiness));
         Ok(())
     }
@@ -288,6 +295,18 @@ impl Host {
     pub fn site(&mut self, paths: &'static [&'static str], site: impl PageHandler) {
         let site: Arc<dyn PageHandler> = Arc::new(site);
         self.sites.extend(paths.iter().map(|it| (*it, site.clone())));
+    }
+
+    /// Adds a queue in a database, whose length and age are metrics.
+    pub fn queue<F>(
+        &mut self,
+        name: &'static str,
+        db: &Db,
+        read: impl Fn(Db) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = chassis::Result<QueueState>> + Send + 'static,
+    {
+        self.queues.push(Queue::new(name, db, read));
     }
 
     /// Adds a step to the job that deletes old rows of a database.

@@ -1,6 +1,6 @@
 //! The program of a service: command line, database, signals and exit code.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use chassis::Config;
@@ -114,7 +114,7 @@ pub async fn serve(
     let listener = listener.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
-    let (readiness, health_port) = start_health_port(&config).await?;
+    let (readiness, health_port) = start_health_port(&config, &telemetry).await?;
     let (options, postgres) = database(&config, &data_dir).await?;
     let host = Host::new(config, options, data_dir);
     let result = match host {
@@ -162,7 +162,10 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 /// Starts the health port, if there is one, before everything that takes long. It ends with the returned
 /// value.
-pub async fn start_health_port(config: &Config) -> anyhow::Result<(Readiness, JoinSet<()>)> {
+pub async fn start_health_port(
+    config: &Config,
+    telemetry: &Telemetry,
+) -> anyhow::Result<(Readiness, JoinSet<()>)> {
     let readiness = Readiness::default();
     let mut port = JoinSet::new();
     if let Some(address) = config.health_listen {
@@ -170,7 +173,9 @@ pub async fn start_health_port(config: &Config) -> anyhow::Result<(Readiness, Jo
         let listener = listener.with_context(|| {
             format!("cannot listen on {address}; choose another address with --health-listen")
         })?;
-        port.spawn(health::serve(listener, readiness.clone(), CancellationToken::new()));
+        let metrics: health::Metrics = Arc::new(telemetry.prometheus());
+        let stop = CancellationToken::new();
+        port.spawn(health::serve(listener, readiness.clone(), Some(metrics), stop));
     }
     Ok((readiness, port))
 }

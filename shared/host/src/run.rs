@@ -75,6 +75,8 @@ impl Host {
         if let Some(tls) = &tls {
             background.spawn(tls.clone().reload_changes(stop_background.clone()));
         }
+        database::measure_connections(self.databases().cloned().collect());
+        self.start_admin(&stop_background, &background)?;
         let stack = Arc::new(self.stack(rules.clone(), denials)?);
         self.set_targets(&stack, tls.as_ref(), &rules)?;
         let mut task_failure = self.start_tasks(&stop_background, &background);
@@ -174,9 +176,12 @@ impl Host {
         let outboxes = databases.iter().map(with_audit_channel).collect();
         let direct_after = Duration::from_secs(self.config.nats_patience_s);
         let subscribers = std::mem::take(&mut self.subscribers);
-        for task in bus.tasks(outboxes, subscribers, direct_after, stop_background) {
+        let tasks = bus.tasks(outboxes, subscribers, direct_after, stop_background);
+        for task in tasks.futures {
             background.spawn(task);
         }
+        self.queues.extend(tasks.queues);
+        background.spawn(worker::queue::measure(self.queues.clone(), stop_background.clone()));
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 mod links;
 mod mailer;
 mod message;
+pub mod queue;
 mod smtp;
 mod store;
 mod worker;
@@ -31,6 +32,8 @@ pub struct QueuedMail {
     pub org_id: Uuid,
     /// Time at which the mail was queued.
     pub created_at: OffsetDateTime,
+    /// Trace context of the call that queued the mail (`traceparent`); empty if spans are not exported.
+    pub traceparent: String,
 }
 
 /// Order of mails: all links are sent before any notice.

@@ -19,9 +19,10 @@ pub(super) struct Claim {
 /// Stores a new mail.
 pub(super) async fn insert(tx: &mut Tx, mail: NewMail<'_>) -> Result<()> {
     let now = tx.now;
+    let traceparent = tx.traceparent().to_owned();
     query!(
-        "insert into mail (id, template, subject_id, org_id, priority, due_at, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into mail (id, template, subject_id, org_id, priority, due_at, created_at, traceparent)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         id::new(),
         mail.template,
         mail.subject_id,
@@ -29,6 +30,7 @@ pub(super) async fn insert(tx: &mut Tx, mail: NewMail<'_>) -> Result<()> {
         mail.priority as i16,
         mail.due_at,
         now,
+        traceparent,
     )
     .execute(tx.conn())
     .await?;
@@ -70,7 +72,7 @@ pub(super) async fn claim(tx: &mut Tx, claim: &Claim) -> Result<Vec<QueuedMail>>
          set attempts = attempts + 1, due_at = $2 + interval '30 seconds' * power(2, least(attempts, 9))
          where id in (select id from mail where id in (select id from candidate)
                         and sent_at is null and due_at <= $2 for update skip locked)
-         returning id, template, subject_id, org_id, created_at",
+         returning id, template, subject_id, org_id, created_at, traceparent",
         claim.priority as i16,
         now,
         claim.after_org,

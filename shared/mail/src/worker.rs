@@ -7,7 +7,10 @@ use std::{
 };
 
 use ::worker::{Progress, Schedule};
-use chassis::{Db, Result, Tx};
+use chassis::{
+    Db, Result, Tx,
+    trace::{self, Kind},
+};
 use health::Readiness;
 use opentelemetry::{
     KeyValue, global,
@@ -15,6 +18,7 @@ use opentelemetry::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
@@ -96,7 +100,9 @@ impl MailWorker {
                 let slot = slots.clone().acquire_owned().await?;
                 let worker = worker.clone();
                 tasks.spawn(async move {
-                    worker.deliver(&mail).await;
+                    let span = trace::continued(Kind::Client, "send mail", &mail.traceparent);
+                    trace::set(&span, "tenantry.mail.template", mail.template.clone());
+                    worker.deliver(&mail).instrument(span).await;
                     drop(slot);
                 });
             }

@@ -4,9 +4,10 @@ use std::{
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     io::Write,
+    sync::OnceLock,
 };
 
-use clap::{Command, Parser, error::ErrorKind};
+use clap::{ArgMatches, Command, Parser, error::ErrorKind};
 
 /// Prefix of the environment variables of the suite.
 const PREFIX: &str = "TENANTRY_";
@@ -47,8 +48,42 @@ pub fn parse<A: Parser>() -> A {
     for warning in names.filter_map(|name| unknown_variable(&name, &known)) {
         let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", command.get_name());
     }
-    let matches = command.get_matches_from(arguments);
+    let matches = command.clone().get_matches_from(arguments);
+    let _ = IN_EFFECT.set(settings(&command, &matches));
     A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// A setting with its value, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Name of the flag, without `--`.
+    pub name: String,
+    /// Value; [`SECRET`] for a secret.
+    pub value: String,
+}
+
+/// Text in the place of a secret.
+pub const SECRET: &str = "(secret)";
+
+/// Settings of this process.
+static IN_EFFECT: OnceLock<Vec<Setting>> = OnceLock::new();
+
+/// Returns the settings of this process that have a value, from the command line, the environment or a
+/// default.
+pub fn in_effect() -> &'static [Setting] {
+    IN_EFFECT.get().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Returns the settings of a command that have a value.
+fn settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
+    let arguments = command.get_arguments().filter(|it| it.get_env().is_some());
+    let setting = |it: &clap::Arg| {
+        let values = matches.get_raw(it.get_id().as_str())?;
+        let values: Vec<_> = values.map(|it| it.to_string_lossy()).collect();
+        let value = if it.is_hide_env_values_set() { SECRET.to_owned() } else { values.join(",") };
+        Some(Setting { name: it.get_long()?.to_owned(), value })
+    };
+    arguments.filter_map(setting).collect()
 }
 
 /// Detaches arguments from environment variables with an empty value.

@@ -17,10 +17,15 @@ pub struct Config {
     /// Address to serve on. Without TLS only a loopback address is accepted.
     #[arg(long, env = "TENANTRY_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
-    /// Address of a plain HTTP port for probes, with the paths `/livez` and `/readyz`. It serves nothing
-    /// else, so it needs no TLS. Default: none.
+    /// Address of a plain HTTP port for probes and Prometheus, with the paths `/livez`, `/readyz` and
+    /// `/metrics`. It serves nothing else, so it needs no TLS. Default: none.
     #[arg(long, env = "TENANTRY_HEALTH_LISTEN")]
     pub health_listen: Option<SocketAddr>,
+    /// Unix socket of the AdminService, for operators (`grpcurl -plaintext -unix …`, `tenantry admin`). Only
+    /// the user of the process and root can open it. `none` for no socket. Default: `admin.sock` in the data
+    /// directory.
+    #[arg(long, env = "TENANTRY_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
     /// Directory for the private PostgreSQL server, keys and mails. Default: /var/lib/tenantry for root, else
     /// ~/.local/share/tenantry.
     #[arg(long, env = "TENANTRY_DATA_DIR")]

@@ -1,6 +1,9 @@
 //! Background work: the loop of all jobs ([`run`]), the deletion of old rows ([`retention`]), and streams
-//! that watch an object ([`watch`]).
+//! that watch an object ([`watch`]). Operators see the states of the jobs ([`jobs`]) and of the queues that
+//! they process ([`queue`]).
 
+pub mod jobs;
+pub mod queue;
 pub mod retention;
 pub mod watch;
 
@@ -64,8 +67,8 @@ impl Schedule {
 /// Runs the steps of a job until `stop`; the current step ends first. A step that fails is logged
 /// with the job's name and repeated with a growing pause, from 100 ms to 5 s.
 ///
-/// Metrics, each with the attribute `job`: `tenantry.job.steps` (with `outcome` = `busy`, `idle` or `failed`)
-/// and `tenantry.job.step.duration` in seconds.
+/// Metrics, each with the attribute `name` of the job: `tenantry.job.steps` (with `outcome` = `busy`, `idle`
+/// or `failed`) and `tenantry.job.step.duration` in seconds.
 pub async fn run<F>(
     job: String,
     schedule: Schedule,
@@ -83,6 +86,7 @@ pub async fn run<F>(
         let started = Instant::now();
         let outcome = step().await;
         meter.record(&outcome, started.elapsed());
+        jobs::record(&job, &outcome, started.elapsed());
         let pause = match outcome {
             Ok(Progress::Busy) => {
                 failures = 0;
@@ -133,7 +137,7 @@ pub fn back_off(failures: u32) -> Duration {
 
 /// Instruments of one job.
 struct Meter {
-    job: KeyValue,
+    name: KeyValue,
     steps: Counter<u64>,
     duration: Histogram<f64>,
 }
@@ -142,7 +146,7 @@ impl Meter {
     fn new(job: &str) -> Self {
         let meter = global::meter("tenantry");
         Self {
-            job: KeyValue::new("job", job.to_owned()),
+            name: KeyValue::new("name", job.to_owned()),
             steps: meter.u64_counter("tenantry.job.steps").build(),
             duration: meter.f64_histogram("tenantry.job.step.duration").with_unit("s").build(),
         }
@@ -154,7 +158,7 @@ impl Meter {
             Ok(Progress::Idle) => "idle",
             Err(_) => "failed",
         };
-        self.steps.add(1, &[self.job.clone(), KeyValue::new("outcome", outcome)]);
-        self.duration.record(took.as_secs_f64(), std::slice::from_ref(&self.job));
+        self.steps.add(1, &[self.name.clone(), KeyValue::new("outcome", outcome)]);
+        self.duration.record(took.as_secs_f64(), std::slice::from_ref(&self.name));
     }
 }

@@ -2,24 +2,25 @@
 
 use api::{event, identity as id};
 use prost::{Message, Name};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{Nats, Options, Person, Suite, eventually};
 use uuid::Uuid;
 
 use crate::support::world::add_member;
 
+pub(super) const DEMOTE: &str = "identity.v1.MemberService/ChangeMemberRole";
 const INVITATIONS: &str = "invitation.v1.InvitationService";
 
 /// An organization with an Admin who has a pending invitation.
-struct Tenant {
-    org: String,
+pub(super) struct Tenant {
+    pub(super) org: String,
     owner: Person,
     admin: Person,
     guest: String,
 }
 
 impl Tenant {
-    async fn new(suite: &Suite, name: &str) -> Self {
+    pub(super) async fn new(suite: &Suite, name: &str) -> Self {
         let owner = suite.person(&format!("owner@{name}.example.com")).await;
         let org = owner.create_organization(name).await.unwrap();
         let admin = suite.person(&format!("admin@{name}.example.com")).await;
@@ -31,13 +32,16 @@ impl Tenant {
     }
 
     /// Demotes the Admin, which triggers a reaction that revokes the invitation.
-    async fn demote(&self) {
-        let demote =
-            json!({ "orgId": self.org, "userId": self.admin.user_id, "role": "ORG_ROLE_VIEWER" });
-        self.owner.call_ok("identity.v1.MemberService/ChangeMemberRole", demote).await;
+    pub(super) async fn demote(&self) {
+        self.owner.call_ok(DEMOTE, self.demotion()).await;
     }
 
-    async fn is_revoked(&self, suite: &Suite) -> bool {
+    /// Request of [`DEMOTE`].
+    pub(super) fn demotion(&self) -> Value {
+        json!({ "orgId": self.org, "userId": self.admin.user_id, "role": "ORG_ROLE_VIEWER" })
+    }
+
+    pub(super) async fn is_revoked(&self, suite: &Suite) -> bool {
         let revoked = "select revoked_at is not null from invitation.invitation where email = $1";
         let revoked = sqlx::query_scalar(revoked).bind(&self.guest).fetch_one(&suite.pool);
         revoked.await.unwrap()

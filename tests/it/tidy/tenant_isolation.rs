@@ -9,10 +9,11 @@ use testkit::Database;
 use super::{Source, assert_none, files, layers::is_store, services};
 
 /// Tables without a column for the tenant. Each needs another key for its rows.
-const OTHER_TABLES: [&str; 35] = [
+const OTHER_TABLES: [&str; 36] = [
     // Of the deployment.
     "_chassis_migrations",
     "_sqlx_migrations",
+    "consumer_pause",
     "dead_letter",
     "deployment_key",
     "home_cluster",

@@ -4,3 +4,5 @@
 
 pub(super) mod store;
 pub(super) mod worker;
+
+pub(super) use store::queue;

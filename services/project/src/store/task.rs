@@ -12,6 +12,7 @@ use project_rules::{
 };
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
+use worker::queue::{COUNT_MAX, QueueState};
 
 /// Number of log lines in the response of `GetTask`, the newest ones.
 const LOG_LINES_MAX: i64 = 1_000;
@@ -328,4 +329,16 @@ pub(crate) async fn last_deployment_id(
         id.0
     );
     Ok(id.fetch_optional(db.pool()).await?)
+}
+
+/// Returns the state of the queue of tasks that no runner has taken, for operators.
+pub(crate) async fn queue(db: Db) -> Result<QueueState> {
+    // Of all organizations (no org_id): only a number and a time.
+    let state = query!(
+        r#"with waiting as (select created_at from task where state = 'queued' limit $1)
+           select count(*) as "waiting!", min(created_at) as oldest_at from waiting"#,
+        COUNT_MAX
+    );
+    let state = state.fetch_one(db.pool()).await?;
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest_at })
 }

@@ -53,6 +53,11 @@ impl LazyPools {
         self.0.connections_max.store(max, Ordering::Relaxed);
     }
 
+    /// Returns the pools, if they have been used.
+    pub(super) fn used(&self) -> Option<&Pools> {
+        self.0.pools.get()
+    }
+
     pub(super) fn get(&self) -> &Pools {
         self.0.pools.get_or_init(|| {
             let max = self.0.connections_max.load(Ordering::Relaxed).max(2);

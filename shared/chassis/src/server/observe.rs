@@ -1,29 +1,17 @@
 //! Observability of calls: a span with the trace context (W3C `traceparent`), a log line and a metric for
 //! each.
 
-use std::{
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use http::HeaderMap;
-use opentelemetry::{
-    Context, KeyValue, global,
-    metrics::Histogram,
-    propagation::{Extractor, TextMapPropagator},
-    trace::TraceContextExt,
-};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry::{KeyValue, global, metrics::Histogram, propagation::Extractor};
 use tonic::Code;
 use tracing::{Span, field::Empty};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::rule::{Audience, Rule};
-
-static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
+use crate::{
+    rule::{Audience, Rule},
+    trace,
+};
 
 /// Adapter that lets the propagator read request headers.
 struct Headers<'a>(&'a HeaderMap);
@@ -38,20 +26,13 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// True if spans are exported to a collector. Otherwise their fields are not recorded.
-static TRACING: AtomicBool = AtomicBool::new(false);
-
-/// Makes later spans record their fields, for export to a collector.
-pub fn enable_tracing() {
-    TRACING.store(true, Ordering::Relaxed);
-}
-
 /// Creates the span of a call. It continues the caller's trace.
 pub fn span(method: &str, request_id: &str, headers: &HeaderMap) -> Span {
     let span = tracing::info_span!(
         "rpc",
         method,
         request_id,
+        trace_id = Empty,
         otel.name = Empty,
         otel.kind = Empty,
         otel.status_code = Empty,
@@ -59,32 +40,25 @@ pub fn span(method: &str, request_id: &str, headers: &HeaderMap) -> Span {
         "rpc.method" = Empty,
         "rpc.response.status_code" = Empty,
     );
-    if !TRACING.load(Ordering::Relaxed) {
+    if !trace::is_enabled() {
         return span;
     }
     span.record("otel.name", method).record("otel.kind", "server");
     span.record("rpc.system.name", "grpc").record("rpc.method", method);
-    if headers.contains_key("traceparent") {
-        // Fails only without an OpenTelemetry layer.
-        let _ = span.set_parent(PROPAGATOR.extract(&Headers(headers)));
+    trace::set_parent(&span, &Headers(headers));
+    if let Some(trace_id) = trace::trace_id(&span) {
+        span.record("trace_id", trace_id);
     }
     span
 }
 
-/// Length of a `traceparent` in characters (W3C Trace Context, version 00).
-const TRACEPARENT_LEN: usize = 55;
-
 /// Returns the trace context of a span; if spans are not exported, that of the request.
 pub fn traceparent(span: &Span, headers: &HeaderMap) -> String {
-    let context = if TRACING.load(Ordering::Relaxed) { span.context() } else { Context::new() };
-    if context.span().span_context().is_valid() {
-        let mut carrier = std::collections::HashMap::new();
-        PROPAGATOR.inject_context(&context, &mut carrier);
-        return carrier.remove("traceparent").unwrap_or_default();
+    let own = trace::traceparent(span);
+    if !own.is_empty() {
+        return own;
     }
-    let received = headers.get("traceparent").and_then(|it| it.to_str().ok()).unwrap_or_default();
-    let is_allowed = |it: &char| it.is_ascii_hexdigit() || *it == '-';
-    received.chars().take(TRACEPARENT_LEN).filter(is_allowed).collect()
+    trace::cleaned(Headers(headers).get("traceparent").unwrap_or_default())
 }
 
 /// Metrics of calls.
@@ -113,7 +87,7 @@ impl Meter {
                 | Code::Internal
                 | Code::Unavailable
         );
-        if TRACING.load(Ordering::Relaxed) {
+        if trace::is_enabled() {
             span.record("rpc.response.status_code", name);
             if is_server_error {
                 span.record("otel.status_code", "ERROR");

@@ -8,6 +8,7 @@ use chassis::{Db, Error, Result, Tx};
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 use worker::back_off;
 
@@ -147,6 +148,9 @@ impl Subscriber {
     /// Retries the first event of each group if it is due, and after a success the next ones. Returns the
     /// number of groups with deferred events.
     async fn retry_due(&self) -> Result<usize> {
+        if self.is_paused().await? {
+            return Ok(0);
+        }
         let mut groups = 0;
         loop {
             let events = first_of_groups(&self.db).await?;
@@ -181,7 +185,8 @@ impl Subscriber {
             delete(tx, id).await?;
             Ok(true)
         };
-        let error = match self.db.write_as_system(&id.to_string(), work).await {
+        let span = self.span(&event);
+        let error = match self.db.write_as_system(&id.to_string(), work).instrument(span).await {
             Ok(is_handled) => return Ok(is_handled),
             Err(error) => error,
         };

@@ -1,8 +1,9 @@
 //! Every SQL statement about events that wait for their fan-out.
 
-use chassis::{Result, Tx};
+use chassis::{Db, Result, Tx};
 use sqlx::{query, query_as};
 use uuid::Uuid;
+use worker::queue::{COUNT_MAX, QueueState};
 
 /// An event that waits for its fan-out.
 pub(super) struct PendingEvent {
@@ -44,6 +45,17 @@ pub(super) async fn claim(tx: &mut Tx, limit: i64) -> Result<Vec<PendingEvent>> 
         limit
     );
     Ok(events.fetch_all(tx.conn()).await?)
+}
+
+/// Returns the state of the queue, for operators. An entry that was attempted counts from its next attempt.
+pub(crate) async fn queue(db: Db) -> Result<QueueState> {
+    let state = query!(
+        r#"with waiting as (select due_at from pending_event limit $1)
+           select count(*) as "waiting!", min(due_at) as oldest_at from waiting"#,
+        COUNT_MAX
+    );
+    let state = state.fetch_one(db.pool()).await?;
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest_at })
 }
 
 /// Deletes a delivered event. Returns false if it does not exist: this claim took so long that the event was

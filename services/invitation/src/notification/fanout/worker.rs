@@ -8,9 +8,15 @@ use api::{
     identity::{ListAudienceResponse, Listener},
     notification::NotificationChannel,
 };
-use chassis::{Db, Result, Tx, channel::ServiceChannel, email};
+use chassis::{
+    Db, Result, Tx,
+    channel::ServiceChannel,
+    email,
+    trace::{self, Kind},
+};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use uuid::Uuid;
 use worker::{Progress, Schedule};
 
@@ -84,8 +90,15 @@ impl FanoutWorker {
     /// Delivers one event: queries the identity service first, then writes all deliveries in one transaction.
     async fn deliver(&self, event: &PendingEvent) -> Result<()> {
         let envelope = Envelope::decode(&*event.envelope).map_err(anyhow::Error::from)?;
+        let traceparent = envelope.origin.as_ref().map(|it| it.traceparent.as_str());
+        let span = trace::continued(Kind::Consumer, "notify", traceparent.unwrap_or_default());
+        self.notify(event, &envelope).instrument(span).await
+    }
+
+    /// Computes the notifications of an event and queues them.
+    async fn notify(&self, event: &PendingEvent, envelope: &Envelope) -> Result<()> {
         let mut addressed = vec![];
-        for notification in catalogue::render(&envelope) {
+        for notification in catalogue::render(envelope) {
             let audience = self.list_audience(&notification).await?;
             addressed.push(AddressedNotification { notification, audience });
         }

@@ -60,6 +60,9 @@ pub(crate) struct DueDelivery {
     pub(crate) body: String,
     /// Number of attempts so far.
     pub(crate) attempts: i32,
+    /// Trace context of the call that the delivery follows from (`traceparent`); empty if spans are not
+    /// exported.
+    pub(crate) traceparent: String,
 }
 
 /// An event for several webhooks of an organization.

@@ -7,10 +7,14 @@ use std::{
     time::Instant,
 };
 
-use chassis::{Db, Result, Tx, key};
+use chassis::{
+    Db, Result, Tx, key,
+    trace::{self, Kind},
+};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 use worker::{Progress, Schedule};
 
 use super::{
@@ -146,7 +150,10 @@ impl Dispatcher {
             let slots = connections.iter_mut().map(async |connection| {
                 while may_continue() {
                     let Some(next) = lock(&due).next() else { break };
-                    self.attempt(&webhook, connection, &next, health).await?;
+                    let span = trace::continued(Kind::Client, "send webhook", &next.traceparent);
+                    trace::set(&span, "http.request.method", "POST");
+                    let attempt = self.attempt(&webhook, connection, &next, health);
+                    attempt.instrument(span).await?;
                 }
                 Ok::<_, chassis::Error>(())
             });

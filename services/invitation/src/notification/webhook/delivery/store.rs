@@ -5,6 +5,7 @@ use api::notification::DeliveryState;
 use chassis::{Db, Grant, Result, Tx, page::Page};
 use sqlx::{query, query_as};
 use uuid::Uuid;
+use worker::queue::{COUNT_MAX, QueueState};
 
 use super::{Attempt, Delivery, DueDelivery, QueuedEvent};
 use crate::notification::webhook::{Webhook, WebhookId};
@@ -20,11 +21,12 @@ pub(crate) struct ReplayFilter {
 /// Queues one delivery for each webhook of an event.
 pub(crate) async fn enqueue(tx: &mut Tx, event: &QueuedEvent) -> Result<()> {
     let now = tx.now;
+    let traceparent = tx.traceparent().to_owned();
     let ids: Vec<_> = event.webhook_ids.iter().map(|_| chassis::id::new()).collect();
     query!(
         "insert into webhook_delivery (id, org_id, webhook_id, event_id, event_type, body, state, due_at,
-             created_at)
-         select it.id, $4, it.webhook_id, $5, $6, it.body, 1, $7, $7
+             created_at, traceparent)
+         select it.id, $4, it.webhook_id, $5, $6, it.body, 1, $7, $7, $8
          from unnest($1::uuid[], $2::uuid[], $3::text[]) as it (id, webhook_id, body)",
         &ids,
         &event.webhook_ids,
@@ -33,6 +35,7 @@ pub(crate) async fn enqueue(tx: &mut Tx, event: &QueuedEvent) -> Result<()> {
         event.event_id,
         event.event_type,
         now,
+        traceparent,
     )
     .execute(tx.conn())
     .await?;
@@ -52,7 +55,7 @@ pub(crate) async fn enqueue(tx: &mut Tx, event: &QueuedEvent) -> Result<()> {
 pub(crate) async fn due(db: &Db, webhook: &Webhook, limit: i64) -> Result<Vec<DueDelivery>> {
     let rows = query_as!(
         DueDelivery,
-        "select id, event_id, body, attempts from webhook_delivery
+        "select id, event_id, body, attempts, traceparent from webhook_delivery
          where org_id = $1 and webhook_id = $2 and state = 1 and due_at <= $3 order by due_at, id limit $4",
         webhook.org_id as _,
         webhook.id as _,
@@ -60,6 +63,18 @@ pub(crate) async fn due(db: &Db, webhook: &Webhook, limit: i64) -> Result<Vec<Du
         limit,
     );
     Ok(rows.fetch_all(db.pool()).await?)
+}
+
+/// Returns the state of the queue of deliveries, for operators.
+pub(crate) async fn queue(db: Db) -> Result<QueueState> {
+    // Of all organizations (no org_id): only a number and a time.
+    let state = query!(
+        r#"with waiting as (select created_at from webhook_delivery where state = 1 limit $1)
+           select count(*) as "waiting!", min(created_at) as oldest_at from waiting"#,
+        COUNT_MAX
+    );
+    let state = state.fetch_one(db.pool()).await?;
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest_at })
 }
 
 /// Stores the result of an attempt.
