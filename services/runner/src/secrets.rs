@@ -150,7 +150,7 @@ impl Secrets {
     /// invisible characters in a secret do not hide it. A secret at the bounds of the part is replaced as a
     /// whole.
     pub(crate) fn redact_part(&self, text: &str, part: Range<usize>) -> String {
-        // Not the length of the text after the part: an escape sequence of the part can extend beyond its end.
+        // Not the length of the text after the part: an escape sequence can extend beyond the part.
         let bytes_before = clean(&text[..part.start]).len();
         let bytes_to_end = clean(&text[..part.end]).len();
         let text = clean(text);
