@@ -229,9 +229,10 @@ impl Processes {
         let shallow = [&update[..], &["--depth=1", "--", &submodule.path]].concat();
         let url = &submodule.url;
         // The network of this machine only for the host of the repository: the operator has allowed no other.
-        let network = match origin(url) == origin(&lease.repository_url) {
-            true => network_access(url),
-            false => NetworkAccess::Environment,
+        let network = if origin(url) == origin(&lease.repository_url) {
+            network_access(url)
+        } else {
+            NetworkAccess::Environment
         };
         let mounts = submodule.mount(&lease.repository_url);
         let fetch = |arguments| GitCommand {

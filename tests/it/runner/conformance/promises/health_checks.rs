@@ -10,7 +10,7 @@ use super::Bench;
 use crate::support::hosting::visit;
 
 /// Beginning of a server: `errors` is the number of connections that a client has closed too early.
-const HEADER: &str = r#"import http.server, os, sys, time
+const HEADER: &str = r"import http.server, os, sys, time
 errors = requests = answered = 0
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request, client):
@@ -21,7 +21,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         global requests, answered
         requests += 1
-"#;
+";
 
 const FOOTER: &str = r#"
 print("the cause: no database", file=sys.stderr, flush=True)
