@@ -83,6 +83,7 @@ mod audit {
 mod runner {
     mod conformance; // Promises that every driver keeps.
     mod foreign_text; // Output of programs that no text of the contract may contain.
+    mod machine; // Database server, programs and network rules that runners share.
     mod ports; // Ports that other programs take.
     mod private_repository; // Access tokens of repositories, from the request to git.
     mod process; // The runner as a program: kills, tokens, rights.

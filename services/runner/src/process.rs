@@ -44,7 +44,7 @@ mod usage;
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
 use tokio::sync::OwnedMutexGuard;
 
@@ -56,19 +56,18 @@ use account::Accounts;
 use database::Databases;
 use directory::EnvironmentDir;
 use health::HealthChecks;
-use launch::Launch;
-use limits::Limiter;
+use launch::{Launch, log_memory_limit};
+use limits::{Limiter, ResourceLimits};
 use lock::Locks;
-use manifest::Manifest;
 use network::Network;
 use process_tree::ProcessTree;
-use record::{DesiredState, EnvironmentRecord};
+use record::DesiredState;
 use sandbox::Sandbox;
 use usage::UsageMeter;
 
 /// Configuration of git for all environments. It refuses repositories of other owners (`safe.directory`), and
-/// local ones belong to other accounts. Large files are streamed, because git has the memory limit of the
-/// environment.
+/// local ones belong to other accounts. Large files are streamed, because git has the memory limit of a
+/// build.
 const GIT_CONFIGURATION: &str = "[safe]\n\tdirectory = *\n[core]\n\tbigFileThreshold = 16m\n\
                                  [pack]\n\tthreads = 1\n\twindowMemory = 32m\n";
 
@@ -84,6 +83,8 @@ pub(crate) struct Processes {
     databases: Databases,
     /// Locks per environment, shared by tasks and supervision.
     locks: Locks,
+    /// Memory of a build in MiB.
+    build_memory_mb: u32,
 }
 
 impl Processes {
@@ -106,13 +107,21 @@ impl Processes {
         let usage = UsageMeter::default();
         let health_checks = HealthChecks::default();
         let locks = Locks::default();
-        let processes = Self { settings, sandbox, usage, health_checks, databases, locks };
+        let machine_mb = u32::try_from(usage::capacity(&settings.data_dir).memory_mb).unwrap_or(0);
+        let build_memory_mb = limits::build_memory_mb(settings.build_memory_mb, machine_mb);
+        let processes =
+            Self { settings, sandbox, usage, health_checks, databases, locks, build_memory_mb };
         processes.thaw_running().await;
         Ok(processes)
     }
 
     fn environment(&self, id: &str) -> Result<EnvironmentDir> {
         EnvironmentDir::new(&self.settings.data_dir, id)
+    }
+
+    /// Returns the limits of builds, and of git.
+    fn build_limits(&self, lease: &Lease) -> ResourceLimits {
+        ResourceLimits::of_build(lease.resources, self.build_memory_mb)
     }
 
     fn gitconfig(&self) -> PathBuf {
@@ -138,30 +147,6 @@ impl Processes {
             lease.variables.extend(value.map(|value| Variable { name, value, secret: true }));
         }
         Ok(lease)
-    }
-
-    /// Starts the deployed version on an unused port, because another program may have the previous one by
-    /// now.
-    async fn start_release(
-        &self,
-        lease: &Lease,
-        environment: &EnvironmentDir,
-        record: &mut EnvironmentRecord,
-    ) -> Result<String> {
-        ensure!(!record.release.is_empty(), "nothing is deployed; deploy the environment first");
-        let manifest = Manifest::read(environment, &record.release)?;
-        let launch = Launch::new(lease, &record.release, &manifest);
-        let port = self.reserve_port(environment, None).await?;
-        let started = self.start_program(environment, &launch, port).await;
-        let unused_port = if started.is_ok() { record.port } else { port };
-        if record.port != port {
-            self.release_port(environment, unused_port).await;
-        }
-        record.set_started(started?, port);
-        environment.write_release_launch(&launch).await?;
-        environment.write_record(record).await?;
-        environment.clear_starting_process().await;
-        self.url(environment, port, &lease.server_address).await
     }
 
     /// Kills all processes of an environment's account, and removes its control groups. Called after the
@@ -214,7 +199,8 @@ impl Driver for Processes {
         let line = format!("starting `{}` on port {port}", launch.command);
         report.step("start", 3, DEPLOY_STEPS, line).await;
         let started = self.start_program(&environment, &launch, port).await;
-        if started.is_err() {
+        if let Err(error) = &started {
+            log_memory_limit(error, report).await;
             self.release_port(&environment, port).await;
         }
         let process = started?;
@@ -248,7 +234,7 @@ impl Driver for Processes {
             self.url(&environment, record.port, &lease.server_address).await?
         } else {
             let lease = &self.provision_addons(lease, report).await?;
-            self.start_release(lease, &environment, &mut record).await?
+            self.start_release(lease, &environment, &mut record, report).await?
         };
         report.step("done", 2, 2, format!("running at {url}")).await;
         Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() })

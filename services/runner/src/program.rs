@@ -69,6 +69,14 @@ struct Arguments {
     /// are blocked.
     #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
     reachable_networks: Vec<Ipv4Net>,
+    /// Memory of a build in MiB, if that is more than the memory of its environment. A build that exceeds it
+    /// fails. Up to eight builds run at once. Default: 2048, but at most half of the machine's memory.
+    #[arg(
+        long,
+        env = "TENANTRY_RUNNER_BUILD_MEMORY_MB",
+        value_parser = clap::value_parser!(u32).range(256..)
+    )]
+    build_memory_mb: Option<u32>,
     /// Address of a plain HTTP port for probes, with the paths `/livez` and `/readyz`. Default: none.
     #[arg(long, env = "TENANTRY_HEALTH_LISTEN")]
     health_listen: Option<SocketAddr>,
@@ -139,6 +147,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             addresses: arguments.network,
             reachable: arguments.reachable_networks,
         },
+        build_memory_mb: arguments.build_memory_mb,
     };
     let stop = CancellationToken::new();
     let registered = CancellationToken::new();

@@ -150,10 +150,11 @@ impl Secrets {
     /// invisible characters in a secret do not hide it. A secret at the bounds of the part is replaced as a
     /// whole.
     pub(crate) fn redact_part(&self, text: &str, part: Range<usize>) -> String {
+        // Not the length of the text after the part: an escape sequence can extend beyond the part.
         let bytes_before = clean(&text[..part.start]).len();
-        let bytes_after = clean(&text[part.end..]).len();
+        let bytes_to_end = clean(&text[..part.end]).len();
         let text = clean(text);
-        let end = text.floor_char_boundary(text.len().saturating_sub(bytes_after));
+        let end = text.floor_char_boundary(bytes_to_end);
         let mut copied = text.floor_char_boundary(bytes_before.min(end));
         let mut redacted = String::with_capacity(end - copied);
         for Match { range, secret } in self.matches(&text) {
@@ -311,6 +312,16 @@ mod tests {
         assert_eq!(secrets.redact_line(&many, 30), "[secret TOKEN] \u{2026} [cut]");
         assert_eq!(secrets.redact_part(&text, 95..text.len()), "[secret TOKEN] tail");
         assert_eq!(secrets.redact_part(&text, 85..95), "xxxxx[secret TOKEN]");
+    }
+
+    /// The text before a cut is kept if an escape sequence extends beyond the cut.
+    #[test]
+    fn an_escape_sequence_at_a_cut_removes_no_other_text() {
+        let text = format!("kept \u{1b}]8;;{}", "x".repeat(5_000));
+        let line = Secrets::default().redact_line(&text, 4_096);
+        assert_eq!(line, "kept  \u{2026} [cut]");
+        let text = format!("{text}\u{7} tail");
+        assert_eq!(Secrets::default().redact_line(&text, 4_096), "kept  \u{2026} [cut]");
     }
 
     #[test]

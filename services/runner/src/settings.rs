@@ -34,6 +34,9 @@ pub struct Settings {
     pub isolation: IsolationPolicy,
     /// Networks of environments.
     pub network: NetworkSettings,
+    /// Memory of a build in MiB, if that is more than the memory of its environment. `None`: 2,048, but at
+    /// most half of the machine's memory.
+    pub build_memory_mb: Option<u32>,
 }
 
 impl Settings {

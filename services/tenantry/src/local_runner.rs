@@ -54,6 +54,7 @@ fn runner_settings(data_dir: &Path, config: &Config) -> Result<Settings> {
             addresses: config.runner_network,
             reachable: config.runner_reachable_networks.clone(),
         },
+        build_memory_mb: config.runner_build_memory_mb,
     })
 }
 

@@ -194,6 +194,27 @@ mod tests {
         assert_eq!(lines.len(), 2, "{html}");
     }
 
+    /// The quoted end of a log keeps its lines in both parts.
+    #[test]
+    fn lines_of_a_text_stay_lines() {
+        let log = "The deployment failed: its last output:\none <b>\n  two".to_owned();
+        let item = DigestItem { title: "live".to_owned(), body: log.clone() };
+        let mail = EmailMessage {
+            paragraphs: vec![log.clone()],
+            items: vec![item],
+            notes: vec![log],
+            ..message()
+        };
+        let html = mail.html().unwrap();
+        assert_eq!(html.matches("output:<br>one &lt;b&gt;<br>  two</").count(), 3, "{html}");
+        assert!(html.starts_with("<!doctype html>"), "{html}");
+        let text = mail.text().unwrap();
+        assert!(
+            text.contains("* live\n  The deployment failed: its last output:\n  one <b>\n"),
+            "{text}"
+        );
+    }
+
     /// N-10: in no part of a mail is text of a person a link.
     #[test]
     fn only_the_links_of_the_suite_are_links() {

@@ -212,6 +212,14 @@ pub struct Config {
     /// none; they may connect to public addresses only.
     #[arg(long, env = "TENANTRY_RUNNER_REACHABLE_NETWORKS", value_delimiter = ',')]
     pub runner_reachable_networks: Vec<Ipv4Net>,
+    /// Memory of a build in MiB, if that is more than the memory of its environment. A build that exceeds it
+    /// fails. Up to eight builds run at once. Default: 2048, but at most half of the machine's memory.
+    #[arg(
+        long,
+        env = "TENANTRY_RUNNER_BUILD_MEMORY_MB",
+        value_parser = clap::value_parser!(u32).range(256..)
+    )]
+    pub runner_build_memory_mb: Option<u32>,
     /// Issuer URL of an OpenID Connect identity provider, with which people can log in.
     #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]
     pub oidc_issuer: Option<String>,

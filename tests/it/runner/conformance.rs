@@ -10,6 +10,9 @@ use runner::{IsolationPolicy, NetworkSettings, Settings, driver::Driver};
 
 use bench::Bench;
 
+/// Memory of a build in MiB: more than the 256 of the smallest environment.
+const BUILD_MEMORY_MB: u32 = 512;
+
 /// A technology that runs environments.
 trait Technology {
     /// Starts its driver, which keeps its files in a directory.
@@ -33,6 +36,7 @@ impl Technology for Processes {
                 addresses: "10.213.0.0/16".parse().unwrap(),
                 reachable: vec![],
             },
+            build_memory_mb: Some(BUILD_MEMORY_MB),
         };
         runner::process_driver(settings).await.unwrap()
     }
@@ -71,6 +75,15 @@ promises! {
         a_slow_running_program_is_healthy,
         a_silent_program_is_unhealthy,
         a_program_that_is_not_healthy_in_time_fails,
+        a_failing_health_check_adds_no_error_to_the_output,
+        a_late_response_to_a_check_is_no_error_of_the_program,
+        a_build_has_more_memory_than_its_program,
+        a_build_fails_at_its_memory_limit,
+        a_program_fails_with_the_memory_limit_that_it_exceeded,
+        accounts_of_the_sandbox_have_names,
+        a_program_does_not_see_the_repository,
+        a_linked_manifest_is_read,
+        processes_of_a_procfile_that_are_not_run_are_logged,
         local_names_resolve,
         temporary_files_are_on_disk,
         a_build_ends_with_its_command,

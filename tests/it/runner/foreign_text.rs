@@ -4,11 +4,7 @@
 use serde_json::{Value, json};
 use testkit::{Suite, eventually};
 
-use crate::support::{
-    fake_runner::FakeRunner,
-    hosting::{Hosting, TASKS},
-    world::text,
-};
+use crate::support::{fake_runner::FakeRunner, hosting::Hosting, world::text};
 
 /// Prints a soft hyphen, a joined emoji, terminal escapes, NUL, invalid UTF-8 and a line of 10 MB.
 const NOISE: &str = r#"$| = 1;
@@ -165,31 +161,87 @@ async fn an_invalid_report_is_rejected_alone() {
     suite.finish().await;
 }
 
-/// Hundreds of random texts through one real runner: each line is reported, cleaned, in its order.
+/// Prints `LINES` numbered lines with random bytes and fragments that have a meaning for terminals, protocols
+/// and encodings; the seed is the number of an environment. Line feeds and carriage returns are left out.
+fn hostile_output(seed: usize) -> String {
+    format!(
+        r#"srand {seed}; $| = 1;
+my @fragments = ("\xe2\x80\x8d", "\xc2\xad", "\xe2\x80\xae", "\xe2\x80\xa8", "\xef\xbb\xbf",
+    "\xf3\xa0\x81\x81", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+    "\e[31m", "\e]0;title\a", "\e]8;;", "\eP", "\x9b31m", "\0", "\x08\x7f", "\xff\xfe",
+    "\xc0\xaf", "%s%n", "\"}}]\\u0000", "&#0;<b>", "x" x 5000);
+for my $n (1..{LINES}) {{
+    my $text = '';
+    for (1..int rand 12) {{
+        $text .= rand() < 0.5 ? $fragments[int rand @fragments]
+            : join '', map {{ my $b = int rand 256; chr($b == 10 || $b == 13 ? 0 : $b) }} 1..int rand 40;
+    }}
+    print "$n:$text\n";
+}}
+print "the cause of {seed}\n"; exit 9;
+"#
+    )
+}
+
+/// Number of lines of each output.
+const LINES: usize = 250;
+
+/// A thousand hostile lines of the builds of four environments, and as many of two of their programs, which
+/// are restarted until they fail: each line of a build is reported, cleaned, in its order; a failed program
+/// has the end of its output; the server is healthy throughout, and another environment serves.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_random_output_is_reported() {
-    const LINES: usize = 500;
+async fn a_thousand_hostile_lines_lose_no_report() {
     let suite = Suite::start().await;
     let hosting = Hosting::new(&suite).await;
-    let id = hosting.environment("main", "DEVELOPMENT").await;
-    // A fixed seed; each line begins with its number and ends with a mark, with random bytes between.
-    let random = format!(
-        "srand 7; for my $n (1..{LINES}) {{ print \"$n:\"; \
-         print map {{ my $b = int rand 256; chr($b == 10 || $b == 13 || $b == 27 ? 0 : $b) }} \
-         1..int rand 300; print \":end\\n\" }} exit 3;"
-    );
-    hosting.repository.write("random.pl", &random);
-    commit_with_noise(&hosting, "perl random.pl", "perl server.pl");
-    let failed = hosting.run_task("Deploy", &id, json!({})).await;
-    assert_eq!(failed["state"], "TASK_STATE_FAILED", "{failed}");
-    let get = hosting.world.project_request(json!({ "taskId": failed["id"] }));
-    let task = hosting.owner().call_ok(&format!("{TASKS}/GetTask"), get).await;
-    let lines: Vec<String> =
-        task["task"]["logLines"].as_array().unwrap().iter().map(text).collect();
-    let random: Vec<_> = lines.iter().filter(|it| it.ends_with(":end")).collect();
-    assert_eq!(random.len(), LINES);
-    for (number, line) in random.iter().enumerate() {
-        assert!(line.starts_with(&format!("{}:", number + 1)) && is_clean(line), "{line:?}");
+    let neighbour = hosting.environment("neighbour", "DEVELOPMENT").await;
+    let deployed = hosting.run_task("Deploy", &neighbour, json!({})).await;
+    assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
+    suite.wait_for_log().await;
+    let health_changes = suite.count_entries("server.health_changed").await;
+    let mut ids = vec![];
+    for number in 1..=4 {
+        ids.push(hosting.environment(&format!("hostile-{number}"), "DEVELOPMENT").await);
     }
+    for (number, id) in ids.iter().enumerate() {
+        hosting.repository.write("hostile.pl", &hostile_output(number));
+        commit_with_noise(&hosting, "perl hostile.pl", "perl server.pl");
+        let failed = hosting.run_task("Deploy", id, json!({})).await;
+        assert_eq!(failed["state"], "TASK_STATE_FAILED", "{failed}");
+        assert!(text(&failed["errorMessage"]).ends_with(&format!("the cause of {number}")));
+        let lines: Vec<String> = failed["logLines"].as_array().unwrap().iter().map(text).collect();
+        let first = lines.iter().position(|it| it.starts_with("1:")).unwrap();
+        for (index, line) in lines[first..first + LINES].iter().enumerate() {
+            assert!(
+                line.starts_with(&format!("{}:", index + 1)),
+                "line {index} of {number}: {line:?}"
+            );
+            assert!(is_clean(line) && line.len() <= 4_096, "{line:?}");
+        }
+        let run = "test ! -e $DATA_DIR/kept && exec perl server.pl; exec perl hostile.pl";
+        commit_with_noise(&hosting, "true", run);
+        let deployed = hosting.run_task("Deploy", id, json!({})).await;
+        assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
+    }
+    let ending: Vec<_> = ids.iter().enumerate().take(2).collect();
+    for (_, id) in &ending {
+        hosting.page(id, "/keep/broken").await;
+        hosting.page(id, "/end").await;
+    }
+    for (number, id) in ending {
+        let has_failed = async || (hosting.state(id).await == "ERROR").then_some(());
+        eventually("the corrected state", has_failed).await;
+        let error = text(&hosting.get(id).await["lastError"]);
+        assert!(
+            error.ends_with(&format!("the cause of {number}")) && is_clean(&error),
+            "{error:?}"
+        );
+        assert!(hosting.page(&neighbour, "/").await.starts_with("one"));
+    }
+    let healthy = "select count(*) from project.server where health = 'healthy'";
+    assert_eq!(suite.count(healthy).await, 1);
+    let repeated = "select count(*) from project.task where attempts > 1";
+    assert_eq!(suite.count(repeated).await, 0);
+    suite.wait_for_log().await;
+    assert_eq!(suite.count_entries("server.health_changed").await, health_changes);
     suite.finish().await;
 }

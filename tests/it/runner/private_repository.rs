@@ -69,6 +69,21 @@ fn files_with(folder: &Path, secret: &str) -> Vec<String> {
     found
 }
 
+/// A repository at a loopback address of this machine is fetched by a runner whose environments have networks
+/// of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_at_a_loopback_address_is_deployed() {
+    let suite = Suite::start().await;
+    let hosting = Hosting::new(&suite).await;
+    let id = hosting.environment("main", "DEVELOPMENT").await;
+    let server = GitServer::start(hosting.repository.path(), USERNAME, TOKEN).await;
+    change_repository(&hosting, &server.url(), json!({ "repositoryToken": TOKEN })).await;
+    let deployed = hosting.run_task("Deploy", &id, json!({})).await;
+    assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
+    assert!(hosting.page(&id, "/").await.starts_with("one"));
+    suite.finish().await;
+}
+
 /// P-05: a private repository is deployed with its token. The token is in no response, event, export, table,
 /// file, log, command line or variable of the build.
 #[tokio::test(flavor = "multi_thread")]

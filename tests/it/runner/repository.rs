@@ -65,7 +65,7 @@ async fn submodules_are_fetched_and_missing_parts_are_logged() {
     );
     repository.write("model.bin", &pointer);
     let build = "git describe --always && cat vendor/outer/deep/inner.txt vendor/outer/outer.txt > page.txt";
-    let run = "ls .git >> page.txt; test ! -e .git/config && exec perl server.pl";
+    let run = "test ! -e .git && exec perl server.pl";
     let manifest = format!("[build]\ncommand = '''{build}'''\n[run]\ncommand = '''{run}'''\n");
     repository.write("tenantry.toml", &manifest);
     repository.git(&["add", ".gitmodules", ".gitattributes", "model.bin", "tenantry.toml"]);
@@ -84,7 +84,35 @@ async fn submodules_are_fetched_and_missing_parts_are_logged() {
         assert!(log.contains(&line), "{log}");
     }
     // With `git-lfs`, no server has the object of the pointer.
-    assert!(log.contains("1 files are Git LFS pointers"), "{log}");
+    assert!(log.contains("1 file is a Git LFS pointer"), "{log}");
+    let line = log.lines().find(|it| it.contains("vendor/gone")).unwrap();
+    assert_eq!(line.matches("unable to access").count(), 1, "{line}");
+    suite.finish().await;
+}
+
+/// A relative URL of a submodule names a repository beside that of the project, also if both are paths.
+#[tokio::test(flavor = "multi_thread")]
+async fn submodules_beside_a_repository_of_this_machine_are_fetched() {
+    let suite = Suite::start().await;
+    let hosting = Hosting::new(&suite).await;
+    let id = hosting.environment("main", "DEVELOPMENT").await;
+    let library = testkit::Repository::new("text of the library");
+    let name = library.path().file_name().unwrap().to_str().unwrap();
+    let modules = format!("[submodule \"lib\"]\n\tpath = lib\n\turl = ../{name}\n");
+    let repository = &hosting.repository;
+    repository.write(".gitmodules", &modules);
+    let head = library.git(&["rev-parse", "HEAD"]);
+    let entry = format!("160000,{},lib", head.trim());
+    let manifest =
+        "[build]\ncommand = \"cp lib/page.txt page.txt\"\n[run]\ncommand = \"perl server.pl\"\n";
+    repository.write("tenantry.toml", manifest);
+    repository.git(&["add", "--all"]);
+    repository.git(&["update-index", "--add", "--cacheinfo", &entry]);
+    let author = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"];
+    repository.git(&[&author[..], &["commit", "--quiet", "-m", "library"]].concat());
+    let task = hosting.run_task("Deploy", &id, json!({})).await;
+    assert_eq!(task["state"], "TASK_STATE_COMPLETED", "{task}");
+    assert!(hosting.page(&id, "/").await.starts_with("text of the library\n"), "{task}");
     suite.finish().await;
 }
 

@@ -361,7 +361,7 @@ async fn a_fork_bomb_in_a_build_is_limited() {
     suite.finish().await;
 }
 
-/// A build that exceeds the memory limit of its environment fails; the running version still serves.
+/// A build that exceeds its memory limit fails with the limit; the running version still serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_of_a_build_is_limited() {
     let suite = Suite::start().await;
@@ -371,6 +371,10 @@ async fn the_memory_of_a_build_is_limited() {
     let task = attacker.deploy(allocate, "exec perl shell.pl").await;
     if is_root() {
         assert_eq!(task["state"], "TASK_STATE_FAILED", "{task}");
+        let error = text(&task["errorMessage"]);
+        let expected = "the build exceeded its memory limit of 1024 MiB";
+        assert!(error.starts_with(expected), "{error}");
+        assert!(task["logLines"].to_string().contains(expected), "{task}");
     }
     assert!(attacker.shell("echo alive").await.contains("alive"), "the old version still serves");
     suite.finish().await;

@@ -329,6 +329,8 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         local_repositories: true,
         // Full isolation needs root; without it deployed code runs in a weaker sandbox.
         allow_weak_isolation: !rustix::process::geteuid().is_root(),
+        // A build that exceeds it must not take all memory of the machine.
+        runner_build_memory_mb: Some(1_024),
         nats_patience_s: if options.nats_patience_s == 0 {
             defaults.nats_patience_s
         } else {

@@ -84,9 +84,10 @@ pub(super) fn arguments(
     .map(str::to_owned)
     .into();
     arguments.extend(system_mounts());
-    let passwd = command.environment.passwd();
+    let (passwd, group) = (command.environment.passwd(), command.environment.group());
     let mounts = [
         Mount::new(passwd, "/etc/passwd", Access::ReadOnly),
+        Mount::new(group, "/etc/group", Access::ReadOnly),
         Mount::new(&resolver.hosts, "/etc/hosts", Access::ReadOnly),
         Mount::new(&resolver.resolv_conf, "/etc/resolv.conf", Access::ReadOnly),
         Mount::new(tmp, "/tmp", Access::ReadWrite),

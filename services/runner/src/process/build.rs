@@ -2,11 +2,12 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use api::project::Lease;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use super::{
     bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
     launch::Launch,
+    limits::MemoryLimitExceeded,
     manifest::Manifest,
     release::Checkout,
     sandbox::Output,
@@ -52,13 +54,14 @@ impl Processes {
         report: &ProgressReporter,
     ) -> Result<Manifest> {
         let manifest = Manifest::read(environment, &lease.release)?;
-        report.log(manifest.notice.iter().map(|it| (*it).to_owned()).collect()).await;
+        report.log(manifest.notices.clone()).await;
         let Some(command) = manifest.build.as_ref().filter(|_| !checkout.is_built) else {
             report.step("build", 2, DEPLOY_STEPS, "no build required").await;
             return Ok(manifest);
         };
         report.step("build", 2, DEPLOY_STEPS, format!("building: {command}")).await;
-        let launch = Launch::new(lease, &lease.release, &manifest);
+        let mut launch = Launch::new(lease, &lease.release, &manifest);
+        launch.limits = self.build_limits(lease);
         let mut command = Self::shell(environment, &launch, command)?;
         // Builds determine versions with git. Programs do not see the repository.
         let git_dir = environment.git_dir(&lease.release)?;
@@ -67,6 +70,8 @@ impl Processes {
         let output =
             Output { stdout: Stdio::from(writer.try_clone()?), stderr: Stdio::from(writer) };
         let mut sandboxed = self.sandbox.spawn("build", command, output).await?;
+        let process = sandboxed.process.clone();
+        let memory_kills = self.sandbox.memory_kills(environment, "build");
         let reader = pipe::Receiver::from_owned_fd(reader.into())?;
         let has_ended = CancellationToken::new();
         let wait = async {
@@ -75,16 +80,30 @@ impl Processes {
             status
         };
         let build = async { tokio::join!(report_output(reader, report, &has_ended), wait) };
-        let build_within_disk_limit = async {
+        // A build could go on without the killed process for a long time, and fail by another error.
+        let kill_at_memory_limit = async {
+            memory_kills.wait().await;
+            process.kill();
+            // `build` continues with the rest of the output.
+            std::future::pending::<Infallible>().await
+        };
+        let build_within_limits = async {
             tokio::select! {
                 (last_lines, status) = build => Ok((last_lines, status?)),
                 error = disk_limit_exceeded(environment, launch.limits) => Err(error),
+                never = kill_at_memory_limit => match never {},
             }
         };
-        let result = tokio::time::timeout(BUILD_TIMEOUT, build_within_disk_limit).await;
+        let result = tokio::time::timeout(BUILD_TIMEOUT, build_within_limits).await;
         let (last_lines, status) = result.context("the build did not end within 30 minutes")??;
         environment.clear_starting_process().await;
         environment.remove_sandbox("build").await?;
+        if memory_kills.is_any() {
+            let limit_mb = launch.limits.memory_mb;
+            let error = MemoryLimitExceeded::Build { limit_mb };
+            report.log(vec![error.to_string()]).await;
+            bail!("{error}; the last output of the build:\n{last_lines}");
+        }
         ensure!(status.success(), "the build failed ({status}); its last output:\n{last_lines}");
         Manifest::read(environment, &lease.release)
     }

@@ -16,7 +16,7 @@ use super::{
     limits::ResourceLimits,
     process_tree::ProcessTree,
     record::{DesiredState, EnvironmentRecord},
-    sandbox::{Input, Output, PATH, SandboxCommand},
+    sandbox::{Input, NetworkAccess, Output, PATH, SandboxCommand},
 };
 use crate::{
     driver::{ProgressReporter, TaskOutcome},
@@ -95,7 +95,7 @@ impl Processes {
             return Ok(TaskOutcome { commit: target_record.commit, ..TaskOutcome::default() });
         }
         report.step("start", 3, STEPS, "starting the copy").await;
-        let url = self.start_release(lease, &target, &mut target_record).await?;
+        let url = self.start_release(lease, &target, &mut target_record, report).await?;
         report.step("done", 4, STEPS, format!("running at {url}")).await;
         Ok(TaskOutcome { commit: target_record.commit, url, ..TaskOutcome::default() })
     }
@@ -259,6 +259,7 @@ impl Processes {
             arguments: vec![],
             limits,
             input: Input::Empty,
+            network: NetworkAccess::Environment,
         }
     }
 

@@ -1,20 +1,29 @@
 //! Databases of environments: on a PostgreSQL server named by the operator, or on a server that the runner
-//! starts. That server keeps running when the runner ends, like all deployed programs.
+//! starts. That server keeps running when the runner ends, like all deployed programs. It is stopped and
+//! removed with its last database.
 
 mod copy;
 
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    sync::{MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, ensure};
 use api::project::Provision;
 use embedded_postgres::{Postgres, PublicListener};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
-use tokio::{process::Command, sync::OnceCell};
+use tokio::{
+    process::Command,
+    sync::{Mutex, RwLock},
+};
 
-use super::{network::Network, sandbox::PATH};
+use super::{
+    directory::remove_tree,
+    network::Network,
+    sandbox::{PATH, program_path},
+};
 pub(super) use copy::Snapshot;
 use copy::copy_name;
 
@@ -27,14 +36,19 @@ pub(super) struct Databases {
     data_dir: PathBuf,
     /// Administrator URL (`postgres://…`) of an external server; `None`: the runner's own server.
     external_url: Option<String>,
-    server: OnceCell<Server>,
+    /// Locked while the server is started or stopped.
+    server: Mutex<Option<Server>>,
+    /// `host:port` for programs; empty while the server is not running.
+    address: std::sync::Mutex<String>,
+    /// Locked for writing while the server is removed, for reading while a database is created.
+    usage: RwLock<()>,
 }
 
 struct Server {
     /// Connection options of an administrator.
     admin: PgConnectOptions,
-    /// `host:port` for programs.
-    address: String,
+    /// The runner's own server; `None` for an external one. Dropping it does not stop the server.
+    own: Option<Postgres>,
 }
 
 /// Credentials for `pg_dump` and `pg_restore`.
@@ -46,37 +60,90 @@ struct DatabaseCredentials<'a> {
 
 impl Databases {
     pub(super) fn new(data_dir: PathBuf, external_url: Option<String>) -> Self {
-        Self { data_dir, external_url, server: OnceCell::new() }
+        Self {
+            data_dir,
+            external_url,
+            server: Mutex::default(),
+            address: std::sync::Mutex::default(),
+            usage: RwLock::default(),
+        }
     }
 
-    /// Returns `host:port` for programs; empty before the server is first used.
+    /// Returns `host:port` for programs; empty while the server is not running.
     pub(super) fn address(&self) -> String {
-        self.server.get().map(|it| it.address.clone()).unwrap_or_default()
+        self.lock_address().clone()
+    }
+
+    fn lock_address(&self) -> MutexGuard<'_, String> {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns true if the server exists, possibly created by a previous runner.
     pub(super) fn exists(&self) -> bool {
-        self.external_url.is_some()
-            || self.server.get().is_some()
-            || self.data_dir.join("postgres").exists()
+        self.external_url.is_some() || self.data().exists()
     }
 
-    async fn server(&self, network: &Network) -> Result<&Server> {
-        self.server.get_or_try_init(|| self.start(network)).await
+    /// Data of the runner's own server.
+    fn data(&self) -> PathBuf {
+        self.data_dir.join("postgres")
+    }
+
+    /// Returns the connection options of an administrator. Starts the server if necessary.
+    async fn options(&self, network: &Network) -> Result<PgConnectOptions> {
+        let mut server = self.server.lock().await;
+        self.start_if_stopped(network, &mut server).await
+    }
+
+    async fn start_if_stopped(
+        &self,
+        network: &Network,
+        server: &mut Option<Server>,
+    ) -> Result<PgConnectOptions> {
+        if let Some(server) = server {
+            return Ok(server.admin.clone());
+        }
+        let (started, address) = self.start(network).await?;
+        *self.lock_address() = address;
+        Ok(server.insert(started).admin.clone())
+    }
+
+    /// Stops and removes the runner's own server if it has no database of an environment.
+    async fn remove_unused_server(&self, network: &Network) -> Result<()> {
+        if self.external_url.is_some() || !self.exists() {
+            return Ok(());
+        }
+        let _usage = self.usage.write().await;
+        let mut admin = self.admin(network).await?;
+        if has_row(&mut admin, "select 1 from pg_database where datname like 'env\\_%'".to_owned())
+            .await?
+        {
+            return Ok(());
+        }
+        drop(admin);
+        let mut server = self.server.lock().await;
+        let own = server.take().and_then(|it| it.own).context("the server is not running")?;
+        self.lock_address().clear();
+        tracing::info!("removing the database server of environments, which has no database");
+        tokio::task::spawn_blocking(|| own.stop()).await?;
+        let has_stopped = !self.data().join("postmaster.pid").exists();
+        ensure!(has_stopped, "the database server of environments does not stop");
+        remove_tree(&self.data()).await
     }
 
     /// Starts the server if it exists but has not been used since the start of this runner, so that running
     /// programs can reach their databases.
     pub(super) async fn resume(&self, network: &Network) {
+        let mut server = self.server.lock().await;
         if self.exists()
-            && let Err(error) = self.server(network).await
+            && let Err(error) = self.start_if_stopped(network, &mut server).await
         {
             let error = format!("{error:#}");
             tracing::warn!(error, "the database server of environments cannot be started");
         }
     }
 
-    async fn start(&self, network: &Network) -> Result<Server> {
+    /// Returns the server and its address for programs.
+    async fn start(&self, network: &Network) -> Result<(Server, String)> {
         if let Some(url) = &self.external_url {
             let admin: PgConnectOptions =
                 url.parse().context("--database-url must be a postgres:// URL")?;
@@ -84,7 +151,7 @@ impl Databases {
             for resolved in tokio::net::lookup_host(&address).await?.filter(SocketAddr::is_ipv4) {
                 network.allow_service(resolved).await?;
             }
-            return Ok(Server { admin, address });
+            return Ok((Server { admin, own: None }, address));
         }
         std::fs::create_dir_all(&self.data_dir)?;
         // The port is the same after a restart, because it is in the environment variables of programs.
@@ -104,13 +171,11 @@ impl Databases {
         network.allow_service(address).await?;
         let admin = server.options();
         revoke_shared_databases(&admin).await?;
-        // Dropping the handle does not stop the server.
-        drop(server);
-        Ok(Server { admin, address: address.to_string() })
+        Ok((Server { admin, own: Some(server) }, address.to_string()))
     }
 
     async fn admin(&self, network: &Network) -> Result<PgConnection> {
-        let admin = self.server(network).await?.admin.clone().database("postgres");
+        let admin = self.options(network).await?.database("postgres");
         let connected = PgConnection::connect_with(&admin).await;
         connected.context("cannot connect to the PostgreSQL server of environments")
     }
@@ -132,6 +197,7 @@ impl Databases {
         check_password(&provision.password)?;
         let setting = provision.settings.iter().find(|it| it.name == "connections_max");
         let connections = setting.map_or(Ok(CONNECTIONS_MAX), |it| it.value.parse())?;
+        let _usage = self.usage.read().await;
         let mut admin = self.admin(network).await?;
         let name = &provision.name;
         let password = &provision.password;
@@ -167,6 +233,11 @@ impl Databases {
             );
             run(&mut admin, format!("alter role {name} nologin password null")).await?;
         }
+        drop(admin);
+        if let Err(error) = self.remove_unused_server(network).await {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the unused database server of environments is not removed");
+        }
         Ok(())
     }
 
@@ -181,16 +252,21 @@ impl Databases {
         let address = self.address();
         let (host, port) =
             address.rsplit_once(':').context("the database server has not been started")?;
-        let mut tool = Command::new(embedded_postgres::program(name)?);
+        // The kernel kills the tool when the thread that has started it ends: a thread of the runtime, which
+        // ends with this process.
+        let mut tool = Command::new(program_path("setpriv"));
+        tool.args(["--pdeathsig", "KILL"]);
+        if let Some(account) = account {
+            tool.arg(format!("--reuid={account}")).arg(format!("--regid={account}"));
+            tool.arg("--clear-groups");
+        }
+        tool.arg("--").arg(embedded_postgres::program(name)?);
         tool.env_clear().env("PATH", PATH).env("PGHOST", host).env("PGPORT", port);
         tool.env("PGUSER", credentials.user).env("PGPASSWORD", credentials.password);
         tool.env("PGDATABASE", credentials.database)
             .env("PGCONNECT_TIMEOUT", "10")
             .current_dir("/");
         tool.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
-        if let Some(account) = account {
-            tool.uid(account).gid(account);
-        }
         tool.kill_on_drop(true);
         Ok(tool)
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <runner>/<environment id>/       root, 0711
-//!   record.json  launch.json  starting  passwd                 root
+//!   record.json  launch.json  starting  passwd  group          root
 //!   logs/                           root, 0700
 //!   data/                           the environment's account, 0700; /data inside
 //!   releases/                       root, 0711
@@ -24,7 +24,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{fs, process::Command};
 use uuid::Uuid;
@@ -82,6 +85,11 @@ impl EnvironmentDir {
     /// `/etc/passwd` of the environment's sandbox.
     pub(super) fn passwd(&self) -> PathBuf {
         self.path.join("passwd")
+    }
+
+    /// `/etc/group` of the environment's sandbox.
+    pub(super) fn group(&self) -> PathBuf {
+        self.path.join("group")
     }
 
     fn releases(&self) -> PathBuf {
@@ -159,9 +167,6 @@ impl EnvironmentDir {
         if !fs::try_exists(self.data()).await? {
             self.create_account_directory(accounts, &self.data()).await?;
         }
-        let account = accounts.get(self).unwrap_or_else(|| rustix::process::getuid().as_raw());
-        let passwd = format!("environment:x:{account}:{account}:environment:/data:/bin/sh\n");
-        fs::write(self.passwd(), passwd).await?;
         Ok(())
     }
 
@@ -220,6 +225,15 @@ impl EnvironmentDir {
         remove_tree(&directory.with_extension("json")).await
     }
 
+    /// Removes the empty directory `.git` of a deployment's code, at which the repository was mounted for git
+    /// and the build.
+    pub(super) async fn remove_git_mount_point(&self, id: &str) -> Result<()> {
+        let path = self.release_dir(id)?.join(".git");
+        // Fails if the build has replaced the directory, which then belongs to the code.
+        let _ = fs::remove_dir(path).await;
+        Ok(())
+    }
+
     /// Removes versions that are too old for a rollback.
     pub(super) async fn remove_old_releases(&self, record: &EnvironmentRecord) -> Result<()> {
         let first = record.releases.len().saturating_sub(RELEASES_MAX);
@@ -243,8 +257,8 @@ impl EnvironmentDir {
     }
 
     /// Reads a text file from a deployment's code; `None` if it does not exist. Fails if it is longer than
-    /// `max` bytes or is no regular file. Symbolic links are not followed (openat2(2)): they could point to
-    /// files that only root can read.
+    /// `max` bytes or is no regular file. Symbolic links are followed within the code only (openat2(2)):
+    /// others could point to files that only root can read.
     pub(super) fn read_release_file(
         &self,
         release: &str,
@@ -254,14 +268,20 @@ impl EnvironmentDir {
         let directory = std::fs::File::open(self.release_dir(release)?);
         let directory = directory.context("the code of the deployment is missing")?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let file = match openat2(&directory, name, flags, Mode::empty(), resolve) {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let open = |flags| openat2(&directory, name, flags, Mode::empty(), resolve);
+        let file = match open(flags) {
             Ok(file) => std::fs::File::from(file),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(rustix::io::Errno::LOOP) => {
-                bail!("{name} is a symbolic link; it must be a regular file")
+            Err(Errno::NOENT) => {
+                let link = open(OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+                ensure!(link.is_err(), "{name} is a symbolic link to a file that does not exist");
+                return Ok(None);
             }
+            Err(Errno::LOOP) => bail!("{name} is a symbolic link that leads to itself"),
+            Err(Errno::XDEV) => bail!(
+                "{name} is a symbolic link that leaves the repository; it must be a file, or a link with a \
+                 relative path to a file of the repository"
+            ),
             Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),
         };
         ensure!(file.metadata()?.is_file(), "{name} must be a regular file");
@@ -301,7 +321,7 @@ mod tests {
     const ID: &str = "01920000-0000-7000-8000-000000000001";
 
     #[test]
-    fn only_regular_files_are_read_from_a_deployment() {
+    fn only_files_of_the_code_are_read_from_a_deployment() {
         let folder = tempfile::tempdir().unwrap();
         let environment = EnvironmentDir::new(folder.path(), ID).unwrap();
         let release = environment.release_dir(ID).unwrap();
@@ -310,27 +330,39 @@ mod tests {
         std::fs::write(release.join("binary"), [0xc3, 0x28]).unwrap();
         symlink("/etc/passwd", release.join("absolute")).unwrap();
         symlink("file", release.join("relative")).unwrap();
+        symlink("../relative", release.join("folder/second")).unwrap();
         symlink("/etc", release.join("etc")).unwrap();
+        symlink("../../record.json", release.join("outside")).unwrap();
+        symlink("/proc/self/environ", release.join("magic")).unwrap();
+        symlink("loop", release.join("loop")).unwrap();
+        symlink("none", release.join("dangling")).unwrap();
+        symlink("fifo", release.join("to-fifo")).unwrap();
         let fifo = std::process::Command::new("mkfifo").arg(release.join("fifo")).status();
         assert!(fifo.unwrap().success());
         let read = |name: &str| {
             let file = environment.read_release_file(ID, name, 4)?;
             anyhow::Ok(file.map(|it| it.text))
         };
-        assert_eq!(read("file").unwrap().as_deref(), Some("text"));
+        for name in ["file", "relative", "folder/second"] {
+            assert_eq!(read(name).unwrap().as_deref(), Some("text"));
+        }
         assert_eq!(read("none").unwrap(), None);
-        let refused = [
-            "absolute",
-            "relative",
-            "etc/passwd",
-            "../../record.json",
-            "/etc/passwd",
-            "fifo",
-            "folder",
-            "binary",
-        ];
-        for name in refused {
-            assert!(read(name).is_err(), "{name}");
+        for (name, reason) in [
+            ("absolute", "leaves the repository"),
+            ("etc/passwd", "leaves the repository"),
+            ("outside", "leaves the repository"),
+            ("magic", "leaves the repository"),
+            ("../../record.json", "leaves the repository"),
+            ("/etc/passwd", "leaves the repository"),
+            ("loop", "leads to itself"),
+            ("dangling", "does not exist"),
+            ("fifo", "regular file"),
+            ("to-fifo", "regular file"),
+            ("folder", "regular file"),
+            ("binary", "must be text"),
+        ] {
+            let error = format!("{:#}", read(name).unwrap_err());
+            assert!(error.contains(reason), "{name}: {error}");
         }
         std::fs::write(release.join("file"), "longer").unwrap();
         assert!(read("file").unwrap_err().to_string().contains("longer than 4 bytes"));

@@ -18,8 +18,14 @@ use super::{
     sandbox::Sandboxed,
 };
 
-/// Pause between two health checks while a program starts.
+/// Pause between two health checks while a program that starts does not respond.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Pause after the first response that is not healthy. It doubles with each further one, up to
+/// [`UNHEALTHY_PAUSE_MAX`], because many programs log each request.
+const UNHEALTHY_PAUSE: Duration = Duration::from_millis(100);
+
+const UNHEALTHY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Time after which a second check is sent while the first one has no response: a program may lose requests
 /// that it gets before it is ready.
@@ -56,30 +62,30 @@ pub(super) async fn wait_until_healthy(
     let mut last_result = LastResult::NoResponse;
     let mut checks = FuturesUnordered::new();
     let mut sent_at = Instant::now();
+    let mut next_at = sent_at;
+    let mut pause = UNHEALTHY_PAUSE;
     loop {
         if let Some(status) = sandboxed.child.try_wait()? {
             let output = log.quote(&launch.secrets());
             bail!("the program ended before it was healthy ({status}); {output}");
         }
         let is_overdue = sent_at.elapsed() > OVERLAP_INTERVAL && checks.len() < CHECKS_MAX;
-        if checks.is_empty() || is_overdue {
+        if (checks.is_empty() || is_overdue) && Instant::now() >= next_at {
             sent_at = Instant::now();
             checks.push(http::get_status(address, &launch.health, deadline - sent_at));
         }
         tokio::select! {
-            Some(status) = checks.next() => match status {
-                Some(status) if !http::is_healthy(status) => {
+            Some(Some(status)) = checks.next() => {
+                if !http::is_healthy(status) {
                     last_result = LastResult::Status(status);
-                }
-                Some(_) => {
-                    let table = ProcessTable::read();
-                    if listener::belongs_to(address, &sandboxed.process, &table).await {
-                        return Ok(());
-                    }
+                } else if listener::belongs_to(address, &sandboxed.process, &ProcessTable::read()).await {
+                    return Ok(());
+                } else {
                     last_result = LastResult::ForeignListener;
                 }
-                None => {}
-            },
+                next_at = Instant::now() + pause;
+                pause = (pause * 2).min(UNHEALTHY_PAUSE_MAX);
+            }
             () = tokio::time::sleep(HEALTH_INTERVAL) => {}
         }
         if Instant::now() > deadline {
@@ -87,8 +93,9 @@ pub(super) async fn wait_until_healthy(
         }
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }
-    sandboxed.process.stop().await;
+    // Quoted before the program writes that it was stopped.
     let output = log.quote(&launch.secrets());
+    sandboxed.process.stop().await;
     match last_result {
         LastResult::NoResponse => bail!("no HTTP response on $HOST:$PORT ({address}); {output}"),
         LastResult::Status(status) => {

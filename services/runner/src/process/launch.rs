@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use api::project::Lease;
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +16,14 @@ use super::{
     bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
     health,
-    limits::ResourceLimits,
+    limits::{MemoryLimitExceeded, ResourceLimits},
     log::ProgramLog,
     manifest::Manifest,
     process_tree::ProcessTree,
-    sandbox::{Input, Output, PATH, SandboxCommand},
+    record::EnvironmentRecord,
+    sandbox::{Input, NetworkAccess, Output, PATH, SandboxCommand},
 };
-use crate::secrets::Secrets;
+use crate::{driver::ProgressReporter, secrets::Secrets};
 
 /// Default time within which a program must pass its health check after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,7 +119,36 @@ impl Processes {
             arguments: ["/bin/sh", "-c", command].map(str::to_owned).into(),
             limits: launch.limits,
             input: Input::Empty,
+            network: NetworkAccess::Environment,
         })
+    }
+
+    /// Starts the deployed version on an unused port, because another program may have the previous one by
+    /// now.
+    pub(super) async fn start_release(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        record: &mut EnvironmentRecord,
+        report: &ProgressReporter,
+    ) -> Result<String> {
+        ensure!(!record.release.is_empty(), "nothing is deployed; deploy the environment first");
+        let manifest = Manifest::read(environment, &record.release)?;
+        let launch = Launch::new(lease, &record.release, &manifest);
+        let port = self.reserve_port(environment, None).await?;
+        let started = self.start_program(environment, &launch, port).await;
+        let unused_port = if started.is_ok() { record.port } else { port };
+        if record.port != port {
+            self.release_port(environment, unused_port).await;
+        }
+        if let Err(error) = &started {
+            log_memory_limit(error, report).await;
+        }
+        record.set_started(started?, port);
+        environment.write_release_launch(&launch).await?;
+        environment.write_record(record).await?;
+        environment.clear_starting_process().await;
+        self.url(environment, port, &lease.server_address).await
     }
 
     /// Starts a version and waits until it is healthy. A version that is already running is not affected.
@@ -129,6 +159,7 @@ impl Processes {
         port: u16,
     ) -> Result<ProcessTree> {
         let network = self.sandbox.network.attach(environment).await?;
+        environment.remove_git_mount_point(&launch.release).await?;
         let mut command = Self::shell(environment, launch, &launch.command)?;
         command.variables.insert("PORT".to_owned(), port.to_string());
         command.variables.insert("HOST".to_owned(), network.listen.to_string());
@@ -138,8 +169,24 @@ impl Processes {
         let group = format!("run-{port}");
         let mut sandboxed = self.sandbox.spawn(&group, command, output).await?;
         let address = SocketAddr::new(network.address, port);
-        health::wait_until_healthy(&log, launch, address, &mut sandboxed).await?;
+        let healthy = health::wait_until_healthy(&log, launch, address, &mut sandboxed).await;
+        if let Err(error) = healthy {
+            let process = &sandboxed.process;
+            return Err(
+                match self.sandbox.memory_limit_exceeded(environment, process, launch.limits) {
+                    Some(cause) => error.context(cause),
+                    None => error,
+                },
+            );
+        }
         sandboxed.guard.keep();
         Ok(sandboxed.process)
+    }
+}
+
+/// Logs the error of a start if the program exceeded its memory limit.
+pub(super) async fn log_memory_limit(error: &anyhow::Error, report: &ProgressReporter) {
+    if let Some(exceeded) = error.downcast_ref::<MemoryLimitExceeded>() {
+        report.log(vec![exceeded.to_string()]).await;
     }
 }

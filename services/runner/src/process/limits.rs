@@ -2,8 +2,9 @@
 //! or 1), and resource limits per process (setrlimit(2)) in any case.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use api::project::Resources;
@@ -44,12 +45,76 @@ impl ResourceLimits {
         }
     }
 
+    /// Returns the limits of a build, which needs more memory than its program.
+    pub(super) fn of_build(resources: Option<Resources>, build_memory_mb: u32) -> Self {
+        let limits = Self::of(resources);
+        Self { memory_mb: limits.memory_mb.max(build_memory_mb), ..limits }
+    }
+
     fn memory_bytes(self) -> u64 {
         u64::from(self.memory_mb) << 20
     }
 
     pub(super) fn disk_bytes(self) -> u64 {
         u64::from(self.disk_gb) << 30
+    }
+}
+
+/// Default memory of a build in MiB.
+const BUILD_MEMORY_MB: u32 = 2_048;
+
+/// Returns the memory of a build in MiB: the setting, but at most the memory of the machine, or the default,
+/// but at most half of it.
+pub(super) fn build_memory_mb(setting: Option<u32>, machine_mb: u32) -> u32 {
+    setting.map_or(BUILD_MEMORY_MB.min(machine_mb / 2), |it| it.min(machine_mb))
+}
+
+/// Error: the kernel has killed a process because its control group had reached the memory limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MemoryLimitExceeded {
+    Build { limit_mb: u32 },
+    Program { limit_mb: u32 },
+}
+
+impl fmt::Display for MemoryLimitExceeded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Build { limit_mb } => write!(
+                formatter,
+                "the build exceeded its memory limit of {limit_mb} MiB; reduce its memory, for example by \
+                 fewer parallel jobs, or raise memory_mb of the environment or the setting build-memory-mb \
+                 of the runner"
+            ),
+            Self::Program { limit_mb } => write!(
+                formatter,
+                "the program exceeded the memory limit of its environment, {limit_mb} MiB; reduce its \
+                 memory, or raise memory_mb of the environment"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for MemoryLimitExceeded {}
+
+/// Interval at which the kills in a control group are looked for.
+const KILL_POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Counter of the processes of a control group that the kernel has killed because of the memory limit.
+pub(super) struct MemoryKills(Option<PathBuf>);
+
+impl MemoryKills {
+    /// Returns false if no process was killed, or if the machine has no control groups.
+    pub(super) fn is_any(&self) -> bool {
+        let text = self.0.as_ref().and_then(|it| fs::read_to_string(it).ok()).unwrap_or_default();
+        let count = text.lines().find_map(|it| it.strip_prefix("oom_kill "));
+        count.is_some_and(|it| it.trim() != "0")
+    }
+
+    /// Waits until a process was killed.
+    pub(super) async fn wait(&self) {
+        while !self.is_any() {
+            tokio::time::sleep(KILL_POLL_INTERVAL).await;
+        }
     }
 }
 
@@ -152,7 +217,7 @@ impl Limiter {
         match self {
             Self::CgroupV2(parent) => {
                 let cgroup = parent.join(group);
-                fs::create_dir_all(&cgroup)?;
+                create_group(&cgroup)?;
                 fs::write(cgroup.join("memory.max"), memory)?;
                 // Prevents swapping. Fails on kernels without swap, which do not have this file.
                 let _ = fs::write(cgroup.join("memory.swap.max"), "0");
@@ -163,10 +228,15 @@ impl Limiter {
             Self::CgroupV1 => {
                 let cgroups = CONTROLLERS.map(|it| v1_parent(it).join(group));
                 for cgroup in &cgroups {
-                    fs::create_dir_all(cgroup)?;
+                    create_group(cgroup)?;
                 }
                 let [cpu_cgroup, memory_cgroup, pids_cgroup] = &cgroups;
-                fs::write(memory_cgroup.join("memory.limit_in_bytes"), memory)?;
+                // Memory and swap together: at least the limit of the memory, so it is raised before that.
+                // Fails on kernels without accounting of swap, which do not have this file.
+                let with_swap = memory_cgroup.join("memory.memsw.limit_in_bytes");
+                let _ = fs::write(&with_swap, "-1");
+                fs::write(memory_cgroup.join("memory.limit_in_bytes"), &memory)?;
+                let _ = fs::write(&with_swap, &memory);
                 fs::write(cpu_cgroup.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
                 fs::write(cpu_cgroup.join("cpu.cfs_quota_us"), quota)?;
                 fs::write(pids_cgroup.join("pids.max"), processes)?;
@@ -177,6 +247,15 @@ impl Limiter {
             }
             Self::Rlimits => Ok(()),
         }
+    }
+
+    /// Returns the counter of a control group.
+    pub(super) fn memory_kills(&self, group: &str) -> MemoryKills {
+        MemoryKills(match self {
+            Self::CgroupV2(parent) => Some(parent.join(group).join("memory.events")),
+            Self::CgroupV1 => Some(v1_parent("memory").join(group).join("memory.oom_control")),
+            Self::Rlimits => None,
+        })
     }
 
     /// Removes the control groups of an environment that contain no processes. Their names begin with the
@@ -196,6 +275,14 @@ impl Limiter {
     }
 }
 
+/// Creates a control group. An ended one with the same name is removed first, because its counters would
+/// continue.
+fn create_group(path: &Path) -> io::Result<()> {
+    // Fails while the group contains a process, and if there is none.
+    let _ = fs::remove_dir(path);
+    fs::create_dir_all(path)
+}
+
 /// Returns `limit`, or this process's hard limit if that is lower: an unprivileged process cannot exceed it.
 fn clamp_to_hard_limit(resource: Resource, limit: u64) -> u64 {
     getrlimit(resource).maximum.map_or(limit, |it| it.min(limit))
@@ -204,4 +291,39 @@ fn clamp_to_hard_limit(resource: Resource, limit: u64) -> u64 {
 /// Directory of Tenantry's control groups in the hierarchy of a controller.
 fn v1_parent(controller: &str) -> PathBuf {
     Path::new(CGROUP_ROOT).join(controller).join("tenantry")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_build_is_bounded_by_that_of_the_machine() {
+        assert_eq!(build_memory_mb(None, 16_000), 2_048);
+        assert_eq!(build_memory_mb(None, 2_000), 1_000);
+        assert_eq!(build_memory_mb(Some(6_000), 16_000), 6_000);
+        assert_eq!(build_memory_mb(Some(6_000), 2_000), 2_000);
+        let of_build = |memory_mb| {
+            let resources = Resources { memory_mb, ..Resources::default() };
+            ResourceLimits::of_build(Some(resources), 2_048).memory_mb
+        };
+        assert_eq!((of_build(512), of_build(4_096)), (2_048, 4_096));
+    }
+
+    #[test]
+    fn kills_are_counted_in_the_files_of_both_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events");
+        let kills = MemoryKills(Some(path.clone()));
+        assert!(!kills.is_any(), "no file");
+        for (text, is_any) in [
+            ("low 0\nhigh 0\nmax 9\noom 1\noom_kill 0\noom_group_kill 0\n", false),
+            ("low 0\nhigh 0\nmax 9\noom 1\noom_kill 12\noom_group_kill 0\n", true),
+            ("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", false),
+            ("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", true),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(kills.is_any(), is_any, "{text}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ const TAIL_BYTES: usize = 8 << 10;
 const READ_BYTES: usize = TAIL_BYTES + OVERLAP_BYTES;
 
 /// Number of lines at the end of a log that an error quotes.
-const TAIL_LINES: usize = 20;
+const TAIL_LINES: usize = 40;
 
 /// Log of one start of a program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

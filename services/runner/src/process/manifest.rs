@@ -22,8 +22,8 @@ pub(super) struct Manifest {
     pub(super) health: String,
     /// Time within which the program must be healthy after its start; `None`: the default.
     timeout: Option<Duration>,
-    /// Notice about the file, for the task's log.
-    pub(super) notice: Option<&'static str>,
+    /// Notices about the file, for the task's log.
+    pub(super) notices: Vec<String>,
 }
 
 /// Contents of `tenantry.toml`.
@@ -60,6 +60,12 @@ const TIMEOUT_S_MAX: u64 = 900;
 /// Maximum size of a manifest, in bytes.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 
+/// Number of processes of a Procfile that are not run that a notice names.
+const NAMED_PROCESSES_MAX: usize = 5;
+
+/// Maximum length of the name of a process in such a notice, in bytes.
+const PROCESS_NAME_BYTES_MAX: usize = 63;
+
 /// Maximum length of a command, in bytes.
 const COMMAND_BYTES_MAX: usize = 16 << 10;
 
@@ -80,13 +86,14 @@ impl Manifest {
 
     /// Sets the notice about an encoding that other programs may not read.
     fn with_notice(mut self, file: &TextFile) -> Self {
-        self.notice = match file.encoding {
+        let notice = match file.encoding {
             Encoding::Utf8 => None,
             Encoding::Utf8WithMark => {
                 Some("the manifest begins with a byte order mark, which is ignored")
             }
             Encoding::Utf16 => Some("the manifest is UTF-16 text; save it as UTF-8"),
         };
+        self.notices.extend(notice.map(str::to_owned));
         self
     }
 
@@ -105,7 +112,7 @@ impl Manifest {
             run: manifest.run.command,
             health: path,
             timeout: timeout.map(Duration::from_secs),
-            notice: None,
+            notices: vec![],
         }
         .validate()
     }
@@ -122,7 +129,7 @@ impl Manifest {
             run: run.context("the Procfile must have a line `web: <command>`")?,
             health: "/".to_owned(),
             timeout: None,
-            notice: None,
+            notices: unused_processes_notice(text).into_iter().collect(),
         }
         .validate()
     }
@@ -144,6 +151,24 @@ impl Manifest {
     pub(super) fn start_timeout(&self, default: Duration) -> Duration {
         self.timeout.unwrap_or(default)
     }
+}
+
+/// Returns the notice about the processes of a Procfile that are not run; `None` if all are.
+fn unused_processes_notice(text: &str) -> Option<String> {
+    let is_name = |it: &str| {
+        (1..=PROCESS_NAME_BYTES_MAX).contains(&it.len())
+            && it.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it))
+    };
+    let names = text.lines().filter_map(|it| Some(it.split_once(':')?.0.trim()));
+    let unused = names.filter(|it| is_name(it) && !["web", "release"].contains(it));
+    let unused: Vec<_> = unused.take(NAMED_PROCESSES_MAX).collect();
+    (!unused.is_empty()).then(|| {
+        format!(
+            "not run: {} of the Procfile, because an environment has one command, `web`; start other \
+             processes in it: `web: <other command> & exec <web command>`",
+            unused.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +197,21 @@ mod tests {
         assert_eq!(manifest.build.as_deref(), Some("make"));
         assert_eq!(manifest.run, "./serve $PORT");
         assert_eq!(manifest.start_timeout(DEFAULT_TIMEOUT), DEFAULT_TIMEOUT);
+        assert!(manifest.notices.is_empty(), "{:?}", manifest.notices);
         let without_web = Manifest::from_procfile("worker: x\n");
         assert!(without_web.is_err());
+    }
+
+    #[test]
+    fn processes_that_are_not_run_are_named() {
+        let text = "# https://example.com\nweb: ./serve\nworker: ./work a:b\n\n\
+                    urgent-worker: x\nrelease: make\n";
+        let manifest = Manifest::from_procfile(text).unwrap();
+        assert_eq!(manifest.run, "./serve");
+        let [notice] = &*manifest.notices else { panic!("{:?}", manifest.notices) };
+        assert!(notice.starts_with("not run: worker, urgent-worker of the Procfile"), "{notice}");
+        let many = (0..20).map(|it| format!("w{it}: x\n")).collect::<String>() + "web: x";
+        let notice = &Manifest::from_procfile(&many).unwrap().notices[0];
+        assert!(notice.contains("w4") && !notice.contains("w5"), "{notice}");
     }
 }

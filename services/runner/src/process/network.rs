@@ -39,6 +39,14 @@ pub(super) struct EnvironmentNetwork {
     pub(super) address: IpAddr,
 }
 
+impl EnvironmentNetwork {
+    /// The network of this machine, for a command that listens on no port.
+    pub(super) fn of_machine() -> Self {
+        let loopback = Ipv4Addr::LOCALHOST.into();
+        Self { namespace: None, listen: loopback, address: loopback }
+    }
+}
+
 /// Kind of network that environments get on this machine.
 pub(super) enum Network {
     /// One namespace per environment.
@@ -211,14 +219,10 @@ impl Namespaces {
         };
         let resolvers = name_servers().iter().map(ToString::to_string).collect();
         let reachable = self.settings.reachable.iter().map(ToString::to_string).collect();
-        let masquerade = format!(
-            "add rule inet tenantry postrouting ip saddr {} \
-             oifname != {{ \"{BRIDGE}\", \"lo\" }} masquerade\n",
-            self.settings.addresses
-        );
+        let networks = add_elements("networks", vec![self.settings.addresses.trunc().to_string()]);
         let resolvers = add_elements("resolvers", resolvers);
-        let reachable = add_elements("reachable", reachable);
-        [RULES, &masquerade, &resolvers, &reachable].concat()
+        let reachable = add_elements("reachable_networks", reachable);
+        [RULES, &networks, &resolvers, &reachable].concat()
     }
 
     async fn attach(&self, environment: &EnvironmentDir) -> Result<EnvironmentNetwork> {

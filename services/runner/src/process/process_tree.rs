@@ -79,6 +79,11 @@ impl ProcessTree {
         &self.status_file
     }
 
+    /// Name of the sandbox; `None` for a process that an earlier version of the runner has started.
+    pub(super) fn sandbox_name(&self) -> Option<&str> {
+        self.status_file.parent()?.file_name()?.to_str()
+    }
+
     /// Waits until the init process is started or the sandbox has ended. `bwrap` writes the pid before it
     /// starts the main program, so the init process is found even if the main program ends at once and leaves
     /// background processes.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -15,9 +16,8 @@ use super::{
     directory::EnvironmentDir,
     git_credential,
     launch::Launch,
-    limits::ResourceLimits,
     record::EnvironmentRecord,
-    sandbox::{Input, PATH, SandboxCommand},
+    sandbox::{Input, NetworkAccess, PATH, SandboxCommand},
     submodules::git_configuration,
     usage::disk_limit_exceeded,
 };
@@ -37,6 +37,45 @@ pub(super) struct Checkout {
     pub(super) commit: String,
     /// True if the code of a previous deployment is reused, which is already built.
     pub(super) is_built: bool,
+}
+
+/// A git command.
+pub(super) struct GitCommand<'a> {
+    pub(super) arguments: Vec<&'a str>,
+    /// Environment variables, in addition to those of every command.
+    pub(super) variables: Vec<(&'static str, &'a str)>,
+    /// Mounts, in addition to the code and its repository.
+    pub(super) mounts: Vec<Mount>,
+    pub(super) network: NetworkAccess,
+}
+
+impl<'a> GitCommand<'a> {
+    /// A command in the network of its environment.
+    pub(super) fn new(arguments: &[&'a str]) -> Self {
+        Self {
+            arguments: arguments.to_vec(),
+            variables: vec![],
+            mounts: vec![],
+            network: NetworkAccess::Environment,
+        }
+    }
+}
+
+/// Returns the network from which git reaches a URL. A loopback address is one of this machine; the project
+/// service accepts it only if the operator has allowed local repositories.
+pub(super) fn network_access(url: &str) -> NetworkAccess {
+    let authority = url.strip_prefix("http://").and_then(|it| it.split('/').next());
+    let Some(authority) = authority else { return NetworkAccess::Environment };
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => authority,
+    };
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    if host == "localhost" || address.is_ok_and(|it| it.is_loopback()) {
+        NetworkAccess::Machine
+    } else {
+        NetworkAccess::Environment
+    }
 }
 
 impl Processes {
@@ -67,7 +106,7 @@ impl Processes {
         self.git(lease, environment, &["init", "--quiet", "."]).await?;
         tokio::select! {
             fetched = self.fetch_code(lease, environment, report) => fetched?,
-            error = disk_limit_exceeded(environment, ResourceLimits::of(lease.resources)) => {
+            error = disk_limit_exceeded(environment, self.build_limits(lease)) => {
                 return Err(error);
             }
         }
@@ -116,14 +155,17 @@ impl Processes {
         let is_hex = lease.commit.bytes().all(|it| it.is_ascii_hexdigit());
         ensure!(is_hex, "{:?} is not a commit hash", lease.commit);
         let revision = if lease.commit.is_empty() { &branch } else { &lease.commit };
-        let shallow = ["fetch", "--quiet", "--depth=1", "--", url, revision];
-        if let Err(error) = self.git_fetch(lease, environment, &shallow).await {
+        let fetch = async |arguments: &[&str]| {
+            let network = network_access(url);
+            let command = GitCommand { network, ..GitCommand::new(arguments) };
+            self.git_fetch(lease, environment, command).await
+        };
+        if let Err(error) = fetch(&["fetch", "--quiet", "--depth=1", "--", url, revision]).await {
             if lease.commit.is_empty() {
                 return Err(error.context("git could not fetch the branch"));
             }
             // Not every git server allows fetching a single commit: fetch the complete branch instead.
-            let full = ["fetch", "--quiet", "--", url, &branch];
-            let fetched = self.git_fetch(lease, environment, &full).await;
+            let fetched = fetch(&["fetch", "--quiet", "--", url, &branch]).await;
             fetched.context("git could not fetch the branch")?;
         }
         let target = if lease.commit.is_empty() { "FETCH_HEAD" } else { &lease.commit };
@@ -157,16 +199,17 @@ impl Processes {
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-        arguments: &[&str],
+        command: GitCommand<'_>,
     ) -> Result<String> {
         let Some(credential) = &lease.repository_credential else {
-            return self.git(lease, environment, arguments).await;
+            return self.git_with(lease, environment, command).await;
         };
         let definition = git_credential::arguments(credential);
         let definition: Vec<_> = definition.iter().map(String::as_str).collect();
-        let arguments = [&definition, arguments].concat();
-        let variables = git_credential::variables(credential);
-        let fetched = self.git_with(lease, environment, &arguments, &variables).await;
+        let arguments = [&definition, &*command.arguments].concat();
+        let variables = git_credential::variables(credential).into();
+        let command = GitCommand { arguments, variables, ..command };
+        let fetched = self.git_with(lease, environment, command).await;
         fetched.map_err(|error| {
             anyhow::anyhow!(git_credential::mask(credential, &format!("{error:#}")))
         })
@@ -179,7 +222,7 @@ impl Processes {
         environment: &EnvironmentDir,
         arguments: &[&str],
     ) -> Result<String> {
-        self.git_with(lease, environment, arguments, &[]).await
+        self.git_with(lease, environment, GitCommand::new(arguments)).await
     }
 
     /// Runs git in the sandbox, because a build may have changed the repository's configuration and hooks,
@@ -188,8 +231,7 @@ impl Processes {
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-        arguments: &[&str],
-        more_variables: &[(&'static str, &str)],
+        git: GitCommand<'_>,
     ) -> Result<String> {
         let variables = [
             ("PATH", PATH),
@@ -201,7 +243,7 @@ impl Processes {
         ];
         let mut variables: BTreeMap<_, _> = variables
             .iter()
-            .chain(more_variables)
+            .chain(&git.variables)
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let configuration = git_configuration(&lease.repository_url);
@@ -229,15 +271,17 @@ impl Processes {
         if is_local {
             mounts.push(Mount::new(local_path, local_path, Access::ReadOnly));
         }
-        let arguments = ["git"].iter().chain(arguments).map(|it| (*it).to_owned()).collect();
+        mounts.extend(git.mounts);
+        let arguments = ["git"].iter().chain(&git.arguments).map(|it| (*it).to_owned()).collect();
         let command = SandboxCommand {
             environment,
             mounts,
             working_dir: "/app",
             variables,
             arguments,
-            limits: ResourceLimits::of(lease.resources),
+            limits: self.build_limits(lease),
             input: Input::Empty,
+            network: git.network,
         };
         self.sandbox.run("git", command, GIT_TIMEOUT).await
     }
@@ -268,5 +312,25 @@ impl Processes {
             format!("{used}; these differ from the current ones: {names}{more}")
         };
         report.log(vec![line]).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_reached_in_the_network_of_the_machine() {
+        for (url, is_machine) in [
+            ("http://127.0.0.1:3000/a.git", true),
+            ("http://localhost/a.git", true),
+            ("http://[::1]:80/a.git", true),
+            ("http://127.0.0.1.example.com/a.git", false),
+            ("https://127.0.0.1/a.git", false),
+            ("http://10.0.0.1/a.git", false),
+            ("/srv/127.0.0.1", false),
+        ] {
+            assert_eq!(network_access(url) == NetworkAccess::Machine, is_machine, "{url}");
+        }
     }
 }

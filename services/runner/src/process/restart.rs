@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::MemoryLimitExceeded;
+
 /// Time that a program must run before its earlier restarts no longer count towards [`RESTARTS_MAX`].
 const CALM_PERIOD: Duration = Duration::from_secs(600);
 
@@ -20,6 +22,8 @@ pub(super) struct RestartHistory {
     pub(super) recent: u32,
     /// Exit code of the main program when it last ended, if it is known.
     pub(super) last_exit_code: Option<i32>,
+    /// Memory limit in MiB; `None` if the program did not exceed it when it last ended.
+    exceeded_memory_mb: Option<u32>,
     /// Time of the last start, in seconds since 1970.
     started_at: u64,
     /// Time at which the end of the program was noticed, in seconds since 1970; `None` while it runs.
@@ -36,6 +40,15 @@ pub(super) enum Reaction {
     Fail,
 }
 
+/// End of a program.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ProgramEnd {
+    /// Exit code of the main program, if it is known.
+    pub(super) exit_code: Option<i32>,
+    /// Memory limit in MiB, if the program exceeded it.
+    pub(super) exceeded_memory_mb: Option<u32>,
+}
+
 impl RestartHistory {
     /// History of a program that a task has started. The last exit code is kept for people.
     pub(super) fn started(&self, now: u64) -> Self {
@@ -44,7 +57,7 @@ impl RestartHistory {
     }
 
     /// Records the end of the program. Returns false if it is already recorded.
-    pub(super) fn record_end(&mut self, now: u64, exit_code: Option<i32>) -> bool {
+    pub(super) fn record_end(&mut self, now: u64, end: ProgramEnd) -> bool {
         if self.ended_at.is_some() {
             return false;
         }
@@ -52,7 +65,8 @@ impl RestartHistory {
             self.recent = 0;
         }
         self.ended_at = Some(now);
-        self.last_exit_code = exit_code.or(self.last_exit_code);
+        self.last_exit_code = end.exit_code.or(self.last_exit_code);
+        self.exceeded_memory_mb = end.exceeded_memory_mb;
         true
     }
 
@@ -82,9 +96,13 @@ impl RestartHistory {
             Some(code) => format!("; its last exit code is {code}"),
             None => String::new(),
         };
+        let memory = match self.exceeded_memory_mb {
+            Some(limit_mb) => format!("; {}", MemoryLimitExceeded::Program { limit_mb }),
+            None => String::new(),
+        };
         format!(
             "the program was restarted {RESTARTS_MAX} times without running for {minutes} minutes, and \
-             ended again{exit_code}; start or deploy the environment when the cause is repaired"
+             ended again{exit_code}{memory}; start or deploy the environment when the cause is repaired"
         )
     }
 }
@@ -102,13 +120,17 @@ pub(super) fn unix_seconds() -> u64 {
 mod tests {
     use super::*;
 
+    fn ended(exit_code: i32) -> ProgramEnd {
+        ProgramEnd { exit_code: Some(exit_code), exceeded_memory_mb: None }
+    }
+
     /// Lets a program that runs `seconds` end again and again; returns the number of its restarts.
     fn restarts_of_crash_loop(seconds: u64, crashes: u32) -> (u32, Reaction) {
         let mut now = 1_000_000;
         let mut history = RestartHistory::default().started(now);
         for _ in 0..crashes {
             now += seconds;
-            assert!(history.record_end(now, Some(7)));
+            assert!(history.record_end(now, ended(7)));
             while history.reaction(now) == Reaction::Wait {
                 now += 1;
             }
@@ -135,8 +157,8 @@ mod tests {
         let mut now = 0;
         for _ in 0..RESTARTS_MAX {
             now += 100;
-            assert!(history.record_end(now, None));
-            assert!(!history.record_end(now, None), "the same end");
+            assert!(history.record_end(now, ProgramEnd::default()));
+            assert!(!history.record_end(now, ProgramEnd::default()), "the same end");
             let ended_at = now;
             while history.reaction(now) == Reaction::Wait {
                 now += 1;
@@ -150,8 +172,13 @@ mod tests {
     #[test]
     fn a_start_by_a_task_begins_a_new_series() {
         let mut history = RestartHistory::default().started(0);
-        history.record_end(1, Some(137));
+        history.record_end(1, ended(137));
         history.record_restart(1);
+        assert!(!history.failure().contains("memory"));
+        history.record_end(2, ProgramEnd { exceeded_memory_mb: Some(256), ..ended(137) });
+        assert!(
+            history.failure().contains("exceeded the memory limit of its environment, 256 MiB")
+        );
         let started = history.started(2);
         assert_eq!((started.total, started.recent, started.last_exit_code), (0, 0, Some(137)));
     }

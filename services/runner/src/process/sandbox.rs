@@ -27,7 +27,7 @@ use super::{
     account::Accounts,
     bubblewrap::{self, Mount},
     directory::EnvironmentDir,
-    limits::{Limiter, ResourceLimits},
+    limits::{Limiter, MemoryKills, MemoryLimitExceeded, ResourceLimits},
     network::{EnvironmentNetwork, Network, name_servers},
     process_tree::{OrphanGuard, ProcessTree},
 };
@@ -67,6 +67,15 @@ pub(super) enum Input {
     Pipe,
 }
 
+/// Network of a command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum NetworkAccess {
+    /// The network of its environment.
+    Environment,
+    /// The network of this machine, for git that fetches from a loopback address.
+    Machine,
+}
+
 /// Command to run in the sandbox.
 pub(super) struct SandboxCommand<'a> {
     pub(super) environment: &'a EnvironmentDir,
@@ -76,6 +85,7 @@ pub(super) struct SandboxCommand<'a> {
     pub(super) arguments: Vec<String>,
     pub(super) limits: ResourceLimits,
     pub(super) input: Input,
+    pub(super) network: NetworkAccess,
 }
 
 /// Standard output and error of a command.
@@ -213,7 +223,10 @@ impl Sandbox {
     ) -> Result<Sandboxed> {
         self.check_policy()?;
         let environment = command.environment;
-        let network = self.network.attach(environment).await?;
+        let network = match command.network {
+            NetworkAccess::Environment => self.network.attach(environment).await?,
+            NetworkAccess::Machine => EnvironmentNetwork::of_machine(),
+        };
         let files = environment.create_sandbox(&self.accounts, name).await?;
         let arguments = bubblewrap::arguments(&command, &self.resolver, &files.tmp)?;
         let mut launcher = self.launcher(&command, &network, &files.status)?;
@@ -234,7 +247,7 @@ impl Sandbox {
         let mut process = process.context("the command ended immediately")?;
         let guard = OrphanGuard::new(&process);
         environment.write_starting_process(&process)?;
-        let group = format!("{}.{name}", environment.id());
+        let group = control_group(environment, name);
         let limited = self.limiter.apply(&group, &process, command.limits);
         limited.context("the resource limits cannot be set")?;
         let mut gate = child.stdin.take().context("the start gate has no input")?;
@@ -257,6 +270,7 @@ impl Sandbox {
     ) -> Result<String> {
         let environment = command.environment;
         let tool = command.arguments.first().cloned().unwrap_or_default();
+        let limit_mb = command.limits.memory_mb;
         let output = Output { stdout: Stdio::piped(), stderr: Stdio::piped() };
         let mut sandboxed = self.spawn(name, command, output).await?;
         let result = tokio::time::timeout(timeout, collect(&mut sandboxed)).await;
@@ -265,8 +279,27 @@ impl Sandbox {
         })??;
         environment.clear_starting_process().await;
         environment.remove_sandbox(name).await?;
+        if !result.status.success() && self.memory_kills(environment, name).is_any() {
+            bail!(MemoryLimitExceeded::Build { limit_mb });
+        }
         ensure!(result.status.success(), "{}", result.errors.trim());
         Ok(result.output)
+    }
+
+    /// Returns the counter of the sandbox with this name.
+    pub(super) fn memory_kills(&self, environment: &EnvironmentDir, sandbox: &str) -> MemoryKills {
+        self.limiter.memory_kills(&control_group(environment, sandbox))
+    }
+
+    /// Returns the error of a program that exceeded its memory limit.
+    pub(super) fn memory_limit_exceeded(
+        &self,
+        environment: &EnvironmentDir,
+        process: &ProcessTree,
+        limits: ResourceLimits,
+    ) -> Option<MemoryLimitExceeded> {
+        let is_exceeded = self.memory_kills(environment, process.sandbox_name()?).is_any();
+        is_exceeded.then_some(MemoryLimitExceeded::Program { limit_mb: limits.memory_mb })
     }
 
     /// Returns the command that precedes bubblewrap: gate, resource limits per process, network, account.
@@ -309,6 +342,11 @@ impl Sandbox {
         }
         Ok(command)
     }
+}
+
+/// Name of the control group of a sandbox.
+fn control_group(environment: &EnvironmentDir, sandbox: &str) -> String {
+    format!("{}.{sandbox}", environment.id())
 }
 
 /// Result of a tool.

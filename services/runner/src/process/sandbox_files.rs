@@ -27,6 +27,7 @@ impl EnvironmentDir {
         name: &str,
     ) -> Result<SandboxFiles> {
         self.remove_sandbox(name).await?;
+        self.write_account_files(accounts).await?;
         let sandboxes = self.path().join("sandboxes");
         let directory = sandboxes.join(name);
         create_directory(&sandboxes, 0o711).await?;
@@ -34,6 +35,22 @@ impl EnvironmentDir {
         let tmp = directory.join("tmp");
         self.create_account_directory(accounts, &tmp).await?;
         Ok(SandboxFiles { status: directory.join("status"), tmp })
+    }
+
+    /// Writes `/etc/passwd` and `/etc/group` of the sandboxes, unless they exist with this content: running
+    /// sandboxes read them.
+    async fn write_account_files(&self, accounts: &Accounts) -> Result<()> {
+        let account = accounts.get(self);
+        let user = account.unwrap_or_else(|| rustix::process::getuid().as_raw());
+        let group = account.unwrap_or_else(|| rustix::process::getgid().as_raw());
+        let passwd = format!("environment:x:{user}:{group}:environment:/data:/bin/sh\n");
+        let groups = format!("environment:x:{group}:\n");
+        for (path, text) in [(self.passwd(), passwd), (self.group(), groups)] {
+            if fs::read_to_string(&path).await.ok().as_ref() != Some(&text) {
+                fs::write(&path, text).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the files of an ended sandbox.

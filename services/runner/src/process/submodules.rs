@@ -1,14 +1,18 @@
 //! Parts of a repository that git does not check out by itself: submodules, and files in Git LFS. A part that
 //! cannot be fetched does not fail the deployment: the task's log names it.
 
+use std::path::{Component, Path};
+
 use anyhow::{Context, Result};
 use api::project::Lease;
 use primitives::credential_mask::mask_credentials;
 
 use super::{
     Processes,
+    bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
-    sandbox::{PATH, program_path},
+    release::{GitCommand, network_access},
+    sandbox::{NetworkAccess, PATH, program_path},
 };
 use crate::driver::ProgressReporter;
 
@@ -17,6 +21,103 @@ const SUBMODULES_MAX: usize = 64;
 
 /// Maximum size of `.gitmodules`, in bytes.
 const GITMODULES_BYTES_MAX: u64 = 64 << 10;
+
+/// The repository, or one of its submodules.
+struct Part {
+    /// Directory, relative to the code.
+    directory: String,
+    /// URL or path, the base of relative URLs of its submodules.
+    url: String,
+}
+
+/// A submodule in `.gitmodules`.
+#[derive(Debug, PartialEq, Eq)]
+struct Submodule {
+    /// Path, relative to the directory of its part.
+    path: String,
+    /// URL or path.
+    url: String,
+    /// True if the URL in `.gitmodules` is relative.
+    is_relative: bool,
+}
+
+impl Submodule {
+    /// Returns the mount of a repository on this machine: one that a relative URL names, if the repository of
+    /// the project is a path. The operator has allowed local paths for projects only.
+    fn mount(&self, repository_url: &str) -> Vec<Mount> {
+        let is_local = repository_url.trim_start_matches("file://").starts_with('/');
+        let path = Path::new(self.url.trim_start_matches("file://"));
+        let is_plain =
+            path.components().all(|it| matches!(it, Component::RootDir | Component::Normal(_)));
+        let is_mounted =
+            is_local && self.is_relative && is_plain && path.is_absolute() && path.is_dir();
+        let mount = is_mounted.then(|| path.to_str()).flatten();
+        mount.map(|it| Mount::new(it, it, Access::ReadOnly)).into_iter().collect()
+    }
+}
+
+/// Parses the output of `git config -z --get-regexp` for paths and URLs of submodules.
+fn parse_submodules(list: &str, base: &str) -> Vec<Submodule> {
+    // `submodule.<name>.<key> LF value NUL`
+    let entries = list.split_terminator('\0').filter_map(|it| it.split_once('\n'));
+    let entries: Vec<_> =
+        entries.filter_map(|(name, value)| Some((name.rsplit_once('.')?, value))).collect();
+    let url_of = |submodule: &str| {
+        let url = entries.iter().rfind(|((name, key), _)| *name == submodule && *key == "url");
+        url.map_or("", |it| it.1)
+    };
+    let paths = entries.iter().filter(|((_, key), _)| *key == "path");
+    let submodules = paths.map(|((name, _), path)| {
+        let url = url_of(name);
+        Submodule {
+            path: (*path).to_owned(),
+            url: resolve_url(base, url),
+            is_relative: is_relative(url),
+        }
+    });
+    submodules.collect()
+}
+
+fn is_relative(url: &str) -> bool {
+    url.starts_with("./") || url.starts_with("../")
+}
+
+/// Resolves the URL of a submodule like git (git-submodule(1)): `./` and `../` are relative to the URL of the
+/// repository that contains it.
+fn resolve_url(base: &str, url: &str) -> String {
+    if !is_relative(url) {
+        return url.to_owned();
+    }
+    let mut base = base.trim_end_matches('/');
+    let mut rest = url;
+    loop {
+        if let Some(after) = rest.strip_prefix("../") {
+            base = base.rsplit_once('/').map_or("", |it| it.0);
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix("./") {
+            rest = after;
+        } else {
+            return format!("{base}/{rest}");
+        }
+    }
+}
+
+/// Returns scheme, host and port of a URL; `None` for other addresses.
+fn origin(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    Some((scheme, rest.split('/').next()?))
+}
+
+/// Returns the first error of git: it tries a clone twice, and prints errors about the same cause each time.
+fn first_error(errors: &str) -> &str {
+    let cause = errors.lines().find_map(|it| it.strip_prefix("fatal: "));
+    cause.or_else(|| errors.lines().next()).unwrap_or_default()
+}
+
+/// Returns a number of files with its noun.
+fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
 
 /// Number of files in Git LFS that the log names.
 const NAMED_FILES_MAX: usize = 3;
@@ -55,19 +156,22 @@ impl Processes {
         environment: &EnvironmentDir,
         report: &ProgressReporter,
     ) {
-        // Directories, relative to the code, whose submodules have not been fetched yet.
-        let mut directories = vec![".".to_owned()];
+        let root =
+            Part { directory: ".".to_owned(), url: url_without_credentials(&lease.repository_url) };
+        // Parts whose submodules have not been fetched yet.
+        let mut parts = vec![root];
         let mut count = 0;
-        while let Some(directory) = directories.pop() {
-            let paths = match self.submodule_paths(lease, environment, &directory).await {
-                Ok(paths) => paths,
+        while let Some(part) = parts.pop() {
+            let submodules = match self.submodules(lease, environment, &part).await {
+                Ok(submodules) => submodules,
                 Err(error) => {
+                    let directory = &part.directory;
                     let line = format!("the submodules in {directory} cannot be read: {error:#}");
                     report.log(vec![line]).await;
                     continue;
                 }
             };
-            for path in paths {
+            for submodule in submodules {
                 count += 1;
                 if count > SUBMODULES_MAX {
                     let line =
@@ -75,54 +179,73 @@ impl Processes {
                     report.log(vec![line]).await;
                     return;
                 }
-                let line = match self.fetch_submodule(lease, environment, &directory, &path).await {
-                    Ok(()) => format!("submodule {directory}/{path}"),
+                let directory = format!("{}/{}", part.directory, submodule.path);
+                let line = match self.fetch_submodule(lease, environment, &part, &submodule).await {
+                    Ok(()) => format!("submodule {directory}"),
                     Err(error) => {
-                        format!(
-                            "submodule {directory}/{path} is empty, it cannot be fetched: {error:#}"
-                        )
+                        let errors = format!("{error:#}");
+                        let cause = first_error(&errors);
+                        format!("submodule {directory} is empty, it cannot be fetched: {cause}")
                     }
                 };
                 report.log(vec![line]).await;
-                directories.push(format!("{directory}/{path}"));
+                parts.push(Part { directory, url: submodule.url });
             }
         }
     }
 
-    /// Returns the paths of the submodules of a repository, relative to its `directory`.
-    async fn submodule_paths(
+    /// Returns the submodules of a part.
+    async fn submodules(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-        directory: &str,
-    ) -> Result<Vec<String>> {
+        part: &Part,
+    ) -> Result<Vec<Submodule>> {
+        let directory = part.directory.as_str();
         let file = format!("{directory}/.gitmodules");
         if environment.read_release_file(&lease.release, &file, GITMODULES_BYTES_MAX)?.is_none() {
             return Ok(vec![]);
         }
-        let list =
-            ["config", "--file", ".gitmodules", "-z", "--get-regexp", r"^submodule\..*\.path$"];
+        let list = [
+            "config",
+            "--file",
+            ".gitmodules",
+            "-z",
+            "--get-regexp",
+            r"^submodule\..*\.(path|url)$",
+        ];
         let list = self.git(lease, environment, &[&["-C", directory][..], &list].concat()).await?;
-        // `name LF path NUL`
-        let entries = list.split_terminator('\0').filter_map(|it| it.split_once('\n'));
-        Ok(entries.map(|it| it.1.to_owned()).collect())
+        Ok(parse_submodules(&list, &part.url))
     }
 
     async fn fetch_submodule(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-        directory: &str,
-        path: &str,
+        part: &Part,
+        submodule: &Submodule,
     ) -> Result<()> {
-        let update = ["-C", directory, "submodule", "update", "--quiet", "--init"];
-        let shallow = [&update[..], &["--depth=1", "--", path]].concat();
-        if self.git_fetch(lease, environment, &shallow).await.is_ok() {
+        let update = ["-C", &part.directory, "submodule", "update", "--quiet", "--init"];
+        let shallow = [&update[..], &["--depth=1", "--", &submodule.path]].concat();
+        let url = &submodule.url;
+        // The network of this machine only for the host of the repository: the operator has allowed no other.
+        let network = if origin(url) == origin(&lease.repository_url) {
+            network_access(url)
+        } else {
+            NetworkAccess::Environment
+        };
+        let mounts = submodule.mount(&lease.repository_url);
+        let fetch = |arguments| GitCommand {
+            mounts: mounts.clone(),
+            network,
+            ..GitCommand::new(arguments)
+        };
+        if self.git_fetch(lease, environment, fetch(&shallow)).await.is_ok() {
             return Ok(());
         }
         // Not every git server allows fetching a single commit.
-        let full = [&update[..], &["--", path]].concat();
-        self.git_fetch(lease, environment, &full).await.map(|_| ())
+        let full = [&update[..], &["--", &submodule.path]].concat();
+        self.git_fetch(lease, environment, fetch(&full)).await.map(|_| ())
     }
 
     /// Fetches files in Git LFS; returns the result for the log.
@@ -130,24 +253,27 @@ impl Processes {
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-        files: &[&str],
+        paths: &[&str],
     ) -> String {
-        let count = files.len();
+        let count = paths.len();
+        let pointers = format!(
+            "{} {}",
+            files(count),
+            if count == 1 { "is a Git LFS pointer" } else { "are Git LFS pointers" }
+        );
         if program_path("git-lfs").is_absolute() {
             return match self.pull_lfs(lease, environment).await {
                 Ok(fetched) if fetched < count => format!(
-                    "{fetched} of {count} files fetched from Git LFS; the others are no valid pointers"
+                    "{fetched} of {} fetched from Git LFS; the others are no valid pointers",
+                    files(count)
                 ),
-                Ok(_) => format!("{count} files fetched from Git LFS"),
-                Err(error) => {
-                    format!("{count} files are Git LFS pointers, they cannot be fetched: {error:#}")
-                }
+                Ok(_) => format!("{} fetched from Git LFS", files(count)),
+                Err(error) => format!("{pointers} and cannot be fetched: {error:#}"),
             };
         }
-        let named = files[..count.min(NAMED_FILES_MAX)].join(", ");
+        let named = paths[..count.min(NAMED_FILES_MAX)].join(", ");
         format!(
-            "{count} files are Git LFS pointers instead of their contents ({named}); install git-lfs on the \
-             server (searched in {PATH})"
+            "{pointers}, not the content ({named}); install git-lfs on the server (searched in {PATH})"
         )
     }
 
@@ -185,6 +311,9 @@ pub(super) fn git_configuration(url: &str) -> Vec<(String, String)> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -199,5 +328,49 @@ mod tests {
         let url = url_without_credentials("https://ann:s3cret@git.example.com/a/b.git");
         assert_eq!(url, "https://git.example.com/a/b.git");
         assert_eq!(url_without_credentials("ssh://git@x/a"), "ssh://git@x/a");
+    }
+
+    #[test]
+    fn urls_of_submodules_are_relative_to_their_repository() {
+        for (base, url, expected) in [
+            ("/srv/shop", "../lib", "/srv/lib"),
+            ("/srv/shop/", "./lib", "/srv/shop/lib"),
+            ("/srv/a/shop.git", "../../b/lib.git", "/srv/b/lib.git"),
+            ("https://git.example.com/a/shop", "../lib", "https://git.example.com/a/lib"),
+            ("/srv/shop", "https://other.example/lib", "https://other.example/lib"),
+            ("/srv", "../../../etc", "/etc"),
+        ] {
+            assert_eq!(resolve_url(base, url), expected);
+        }
+        let list = "submodule.a.b.path\nvendor/b\0submodule.a.b.url\n../b\0submodule.c.path\nc\0";
+        let submodule = |path: &str, url: &str, is_relative| Submodule {
+            path: path.to_owned(),
+            url: url.to_owned(),
+            is_relative,
+        };
+        let expected = [submodule("vendor/b", "/srv/b", true), submodule("c", "", false)];
+        assert_eq!(parse_submodules(list, "/srv/shop"), expected);
+    }
+
+    #[test]
+    fn the_cause_of_an_error_is_quoted_once() {
+        let errors =
+            "Cloning\nfatal: no route\nfatal: clone failed\nfatal: no route\nFailed a second time";
+        assert_eq!(first_error(errors), "no route");
+        assert_eq!(first_error("denied\nmore"), "denied");
+    }
+
+    /// Only relative URLs of a repository on this machine are read from this machine.
+    #[test]
+    fn a_submodule_names_no_other_path_of_this_machine() {
+        let submodule = |url: &str| {
+            parse_submodules(&format!("submodule.a.path\na\0submodule.a.url\n{url}\0"), "/usr/lib")
+                .remove(0)
+        };
+        assert_eq!(submodule("../bin").mount("/usr/lib").len(), 1);
+        assert!(submodule("../none").mount("/usr/lib").is_empty());
+        assert!(submodule("../bin/..").mount("/usr/lib").is_empty());
+        assert!(submodule("/usr/bin").mount("/usr/lib").is_empty());
+        assert!(submodule("../bin").mount("https://git.example.com/a").is_empty());
     }
 }

@@ -16,7 +16,7 @@ use super::{
     process_table::ProcessTable,
     process_tree::ProcessTree,
     record::{DesiredState, EnvironmentRecord},
-    restart::{Reaction, unix_seconds},
+    restart::{ProgramEnd, Reaction, unix_seconds},
     usage,
 };
 
@@ -139,9 +139,11 @@ impl Processes {
         mut record: EnvironmentRecord,
     ) -> anyhow::Result<()> {
         let now = unix_seconds();
-        let exit_code = record.process.as_ref().and_then(ProcessTree::exit_code);
-        if record.restarts.record_end(now, exit_code) {
-            tracing::warn!(environment = %environment.id(), exit_code, "program ended unexpectedly");
+        let end = self.program_end(environment, &record).await;
+        if record.restarts.record_end(now, end) {
+            let ProgramEnd { exit_code, exceeded_memory_mb } = end;
+            tracing::warn!(environment = %environment.id(), exit_code, exceeded_memory_mb,
+                "program ended unexpectedly");
             // Background processes of the ended program would keep its port and its files in use.
             if let Some(process) = &record.process {
                 process.kill_and_wait().await;
@@ -166,6 +168,23 @@ impl Processes {
             },
         }
         environment.write_record(&record).await
+    }
+
+    async fn program_end(
+        &self,
+        environment: &EnvironmentDir,
+        record: &EnvironmentRecord,
+    ) -> ProgramEnd {
+        let Some(process) = &record.process else { return ProgramEnd::default() };
+        let exceeded_memory_mb = match environment.launch().await {
+            Some(launch) => {
+                let limits = launch.limits;
+                let exceeded = self.sandbox.memory_limit_exceeded(environment, process, limits);
+                exceeded.map(|_| limits.memory_mb)
+            }
+            None => None,
+        };
+        ProgramEnd { exit_code: process.exit_code(), exceeded_memory_mb }
     }
 
     /// Starts a program again. If that fails, the next call of [`Self::restart`] records it as another end.

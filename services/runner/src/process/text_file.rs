@@ -31,6 +31,10 @@ impl TextFile {
             Some(rest) => (rest, Encoding::Utf8WithMark),
             None => (bytes, Encoding::Utf8),
         };
+        ensure!(
+            !bytes.contains(&0),
+            "contains NUL bytes, like UTF-16 text without a byte order mark; save it as UTF-8"
+        );
         let text = str::from_utf8(bytes).context("is neither UTF-8 nor UTF-16 text")?.to_owned();
         Ok(Self { text, encoding })
     }
@@ -64,6 +68,10 @@ mod tests {
         }
         for bytes in [&b"\xc3\x28"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8"] {
             assert!(TextFile::decode(bytes).is_err(), "{bytes:?}");
+        }
+        for without_mark in [&b"w\0e\0b\0"[..], b"\0w\0e\0b"] {
+            let error = TextFile::decode(without_mark).unwrap_err().to_string();
+            assert!(error.contains("UTF-16 text without a byte order mark"), "{error}");
         }
     }
 }

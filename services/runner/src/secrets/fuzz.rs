@@ -32,6 +32,8 @@ fn redacted_text_contains_no_secret() {
             assert!(redacted.contains("[secret NAME]"), "{redacted:?}");
             assert_eq!(clean(&redacted), redacted);
         }
+        let line = SECRETS.redact_line(&format!("first {text}"), 100);
+        assert!(line.starts_with("first"), "{line:?} has lost its beginning");
         let line = SECRETS.redact_line(&text, 100);
         assert!(line.len() <= 100 && !line.contains('\n'), "{line:?}");
         assert!(SECRETS.redact_block(&text, 100).len() <= 100);

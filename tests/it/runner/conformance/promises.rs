@@ -1,10 +1,17 @@
 //! The promises.
 
+mod code;
+mod health_checks;
+mod memory;
+
 use api::project::{Lease, Observed, TaskKind};
 use testkit::eventually;
 
 use super::bench::{Bench, Helper, with_secret};
 use crate::support::hosting::visit;
+pub(super) use code::*;
+pub(super) use health_checks::*;
+pub(super) use memory::*;
 
 const SERVE: &str = "exec perl server.pl";
 

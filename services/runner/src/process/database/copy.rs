@@ -54,7 +54,7 @@ impl Databases {
         name: &str,
     ) -> Result<SourceConnection> {
         check_name(name)?;
-        let options = self.server(network).await?.admin.clone().database(name);
+        let options = self.options(network).await?.database(name);
         let connection = PgConnection::connect_with(&options).await;
         let connection = connection.context("cannot connect to the database of the source")?;
         Ok(SourceConnection { connection, database: name.to_owned() })
