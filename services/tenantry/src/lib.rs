@@ -64,8 +64,8 @@ enum Command {
     Certs(certs::Arguments),
     /// Creates the secret key of the deployment and the signing key of the audit log, unless they exist.
     Keys(keys::Arguments),
-    /// Creates the keys and certificates of a deployment as Secrets of the Kubernetes cluster in which it runs,
-    /// unless they exist, and renews certificates that expire soon.
+    /// Creates the keys and certificates of a deployment as Secrets of the Kubernetes cluster in which it
+    /// runs, unless they exist, and renews certificates that expire soon.
     ClusterSecrets(cluster_secrets::Arguments),
     /// Runs a runner, which executes deployments, as a process of its own.
     Runner(Box<Config>),
