@@ -195,7 +195,9 @@ pub(super) fn restart_under_load(cluster: &Cluster) -> Outcome {
         cluster.read(&["rollout", "status", workload, "--timeout=300s"])?;
     }
     eprintln!("xtask: all workloads were restarted in {:.0} s", started.elapsed().as_secs_f64());
-    loads.into_iter().try_for_each(Load::finish)
+    // All of them, because each is a process.
+    let finished: Vec<_> = loads.into_iter().map(Load::finish).collect();
+    finished.into_iter().collect()
 }
 
 /// Calls of one method from connections that stay open.
@@ -261,21 +263,46 @@ impl Load {
         output(interrupt.args(["-INT", &self.ghz.id().to_string()]), "kill")?;
         self.ghz.wait().map_err(|error| error.to_string())?;
         let report = fs::read_to_string(&self.report).map_err(|error| error.to_string())?;
-        let (_, statuses) = report.split_once("\"statusCodeDistribution\": {").unwrap_or_default();
-        let statuses = statuses.split('}').next().unwrap_or_default();
-        let is_relevant = |it: &char| !it.is_whitespace();
-        let statuses: String = statuses.chars().filter(is_relevant).collect();
+        let statuses = statuses(&report);
         eprintln!("xtask: {} {statuses}", self.method);
-        let mut counts = statuses.split(',').filter_map(|it| it.split_once(':'));
-        // A call can meet the end of its connection; its client repeats it.
-        let is_allowed = |(status, count): (&str, &str)| match (status, count.parse::<u32>()) {
-            ("\"OK\"", Ok(count)) => count > 100,
-            ("\"Unavailable\"", Ok(count)) => count <= UNAVAILABLE_MAX,
-            _ => false,
-        };
-        if !counts.all(is_allowed) || !statuses.contains("\"OK\"") {
+        if !are_allowed(statuses) {
             return Err(format!("calls of {} failed during the restarts: {statuses}", self.method));
         }
         Ok(())
+    }
+}
+
+/// Returns the numbers of calls by status in a report of ghz: `"OK":99,"Unavailable":1`.
+fn statuses(report: &str) -> &str {
+    let (_, rest) = report.split_once("\"statusCodeDistribution\":{").unwrap_or_default();
+    rest.split('}').next().unwrap_or_default()
+}
+
+/// Returns true if enough calls succeeded. A call can meet the end of its connection; its client repeats it.
+fn are_allowed(statuses: &str) -> bool {
+    statuses.split(',').all(|it| match it.split_once(':') {
+        Some(("\"OK\"", count)) => count.parse().is_ok_and(|it: u32| it > 100),
+        Some(("\"Unavailable\"", count)) => {
+            count.parse().is_ok_and(|it: u32| it <= UNAVAILABLE_MAX)
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_of_a_report_are_found_and_compared() {
+        let report =
+            r#"{"count":3882,"statusCodeDistribution":{"OK":3881,"Unavailable":1},"rps":29}"#;
+        assert_eq!(statuses(report), r#""OK":3881,"Unavailable":1"#);
+        assert!(are_allowed(statuses(report)));
+        assert!(are_allowed(r#""OK":3881"#));
+        for failed in ["", r#""OK":3881,"Internal":1"#, r#""OK":3881,"Unavailable":9"#, r#""OK":7"#]
+        {
+            assert!(!are_allowed(failed), "{failed}");
+        }
     }
 }
