@@ -4,6 +4,7 @@ mod alerts; // Alert rules of deploy/observability.
 mod dependencies; // Dependencies among the crates of the workspace.
 mod deployment; // Containers of deploy/compose.yaml.
 mod documents; // Links and names of tests in documents.
+mod kubernetes; // Objects of deploy/kubernetes.
 mod language; // Comments, glossary and rule ids.
 mod layers; // Placement of SQL, I/O and contract messages.
 mod layout; // Length of files and lines, first line of files.

@@ -31,6 +31,18 @@ pub(crate) fn check() -> Outcome {
     checked.and(removed)
 }
 
+/// Makes all images of `deploy/compose.yaml`.
+pub(crate) fn provide_images() -> Outcome {
+    require_engine()?;
+    stand_ins::provide()?;
+    images::build()
+}
+
+/// Gives the images of the suite a version; returns their names.
+pub(crate) fn tag_images(version: &str) -> Outcome<Vec<String>> {
+    images::tag(version)
+}
+
 /// Parses `deploy/compose.yaml` with compose, which needs no engine. Prints a note if compose is not
 /// installed.
 pub(crate) fn parse() -> Outcome {
@@ -85,7 +97,7 @@ fn compose(arguments: &[&str]) -> Outcome {
 }
 
 /// Runs the engine's command line in the workspace.
-fn docker(arguments: &[&str]) -> Outcome {
+pub(crate) fn docker(arguments: &[&str]) -> Outcome {
     let mut command = Command::new("docker");
     command.current_dir(run::root()).args(arguments).stdin(Stdio::null());
     // Without it, older engines do not build with BuildKit, which has the caches of the Dockerfile.

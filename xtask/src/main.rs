@@ -2,6 +2,7 @@
 //! missing. No dependencies, so that it builds in a second.
 
 mod advisories;
+mod cluster;
 mod containers;
 mod coverage;
 mod docs;
@@ -24,6 +25,7 @@ cargo xtask docs             checks links, builds the book, runs the examples of
 cargo xtask check            compiles everything
 cargo xtask bench [NAME]     runs the benchmarks whose names contain NAME, each with its reference
 cargo xtask containers       builds the images and runs the demo with compose; needs a container engine
+cargo xtask cluster          rolls deploy/kubernetes out on a cluster; needs root, Go and a container engine
 cargo xtask fuzz [SECONDS]   runs every fuzz target for SECONDS (default: 60)
 cargo xtask advisories CLONE updates advisories.txt from a clone of the RustSec advisory database
 ";
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Some("bench") => bench(rest),
         Some("fuzz") => fuzz(rest),
         Some("containers") => containers::check(),
+        Some("cluster") => cluster::check(),
         Some("advisories") => match rest {
             [clone] => advisories::update(clone.as_ref()),
             _ => Err("the clone is missing: cargo xtask advisories CLONE".to_owned()),

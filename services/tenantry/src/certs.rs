@@ -8,8 +8,9 @@ use chassis::key::write_private;
 use host::tls::SPIFFE;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use time::OffsetDateTime;
 
 use crate::tools::{self, Owner};
 
@@ -76,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Holder of a certificate.
 #[derive(Clone, Copy)]
-enum Holder {
+pub(crate) enum Holder {
     /// A service: the certificate authenticates it to its clients and, by its URI name, to other services.
     Service,
     /// A proxy: the certificate authenticates it to its clients only.
@@ -106,11 +107,48 @@ impl Files {
 }
 
 fn new_authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
+    Ok(CertifiedIssuer::self_signed(authority_parameters()?, KeyPair::generate()?)?)
+}
+
+/// Contents of the certificate of an authority.
+pub(crate) fn authority_parameters() -> Result<CertificateParams> {
     let mut parameters = CertificateParams::new(vec![])?;
     parameters.distinguished_name.push(DnType::CommonName, "Tenantry services");
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?)
+    Ok(parameters)
+}
+
+/// Certificate and private key, as PEM.
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+/// Signs a certificate with a new key for the server `name`, which is also reached at `hosts`. Without
+/// `not_after` it does not expire.
+pub(crate) fn sign(
+    authority: &Issuer<'_, KeyPair>,
+    name: &str,
+    holder: Holder,
+    hosts: &[String],
+    not_after: Option<OffsetDateTime>,
+) -> Result<Pair> {
+    let mut names = vec![name.to_owned()];
+    names.extend(hosts.iter().cloned());
+    let mut parameters = CertificateParams::new(names)?;
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    if matches!(holder, Holder::Service) {
+        parameters.subject_alt_names.push(SanType::URI(format!("{SPIFFE}{name}").try_into()?));
+        parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
+    if let Some(not_after) = not_after {
+        parameters.not_after = not_after;
+    }
+    let key = KeyPair::generate()?;
+    let certificate = parameters.signed_by(&key, authority)?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
 fn write_certificate(
@@ -124,19 +162,9 @@ fn write_certificate(
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(&files.authority, authority.pem())?;
-    let mut names = vec![name.to_owned()];
-    names.extend(hosts.iter().cloned());
-    let mut parameters = CertificateParams::new(names)?;
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    if matches!(holder, Holder::Service) {
-        parameters.subject_alt_names.push(SanType::URI(format!("{SPIFFE}{name}").try_into()?));
-        parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-    }
-    let key = KeyPair::generate()?;
-    let certificate = parameters.signed_by(&key, authority)?;
-    std::fs::write(&files.certificate, certificate.pem())?;
-    write_private(&files.key, key.serialize_pem().as_bytes())?;
+    let pair = sign(authority, name, holder, hosts, None)?;
+    std::fs::write(&files.certificate, pair.certificate)?;
+    write_private(&files.key, pair.key.as_bytes())?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `tenantry keys`: creates the keys that several processes of a deployment share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chassis::key::Key;
@@ -30,13 +30,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
     }
-    Key::read_or_create(secret_key)?;
-    if !audit_key.exists() {
-        audit::generate_key(audit_key)?;
-    }
+    create(secret_key, audit_key)?;
     for file in [secret_key, audit_key] {
         tools::set_owner(file, *owner)?;
     }
     let (secret_key, audit_key) = (secret_key.display(), audit_key.display());
     tools::print(&format!("the keys are in {secret_key} and {audit_key}\n"))
+}
+
+/// Creates the files that are missing.
+pub(crate) fn create(secret_key: &Path, audit_key: &Path) -> Result<()> {
+    Key::read_or_create(secret_key)?;
+    if !audit_key.exists() {
+        audit::generate_key(audit_key)?;
+    }
+    Ok(())
 }

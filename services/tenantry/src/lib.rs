@@ -8,6 +8,7 @@
 //! | `admin`: shows and steers a running process | `admin` |
 //! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
 //! | `certs`, `keys`: create certificates for the services, and the keys that they share | `certs`, `keys` |
+//! | `cluster-secrets`: creates both as Secrets of a Kubernetes cluster | `cluster_secrets` |
 //! | `discovery`: reflection and health of all services, for a gateway | `discovery` |
 //! | `migrate`, `runner` | `tools` |
 //! | `reference`: prints a page of the generated documentation | `reference` |
@@ -16,6 +17,7 @@ mod admin;
 mod audit_log;
 mod certs;
 pub mod client;
+mod cluster_secrets;
 pub mod demo;
 mod discovery;
 mod keys;
@@ -66,6 +68,9 @@ enum Command {
     Certs(certs::Arguments),
     /// Creates the secret key of the deployment and the signing key of the audit log, unless they exist.
     Keys(keys::Arguments),
+    /// Creates the keys and certificates of a deployment as Secrets of the Kubernetes cluster in which it
+    /// runs, unless they exist, and renews certificates that expire soon.
+    ClusterSecrets(cluster_secrets::Arguments),
     /// Runs a runner, which executes deployments, as a process of its own.
     Runner(Box<Config>),
     /// Serves reflection and health checks of all services at one address, for a gateway in front of them.
@@ -90,6 +95,7 @@ pub fn main() -> ExitCode {
             Some(Command::Config) => tools::print(&settings_table()),
             Some(Command::Certs(arguments)) => certs::run(&arguments),
             Some(Command::Keys(arguments)) => keys::run(&arguments),
+            Some(Command::ClusterSecrets(arguments)) => cluster_secrets::run(arguments).await,
             Some(Command::Runner(config)) => tools::runner(*config).await,
             Some(Command::Discovery(config)) => discovery::run(*config).await,
             Some(Command::Reference { page }) => tools::print(&reference::page(page)?),

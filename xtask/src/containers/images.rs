@@ -25,6 +25,15 @@ pub(super) fn build() -> Outcome {
     Ok(())
 }
 
+/// Gives the images a version; returns their names.
+pub(super) fn tag(version: &str) -> Outcome<Vec<String>> {
+    let names = TARGETS.map(|target| (image(target), format!("{}:{version}", image(target))));
+    for (image, versioned) in &names {
+        docker(&["tag", image, versioned])?;
+    }
+    Ok(names.map(|(_, versioned)| versioned).into())
+}
+
 /// Prints the sizes of the images; fails if one of a service is too large.
 pub(super) fn check_sizes() -> Outcome {
     for target in TARGETS {
