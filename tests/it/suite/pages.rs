@@ -15,13 +15,15 @@ const ROWS: usize = 7;
 
 /// Lists whose rows this test cannot create by calls in a short time. They are ordered by id or index, which
 /// never change, like most of the others.
-const UNTESTED: [&str; 11] = [
+const UNTESTED: [&str; 12] = [
     "tenantry.audit.v1.AuditService/ListAccountEntries",
     "tenantry.audit.v1.AuditService/ListEntries",
     "tenantry.identity.v1.AccessService/ListProjectHolders",
     "tenantry.identity.v1.AccessService/ListWhoCan",
     "tenantry.identity.v1.AccessService/SimulateAccess",
     "tenantry.identity.v1.AccessService/WhoCouldOn",
+    // Rows of the billing provider; `identity::billing` reads its pages.
+    "tenantry.identity.v1.BillingService/ListInvoices",
     "tenantry.notification.v1.AlertService/ListAlerts",
     "tenantry.notification.v1.MailRuleService/ListSilencedAddresses",
     "tenantry.notification.v1.NotificationService/ListNotifications",
