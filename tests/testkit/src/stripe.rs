@@ -261,8 +261,9 @@ impl State {
     }
 
     fn update_subscription(&mut self, id: &str, form: &HashMap<String, String>) -> (u16, Value) {
-        let is_charged = form.get("proration_behavior").is_some_and(|it| it == "always_invoice");
-        if self.declines && is_charged {
+        let must_succeed =
+            form.get("payment_behavior").is_some_and(|it| it == "error_if_incomplete");
+        if self.declines && must_succeed {
             return (402, objects::error("card_error", "Your card was declined."));
         }
         let Some(subscription) = self.find(id) else {

@@ -19,6 +19,7 @@ use identity_rules::{
     types::StoredText,
 };
 use prost::{Message, Name};
+use time::Duration;
 
 use super::{
     provider::{Change, Checkout, Provider},
@@ -29,6 +30,9 @@ use crate::{
     access,
     organization::{self, commands::Usage, peers::Peers},
 };
+
+/// Time for which the background job waits for a call of the Owner: longer than a call takes.
+const LEASE: Duration = Duration::seconds(40);
 
 /// Billing with its provider.
 #[derive(Clone)]
@@ -102,11 +106,16 @@ impl Billing {
         organization::commands::usage(&self.db, &self.peers, context, organization).await
     }
 
-    /// Returns the subscription of an organization that pays; refuses without a provider or a subscription.
-    async fn require_live(&self, org_id: OrgId) -> Result<SubscriptionRecord> {
+    /// Returns the subscription of an organization that pays, and keeps the background job away from it
+    /// during a call of the Owner. Refuses without a provider or a subscription.
+    async fn lease(&self, org_id: OrgId) -> Result<SubscriptionRecord> {
         self.provider.require()?;
-        let record = store::find(&self.db, org_id).await?.ok_or(Refused::NoSubscription)?;
-        Ok(record.require_live()?)
+        let lease = async |tx: &mut Tx| {
+            let until = tx.now + LEASE;
+            store::lease(tx, org_id, until).await
+        };
+        let record = self.db.write_as_system("billing call", lease).await?;
+        Ok(record.ok_or(Refused::NoSubscription)?.require_live()?)
     }
 
     /// Sets or withdraws the end of the subscription with its period, at the provider.
@@ -116,7 +125,7 @@ impl Billing {
         cancel: bool,
         request_id: &str,
     ) -> Result<ProviderChange> {
-        let before = self.require_live(org_id).await?;
+        let before = self.lease(org_id).await?;
         if before.cancel_at_period_end == cancel {
             return self.unchanged(before).await;
         }

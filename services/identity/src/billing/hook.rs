@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 
 use super::{provider::Stripe, store};
 
-/// Paths of the endpoint.
-pub(crate) const PATHS: &[&str] = &["/hooks/billing/stripe"];
+/// Prefix of the path; the name of the provider follows.
+pub(crate) const PATHS: &[&str] = &["/hooks/billing/"];
 
 /// Largest body, in bytes. Events of Stripe have some kilobytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -60,6 +60,9 @@ impl Hook {
 #[tonic::async_trait]
 impl PageHandler for Hook {
     async fn handle(&self, request: PageRequest) -> Response<String> {
+        if request.path.trim_start_matches(PATHS[0]) != "stripe" {
+            return text_page(StatusCode::NOT_FOUND, "no billing provider has this path");
+        }
         if request.method != Method::POST {
             let text = "this is the endpoint of billing webhooks; send a POST request";
             return text_page(StatusCode::METHOD_NOT_ALLOWED, text);

@@ -62,8 +62,9 @@ pub(crate) struct Stripe {
 pub(crate) enum Change {
     /// Another plan with a number of seats. `is_charged` charges or credits the difference to the period.
     Plan { plan: Plan, seats: i64, is_charged: bool },
-    /// Another number of seats; more seats are charged from now on.
-    Seats { seats: i64, is_more: bool },
+    /// Another number of seats; more seats are charged from now on. With `must_succeed` a declined card
+    /// changes nothing.
+    Seats { seats: i64, is_more: bool, must_succeed: bool },
     /// End with the period, or not.
     CancelAtPeriodEnd(bool),
 }
@@ -186,7 +187,12 @@ impl Stripe {
                     form.push(("payment_behavior", "error_if_incomplete".to_owned()));
                 }
             }
-            Change::Seats { seats, .. } => form.push(("items[0][quantity]", seats.to_string())),
+            Change::Seats { seats, must_succeed, .. } => {
+                form.push(("items[0][quantity]", seats.to_string()));
+                if *must_succeed {
+                    form.push(("payment_behavior", "error_if_incomplete".to_owned()));
+                }
+            }
             Change::CancelAtPeriodEnd(_) => {}
         }
         let changed = self.client.update_subscription(id, form, key).await?;

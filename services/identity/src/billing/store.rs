@@ -93,6 +93,25 @@ pub(crate) async fn insert(tx: &mut Tx, record: &SubscriptionRecord) -> Result<(
     Ok(())
 }
 
+/// Keeps the background job away from a subscription until a time, for a call of the Owner. Increments the
+/// revision, so that a state that the job has read before is not stored. Returns the subscription.
+pub(crate) async fn lease(
+    tx: &mut Tx,
+    org_id: OrgId,
+    until: OffsetDateTime,
+) -> Result<Option<SubscriptionRecord>> {
+    let row = query_as!(
+        Row,
+        "update subscription set revision = revision + 1, next_attempt_at = $2 where org_id = $1
+         returning org_id, customer_id, provider_id, item_id, status, seat_policy, seats_paid, period_start,
+                   period_end, trial_end, trial_used, cancel_at_period_end, scheduled_plan, past_due_since,
+                   revision, failures",
+        org_id.0,
+        until
+    );
+    Ok(row.fetch_optional(tx.conn()).await?.map(Into::into))
+}
+
 /// Stores a synchronized subscription over the revision before. Returns false if it has changed since it was
 /// read, so that an older state of the provider does not replace a newer one.
 pub(crate) async fn update(tx: &mut Tx, record: &SubscriptionRecord) -> Result<bool> {

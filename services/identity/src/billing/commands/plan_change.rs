@@ -105,6 +105,7 @@ impl Billing {
         };
         if plan == Plan::Free {
             let change = Change::CancelAtPeriodEnd(true);
+            let before = self.lease(org_id).await?;
             let change = self.change_at_provider(before, &change, request_id).await?;
             return Ok(PlanChange::Made { change, scheduled: None });
         }
@@ -113,6 +114,7 @@ impl Billing {
             return Ok(PlanChange::None);
         }
         let is_cheaper = self.is_cheaper(stripe, &organization, &before, plan).await?;
+        let before = self.lease(org_id).await?;
         let change = if !is_same && !is_cheaper {
             let seats = organization.members;
             let change = Change::Plan { plan, seats, is_charged: true };

@@ -15,12 +15,12 @@ impl Billing {
         requested: i64,
         request_id: &str,
     ) -> Result<ProviderChange> {
-        let before = self.require_live(org_id).await?;
+        let before = self.lease(org_id).await?;
         let members = organization::store::get(&self.db, org_id).await?.members;
         let seats = before.seats_for(policy, requested, members)?;
         match before.seats_paid {
             Some(paid) if paid != seats => {
-                let change = Change::Seats { seats, is_more: seats > paid };
+                let change = Change::Seats { seats, is_more: seats > paid, must_succeed: true };
                 self.change_at_provider(before, &change, request_id).await
             }
             _ => self.unchanged(before).await,

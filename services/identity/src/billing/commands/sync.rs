@@ -102,7 +102,8 @@ impl Billing {
             Action::Read => return self.unchanged(before).await,
             Action::SetSeats(seats) => {
                 let is_more = before.seats_paid.is_some_and(|it| seats > it);
-                Change::Seats { seats, is_more }
+                // The member has joined already. A declined card makes the subscription past due.
+                Change::Seats { seats, is_more, must_succeed: false }
             }
             Action::SetPlan(plan) => {
                 let organization = organization::store::get(&self.db, before.org_id).await?;
