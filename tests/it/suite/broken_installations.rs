@@ -357,7 +357,7 @@ async fn incomplete_settings_of_billing_are_refused() {
         (&[], "needs --stripe-key-file"),
         (&[&public_key], "must have a secret key (sk_…) or a restricted key (rk_…)"),
         (&[&key], "needs --stripe-webhook-secret-file"),
-        (&[&key, &empty], "empty is empty"),
+        (&[&key, &empty, prices], "empty is empty"),
         (&[&key, &secret], "needs --stripe-prices"),
         (&[&key, &secret, "--stripe-prices=pro"], "use for example starter=price_1,pro=price_2"),
         (&[&key, &secret, "--stripe-prices=free=price_1"], "no price for the plan free"),
