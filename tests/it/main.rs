@@ -11,6 +11,9 @@ mod identity {
     mod access_service; // Permission checks, explanations, history and simulation.
     mod account_rights; // Change of the address, leaving and deletion.
     mod api_key_service; // Scopes, expiry and rates of API keys.
+    mod billing; // Plan changes without a billing provider.
+    mod billing_life; // The life of a customer of Stripe, as a table.
+    mod billing_stripe; // Webhooks, outages and payments of Stripe.
     mod capabilities; // Capabilities of roles and their API keys.
     mod claims; // Strangers who register the address of another person.
     mod credentials; // Forged and stale credentials.
@@ -21,7 +24,7 @@ mod identity {
     pub(crate) mod password_attacks; // Floods, guesses and races around passwords and codes.
     mod remedies; // Changes that Explain names, carried out.
     mod user_service; // Accounts, sessions and second factors.
-    mod viewer_limit; // The limit of a Viewer of the organization.
+    mod viewer_limit;
 }
 
 // Projects, environments, deployments, tasks, servers and their runners' calls.
@@ -147,6 +150,7 @@ mod tidy;
 // Fixtures and clients for the tests above.
 mod support {
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
+    pub(crate) mod billing; // An organization that pays at Stripe.
     pub(crate) mod fake_runner; // Calls of a runner, made by a test.
     pub(crate) mod hosting; // A project whose environments really run.
     pub(crate) mod raw; // Calls of any method with any bytes.

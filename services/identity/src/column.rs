@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use identity_rules::{
+    billing::SeatPolicy,
     mailed_link::Purpose,
     organization::{Limits, Plan, Subscription},
     policy::{OrgRole, ProjectRole},
@@ -64,6 +65,12 @@ impl From<Stored<Self>> for Plan {
 }
 
 impl From<Stored<Self>> for Subscription {
+    fn from(stored: Stored<Self>) -> Self {
+        stored.0
+    }
+}
+
+impl From<Stored<Self>> for SeatPolicy {
     fn from(stored: Stored<Self>) -> Self {
         stored.0
     }

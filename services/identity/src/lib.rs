@@ -9,14 +9,15 @@
 //! |---|---|
 //! | shared types | `column` (stored enums), `credential` (stored credentials), `password/pool` (hashing) |
 //! | statements | `session/store`, `user/store`, `member/store`, then the other `*/store` |
-//! | calls to other services | `organization/peers`, `provider/client` |
+//! | calls to other services | `organization/peers`, `provider/client`, `billing/provider` |
 //! | decisions | `access`: authentication, decisions, locks of organizations |
 //! | commands | `session/commands`, `member/commands`, then the other `*/commands` |
 //! | entry points | `*/rpc` with `*/wire`, `reactions`, `retention`, `organization/purge`, |
-//! | | `mailed_link/renderer` |
+//! | | `mailed_link/renderer`, `billing/hook`, `billing/worker` |
 
 mod access;
 mod api_key;
+mod billing;
 mod column;
 mod credential;
 mod mailed_link;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 
 use api::identity::{
     access_service_server::AccessServiceServer, api_key_service_server::ApiKeyServiceServer,
-    member_service_server::MemberServiceServer,
+    billing_service_server::BillingServiceServer, member_service_server::MemberServiceServer,
     organization_service_server::OrganizationServiceServer,
     project_access_service_server::ProjectAccessServiceServer,
     second_factor_service_server::SecondFactorServiceServer,
@@ -47,7 +48,7 @@ use chassis::{Config, Db};
 use host::Host;
 use identity_rules::mailed_link::LinkFactory;
 
-use crate::credential::CredentialCache;
+use crate::{billing::provider::Provider, credential::CredentialCache, organization::peers::Peers};
 
 /// Memory of the snapshot cache, in bytes.
 const SNAPSHOT_CACHE_BYTES_MAX: u64 = 64 << 20;
@@ -62,7 +63,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let authority = access::LocalAuthority::new(db.clone(), credentials.clone(), snapshots.clone());
     host.set_authority(authority);
     install_accounts(host, &db, &credentials)?;
-    install_organizations(host, &db);
+    install_organizations(host, &db)?;
     install_access(host, &db, credentials, snapshots);
     retention::install(host, &db);
     host.on(&db, reactions::project_abandoned);
@@ -119,19 +120,21 @@ fn provider_settings(config: &Config) -> Option<provider::Settings> {
 }
 
 /// Adds the services of organizations, members, teams and grants, and the purge of deleted organizations.
-fn install_organizations(host: &mut Host, db: &Db) {
+fn install_organizations(host: &mut Host, db: &Db) -> anyhow::Result<()> {
     let access = host.access();
     let pager = host.pager();
-    let peers = organization::peers::Peers {
+    let peers = Peers {
         project: host.client("identity", "project"),
         invitation: host.client("identity", "invitation"),
     };
+    let has_billing_provider = install_billing(host, db, &peers)?;
     host.rpc(OrganizationServiceServer::new(organization::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
         created_orgs_max: host.config().created_orgs_max,
         peers: peers.clone(),
+        has_billing_provider,
     }));
     host.rpc(MemberServiceServer::new(member::rpc::Rpc {
         db: db.clone(),
@@ -151,6 +154,23 @@ fn install_organizations(host: &mut Host, db: &Db) {
     }));
     let db = db.clone();
     host.task("purge", |stop| organization::purge::run(db, stop));
+    Ok(())
+}
+
+/// Adds billing. Returns true if there is a provider.
+fn install_billing(host: &mut Host, db: &Db, peers: &Peers) -> anyhow::Result<bool> {
+    let settings = billing::settings::Settings::read(host.config())?;
+    let billing = billing::commands::Billing::new(db.clone(), settings, peers.clone())?;
+    host.rpc(BillingServiceServer::new(billing::rpc::Rpc {
+        access: host.access(),
+        pager: host.pager(),
+        billing: billing.clone(),
+    }));
+    let Provider::Stripe(stripe) = billing.provider.clone() else { return Ok(false) };
+    host.site(billing::hook::PATHS, billing::hook::Hook { db: db.clone(), stripe });
+    host.add_retention_step(db, billing::store::delete_old_events);
+    host.task("billing", |stop| billing::worker::run(billing, stop));
+    Ok(true)
 }
 
 /// Adds the services of API keys and decisions.

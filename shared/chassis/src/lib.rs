@@ -28,7 +28,7 @@ pub use call::{Account, ApiKeyScope, Call, reply};
 pub use changed::{Changed, EventTarget};
 pub use db::{Db, Tx, assert_no_transaction};
 pub use fault_injection::FaultInjection;
-pub use settings::{Config, registry};
+pub use settings::{BillingProvider, Config, registry};
 
 /// Migrations of the tables that every service has in its schema: outbox, inbox, dead letters, deferred
 /// events, mail, idempotency.

@@ -232,6 +232,35 @@ pub struct Config {
     /// Redirect URL, registered at the identity provider. Default: the base URL with /callback.
     #[arg(long, env = "TENANTRY_OIDC_REDIRECT_URL")]
     pub oidc_redirect_url: Option<String>,
+    /// Provider of payments. Without one plan changes are free, and nothing is charged.
+    #[arg(long, env = "TENANTRY_BILLING_PROVIDER", value_enum, default_value_t = BillingProvider::None)]
+    pub billing_provider: BillingProvider,
+    /// Days from the first failed payment until changes in an organization are refused (PL-47).
+    #[arg(long, env = "TENANTRY_BILLING_GRACE_DAYS", default_value_t = 14)]
+    pub billing_grace_days: u32,
+    /// Days of the trial of an organization's first paid plan. 0 means no trial.
+    #[arg(long, env = "TENANTRY_BILLING_TRIAL_DAYS", default_value_t = 14)]
+    pub billing_trial_days: u32,
+    /// URL to which the pages of the billing provider return. Default: the base URL.
+    #[arg(long, env = "TENANTRY_BILLING_RETURN_URL")]
+    pub billing_return_url: Option<String>,
+    /// File with the secret key or a restricted key of Stripe.
+    #[arg(long, env = "TENANTRY_STRIPE_KEY_FILE")]
+    pub stripe_key_file: Option<PathBuf>,
+    /// File with the signing secret of the webhook endpoint at Stripe, whose URL is the base URL with
+    /// `/hooks/billing/stripe`. Several lines while the secret is replaced.
+    #[arg(long, env = "TENANTRY_STRIPE_WEBHOOK_SECRET_FILE")]
+    pub stripe_webhook_secret_file: Option<PathBuf>,
+    /// Price ids of Stripe by plan, with commas between them: `starter=price_1,pro=price_2`. A plan without a
+    /// price is not sold.
+    #[arg(long, env = "TENANTRY_STRIPE_PRICES", value_delimiter = ',')]
+    pub stripe_prices: Vec<String>,
+    /// Plans whose price is for each member (PL-49), with commas between them.
+    #[arg(long, env = "TENANTRY_STRIPE_SEAT_PLANS", value_delimiter = ',')]
+    pub stripe_seat_plans: Vec<String>,
+    /// URL of the Stripe API.
+    #[arg(long, env = "TENANTRY_STRIPE_URL", default_value = "https://api.stripe.com")]
+    pub stripe_url: String,
     /// File with the signing key of the audit log (Ed25519, PKCS #8), the same for all replicas. Default:
     /// `audit.key`, created in the data directory.
     #[arg(long, env = "TENANTRY_AUDIT_KEY_FILE")]
@@ -267,6 +296,15 @@ pub struct Config {
     /// Writes the log as JSON lines.
     #[arg(long, env = "TENANTRY_LOG_JSON", default_value_t = false, action = clap::ArgAction::Set)]
     pub log_json: bool,
+}
+
+/// Provider of payments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BillingProvider {
+    /// None: plan changes are free.
+    None,
+    /// Stripe.
+    Stripe,
 }
 
 /// Protocol of an OTLP collector (OpenTelemetry environment variable specification).

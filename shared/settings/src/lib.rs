@@ -4,4 +4,4 @@ pub mod arguments;
 pub mod config;
 pub mod registry;
 
-pub use config::{Config, Exporter, OtlpProtocol};
+pub use config::{BillingProvider, Config, Exporter, OtlpProtocol};

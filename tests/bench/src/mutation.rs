@@ -166,7 +166,7 @@ pub(crate) async fn create_sample_project(suite: &Suite, token: &str) -> Result<
         plan: id::Plan::Pro.into(),
         ..Default::default()
     };
-    let method = "tenantry.identity.v1.OrganizationService/ChangePlan";
+    let method = "tenantry.identity.v1.BillingService/ChangePlan";
     let _: id::ChangePlanResponse = client.call(method, change).await?;
     let project_id = create_project(suite, token, &organization.id, "Shop").await?;
     let mut connection =

@@ -29,7 +29,7 @@ async fn a_key_is_limited_by_its_scope_and_its_owner() {
     let ci = world.org_request(json!({ "name": "ci" }));
     assert_eq!(world.developer.call_err(&create, ci.clone()).await, "MISSING_PERMISSION");
     let free = json!({ "orgId": world.org, "plan": "PLAN_FREE" });
-    world.owner.call_ok("identity.v1.OrganizationService/ChangePlan", free).await;
+    world.owner.call_ok("identity.v1.BillingService/ChangePlan", free).await;
     assert_eq!(world.owner.call_err(&create, ci).await, "PLAN_FEATURE_REQUIRED");
     world.owner.change_plan(&world.org, api::identity::Plan::Starter).await.unwrap();
 

@@ -73,7 +73,7 @@ const TABLE: [Row; 9] = [
     Row {
         capability: "Access billing and subscriptions",
         roles: [true, false, false, false],
-        feature: Feature::Missing { services: &["Billing", "Subscription"] },
+        feature: Feature::Present { calls: billing, keys: false },
     },
     Row {
         capability: "Delete organization",
@@ -165,6 +165,16 @@ fn change_role(organization: &Organization, _: usize) -> Vec<Call> {
 fn manage_teams(organization: &Organization, person: usize) -> Vec<Call> {
     let team = json!({ "name": format!("Team of {}", ROLES[person]) });
     vec![("identity.v1.TeamService/CreateTeam", organization.world().org_request(team))]
+}
+
+fn billing(organization: &Organization, _: usize) -> Vec<Call> {
+    let request = |more| organization.world().org_request(more);
+    vec![
+        ("identity.v1.BillingService/GetSubscription", request(json!({}))),
+        ("identity.v1.BillingService/GetBillingOptions", request(json!({}))),
+        ("identity.v1.BillingService/ListInvoices", request(json!({}))),
+        ("identity.v1.BillingService/ChangePlan", request(json!({ "plan": "PLAN_AGENCY" }))),
+    ]
 }
 
 fn delete_organization(organization: &Organization, _: usize) -> Vec<Call> {

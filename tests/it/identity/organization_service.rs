@@ -132,10 +132,10 @@ async fn plan_limits_block_creation_and_remove_nothing() {
     let count = |used: &str, limit: Option<&str>| (used.to_owned(), limit.map(str::to_owned));
     let unlimited = (count("4", None), count("", None), count("1", None));
     assert_eq!(usage().await, unlimited);
-    let change = format!("{ORGS}/ChangePlan");
+    let change = "identity.v1.BillingService/ChangePlan";
     let plan = |plan: &str| world.org_request(json!({ "plan": plan }));
-    assert_eq!(world.admin.call_err(&change, plan("PLAN_FREE")).await, "MISSING_PERMISSION");
-    world.owner.call_ok(&change, plan("PLAN_FREE")).await;
+    assert_eq!(world.admin.call_err(change, plan("PLAN_FREE")).await, "MISSING_PERMISSION");
+    world.owner.call_ok(change, plan("PLAN_FREE")).await;
     let free = (count("4", Some("2")), count("", Some("3")), count("1", Some("2")));
     assert_eq!(usage().await, free, "nobody was removed");
     let invite =

@@ -178,7 +178,7 @@ async fn concurrent_creations_leave_one_registration_per_project() {
     let suite = Suite::start().await;
     let world = World::new(&suite).await;
     let plan = world.org_request(json!({ "plan": "PLAN_PRO" }));
-    world.owner.call_ok("identity.v1.OrganizationService/ChangePlan", plan).await;
+    world.owner.call_ok("identity.v1.BillingService/ChangePlan", plan).await;
 
     let slugs = ["store", "STORE", "Store", "store"];
     let same_slug = slugs.iter().cycle().take(16).map(|slug| json!({ "slug": slug })).collect();

@@ -334,3 +334,40 @@ async fn a_pooler_that_ignores_start_up_options_is_refused() {
     assert_eq!(sqlx::query_scalar::<_, i64>(tables).fetch_one(&mut owner).await.unwrap(), 0);
     database.drop().await;
 }
+
+/// A billing provider without its key, signing secret or prices, or with settings that no request could use.
+#[tokio::test(flavor = "multi_thread")]
+async fn incomplete_settings_of_billing_are_refused() {
+    let database = Database::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let data = data_dir(folder.path());
+    let file = |flag: &str, name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        format!("--stripe-{flag}-file={}", path.display())
+    };
+    let key = file("key", "stripe.key", "sk_test_1");
+    let public_key = file("key", "public.key", "pk_test_1");
+    let secret = file("webhook-secret", "stripe.webhook", "whsec_1");
+    let empty = file("webhook-secret", "empty", "\n");
+    let url = format!("--database-url={}", database.url());
+    let common = [&data, UNUSED_PORT, &url, "--billing-provider=stripe"];
+    let prices = "--stripe-prices=pro=price_1";
+    let cases: [(&[&str], &str); 10] = [
+        (&[], "needs --stripe-key-file"),
+        (&[&public_key], "must have a secret key (sk_…) or a restricted key (rk_…)"),
+        (&[&key], "needs --stripe-webhook-secret-file"),
+        (&[&key, &empty, prices], "empty is empty"),
+        (&[&key, &secret], "needs --stripe-prices"),
+        (&[&key, &secret, "--stripe-prices=pro"], "use for example starter=price_1,pro=price_2"),
+        (&[&key, &secret, "--stripe-prices=free=price_1"], "no price for the plan free"),
+        (&[&key, &secret, "--stripe-prices=big=price_1"], "unknown plan \"big\""),
+        (&[&key, &secret, prices, "--stripe-seat-plans=big"], "unknown plan \"big\""),
+        (&[&key, &secret, prices, "--stripe-url=http://a.example.com"], "must use https"),
+    ];
+    for (arguments, part) in cases {
+        let error = start_error(&[&common[..], arguments].concat());
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+    database.drop().await;
+}

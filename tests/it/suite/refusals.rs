@@ -1,6 +1,7 @@
 //! Remedies of errors (`ErrorInfo.metadata`, `remedies`): each named method is called by somebody who may,
 //! and then the refused call succeeds.
 
+mod billing;
 mod limits;
 mod objects;
 
@@ -79,6 +80,7 @@ async fn every_remedy_of_an_error_makes_the_refused_call_succeed() {
     let suite = Suite::start().await;
     objects::environments(&suite).await;
     suite.finish().await;
+    billing::billing().await;
     let mut declared = declared();
     declared.retain(|(reason, _)| reason != "MISSING_PERMISSION");
     let carried_out = CARRIED_OUT.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -112,6 +112,6 @@ impl Person {
             plan: plan.into(),
             ..Default::default()
         };
-        self.client.call("tenantry.identity.v1.OrganizationService/ChangePlan", change).await
+        self.client.call("tenantry.identity.v1.BillingService/ChangePlan", change).await
     }
 }

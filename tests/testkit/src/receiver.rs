@@ -15,6 +15,8 @@ use tokio::{
 /// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The method.
+    pub method: String,
     /// The path, with the query.
     pub path: String,
     /// Headers by lower-case name.
@@ -136,7 +138,9 @@ async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Reque
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
     }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let method = words.next().unwrap_or_default();
+    let path = words.next().unwrap_or_default();
     let mut headers = HashMap::new();
     loop {
         line.clear();
@@ -148,5 +152,5 @@ async fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Reque
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     let body = String::from_utf8_lossy(&body).into_owned();
-    Ok(Some(Request { path, headers, body }))
+    Ok(Some(Request { method, path, headers, body }))
 }

@@ -24,7 +24,7 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Database, Person, database, database::of_each_service, eventually, network};
+use crate::{Database, Person, database, database::of_each_service, eventually, network, stripe};
 
 /// Settings that differ from the defaults.
 #[derive(Default)]
@@ -69,6 +69,8 @@ pub struct Options {
     pub webhook_exceptions: Vec<String>,
     /// DNS server for the hosts of webhooks; the one of the system by default.
     pub webhook_dns: Option<SocketAddr>,
+    /// URL of the Stripe API; without one, plan changes are free.
+    pub stripe_url: Option<String>,
     /// Verifier keys of the witnesses of the audit log.
     pub witness_keys: Vec<String>,
 }
@@ -359,6 +361,10 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
             defaults.open_calls_per_org_max,
         ),
         ..defaults
+    };
+    let config = match &options.stripe_url {
+        Some(url) => stripe::configure(config, folder, url),
+        None => config,
     };
     let data = DataDir::open(Some(folder)).expect("the data directory can be opened");
     // If the tests run as root, deployed code runs as another account, which must be able to enter it.

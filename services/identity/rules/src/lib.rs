@@ -11,6 +11,7 @@
 //! | `user`, then `mailed_link` | accounts, and the links that are mailed to them |
 //! | `project_access`, then `member`, `team` | grants on projects, members, teams |
 //! | `organization`, then `api_key` | tenants, and the credentials of their programs |
+//! | `billing` | subscriptions of tenants at the billing provider |
 //! | `snapshot`, then `access` | access data of one organization, and the decisions on it |
 //!
 //! The files `wire` convert between these values and the contract. They implement traits only, so nothing
@@ -23,6 +24,7 @@
 
 pub mod access;
 pub mod api_key;
+pub mod billing;
 pub mod mailed_link;
 pub mod member;
 pub mod organization;

@@ -95,6 +95,8 @@ pub struct Organization {
     /// Number of projects.
     pub projects: i64,
     pub limits: Limits,
+    /// Largest number of members that the paid seats allow; `None` if they limit nothing (PL-49).
+    pub seat_limit: Option<i64>,
     /// Services that have not yet cleaned up their data of a deleted organization.
     pub pending_cleanup: Vec<String>,
 }
@@ -119,8 +121,8 @@ pub enum Refused {
     #[error("the organization has changed since it was read; read it again, then retry")]
     Stale,
     #[error(
-        "the organization has the {0} members that its plan allows; ask an administrator to remove one \
-         or to upgrade the plan"
+        "the organization has the {0} members that its plan or its paid seats allow; ask an administrator \
+         to remove one, or the owner to upgrade the plan or to pay for more seats"
     )]
     MemberLimit(i64),
     #[error(
@@ -218,6 +220,7 @@ impl Organization {
             members: 1,
             projects: 0,
             limits: Limits::default(),
+            seat_limit: None,
             pending_cleanup: vec![],
         };
         let owner = Member::owner(organization.id, creator, now);
@@ -269,10 +272,10 @@ impl Organization {
         Ok(())
     }
 
-    /// Refuses one more member than the plan allows (ID-11, ID-12). The result holds only while the
-    /// transaction has the organization's row lock.
+    /// Refuses one more member than the plan or the paid seats allow (ID-11, ID-12, PL-49). The result holds
+    /// only while the transaction has the organization's row lock.
     pub fn require_member_capacity(&self) -> Result<(), Refused> {
-        match self.limits.max("members") {
+        match [self.limits.max("members"), self.seat_limit].into_iter().flatten().min() {
             Some(limit) if self.members >= limit => Err(Refused::MemberLimit(limit)),
             _ => Ok(()),
         }
@@ -297,11 +300,12 @@ impl Organization {
         ConsistencyToken { org_id: self.id, access_version: self.access_version }
     }
 
-    fn require_etag(&self, etag: &str) -> Result<(), Refused> {
+    /// Refuses a change of another version than the one that the caller has read.
+    pub fn require_etag(&self, etag: &str) -> Result<(), Refused> {
         if etag.is_empty() || etag == self.etag() { Ok(()) } else { Err(Refused::Stale) }
     }
 
-    fn event_target(&self) -> EventTarget {
+    pub(crate) fn event_target(&self) -> EventTarget {
         EventTarget::object("organization", self.id, &self.name).in_org(self.id)
     }
 }

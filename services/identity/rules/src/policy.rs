@@ -182,7 +182,8 @@ pub const PROJECT: &[ProjectPermission] = &[
 pub const OWNER_WHEN_DELETED: &[&str] = &["org.restore", "org.audit.list", "org.audit.export"];
 
 /// Permissions for changes that are allowed while the subscription is blocked (PL-4).
-pub const WHEN_BLOCKED: &[&str] = &["org.members.leave", "org.delete", "org.audit.export"];
+pub const WHEN_BLOCKED: &[&str] =
+    &["org.members.leave", "org.delete", "org.audit.export", "org.billing.manage"];
 
 /// A permission: a row of [`ORG`] or [`PROJECT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

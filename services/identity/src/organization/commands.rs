@@ -20,11 +20,11 @@ pub(super) struct Confirmation<'a> {
 }
 
 /// The current use of one limit of the plan.
-pub(super) struct Usage {
-    pub(super) key: &'static str,
-    pub(super) used: i64,
+pub(crate) struct Usage {
+    pub(crate) key: &'static str,
+    pub(crate) used: i64,
     /// `None` if the plan does not limit it.
-    pub(super) limit: Option<i64>,
+    pub(crate) limit: Option<i64>,
 }
 
 /// Creates an organization of the caller.
@@ -55,16 +55,15 @@ async fn unused_slug(tx: &mut Tx, slug: &str) -> Result<String> {
     Ok(candidate)
 }
 
-/// Changes the plan.
-pub(super) async fn change_plan(
+/// Changes the plan of a locked organization.
+pub(crate) async fn change_plan(
     tx: &mut Tx,
-    authorization: &Grant,
+    organization: Organization,
     plan: Plan,
     etag: &str,
 ) -> Result<Organization> {
-    let organization = access::lock(tx, authorization).await?;
     let changed = organization.change_plan(plan, etag)?;
-    store::bump_access_version(tx, authorization.org_id(), &changed).await?;
+    store::bump_access_version(tx, changed.state().id, &changed).await?;
     store::update(tx, changed).await
 }
 
@@ -158,20 +157,21 @@ pub(super) async fn restore(
 }
 
 /// Returns the use of every limit of the plan.
-pub(super) async fn usage(
+pub(crate) async fn usage(
     db: &Db,
     peers: &Peers,
     context: &Context,
     organization: &Organization,
 ) -> Result<Vec<Usage>> {
     let org_id = organization.id;
-    let environments = peers.project_summary(context, org_id).await?.environments.into();
+    let summary = peers.project_summary(context, org_id).await?;
     let api_keys = api_key::store::count_active(db, org_id).await?;
     let teams = store::count_teams(db, org_id).await?;
     let used = [
         ("members", organization.members),
         ("projects", organization.projects),
-        ("environments", environments),
+        ("environments", summary.environments.into()),
+        ("servers", summary.servers.into()),
         ("api_keys", api_keys),
         ("teams", teams),
     ];
@@ -179,16 +179,15 @@ pub(super) async fn usage(
     Ok(used.into_iter().map(usage).collect())
 }
 
-/// Stores the state of the subscription that the billing system reports.
-pub(super) async fn set_subscription(
+/// Sets the state of the subscription of a locked organization.
+pub(crate) async fn set_subscription(
     tx: &mut Tx,
-    org_id: OrgId,
+    organization: Organization,
     subscription: Subscription,
 ) -> Result<Organization> {
-    let organization = store::lock(tx, org_id).await?;
     let Some(changed) = organization.set_subscription(subscription) else {
         return Ok(organization);
     };
-    store::bump_access_version(tx, org_id, &changed).await?;
+    store::bump_access_version(tx, organization.id, &changed).await?;
     store::update(tx, changed).await
 }

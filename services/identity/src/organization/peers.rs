@@ -21,9 +21,11 @@ pub(crate) struct Peers {
 }
 
 /// The data of an organization in the project service.
-pub(super) struct ProjectSummary {
-    pub(super) projects: i32,
-    pub(super) environments: i32,
+pub(crate) struct ProjectSummary {
+    pub(crate) projects: i32,
+    pub(crate) environments: i32,
+    /// Number of connected servers.
+    pub(crate) servers: i32,
     /// Number of environments that are running or deploying.
     pub(super) running_environments: i32,
     /// Names of some of them.
@@ -32,7 +34,7 @@ pub(super) struct ProjectSummary {
 
 impl Peers {
     /// Returns the data of an organization in the project service.
-    pub(super) async fn project_summary(
+    pub(crate) async fn project_summary(
         &self,
         context: &Context,
         org_id: OrgId,
@@ -44,6 +46,7 @@ impl Peers {
         Ok(ProjectSummary {
             projects: summary.projects,
             environments: summary.environments,
+            servers: summary.servers,
             running_environments: summary.running_environment_count,
             running_environment_names: summary.running_environments,
         })

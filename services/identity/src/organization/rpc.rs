@@ -1,8 +1,11 @@
 //! gRPC methods of organizations.
 
 use api::identity::{self as pb, organization_service_server::OrganizationService};
-use chassis::{Access, Call, Db, Reply, Tx, page::Pager, reply, timestamp};
-use identity_rules::organization::{Draft, Patch, Plan, Subscription};
+use chassis::{Access, Call, Db, Error, Reply, Tx, page::Pager, reply, timestamp};
+use identity_rules::{
+    billing,
+    organization::{Draft, Patch, Subscription},
+};
 use tonic::Request;
 
 use super::{
@@ -19,6 +22,8 @@ pub(crate) struct Rpc {
     /// Organizations that an account may create.
     pub(crate) created_orgs_max: i64,
     pub(crate) peers: Peers,
+    /// True if a billing provider is the source of the state of subscriptions.
+    pub(crate) has_billing_provider: bool,
 }
 
 #[tonic::async_trait]
@@ -60,20 +65,6 @@ impl OrganizationService for Rpc {
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let organizations = rows.iter().map(|it| it.message_for(user_id)).collect();
         reply(pb::ListOrganizationsResponse { organizations, next_page_token })
-    }
-
-    async fn change_plan(
-        &self,
-        request: Request<pb::ChangePlanRequest>,
-    ) -> Reply<pb::ChangePlanResponse> {
-        let call = Call::of(request)?;
-        let message = &call.message;
-        let authorization = self.access.org(&call, &message.org_id).await?;
-        let plan = Plan::try_from(message.plan())?;
-        let change = async |tx: &mut Tx| {
-            Ok(commands::change_plan(tx, &authorization, plan, &message.etag).await?.into())
-        };
-        reply(self.db.write(&call, change).await?)
     }
 
     async fn update_organization(
@@ -174,8 +165,12 @@ impl OrganizationService for Rpc {
         let call = Call::of(request)?;
         let org_id = call.message.org_id.parse()?;
         let subscription = Subscription::try_from(call.message.subscription())?;
+        if self.has_billing_provider {
+            return Err(Error::from(billing::Refused::Managed).into());
+        }
         let set = async |tx: &mut Tx| {
-            Ok(commands::set_subscription(tx, org_id, subscription).await?.into())
+            let organization = store::lock(tx, org_id).await?;
+            Ok(commands::set_subscription(tx, organization, subscription).await?.into())
         };
         reply(self.db.write(&call, set).await?)
     }

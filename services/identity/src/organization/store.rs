@@ -3,8 +3,8 @@
 use chassis::{Changed, Db, Error, OnConstraint, OrgId, Result, Tx, UserId, page::Page};
 use identity_rules::{
     member::Member,
-    organization::{CLEANUP_PARTICIPANTS, Limits, Organization, Refused},
-    types::ConsistencyToken,
+    organization::{CLEANUP_PARTICIPANTS, Limits, Organization, Plan, Refused},
+    types::{ConsistencyToken, StoredText},
 };
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
@@ -27,7 +27,7 @@ pub(crate) async fn lock(tx: &mut Tx, id: OrgId) -> Result<Organization> {
         Organization,
         r#"select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
                   organization.created_at, deleted_at,
-                  member_count as members, project_count as projects,
+                  member_count as members, project_count as projects, seat_limit,
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
@@ -173,7 +173,7 @@ pub(crate) async fn get(db: &Db, id: OrgId) -> Result<Organization> {
         Organization,
         r#"select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
                   organization.created_at, deleted_at,
-                  member_count as members, project_count as projects,
+                  member_count as members, project_count as projects, seat_limit,
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
@@ -195,7 +195,7 @@ pub(crate) async fn list_of_user(
         Organization,
         r#"select organization.id, name, slug, plan, owner_id, subscription, access_version, revision,
                   organization.created_at, deleted_at,
-                  member_count as members, project_count as projects,
+                  member_count as members, project_count as projects, seat_limit,
                   coalesce((select jsonb_object_agg(key, value) from plan_limit
                    where plan_limit.plan = organization.plan), '{}') as "limits!: StoredLimits",
                   array(select service from closing where closing.org_id = organization.id
@@ -253,7 +253,8 @@ pub(crate) async fn cancel_cleanup(tx: &mut Tx, id: OrgId) -> Result<()> {
     Ok(())
 }
 
-/// Returns the organization that was deleted first among those deleted until `before`, without `excluded`.
+/// Returns the organization that was deleted first among those deleted until `before`, without `excluded`,
+/// and without those whose subscription has not ended at the billing provider.
 pub(crate) async fn next_for_purge(
     db: &Db,
     before: OffsetDateTime,
@@ -262,6 +263,7 @@ pub(crate) async fn next_for_purge(
     let excluded: Vec<Uuid> = excluded.iter().map(|it| it.0).collect();
     let id = query_scalar!(
         "select id from organization where deleted_at <= $1 and id <> all ($2)
+             and not exists (select from subscription where org_id = id and provider_id is not null)
          order by deleted_at limit 1",
         before,
         &excluded
@@ -281,9 +283,26 @@ pub(crate) async fn purge(tx: &mut Tx, purged: Changed<Organization>) -> Result<
     query!("delete from access_fact where org_id = $1", id.0).execute(tx.conn()).await?;
     query!("delete from access_change where org_id = $1", id.0).execute(tx.conn()).await?;
     query!("delete from closing where org_id = $1", id.0).execute(tx.conn()).await?;
+    query!("delete from billing_event where org_id = $1", id.0).execute(tx.conn()).await?;
+    query!("delete from subscription where org_id = $1", id.0).execute(tx.conn()).await?;
     query!("delete from organization where id = $1", id.0).execute(tx.conn()).await?;
     tx.emit(purged);
     Ok(())
+}
+
+/// Stores the largest number of members that the paid seats allow.
+pub(crate) async fn set_seat_limit(tx: &mut Tx, id: OrgId, limit: Option<i64>) -> Result<()> {
+    query!("update organization set seat_limit = $2 where id = $1", id.0, limit)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Returns the limits of a plan.
+pub(crate) async fn limits_of_plan(db: &Db, plan: Plan) -> Result<Limits> {
+    let rows = query!("select key, value from plan_limit where plan = $1", plan.as_text());
+    let rows = rows.fetch_all(db.pool()).await?;
+    Ok(Limits(rows.into_iter().map(|row| (row.key, row.value)).collect()))
 }
 
 /// Counts the teams of an organization.

@@ -113,7 +113,7 @@ impl NotificationType {
         }
     }
 
-    /// The same type, for the affected account only.
+    /// The same type, for accounts only: webhooks and mail rules cannot receive it.
     fn personal(self) -> Self {
         Self { for_webhooks: false, ..self }
     }

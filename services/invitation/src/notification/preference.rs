@@ -88,14 +88,15 @@ impl Preferences {
 }
 
 /// True if a channel is on without a preference: in the application for every notification, by mail for
-/// critical ones and for those about membership.
+/// critical ones and for those about membership and payments.
 fn is_on_by_default(notification: &Notification, channel: NotificationChannel) -> bool {
     let notification_type = notification.notification_type;
     // An invited person gets the mail of the invitation itself.
     let is_mailed_membership = notification_type.category == NotificationCategory::Membership
         && notification_type.name != "user.invited";
     let is_critical = notification.severity == Severity::Critical;
-    channel == NotificationChannel::InApp || is_critical || is_mailed_membership
+    let is_billing = notification_type.category == NotificationCategory::Billing;
+    channel == NotificationChannel::InApp || is_critical || is_mailed_membership || is_billing
 }
 
 #[cfg(test)]
@@ -153,6 +154,7 @@ mod tests {
             mail_preference(Deployment, 9, 0, false),
         ];
         let chosen = Preferences { preferences, quiet_until: None };
+        assert!(chosen.allow(&notification("subscription.changed", 2), mail));
         assert!(!chosen.allow(&notification("deployment.failed", 2), mail));
         assert!(chosen.allow(&notification("deployment.completed", 3), mail));
     }

@@ -243,6 +243,7 @@ impl ProjectService for Rpc {
             environments: count(counts.environments),
             running_environments: store::organization::running_names(&self.db, org_id).await?,
             running_environment_count: count(counts.running),
+            servers: count(counts.servers),
         })
     }
 }

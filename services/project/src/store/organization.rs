@@ -75,19 +75,21 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     Ok(())
 }
 
-/// Numbers of projects and environments of an organization.
+/// Numbers of projects, environments and servers of an organization.
 pub(crate) struct ResourceCounts {
     pub(crate) projects: i64,
     pub(crate) environments: i64,
     /// Environments that are RUNNING, DEPLOYING, CLONING or PAUSED, or serve although their last task failed.
     pub(crate) running: i64,
+    pub(crate) servers: i64,
 }
 
-/// Counts the projects and environments of an organization.
+/// Counts the projects, environments and servers of an organization.
 pub(crate) async fn count_resources(db: &Db, org_id: OrgId) -> Result<ResourceCounts> {
     let counts = query_as!(
         ResourceCounts,
         r#"select (select count(*) from project where org_id = $1) as "projects!",
+                  (select count(*) from server where org_id = $1) as "servers!",
                   count(*) as "environments!",
                   count(*) filter (where state in ('running', 'deploying', 'cloning', 'paused')
                                       or (state = 'error' and observed = 'running')) as "running!"

@@ -167,7 +167,7 @@ impl Scenario<'_> {
             etag: organization.etag,
             request_id: request_id(),
         };
-        let method = format!("{IDENTITY}.OrganizationService/ChangePlan");
+        let method = format!("{IDENTITY}.BillingService/ChangePlan");
         let changed: id::ChangePlanResponse = self.console.call(&identity, &method, change).await?;
         let limit = changed.organization.context("the response has no organization")?.member_limit;
         ensure!(limit.is_none(), "the plan Pro has a member limit");

@@ -13,7 +13,7 @@ use super::{
 use crate::support::world::{merge, text};
 
 /// Method that raises all limits.
-const CHANGE_PLAN: &str = "identity.v1.OrganizationService/ChangePlan";
+const CHANGE_PLAN: &str = "identity.v1.BillingService/ChangePlan";
 
 /// An organization at the limits of its plan.
 struct Organization {

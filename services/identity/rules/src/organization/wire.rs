@@ -150,13 +150,6 @@ impl From<Organization> for pb::CreateOrganizationResponse {
     }
 }
 
-impl From<Organization> for pb::ChangePlanResponse {
-    fn from(organization: Organization) -> Self {
-        let consistency_token = organization.token().encode();
-        Self { organization: Some((&organization).into()), consistency_token }
-    }
-}
-
 impl From<Organization> for pb::TransferOwnershipResponse {
     fn from(organization: Organization) -> Self {
         let consistency_token = organization.token().encode();

@@ -43,11 +43,13 @@ pub(super) fn all() -> Vec<NotificationType> {
             "subscription.changed",
             Billing,
             Critical,
-            "The subscription is past due, blocked, or active again. To the Owner.",
+            "The subscription is past due, blocked, active again, or has ended. To the Owner.",
             |event: SubscriptionChanged, _| {
                 subscription(event.before?.subscription(), event.after?.subscription())
             },
-        ),
+        )
+        // Admins manage webhooks and mail rules, and have no access to billing (PL-5).
+        .personal(),
     ]);
     types
 }
@@ -241,7 +243,7 @@ fn grantee(grant: ProjectGrant) -> Option<String> {
     }
 }
 
-/// A notification if the subscription is past due or blocked, or is active again after that.
+/// A notification if the subscription is past due, blocked, active again after that, or has ended.
 fn subscription(before: Subscription, after: Subscription) -> Option<Content> {
     let was_unpaid = [Subscription::PastDue, Subscription::Blocked].contains(&before);
     let (title, body, severity) = match after {
@@ -255,6 +257,12 @@ fn subscription(before: Subscription, after: Subscription) -> Option<Content> {
             "Changes are refused, and pending invitations were revoked; reads are still possible. Pay the \
              open invoice.",
             Critical,
+        ),
+        Subscription::Canceled => (
+            "The subscription has ended",
+            "The plan is Free. Nothing was removed; new members, projects and environments are refused above \
+             its limits.",
+            Warning,
         ),
         Subscription::Active if was_unpaid => {
             ("The subscription is active again", "All functions are available again.", Info)

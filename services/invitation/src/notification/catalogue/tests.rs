@@ -136,6 +136,7 @@ fn a_subscription_is_reported_when_it_is_past_due_blocked_or_active_again() {
     assert_eq!(severity(Subscription::Active, Subscription::PastDue), Some(Severity::Warning));
     assert_eq!(severity(Subscription::PastDue, Subscription::Blocked), Some(Severity::Critical));
     assert_eq!(severity(Subscription::Blocked, Subscription::Active), Some(Severity::Info));
+    assert_eq!(severity(Subscription::Active, Subscription::Canceled), Some(Severity::Warning));
     assert_eq!(severity(Subscription::Trialing, Subscription::Active), None);
 }
 
