@@ -19,6 +19,7 @@ mod process;
 mod receiver;
 mod repository;
 mod smtp;
+mod ssh_server;
 mod suite;
 
 pub use audit::Findings;
@@ -35,6 +36,7 @@ pub use process::{Process, binary};
 pub use receiver::{Receiver, Request, Response};
 pub use repository::Repository;
 pub use smtp::Smtp;
+pub use ssh_server::SshServer;
 pub use suite::{Options, StoppedSuite, Suite};
 
 use std::time::Duration;
