@@ -1,4 +1,4 @@
--- Key pairs for Git connections by SSH that no connection uses yet. The private half is sealed for the organization.
+-- Key pairs for Git connections by SSH that no connection uses yet. The private half is sealed.
 create table git_deploy_key (
     id         uuid        not null unique,
     org_id     uuid        not null,

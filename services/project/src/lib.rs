@@ -16,7 +16,8 @@
 //! | SQL statements | `store` |
 //!
 //! The rules are in the crate `project-rules`. Modules import each other in one direction:
-//! `store` ← `connection`; `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ← `runner`, and
+//! `store` ← `connection`, `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ←
+//! `runner`, and
 //! `environment`, `push` ← `project` ← `reactions`.
 
 mod addon;

@@ -1,6 +1,6 @@
 //! Values and in-memory state that all crates of the suite share: errors, identifiers, times, keys,
-//! credentials, e-mail addresses, network addresses, limits and notifications. Only `key` does I/O: it reads and writes key
-//! files.
+//! credentials, e-mail addresses, network addresses, limits and notifications. Only `key` does I/O: it reads
+//! and writes key files.
 
 pub mod budget;
 pub mod clock;

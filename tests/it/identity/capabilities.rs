@@ -203,9 +203,9 @@ fn delete_organization(organization: &Organization, _: usize) -> Vec<Call> {
     vec![("identity.v1.OrganizationService/DeleteOrganization", delete)]
 }
 
-/// PL-7, PL-9, PL-16, PL-23, I-13, ID-14, ID-24, ID-34, ID-36, ID-42, ID-52: the table for sessions, by calls that
-/// take effect, and for full API keys of the organization, by calls that are refused after the permission
-/// check because of an invalid field.
+/// PL-7, PL-9, PL-16, PL-23, I-13, ID-14, ID-24, ID-34, ID-36, ID-42, ID-52: the table for sessions, by calls
+/// that take effect, and for full API keys of the organization, by calls that are refused after the
+/// permission check because of an invalid field.
 #[tokio::test(flavor = "multi_thread")]
 async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     let repository = Repository::new("one");

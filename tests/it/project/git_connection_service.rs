@@ -224,8 +224,8 @@ async fn a_changed_host_key_is_refused_until_it_is_accepted() {
     setup.suite.finish().await;
 }
 
-/// PL-26, PL-27: one connection is the default one, which new projects get; a used connection is not deleted,
-/// and the refusal lists its projects.
+/// PL-25 to PL-27: one connection is the default one, which new projects get; a used one is not deleted, and
+/// the refusal lists its projects.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_connection_is_used_and_a_used_one_is_not_deleted() {
     let setup = Setup::new().await;

@@ -124,7 +124,8 @@ async fn a_private_repository_is_deployed_by_https() {
     let mut setup = Setup::new(folder.path()).await;
     setup.repository.write(
         "tenantry.toml",
-        "[build]\ncommand = \"env; cat .git/config; git config --list\"\n[run]\ncommand = \"perl server.pl\"\n",
+        "[build]\ncommand = \"env; cat .git/config; git config --list\"\n\
+         [run]\ncommand = \"perl server.pl\"\n",
     );
     setup.repository.commit("private");
     let url = setup.https.url();

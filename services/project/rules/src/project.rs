@@ -110,8 +110,8 @@ pub enum Refused {
     )]
     TokenWithoutHttps,
     #[error(
-        "git_connection_id must be a connection for the server of the repository; this one is for {0}, so name \
-         another connection, or create one with CreateGitConnection"
+        "git_connection_id must be a connection for the server of the repository; this one is for {0}, so \
+         name another connection, or create one with CreateGitConnection"
     )]
     ConnectionForOtherServer(String),
     #[error(
@@ -157,8 +157,8 @@ impl Refusal for Refused {
 }
 
 impl Project {
-    /// Creates a project in the organization of the grant (PE-1). `connection`: the one that the draft names, or
-    /// the default one for its repository.
+    /// Creates a project in the organization of the grant (PE-1). `connection`: the one that the draft names,
+    /// or the default one for its repository.
     pub fn create(
         grant: &Grant,
         id: ProjectId,

@@ -29,8 +29,8 @@ macro_rules! projects {
         query_as!(
             Project,
             "select id, org_id, name, slug, description, repository_url, repository_token,
-                    git_connection_id, default_branch, odoo_version, server_id, production_deploy_min_role, state, version,
-                    creator_id, created_at, updated_at, " + $count + "
+                    git_connection_id, default_branch, odoo_version, server_id, production_deploy_min_role,
+                    state, version, creator_id, created_at, updated_at, " + $count + "
              from project " + $rest
             $(, $argument)*
         )

@@ -65,8 +65,8 @@ pub struct RepositoryAccess {
 }
 
 impl RepositoryAccess {
-    /// Decrypts the credential of the connection, or the token of a project. A credential in a URL of an older
-    /// version is taken out of it.
+    /// Decrypts the credential of the connection, or the token of a project. A credential in a URL of an
+    /// older version is taken out of it.
     pub fn open(
         project: &Project,
         connection: Option<&GitConnection>,

@@ -6,9 +6,9 @@ use chassis::{Code, Refusal};
 /// Refusal of a URL with a credential.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0} must not contain a user name, password, token, query or fragment, because everybody who sees it would \
-     see them; remove them from the URL, store them in a Git connection (CreateGitConnection), which encrypts \
-     them, and name it in git_connection_id of the project"
+    "{0} must not contain a user name, password, token, query or fragment, because everybody who sees it \
+     would see them; remove them from the URL, store them in a Git connection (CreateGitConnection), which \
+     encrypts them, and name it in git_connection_id of the project"
 )]
 pub struct CredentialInUrl(
     /// Name of the field.

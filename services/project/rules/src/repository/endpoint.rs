@@ -63,8 +63,8 @@ impl Endpoint {
         Some(Self { scheme, host: host.to_owned(), port })
     }
 
-    /// The host to resolve. `None` for a text that programs read in different ways, for example `0x7f.1`, or a
-    /// name with a dot at its end: the checked address could differ from the one that git connects to.
+    /// The host to resolve. `None` for a text that programs read in different ways, for example `0x7f.1`, or
+    /// a name with a dot at its end: the checked address could differ from the one that git connects to.
     pub fn resolvable_host(&self) -> Option<Host> {
         let host = Host::parse(&self.host).ok()?;
         (host.to_string() == self.host && !self.host.ends_with('.')).then_some(host)
