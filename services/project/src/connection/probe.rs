@@ -132,16 +132,14 @@ async fn run(mut command: Command) -> Result<std::process::Output, TestFailure> 
     })?;
     let group =
         child.id().and_then(|it| i32::try_from(it).ok()).and_then(rustix::process::Pid::from_raw);
-    match tokio::time::timeout(TIMEOUT, child.wait_with_output()).await {
-        Ok(output) => output.map_err(|it| TestFailure::Server(format!("git failed: {it}"))),
-        Err(_) => {
-            if let Some(group) = group {
-                // Fails if it has just ended.
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            Err(TestFailure::Server(format!("no answer within {} seconds", TIMEOUT.as_secs())))
-        }
+    if let Ok(output) = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await {
+        return output.map_err(|it| TestFailure::Server(format!("git failed: {it}")));
     }
+    if let Some(group) = group {
+        // Fails if it has just ended.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    Err(TestFailure::Server(format!("no answer within {} seconds", TIMEOUT.as_secs())))
 }
 
 /// Returns the key in the first line of a `known_hosts` file: `<alias> <type> <base64>`.

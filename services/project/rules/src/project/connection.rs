@@ -40,6 +40,7 @@ impl Draft {
 }
 
 /// Requested change of the connection of a project.
+#[derive(Clone, Copy)]
 pub enum ConnectionChange<'a> {
     Keep,
     Set(&'a GitConnection),
