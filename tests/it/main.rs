@@ -34,6 +34,7 @@ mod project {
     mod environment_copy; // Copies of environments whose database is busy.
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
     mod failed_tasks; // Programs that run after a failed task.
+    mod git_connection_service; // Tests, changes and deletion of Git connections.
     mod lock_order; // Order of row locks of every operation.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.
@@ -86,6 +87,7 @@ mod audit {
 mod runner {
     mod conformance; // Promises that every driver keeps.
     mod foreign_text; // Output of programs that no text of the contract may contain.
+    mod git_connections; // Private repositories by HTTPS and SSH, and their secrets.
     mod machine; // Database server, programs and network rules that runners share.
     mod ports; // Ports that other programs take.
     mod private_repository; // Access tokens of repositories, from the request to git.

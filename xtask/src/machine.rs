@@ -40,6 +40,12 @@ pub(crate) const NATS: Need = Need {
 /// Git, for runners.
 pub(crate) const GIT: Need =
     Need { name: "git", package: "git", is_installed: || runs("git", &["--version"]) };
+/// OpenSSH server, for tests of git over SSH.
+pub(crate) const SSHD: Need = Need {
+    name: "sshd",
+    package: "openssh-server",
+    is_installed: || Path::new("/usr/sbin/sshd").exists() && runs("ssh", &["-V"]),
+};
 /// Perl, for the sample application of the demo.
 pub(crate) const PERL: Need =
     Need { name: "perl", package: "perl", is_installed: || runs("perl", &["-v"]) };

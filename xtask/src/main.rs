@@ -88,6 +88,7 @@ fn test(filter: &[String]) -> Outcome {
         machine::POSTGRES,
         machine::NATS,
         machine::GIT,
+        machine::SSHD,
         machine::PERL,
         machine::BROWSER,
         machine::PGBOUNCER,

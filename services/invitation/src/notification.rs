@@ -34,7 +34,7 @@ use api::notification::{
     notification_service_server::NotificationServiceServer,
     webhook_service_server::WebhookServiceServer,
 };
-use chassis::{Db, throttle::Throttle};
+use chassis::{Db, public_address::Exceptions, throttle::Throttle};
 use host::Host;
 
 /// Changes of webhooks by one API key in a minute (NO-9).
@@ -80,7 +80,8 @@ fn install_inbox(host: &mut Host, db: &Db) {
 
 /// Adds webhooks and the dispatcher of their deliveries.
 fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
-    let exceptions = webhook::target::Exceptions::parse(&host.config().webhook_exceptions)?;
+    let exceptions = &host.config().webhook_exceptions;
+    let exceptions = Exceptions::parse("--webhook-exceptions", exceptions)?;
     let sender = Arc::new(webhook::sender::Sender::new(host.config().webhook_dns, exceptions)?);
     let secrets_key = host.key().derive("webhook secrets");
     host.rpc(WebhookServiceServer::new(webhook::rpc::Rpc {

@@ -8,6 +8,7 @@
 //! | API of runners | `runner` |
 //! | people and teams with a role on a project | `collaborator` |
 //! | extra services of a project, like a database | `addon` |
+//! | connections to Git servers, and their tests | `connection` |
 //! | push webhooks of git servers | `push` |
 //! | machines on which environments run | `server` |
 //! | calls to identity about organizations | `organization` |
@@ -15,11 +16,13 @@
 //! | SQL statements | `store` |
 //!
 //! The rules are in the crate `project-rules`. Modules import each other in one direction:
-//! `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ← `runner`, and
+//! `store` ← `connection`, `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ←
+//! `runner`, and
 //! `environment`, `push` ← `project` ← `reactions`.
 
 mod addon;
 mod collaborator;
+mod connection;
 mod environment;
 mod organization;
 mod project;
@@ -34,10 +37,12 @@ use api::project::{
     addon_service_server::AddonServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
     environment_service_server::EnvironmentServiceServer,
+    git_connection_service_server::GitConnectionServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
     server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
 };
-use host::Host;
+use chassis::public_address::Exceptions;
+use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -83,6 +88,16 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity,
     }));
+    let prober = prober(host)?;
+    host.rpc(GitConnectionServiceServer::new(connection::rpc::Rpc {
+        db: db.clone(),
+        access: access.clone(),
+        pager: pager.clone(),
+        vault: vault.clone(),
+        prober: prober.into(),
+        local_repositories: host.config().local_repositories,
+    }));
+    host.add_retention_step(&db, store::deploy_key::delete_expired);
     let jobs_db = db.clone();
     let jobs_vault = vault.clone();
     host.task("repository credentials", move |stop| {
@@ -113,4 +128,12 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on(&db, reactions::organization_purged);
     host.on(&db, reactions::subscription_changed);
     Ok(())
+}
+
+/// Returns the tester of connections.
+fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
+    let config = host.config();
+    let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
+    let folder = host.data_dir().path().to_owned();
+    Ok(connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder))
 }

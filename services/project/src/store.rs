@@ -1,9 +1,11 @@
 //! SQL statements, one module per table or concept. Statements lock rows in one order: advisory locks on the
-//! organization, then environments by id, their tasks, the project, the server, add-ons.
+//! organization, then environments by id, their tasks, the project, the server, Git connections, add-ons.
 
 pub(crate) mod addon;
 pub(crate) mod admission;
+pub(crate) mod deploy_key;
 pub(crate) mod environment;
+pub(crate) mod git_connection;
 pub(crate) mod organization;
 pub(crate) mod overview;
 pub(crate) mod project;

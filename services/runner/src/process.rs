@@ -6,7 +6,7 @@
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
 //! | build and run commands of a repository | `manifest`, `text_file` |
-//! | fetching and building a version | `release`, `git_credential`, `submodules`, `build` |
+//! | fetching and building a version | `release`, `submodules`, `build` |
 //! | copying an environment | `copy` |
 //! | starting a program, its output, health check | `launch`, `log`, `health`, `http`, `listener` |
 //! | processes of this machine | `process_table`, `process_tree` |
@@ -19,7 +19,6 @@ mod build;
 mod copy;
 mod database;
 mod directory;
-mod git_credential;
 mod health;
 mod http;
 mod launch;

@@ -73,7 +73,9 @@ impl Secrets {
         let repository = repository.as_deref().map(|it| ("REPOSITORY_PASSWORD", it));
         let token = lease.repository_credential.as_ref();
         let token = token.map(|it| ("REPOSITORY_TOKEN", it.password.as_str()));
-        Self::new(variables.chain(provisions).chain(repository).chain(token))
+        let key = lease.ssh_credential.as_ref();
+        let key = key.map(|it| ("REPOSITORY_KEY", it.private_key.as_str()));
+        Self::new(variables.chain(provisions).chain(repository).chain(token).chain(key))
     }
 
     /// Returns secrets with their names. The password of a value that is a URL is a secret, too.

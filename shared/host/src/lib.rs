@@ -15,6 +15,7 @@ mod listener;
 mod migrate;
 pub mod process;
 mod replicas;
+pub mod resolver;
 mod roles;
 mod run;
 mod stream_end;

@@ -1,6 +1,6 @@
 //! Values and in-memory state that all crates of the suite share: errors, identifiers, times, keys,
-//! credentials, e-mail addresses, limits and notifications. Only `key` does I/O: it reads and writes key
-//! files.
+//! credentials, e-mail addresses, network addresses, limits and notifications. Only `key` does I/O: it reads
+//! and writes key files.
 
 pub mod budget;
 pub mod clock;
@@ -12,10 +12,13 @@ pub mod fold;
 pub mod foreign_text;
 #[cfg(test)]
 mod fuzz;
+pub mod git_credential;
 pub mod id;
 pub mod key;
 pub mod key_limits;
 pub mod mask;
+pub mod public_address;
+pub mod ssh_key;
 pub mod throttle;
 pub mod token;
 pub mod topics;

@@ -176,7 +176,13 @@ pub struct Config {
     /// over https.
     #[arg(long, env = "TENANTRY_WEBHOOK_EXCEPTIONS", value_delimiter = ',')]
     pub webhook_exceptions: Vec<String>,
-    /// DNS server for the host names of webhooks, with its port. Default: the DNS servers of the system.
+    /// Private addresses or networks, with ports, to which tests of connections go, for example of a Git
+    /// server in the own network. With commas between them: `10.1.2.3:22,10.0.0.0/8:443`. Default: none;
+    /// connections go to public addresses.
+    #[arg(long, env = "TENANTRY_CONNECTION_EXCEPTIONS", value_delimiter = ',')]
+    pub connection_exceptions: Vec<String>,
+    /// DNS server for the host names of webhooks and connections, with its port. Default: the DNS servers of
+    /// the system.
     #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]
     pub webhook_dns: Option<SocketAddr>,
     /// Allows paths on the runner's machine, and `http://` with a loopback address, as repositories of

@@ -3,7 +3,7 @@
 
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
-use testkit::{Person, Suite};
+use testkit::{GitServer, Options, Person, Repository, Suite};
 use tonic::Code;
 
 use crate::support::{
@@ -23,9 +23,14 @@ struct Row {
 enum Feature {
     /// Calls that need the capability, for the person with an index, and true if API keys have it, too.
     Present { calls: fn(&Organization, usize) -> Vec<Call>, keys: bool },
-    /// Expected failure: the contract has no service with one of these words in its name. When it gets one,
-    /// the test fails until the row has calls.
-    Missing { services: &'static [&'static str] },
+    /// Like [`Self::Present`], with an expected failure for a part of the capability: the contract has no
+    /// service with one of the words of `missing` in its name. When it gets one, the test fails until the row
+    /// has calls for it.
+    Partial {
+        calls: fn(&Organization, usize) -> Vec<Call>,
+        keys: bool,
+        missing: &'static [&'static str],
+    },
 }
 
 /// Method and request of a call.
@@ -68,7 +73,11 @@ const TABLE: [Row; 9] = [
     Row {
         capability: "Configure storage, DNS, Git",
         roles: [true, true, false, false],
-        feature: Feature::Missing { services: &["Storage", "Dns", "Git", "Connection"] },
+        feature: Feature::Partial {
+            calls: configure_git,
+            keys: false,
+            missing: &["Storage", "Dns"],
+        },
     },
     Row {
         capability: "Access billing and subscriptions",
@@ -91,10 +100,15 @@ struct Organization {
     removable: Vec<Person>,
     /// A member whose role people change.
     changeable: Person,
+    /// Server of Git connections.
+    git: GitServer,
 }
 
+/// Password of the account `git` of the Git server.
+const GIT_PASSWORD: &str = "git-passw0rd";
+
 impl Organization {
-    async fn new(suite: &Suite) -> Self {
+    async fn new(suite: &Suite, git: GitServer) -> Self {
         let runner = FakeRunner::new(suite).await;
         runner.heartbeat().await;
         let world = &runner.hosting.world;
@@ -111,7 +125,7 @@ impl Organization {
         }
         let email = "changeable@example.com";
         let changeable = new_member(suite, &world.owner, &world.org, email, "VIEWER").await;
-        Self { runner, environments, removable, changeable }
+        Self { runner, environments, removable, changeable, git }
     }
 
     fn world(&self) -> &World {
@@ -177,19 +191,37 @@ fn billing(organization: &Organization, _: usize) -> Vec<Call> {
     ]
 }
 
+fn configure_git(organization: &Organization, person: usize) -> Vec<Call> {
+    let connection = json!({
+        "name": format!("Git of {}", ROLES[person]),
+        "testRepositoryUrl": organization.git.url(),
+        "token": GIT_PASSWORD,
+    });
+    let connection = organization.world().org_request(connection);
+    let key = organization.world().org_request(json!({}));
+    vec![
+        ("project.v1.GitConnectionService/CreateGitConnection", connection),
+        ("project.v1.GitConnectionService/CreateDeployKey", key),
+    ]
+}
+
 fn delete_organization(organization: &Organization, _: usize) -> Vec<Call> {
     let delete = json!({ "confirmName": "acme", "cascade": true });
     let delete = organization.world().org_request(delete);
     vec![("identity.v1.OrganizationService/DeleteOrganization", delete)]
 }
 
-/// PL-7, PL-9, PL-16, I-13, ID-14, ID-24, ID-34, ID-36, ID-42, ID-52: the table for sessions, by calls that
-/// take effect, and for full API keys of the organization, by calls that are refused after the permission
-/// check because of an invalid field.
+/// PL-7, PL-9, PL-16, PL-23, I-13, ID-14, ID-24, ID-34, ID-36, ID-42, ID-52: the table for sessions, by calls
+/// that take effect, and for full API keys of the organization, by calls that are refused after the
+/// permission check because of an invalid field.
 #[tokio::test(flavor = "multi_thread")]
 async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
-    let suite = Suite::start().await;
-    let organization = Organization::new(&suite).await;
+    let repository = Repository::new("one");
+    let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
+    let connection_exceptions = vec![git.exception()];
+    let options = Options { connection_exceptions, ..Options::default() };
+    let suite = Suite::start_with(options).await;
+    let organization = Organization::new(&suite, git).await;
     let mut keys = vec![];
     for (person, role) in organization.people().into_iter().zip(ROLES) {
         keys.push(full_key(organization.world(), person, role).await);
@@ -197,9 +229,9 @@ async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     for Row { capability, roles, feature } in TABLE {
         let (calls, key_allowed) = match feature {
             Feature::Present { calls, keys } => (calls, keys),
-            Feature::Missing { services } => {
-                require_missing(capability, services);
-                continue;
+            Feature::Partial { calls, keys, missing } => {
+                require_missing(capability, missing);
+                (calls, keys)
             }
         };
         organization.runner.heartbeat().await;

@@ -148,7 +148,7 @@ async fn a_repository_address_holds_no_credential() {
             assert_eq!(refusal.reason, reason, "{url}");
             let message = refusal.to_string();
             assert!(!message.contains("s3cret"), "{message}");
-            let names_remedy = message.contains("repository_token, which is stored encrypted");
+            let names_remedy = message.contains("store them in a Git connection");
             assert_eq!(names_remedy, reason != "INVALID_FIELD", "{message}");
         }
     }

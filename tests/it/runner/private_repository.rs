@@ -46,14 +46,14 @@ async fn update_token(hosting: &Hosting, fields: Value) -> Value {
 }
 
 /// Log of a task, as text.
-async fn log_of(hosting: &Hosting, task: &Value) -> String {
+pub(super) async fn log_of(hosting: &Hosting, task: &Value) -> String {
     let get = hosting.world.project_request(json!({ "taskId": task["id"] }));
     let task = hosting.owner().call_ok(&format!("{TASKS}/GetTask"), get).await;
     task["task"].to_string()
 }
 
 /// Files below a folder that contain a text.
-fn files_with(folder: &Path, secret: &str) -> Vec<String> {
+pub(super) fn files_with(folder: &Path, secret: &str) -> Vec<String> {
     let mut found = vec![];
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

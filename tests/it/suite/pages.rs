@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{PASSWORD, Person, Suite};
+use testkit::{GitServer, Options, PASSWORD, Person, Repository, Suite};
 
 use crate::support::{
     raw,
@@ -23,7 +23,12 @@ struct Rows {
     world: World,
     team: String,
     people: Vec<Person>,
+    /// Server of Git connections, and its account.
+    git: GitServer,
 }
+
+/// Password of the account `git` of the Git server.
+const GIT_PASSWORD: &str = "git-passw0rd";
 
 /// A list: its method without the package `tenantry`, and the field of its rows.
 #[derive(Clone, Copy)]
@@ -37,7 +42,7 @@ const fn list(method: &'static str, field: &'static str) -> List {
     List { method, field, order: "" }
 }
 
-const LISTS: [List; 18] = [
+const LISTS: [List; 19] = [
     list("identity.v1.ApiKeyService/ListApiKeys", "apiKeys"),
     list("identity.v1.ApiKeyService/ListProjectApiKeys", "apiKeys"),
     list("identity.v1.MemberService/ListMembers", "members"),
@@ -52,6 +57,7 @@ const LISTS: [List; 18] = [
     list("notification.v1.WebhookService/ListWebhooks", "webhooks"),
     list("project.v1.CollaboratorService/ListCollaborators", "collaborators"),
     list("project.v1.EnvironmentService/ListEnvironments", "environments"),
+    list("project.v1.GitConnectionService/ListGitConnections", "gitConnections"),
     List {
         method: "project.v1.ProjectService/ListProjects",
         field: "projects",
@@ -159,6 +165,11 @@ impl Rows {
                 "project.v1.EnvironmentService/CreateEnvironment",
                 project(json!({ "name": format!("row-{number}") })),
             ),
+            "ListGitConnections" => (
+                "project.v1.GitConnectionService/CreateGitConnection",
+                org(json!({ "name": name, "testRepositoryUrl": self.git.url(),
+                            "token": GIT_PASSWORD })),
+            ),
             "ListProjects" => (
                 "project.v1.ProjectService/CreateProject",
                 org(json!({ "name": name, "repositoryUrl": "https://git.example.com/a.git" })),
@@ -205,6 +216,10 @@ impl Rows {
             "ListWebhooks" => {
                 ("notification.v1.WebhookService/DeleteWebhook", org(json!({ "webhookId": id })))
             }
+            "ListGitConnections" => (
+                "project.v1.GitConnectionService/DeleteGitConnection",
+                org(json!({ "gitConnectionId": id })),
+            ),
             "ListProjects" => (
                 "project.v1.ProjectService/DeleteProject",
                 org(json!({ "projectId": id, "confirmName": row["name"], "confirm": true })),
@@ -277,14 +292,18 @@ async fn read_with_changes(
 /// changed, is seen once.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_list_is_read_to_its_end_while_its_rows_change() {
-    let suite = Suite::start().await;
+    let repository = Repository::new("one");
+    let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
+    let connection_exceptions = vec![git.exception()];
+    let options = Options { connection_exceptions, ..Options::default() };
+    let suite = Suite::start_with(options).await;
     let world = World::new(&suite).await;
     let team = world.create_team("the team", &[]).await;
     let mut people = vec![];
     for number in 0..ROWS {
         people.push(suite.person(&format!("row{number}@example.com")).await);
     }
-    let rows = Rows { world, team, people };
+    let rows = Rows { world, team, people, git };
     // Members first: grants and teams need them; the removed ones join again.
     let mut lists = LISTS.to_vec();
     lists.sort_by_key(|it| !it.method.ends_with("ListMembers"));

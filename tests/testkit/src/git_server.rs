@@ -80,6 +80,11 @@ impl GitServer {
         format!("{}/shop.git", self.base_url())
     }
 
+    /// Address and port, for the setting of connection exceptions.
+    pub fn exception(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Requests received so far.
     pub fn requests(&self) -> Vec<GitRequest> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -19,6 +19,7 @@ mod process;
 mod receiver;
 mod repository;
 mod smtp;
+mod ssh_server;
 mod stripe;
 mod suite;
 
@@ -36,6 +37,7 @@ pub use process::{Process, binary};
 pub use receiver::{Receiver, Request, Response};
 pub use repository::Repository;
 pub use smtp::Smtp;
+pub use ssh_server::SshServer;
 pub use stripe::{Stripe, Subscription as StripeSubscription};
 pub use suite::{Options, StoppedSuite, Suite};
 

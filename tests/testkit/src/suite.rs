@@ -67,7 +67,9 @@ pub struct Options {
     pub clock_error: chassis::clock::Duration,
     /// Addresses that are not public and to which webhooks are allowed.
     pub webhook_exceptions: Vec<String>,
-    /// DNS server for the hosts of webhooks; the one of the system by default.
+    /// Addresses that are not public and to which tests of connections are allowed.
+    pub connection_exceptions: Vec<String>,
+    /// DNS server for the hosts of webhooks and connections; the one of the system by default.
     pub webhook_dns: Option<SocketAddr>,
     /// URL of the Stripe API; without one, plan changes are free.
     pub stripe_url: Option<String>,
@@ -324,6 +326,7 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         invitations_max: options.invitations_max,
         invitation_mails_max: options.invitation_mails_max,
         webhook_exceptions: options.webhook_exceptions.clone(),
+        connection_exceptions: options.connection_exceptions.clone(),
         webhook_dns: options.webhook_dns,
         audit_witness_keys: options.witness_keys.clone(),
         nats_url: options.nats_url.clone(),

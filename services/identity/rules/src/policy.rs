@@ -142,6 +142,8 @@ pub const ORG: &[OrgPermission] = &[
     org("org.projects.create", O::Developer, K::Organization),
     org("org.servers.list", O::Viewer, K::Project),
     org("org.servers.manage", O::Admin, K::None),
+    org("org.connections.list", O::Viewer, K::Project),
+    org("org.connections.manage", O::Admin, K::None),
     org("org.api_keys.create", O::Admin, K::None),
     org("org.api_keys.list", O::Admin, K::Organization),
     org("org.api_keys.revoke", O::Admin, K::Organization),

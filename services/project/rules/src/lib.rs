@@ -14,6 +14,7 @@
 //! | extra services of a project, like a database | `addon` |
 //! | push webhooks of git servers | `push` |
 //! | people and teams with a role on a project | `collaborator` |
+//! | connections to other systems, with their secrets | `connection` |
 //! | messages of runners | `runner` |
 #![expect(
     missing_docs,
@@ -22,6 +23,7 @@
 
 pub mod addon;
 pub mod collaborator;
+pub mod connection;
 pub mod environment;
 #[cfg(test)]
 mod fuzz;

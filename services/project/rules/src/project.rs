@@ -1,5 +1,6 @@
 //! Projects: the blueprint of an application. Programs run in its environments.
 
+mod connection;
 pub mod deletion;
 pub mod edit;
 pub mod overview;
@@ -12,8 +13,9 @@ use chassis::{Changed, Code, EventTarget, Grant, OrgId, ProjectId, Refusal, User
 use time::OffsetDateTime;
 
 use crate::{
+    connection::git::GitConnection,
     environment::production::DeployRole,
-    types::{ProjectRef, ServerId},
+    types::{GitConnectionId, ProjectRef, ServerId},
     variable::Vault,
 };
 use repository_token::RepositoryToken;
@@ -40,8 +42,10 @@ pub struct Project {
     pub slug: String,
     pub description: String,
     pub repository_url: String,
-    /// Sealed access token of the repository.
+    /// Sealed access token of the repository; `None` with a connection.
     pub repository_token: Option<Vec<u8>>,
+    /// Connection with which the repository is fetched.
+    pub git_connection_id: Option<GitConnectionId>,
     pub default_branch: String,
     /// Empty if the program is not Odoo.
     pub odoo_version: String,
@@ -66,6 +70,8 @@ pub struct Draft {
     pub description: String,
     pub repository_url: String,
     pub repository_token: Option<RepositoryToken>,
+    /// `None`: the default connection, if it is for the repository and there is no token.
+    pub git_connection_id: Option<GitConnectionId>,
     pub default_branch: String,
     pub odoo_version: String,
     pub server_id: Option<ServerId>,
@@ -100,9 +106,19 @@ pub enum Refused {
     ActiveEnvironments(Vec<String>),
     #[error(
         "repository_token must be empty, because the repository URL does not begin with https://; use an \
-         https:// URL, or give the server of the environment an SSH key"
+         https:// URL, or name a Git connection with a deploy key in git_connection_id"
     )]
     TokenWithoutHttps,
+    #[error(
+        "git_connection_id must be a connection for the server of the repository; this one is for {0}, so \
+         name another connection, or create one with CreateGitConnection"
+    )]
+    ConnectionForOtherServer(String),
+    #[error(
+        "repository_token must be empty, because the project uses a Git connection; set git_connection_id to \
+         empty to use a token instead"
+    )]
+    TokenWithConnection,
 }
 
 impl Refusal for Refused {
@@ -110,7 +126,10 @@ impl Refusal for Refused {
         match self {
             Self::SlugTaken(_) => Code::AlreadyExists,
             Self::Stale => Code::Aborted,
-            Self::WrongName | Self::TokenWithoutHttps => Code::InvalidArgument,
+            Self::WrongName
+            | Self::TokenWithoutHttps
+            | Self::ConnectionForOtherServer(_)
+            | Self::TokenWithConnection => Code::InvalidArgument,
             Self::Deleting | Self::ActiveEnvironments(_) => Code::FailedPrecondition,
         }
     }
@@ -122,7 +141,9 @@ impl Refusal for Refused {
             Self::WrongName => Reason::ConfirmationMismatch,
             Self::Deleting => Reason::InvalidState,
             Self::ActiveEnvironments(_) => Reason::ProjectHasActiveEnvironments,
-            Self::TokenWithoutHttps => Reason::InvalidField,
+            Self::TokenWithoutHttps
+            | Self::ConnectionForOtherServer(_)
+            | Self::TokenWithConnection => Reason::InvalidField,
         }
     }
 
@@ -136,17 +157,22 @@ impl Refusal for Refused {
 }
 
 impl Project {
-    /// Creates a project in the organization of the grant (PE-1).
+    /// Creates a project in the organization of the grant (PE-1). `connection`: the one that the draft names,
+    /// or the default one for its repository.
     pub fn create(
         grant: &Grant,
         id: ProjectId,
         slug: String,
         draft: Draft,
+        connection: Option<&GitConnection>,
         vault: &Vault,
         now: OffsetDateTime,
     ) -> Result<Changed<Self>, Refused> {
         let project_ref = ProjectRef { org_id: grant.org_id(), project_id: id };
         let seal = |it: RepositoryToken| it.seal(vault, project_ref, &draft.repository_url);
+        if let Some(connection) = connection {
+            draft.require_connection(connection)?;
+        }
         let repository_token = draft.repository_token.map(seal).transpose()?;
         let project = Self {
             id,
@@ -156,6 +182,7 @@ impl Project {
             description: draft.description,
             repository_url: draft.repository_url,
             repository_token,
+            git_connection_id: connection.map(|it| it.id),
             default_branch: draft.default_branch,
             odoo_version: draft.odoo_version,
             server_id: draft.server_id,

@@ -1,8 +1,10 @@
 //! Validation of repository URLs and branch names, and the credentials that a URL can contain.
 
 mod credential;
+mod endpoint;
 
 pub use credential::{CredentialInUrl, has_credential, split_credential};
+pub use endpoint::{Endpoint, Scheme};
 
 /// Returns the violation of a URL that a runner must not fetch, or `None` if it is allowed. A path on the
 /// runner's machine, and `http://` with a loopback address, need `allow_local`. This is an allow list,
@@ -41,17 +43,9 @@ pub fn url_violation(url: &str, allow_local: bool) -> Option<&'static str> {
 }
 
 /// Returns scheme, host and port of an http or https URL without a credential: the only place to which its
-/// access token is sent. Host names are in lower case, and a default port is left out. `None` for other URLs.
+/// access token is sent. `None` for other URLs.
 pub fn token_scope(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let default_port = match scheme {
-        "https" => ":443",
-        "http" => ":80",
-        _ => return None,
-    };
-    let host = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
-    let host = host.strip_suffix(default_port).unwrap_or(&host);
-    Some(format!("{scheme}://{host}"))
+    Endpoint::of(url).filter(|it| it.scheme != Scheme::Ssh).map(|it| it.to_string())
 }
 
 /// True for a loopback address or `localhost`, with or without a port.

@@ -4,6 +4,7 @@ pub mod wire;
 
 use crate::{
     addon::DesiredAddon,
+    connection::git::GitConnection,
     environment::{Environment, report::Report},
     project::Project,
     server::Machine,
@@ -55,6 +56,8 @@ pub struct LeasedTask {
     pub task: Task,
     pub environment: Environment,
     pub project: Project,
+    /// Connection with which the repository is fetched.
+    pub connection: Option<GitConnection>,
     /// Source of a clone.
     pub source: Option<Environment>,
     pub variables: Vec<Variable>,

@@ -23,6 +23,17 @@ chassis::id!(
     "addon"
 );
 
+chassis::id!(
+    /// Identifies a Git connection.
+    GitConnectionId,
+    "Git connection"
+);
+chassis::id!(
+    /// Identifies a deploy key.
+    DeployKeyId,
+    "deploy key"
+);
+
 /// A project and its organization. Statements on the rows of a project are bound to both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProjectRef {

@@ -5,7 +5,7 @@ use project_rules::{
     environment::{self, admission::Initiator, production::ProductionRight},
     project::{
         Project, State,
-        edit::{NewRepository, Patch},
+        edit::{ConnectionChange, NewRepository, Patch},
     },
     task::{Kind, TaskSpec},
     types::ProjectRef,
@@ -30,8 +30,17 @@ pub(super) async fn update(
     if let Some(Some(server_id)) = patch.server_id {
         store::server::lock_against_removal(tx, grant.org_id(), server_id).await?;
     }
+    let connection = match patch.git_connection_id {
+        Some(Some(id)) => Some(store::git_connection::load(tx, grant.org_id(), id).await?),
+        Some(None) | None => None,
+    };
+    let connection = match (&connection, patch.git_connection_id) {
+        (Some(connection), _) => ConnectionChange::Set(connection),
+        (None, Some(None)) => ConnectionChange::Remove,
+        (None, _) => ConnectionChange::Keep,
+    };
     let unchanged = project.clone();
-    match project.update(patch, etag, vault, tx.now)? {
+    match project.update(patch, connection, etag, vault, tx.now)? {
         Some(changed) => store::project::update(tx, changed).await,
         None => Ok(unchanged),
     }
@@ -47,7 +56,14 @@ pub(super) async fn change_repository(
     vault: &Vault,
 ) -> Result<Project> {
     let project = store::project::lock(tx, grant.into()).await?;
-    let changed = project.change_repository(repository, confirm_name, etag, vault, tx.now)?;
+    let connection = match repository.git_connection_id {
+        Some(id) => Some(store::git_connection::load(tx, grant.org_id(), id).await?),
+        None => None,
+    };
+    let connection = connection.as_ref().map_or(ConnectionChange::Keep, ConnectionChange::Set);
+    let now = tx.now;
+    let changed =
+        project.change_repository(repository, connection, confirm_name, etag, vault, now)?;
     store::project::update(tx, changed).await
 }
 

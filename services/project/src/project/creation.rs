@@ -13,6 +13,7 @@
 use api::check::Check;
 use chassis::{Call, Db, Error, Grant, ProjectId, Result, Tx, channel::ServiceChannel};
 use project_rules::{
+    connection::git::GitConnection,
     project::{
         Draft, Project, Refused,
         registration::{self, RegistrationState},
@@ -76,6 +77,10 @@ impl CreateProject<'_> {
         if let Some(server_id) = draft.server_id {
             store::server::get(self.db, self.grant, server_id).await?;
         }
+        if let Some(id) = draft.git_connection_id {
+            let connection = store::git_connection::get(self.db, self.grant, id).await?;
+            draft.require_connection(&connection)?;
+        }
         match &draft.slug {
             Some(slug) if store::project::has_slug(self.db, self.grant, slug).await? => {
                 Err(Refused::SlugTaken(slug.clone()).into())
@@ -90,12 +95,15 @@ impl CreateProject<'_> {
         if let Some(server_id) = draft.server_id {
             store::server::lock_against_removal(tx, project.org_id, server_id).await?;
         }
+        let connection = self.connection(tx, draft).await?;
         let preferred = draft.slug.clone().unwrap_or_else(|| slug_from_name(&draft.name));
         let mut slug = preferred.clone();
         for _ in 0..SLUG_ATTEMPTS_MAX {
             let id = project.project_id;
             let new = draft.clone();
-            let created = Project::create(self.grant, id, slug, new, self.vault, tx.now)?;
+            let connection = connection.as_ref();
+            let (vault, now) = (self.vault, tx.now);
+            let created = Project::create(self.grant, id, slug, new, connection, vault, now)?;
             if let Some(stored) = store::project::insert(tx, created).await? {
                 return Ok(stored);
             }
@@ -110,6 +118,17 @@ impl CreateProject<'_> {
             slug = unused_slug(&preferred, &similar);
         }
         Err(Error::conflict("other calls create projects with the same name; try again"))
+    }
+
+    /// Returns the connection that the draft names, or the default one for its repository if it has no
+    /// credential.
+    async fn connection(&self, tx: &mut Tx, draft: &Draft) -> Result<Option<GitConnection>> {
+        let org_id = self.grant.org_id();
+        match (draft.git_connection_id, draft.default_connection_server()) {
+            (Some(id), _) => Ok(Some(store::git_connection::load(tx, org_id, id).await?)),
+            (None, Some(server)) => store::git_connection::load_default(tx, org_id, &server).await,
+            (None, None) => Ok(None),
+        }
     }
 
     /// Abandons the registration after a failure. If that fails, too, the background job does it later.

@@ -44,6 +44,10 @@ pub(super) async fn lease_task(
     };
     let variables = store::variable::load(tx, &environment).await?;
     let project = store::project::load(tx, task.project_ref()).await?;
+    let connection = match project.git_connection_id {
+        Some(id) => Some(store::git_connection::load(tx, project.org_id, id).await?),
+        None => None,
+    };
     let source = match task.clone_source() {
         Some(id) => Some(store::environment::load(tx, task.project_ref(), id).await?),
         None => None,
@@ -57,7 +61,16 @@ pub(super) async fn lease_task(
     } else {
         store::server::address(tx, runner.server_id).await?
     };
-    Ok(Some(LeasedTask { task, environment, project, source, variables, addons, server_address }))
+    Ok(Some(LeasedTask {
+        task,
+        environment,
+        project,
+        connection,
+        source,
+        variables,
+        addons,
+        server_address,
+    }))
 }
 
 /// Stores the progress and log lines that a runner reports.

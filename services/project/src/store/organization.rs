@@ -35,7 +35,7 @@ pub(crate) async fn status(tx: &mut Tx, org_id: OrgId) -> Result<Status> {
 }
 
 /// Deletes everything that an organization has here. The rows are locked first, in the order of every
-/// operation: environments, tasks, projects, servers.
+/// operation: environments, tasks, projects, servers, Git connections.
 pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("select id from environment where org_id = $1 order by id for update", org_id.0)
         .fetch_all(tx.conn())
@@ -69,6 +69,8 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("delete from addon where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from server where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from git_connection where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from git_deploy_key where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project_registration where org_id = $1", org_id.0)
         .execute(tx.conn())
         .await?;

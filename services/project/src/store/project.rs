@@ -29,8 +29,8 @@ macro_rules! projects {
         query_as!(
             Project,
             "select id, org_id, name, slug, description, repository_url, repository_token,
-                    default_branch, odoo_version, server_id, production_deploy_min_role, state, version,
-                    creator_id, created_at, updated_at, " + $count + "
+                    git_connection_id, default_branch, odoo_version, server_id, production_deploy_min_role,
+                    state, version, creator_id, created_at, updated_at, " + $count + "
              from project " + $rest
             $(, $argument)*
         )
@@ -54,8 +54,8 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
     let inserted = query!(
         r#"insert into project (id, org_id, name, slug, description, repository_url, default_branch,
              odoo_version, server_id, production_deploy_min_role, creator_id, created_at, updated_at,
-             repository_token, name_key, search_key)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16
+             repository_token, name_key, search_key, git_connection_id)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
          where not exists (select from project_registration where org_id = $2 and project_id = $1
                            and state = 'abandoned')
          on conflict (org_id, lower(slug collate "C")) do nothing"#,
@@ -75,6 +75,7 @@ pub(crate) async fn insert(tx: &mut Tx, created: Changed<Project>) -> Result<Opt
         project.repository_token,
         fold::key(&project.name),
         search_key(project),
+        project.git_connection_id.map(|id| id.0),
     );
     let is_inserted = inserted.execute(tx.conn()).await?.rows_affected() == 1;
     Ok(is_inserted.then(|| tx.emit(created)))
@@ -113,7 +114,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
         "update project set name = $3, description = $4, repository_url = $5, default_branch = $6,
              odoo_version = $7, server_id = $8, production_deploy_min_role = $9, state = $10,
              updated_at = $11, repository_token = $12, name_key = $13, search_key = $14,
-             version = version + 1
+             git_connection_id = $15, version = version + 1
          where org_id = $1 and id = $2",
         project.org_id as _,
         project.id as _,
@@ -129,6 +130,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Project>) -> Result<Pro
         project.repository_token,
         fold::key(&project.name),
         search_key(project),
+        project.git_connection_id.map(|id| id.0),
     )
     .execute(tx.conn())
     .await?;

@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use api::project::{Lease, TaskKind};
+use primitives::git_credential::GitCredential;
 
 use super::{
     DEPLOY_STEPS, Processes,
     bubblewrap::{Access, Mount},
     directory::EnvironmentDir,
-    git_credential,
     launch::Launch,
     record::EnvironmentRecord,
     sandbox::{Input, NetworkAccess, PATH, SandboxCommand},
@@ -201,18 +201,16 @@ impl Processes {
         environment: &EnvironmentDir,
         command: GitCommand<'_>,
     ) -> Result<String> {
-        let Some(credential) = &lease.repository_credential else {
+        let Some(credential) = credential(lease) else {
             return self.git_with(lease, environment, command).await;
         };
-        let definition = git_credential::arguments(credential);
+        let definition = credential.arguments();
         let definition: Vec<_> = definition.iter().map(String::as_str).collect();
         let arguments = [&definition, &*command.arguments].concat();
-        let variables = git_credential::variables(credential).into();
+        let variables = credential.variables();
         let command = GitCommand { arguments, variables, ..command };
         let fetched = self.git_with(lease, environment, command).await;
-        fetched.map_err(|error| {
-            anyhow::anyhow!(git_credential::mask(credential, &format!("{error:#}")))
-        })
+        fetched.map_err(|error| anyhow::anyhow!(credential.mask(&format!("{error:#}"))))
     }
 
     /// Runs a git command without a credential.
@@ -313,6 +311,12 @@ impl Processes {
         };
         report.log(vec![line]).await;
     }
+}
+
+/// Returns the credential of the lease's repository; `None` if it has none.
+fn credential(lease: &Lease) -> Option<GitCredential> {
+    let password = lease.repository_credential.clone().map(GitCredential::Password);
+    password.or_else(|| lease.ssh_credential.clone().map(GitCredential::Ssh))
 }
 
 #[cfg(test)]

@@ -2,16 +2,13 @@
 //! reads the beginning of the response. No redirects, no proxy, no cookies (N-12).
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use hickory_resolver::{
-    TokioResolver,
-    config::{NameServerConfig, ResolverConfig},
-    net::runtime::TokioRuntimeProvider,
-};
+use chassis::public_address::Exceptions;
+use host::resolver::Resolver;
 use reqwest::{StatusCode, header::RETRY_AFTER};
 use time::{OffsetDateTime, PrimitiveDateTime, macros::format_description};
 use url::Host;
@@ -19,13 +16,13 @@ use uuid::Uuid;
 
 use super::{
     signature::Signer,
-    target::{Exceptions, Forbidden, Target},
+    target::{Forbidden, Target},
 };
 
 /// Time limit of a request, from the resolution of the host to the end of the response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Time limit of connecting, and of a DNS query.
+/// Time limit of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time limit for reading the body of a response.
@@ -39,7 +36,7 @@ const BODY_STORED_MAX: usize = 1_000;
 
 /// Sender of requests to receivers.
 pub(crate) struct Sender {
-    resolver: TokioResolver,
+    resolver: Resolver,
     tls: rustls::ClientConfig,
     exceptions: Exceptions,
 }
@@ -138,36 +135,15 @@ impl Sender {
         exceptions: Exceptions,
     ) -> anyhow::Result<Self> {
         use rustls_platform_verifier::ConfigVerifierExt;
-        let mut resolver = match name_server {
-            Some(address) => {
-                let mut server = NameServerConfig::udp_and_tcp(address.ip());
-                for connection in &mut server.connections {
-                    connection.port = address.port();
-                }
-                let config = ResolverConfig::from_parts(None, vec![], vec![server]);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            }
-            None => TokioResolver::builder_tokio()
-                .context("the name servers of the system cannot be read; set --webhook-dns")?,
-        };
-        // No cache: the addresses are checked at every attempt (DNS rebinding).
-        resolver.options_mut().cache_size = 0;
-        resolver.options_mut().timeout = CONNECT_TIMEOUT;
+        let resolver = Resolver::new(name_server)?;
         let tls = rustls::ClientConfig::with_platform_verifier()
             .context("the certificate authorities of the system cannot be read")?;
-        Ok(Self { resolver: resolver.build()?, tls, exceptions })
+        Ok(Self { resolver, tls, exceptions })
     }
 
     /// Resolves the host of a target. Fails unless requests to every one of its addresses are allowed.
     pub(crate) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Forbidden> {
-        let addresses: Vec<IpAddr> = match target.host() {
-            Host::Ipv4(ip) => vec![ip.into()],
-            Host::Ipv6(ip) => vec![ip.into()],
-            Host::Domain(name) => {
-                let found = self.resolver.lookup_ip(name).await;
-                found.map(|it| it.iter().collect()).unwrap_or_default()
-            }
-        };
+        let addresses = self.resolver.addresses(&target.host()).await;
         target.check(&addresses, &self.exceptions)
     }
 

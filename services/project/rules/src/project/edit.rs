@@ -4,14 +4,15 @@ use api::project as pb;
 use chassis::{Changed, fold};
 use time::OffsetDateTime;
 
+pub use super::connection::ConnectionChange;
 use super::{
-    Project, Refused, State,
+    Project, Refused, State, connection,
     repository_token::{RepositoryToken, TokenChange},
 };
 use crate::{
     environment::production::DeployRole,
     repository::{split_credential, token_scope},
-    types::ServerId,
+    types::{GitConnectionId, ServerId},
     variable::Vault,
 };
 
@@ -26,19 +27,23 @@ pub struct Patch {
     pub server_id: Option<Option<ServerId>>,
     pub production_deploy_min_role: Option<DeployRole>,
     pub repository_token: Option<TokenChange>,
+    /// `Some(None)` clears the field.
+    pub git_connection_id: Option<Option<GitConnectionId>>,
 }
 
 /// A new repository of a project.
 pub struct NewRepository {
     pub url: String,
     pub token: Option<RepositoryToken>,
+    pub git_connection_id: Option<GitConnectionId>,
 }
 
 impl Project {
-    /// Applies a patch. `None`: every field already has its new value.
+    /// Applies a patch, with the connection that it names. `None`: every field already has its new value.
     pub fn update(
         mut self,
         patch: Patch,
+        connection: ConnectionChange<'_>,
         etag: &str,
         vault: &Vault,
         now: OffsetDateTime,
@@ -52,8 +57,12 @@ impl Project {
         self.server_id = patch.server_id.unwrap_or(self.server_id);
         self.production_deploy_min_role =
             patch.production_deploy_min_role.unwrap_or(self.production_deploy_min_role);
-        let is_edited = pb::Project::from(&self) != old;
-        let token_events = self.apply_token_change(patch.repository_token, vault)?;
+        let token_change = self.change_with_connection(&connection, patch.repository_token)?;
+        let has_token = self.repository_token.is_some();
+        let token_events = self.apply_token_change(token_change, vault)?;
+        let mut edited = pb::Project::from(&self);
+        edited.has_repository_token = has_token;
+        let is_edited = edited != old;
         self.updated_at = now;
         let after = Some((&self).into());
         let target = self.event_target();
@@ -71,11 +80,26 @@ impl Project {
         Ok(Some(changed))
     }
 
-    /// Replaces the repository from the next deployment on (PE-7). Without a new token, the stored one is
-    /// kept for the same scheme, host and port, and removed otherwise.
+    /// Applies a change of the connection. Returns the change of the token: a connection replaces it.
+    fn change_with_connection(
+        &mut self,
+        connection: &ConnectionChange<'_>,
+        token: Option<TokenChange>,
+    ) -> Result<Option<TokenChange>, Refused> {
+        let has_connection = self.apply_connection_change(connection)?;
+        match token {
+            Some(TokenChange::Set(_)) if has_connection => Err(Refused::TokenWithConnection),
+            None if has_connection => Ok(Some(TokenChange::Remove)),
+            token => Ok(token),
+        }
+    }
+
+    /// Replaces the repository from the next deployment on (PE-7). Without a new token or connection, the
+    /// stored one is kept for the same scheme, host and port, and removed otherwise.
     pub fn change_repository(
         mut self,
         repository: NewRepository,
+        connection: ConnectionChange<'_>,
         confirm_name: &str,
         etag: &str,
         vault: &Vault,
@@ -87,12 +111,20 @@ impl Project {
         }
         let before = Some((&self).into());
         let is_same_host = token_scope(&repository.url) == token_scope(&self.repository_url);
+        let is_same_server =
+            connection::server_url(&repository.url) == connection::server_url(&self.repository_url);
         self.repository_url = repository.url;
         self.updated_at = now;
         let token_change = match repository.token {
             Some(token) => Some(TokenChange::Set(token)),
             None => (!is_same_host).then_some(TokenChange::Remove),
         };
+        let keeps_connection = is_same_server && !matches!(token_change, Some(TokenChange::Set(_)));
+        let connection = match connection {
+            ConnectionChange::Keep if !keeps_connection => ConnectionChange::Remove,
+            connection => connection,
+        };
+        let token_change = self.change_with_connection(&connection, token_change)?;
         self.repository_changed(before, token_change, vault)
     }
 

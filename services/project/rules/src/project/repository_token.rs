@@ -2,10 +2,11 @@
 //! fetches the code receives them (P-05).
 
 use api::project as pb;
-use chassis::Result;
+use chassis::{Result, git_credential::GitCredential};
 
 use super::{Project, Refused};
 use crate::{
+    connection::git::GitConnection,
     repository::{split_credential, token_scope},
     types::ProjectRef,
     variable::Vault,
@@ -60,18 +61,27 @@ fn sealed_name(project: ProjectRef, scope: &str) -> String {
 /// A repository with its credential, for a runner.
 pub struct RepositoryAccess {
     pub url: String,
-    pub credential: Option<pb::RepositoryCredential>,
+    pub credential: Option<GitCredential>,
 }
 
 impl RepositoryAccess {
-    /// Decrypts the token of a project. A credential in a URL of an older version is taken out of it.
-    pub fn open(project: &Project, vault: &Vault) -> Result<Self> {
+    /// Decrypts the credential of the connection, or the token of a project. A credential in a URL of an
+    /// older version is taken out of it.
+    pub fn open(
+        project: &Project,
+        connection: Option<&GitConnection>,
+        vault: &Vault,
+    ) -> Result<Self> {
+        if let Some(connection) = connection {
+            let credential = Some(connection.credential(vault)?);
+            return Ok(Self { url: project.repository_url.clone(), credential });
+        }
         let (url, token) = match split_credential(&project.repository_url) {
             Some(split) => (split.url, split.credential.map(RepositoryToken)),
             None => (project.repository_url.clone(), open_token(project, vault)?),
         };
         let credential = token.zip(token_scope(&url)).map(|(token, scope)| token.credential(scope));
-        Ok(Self { url, credential })
+        Ok(Self { url, credential: credential.map(GitCredential::Password) })
     }
 }
 

@@ -45,6 +45,7 @@ impl From<&Project> for pb::Project {
             update_time: Some(timestamp(it.updated_at)),
             etag: it.etag(),
             has_repository_token: it.repository_token.is_some(),
+            git_connection_id: optional_id_text(it.git_connection_id),
         }
     }
 }
@@ -97,7 +98,7 @@ fn repository_checks(
     allow_local: bool,
 ) -> Result<[FieldCheck<'static>; 2]> {
     if has_credential(url) {
-        return Err(CredentialInUrl.into());
+        return Err(CredentialInUrl("repository_url").into());
     }
     let url_violation = url_violation(url, allow_local);
     let is_unusable = !token.is_empty() && url_violation.is_none() && token_scope(url).is_none();
@@ -112,7 +113,8 @@ impl NewRepository {
         let url = &request.repository_url;
         require_valid(&repository_checks(url, &request.repository_token, allow_local)?)?;
         let token = RepositoryToken::new(&request.repository_token);
-        Ok(Self { url: url.clone(), token })
+        let git_connection_id = parse_optional_id(&request.git_connection_id)?;
+        Ok(Self { url: url.clone(), token, git_connection_id })
     }
 }
 
@@ -135,6 +137,7 @@ impl Draft {
             description: request.description.clone(),
             repository_url: request.repository_url.clone(),
             repository_token: RepositoryToken::new(&request.repository_token),
+            git_connection_id: parse_optional_id(&request.git_connection_id)?,
             default_branch,
             odoo_version: request.odoo_version.clone(),
             server_id: parse_optional_id(&request.server_id)?,
@@ -144,7 +147,7 @@ impl Draft {
 }
 
 /// Fields that an update mask may name.
-const UPDATABLE_FIELDS: [&str; 7] = [
+const UPDATABLE_FIELDS: [&str; 8] = [
     "name",
     "description",
     "default_branch",
@@ -152,6 +155,7 @@ const UPDATABLE_FIELDS: [&str; 7] = [
     "server_id",
     "production_deploy_min_role",
     "repository_token",
+    "git_connection_id",
 ];
 
 impl TryFrom<&pb::UpdateProjectRequest> for Patch {
@@ -188,6 +192,9 @@ impl TryFrom<&pb::UpdateProjectRequest> for Patch {
             production_deploy_min_role: is_named("production_deploy_min_role")
                 .then(|| it.production_deploy_min_role().into()),
             repository_token: token_change.filter(|_| is_named("repository_token")),
+            git_connection_id: is_named("git_connection_id")
+                .then(|| parse_optional_id(&it.git_connection_id))
+                .transpose()?,
         })
     }
 }

@@ -6,11 +6,14 @@ use chassis::{Code, Refusal};
 /// Refusal of a URL with a credential.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "repository_url must not contain a user name, password, token, query or fragment, because everybody who \
-     sees the project would see it; remove it from the URL, and send an access token as repository_token, \
-     which is stored encrypted"
+    "{0} must not contain a user name, password, token, query or fragment, because everybody who sees it \
+     would see them; remove them from the URL, store them in a Git connection (CreateGitConnection), which \
+     encrypts them, and name it in git_connection_id of the project"
 )]
-pub struct CredentialInUrl;
+pub struct CredentialInUrl(
+    /// Name of the field.
+    pub &'static str,
+);
 
 impl Refusal for CredentialInUrl {
     fn code(&self) -> Code {
@@ -22,7 +25,7 @@ impl Refusal for CredentialInUrl {
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
-        vec![("field", "repository_url".to_owned())]
+        vec![("field", self.0.to_owned())]
     }
 }
 

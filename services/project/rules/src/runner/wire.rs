@@ -5,6 +5,7 @@ use api::project as pb;
 use chassis::{
     Error, Result,
     foreign_text::{clean_block, clean_line},
+    git_credential::GitCredential,
 };
 use uuid::Uuid;
 
@@ -93,8 +94,16 @@ fn http_url(url: &str) -> String {
 
 /// Converts a leased task, with its secrets opened.
 pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
-    let LeasedTask { task, environment, project, source, variables, addons, server_address } =
-        leased;
+    let LeasedTask {
+        task,
+        environment,
+        project,
+        connection,
+        source,
+        variables,
+        addons,
+        server_address,
+    } = leased;
     // A task that only stops something must not depend on secrets, nor on their size.
     let mut program_variables = vec![];
     if task.kind.starts_program() {
@@ -109,8 +118,14 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
             provisions.push(addon.to_wire(environment.org_id, vault)?);
         }
     }
-    let access = RepositoryAccess::open(&project, vault)?;
     let fetches_code = matches!(task.kind, Kind::Deploy | Kind::Promote | Kind::Rollback);
+    let connection = connection.filter(|_| fetches_code);
+    let access = RepositoryAccess::open(&project, connection.as_ref(), vault)?;
+    let (password, ssh_credential) = match access.credential.filter(|_| fetches_code) {
+        Some(GitCredential::Password(password)) => (Some(password), None),
+        Some(GitCredential::Ssh(key)) => (None, Some(key)),
+        None => (None, None),
+    };
     let release = match task.kind {
         Kind::Deploy | Kind::Promote | Kind::Clone => Some(task.id),
         Kind::Rollback => task.deployment_id,
@@ -136,7 +151,8 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         provisions,
         variables: program_variables,
         commit_wait,
-        repository_credential: access.credential.filter(|_| fetches_code),
+        repository_credential: password,
+        ssh_credential,
         server_address,
     })
 }

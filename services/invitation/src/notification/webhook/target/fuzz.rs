@@ -4,6 +4,8 @@
 #[expect(dead_code, reason = "each fuzz test uses a part of it")]
 mod input;
 
+use std::net::Ipv4Addr;
+
 use bolero::check;
 
 use self::input::Input;
