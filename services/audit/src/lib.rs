@@ -101,6 +101,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         appender: appender.clone(),
         subscriber: eventing::Subscriber::recording(db.clone(), appender.clone()),
     }));
+    host.queue("unsigned_entry", &db, tree::store::unsigned_entries);
     host.on_all(&db, appender);
     let purge_db = db.clone();
     host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));

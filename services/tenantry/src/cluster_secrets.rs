@@ -98,6 +98,10 @@ struct Authority {
 }
 
 impl Authority {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "validity of a certificate, by the clock of the machine"
+    )]
     async fn read_or_create(api_server: &ApiServer) -> Result<Self> {
         let name = "authority";
         if let Some(existing) = api_server.get(name).await? {
@@ -109,7 +113,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = parameters.self_signed(&key)?.pem();
         let files = [("tls.crt", certificate), ("tls.key", key.serialize_pem())];
-        let secret = Secret::tls(name, files, annotation(not_after)?);
+        let secret = Secret::tls(name, files, &annotation(not_after)?);
         let created = api_server.create(&secret).await?;
         report(name, created)?;
         // Another run may have created it at the same time.
@@ -126,6 +130,10 @@ impl Authority {
 }
 
 /// Creates or replaces the certificate of a service or proxy, if it is missing or expires soon.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "validity of a certificate, by the clock of the machine"
+)]
 async fn renew(
     api_server: &ApiServer,
     authority: &Authority,
@@ -151,7 +159,7 @@ async fn renew(
     let pair = certs::sign(&authority.issuer, name, holder, hosts, Some(not_after))?;
     let authority = authority.certificate.clone();
     let files = [("tls.crt", pair.certificate), ("tls.key", pair.key), ("ca.crt", authority)];
-    let secret = Secret::tls(&secret_name, files, annotation(not_after)?);
+    let secret = Secret::tls(&secret_name, files, &annotation(not_after)?);
     if existing.is_some() {
         api_server.replace(&secret).await?;
         return tools::print(&format!("{secret_name} renewed\n"));

@@ -36,6 +36,12 @@ pub async fn resume(db: &Db) -> Result<()> {
     db.write_as_system("pause of the consumer", resume).await
 }
 
+/// True if the reactions of a service are paused.
+pub async fn is_paused(db: &Db) -> Result<bool> {
+    let exists = query_scalar!(r#"select exists (select from consumer_pause) as "exists!""#);
+    Ok(exists.fetch_one(db.pool()).await?)
+}
+
 /// The state of the pause of one service, at most a second old.
 #[derive(Debug, Default)]
 pub(crate) struct PauseState(Mutex<Option<Read>>);
@@ -53,8 +59,7 @@ impl PauseState {
         if let Some(read) = last.filter(|it| it.at.elapsed() < AGE_MAX) {
             return Ok(read.is_paused);
         }
-        let exists = query_scalar!(r#"select exists (select from consumer_pause) as "exists!""#);
-        let is_paused = exists.fetch_one(db.pool()).await?;
+        let is_paused = is_paused(db).await?;
         let read = Read { at: Instant::now(), is_paused };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
         Ok(is_paused)

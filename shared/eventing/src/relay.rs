@@ -85,25 +85,8 @@ impl Relay {
     /// Publishes events and waits for their acknowledgements.
     async fn publish(&self, batch: &[Delivery]) -> anyhow::Result<()> {
         assert_no_transaction();
-        let span = self.span(batch);
+        let span = span(batch);
         self.send(batch).instrument(span).await
-    }
-
-    /// Creates the span of the publication of a batch, in the trace of its first event and with links to
-    /// those of the others.
-    fn span(&self, batch: &[Delivery]) -> Span {
-        let Some((first, others)) = batch.split_first().filter(|_| trace::is_enabled()) else {
-            return Span::none();
-        };
-        let span = trace::continued(Kind::Producer, "send tenantry.events", &first.traceparent());
-        for event in others {
-            trace::link(&span, &event.traceparent());
-        }
-        trace::set(&span, "messaging.system", "nats");
-        trace::set(&span, "messaging.operation.type", "send");
-        let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
-        trace::set(&span, "messaging.batch.message_count", count);
-        span
     }
 
     async fn send(&self, batch: &[Delivery]) -> anyhow::Result<()> {
@@ -118,6 +101,23 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// Creates the span of the publication of a batch, in the trace of its first event and with links to
+/// those of the others.
+fn span(batch: &[Delivery]) -> Span {
+    let Some((first, others)) = batch.split_first().filter(|_| trace::is_enabled()) else {
+        return Span::none();
+    };
+    let span = trace::continued(Kind::Producer, "send tenantry.events", &first.traceparent());
+    for event in others {
+        trace::link(&span, &event.traceparent());
+    }
+    trace::set(&span, "messaging.system", "nats");
+    trace::set(&span, "messaging.operation.type", "send");
+    let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+    trace::set(&span, "messaging.batch.message_count", count);
+    span
 }
 
 /// Returns the subject of an event, for example `tenantry.identity.v1.member_joined.<org id>`, so that

@@ -18,6 +18,7 @@ const NONE: &str = "none";
 impl Host {
     /// Serves the AdminService until `stop`. Without a socket, for example because its path is too long, the
     /// process runs without the service.
+    #[expect(clippy::disallowed_methods, reason = "the time is only shown to operators")]
     pub(crate) fn start_admin(
         &self,
         stop: &CancellationToken,
@@ -41,7 +42,7 @@ impl Host {
             queues: self.queues.clone(),
             readiness: self.readiness.clone(),
         };
-        let routes = self.admin_reflection()?.add_service(AdminServiceServer::new(admin));
+        let routes = reflection()?.add_service(AdminServiceServer::new(admin));
         background.spawn(socket::serve(socket, routes, stop.clone()));
         Ok(())
     }
@@ -54,15 +55,15 @@ impl Host {
             None => Some(self.data_dir.path().join("admin.sock")),
         }
     }
+}
 
-    /// Returns the reflection service of the socket.
-    fn admin_reflection(&self) -> anyhow::Result<Routes> {
-        let builder = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(api::ADMIN_DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        };
-        let routes = Routes::default().add_service(builder().build_v1()?);
-        Ok(routes.add_service(builder().build_v1alpha()?))
-    }
+/// Returns the reflection service of the socket.
+fn reflection() -> anyhow::Result<Routes> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(api::ADMIN_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::default().add_service(builder().build_v1()?);
+    Ok(routes.add_service(builder().build_v1alpha()?))
 }

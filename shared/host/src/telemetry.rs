@@ -68,9 +68,10 @@ impl Telemetry {
         };
         let endpoint = endpoint.filter(|_| config.metrics_exporter == Exporter::Otlp);
         let registry = Registry::new();
-        let metrics = match config.otel_sdk_disabled {
-            false => Some(metrics(endpoint, resource, &registry)?),
-            true => None,
+        let metrics = if config.otel_sdk_disabled {
+            None
+        } else {
+            Some(metrics(endpoint, resource, &registry)?)
         };
         // Only the spans of the suite: the inner spans of h2 and hyper cost more than the calls themselves.
         let spans = traces.as_ref().map(|traces| {

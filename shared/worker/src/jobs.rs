@@ -41,6 +41,7 @@ pub fn states() -> BTreeMap<String, JobState> {
 }
 
 /// Records a step of a job.
+#[expect(clippy::disallowed_methods, reason = "the time is only shown to operators")]
 pub(crate) fn record(name: &str, outcome: &anyhow::Result<Progress>, duration: Duration) {
     let mut jobs = jobs();
     let last_at = SystemTime::now();

@@ -127,6 +127,8 @@ async fn a_pause_holds_over_a_restart_until_it_is_resumed() {
     let mut admin = connect(suite.data_dir()).await;
     assert!(!tenant.is_revoked(&suite).await, "the reaction waits");
     assert!(queue(&mut admin, "identity", "outbox").await.waiting > 0, "its event waits");
+    let process = admin.get_process(GetProcessRequest {}).await.unwrap().into_inner();
+    assert_eq!(process.paused_consumers, ["invitation"]);
     admin.resume_consumer(ResumeConsumerRequest { service }).await.unwrap();
     eventually("the reaction", async || tenant.is_revoked(&suite).await.then_some(())).await;
     suite.finish().await;

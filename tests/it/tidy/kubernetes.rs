@@ -234,11 +234,8 @@ fn pods_are_hardened() {
             }
         };
         let has_account = workload == "cluster-secrets";
-        require(
-            has_account || pod["automountServiceAccountToken"] == Value::from(false),
-            "account",
-        );
-        require(pod["enableServiceLinks"] == Value::from(false), "variables of other services");
+        require(has_account || pod["automountServiceAccountToken"] == false, "account");
+        require(pod["enableServiceLinks"] == false, "variables of other services");
         let container = &containers(&object)[0];
         require(!container["resources"]["requests"]["memory"].is_null(), "requested memory");
         require(!container["resources"]["limits"]["memory"].is_null(), "limit of memory");
@@ -249,15 +246,15 @@ fn pods_are_hardened() {
         let profile = text(&pod["securityContext"]["seccompProfile"], "type");
         require(profile == "RuntimeDefault", "seccomp profile");
         let context = &container["securityContext"];
-        require(context["allowPrivilegeEscalation"] == Value::from(false), "new privileges");
+        require(context["allowPrivilegeEscalation"] == false, "new privileges");
         require(context["privileged"].is_null(), "privileged");
         // The image changes from root to its own user.
         if workload == "postgres" {
             continue;
         }
-        require(pod["securityContext"]["runAsNonRoot"] == Value::from(true), "root");
+        require(pod["securityContext"]["runAsNonRoot"] == true, "root");
         require(texts(&context["capabilities"]["drop"]) == ["ALL"], "capabilities");
-        let is_read_only = context["readOnlyRootFilesystem"] == Value::from(true);
+        let is_read_only = context["readOnlyRootFilesystem"] == true;
         // The demo writes a git repository, for which git needs a home directory.
         require(is_read_only || workload == "demo", "writable file system");
     }

@@ -6,8 +6,9 @@ use anyhow::Context;
 use chassis::{Db, Result, Tx};
 use sqlx::query;
 use uuid::Uuid;
+use worker::queue::{COUNT_MAX, QueueState};
 
-use super::Tree;
+use super::{SUITE_TREE, Tree};
 use crate::{
     damage::Damage,
     db_int::{from_db_int, to_db_int},
@@ -145,4 +146,26 @@ async fn tiles(
         Ok((id, hashes.as_chunks().0.to_vec()))
     };
     rows.into_iter().map(|it| tile(it.level, it.index, it.hashes)).collect()
+}
+
+/// Returns the state of the queue of entries that no signed checkpoint covers, except for logs in quarantine,
+/// for operators.
+pub(crate) async fn unsigned_entries(db: Db) -> Result<QueueState> {
+    // Of all organizations (no org_id): only a number and a time.
+    let state = query!(
+        r#"with unsigned as (
+               select number, signed, size - signed as entries from tree
+               where signed < size and org_id <> $1
+                 and not exists (select from quarantine where quarantine.org_id = tree.org_id)
+               order by number limit 500
+           )
+           select least(coalesce(sum(entries), 0), $2::bigint)::bigint as "waiting!",
+                  (select min(received_at) from entry join unsigned on tree = number and index = signed)
+                      as oldest_at
+           from unsigned"#,
+        SUITE_TREE.0,
+        COUNT_MAX,
+    );
+    let state = state.fetch_one(db.pool()).await?;
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest_at })
 }

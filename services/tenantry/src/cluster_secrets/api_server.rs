@@ -35,14 +35,14 @@ pub(super) struct Secret(Value);
 
 impl Secret {
     pub(super) fn opaque<const N: usize>(name: &str, files: [(&str, Vec<u8>); N]) -> Self {
-        Self::new(name, "Opaque", files, BTreeMap::new())
+        Self::new(name, "Opaque", files, &BTreeMap::new())
     }
 
     /// A Secret of the type that cert-manager writes, with PEM files.
     pub(super) fn tls<const N: usize>(
         name: &str,
         files: [(&str, String); N],
-        annotations: BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
     ) -> Self {
         let files = files.map(|(file, pem)| (file, pem.into_bytes()));
         Self::new(name, "kubernetes.io/tls", files, annotations)
@@ -52,7 +52,7 @@ impl Secret {
         name: &str,
         secret_type: &str,
         files: [(&str, Vec<u8>); N],
-        annotations: BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
     ) -> Self {
         let data: BTreeMap<_, _> =
             files.into_iter().map(|(file, bytes)| (file, BASE64.encode(&bytes))).collect();
@@ -90,6 +90,7 @@ impl Secret {
 
 impl ApiServer {
     /// Returns the API server of the cluster in which this process is a pod, and the namespace of the pod.
+    #[expect(clippy::disallowed_methods, reason = "variables of Kubernetes, which are no settings")]
     pub(super) fn of_the_pod() -> Result<Self> {
         let variable = |name: &str| {
             std::env::var(name).with_context(|| {

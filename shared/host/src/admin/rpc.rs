@@ -47,6 +47,12 @@ impl AdminService for Admin {
     async fn get_process(&self, _: Request<GetProcessRequest>) -> Reply<GetProcessResponse> {
         let cause = self.readiness.cause();
         let details = self.readiness.details();
+        let mut paused_consumers = vec![];
+        for db in &self.databases {
+            if pause::is_paused(db).await.map_err(failed)? {
+                paused_consumers.push(db.name().to_owned());
+            }
+        }
         let setting = |it: &settings::arguments::Setting| Setting {
             name: it.name.clone(),
             value: it.value.clone(),
@@ -59,6 +65,7 @@ impl AdminService for Admin {
             problems: cause.into_iter().chain(details.lines().map(str::to_owned)).collect(),
             log_filter: telemetry::log_filter().unwrap_or_default(),
             settings: settings::arguments::in_effect().iter().map(setting).collect(),
+            paused_consumers,
         }))
     }
 
