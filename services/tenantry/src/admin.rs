@@ -161,7 +161,7 @@ mod tests {
             { "service": "audit", "name": "outbox" },
             { "service": "identity", "name": "mail", "waiting": "2" },
         ] });
-        let expected = "service   name    waiting\naudit     outbox\nidentity  mail    2\n";
+        let expected = "name    service   waiting\noutbox  audit\nmail    identity  2\n";
         assert_eq!(text(&answer), expected);
         assert_eq!(text(&json!({ "filter": "info" })), "filter: info\n");
     }

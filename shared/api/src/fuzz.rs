@@ -15,8 +15,11 @@ use prost_reflect::{
 use self::input::Input;
 use crate::check::{MESSAGES, VIOLATIONS_MAX};
 
-static POOL: LazyLock<DescriptorPool> =
-    LazyLock::new(|| DescriptorPool::decode(crate::DESCRIPTORS).unwrap());
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(crate::DESCRIPTORS).unwrap();
+    pool.decode_file_descriptor_set(crate::ADMIN_DESCRIPTORS).unwrap();
+    pool
+});
 
 /// Nesting depth of generated messages.
 const DEPTH_MAX: usize = 4;
