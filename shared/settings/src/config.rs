@@ -21,9 +21,9 @@ pub struct Config {
     /// `/metrics`. It serves nothing else, so it needs no TLS. Default: none.
     #[arg(long, env = "TENANTRY_HEALTH_LISTEN")]
     pub health_listen: Option<SocketAddr>,
-    /// Unix socket of the AdminService, for operators (`grpcurl -plaintext unix:///…`, `tenantry admin`). Only
-    /// the user of the process and root can open it. `none` for no socket. Default: `admin.sock` in the data
-    /// directory.
+    /// Unix socket of the AdminService, for operators (`grpcurl -plaintext unix:///…`, `tenantry admin`).
+    /// Only the user of the process and root can open it. `none` for no socket. Default: `admin.sock` in the
+    /// data directory.
     #[arg(long, env = "TENANTRY_ADMIN_SOCKET")]
     pub admin_socket: Option<PathBuf>,
     /// Directory for the private PostgreSQL server, keys and mails. Default: /var/lib/tenantry for root, else

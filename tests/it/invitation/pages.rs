@@ -238,7 +238,8 @@ async fn a_page_names_reason_and_remedy_of_a_refusal() {
     assert!(sign_in(&open, &bob.email).await.contains("Welcome to acme"));
     let full = sign_in(&open, &cem.email).await;
     assert!(
-        full.contains("5 members that its plan allows") && full.contains("ask an administrator"),
+        full.contains("5 members that its plan or its paid seats allow")
+            && full.contains("ask an administrator"),
         "{full}"
     );
     let second = sign_in(&open, &bob.email).await;

@@ -180,6 +180,7 @@ async fn every_privilege_of_the_log_is_listed() {
                group by relname order by relname";
     let granted: Vec<String> = sqlx::query_scalar(sql).fetch_all(&suite.pool).await.unwrap();
     let common_tables = [
+        "consumer_pause",
         "dead_letter",
         "deferred_event",
         "home_cluster",

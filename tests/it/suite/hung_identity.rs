@@ -125,7 +125,11 @@ async fn calls_that_wait_for_identity_hold_no_connection() {
         let took = begun.elapsed();
         assert!(took < CALL_TIME_MAX, "calls that do not need identity took {took:?}");
     }
-    assert_eq!(count(in_use).await, 0, "a waiting call holds a connection");
+    // Background jobs have short transactions; one of a waiting call would stay.
+    eventually("connections without transactions", async || {
+        (count(in_use).await == 0).then_some(())
+    })
+    .await;
     let unfinished = 2 * WAITING_CALLS - std::iter::from_fn(|| waiting.try_join_next()).count();
     // More than the connections of a pool, so that they could exhaust it.
     assert!(unfinished > 8, "only {unfinished} calls still wait for identity");

@@ -54,7 +54,10 @@ impl Process {
         // `nobody` may not be able to enter the build directory, so the program is copied.
         let program = folder.join(name);
         if !program.exists() {
-            std::fs::copy(binary(name), &program).expect("a copy of the program");
+            // By a process of its own: a copy that this process writes cannot be started while a child that
+            // another test is starting holds the file (ETXTBSY).
+            let copied = Command::new("cp").arg(binary(name)).arg(&program).status();
+            assert!(copied.expect("cp starts").success(), "a copy of the program");
         }
         let log = open_log(log);
         let mut command = Command::new(program);
