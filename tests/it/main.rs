@@ -35,6 +35,7 @@ mod project {
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
     mod failed_tasks; // Programs that run after a failed task.
     mod git_connection_service; // Tests, changes and deletion of Git connections.
+    mod git_host_api; // Repositories, branches and push webhooks by the APIs of Git servers.
     mod lock_order; // Order of row locks of every operation.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.

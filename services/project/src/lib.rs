@@ -16,9 +16,8 @@
 //! | SQL statements | `store` |
 //!
 //! The rules are in the crate `project-rules`. Modules import each other in one direction:
-//! `store` ← `connection`, `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ←
-//! `runner`, and
-//! `environment`, `push` ← `project` ← `reactions`.
+//! `store` ← `connection` ← `push`, `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ←
+//! `task` ← `runner`, and `environment`, `push` ← `project` ← `reactions`.
 
 mod addon;
 mod collaborator;
@@ -32,6 +31,8 @@ mod runner;
 mod server;
 mod store;
 mod task;
+
+use std::sync::Arc;
 
 use api::project::{
     addon_service_server::AddonServiceServer,
@@ -55,12 +56,14 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let identity = host.client("project", "identity");
     let invitation = host.client("project", "invitation");
     let vault = Vault::new(host.key());
+    let prober = Arc::new(prober(host)?);
     host.rpc(ProjectServiceServer::new(project::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
         identity: identity.clone(),
         vault: vault.clone(),
+        prober: prober.clone(),
         local_repositories: host.config().local_repositories,
         push_url: host.config().push_url(),
         push_secret_key: host.key().derive("push secrets"),
@@ -88,13 +91,12 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity,
     }));
-    let prober = prober(host)?;
     host.rpc(GitConnectionServiceServer::new(connection::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
         pager: pager.clone(),
         vault: vault.clone(),
-        prober: prober.into(),
+        prober,
         local_repositories: host.config().local_repositories,
     }));
     host.add_retention_step(&db, store::deploy_key::delete_expired);
@@ -135,5 +137,5 @@ fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
     let config = host.config();
     let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
     let folder = host.data_dir().path().to_owned();
-    Ok(connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder))
+    connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder)
 }

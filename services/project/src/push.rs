@@ -3,4 +3,5 @@
 
 pub(crate) mod commands;
 pub(crate) mod hook;
+pub(crate) mod install;
 pub(crate) mod secret;

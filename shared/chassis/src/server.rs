@@ -225,6 +225,7 @@ impl Shared {
             is_decided: AtomicBool::default(),
             denied: Mutex::default(),
             change_decisions: Mutex::default(),
+            created_id: crate::id::new(),
             is_outdated: AtomicBool::default(),
             stream_decisions: Mutex::default(),
             open_call,
@@ -291,8 +292,7 @@ impl Shared {
                 method = context.rule.method,
                 "the handler did not check the permission"
             );
-            let message = "internal error";
-            return status(Code::Internal, Reason::Internal, message, vec![]).into_http();
+            return status(Code::Internal, Reason::Internal, "internal error", vec![]).into_http();
         }
         if !context.rule.streaming || refusal.is_some() {
             return response;

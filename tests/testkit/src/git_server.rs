@@ -1,4 +1,4 @@
-//! A private git server: `git http-backend` behind HTTP basic authentication.
+//! A private git server: `git http-backend` behind HTTP basic authentication, with or without an API.
 
 use std::{
     collections::HashMap,
@@ -26,12 +26,38 @@ pub struct GitRequest {
     pub command_lines: Vec<String>,
 }
 
+/// Script of an API, which checks the access token itself.
+type Api = Box<dyn Fn(&ApiRequest) -> ApiResponse + Send + Sync>;
+
+/// A request to the API of a git server.
+#[derive(Clone, Debug)]
+pub struct ApiRequest {
+    /// Method and path with the query, for example `GET /api/v1/user/repos?page=1`.
+    pub line: String,
+    /// The header `authorization`; empty if there is none.
+    pub authorization: String,
+    /// The body; null if it is not JSON.
+    pub body: serde_json::Value,
+}
+
+/// A response of the API of a git server.
+pub struct ApiResponse {
+    /// Status line without the version, for example `200 OK`.
+    pub status: &'static str,
+    /// True for a header `link` with a next page.
+    pub has_next: bool,
+    /// The body.
+    pub body: serde_json::Value,
+}
+
 /// Content of a git server.
 enum Content {
     /// A repository with a work tree in this folder.
     Repository(PathBuf),
     /// A redirect to this base URL.
     Redirect(String),
+    /// A repository with a work tree in this folder, and an API below `/api/`.
+    RepositoryWithApi(PathBuf, Api),
 }
 
 /// A server on a free loopback port; stops with the test.
@@ -44,6 +70,17 @@ impl GitServer {
     /// Serves the repository in a folder to one account.
     pub async fn start(folder: impl Into<PathBuf>, username: &str, password: &str) -> Self {
         Self::serve(Content::Repository(folder.into()), username, password).await
+    }
+
+    /// Serves a repository as [`Self::start`], and an API below `/api/`.
+    pub async fn start_with_api(
+        folder: impl Into<PathBuf>,
+        username: &str,
+        password: &str,
+        api: impl Fn(&ApiRequest) -> ApiResponse + Send + Sync + 'static,
+    ) -> Self {
+        let content = Content::RepositoryWithApi(folder.into(), Box::new(api));
+        Self::serve(content, username, password).await
     }
 
     /// Redirects the requests of one account to another base URL.
@@ -122,6 +159,16 @@ impl Handler {
         };
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         let response = match &self.content {
+            Content::RepositoryWithApi(_, api) if path.starts_with("/api/") => {
+                let found = api(&ApiRequest {
+                    line: format!("{method} {path}"),
+                    authorization: header("authorization"),
+                    body: serde_json::from_slice(&body).unwrap_or_default(),
+                });
+                let link = format!("Link: <{path}>; rel=\"next\"\r\n");
+                let link = if found.has_next { link.as_str() } else { "" };
+                response(found.status, link, found.body.to_string().as_bytes())
+            }
             _ if header("authorization") != self.authorization => {
                 let challenge = "WWW-Authenticate: Basic realm=\"git\"\r\n";
                 response("401 Unauthorized", challenge, b"")
@@ -129,7 +176,7 @@ impl Handler {
             Content::Redirect(base_url) => {
                 response("302 Found", &format!("Location: {base_url}{path}\r\n"), b"")
             }
-            Content::Repository(folder) => {
+            Content::Repository(folder) | Content::RepositoryWithApi(folder, _) => {
                 let (path, query) = path.split_once('?').unwrap_or((&path, ""));
                 let path = path.strip_prefix("/shop.git").unwrap_or(path);
                 let mut backend = Command::new("git");

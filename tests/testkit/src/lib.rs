@@ -28,7 +28,7 @@ pub use browser::Browser;
 pub use database::{Database, config};
 pub use deployments::{stop_deployments, stop_deployments_of_runner};
 pub use dns::Dns;
-pub use git_server::{GitRequest, GitServer};
+pub use git_server::{ApiRequest, ApiResponse, GitRequest, GitServer};
 pub use nats::Nats;
 pub use oidc::OidcProvider;
 pub use person::{PASSWORD, Person};

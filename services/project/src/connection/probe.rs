@@ -1,7 +1,12 @@
-//! Tests of Git connections: `git ls-remote` on a repository. The address is checked before, and git connects
-//! to the checked address only.
+//! Calls of Git servers: `git ls-remote` on a repository, and HTTP clients. The address is checked before,
+//! and the program connects to the checked address only.
 
-use std::{net::IpAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use anyhow::Context;
 use chassis::{
@@ -15,7 +20,13 @@ use project_rules::{
     connection::{TestFailure, git::Probe},
     repository::Scheme,
 };
-use tokio::{process::Command, sync::Semaphore};
+use rustls_platform_verifier::ConfigVerifierExt;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+    sync::Semaphore,
+};
+use url::Host;
 
 /// Time limit of a test, without the time in which it waits for others.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,9 +40,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Maximum length of the error output of git that a message contains, in bytes.
 const ERROR_BYTES_MAX: usize = 500;
 
+/// Largest output of git that is read, in bytes: about 50,000 branches.
+const OUTPUT_BYTES_MAX: u64 = 4 << 20;
+
 /// Tester of connections.
 pub(crate) struct Prober {
     resolver: Resolver,
+    tls: rustls::ClientConfig,
     exceptions: Exceptions,
     /// Directory for temporary files.
     folder: PathBuf,
@@ -39,12 +54,35 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    pub(crate) fn new(resolver: Resolver, exceptions: Exceptions, folder: PathBuf) -> Self {
-        Self { resolver, exceptions, folder, slots: Semaphore::new(CONCURRENT_MAX) }
+    pub(crate) fn new(
+        resolver: Resolver,
+        exceptions: Exceptions,
+        folder: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let tls = rustls::ClientConfig::with_platform_verifier()
+            .context("the certificate authorities of the system cannot be read")?;
+        Ok(Self { resolver, tls, exceptions, folder, slots: Semaphore::new(CONCURRENT_MAX) })
     }
 
     /// Tests settings. Returns the host key of the server; empty for HTTPS.
     pub(crate) async fn test(&self, probe: &Probe) -> Result<Result<String, TestFailure>> {
+        let listed = self.ls_remote(probe, &["--quiet"], &["HEAD"]).await?;
+        Ok(listed.map(|it| it.host_key))
+    }
+
+    /// Returns the output of `git ls-remote` with the branches of a repository and the target of `HEAD`.
+    pub(crate) async fn branches(&self, probe: &Probe) -> Result<Result<String, TestFailure>> {
+        let listed = self.ls_remote(probe, &["--symref"], &["HEAD", "refs/heads/*"]).await?;
+        Ok(listed.map(|it| it.output))
+    }
+
+    async fn ls_remote(
+        &self,
+        probe: &Probe,
+        options: &[&str],
+        patterns: &[&str],
+    ) -> Result<Result<Listed, TestFailure>> {
         let _slot = self.slots.acquire().await.context("the tests of connections have ended")?;
         let address = match self.address(probe).await {
             Ok(address) => address,
@@ -53,6 +91,7 @@ impl Prober {
         // A private directory: `HOME` of git.
         let home = tempfile::tempdir_in(&self.folder).context("a directory for git")?;
         let mut command = command(probe, address);
+        command.arg("ls-remote").args(options).arg("--").arg(&probe.url).args(patterns);
         command.env("HOME", home.path()).env("TMPDIR", home.path()).current_dir(home.path());
         let output = match run(command).await {
             Ok(output) => output,
@@ -66,30 +105,65 @@ impl Prober {
             let text = clean_block(probe.credential.mask(&text).trim(), ERROR_BYTES_MAX);
             return Ok(Err(TestFailure::Server(text)));
         }
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
         if probe.endpoint.scheme != Scheme::Ssh {
-            return Ok(Ok(String::new()));
+            return Ok(Ok(Listed { output, host_key: String::new() }));
         }
         let known_hosts = std::fs::read_to_string(home.path().join(KNOWN_HOSTS));
         let host_key = known_hosts.ok().and_then(|it| host_key(&it));
-        Ok(Ok(host_key.ok_or_else(|| anyhow::anyhow!("ssh stored no host key"))?))
+        let host_key = host_key.ok_or_else(|| anyhow::anyhow!("ssh stored no host key"))?;
+        Ok(Ok(Listed { output, host_key }))
     }
 
-    /// Resolves the host; fails unless connections to every one of its addresses are allowed.
+    /// Returns an HTTP client for one host. It connects only to the addresses that were checked, and follows
+    /// no redirects.
+    pub(super) async fn http_client(&self, host: &Host, port: u16) -> Result<reqwest::Client> {
+        let addresses = self.addresses(host, port).await?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("Tenantry/", env!("CARGO_PKG_VERSION")))
+            .no_proxy();
+        if let Host::Domain(name) = host {
+            let addresses: Vec<_> =
+                addresses.into_iter().map(|it| SocketAddr::new(it, port)).collect();
+            builder = builder.resolve_to_addrs(name, &addresses);
+        }
+        Ok(builder.build().context("the HTTP client cannot be built")?)
+    }
+
+    /// Resolves the host of a probe.
     async fn address(&self, probe: &Probe) -> Result<IpAddr, TestFailure> {
         let unknown = || TestFailure::UnknownHost(probe.endpoint.host.clone());
         let host = probe.endpoint.resolvable_host().ok_or_else(unknown)?;
-        let addresses = self.resolver.addresses(&host).await;
+        let addresses = self.addresses(&host, probe.endpoint.port).await?;
+        addresses.first().copied().ok_or_else(unknown)
+    }
+
+    /// Resolves a host; fails unless connections to every one of its addresses are allowed.
+    async fn addresses(&self, host: &Host, port: u16) -> Result<Vec<IpAddr>, TestFailure> {
+        let addresses = self.resolver.addresses(host).await;
         for ip in &addresses {
-            let is_exception = self.exceptions.contain((*ip, probe.endpoint.port).into());
+            let is_exception = self.exceptions.contain((*ip, port).into());
             if let Some(why) = not_public(*ip).filter(|_| !is_exception) {
                 return Err(TestFailure::NotPublic { address: ip.to_string(), why });
             }
         }
-        addresses.first().copied().ok_or_else(unknown)
+        if addresses.is_empty() {
+            return Err(TestFailure::UnknownHost(host.to_string()));
+        }
+        Ok(addresses)
     }
 }
 
-/// Returns the git command of a test, without its directories.
+/// Result of `git ls-remote`.
+struct Listed {
+    output: String,
+    /// Host key of the server; empty for HTTPS.
+    host_key: String,
+}
+
+/// Returns a git command without its directories and subcommand.
 fn command(probe: &Probe, address: IpAddr) -> Command {
     let endpoint = &probe.endpoint;
     let resolve = format!("{}:{}:{address}", endpoint.host, endpoint.port);
@@ -111,35 +185,46 @@ fn command(probe: &Probe, address: IpAddr) -> Command {
     command.envs(probe.credential.variables());
     let (name, value) = GitCredential::ssh_address(address);
     command.env(name, value);
-    command.args(probe.credential.arguments()).args([
-        "ls-remote",
-        "--quiet",
-        "--",
-        &probe.url,
-        "HEAD",
-    ]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(probe.credential.arguments());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     command
 }
 
-/// Runs git to its end; kills it and its child processes at the time limit.
-async fn run(mut command: Command) -> Result<std::process::Output, TestFailure> {
-    let child = command.spawn().map_err(|error| {
+/// Runs git to its end; kills it and its child processes at the time limit, or if its output is too large.
+async fn run(mut command: Command) -> Result<Output, TestFailure> {
+    let mut child = command.spawn().map_err(|error| {
         TestFailure::Server(format!(
             "git cannot be started ({error}); install git and openssh-client where the project service runs"
         ))
     })?;
     let group =
         child.id().and_then(|it| i32::try_from(it).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Ok(output) = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await {
-        return output.map_err(|it| TestFailure::Server(format!("git failed: {it}")));
-    }
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let complete = async {
+        let (stdout, stderr, status) =
+            tokio::try_join!(read_limited(stdout), read_limited(stderr), child.wait())?;
+        Ok::<_, std::io::Error>(Output { status, stdout, stderr })
+    };
+    let failure = match tokio::time::timeout(TIMEOUT, complete).await {
+        Ok(Ok(output)) => return Ok(output),
+        Ok(Err(error)) => format!("git failed: {error}"),
+        Err(_) => format!("no answer within {} seconds", TIMEOUT.as_secs()),
+    };
     if let Some(group) = group {
         // Fails if it has just ended.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    Err(TestFailure::Server(format!("no answer within {} seconds", TIMEOUT.as_secs())))
+    Err(TestFailure::Server(failure))
+}
+
+/// Reads an output of git to its end; fails if it is too large.
+async fn read_limited(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut output = vec![];
+    let Some(pipe) = pipe else { return Ok(output) };
+    pipe.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut output).await?;
+    let is_complete = output.len() as u64 <= OUTPUT_BYTES_MAX;
+    is_complete.then_some(output).ok_or_else(|| std::io::Error::other("its output is too large"))
 }
 
 /// Returns the key in the first line of a `known_hosts` file: `<alias> <type> <base64>`.

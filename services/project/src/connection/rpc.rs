@@ -12,6 +12,7 @@ use tonic::Request;
 
 use super::{
     commands::{Connections, TestResult},
+    listing::{self, Listed},
     probe::Prober,
 };
 use crate::store;
@@ -104,6 +105,41 @@ impl GitConnectionService for Rpc {
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         let git_connections = rows.iter().map(Into::into).collect();
         reply(pb::ListGitConnectionsResponse { git_connections, next_page_token })
+    }
+
+    async fn list_repositories(
+        &self,
+        request: Request<pb::ListRepositoriesRequest>,
+    ) -> Reply<pb::ListRepositoriesResponse> {
+        let call = Call::of(request)?;
+        let pb::ListRepositoriesRequest { org_id, git_connection_id, page_size, page_token } =
+            &call.message;
+        let grant = self.access.org(&call, org_id).await?;
+        let page = self.pager.page(&call, *page_size, page_token, &[org_id, git_connection_id])?;
+        let id = git_connection_id.parse()?;
+        let connection = store::git_connection::get(&self.db, &grant, id).await?;
+        let settings = connection.settings(&self.vault)?;
+        let Listed { rows, next_page_token } =
+            listing::repositories(&self.prober, &settings, &page).await?;
+        reply(pb::ListRepositoriesResponse { repositories: rows, next_page_token })
+    }
+
+    async fn list_branches(
+        &self,
+        request: Request<pb::ListBranchesRequest>,
+    ) -> Reply<pb::ListBranchesResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let grant = self.access.org(&call, &message.org_id).await?;
+        let filter = [&*message.org_id, &message.git_connection_id, &message.repository_url];
+        let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
+        let id = message.git_connection_id.parse()?;
+        let connection = store::git_connection::get(&self.db, &grant, id).await?;
+        let settings = connection.settings(&self.vault)?;
+        let probe = settings.probe_of(&message.repository_url, self.local_repositories)?;
+        let Listed { rows, next_page_token } =
+            listing::branches(&self.prober, &probe, &page).await?;
+        reply(pb::ListBranchesResponse { branches: rows, next_page_token })
     }
 
     async fn update_git_connection(

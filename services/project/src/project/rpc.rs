@@ -1,8 +1,11 @@
 //! gRPC service of projects.
 
+use std::sync::Arc;
+
 use api::project::{self as pb, project_service_server::ProjectService};
 use chassis::{
-    Access, Call, Db, Error, Reply, Tx, channel::ServiceChannel, key, page::Pager, reply,
+    Access, Call, Db, Error, ProjectGrant, Reply, Tx, channel::ServiceChannel, key, page::Pager,
+    reply,
 };
 use project_rules::{
     project::{
@@ -17,7 +20,7 @@ use project_rules::{
 use tonic::Request;
 
 use super::{commands, creation::CreateProject, listing::Listing, overview};
-use crate::{push, store};
+use crate::{connection::probe::Prober, push, store};
 
 /// Implementation of `ProjectService`.
 pub(crate) struct Rpc {
@@ -26,12 +29,20 @@ pub(crate) struct Rpc {
     pub(crate) pager: Pager,
     pub(crate) identity: ServiceChannel,
     pub(crate) vault: Vault,
+    pub(crate) prober: Arc<Prober>,
     /// Allows paths on the runner's machine as repositories.
     pub(crate) local_repositories: bool,
     /// Base URL of push webhooks.
     pub(crate) push_url: String,
     /// Key that seals the secrets of push webhooks.
     pub(crate) push_secret_key: key::Secret,
+}
+
+impl Rpc {
+    /// Returns the URL of the push webhook of a project.
+    fn push_webhook_url(&self, grant: &ProjectGrant) -> String {
+        format!("{}/hooks/push/{}", self.push_url, grant.project_id())
+    }
 }
 
 #[tonic::async_trait]
@@ -112,7 +123,7 @@ impl ProjectService for Rpc {
         let message = &call.message;
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let project_ref = ProjectRef::from(&grant);
-        let url = format!("{}/hooks/push/{}", self.push_url, grant.project_id());
+        let url = self.push_webhook_url(&grant);
         let secret = push::secret::PushSecret::generate(&self.push_secret_key, grant.project_id());
         let rotate = async |tx: &mut Tx| {
             let rotated = push::secret::rotated(project_ref);
@@ -120,6 +131,26 @@ impl ProjectService for Rpc {
             Ok(pb::RotatePushSecretResponse { url, secret: secret.plain })
         };
         reply(self.db.write(&call, rotate).await?)
+    }
+
+    async fn install_push_webhook(
+        &self,
+        request: Request<pb::InstallPushWebhookRequest>,
+    ) -> Reply<pb::InstallPushWebhookResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let url = self.push_webhook_url(&grant);
+        let installation = push::install::Installation {
+            db: &self.db,
+            grant: &grant,
+            vault: &self.vault,
+            prober: &self.prober,
+            secret_key: &self.push_secret_key,
+            target: &url,
+        };
+        let response = pb::InstallPushWebhookResponse { url: url.clone() };
+        reply(installation.run(&call, response).await?)
     }
 
     async fn receive_push(

@@ -28,6 +28,12 @@ impl PushSecret {
     }
 }
 
+/// Decrypts the secret of a project.
+pub(crate) fn open(seal_key: &Secret, project_id: ProjectId, sealed: &[u8]) -> Option<String> {
+    let secret = key::open(seal_key, project_id.0.as_bytes(), sealed)?;
+    String::from_utf8(secret).ok()
+}
+
 /// Event of the rotation of a secret.
 pub(crate) fn rotated(project: ProjectRef) -> Changed<()> {
     let event = pb::ProjectPushSecretRotated { project_id: project.project_id.into() };
@@ -51,9 +57,7 @@ pub(crate) async fn authenticate(
 ) -> Result<AuthenticatedProject> {
     let id = delivery.project_id;
     let stored = store::push::sealed_secret(db, id).await?.ok_or_else(Error::invalid_credential)?;
-    let secret = key::open(seal_key, id.0.as_bytes(), &stored.sealed);
-    let secret = secret.and_then(|it| String::from_utf8(it).ok());
-    let secret = secret.ok_or_else(Error::invalid_credential)?;
+    let secret = open(seal_key, id, &stored.sealed).ok_or_else(Error::invalid_credential)?;
     if is_signed(delivery.format, &secret, delivery.signature, delivery.body) {
         Ok(AuthenticatedProject { org_id: stored.org_id, secret })
     } else {

@@ -42,6 +42,33 @@ pub(crate) async fn set_secret(
     Ok(())
 }
 
+/// Returns the sealed secret of a project; stores a new one if it has none.
+pub(crate) async fn ensure_secret(tx: &mut Tx, project: ProjectRef, new: &[u8]) -> Result<Vec<u8>> {
+    let secret = query_scalar!(
+        r#"update project set push_secret = coalesce(push_secret, $3) where org_id = $1 and id = $2
+           returning push_secret as "push_secret!""#,
+        project.org_id.0,
+        project.project_id.0,
+        new
+    );
+    secret.fetch_optional(tx.conn()).await?.ok_or(Error::NotFound(ProjectId::NOUN))
+}
+
+/// Refuses another sealed secret of a project than the one that was read, and locks it.
+pub(crate) async fn require_secret(tx: &mut Tx, project: ProjectRef, sealed: &[u8]) -> Result<()> {
+    let is_same = query_scalar!(
+        r#"select push_secret = $3 as "is_same!" from project
+           where org_id = $1 and id = $2 and push_secret is not null for update"#,
+        project.org_id.0,
+        project.project_id.0,
+        sealed
+    );
+    match is_same.fetch_optional(tx.conn()).await? {
+        Some(true) => Ok(()),
+        _ => Err(Error::conflict("the push secret was rotated meanwhile; repeat the call")),
+    }
+}
+
 /// Stores the commit of the push that waits for an environment; empty text removes it.
 pub(crate) async fn set_pending_commit(
     tx: &mut Tx,

@@ -1,5 +1,6 @@
 //! Git connections: the credential for the repositories of one Git server.
 
+pub mod host_api;
 mod settings;
 pub mod wire;
 

@@ -3,7 +3,7 @@
 use api::{check::Violation, project as pb};
 use chassis::{Error, Result, mask, ssh_key::fingerprint, timestamp};
 
-use super::{Draft, GitConnection, Patch, Provider};
+use super::{Draft, GitConnection, Patch, Probe, Provider, Settings};
 use crate::{
     repository::{CredentialInUrl, Endpoint, Scheme, has_credential, url_violation},
     types::parse_optional_id,
@@ -60,31 +60,43 @@ impl From<&GitConnection> for pb::GitConnection {
     }
 }
 
-/// Returns the server of a URL. A URL with a credential is refused before other violations. `allow_local`:
-/// the URL may begin with `http://` and a loopback address.
-fn endpoint(url: &str, allow_local: bool) -> Result<Endpoint> {
+/// Returns the server of a URL in a field. A URL with a credential is refused before other violations.
+/// `allow_local`: the URL may begin with `http://` and a loopback address.
+fn endpoint(field: &'static str, url: &str, allow_local: bool) -> Result<Endpoint> {
     if has_credential(url) {
-        return Err(CredentialInUrl(URL_FIELD).into());
+        return Err(CredentialInUrl(field).into());
     }
     if let Some(description) = url_violation(url, allow_local) {
-        return Err(Error::invalid(URL_FIELD, description));
+        return Err(Error::invalid(field, description));
     }
     let Some(endpoint) = Endpoint::of(url) else {
         let description = "must begin with https://, ssh:// or git@host:";
-        return Err(Error::invalid(URL_FIELD, description));
+        return Err(Error::invalid(field, description));
     };
     if endpoint.resolvable_host().is_none() {
         let description =
             "must have a host name without a dot at its end, or an IP address in its usual form";
-        return Err(Error::invalid(URL_FIELD, description));
+        return Err(Error::invalid(field, description));
     }
     Ok(endpoint)
+}
+
+impl Settings {
+    /// Returns the access to a repository on the server of the connection. `allow_local`: see [`endpoint`].
+    pub fn probe_of(&self, repository_url: &str, allow_local: bool) -> Result<Probe> {
+        const FIELD: &str = "repository_url";
+        if endpoint(FIELD, repository_url, allow_local)? != self.endpoint {
+            let description = format!("must be on {}, the server of the connection", self.endpoint);
+            return Err(Error::invalid(FIELD, description));
+        }
+        Ok(Probe { url: repository_url.to_owned(), ..self.probe() })
+    }
 }
 
 impl Draft {
     /// Converts a request. `allow_local`: see [`endpoint`].
     pub fn from_request(it: &pb::CreateGitConnectionRequest, allow_local: bool) -> Result<Self> {
-        let endpoint = endpoint(&it.test_repository_url, allow_local)?;
+        let endpoint = endpoint(URL_FIELD, &it.test_repository_url, allow_local)?;
         let checks = if endpoint.scheme == Scheme::Ssh {
             let must_be_empty = "must be empty, because test_repository_url is for SSH";
             [
@@ -140,7 +152,7 @@ impl Patch {
         }
         let url = &it.test_repository_url;
         let test_repository = is_named(URL_FIELD)
-            .then(|| endpoint(url, allow_local).map(|endpoint| (url.clone(), endpoint)))
+            .then(|| endpoint(URL_FIELD, url, allow_local).map(|endpoint| (url.clone(), endpoint)))
             .transpose()?;
         let deploy_key_id = parse_optional_id(&it.deploy_key_id)?;
         Ok(Self {
