@@ -136,6 +136,7 @@ mod suite {
     pub(crate) mod outbox; // Overlapping transactions and their events.
     mod pages; // Lists whose rows change between two pages.
     mod races; // Last seats, last uses and double deployments.
+    mod rate_limits; // Rate limits of all replicas together.
     mod readiness; // Start without a database, readiness, health checks.
     mod refusals; // Methods that errors name as remedies, carried out.
     mod replicas; // Replicas that hang or end.

@@ -81,7 +81,6 @@ fn install_accounts(host: &mut Host, db: &Db, credentials: &CredentialCache) -> 
         db.clone(),
         passwords.clone(),
         host.key(),
-        host.clock(),
         host.config().sign_ins_max,
     ));
     let settings = provider_settings(host.config());

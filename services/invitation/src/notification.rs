@@ -34,7 +34,7 @@ use api::notification::{
     notification_service_server::NotificationServiceServer,
     webhook_service_server::WebhookServiceServer,
 };
-use chassis::{Db, public_address::Exceptions, throttle::Throttle};
+use chassis::{Db, public_address::Exceptions, rate_limit::RateLimit};
 use host::Host;
 
 /// Changes of webhooks by one API key in a minute (NO-9).
@@ -90,7 +90,12 @@ fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
         pager: host.pager(),
         sender: sender.clone(),
         secrets_key,
-        changes: Throttle::per_minute(WEBHOOK_CHANGES_MAX, host.clock()),
+        changes: RateLimit::per_minute(
+            db,
+            "changes of webhooks by an API key",
+            WEBHOOK_CHANGES_MAX,
+            "this API key changed webhooks ten times within a minute; retry later",
+        ),
     }));
     host.queue("webhook_delivery", db, webhook::delivery::store::queue);
     let dispatcher = webhook::dispatcher::Dispatcher { db: db.clone(), sender, secrets_key };

@@ -60,6 +60,20 @@ pub async fn process_driver(settings: Settings) -> anyhow::Result<Arc<dyn Driver
     Ok(Arc::new(Processes::new(settings).await?))
 }
 
+/// Isolation of deployed code on this machine.
+pub struct Isolation {
+    /// Sandbox, account and network of a program.
+    pub description: String,
+    /// Guarantees that this machine does not give, with the remedy.
+    pub missing: Vec<&'static str>,
+}
+
+/// Returns the isolation that programs would have; fails if the settings require more.
+pub async fn examine_isolation(settings: &Settings) -> anyhow::Result<Isolation> {
+    let sandbox = process::probe_sandbox(settings).await?;
+    Ok(Isolation { description: sandbox.description(), missing: sandbox.missing() })
+}
+
 /// Executes tasks until `stop` is cancelled. Cancels `registered` when the project service has accepted the
 /// first heartbeat, so that environments can be deployed to this server. Deployed programs keep running when
 /// the runner ends.

@@ -86,19 +86,24 @@ pub(crate) struct Processes {
     build_memory_mb: u32,
 }
 
+/// Creates the runner's directory, and finds the isolation that this machine gives. Fails if the settings
+/// require more.
+pub(crate) async fn probe_sandbox(settings: &Settings) -> Result<Sandbox> {
+    let root = &settings.data_dir;
+    std::fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+    // 0711: accounts of environments can enter their own directory but not list the others.
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
+    let accounts = Accounts::new(root.clone());
+    accounts.check_reachable()?;
+    let network = Network::probe(&settings.network, settings.bind).await;
+    Sandbox::probe(root, accounts, network, Limiter::probe(), settings.isolation).await
+}
+
 impl Processes {
     pub(crate) async fn new(settings: Settings) -> Result<Self> {
+        let sandbox = probe_sandbox(&settings).await?;
         let root = &settings.data_dir;
-        std::fs::create_dir_all(root)
-            .with_context(|| format!("cannot create {}", root.display()))?;
-        // 0711: accounts of environments can enter their own directory but not list the others.
-        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
         std::fs::write(root.join("gitconfig"), GIT_CONFIGURATION)?;
-        let accounts = Accounts::new(root.clone());
-        accounts.check_reachable()?;
-        let network = Network::probe(&settings.network, settings.bind).await;
-        let limiter = Limiter::probe();
-        let sandbox = Sandbox::probe(root, accounts, network, limiter, settings.isolation).await?;
         let isolation = sandbox.description();
         let limits = sandbox.limiter.description();
         tracing::info!(isolation, limits, missing = ?sandbox.missing(), "runner started");

@@ -11,6 +11,7 @@
 //! | `cluster-secrets`: creates both as Secrets of a Kubernetes cluster | `cluster_secrets` |
 //! | `discovery`: reflection and health of all services, for a gateway | `discovery` |
 //! | `migrate`, `runner` | `tools` |
+//! | `doctor`: checks the installation | `local_runner`, for the runner |
 //! | `reference`: prints a page of the generated documentation | `reference` |
 
 mod admin;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use chassis::Config;
 use clap::{CommandFactory, Parser, Subcommand};
 use host::{
+    doctor::{self, Doctor},
     healthcheck::{self, Healthcheck},
     process::block_on,
 };
@@ -60,6 +62,8 @@ enum Command {
     Audit(audit_log::Arguments),
     /// Runs the database migrations of all services and exits.
     Migrate(Box<Config>),
+    /// Checks the installation without serving: what a start would refuse, and the systems that it uses.
+    Doctor(Box<Doctor>),
     /// Checks the health of a server; for container health checks.
     Healthcheck(Healthcheck),
     /// Prints all settings as a Markdown table.
@@ -91,6 +95,9 @@ pub fn main() -> ExitCode {
             Some(Command::Admin(arguments)) => admin::run(arguments).await,
             Some(Command::Audit(arguments)) => audit_log::run(arguments).await,
             Some(Command::Migrate(config)) => tools::migrate(*config).await,
+            Some(Command::Doctor(arguments)) => {
+                doctor::run(*arguments, INSTALLS, local_runner::examine).await
+            }
             Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments).await,
             Some(Command::Config) => tools::print(&settings_table()),
             Some(Command::Certs(arguments)) => certs::run(&arguments),

@@ -6,7 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use api::project::runner_service_client::RunnerServiceClient;
 use chassis::{Config, channel::RemoteService};
-use host::Host;
+use host::{
+    Host,
+    doctor::{Level, Report},
+};
 use runner::{IsolationPolicy, NetworkSettings, Settings};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +37,23 @@ pub(crate) async fn run(
     let settings = runner_settings(data_dir, config)?;
     let project = RunnerServiceClient::new(project);
     runner::run(project, settings, registered, stop).await
+}
+
+/// Checks the isolation of deployed code on this machine.
+pub(crate) async fn examine(config: &Config, report: &mut Report) {
+    let data_dir = config.data_dir.clone().map_or_else(host::default_data_dir, Ok);
+    let settings = data_dir.and_then(|it| runner_settings(&it, config));
+    let examined = match settings {
+        Ok(settings) => runner::examine_isolation(&settings).await,
+        Err(error) => Err(error),
+    };
+    let Some(isolation) = report.step("isolation", examined, |it| it.description.clone()) else {
+        return;
+    };
+    if !isolation.missing.is_empty() {
+        let message = format!("deployed code runs without {}", isolation.missing.join(", "));
+        report.add("isolation", Level::Warning, message);
+    }
 }
 
 /// Returns the settings of a runner.

@@ -9,8 +9,10 @@ pub mod db;
 pub mod denials;
 pub mod fault_injection;
 pub mod idempotency;
+pub mod key_limits;
 pub mod outbox;
 pub mod page;
+pub mod rate_limit;
 pub mod rule;
 pub mod server;
 pub mod trace;
@@ -18,7 +20,7 @@ pub mod trace;
 pub use primitives::{
     Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, TeamId, UserId,
     budget, clock, credential_mask, datetime, email, error, fold, foreign_text, git_credential, id,
-    key, key_limits, mask, public_address, ssh_key, throttle, timestamp, token, topics,
+    key, mask, public_address, ssh_key, throttle, timestamp, token, topics,
 };
 
 pub use primitives::text_column;

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Name of the stream.
-const STREAM: &str = "TENANTRY";
+pub(super) const STREAM: &str = "TENANTRY";
 
 /// Time-out of a request to NATS.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,6 +55,8 @@ pub struct JetStream {
     pub(super) context: jetstream::Context,
     /// Addresses of the servers, without credentials.
     address: String,
+    /// Smallest number of nodes that store each event.
+    stream_replicas: usize,
     last_error: LastError,
 }
 
@@ -79,8 +81,9 @@ impl LastError {
 }
 
 impl JetStream {
-    /// Connects to a server. If it does not respond, retries in the background, because calls do not need it.
-    pub async fn connect(url: &str, name: &str) -> anyhow::Result<Self> {
+    /// Connects to a server or a cluster. If it does not respond, retries in the background, because calls do
+    /// not need it. `stream_replicas`: number of nodes that store each event.
+    pub async fn connect(url: &str, name: &str, stream_replicas: usize) -> anyhow::Result<Self> {
         let url = NatsUrl::parse(url)?;
         let last_error = LastError::default();
         let recorded = last_error.clone();
@@ -95,15 +98,12 @@ impl JetStream {
         let client = client.context("cannot set up the connection to NATS")?;
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_TIMEOUT);
-        Ok(Self { context, address: url.addresses(), last_error })
+        Ok(Self { context, address: url.addresses(), stream_replicas, last_error })
     }
 
-    /// Returns the stream, and creates it if it is missing.
+    /// Returns the stream. Creates it if it is missing, and adds missing replicas to it.
     pub(super) async fn stream(&self) -> anyhow::Result<stream::Stream> {
-        let version = self.context.client().server_info().version;
-        if !version.is_empty() && is_older(&version, [2, 9, 0]) {
-            bail!("nats-server {version} is too old; install 2.9 or newer");
-        }
+        require_version(&self.context.client().server_info().version)?;
         let config = stream::Config {
             name: STREAM.to_owned(),
             subjects: vec!["tenantry.>".to_owned()],
@@ -113,10 +113,21 @@ impl JetStream {
             max_age: RETENTION,
             deny_delete: true,
             deny_purge: true,
+            num_replicas: self.stream_replicas,
             ..Default::default()
         };
         let stream = self.context.get_or_create_stream(config).await;
-        stream.with_context(|| self.describe_failure())
+        let stream = stream.with_context(|| self.describe_failure())?;
+        let stored = &stream.cached_info().config;
+        if stored.num_replicas < self.stream_replicas {
+            let replicated =
+                stream::Config { num_replicas: self.stream_replicas, ..stored.clone() };
+            let updated = self.context.update_stream(replicated).await;
+            updated.context(
+                "the stream of events does not get the replicas of --nats-stream-replicas",
+            )?;
+        }
+        Ok(stream)
     }
 
     /// Returns the reason for which JetStream cannot be used, and the remedy.
@@ -262,6 +273,14 @@ impl Consumer {
 /// `deploy/nats.conf` each service can publish on its own subjects only.
 fn publisher(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// Fails if a server is too old. The version is empty before the first connection.
+pub(super) fn require_version(version: &str) -> anyhow::Result<()> {
+    if !version.is_empty() && is_older(version, [2, 9, 0]) {
+        bail!("nats-server {version} is too old; install 2.9 or newer");
+    }
+    Ok(())
 }
 
 /// True if a server version is older than `minimum`.

@@ -5,6 +5,7 @@ pub mod cluster;
 mod cursor;
 pub mod dead_letter;
 mod delivery;
+mod examine;
 #[cfg(test)]
 mod fuzz;
 mod jetstream;

@@ -3,9 +3,13 @@
 mod rpc;
 mod socket;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use api::admin::admin_service_server::AdminServiceServer;
+use chassis::Config;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
@@ -49,12 +53,14 @@ impl Host {
 
     /// Returns the path of the socket.
     fn admin_socket(&self) -> Option<PathBuf> {
-        match &self.config.admin_socket {
-            Some(path) if path.as_os_str() == NONE => None,
-            Some(path) => Some(path.clone()),
-            None => Some(self.data_dir.path().join("admin.sock")),
-        }
+        let path = socket_path(&self.config, self.data_dir.path());
+        (path.as_os_str() != NONE).then_some(path)
     }
+}
+
+/// Returns the path of the socket of a process with a data directory, or [`NONE`].
+pub(crate) fn socket_path(config: &Config, data_dir: &Path) -> PathBuf {
+    config.admin_socket.clone().unwrap_or_else(|| data_dir.join("admin.sock"))
 }
 
 /// Returns the reflection service of the socket.

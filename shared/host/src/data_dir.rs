@@ -57,6 +57,12 @@ impl DataDir {
         Ok(Self { path, _lock: Arc::new(lock) })
     }
 
+    /// Opens the directory beside the process that has its lock.
+    pub(crate) fn open_unlocked(path: &Path) -> anyhow::Result<Self> {
+        let lock = File::open(path.join("lock"))?;
+        Ok(Self { path: fs::canonicalize(path)?, _lock: Arc::new(lock) })
+    }
+
     /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path

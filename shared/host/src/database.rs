@@ -33,7 +33,9 @@ pub(crate) async fn prepare(
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + start.patience;
     let mut connection = migrate::connect(options, deadline).await?;
-    check_settings(&mut connection).await?;
+    if !check_settings(&mut connection).await?.is_durable {
+        tracing::warn!("{NOT_DURABLE}");
+    }
     connection_limit::apply(&mut connection, databases, start.connections_max).await?;
     let is_owner = |db: &Db| options.get_username() != roles::name(db.name());
     if start.migrates && databases.iter().any(|(db, _)| is_owner(db)) {
@@ -59,6 +61,19 @@ pub(crate) async fn claim(
     key: &Key,
     key_file: &Path,
 ) -> anyhow::Result<()> {
+    require_key(databases, key, key_file).await?;
+    for (db, _) in databases {
+        db.register_key(key).await?;
+    }
+    Ok(())
+}
+
+/// Checks that all schemas were set up with the secret key, or with none yet.
+pub(crate) async fn require_key(
+    databases: &[(Db, Schema)],
+    key: &Key,
+    key_file: &Path,
+) -> anyhow::Result<()> {
     for (db, _) in databases {
         db.require_key(key).await.with_context(|| {
             format!(
@@ -68,18 +83,30 @@ pub(crate) async fn claim(
             )
         })?;
     }
-    for (db, _) in databases {
-        db.register_key(key).await?;
-    }
     Ok(())
 }
 
-/// Checks the version and encoding of the server, and warns about settings that lose data.
-async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
+/// Settings of a database server.
+pub(crate) struct ServerSettings {
+    /// Version, for example `15.8`.
+    pub(crate) version: String,
+    /// False if a power failure loses committed changes.
+    pub(crate) is_durable: bool,
+}
+
+/// Warning about a server that is not durable.
+pub(crate) const NOT_DURABLE: &str =
+    "fsync or synchronous_commit is off, so a power failure loses data; turn both on in production";
+
+/// Checks the version and encoding of the server.
+pub(crate) async fn check_settings(
+    connection: &mut PgConnection,
+) -> anyhow::Result<ServerSettings> {
     let settings = connection
         .fetch_one(
             "select current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
-                    current_setting('synchronous_commit'), current_setting('fsync')",
+                    current_setting('synchronous_commit'), current_setting('fsync'),
+                    current_setting('server_version')",
         )
         .await?;
     let major: i32 = settings.try_get(0)?;
@@ -88,12 +115,8 @@ async fn check_settings(connection: &mut PgConnection) -> anyhow::Result<()> {
     ensure!(encoding == "UTF8", "the database has the encoding {encoding}; create it with UTF8");
     let synchronous_commit: String = settings.try_get(2)?;
     let fsync: String = settings.try_get(3)?;
-    if synchronous_commit == "off" || fsync == "off" {
-        tracing::warn!(
-            "fsync or synchronous_commit is off, so a power failure loses data; turn both on in production"
-        );
-    }
-    Ok(())
+    let is_durable = synchronous_commit != "off" && fsync != "off";
+    Ok(ServerSettings { version: settings.try_get(4)?, is_durable })
 }
 
 /// Interval of the synchronization with the database's clock.

@@ -201,6 +201,7 @@ impl Host {
         let db =
             Db::new(name, options, self.clock.clone(), self.faults, &self.key, connections_max);
         self.databases.push((db.clone(), Schema { migrations, privileges }));
+        self.add_retention_step(&db, chassis::rate_limit::delete_expired);
         db
     }
 

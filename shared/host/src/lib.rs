@@ -7,6 +7,7 @@ mod connection;
 mod connection_limit;
 mod data_dir;
 mod database;
+pub mod doctor;
 mod grpc_web;
 mod health;
 pub mod healthcheck;

@@ -249,6 +249,26 @@ impl SchemaState {
     }
 }
 
+/// Returns the number of migrations of a schema that are not applied; fails if a newer version has applied
+/// one with which this one does not work.
+pub(crate) async fn pending(
+    connection: &mut PgConnection,
+    name: &str,
+    schema: Schema,
+) -> anyhow::Result<usize> {
+    let sql = format!("set search_path = {name}");
+    // The name is a constant of the code, never a value of a request.
+    connection.execute(AssertSqlSafe(sql)).await?;
+    let mut pending = 0;
+    for migrator in [CHASSIS, schema.migrations] {
+        let state = SchemaState::read(connection, migrator).await;
+        let state = state.with_context(|| format!("the schema {name} cannot be read"))?;
+        state.check_compatible(name)?;
+        pending += state.pending.len();
+    }
+    Ok(pending)
+}
+
 /// True if a migration failed because it did not get a lock in time (55P03).
 fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {

@@ -1,6 +1,6 @@
 //! The program of a service: command line, database, signals and exit code.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use chassis::Config;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     DataDir, Host, Install,
+    doctor::{self, Doctor},
     healthcheck::{self, Healthcheck},
     telemetry::Telemetry,
 };
@@ -37,6 +38,8 @@ struct Arguments {
 enum Command {
     /// Runs the database migrations of this service and exits.
     Migrate(Box<Config>),
+    /// Checks the installation without serving: what a start would refuse, and the systems that it uses.
+    Doctor(Box<Doctor>),
     /// Checks the health of this service; for container health checks.
     Healthcheck(Healthcheck),
 }
@@ -48,6 +51,9 @@ pub fn main(name: &'static str, install: Install) -> ExitCode {
         match command {
             None => Box::pin(serve(name, config, &[install], |_| {})).await,
             Some(Command::Migrate(config)) => migrate(*config, &[install]).await,
+            Some(Command::Doctor(arguments)) => {
+                doctor::run(*arguments, &[install], async |_, _| {}).await
+            }
             Some(Command::Healthcheck(arguments)) => healthcheck::run(arguments).await,
         }
     })
@@ -110,10 +116,7 @@ pub async fn serve(
     let telemetry = Telemetry::start(name, &config)?;
     let data_dir = DataDir::open(config.data_dir.as_deref())?;
     // First of all, because a port in use is the most frequent cause of a failed start.
-    let listener = TcpListener::bind(config.listen).await;
-    let listener = listener.with_context(|| {
-        format!("cannot listen on {}; choose another address with --listen", config.listen)
-    })?;
+    let listener = bind(config.listen).await?;
     let (readiness, health_port) = start_health_port(&config, &telemetry).await?;
     let (options, postgres) = database(&config, &data_dir).await?;
     let host = Host::new(config, options, data_dir);
@@ -128,6 +131,20 @@ pub async fn serve(
     }
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     result
+}
+
+/// Listens on the address of `--listen`.
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; choose another address with --listen")
+    })
+}
+
+/// Listens on the address of `--health-listen`.
+pub(crate) async fn bind_health(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; choose another address with --health-listen")
+    })
 }
 
 /// Installs the services into a host and runs it until a signal.
@@ -169,10 +186,7 @@ pub async fn start_health_port(
     let readiness = Readiness::default();
     let mut port = JoinSet::new();
     if let Some(address) = config.health_listen {
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.with_context(|| {
-            format!("cannot listen on {address}; choose another address with --health-listen")
-        })?;
+        let listener = bind_health(address).await?;
         let metrics: health::Metrics = Arc::new(telemetry.prometheus());
         let stop = CancellationToken::new();
         port.spawn(health::serve(listener, readiness.clone(), Some(metrics), stop));

@@ -1,6 +1,6 @@
 //! Running of a host: start-up, serving and graceful shutdown (drain).
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use chassis::{
@@ -47,11 +47,7 @@ impl Host {
         self.check_services(&rules)?;
         let tls = self.tls()?;
         let address = listener.local_addr()?;
-        ensure!(
-            tls.is_some() || address.ip().is_loopback(),
-            "{address} can be reached from other machines, so it needs --tls-cert, --tls-key and --tls-ca; \
-             without TLS set --listen to a loopback address"
-        );
+        self.require_tls(address, tls.as_ref())?;
 
         // Databases.
         let stop = stop.shared();
@@ -148,8 +144,28 @@ impl Host {
         Ok(())
     }
 
+    /// Fails if the process listens on an address that other machines reach, without TLS.
+    pub(crate) fn require_tls(&self, address: SocketAddr, tls: Option<&Tls>) -> anyhow::Result<()> {
+        ensure!(
+            tls.is_some() || address.ip().is_loopback(),
+            "{address} can be reached from other machines, so it needs --tls-cert, --tls-key and --tls-ca; \
+             without TLS set --listen to a loopback address"
+        );
+        Ok(())
+    }
+
+    /// Fails if events need NATS and there is no URL.
+    pub(crate) fn require_bus(&self) -> anyhow::Result<()> {
+        let has_audit = registry::find("audit")?.serves_any(&self.served);
+        ensure!(
+            self.config.nats_url.is_some() || has_audit,
+            "the audit service is in another process, so this one needs --nats-url"
+        );
+        Ok(())
+    }
+
     /// Reads the TLS files; `None` without TLS.
-    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+    pub(crate) fn tls(&self) -> anyhow::Result<Option<Tls>> {
         match (&self.config.tls_cert, &self.config.tls_key, &self.config.tls_ca) {
             (Some(certificate), Some(key), Some(authority)) => {
                 Ok(Some(Tls::read(certificate, key, authority)?))
@@ -165,11 +181,13 @@ impl Host {
         stop_background: &CancellationToken,
         background: &TaskTracker,
     ) -> anyhow::Result<()> {
-        let has_audit = registry::find("audit")?.serves_any(&self.served);
+        self.require_bus()?;
         let bus = match &self.config.nats_url {
-            Some(url) => Bus::JetStream(Box::new(JetStream::connect(url, "tenantry").await?)),
-            None if has_audit => Bus::Local,
-            None => bail!("the audit service is in another process, so this one needs --nats-url"),
+            Some(url) => {
+                let replicas = self.config.nats_stream_replicas.into();
+                Bus::JetStream(Box::new(JetStream::connect(url, "tenantry", replicas).await?))
+            }
+            None => Bus::Local,
         };
         let databases: Vec<_> = self.databases.iter().map(|it| it.0.clone()).collect();
         let with_audit_channel = |it: &Db| (it.clone(), self.client(it.name(), "audit"));
@@ -187,11 +205,12 @@ impl Host {
 
     /// Builds the server stack around the gRPC services.
     fn stack(&mut self, rules: Rules, denials: Denials) -> anyhow::Result<Stack> {
+        let (db, _) = self.databases.first().context("no service is installed in this process")?;
         let shared = Shared {
             rules,
             access: self.access.clone(),
             running: TaskTracker::new(),
-            keys: KeyLimits::new(&self.clock),
+            keys: KeyLimits::new(db),
             denials,
             limits: Arc::new(Limits::new(&self.config)),
             clock: self.clock.clone(),
@@ -199,7 +218,6 @@ impl Host {
             meter: Meter::new(),
             drop_handlers: self.faults.drop_handlers,
         };
-        ensure!(!self.served.is_empty(), "no service is installed in this process");
         Ok(Stack::new(shared, std::mem::take(&mut self.routes).prepare()))
     }
 

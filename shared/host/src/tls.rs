@@ -135,11 +135,16 @@ impl Tls {
         Duration::from_secs(end.saturating_sub(UnixTime::now().as_secs()))
     }
 
+    /// Returns the number of days until the end of the certificate or of one of its authorities.
+    pub(crate) fn remaining_days(&self) -> u64 {
+        self.remaining().as_secs() / (24 * 3600)
+    }
+
     /// Logs a warning if the certificate expires soon, and an error if it has expired.
     fn warn_before_expiry(&self) {
         let remaining = self.remaining();
         let file = self.0.files.certificate.display();
-        let days = remaining.as_secs() / (24 * 3600);
+        let days = self.remaining_days();
         if remaining.is_zero() {
             tracing::error!(
                 %file,

@@ -66,6 +66,14 @@ impl Mailer {
         Ok(Self::Smtp(Box::new(SmtpDestination { server, from })))
     }
 
+    /// Connects to the SMTP server and signs in, without a mail.
+    pub async fn examine(&self) -> anyhow::Result<()> {
+        let Self::Smtp(smtp) = self else { return Ok(()) };
+        smtp.server.examine().await.map_err(|it| {
+            anyhow::anyhow!("the SMTP server refuses the connection: {it}; check --smtp-url")
+        })
+    }
+
     /// Sends a mail.
     pub(super) async fn send(&self, id: Uuid, message: &EmailMessage) -> SendOutcome {
         let sent = match self {

@@ -146,6 +146,14 @@ impl SmtpServer {
         })
     }
 
+    /// Connects, and authenticates if there are credentials.
+    pub(super) async fn examine(&self) -> Result<(), SmtpFailure> {
+        let mut session =
+            self.connect().await.map_err(|it| SmtpFailure::of(Stage::Session, &it))?;
+        session.connection.abort().await;
+        Ok(())
+    }
+
     async fn try_send(&self, message: &Message) -> Result<(), SmtpFailure> {
         if let Some(mut session) = self.take_idle() {
             match session.begin(message).await {

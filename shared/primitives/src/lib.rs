@@ -15,7 +15,6 @@ mod fuzz;
 pub mod git_credential;
 pub mod id;
 pub mod key;
-pub mod key_limits;
 pub mod mask;
 pub mod public_address;
 pub mod ssh_key;

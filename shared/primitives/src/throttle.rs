@@ -1,25 +1,17 @@
-//! Rate limits by key: calls per minute (GCRA), and failures in a row. Their state is in the memory of one
-//! process, so several replicas together admit a multiple of a limit.
+//! Limits of calls per minute by key (GCRA), of one process.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    num::NonZeroU32,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{hash::Hash, num::NonZeroU32, time::Duration};
 
 use api::error::Reason;
 use governor::{
     Quota, RateLimiter, clock::Clock as GovernorClock, middleware::NoOpMiddleware,
     state::keyed::HashMapStateStore,
 };
-use time::OffsetDateTime;
 
 use crate::{Clock, Error, Result};
 
 /// Number of keys above which the entries of keys that may use their whole limit again are dropped.
-const KEYS_MAX: usize = 10_000;
+pub const KEYS_MAX: usize = 10_000;
 
 /// A limit of calls per minute for each key.
 pub struct Throttle<K: Hash + Eq + Clone>(
@@ -48,60 +40,6 @@ impl<K: Hash + Eq + Clone> Throttle<K> {
             reason: Reason::RateLimited,
             message: message.to_owned(),
             retry_after,
-        })
-    }
-}
-
-/// Number of failures after which a network is blocked.
-const FAILURES_MAX: u32 = 10;
-
-/// Duration of a block, from the last failure on.
-const BLOCK_DURATION: time::Duration = time::Duration::minutes(15);
-
-/// Blocks networks with many failed attempts, so that nobody guesses secrets (PL-13, IN-26).
-pub struct FailureLimiter {
-    clock: Clock,
-    failures: Mutex<HashMap<String, Failures>>,
-    message: &'static str,
-}
-
-/// Failures of one network.
-struct Failures {
-    count: u32,
-    last_at: OffsetDateTime,
-}
-
-impl FailureLimiter {
-    /// Creates a limiter that refuses blocked networks with `message`.
-    pub fn new(clock: &Clock, message: &'static str) -> Self {
-        Self { clock: clock.clone(), failures: Mutex::default(), message }
-    }
-
-    /// Counts a failed attempt from an address.
-    pub fn record_failure(&self, address: &str) {
-        let now = Clock::now(&self.clock);
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() > KEYS_MAX {
-            failures.retain(|_, it| it.last_at + BLOCK_DURATION > now);
-        }
-        let entry = failures.entry(network_of(address));
-        let entry = entry.or_insert(Failures { count: 0, last_at: now });
-        let recent = if entry.last_at + BLOCK_DURATION > now { entry.count } else { 0 };
-        *entry = Failures { count: recent.saturating_add(1), last_at: now };
-    }
-
-    /// Fails if the network of an address is blocked.
-    pub fn check(&self, address: &str) -> Result<()> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = failures.get(&network_of(address)) else { return Ok(()) };
-        let remaining = entry.last_at + BLOCK_DURATION - Clock::now(&self.clock);
-        if entry.count < FAILURES_MAX || remaining.is_negative() {
-            return Ok(());
-        }
-        Err(Error::Limited {
-            reason: Reason::AddressBlocked,
-            message: self.message.to_owned(),
-            retry_after: remaining.unsigned_abs(),
         })
     }
 }

@@ -61,6 +61,11 @@ pub struct Config {
     /// Required unless all services run in one process.
     #[arg(long, env = "NATS_URL", hide_env_values = true)]
     pub nats_url: Option<String>,
+    /// Number of NATS nodes that store each event: 3 for a cluster of three, which goes on without one of
+    /// them. A larger number adds replicas to the existing stream; a smaller one removes none.
+    #[arg(long, env = "TENANTRY_NATS_STREAM_REPLICAS", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub nats_stream_replicas: u8,
     /// Seconds after which a service sends an event that the audit log has not received through NATS to it
     /// directly.
     #[arg(long, env = "TENANTRY_NATS_PATIENCE_S", default_value_t = 5)]

@@ -4,9 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use testkit::{
-    ApiRequest, ApiResponse, GitServer, Options, Repository, SshServer, Suite, eventually,
-};
+use testkit::{ApiRequest, ApiResponse, GitServer, Options, Repository, SshServer, Suite};
 
 use super::push_webhook::{post, push_body, signature};
 use crate::support::{
@@ -288,8 +286,10 @@ async fn branches_are_listed_by_https_and_ssh() {
     let missing = json!({ "repositoryUrl": format!("{}/none/a.git", setup.server.base_url()) });
     let refused = setup.refusal("ListBranches", setup.connected(missing)).await;
     assert_eq!(refused.reason, "GIT_API_FAILED", "{refused}");
-    for method in ["ListBranches", "ListRepositories"] {
-        let request = setup.world.org_request(fields.clone());
+    for (method, fields) in
+        [("ListBranches", fields), ("ListRepositories", setup.connected(json!({})))]
+    {
+        let request = setup.world.org_request(fields);
         let method = format!("{CONNECTIONS}/{method}");
         let refused = setup.world.viewer.call(&method, request).await.unwrap_err();
         assert_eq!(refused.reason, "MISSING_PERMISSION", "{refused}");

@@ -1,4 +1,5 @@
-//! Broken installations, each refused at the start by one sentence with the cause and the remedy.
+//! Broken installations, each refused at the start by one sentence with the cause and the remedy, and found
+//! by `doctor` with the same sentence.
 
 use std::path::{Path, PathBuf};
 
@@ -97,8 +98,8 @@ fn installations(files: &BadFiles, url: &str, latin: &str, occupied: &str) -> Ve
     ]
 }
 
-/// Starts `tenantry`, which must fail within one message; returns the message.
-fn refusal(folder: &Path, broken: &Broken) -> String {
+/// Arguments of a start with a broken installation.
+fn arguments(folder: &Path, broken: &Broken) -> Vec<String> {
     let mut arguments = vec![data_dir(folder), "--database-patience-s=0".to_owned()];
     let is_own = |flag: &str| broken.arguments.iter().any(|it| it.starts_with(flag));
     if !is_own("--listen") {
@@ -108,6 +109,28 @@ fn refusal(folder: &Path, broken: &Broken) -> String {
         arguments.remove(0);
     }
     arguments.extend_from_slice(&broken.arguments);
+    arguments
+}
+
+/// Returns the findings of `tenantry doctor` that are errors, or the refusal of the command line.
+fn diagnosis(folder: &Path, broken: &Broken) -> String {
+    let mut arguments = arguments(folder, broken);
+    arguments.splice(0..0, ["doctor".to_owned(), "--json".to_owned()]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = Process::run("tenantry", &arguments);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "doctor found nothing with {arguments:?}: {error}");
+    let Ok(report) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
+        return error;
+    };
+    let findings = report["findings"].as_array().unwrap().iter();
+    let errors = findings.filter(|it| it["level"] == "error");
+    errors.map(|it| it["message"].to_string()).collect::<Vec<_>>().join("\n")
+}
+
+/// Starts `tenantry`, which must fail within one message; returns the message.
+fn refusal(folder: &Path, broken: &Broken) -> String {
+    let arguments = arguments(folder, broken);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let output = Process::run("tenantry", &arguments);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -140,6 +163,10 @@ async fn every_broken_installation_is_refused_with_its_remedy() {
         let message = refusal(folder.path(), broken);
         if !broken.sentence.iter().all(|it| message.contains(it)) {
             insufficient.push(format!("{:?}: {message}", broken.arguments));
+        }
+        let diagnosis = diagnosis(folder.path(), broken);
+        if !broken.sentence.iter().all(|it| diagnosis.contains(it)) {
+            insufficient.push(format!("doctor {:?}: {diagnosis}", broken.arguments));
         }
     }
     assert!(insufficient.is_empty(), "{}", insufficient.join("\n"));

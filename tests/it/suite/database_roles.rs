@@ -190,6 +190,7 @@ async fn every_privilege_of_the_log_is_listed() {
         "outbox",
         "outbox_cursor",
         "outbox_sequence",
+        "rate_limit",
     ];
     let (common, own): (Vec<_>, Vec<_>) = granted
         .into_iter()

@@ -1,6 +1,6 @@
 //! Outages of NATS: a stop, a deleted stream, redelivery, and publish permissions.
 
-use testkit::{Nats, Options, Person, Suite};
+use testkit::{Nats, NatsCluster, Options, Person, Suite, eventually};
 
 use crate::invitation::acceptance::{accept, invite};
 
@@ -39,6 +39,48 @@ async fn the_log_is_complete_while_nats_is_down() {
     suite.wait_for_log().await;
     nats.restart();
     ann.create_organization("after").await.unwrap();
+    suite.finish().await;
+}
+
+/// With three replicas of the stream, events are delivered while the node that leads it is lost with its
+/// disk. A stream that exists with one replica gets the missing ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_delivered_without_one_node_of_a_cluster() {
+    let mut nats = NatsCluster::start().await;
+    // Longer than the test: no event reaches the log without NATS.
+    let patience = 3_600;
+    let options = |replicas| Options {
+        nats_url: Some(nats.url()),
+        nats_stream_replicas: replicas,
+        nats_patience_s: patience,
+        ..Options::default()
+    };
+    let (single, replicated) = (options(1), options(3));
+    let client = async_nats::connect(nats.url().split(',').collect::<Vec<_>>()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let suite = Suite::start_with(single).await;
+    suite.person("ann@example.com").await;
+    suite.wait_for_log().await;
+    let suite = suite.halt().await.with_options(replicated).start().await;
+    let ann = suite.person("bob@example.com").await;
+    ann.create_organization("before").await.unwrap();
+    suite.wait_for_log().await;
+    let leader = eventually("three replicas that are up to date", async || {
+        let mut stream = context.get_stream("TENANTRY").await.ok()?;
+        let cluster = stream.info().await.ok()?.cluster.clone()?;
+        let current = cluster.replicas.iter().filter(|it| it.current).count();
+        cluster.leader.filter(|_| current == 2)
+    })
+    .await;
+
+    nats.destroy(&leader);
+    ann.create_organization("during").await.unwrap();
+    suite.wait_for_log().await;
+    nats.restart(&leader);
+    ann.create_organization("after").await.unwrap();
+    suite.wait_for_log().await;
+    let (written, logged) = suite.written_and_logged().await;
+    assert_eq!(written, logged);
     suite.finish().await;
 }
 

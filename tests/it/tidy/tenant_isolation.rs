@@ -9,7 +9,7 @@ use testkit::Database;
 use super::{Source, assert_none, files, layers::is_store, services};
 
 /// Tables without a column for the tenant. Each needs another key for its rows.
-const OTHER_TABLES: [&str; 36] = [
+const OTHER_TABLES: [&str; 37] = [
     // Of the deployment.
     "_chassis_migrations",
     "_sqlx_migrations",
@@ -20,6 +20,7 @@ const OTHER_TABLES: [&str; 36] = [
     "inbox",
     "outbox_cursor",
     "plan_limit",
+    "rate_limit",
     "retention",
     "signer",
     "signer_replica",

@@ -31,6 +31,8 @@ use crate::{Database, Person, database, database::of_each_service, eventually, n
 pub struct Options {
     /// URL of a NATS server; without one, events are delivered within the process.
     pub nats_url: Option<String>,
+    /// Number of NATS nodes that store each event; 0 for the default.
+    pub nats_stream_replicas: u8,
     /// Seconds without NATS after which events are sent to the audit log directly; 0 for the default.
     pub nats_patience_s: u64,
     /// URL of a mail server; without one, mails are written to files.
@@ -189,8 +191,12 @@ impl Suite {
     /// Starts a second instance on the same database and NATS server.
     pub async fn replica(&self) -> Self {
         assert!(self.options.nats_url.is_some(), "replicas share a NATS server");
-        let folder = new_replica_folder(self.folder.path());
-        let options = Options { nats_url: self.options.nats_url.clone(), ..Options::default() };
+        let folder = end::new_replica_folder(self.folder.path());
+        let options = Options {
+            nats_url: self.options.nats_url.clone(),
+            sign_ins_max: self.options.sign_ins_max,
+            ..Options::default()
+        };
         Self::launch(options, self.database.share(), folder, self.clock.clone()).await
     }
 
@@ -336,6 +342,7 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         allow_weak_isolation: !rustix::process::geteuid().is_root(),
         // A build that exceeds it must not take all memory of the machine.
         runner_build_memory_mb: Some(1_024),
+        nats_stream_replicas: options.nats_stream_replicas.max(defaults.nats_stream_replicas),
         nats_patience_s: if options.nats_patience_s == 0 {
             defaults.nats_patience_s
         } else {
@@ -376,18 +383,9 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
     Host::new(config, database, data).expect("the settings are valid")
 }
 
-/// A data directory for a replica, with the keys of another one.
-fn new_replica_folder(other: &Path) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    for key in ["secret.key", "audit.key"] {
-        std::fs::copy(other.join(key), folder.path().join(key)).expect("a key");
-    }
-    folder
-}
-
 /// A setting, or its default for 0.
-fn or_default(value: usize, default: usize) -> usize {
-    if value == 0 { default } else { value }
+fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
+    if value == T::default() { default } else { value }
 }
 
 fn install(mut host: Host) -> Host {

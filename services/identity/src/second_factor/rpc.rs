@@ -40,7 +40,7 @@ impl SecondFactorService for Rpc {
     ) -> Reply<pb::ConfirmTotpResponse> {
         let call = Call::of(request)?;
         let account = call.account()?;
-        self.sign_in.throttle_codes(account.user_id)?;
+        self.sign_in.throttle_codes(account.user_id).await?;
         let sealer = self.sign_in.sealer();
         let confirm = async |tx: &mut Tx| {
             let recovery_codes = commands::confirm(tx, sealer, account, &call.message.code).await?;
@@ -58,7 +58,7 @@ impl SecondFactorService for Rpc {
         let call = Call::of(request)?;
         let account = call.account()?;
         account.require_fresh(self.db.now())?;
-        self.sign_in.throttle_codes(account.user_id)?;
+        self.sign_in.throttle_codes(account.user_id).await?;
         let sealer = self.sign_in.sealer();
         let disable = async |tx: &mut Tx| {
             commands::disable(tx, sealer, account, &call.message.code).await?;
@@ -75,7 +75,7 @@ impl SecondFactorService for Rpc {
     ) -> Reply<pb::RegenerateRecoveryCodesResponse> {
         let call = Call::of(request)?;
         let account = call.account()?;
-        self.sign_in.throttle_codes(account.user_id)?;
+        self.sign_in.throttle_codes(account.user_id).await?;
         let sealer = self.sign_in.sealer();
         let regenerate = async |tx: &mut Tx| {
             let code = &call.message.code;

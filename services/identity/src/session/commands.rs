@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use api::{check::Check, error::Reason, identity as pb};
 use chassis::{
-    Account, Call, Clock, Db, Error, Result, Tx, UserId,
+    Account, Call, Db, Error, Result, Tx, UserId,
     call::Context,
     email,
     email::Address,
     key,
-    throttle::{Throttle, network_of},
+    rate_limit::RateLimit,
+    throttle::network_of,
     token::{Kind, Token},
 };
 use identity_rules::{
@@ -52,11 +53,11 @@ pub(crate) struct SignIn {
     /// Encrypts the secrets of authenticators.
     sealer: key::Secret,
     /// Attempts by network of the client.
-    clients: Throttle<String>,
+    clients: RateLimit,
     /// Attempts by e-mail address; for networks from which the account signed in recently, by both.
-    accounts: Throttle<String>,
+    accounts: RateLimit,
     /// Codes of the second factor, by account.
-    codes: Throttle<UserId>,
+    codes: RateLimit,
 }
 
 /// A new session, and its token, which is shown only once.
@@ -79,18 +80,18 @@ impl SignIn {
         db: Db,
         passwords: Arc<PasswordHasher>,
         key: &key::Key,
-        clock: &Clock,
         client_attempts_max: u32,
     ) -> Self {
         // Without a limit for clients there is none for accounts either: for tests and closed networks.
         let account_attempts_max = if client_attempts_max == 0 { 0 } else { ACCOUNT_ATTEMPTS_MAX };
+        let limit = |name, count| RateLimit::per_minute(&db, name, count, TOO_MANY_ATTEMPTS);
         Self {
+            clients: limit("sign-ins of a network", client_attempts_max),
+            accounts: limit("sign-ins of an account", account_attempts_max),
+            codes: limit("codes of an account", ACCOUNT_ATTEMPTS_MAX),
+            sealer: key.derive("second factors"),
             db,
             passwords,
-            sealer: key.derive("second factors"),
-            clients: Throttle::per_minute(client_attempts_max, clock),
-            accounts: Throttle::per_minute(account_attempts_max, clock),
-            codes: Throttle::per_minute(ACCOUNT_ATTEMPTS_MAX, clock),
         }
     }
 
@@ -100,13 +101,13 @@ impl SignIn {
     }
 
     /// Counts an attempt of the client's network, or refuses it.
-    pub(crate) fn throttle_client(&self, context: &Context) -> Result<()> {
-        self.clients.check(&network_of(&context.origin.address), TOO_MANY_ATTEMPTS)
+    pub(crate) async fn throttle_client(&self, context: &Context) -> Result<()> {
+        self.clients.check(&network_of(&context.origin.address)).await
     }
 
     /// Counts a code that is tried for an account, or refuses it.
-    pub(crate) fn throttle_codes(&self, user_id: UserId) -> Result<()> {
-        self.codes.check(&user_id, TOO_MANY_ATTEMPTS)
+    pub(crate) async fn throttle_codes(&self, user_id: UserId) -> Result<()> {
+        self.codes.check(&user_id).await
     }
 
     /// Verifies e-mail address and password. Replaces the stored hash if its parameters are outdated.
@@ -116,7 +117,7 @@ impl SignIn {
         email: &str,
         password: &str,
     ) -> Result<VerifiedPassword> {
-        self.throttle_client(call)?;
+        self.throttle_client(call).await?;
         self.passwords.require_capacity()?;
         let address = email::parse(email);
         let logins = match &address {
@@ -167,8 +168,9 @@ impl SignIn {
         logins: &[Login],
     ) -> Result<()> {
         let Some(address) = address else { return Ok(()) };
-        let Err(refused) = self.accounts.check(&address.canonical, TOO_MANY_ATTEMPTS) else {
-            return Ok(());
+        let refused = match self.accounts.check(&address.canonical).await {
+            Err(refused @ Error::Limited { .. }) => refused,
+            other => return other,
         };
         let client = &context.origin.address;
         let is_known = match logins.first() {
@@ -178,7 +180,7 @@ impl SignIn {
         if !is_known {
             return Err(refused);
         }
-        self.accounts.check(&format!("{} {client}", address.canonical), TOO_MANY_ATTEMPTS)
+        self.accounts.check(&format!("{} {client}", address.canonical)).await
     }
 
     /// Stores a hash of the same password with the current parameters.
@@ -205,7 +207,7 @@ impl SignIn {
         password: &str,
     ) -> Result<VerifiedPassword> {
         // Separate from sign-ins, which are counted by address: they cannot lock out a signed-in person.
-        self.accounts.check(&format!("again {user_id}"), TOO_MANY_ATTEMPTS)?;
+        self.accounts.check(&format!("again {user_id}")).await?;
         let stored = user::store::find_password(&self.db, user_id).await?.unwrap_or_default();
         let password_version = stored.version;
         let matched = self.passwords.verify(&Password::new(password), stored.hash).await?;
@@ -276,7 +278,7 @@ impl SignIn {
         let challenge = store::find_challenge(&self.db, token.id).await?;
         let challenge = challenge.filter(|it| token.matches(&it.secret_hash));
         let challenge = challenge.ok_or_else(invalid_challenge)?;
-        self.throttle_codes(challenge.user_id)?;
+        self.throttle_codes(challenge.user_id).await?;
         let count =
             async |tx: &mut Tx| store::count_attempt(tx, token.id, CHALLENGE_ATTEMPTS_MAX).await;
         let is_allowed = self.db.write_as_system("code", count).await?;
@@ -340,7 +342,7 @@ impl SignIn {
         let session = store::lock(tx, account.user_id, account.credential_id).await?;
         let session = session.ok_or_else(Error::invalid_credential)?;
         if user.totp_enabled_at.is_some() {
-            self.throttle_codes(account.user_id)?;
+            self.throttle_codes(account.user_id).await?;
             self.require_code(tx, account.user_id, code).await?;
         }
         store::update_proved_at(tx, session.reauthenticate(tx.now)).await

@@ -136,7 +136,7 @@ impl SessionService for Rpc {
         request: Request<pb::StartExternalLoginRequest>,
     ) -> Reply<pb::StartExternalLoginResponse> {
         let call = Call::of(request)?;
-        self.sign_in.throttle_client(&call)?;
+        self.sign_in.throttle_client(&call).await?;
         let prepared = self.provider.prepare().await?;
         let start = async |tx: &mut Tx| Ok(self.provider.start(tx, prepared).await?.into());
         reply(self.db.write(&call, start).await?)
@@ -148,7 +148,7 @@ impl SessionService for Rpc {
     ) -> Reply<pb::CompleteExternalLoginResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        self.sign_in.throttle_client(&call)?;
+        self.sign_in.throttle_client(&call).await?;
         let claims = self.provider.exchange(&message.state, &message.code).await?;
         let complete = async |tx: &mut Tx| {
             let user = self.provider.link_account(tx, &claims).await?;

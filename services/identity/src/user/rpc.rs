@@ -43,7 +43,7 @@ pub(crate) struct Rpc {
 impl UserService for Rpc {
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Reply<pb::RegisterResponse> {
         let call = Call::of(request)?;
-        self.sign_in.throttle_client(&call)?;
+        self.sign_in.throttle_client(&call).await?;
         let Registration { draft, password } = (&call.message).try_into()?;
         // Also for an address that has an account already: the reply must take as long.
         let hash = self.passwords.hash_for_new_account(&password).await?;
@@ -59,7 +59,7 @@ impl UserService for Rpc {
         request: Request<pb::RegisterInvitedRequest>,
     ) -> Reply<pb::RegisterInvitedResponse> {
         let call = Call::of(request)?;
-        self.sign_in.throttle_client(&call)?;
+        self.sign_in.throttle_client(&call).await?;
         let Registration { draft, password } = (&call.message).try_into()?;
         let hash = self.passwords.hash_for_new_account(&password).await?;
         let register = async |tx: &mut Tx| {
@@ -187,7 +187,7 @@ impl UserService for Rpc {
         request: Request<pb::RequestPasswordResetRequest>,
     ) -> Reply<pb::RequestPasswordResetResponse> {
         let call = Call::of(request)?;
-        self.sign_in.throttle_client(&call)?;
+        self.sign_in.throttle_client(&call).await?;
         let address = parse_address("email", &call.message.email)?;
         let send = async |tx: &mut Tx| {
             commands::request_password_reset(tx, &self.links, &address).await?;
@@ -201,7 +201,7 @@ impl UserService for Rpc {
         request: Request<pb::ResetPasswordRequest>,
     ) -> Reply<pb::ResetPasswordResponse> {
         let call = Call::of(request)?;
-        self.sign_in.throttle_client(&call)?;
+        self.sign_in.throttle_client(&call).await?;
         let token = parse_link_token(Kind::Reset, &call.message.token)?;
         // Before the expensive hash; checked again under the link's lock.
         let user =
@@ -294,7 +294,7 @@ impl Rpc {
         purpose: Purpose,
         token: &Token,
     ) -> Result<User> {
-        self.sign_in.throttle_client(call)?;
+        self.sign_in.throttle_client(call).await?;
         mailed_link::store::require_valid(&self.db, purpose, token).await
     }
 

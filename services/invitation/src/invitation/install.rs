@@ -1,7 +1,7 @@
 //! Installation of the invitation half of the service.
 
 use api::invitation::invitation_service_server::InvitationServiceServer;
-use chassis::{Db, throttle::FailureLimiter};
+use chassis::{Db, rate_limit::FailureLimit};
 use host::Host;
 
 use super::{
@@ -19,7 +19,7 @@ pub(crate) fn install(host: &mut Host, db: &Db, links: &Links, opt_out_links: &O
         pager: host.pager(),
         identity: identity.clone(),
         links: links.clone(),
-        wrong_links: FailureLimiter::new(host.clock(), blocked),
+        wrong_links: FailureLimit::new(db, "wrong invitation links", blocked),
         invitations_per_hour_max: host.config().invitations_max,
     }));
     let pages = page::site::Pages {

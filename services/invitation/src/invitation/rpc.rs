@@ -15,8 +15,8 @@ use chassis::{
     email,
     error::remote,
     page::Pager,
+    rate_limit::FailureLimit,
     reply,
-    throttle::FailureLimiter,
     token::{Kind, Token},
 };
 use tonic::Request;
@@ -36,7 +36,7 @@ pub(super) struct Rpc {
     pub(super) identity: ServiceChannel,
     pub(super) links: Links,
     /// Blocks network addresses from which too many wrong links were tried.
-    pub(super) wrong_links: FailureLimiter,
+    pub(super) wrong_links: FailureLimit,
     /// Largest number of invitations of one organization in an hour; 0 for no limit.
     pub(super) invitations_per_hour_max: i64,
 }
@@ -220,11 +220,12 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::AcceptInvitationResponse> {
         let call = Call::of(request)?;
         let proof = match &call.message.invitation {
-            Some(accept::Invitation::Token(token)) => Proof::Token(self.token(&call, token)?),
+            Some(accept::Invitation::Token(token)) => Proof::Token(self.token(&call, token).await?),
             Some(accept::Invitation::InvitationId(id)) => Proof::Email(id.parse()?),
             None => return Err(missing_invitation().into()),
         };
-        reply(self.accept(&call, &proof).await?)
+        let accepted = self.accept(&call, &proof).await;
+        reply(self.count_wrong_link(&call, &proof, accepted).await?)
     }
 
     async fn decline_invitation(
@@ -233,17 +234,20 @@ impl InvitationService for Rpc {
     ) -> Reply<pb::DeclineInvitationResponse> {
         let call = Call::of(request)?;
         let proof = match &call.message.invitation {
-            Some(decline::Invitation::Token(token)) => Proof::Token(self.token(&call, token)?),
+            Some(decline::Invitation::Token(token)) => {
+                Proof::Token(self.token(&call, token).await?)
+            }
             Some(decline::Invitation::InvitationId(id)) => Proof::Email(id.parse()?),
             None => return Err(missing_invitation().into()),
         };
         let account = self.confirmed_account(&call, &proof).await?;
         let decline = async |tx: &mut Tx| {
-            let invitation = self.lock_by_proof(tx, &call, &proof, &account).await?;
+            let invitation = self.lock_by_proof(tx, &proof, &account).await?;
             store::update(tx, invitation.decline(&account, tx.now)?).await?;
             Ok(pb::DeclineInvitationResponse {})
         };
-        reply(self.db.write(&call, decline).await?)
+        let declined = self.db.write(&call, decline).await;
+        reply(self.count_wrong_link(&call, &proof, declined).await?)
     }
 
     async fn sign_up(&self, request: Request<pb::SignUpRequest>) -> Reply<pb::SignUpResponse> {
@@ -290,23 +294,44 @@ fn not_found() -> Error {
 
 impl Rpc {
     /// Parses the token of a link. A malformed token is treated as unknown (IN-26).
-    fn token<M>(&self, call: &Call<M>, text: &str) -> Result<Token> {
+    async fn token<M>(&self, call: &Call<M>, text: &str) -> Result<Token> {
         self.wrong_links.check(&call.origin.address)?;
-        Token::parse(Kind::Invitation, text).ok_or_else(|| self.wrong_link(call))
+        match Token::parse(Kind::Invitation, text) {
+            Some(token) => Ok(token),
+            None => Err(self.wrong_link(call).await),
+        }
     }
 
     /// Counts a wrong link for the network address of the call, and returns the error.
-    fn wrong_link<M>(&self, call: &Call<M>) -> Error {
-        self.wrong_links.record_failure(&call.origin.address);
-        not_found()
+    async fn wrong_link<M>(&self, call: &Call<M>) -> Error {
+        let recorded = self.wrong_links.record_failure(&call.origin.address).await;
+        recorded.err().unwrap_or_else(not_found)
+    }
+
+    /// Counts a wrong link after the transaction that did not find its invitation.
+    async fn count_wrong_link<M, T>(
+        &self,
+        call: &Call<M>,
+        proof: &Proof,
+        result: Result<T>,
+    ) -> Result<T> {
+        match (proof, result) {
+            (Proof::Token(_), Err(Error::NotFound(InvitationId::NOUN))) => {
+                Err(self.wrong_link(call).await)
+            }
+            (_, result) => result,
+        }
     }
 
     /// Finds the invitation of a link.
     async fn find_by_link<M>(&self, call: &Call<M>, text: &str) -> Result<(Invitation, LinkKind)> {
-        let token = self.token(call, text)?;
+        let token = self.token(call, text).await?;
         let found = store::get_by_link(&self.db, token.id).await?;
         let kind = found.as_ref().and_then(|it| it.link_kind(&token));
-        found.zip(kind).ok_or_else(|| self.wrong_link(call))
+        match found.zip(kind) {
+            Some(found) => Ok(found),
+            None => Err(self.wrong_link(call).await),
+        }
     }
 
     /// Returns the calling account. If its address is not confirmed, and the proof is a link that was mailed
@@ -337,10 +362,9 @@ impl Rpc {
     }
 
     /// Locks the invitation that a proof is for. An invitation for somebody else is treated as unknown.
-    pub(super) async fn lock_by_proof<M>(
+    pub(super) async fn lock_by_proof(
         &self,
         tx: &mut Tx,
-        call: &Call<M>,
         proof: &Proof,
         account: &Account,
     ) -> Result<Invitation> {
@@ -348,7 +372,7 @@ impl Rpc {
             Proof::Token(token) => {
                 let found = store::lock_by_link(tx, token.id).await?;
                 let opened = found.filter(|it| it.link_kind(token).is_some());
-                opened.ok_or_else(|| self.wrong_link(call))
+                opened.ok_or_else(not_found)
             }
             Proof::Email(id) => {
                 let found = store::lock_by_link(tx, id.0).await?;

@@ -115,7 +115,7 @@ impl Sandboxed {
 }
 
 /// Creates sandboxes.
-pub(super) struct Sandbox {
+pub(crate) struct Sandbox {
     pub(super) accounts: Accounts,
     pub(super) network: Network,
     pub(super) limiter: Limiter,
@@ -163,7 +163,7 @@ impl Sandbox {
     }
 
     /// Returns the isolation that this machine does not provide, each with a remedy.
-    pub(super) fn missing(&self) -> Vec<&'static str> {
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
         let guarantees = [
             (
                 self.has_bubblewrap,
@@ -185,7 +185,7 @@ impl Sandbox {
     }
 
     /// Returns a description for operators, at most 200 bytes.
-    pub(super) fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         let sandbox = if self.has_bubblewrap { "bubblewrap" } else { "no sandbox" };
         let account =
             if self.accounts.are_separate() { "own account" } else { "the runner's account" };

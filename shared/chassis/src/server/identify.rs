@@ -57,12 +57,12 @@ impl Shared {
                 if is_key
                     && account.as_ref().is_err_and(|it| it.reason() == Reason::InvalidCredential)
                 {
-                    self.keys.record_failure(address);
+                    self.keys.record_failure(address).await?;
                 }
                 let account = account?;
                 admit_key(rule, &account)?;
                 if account.key.is_some() && matches!(peer, Peer::Client) {
-                    self.keys.check(account.credential_id, rule.read)?;
+                    self.keys.check(account.credential_id, rule.read).await?;
                 }
                 Some(account)
             }

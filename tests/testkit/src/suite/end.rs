@@ -1,11 +1,13 @@
 //! Stop, restart and final checks of a suite.
 
+use std::path::Path;
+
 use chassis::Clock;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::{Options, Suite, host, install, new_replica_folder};
+use super::{Options, Suite, host, install};
 use crate::{
     Database, bounds, database::of_each_service, deployments::stop_deployments, event_coverage,
     eventually,
@@ -26,6 +28,11 @@ impl StoppedSuite {
     pub async fn start(self) -> Suite {
         self.pool.close().await;
         Suite::launch(self.options, self.database, self.folder, self.clock).await
+    }
+
+    /// Replaces the options.
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options, ..self }
     }
 
     /// Starts another instance on the same database, with a new data directory that has the same keys.
@@ -132,4 +139,13 @@ impl Suite {
         self.pool.close().await;
         self.database.drop().await;
     }
+}
+
+/// A data directory for a replica, with the keys of another one.
+pub(super) fn new_replica_folder(other: &Path) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for key in ["secret.key", "audit.key"] {
+        std::fs::copy(other.join(key), folder.path().join(key)).expect("a key");
+    }
+    folder
 }

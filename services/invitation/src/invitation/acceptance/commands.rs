@@ -35,7 +35,7 @@ impl Rpc {
         }
         let attempt_id = attempt_id(&call.message.request_id)?;
         let account = self.confirmed_account(call, proof).await?;
-        let invitation = match self.reserve(call, proof, &account, attempt_id).await {
+        let invitation = match self.reserve(proof, &account, attempt_id).await {
             Ok(invitation) => invitation,
             // A concurrent call with the same `request_id` may have succeeded: its response counts.
             Err(error) => return self.stored_response(call).await?.ok_or(error),
@@ -98,7 +98,6 @@ impl Rpc {
     /// up to [`RESERVE_TIMEOUT`], because they are released if these accounts are refused.
     async fn reserve(
         &self,
-        call: &Call<AcceptInvitationRequest>,
         proof: &Proof,
         account: &Account,
         attempt_id: Uuid,
@@ -107,7 +106,7 @@ impl Rpc {
         loop {
             let released = self.db.next_commit();
             let reserve = async |tx: &mut Tx| {
-                let invitation = self.lock_by_proof(tx, call, proof, account).await?;
+                let invitation = self.lock_by_proof(tx, proof, account).await?;
                 let reserved = try_reserve(tx, &invitation, account, attempt_id).await?;
                 Ok(reserved.then_some(invitation))
             };

@@ -7,11 +7,10 @@ use api::{
     notification::{self as pb, webhook_service_server::WebhookService},
 };
 use chassis::{
-    Access, Call, Db, Reply, Result, ScopeGrant, Tx, key, mask, page::Pager, reply,
-    throttle::Throttle,
+    Access, Call, Db, Reply, Result, ScopeGrant, Tx, key, mask, page::Pager, rate_limit::RateLimit,
+    reply,
 };
 use tonic::Request;
-use uuid::Uuid;
 
 use super::{
     Webhook, WebhookId, WithSecret,
@@ -29,7 +28,7 @@ pub(crate) struct Rpc {
     /// Key under which the signing secrets are encrypted.
     pub(crate) secrets_key: key::Secret,
     /// Changes by one API key in a minute, besides the rate limit of the key itself (NO-9).
-    pub(crate) changes: Throttle<Uuid>,
+    pub(crate) changes: RateLimit,
 }
 
 /// Fields that can be changed.
@@ -205,8 +204,7 @@ impl Rpc {
     ) -> Result<ScopeGrant> {
         let grant = self.access.scope(call, org_id, project_id).await?;
         if grant.account().key.is_some() {
-            let message = "this API key changed webhooks ten times within a minute; retry later";
-            self.changes.check(&grant.account().credential_id, message)?;
+            self.changes.check(&grant.account().credential_id).await?;
         }
         Ok(grant)
     }
