@@ -9,6 +9,8 @@
 //! | people and teams with a role on a project | `collaborator` |
 //! | extra services of a project, like a database | `addon` |
 //! | connections to Git servers, and their tests | `connection` |
+//! | connections to DNS servers | `dns_connection` |
+//! | records on DNS servers | `dns` |
 //! | push webhooks of git servers | `push` |
 //! | machines on which environments run | `server` |
 //! | calls to identity about organizations | `organization` |
@@ -16,13 +18,15 @@
 //! | SQL statements | `store` |
 //!
 //! The rules are in the crate `project-rules`. Modules import each other in one direction:
-//! `store` ← `connection`, `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ← `task` ←
-//! `runner`, and
+//! `store` ← `connection`, `store` ← `dns` ← `dns_connection`, `store` ← `organization` ← `server`,
+//! `environment` ← `addon`, `push` ← `task` ← `runner`, `dns` ← `runner`, and
 //! `environment`, `push` ← `project` ← `reactions`.
 
 mod addon;
 mod collaborator;
 mod connection;
+mod dns;
+mod dns_connection;
 mod environment;
 mod organization;
 mod project;
@@ -36,14 +40,20 @@ mod task;
 use api::project::{
     addon_service_server::AddonServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
+    dns_connection_service_server::DnsConnectionServiceServer,
     environment_service_server::EnvironmentServiceServer,
     git_connection_service_server::GitConnectionServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
     server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
 };
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
 use chassis::public_address::Exceptions;
+use dns::{dns_client::DnsClient, publisher::Publisher};
 use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
+use url::Url;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
@@ -98,6 +108,17 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         local_repositories: host.config().local_repositories,
     }));
     host.add_retention_step(&db, store::deploy_key::delete_expired);
+    let dns = Arc::new(dns_client(host)?);
+    host.rpc(DnsConnectionServiceServer::new(dns_connection::rpc::Rpc {
+        db: db.clone(),
+        access: access.clone(),
+        pager: pager.clone(),
+        vault: vault.clone(),
+        dns: dns.clone(),
+    }));
+    let publisher = Publisher { db: db.clone(), vault: vault.clone(), dns };
+    let job = publisher.clone();
+    host.task("DNS records", move |stop| job.run(stop));
     let jobs_db = db.clone();
     let jobs_vault = vault.clone();
     host.task("repository credentials", move |stop| {
@@ -107,6 +128,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.rpc(RunnerServiceServer::new(runner::rpc::Rpc {
         db: db.clone(),
         vault,
+        publisher,
         draining: draining.clone(),
     }));
     let hook = push::hook::Hook {
@@ -136,4 +158,16 @@ fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
     let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
     let folder = host.data_dir().path().to_owned();
     Ok(connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder))
+}
+
+/// Returns the client of DNS servers.
+fn dns_client(host: &Host) -> anyhow::Result<DnsClient> {
+    let config = host.config();
+    let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
+    let url = Url::parse(&config.cloudflare_url).context("--cloudflare-url is not a URL")?;
+    let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    ensure!(url.scheme() == "https" || is_loopback, "--cloudflare-url must use https");
+    let cloudflare_url = config.cloudflare_url.trim_end_matches('/').to_owned();
+    let resolver = Resolver::new(config.webhook_dns)?;
+    Ok(DnsClient::new(resolver, exceptions, cloudflare_url, host.key()))
 }
