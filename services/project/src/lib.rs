@@ -49,7 +49,7 @@ use api::project::{
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use chassis::public_address::Exceptions;
+use chassis::{Db, public_address::Exceptions};
 use dns::{dns_client::DnsClient, publisher::Publisher};
 use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
@@ -108,17 +108,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         local_repositories: host.config().local_repositories,
     }));
     host.add_retention_step(&db, store::deploy_key::delete_expired);
-    let dns = Arc::new(dns_client(host)?);
-    host.rpc(DnsConnectionServiceServer::new(dns_connection::rpc::Rpc {
-        db: db.clone(),
-        access: access.clone(),
-        pager: pager.clone(),
-        vault: vault.clone(),
-        dns: dns.clone(),
-    }));
-    let publisher = Publisher { db: db.clone(), vault: vault.clone(), dns };
-    let job = publisher.clone();
-    host.task("DNS records", move |stop| job.run(stop));
+    let publisher = install_dns(host, &db, &vault)?;
     let jobs_db = db.clone();
     let jobs_vault = vault.clone();
     host.task("repository credentials", move |stop| {
@@ -158,6 +148,23 @@ fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
     let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
     let folder = host.data_dir().path().to_owned();
     Ok(connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder))
+}
+
+/// Installs DNS connections and the publication of records.
+fn install_dns(host: &mut Host, db: &Db, vault: &Vault) -> anyhow::Result<Publisher> {
+    let dns = Arc::new(dns_client(host)?);
+    let (access, pager) = (host.access(), host.pager());
+    host.rpc(DnsConnectionServiceServer::new(dns_connection::rpc::Rpc {
+        db: db.clone(),
+        access,
+        pager,
+        vault: vault.clone(),
+        dns: dns.clone(),
+    }));
+    let publisher = Publisher { db: db.clone(), vault: vault.clone(), dns };
+    let job = publisher.clone();
+    host.task("DNS records", move |stop| job.run(stop));
+    Ok(publisher)
 }
 
 /// Returns the client of DNS servers.

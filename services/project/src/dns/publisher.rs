@@ -57,7 +57,7 @@ impl Publisher {
         let id = record.dns_connection_id;
         let connection = store::dns_connection::get(&self.db, record.org_id, id).await?;
         let settings = connection.settings(&self.vault)?;
-        let owner = self.dns.owner(record.org_id, record.environment_id);
+        let owner = self.dns.owner(record.org_id, record.environment_id.to_string());
         let change = async {
             match record.state {
                 State::Pending | State::Published => {
