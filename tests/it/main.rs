@@ -31,6 +31,8 @@ mod identity {
 mod project {
     mod addon_service; // Add-ons: a database for each environment.
     mod collaborator_service; // People and teams of a project.
+    pub(crate) mod dns_connection_service; // Tests, changes and deletion of DNS connections.
+    mod dns_records; // Records of environments on DNS servers, and challenges of runners.
     mod environment_copy; // Copies of environments whose database is busy.
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
     mod failed_tasks; // Programs that run after a failed task.

@@ -46,6 +46,26 @@ pub(crate) const SSHD: Need = Need {
     package: "openssh-server",
     is_installed: || Path::new("/usr/sbin/sshd").exists() && runs("ssh", &["-V"]),
 };
+/// BIND, for tests of dynamic updates of DNS records.
+pub(crate) const NAMED: Need =
+    Need { name: "named", package: "bind9", is_installed: || runs("/usr/sbin/named", &["-v"]) };
+/// dig and nsupdate, for the same tests.
+pub(crate) const DIG: Need =
+    Need { name: "dig", package: "bind9-dnsutils", is_installed: || runs("dig", &["-v"]) };
+/// PowerDNS, for tests of its HTTP API.
+pub(crate) const PDNS: Need = Need {
+    name: "pdns_server",
+    package: "pdns-server",
+    is_installed: || Path::new("/usr/sbin/pdns_server").exists(),
+};
+/// Backend of PowerDNS with a file as its database.
+pub(crate) const PDNS_SQLITE: Need = Need {
+    name: "the SQLite backend of PowerDNS",
+    package: "pdns-backend-sqlite3",
+    is_installed: || Path::new("/usr/share/pdns-backend-sqlite3/schema").exists(),
+};
+/// SQLite, which creates that database.
+pub(crate) const SQLITE: Need = Need::new("sqlite3", || runs("sqlite3", &["-version"]));
 /// Perl, for the sample application of the demo.
 pub(crate) const PERL: Need =
     Need { name: "perl", package: "perl", is_installed: || runs("perl", &["-v"]) };

@@ -9,6 +9,8 @@
 //! | people and teams with a role on a project | `collaborator` |
 //! | extra services of a project, like a database | `addon` |
 //! | connections to Git servers, and their tests | `connection` |
+//! | connections to DNS servers | `dns_connection` |
+//! | records on DNS servers | `dns` |
 //! | push webhooks of git servers | `push` |
 //! | machines on which environments run | `server` |
 //! | calls to identity about organizations | `organization` |
@@ -16,12 +18,15 @@
 //! | SQL statements | `store` |
 //!
 //! The rules are in the crate `project-rules`. Modules import each other in one direction:
-//! `store` ← `connection` ← `push`, `store` ← `organization` ← `server`, `environment` ← `addon`, `push` ←
-//! `task` ← `runner`, and `environment`, `push` ← `project` ← `reactions`.
+//! `store` ← `connection` ← `push`, `store` ← `dns` ← `dns_connection`, `store` ← `organization` ← `server`,
+//! `environment` ← `addon`, `push` ← `task` ← `runner`, `dns` ← `runner`, and
+//! `environment`, `push` ← `project` ← `reactions`.
 
 mod addon;
 mod collaborator;
 mod connection;
+mod dns;
+mod dns_connection;
 mod environment;
 mod organization;
 mod project;
@@ -37,14 +42,20 @@ use std::sync::Arc;
 use api::project::{
     addon_service_server::AddonServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
+    dns_connection_service_server::DnsConnectionServiceServer,
     environment_service_server::EnvironmentServiceServer,
     git_connection_service_server::GitConnectionServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
     server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
 };
-use chassis::public_address::Exceptions;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use chassis::{Db, public_address::Exceptions};
+use dns::{dns_client::DnsClient, publisher::Publisher};
 use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
+use url::Url;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
@@ -100,6 +111,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         local_repositories: host.config().local_repositories,
     }));
     host.add_retention_step(&db, store::deploy_key::delete_expired);
+    let publisher = install_dns(host, &db, &vault)?;
     let jobs_db = db.clone();
     let jobs_vault = vault.clone();
     host.task("repository credentials", move |stop| {
@@ -109,6 +121,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.rpc(RunnerServiceServer::new(runner::rpc::Rpc {
         db: db.clone(),
         vault,
+        publisher,
         draining: draining.clone(),
     }));
     let hook = push::hook::Hook {
@@ -138,4 +151,33 @@ fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
     let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
     let folder = host.data_dir().path().to_owned();
     connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder)
+}
+
+/// Installs DNS connections and the publication of records.
+fn install_dns(host: &mut Host, db: &Db, vault: &Vault) -> anyhow::Result<Publisher> {
+    let dns = Arc::new(dns_client(host)?);
+    let (access, pager) = (host.access(), host.pager());
+    host.rpc(DnsConnectionServiceServer::new(dns_connection::rpc::Rpc {
+        db: db.clone(),
+        access,
+        pager,
+        vault: vault.clone(),
+        dns: dns.clone(),
+    }));
+    let publisher = Publisher { db: db.clone(), vault: vault.clone(), dns };
+    let job = publisher.clone();
+    host.task("DNS records", move |stop| job.run(stop));
+    Ok(publisher)
+}
+
+/// Returns the client of DNS servers.
+fn dns_client(host: &Host) -> anyhow::Result<DnsClient> {
+    let config = host.config();
+    let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
+    let url = Url::parse(&config.cloudflare_url).context("--cloudflare-url is not a URL")?;
+    let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    ensure!(url.scheme() == "https" || is_loopback, "--cloudflare-url must use https");
+    let cloudflare_url = config.cloudflare_url.trim_end_matches('/').to_owned();
+    let resolver = Resolver::new(config.webhook_dns)?;
+    Ok(DnsClient::new(resolver, exceptions, cloudflare_url, host.key()))
 }

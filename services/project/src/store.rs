@@ -1,9 +1,12 @@
 //! SQL statements, one module per table or concept. Statements lock rows in one order: advisory locks on the
-//! organization, then environments by id, their tasks, the project, the server, Git connections, add-ons.
+//! organization, then environments by id, their tasks, the project, the server, Git connections, DNS
+//! connections, DNS records, add-ons.
 
 pub(crate) mod addon;
 pub(crate) mod admission;
 pub(crate) mod deploy_key;
+pub(crate) mod dns_connection;
+pub(crate) mod dns_record;
 pub(crate) mod environment;
 pub(crate) mod git_connection;
 pub(crate) mod organization;

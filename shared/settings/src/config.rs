@@ -181,11 +181,18 @@ pub struct Config {
     /// over https.
     #[arg(long, env = "TENANTRY_WEBHOOK_EXCEPTIONS", value_delimiter = ',')]
     pub webhook_exceptions: Vec<String>,
-    /// Private addresses or networks, with ports, to which tests of connections go, for example of a Git
-    /// server in the own network. With commas between them: `10.1.2.3:22,10.0.0.0/8:443`. Default: none;
-    /// connections go to public addresses.
+    /// Private addresses or networks, with ports, to which the project service connects for connections, for
+    /// example a Git server or a DNS server in the own network. With commas between them:
+    /// `10.1.2.3:22,10.0.0.0/8:443`. Default: none; connections go to public addresses.
     #[arg(long, env = "TENANTRY_CONNECTION_EXCEPTIONS", value_delimiter = ',')]
     pub connection_exceptions: Vec<String>,
+    /// URL of the Cloudflare API, for DNS connections.
+    #[arg(
+        long,
+        env = "TENANTRY_CLOUDFLARE_URL",
+        default_value = "https://api.cloudflare.com/client/v4"
+    )]
+    pub cloudflare_url: String,
     /// DNS server for the host names of webhooks and connections, with its port. Default: the DNS servers of
     /// the system.
     #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]

@@ -3,12 +3,15 @@
 
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
-use testkit::{GitServer, Options, Person, Repository, Suite};
+use testkit::{GitServer, Named, Options, Person, Repository, Suite};
 use tonic::Code;
 
-use crate::support::{
-    fake_runner::FakeRunner,
-    world::{World, merge, new_member, text},
+use crate::{
+    project::dns_connection_service::by_rfc2136,
+    support::{
+        fake_runner::FakeRunner,
+        world::{World, merge, new_member, text},
+    },
 };
 
 /// One row of the table.
@@ -74,9 +77,9 @@ const TABLE: [Row; 9] = [
         capability: "Configure storage, DNS, Git",
         roles: [true, true, false, false],
         feature: Feature::Partial {
-            calls: configure_git,
+            calls: configure_connections,
             keys: false,
-            missing: &["Storage", "Dns"],
+            missing: &["Storage"],
         },
     },
     Row {
@@ -102,13 +105,15 @@ struct Organization {
     changeable: Person,
     /// Server of Git connections.
     git: GitServer,
+    /// Server of DNS connections.
+    named: Named,
 }
 
 /// Password of the account `git` of the Git server.
 const GIT_PASSWORD: &str = "git-passw0rd";
 
 impl Organization {
-    async fn new(suite: &Suite, git: GitServer) -> Self {
+    async fn new(suite: &Suite, git: GitServer, named: Named) -> Self {
         let runner = FakeRunner::new(suite).await;
         runner.heartbeat().await;
         let world = &runner.hosting.world;
@@ -125,7 +130,7 @@ impl Organization {
         }
         let email = "changeable@example.com";
         let changeable = new_member(suite, &world.owner, &world.org, email, "VIEWER").await;
-        Self { runner, environments, removable, changeable, git }
+        Self { runner, environments, removable, changeable, git, named }
     }
 
     fn world(&self) -> &World {
@@ -191,7 +196,7 @@ fn billing(organization: &Organization, _: usize) -> Vec<Call> {
     ]
 }
 
-fn configure_git(organization: &Organization, person: usize) -> Vec<Call> {
+fn configure_connections(organization: &Organization, person: usize) -> Vec<Call> {
     let connection = json!({
         "name": format!("Git of {}", ROLES[person]),
         "testRepositoryUrl": organization.git.url(),
@@ -199,9 +204,12 @@ fn configure_git(organization: &Organization, person: usize) -> Vec<Call> {
     });
     let connection = organization.world().org_request(connection);
     let key = organization.world().org_request(json!({}));
+    let dns = json!({ "name": format!("DNS of {}", ROLES[person]) });
+    let dns = organization.world().org_request(merge(by_rfc2136(&organization.named), dns));
     vec![
         ("project.v1.GitConnectionService/CreateGitConnection", connection),
         ("project.v1.GitConnectionService/CreateDeployKey", key),
+        ("project.v1.DnsConnectionService/CreateDnsConnection", dns),
     ]
 }
 
@@ -218,10 +226,11 @@ fn delete_organization(organization: &Organization, _: usize) -> Vec<Call> {
 async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     let repository = Repository::new("one");
     let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
-    let connection_exceptions = vec![git.exception()];
+    let named = Named::start().await;
+    let connection_exceptions = vec![git.exception(), named.exception()];
     let options = Options { connection_exceptions, ..Options::default() };
     let suite = Suite::start_with(options).await;
-    let organization = Organization::new(&suite, git).await;
+    let organization = Organization::new(&suite, git, named).await;
     let mut keys = vec![];
     for (person, role) in organization.people().into_iter().zip(ROLES) {
         keys.push(full_key(organization.world(), person, role).await);

@@ -8,11 +8,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{GitServer, Options, PASSWORD, Person, Repository, Suite};
+use testkit::{GitServer, Named, Options, PASSWORD, Person, Repository, Suite};
 
-use crate::support::{
-    raw,
-    world::{World, add_member, merge, text},
+use crate::{
+    project::dns_connection_service::by_rfc2136,
+    support::{
+        raw,
+        world::{World, add_member, merge, text},
+    },
 };
 
 /// Rows of a list before its first page.
@@ -25,6 +28,8 @@ struct Rows {
     people: Vec<Person>,
     /// Server of Git connections, and its account.
     git: GitServer,
+    /// Server of DNS connections.
+    named: Named,
 }
 
 /// Password of the account `git` of the Git server.
@@ -42,7 +47,7 @@ const fn list(method: &'static str, field: &'static str) -> List {
     List { method, field, order: "" }
 }
 
-const LISTS: [List; 19] = [
+const LISTS: [List; 20] = [
     list("identity.v1.ApiKeyService/ListApiKeys", "apiKeys"),
     list("identity.v1.ApiKeyService/ListProjectApiKeys", "apiKeys"),
     list("identity.v1.MemberService/ListMembers", "members"),
@@ -56,6 +61,7 @@ const LISTS: [List; 19] = [
     list("notification.v1.MailRuleService/ListMailRules", "mailRules"),
     list("notification.v1.WebhookService/ListWebhooks", "webhooks"),
     list("project.v1.CollaboratorService/ListCollaborators", "collaborators"),
+    list("project.v1.DnsConnectionService/ListDnsConnections", "dnsConnections"),
     list("project.v1.EnvironmentService/ListEnvironments", "environments"),
     list("project.v1.GitConnectionService/ListGitConnections", "gitConnections"),
     List {
@@ -165,6 +171,10 @@ impl Rows {
                 "project.v1.EnvironmentService/CreateEnvironment",
                 project(json!({ "name": format!("row-{number}") })),
             ),
+            "ListDnsConnections" => (
+                "project.v1.DnsConnectionService/CreateDnsConnection",
+                org(merge(by_rfc2136(&self.named), json!({ "name": name }))),
+            ),
             "ListGitConnections" => (
                 "project.v1.GitConnectionService/CreateGitConnection",
                 org(json!({ "name": name, "testRepositoryUrl": self.git.url(),
@@ -216,6 +226,10 @@ impl Rows {
             "ListWebhooks" => {
                 ("notification.v1.WebhookService/DeleteWebhook", org(json!({ "webhookId": id })))
             }
+            "ListDnsConnections" => (
+                "project.v1.DnsConnectionService/DeleteDnsConnection",
+                org(json!({ "dnsConnectionId": id })),
+            ),
             "ListGitConnections" => (
                 "project.v1.GitConnectionService/DeleteGitConnection",
                 org(json!({ "gitConnectionId": id })),
@@ -294,7 +308,8 @@ async fn read_with_changes(
 async fn every_list_is_read_to_its_end_while_its_rows_change() {
     let repository = Repository::new("one");
     let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
-    let connection_exceptions = vec![git.exception()];
+    let named = Named::start().await;
+    let connection_exceptions = vec![git.exception(), named.exception()];
     let options = Options { connection_exceptions, ..Options::default() };
     let suite = Suite::start_with(options).await;
     let world = World::new(&suite).await;
@@ -303,7 +318,7 @@ async fn every_list_is_read_to_its_end_while_its_rows_change() {
     for number in 0..ROWS {
         people.push(suite.person(&format!("row{number}@example.com")).await);
     }
-    let rows = Rows { world, team, people, git };
+    let rows = Rows { world, team, people, git, named };
     // Members first: grants and teams need them; the removed ones join again.
     let mut lists = LISTS.to_vec();
     lists.sort_by_key(|it| !it.method.ends_with("ListMembers"));

@@ -5,9 +5,11 @@
 
 pub mod bounds;
 mod browser;
+mod cloudflare;
 mod database;
 mod deployments;
 mod dns;
+mod dns_servers;
 mod event_coverage;
 mod git_server;
 mod nats;
@@ -26,9 +28,11 @@ mod suite;
 
 pub use audit::Findings;
 pub use browser::Browser;
+pub use cloudflare::Cloudflare;
 pub use database::{Database, config};
 pub use deployments::{stop_deployments, stop_deployments_of_runner};
 pub use dns::Dns;
+pub use dns_servers::{Named, PowerDnsServer};
 pub use git_server::{ApiRequest, ApiResponse, GitRequest, GitServer};
 pub use nats::Nats;
 pub use nats_cluster::NatsCluster;

@@ -73,6 +73,8 @@ pub struct Options {
     pub connection_exceptions: Vec<String>,
     /// DNS server for the hosts of webhooks and connections; the one of the system by default.
     pub webhook_dns: Option<SocketAddr>,
+    /// URL of the API of Cloudflare; the real one by default.
+    pub cloudflare_url: Option<String>,
     /// URL of the Stripe API; without one, plan changes are free.
     pub stripe_url: Option<String>,
     /// Verifier keys of the witnesses of the audit log.
@@ -334,6 +336,7 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
         webhook_exceptions: options.webhook_exceptions.clone(),
         connection_exceptions: options.connection_exceptions.clone(),
         webhook_dns: options.webhook_dns,
+        cloudflare_url: options.cloudflare_url.clone().unwrap_or(defaults.cloudflare_url.clone()),
         audit_witness_keys: options.witness_keys.clone(),
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
@@ -349,10 +352,9 @@ fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: S
             options.nats_patience_s
         },
         mail_console: false,
-        created_orgs_max: if options.created_orgs_max == 0 {
-            1_000
-        } else {
-            options.created_orgs_max
+        created_orgs_max: match options.created_orgs_max {
+            0 => 1_000,
+            max => max,
         },
         sign_ins_max: options.sign_ins_max,
         trusted_proxies: options.trusted_proxies.clone(),

@@ -2,6 +2,7 @@
 //! a test with exactly these settings has passed (PL-24).
 
 pub mod deploy_key;
+pub mod dns;
 pub mod git;
 
 use api::error::Reason;

@@ -9,7 +9,10 @@ use chassis::{Changed, Code, EventTarget, OrgId, Refusal};
 use time::OffsetDateTime;
 
 use self::health::Health;
-use crate::{resources::Resources, types::ServerId};
+use crate::{
+    resources::Resources,
+    types::{DnsConnectionId, ServerId},
+};
 
 /// A server.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct Server {
     pub runner_version: String,
     /// Host and port at which programs reach the databases of add-ons; empty if the server has none.
     pub database_address: String,
+    /// DNS connection of the host names of its environments.
+    pub dns_connection_id: Option<DnsConnectionId>,
     pub last_seen_at: Option<OffsetDateTime>,
     /// Number of changes by people, from 1 on; its text is the etag.
     pub version: i64,
@@ -117,6 +122,8 @@ pub struct Patch {
     pub address: Option<String>,
     /// `Some(None)` sets unlimited capacity.
     pub capacity: Option<Option<Resources>>,
+    /// `Some(None)` removes the connection. The caller has loaded the connection.
+    pub dns_connection_id: Option<Option<DnsConnectionId>>,
 }
 
 /// Number of servers of an organization, and the limit of its plan.
@@ -155,6 +162,7 @@ impl Server {
             limits: String::new(),
             runner_version: String::new(),
             database_address: String::new(),
+            dns_connection_id: None,
             last_seen_at: None,
             version: 1,
             created_at: now,
@@ -176,6 +184,7 @@ impl Server {
         if let Some(capacity) = patch.capacity {
             self.set_capacity(capacity);
         }
+        self.dns_connection_id = patch.dns_connection_id.unwrap_or(self.dns_connection_id);
         if pb::Server::from(&self) == old {
             return Ok(None);
         }

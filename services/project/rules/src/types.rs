@@ -29,6 +29,16 @@ chassis::id!(
     "Git connection"
 );
 chassis::id!(
+    /// Identifies a DNS connection.
+    DnsConnectionId,
+    "DNS connection"
+);
+chassis::id!(
+    /// Identifies a record that the suite publishes on a DNS server.
+    DnsRecordId,
+    "DNS record"
+);
+chassis::id!(
     /// Identifies a deploy key.
     DeployKeyId,
     "deploy key"

@@ -13,12 +13,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::{auth, commands, heartbeat};
-use crate::store;
+use crate::{
+    dns::{challenge::Challenge, publisher::Publisher},
+    store,
+};
 
 /// Implementation of `RunnerService`.
 pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) vault: Vault,
+    pub(crate) publisher: Publisher,
     /// Ends waiting calls when the process shuts down.
     pub(crate) draining: CancellationToken,
 }
@@ -123,5 +127,30 @@ impl RunnerService for Rpc {
             Ok(pb::HeartbeatResponse::from(result))
         };
         reply(self.db.write(&call, record).await?)
+    }
+    async fn set_dns_challenge(
+        &self,
+        request: Request<pb::SetDnsChallengeRequest>,
+    ) -> Reply<pb::SetDnsChallengeResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let runner = auth::authenticate(&self.db, &call, &message.runner).await?;
+        let environment_id = message.environment_id.parse()?;
+        let challenge = Challenge { runner, environment_id, hostname: message.hostname.clone() };
+        challenge.set(&self.publisher, message.value.clone()).await?;
+        reply(pb::SetDnsChallengeResponse {})
+    }
+
+    async fn clear_dns_challenge(
+        &self,
+        request: Request<pb::ClearDnsChallengeRequest>,
+    ) -> Reply<pb::ClearDnsChallengeResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let runner = auth::authenticate(&self.db, &call, &message.runner).await?;
+        let environment_id = message.environment_id.parse()?;
+        let challenge = Challenge { runner, environment_id, hostname: message.hostname.clone() };
+        challenge.clear(&self.publisher).await?;
+        reply(pb::ClearDnsChallengeResponse {})
     }
 }

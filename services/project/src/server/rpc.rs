@@ -106,6 +106,9 @@ impl ServerService for Rpc {
             let server =
                 store::server::lock_connected(tx, grant.org_id(), message.server_id.parse()?)
                     .await?;
+            if let Some(Some(id)) = patch.dns_connection_id {
+                store::dns_connection::load(tx, grant.org_id(), id).await?;
+            }
             let unchanged = pb::Server::from(&server);
             let server = match server.update(patch, &message.etag)? {
                 Some(changed) => (&store::server::update(tx, changed).await?).into(),

@@ -215,6 +215,7 @@ pub(crate) async fn delete(tx: &mut Tx, deleted: Changed<Environment>) -> Result
 }
 
 async fn delete_rows(tx: &mut Tx, environment: &Environment) -> Result<()> {
+    super::dns_record::remove_of_environment(tx, environment.org_id, environment.id).await?;
     // A row of the environment, whose organization is checked below (no org_id).
     query!("delete from environment_report where environment_id = $1", environment.id.0)
         .execute(tx.conn())

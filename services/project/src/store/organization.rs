@@ -35,7 +35,7 @@ pub(crate) async fn status(tx: &mut Tx, org_id: OrgId) -> Result<Status> {
 }
 
 /// Deletes everything that an organization has here. The rows are locked first, in the order of every
-/// operation: environments, tasks, projects, servers, Git connections.
+/// operation: environments, tasks, projects, servers, connections.
 pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("select id from environment where org_id = $1 order by id for update", org_id.0)
         .fetch_all(tx.conn())
@@ -69,6 +69,10 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("delete from addon where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from server where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    // Records on the DNS servers of the organization stay there: without the connection nobody may remove
+    // them.
+    query!("delete from dns_record where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from dns_connection where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from git_connection where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from git_deploy_key where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project_registration where org_id = $1", org_id.0)

@@ -18,7 +18,8 @@ macro_rules! servers {
         query_as!(
             Server,
             "select id, org_id, name, address, cpu_millis, memory_mb, disk_gb, token_hash, health, isolation,
-                    limits, runner_version, last_seen_at, database_address, version, created_at
+                    limits, runner_version, last_seen_at, database_address, dns_connection_id, version,
+                    created_at
              from server " + $rest
             $(, $argument)*
         )
@@ -28,8 +29,8 @@ macro_rules! servers {
 /// Counts the servers of an organization. Other calls of this function for the organization wait until the
 /// transaction ends.
 pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
-    // The second argument separates the advisory locks of environments (0), servers (1), project ids (2) and
-    // connections (3).
+    // The second argument separates the advisory locks of environments (0), servers (1), project ids (2), Git
+    // connections (3) and DNS connections (4).
     query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", org_id.to_string())
         .fetch_one(tx.conn())
         .await?;
@@ -66,7 +67,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Server>) -> Result<Serv
     let server = changed.state();
     query!(
         "update server set name = $3, address = $4, cpu_millis = $5, memory_mb = $6, disk_gb = $7,
-             token_hash = $8, version = version + 1
+             token_hash = $8, dns_connection_id = $9, version = version + 1
          where org_id = $1 and id = $2",
         server.org_id.map(|id| id.0),
         server.id as _,
@@ -76,6 +77,7 @@ pub(crate) async fn update(tx: &mut Tx, changed: Changed<Server>) -> Result<Serv
         server.memory_mb,
         server.disk_gb,
         server.token_hash,
+        server.dns_connection_id.map(|id| id.0),
     )
     .execute(tx.conn())
     .await

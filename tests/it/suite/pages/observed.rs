@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::support::world::{World, add_member, merge, text};
 
 /// Methods whose pages the test reads.
-pub(super) const METHODS: [&str; 11] = [
+pub(super) const METHODS: [&str; 12] = [
     "audit.v1.AuditService/ListAccountEntries",
     "audit.v1.AuditService/ListEntries",
     "identity.v1.AccessService/ListProjectHolders",
@@ -22,6 +22,7 @@ pub(super) const METHODS: [&str; 11] = [
     "notification.v1.MailRuleService/ListSilencedAddresses",
     "notification.v1.NotificationService/ListNotifications",
     "notification.v1.WebhookService/ListDeliveries",
+    "project.v1.DnsConnectionService/ListDnsRecords",
     "project.v1.TaskService/ListTasks",
 ];
 
@@ -252,6 +253,38 @@ impl Scene {
         .await;
     }
 
+    async fn dns_records(&self) {
+        let Self { suite, world, .. } = self;
+        let connection = chassis::id::new();
+        // Its address is never used, because no attempt of the records is due.
+        let insert = "insert into project.dns_connection (id, org_id, name, zone, provider, server_address,
+                          remote_id, key_name, sealed, tested_at, secret_updated_at, creator_id, created_at,
+                          updated_at)
+                      values ($1, $2::uuid, 'Apps', 'apps.example.com', 'cloudflare', '', '', '', '', now(),
+                          now(), $2::uuid, now(), now())";
+        let insert = sqlx::query(insert).bind(connection).bind(&world.org);
+        insert.execute(&suite.pool).await.unwrap();
+        let add = async || {
+            let insert = "insert into project.dns_record (id, org_id, environment_id, dns_connection_id, name,
+                              record_type, value, ttl, state, created_at, updated_at)
+                          values ($1, $2::uuid, $1, $3, 'a.apps.example.com', 'A', '192.0.2.1', 60,
+                              'published', now(), now())";
+            let insert = sqlx::query(insert).bind(chassis::id::new());
+            let insert = insert.bind(&world.org).bind(connection);
+            insert.execute(&suite.pool).await.unwrap();
+        };
+        for _ in 0..ROWS {
+            add().await;
+        }
+        let method = "project.v1.DnsConnectionService/ListDnsRecords";
+        let request = world.org_request(json!({ "dnsConnectionId": connection }));
+        self.check(method, "dnsRecords", request, async |_, _| {
+            add().await;
+            false
+        })
+        .await;
+    }
+
     async fn tasks(&self) {
         let Self { suite, world, .. } = self;
         let connect = world.org_request(json!({ "name": "one", "address": "one.example.com" }));
@@ -289,6 +322,7 @@ impl Scene {
 async fn every_list_of_observations_is_read_to_its_end_while_its_rows_change() {
     let scene = Scene::new().await;
     scene.tasks().await;
+    scene.dns_records().await;
     scene.notices().await;
     scene.silenced_addresses().await;
     scene.entries().await;

@@ -5,7 +5,10 @@ use chassis::{Error, Result, mask, timestamp};
 use time::OffsetDateTime;
 
 use super::{Allocated, Draft, Patch, Server, health::Health};
-use crate::resources::Resources;
+use crate::{
+    resources::Resources,
+    types::{optional_id_text, parse_optional_id},
+};
 
 impl From<Health> for pb::ServerHealth {
     fn from(it: Health) -> Self {
@@ -36,6 +39,7 @@ impl From<&Server> for pb::Server {
             last_seen_time: it.last_seen_at.map(timestamp),
             create_time: Some(timestamp(it.created_at)),
             etag: it.etag(),
+            dns_connection_id: optional_id_text(it.dns_connection_id),
         }
     }
 }
@@ -78,7 +82,7 @@ impl From<&pb::ConnectServerRequest> for Draft {
 }
 
 /// Fields that an update mask may name.
-const UPDATABLE_FIELDS: [&str; 3] = ["name", "address", "capacity"];
+const UPDATABLE_FIELDS: [&str; 4] = ["name", "address", "capacity", "dns_connection_id"];
 
 impl TryFrom<&pb::UpdateServerRequest> for Patch {
     type Error = Error;
@@ -96,6 +100,9 @@ impl TryFrom<&pb::UpdateServerRequest> for Patch {
             name: text("name", &it.name),
             address: text("address", &it.address),
             capacity: is_named("capacity").then(|| it.capacity.as_ref().map(Into::into)),
+            dns_connection_id: is_named("dns_connection_id")
+                .then(|| parse_optional_id(&it.dns_connection_id))
+                .transpose()?,
         })
     }
 }

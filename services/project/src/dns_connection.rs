@@ -1,0 +1,4 @@
+//! DNS connections of organizations.
+
+mod commands;
+pub(crate) mod rpc;
