@@ -8,7 +8,7 @@
 //! | API of runners | `runner` |
 //! | people and teams with a role on a project | `collaborator` |
 //! | extra services of a project, like a database | `addon` |
-//! | connections to Git servers, and their tests | `connection` |
+//! | connections to Git servers and storage, and their tests | `connection` |
 //! | push webhooks of git servers | `push` |
 //! | machines on which environments run | `server` |
 //! | calls to identity about organizations | `organization` |
@@ -33,15 +33,20 @@ mod server;
 mod store;
 mod task;
 
+use std::sync::Arc;
+
 use api::project::{
     addon_service_server::AddonServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
     environment_service_server::EnvironmentServiceServer,
     git_connection_service_server::GitConnectionServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
-    server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
+    server_service_server::ServerServiceServer,
+    storage_connection_service_server::StorageConnectionServiceServer,
+    storage_object_service_server::StorageObjectServiceServer,
+    task_service_server::TaskServiceServer,
 };
-use chassis::public_address::Exceptions;
+use chassis::{Db, public_address::Exceptions};
 use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
 
@@ -88,16 +93,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity,
     }));
-    let prober = prober(host)?;
-    host.rpc(GitConnectionServiceServer::new(connection::rpc::Rpc {
-        db: db.clone(),
-        access: access.clone(),
-        pager: pager.clone(),
-        vault: vault.clone(),
-        prober: prober.into(),
-        local_repositories: host.config().local_repositories,
-    }));
-    host.add_retention_step(&db, store::deploy_key::delete_expired);
+    install_connections(host, &db, &vault)?;
     let jobs_db = db.clone();
     let jobs_vault = vault.clone();
     host.task("repository credentials", move |stop| {
@@ -130,10 +126,42 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the tester of connections.
-fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
+/// Adds connections to Git servers and storage.
+fn install_connections(host: &mut Host, db: &Db, vault: &Vault) -> anyhow::Result<()> {
+    let addresses = address_checker(host)?;
+    let folder = host.data_dir().path().to_owned();
+    let prober = connection::probe::Prober::new(addresses.clone(), folder.clone());
+    host.rpc(GitConnectionServiceServer::new(connection::rpc::Rpc {
+        db: db.clone(),
+        access: host.access(),
+        pager: host.pager(),
+        vault: vault.clone(),
+        prober: prober.into(),
+        local_repositories: host.config().local_repositories,
+    }));
+    host.add_retention_step(db, store::deploy_key::delete_expired);
+    let storage_folder = host.config().storage_folder.clone();
+    let client = connection::storage::client::StorageClient::new(addresses, folder, storage_folder);
+    let client = Arc::new(client);
+    host.rpc(StorageConnectionServiceServer::new(connection::storage::rpc::Rpc {
+        db: db.clone(),
+        access: host.access(),
+        pager: host.pager(),
+        vault: vault.clone(),
+        client: client.clone(),
+    }));
+    host.rpc(StorageObjectServiceServer::new(connection::storage::object::rpc::Rpc {
+        db: db.clone(),
+        vault: vault.clone(),
+        client,
+    }));
+    Ok(())
+}
+
+/// Returns the checker of the addresses of connections.
+fn address_checker(host: &Host) -> anyhow::Result<Arc<connection::address::AddressChecker>> {
     let config = host.config();
     let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
-    let folder = host.data_dir().path().to_owned();
-    Ok(connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder))
+    let resolver = Resolver::new(config.webhook_dns)?;
+    Ok(Arc::new(connection::address::AddressChecker::new(resolver, exceptions)))
 }

@@ -73,11 +73,7 @@ const TABLE: [Row; 9] = [
     Row {
         capability: "Configure storage, DNS, Git",
         roles: [true, true, false, false],
-        feature: Feature::Partial {
-            calls: configure_git,
-            keys: false,
-            missing: &["Storage", "Dns"],
-        },
+        feature: Feature::Partial { calls: configure_connections, keys: false, missing: &["Dns"] },
     },
     Row {
         capability: "Access billing and subscriptions",
@@ -191,7 +187,7 @@ fn billing(organization: &Organization, _: usize) -> Vec<Call> {
     ]
 }
 
-fn configure_git(organization: &Organization, person: usize) -> Vec<Call> {
+fn configure_connections(organization: &Organization, person: usize) -> Vec<Call> {
     let connection = json!({
         "name": format!("Git of {}", ROLES[person]),
         "testRepositoryUrl": organization.git.url(),
@@ -199,9 +195,12 @@ fn configure_git(organization: &Organization, person: usize) -> Vec<Call> {
     });
     let connection = organization.world().org_request(connection);
     let key = organization.world().org_request(json!({}));
+    let storage = json!({ "name": format!("Storage of {}", ROLES[person]), "folder": {} });
+    let storage = organization.world().org_request(storage);
     vec![
         ("project.v1.GitConnectionService/CreateGitConnection", connection),
         ("project.v1.GitConnectionService/CreateDeployKey", key),
+        ("project.v1.StorageConnectionService/CreateStorageConnection", storage),
     ]
 }
 
@@ -219,7 +218,9 @@ async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     let repository = Repository::new("one");
     let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
     let connection_exceptions = vec![git.exception()];
-    let options = Options { connection_exceptions, ..Options::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let storage_folder = Some(folder.path().to_owned());
+    let options = Options { connection_exceptions, storage_folder, ..Options::default() };
     let suite = Suite::start_with(options).await;
     let organization = Organization::new(&suite, git).await;
     let mut keys = vec![];

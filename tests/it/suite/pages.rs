@@ -42,7 +42,7 @@ const fn list(method: &'static str, field: &'static str) -> List {
     List { method, field, order: "" }
 }
 
-const LISTS: [List; 19] = [
+const LISTS: [List; 20] = [
     list("identity.v1.ApiKeyService/ListApiKeys", "apiKeys"),
     list("identity.v1.ApiKeyService/ListProjectApiKeys", "apiKeys"),
     list("identity.v1.MemberService/ListMembers", "members"),
@@ -58,6 +58,7 @@ const LISTS: [List; 19] = [
     list("project.v1.CollaboratorService/ListCollaborators", "collaborators"),
     list("project.v1.EnvironmentService/ListEnvironments", "environments"),
     list("project.v1.GitConnectionService/ListGitConnections", "gitConnections"),
+    list("project.v1.StorageConnectionService/ListStorageConnections", "storageConnections"),
     List {
         method: "project.v1.ProjectService/ListProjects",
         field: "projects",
@@ -170,6 +171,10 @@ impl Rows {
                 org(json!({ "name": name, "testRepositoryUrl": self.git.url(),
                             "token": GIT_PASSWORD })),
             ),
+            "ListStorageConnections" => (
+                "project.v1.StorageConnectionService/CreateStorageConnection",
+                org(json!({ "name": name, "folder": {} })),
+            ),
             "ListProjects" => (
                 "project.v1.ProjectService/CreateProject",
                 org(json!({ "name": name, "repositoryUrl": "https://git.example.com/a.git" })),
@@ -219,6 +224,10 @@ impl Rows {
             "ListGitConnections" => (
                 "project.v1.GitConnectionService/DeleteGitConnection",
                 org(json!({ "gitConnectionId": id })),
+            ),
+            "ListStorageConnections" => (
+                "project.v1.StorageConnectionService/DeleteStorageConnection",
+                org(json!({ "storageConnectionId": id })),
             ),
             "ListProjects" => (
                 "project.v1.ProjectService/DeleteProject",
@@ -295,7 +304,9 @@ async fn every_list_is_read_to_its_end_while_its_rows_change() {
     let repository = Repository::new("one");
     let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
     let connection_exceptions = vec![git.exception()];
-    let options = Options { connection_exceptions, ..Options::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let storage_folder = Some(folder.path().to_owned());
+    let options = Options { connection_exceptions, storage_folder, ..Options::default() };
     let suite = Suite::start_with(options).await;
     let world = World::new(&suite).await;
     let team = world.create_team("the team", &[]).await;

@@ -29,6 +29,11 @@ chassis::id!(
     "Git connection"
 );
 chassis::id!(
+    /// Identifies a storage connection.
+    StorageConnectionId,
+    "storage connection"
+);
+chassis::id!(
     /// Identifies a deploy key.
     DeployKeyId,
     "deploy key"

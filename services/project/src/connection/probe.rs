@@ -1,21 +1,21 @@
 //! Tests of Git connections: `git ls-remote` on a repository. The address is checked before, and git connects
 //! to the checked address only.
 
-use std::{net::IpAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chassis::{
     Result,
     foreign_text::clean_block,
     git_credential::{GitCredential, HOST_KEY_REFUSED, KNOWN_HOSTS},
-    public_address::{Exceptions, not_public},
 };
-use host::resolver::Resolver;
 use project_rules::{
     connection::{TestFailure, git::Probe},
     repository::Scheme,
 };
 use tokio::{process::Command, sync::Semaphore};
+
+use super::address::AddressChecker;
 
 /// Time limit of a test, without the time in which it waits for others.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -23,31 +23,30 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum number of tests at the same time.
 const CONCURRENT_MAX: usize = 8;
 
-/// Environment variable `PATH` of git.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Environment variable `PATH` of git and ssh.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Maximum length of the error output of git that a message contains, in bytes.
 const ERROR_BYTES_MAX: usize = 500;
 
 /// Tester of connections.
 pub(crate) struct Prober {
-    resolver: Resolver,
-    exceptions: Exceptions,
+    addresses: Arc<AddressChecker>,
     /// Directory for temporary files.
     folder: PathBuf,
     slots: Semaphore,
 }
 
 impl Prober {
-    pub(crate) fn new(resolver: Resolver, exceptions: Exceptions, folder: PathBuf) -> Self {
-        Self { resolver, exceptions, folder, slots: Semaphore::new(CONCURRENT_MAX) }
+    pub(crate) fn new(addresses: Arc<AddressChecker>, folder: PathBuf) -> Self {
+        Self { addresses, folder, slots: Semaphore::new(CONCURRENT_MAX) }
     }
 
     /// Tests settings. Returns the host key of the server; empty for HTTPS.
     pub(crate) async fn test(&self, probe: &Probe) -> Result<Result<String, TestFailure>> {
         let _slot = self.slots.acquire().await.context("the tests of connections have ended")?;
-        let address = match self.address(probe).await {
-            Ok(address) => address,
+        let address = match self.addresses.addresses(&probe.endpoint).await {
+            Ok(addresses) => addresses[0],
             Err(failure) => return Ok(Err(failure)),
         };
         // A private directory: `HOME` of git.
@@ -72,20 +71,6 @@ impl Prober {
         let known_hosts = std::fs::read_to_string(home.path().join(KNOWN_HOSTS));
         let host_key = known_hosts.ok().and_then(|it| host_key(&it));
         Ok(Ok(host_key.ok_or_else(|| anyhow::anyhow!("ssh stored no host key"))?))
-    }
-
-    /// Resolves the host; fails unless connections to every one of its addresses are allowed.
-    async fn address(&self, probe: &Probe) -> Result<IpAddr, TestFailure> {
-        let unknown = || TestFailure::UnknownHost(probe.endpoint.host.clone());
-        let host = probe.endpoint.resolvable_host().ok_or_else(unknown)?;
-        let addresses = self.resolver.addresses(&host).await;
-        for ip in &addresses {
-            let is_exception = self.exceptions.contain((*ip, probe.endpoint.port).into());
-            if let Some(why) = not_public(*ip).filter(|_| !is_exception) {
-                return Err(TestFailure::NotPublic { address: ip.to_string(), why });
-            }
-        }
-        addresses.first().copied().ok_or_else(unknown)
     }
 }
 
@@ -130,20 +115,26 @@ async fn run(mut command: Command) -> Result<std::process::Output, TestFailure> 
             "git cannot be started ({error}); install git and openssh-client where the project service runs"
         ))
     })?;
-    let group =
-        child.id().and_then(|it| i32::try_from(it).ok()).and_then(rustix::process::Pid::from_raw);
+    let pid = child.id();
     if let Ok(output) = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await {
         return output.map_err(|it| TestFailure::Server(format!("git failed: {it}")));
     }
+    kill_group(pid);
+    Err(TestFailure::Server(format!("no answer within {} seconds", TIMEOUT.as_secs())))
+}
+
+/// Kills the process group of a child process, which leads it; `None` for a process that has ended.
+pub(super) fn kill_group(leader: Option<u32>) {
+    let group =
+        leader.and_then(|it| i32::try_from(it).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(group) = group {
         // Fails if it has just ended.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    Err(TestFailure::Server(format!("no answer within {} seconds", TIMEOUT.as_secs())))
 }
 
 /// Returns the key in the first line of a `known_hosts` file: `<alias> <type> <base64>`.
-fn host_key(known_hosts: &str) -> Option<String> {
+pub(super) fn host_key(known_hosts: &str) -> Option<String> {
     let mut words = known_hosts.lines().next()?.split(' ').skip(1);
     Some(format!("{} {}", words.next()?, words.next()?))
 }

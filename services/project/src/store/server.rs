@@ -29,7 +29,7 @@ macro_rules! servers {
 /// transaction ends.
 pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
     // The second argument separates the advisory locks of environments (0), servers (1), project ids (2) and
-    // connections (3).
+    // connections (3, storage: 5).
     query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", org_id.to_string())
         .fetch_one(tx.conn())
         .await?;

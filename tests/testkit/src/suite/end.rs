@@ -5,7 +5,10 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::{Options, Suite, host, install, new_replica_folder};
+use super::{
+    Options, Suite,
+    start::{host, install, new_replica_folder},
+};
 use crate::{
     Database, bounds, database::of_each_service, deployments::stop_deployments, event_coverage,
     eventually,
