@@ -44,6 +44,8 @@ mod project {
     pub(crate) mod push_webhook; // Deployments by signed pushes of git servers.
     mod runner_service; // Cleaning of text that runners report.
     mod server_service; // Tokens, plan limits, capacity and health of servers.
+    mod storage_connection_kinds; // SFTP servers and folders.
+    mod storage_connection_service; // Buckets, addresses, default and deletion of storage connections.
     mod task_events; // Requests of people and what runners did, in the audit log.
     mod task_service; // Tasks from the queue to their end.
     mod variables; // Limits and names of variables.
@@ -161,6 +163,7 @@ mod support {
     pub(crate) mod hosting; // A project whose environments really run.
     pub(crate) mod raw; // Calls of any method with any bytes.
     pub(crate) mod service_processes; // Four services as processes.
+    pub(crate) mod storage; // An organization with storage.
     pub(crate) mod suite_process; // The suite as a process that is killed and restarted.
     pub(crate) mod tables; // Search for bytes in all tables.
     pub(crate) mod tampering; // Changes of the stored log by a superuser.

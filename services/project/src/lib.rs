@@ -8,7 +8,7 @@
 //! | API of runners | `runner` |
 //! | people and teams with a role on a project | `collaborator` |
 //! | extra services of a project, like a database | `addon` |
-//! | connections to Git servers, and their tests | `connection` |
+//! | connections to Git servers and storage, and their tests | `connection` |
 //! | connections to DNS servers | `dns_connection` |
 //! | records on DNS servers | `dns` |
 //! | push webhooks of git servers | `push` |
@@ -39,6 +39,7 @@ mod task;
 
 use std::sync::Arc;
 
+use anyhow::{Context, ensure};
 use api::project::{
     addon_service_server::AddonServiceServer,
     collaborator_service_server::CollaboratorServiceServer,
@@ -46,12 +47,13 @@ use api::project::{
     environment_service_server::EnvironmentServiceServer,
     git_connection_service_server::GitConnectionServiceServer,
     project_service_server::ProjectServiceServer, runner_service_server::RunnerServiceServer,
-    server_service_server::ServerServiceServer, task_service_server::TaskServiceServer,
+    server_service_server::ServerServiceServer,
+    storage_connection_service_server::StorageConnectionServiceServer,
+    storage_object_service_server::StorageObjectServiceServer,
+    task_service_server::TaskServiceServer,
 };
-use std::sync::Arc;
-
-use anyhow::{Context, ensure};
 use chassis::{Db, public_address::Exceptions};
+use connection::{address::AddressChecker, probe::Prober};
 use dns::{dns_client::DnsClient, publisher::Publisher};
 use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
@@ -67,7 +69,9 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let identity = host.client("project", "identity");
     let invitation = host.client("project", "invitation");
     let vault = Vault::new(host.key());
-    let prober = Arc::new(prober(host)?);
+    let addresses = address_checker(host)?;
+    let folder = host.data_dir().path().to_owned();
+    let prober = Arc::new(Prober::new(addresses.clone(), folder));
     host.rpc(ProjectServiceServer::new(project::rpc::Rpc {
         db: db.clone(),
         access: access.clone(),
@@ -102,15 +106,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         pager: pager.clone(),
         identity,
     }));
-    host.rpc(GitConnectionServiceServer::new(connection::rpc::Rpc {
-        db: db.clone(),
-        access: access.clone(),
-        pager: pager.clone(),
-        vault: vault.clone(),
-        prober,
-        local_repositories: host.config().local_repositories,
-    }));
-    host.add_retention_step(&db, store::deploy_key::delete_expired);
+    install_connections(host, &db, &vault, &addresses, &prober);
     let publisher = install_dns(host, &db, &vault)?;
     let jobs_db = db.clone();
     let jobs_vault = vault.clone();
@@ -145,12 +141,48 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the tester of connections.
-fn prober(host: &Host) -> anyhow::Result<connection::probe::Prober> {
+/// Adds connections to Git servers and storage.
+fn install_connections(
+    host: &mut Host,
+    db: &Db,
+    vault: &Vault,
+    addresses: &Arc<AddressChecker>,
+    prober: &Arc<Prober>,
+) {
+    let folder = host.data_dir().path().to_owned();
+    host.rpc(GitConnectionServiceServer::new(connection::rpc::Rpc {
+        db: db.clone(),
+        access: host.access(),
+        pager: host.pager(),
+        vault: vault.clone(),
+        prober: prober.clone(),
+        local_repositories: host.config().local_repositories,
+    }));
+    host.add_retention_step(db, store::deploy_key::delete_expired);
+    let storage_folder = host.config().storage_folder.clone();
+    let client =
+        connection::storage::client::StorageClient::new(addresses.clone(), folder, storage_folder);
+    let client = Arc::new(client);
+    host.rpc(StorageConnectionServiceServer::new(connection::storage::rpc::Rpc {
+        db: db.clone(),
+        access: host.access(),
+        pager: host.pager(),
+        vault: vault.clone(),
+        client: client.clone(),
+    }));
+    host.rpc(StorageObjectServiceServer::new(connection::storage::object::rpc::Rpc {
+        db: db.clone(),
+        vault: vault.clone(),
+        client,
+    }));
+}
+
+/// Returns the checker of the addresses of connections.
+fn address_checker(host: &Host) -> anyhow::Result<Arc<AddressChecker>> {
     let config = host.config();
     let exceptions = Exceptions::parse("--connection-exceptions", &config.connection_exceptions)?;
-    let folder = host.data_dir().path().to_owned();
-    connection::probe::Prober::new(Resolver::new(config.webhook_dns)?, exceptions, folder)
+    let resolver = Resolver::new(config.webhook_dns)?;
+    Ok(Arc::new(AddressChecker::new(resolver, exceptions)))
 }
 
 /// Installs DNS connections and the publication of records.

@@ -1,6 +1,6 @@
 //! SQL statements, one module per table or concept. Statements lock rows in one order: advisory locks on the
-//! organization, then environments by id, their tasks, the project, the server, Git connections, DNS
-//! connections, DNS records, add-ons.
+//! organization, then environments by id, their tasks, the project, the server, Git and storage connections,
+//! DNS connections, DNS records, add-ons.
 
 pub(crate) mod addon;
 pub(crate) mod admission;
@@ -16,5 +16,6 @@ pub(crate) mod push;
 pub(crate) mod registration;
 pub(crate) mod report;
 pub(crate) mod server;
+pub(crate) mod storage_connection;
 pub(crate) mod task;
 pub(crate) mod variable;

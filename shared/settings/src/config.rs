@@ -181,9 +181,9 @@ pub struct Config {
     /// over https.
     #[arg(long, env = "TENANTRY_WEBHOOK_EXCEPTIONS", value_delimiter = ',')]
     pub webhook_exceptions: Vec<String>,
-    /// Private addresses or networks, with ports, to which the project service connects for connections, for
-    /// example a Git server or a DNS server in the own network. With commas between them:
-    /// `10.1.2.3:22,10.0.0.0/8:443`. Default: none; connections go to public addresses.
+    /// Private addresses or networks, with ports, to which connections go, for example of a Git server, a DNS
+    /// server or storage in the own network. With commas between them: `10.1.2.3:22,10.0.0.0/8:443`. Default:
+    /// none; connections go to public addresses.
     #[arg(long, env = "TENANTRY_CONNECTION_EXCEPTIONS", value_delimiter = ',')]
     pub connection_exceptions: Vec<String>,
     /// URL of the Cloudflare API, for DNS connections.
@@ -193,6 +193,11 @@ pub struct Config {
         default_value = "https://api.cloudflare.com/client/v4"
     )]
     pub cloudflare_url: String,
+    /// Directory in which organizations may store files with connections to folders, each in a subdirectory
+    /// of its own. It must exist; several processes of the project service need a shared one. Default: none,
+    /// such connections are refused.
+    #[arg(long, env = "TENANTRY_STORAGE_FOLDER")]
+    pub storage_folder: Option<PathBuf>,
     /// DNS server for the host names of webhooks and connections, with its port. Default: the DNS servers of
     /// the system.
     #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]

@@ -76,11 +76,7 @@ const TABLE: [Row; 9] = [
     Row {
         capability: "Configure storage, DNS, Git",
         roles: [true, true, false, false],
-        feature: Feature::Partial {
-            calls: configure_connections,
-            keys: false,
-            missing: &["Storage"],
-        },
+        feature: Feature::Present { calls: configure_connections, keys: false },
     },
     Row {
         capability: "Access billing and subscriptions",
@@ -206,10 +202,13 @@ fn configure_connections(organization: &Organization, person: usize) -> Vec<Call
     let key = organization.world().org_request(json!({}));
     let dns = json!({ "name": format!("DNS of {}", ROLES[person]) });
     let dns = organization.world().org_request(merge(by_rfc2136(&organization.named), dns));
+    let storage = json!({ "name": format!("Storage of {}", ROLES[person]), "folder": {} });
+    let storage = organization.world().org_request(storage);
     vec![
         ("project.v1.GitConnectionService/CreateGitConnection", connection),
         ("project.v1.GitConnectionService/CreateDeployKey", key),
         ("project.v1.DnsConnectionService/CreateDnsConnection", dns),
+        ("project.v1.StorageConnectionService/CreateStorageConnection", storage),
     ]
 }
 
@@ -228,7 +227,9 @@ async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
     let named = Named::start().await;
     let connection_exceptions = vec![git.exception(), named.exception()];
-    let options = Options { connection_exceptions, ..Options::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let storage_folder = Some(folder.path().to_owned());
+    let options = Options { connection_exceptions, storage_folder, ..Options::default() };
     let suite = Suite::start_with(options).await;
     let organization = Organization::new(&suite, git, named).await;
     let mut keys = vec![];

@@ -64,6 +64,7 @@ const LISTS: [List; 20] = [
     list("project.v1.DnsConnectionService/ListDnsConnections", "dnsConnections"),
     list("project.v1.EnvironmentService/ListEnvironments", "environments"),
     list("project.v1.GitConnectionService/ListGitConnections", "gitConnections"),
+    list("project.v1.StorageConnectionService/ListStorageConnections", "storageConnections"),
     List {
         method: "project.v1.ProjectService/ListProjects",
         field: "projects",
@@ -180,6 +181,10 @@ impl Rows {
                 org(json!({ "name": name, "testRepositoryUrl": self.git.url(),
                             "token": GIT_PASSWORD })),
             ),
+            "ListStorageConnections" => (
+                "project.v1.StorageConnectionService/CreateStorageConnection",
+                org(json!({ "name": name, "folder": {} })),
+            ),
             "ListProjects" => (
                 "project.v1.ProjectService/CreateProject",
                 org(json!({ "name": name, "repositoryUrl": "https://git.example.com/a.git" })),
@@ -233,6 +238,10 @@ impl Rows {
             "ListGitConnections" => (
                 "project.v1.GitConnectionService/DeleteGitConnection",
                 org(json!({ "gitConnectionId": id })),
+            ),
+            "ListStorageConnections" => (
+                "project.v1.StorageConnectionService/DeleteStorageConnection",
+                org(json!({ "storageConnectionId": id })),
             ),
             "ListProjects" => (
                 "project.v1.ProjectService/DeleteProject",
@@ -310,7 +319,9 @@ async fn every_list_is_read_to_its_end_while_its_rows_change() {
     let git = GitServer::start(repository.path(), "git", GIT_PASSWORD).await;
     let named = Named::start().await;
     let connection_exceptions = vec![git.exception(), named.exception()];
-    let options = Options { connection_exceptions, ..Options::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let storage_folder = Some(folder.path().to_owned());
+    let options = Options { connection_exceptions, storage_folder, ..Options::default() };
     let suite = Suite::start_with(options).await;
     let world = World::new(&suite).await;
     let team = world.create_team("the team", &[]).await;

@@ -21,6 +21,7 @@ mod port;
 mod process;
 mod receiver;
 mod repository;
+mod s3_server;
 mod smtp;
 mod ssh_server;
 mod stripe;
@@ -42,12 +43,13 @@ pub use port::{ReservedListener, ReservedPort};
 pub use process::{Process, binary};
 pub use receiver::{Receiver, Request, Response};
 pub use repository::Repository;
+pub use s3_server::{S3Fault, S3Server};
 pub use smtp::Smtp;
 pub use ssh_server::SshServer;
 pub use stripe::{Stripe, Subscription as StripeSubscription};
 pub use suite::{Options, StoppedSuite, Suite};
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// Longest wait for background work.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,4 +69,24 @@ pub async fn eventually<T>(event: &str, poll: impl AsyncFn() -> Option<T>) -> T 
         panic!("{event} did not happen within {TIMEOUT:?}");
     };
     value
+}
+
+/// Files below a directory: relative paths and contents, by path.
+pub fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = vec![];
+    let mut directories = vec![directory.to_owned()];
+    while let Some(current) = directories.pop() {
+        for entry in std::fs::read_dir(&current).expect("a readable directory") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                let name = path.strip_prefix(directory).expect("a path below the directory");
+                let content = std::fs::read(&path).expect("a readable file");
+                files.push((name.display().to_string(), content));
+            }
+        }
+    }
+    files.sort();
+    files
 }

@@ -1,5 +1,5 @@
-//! An OpenSSH server for git over SSH, as the account of the test, which opens sessions with its authorized
-//! keys only.
+//! An OpenSSH server for git over SSH and for SFTP, as the account of the test, which opens sessions with its
+//! authorized keys only.
 
 use std::{
     fs,
@@ -35,7 +35,8 @@ impl SshServer {
         fs::write(server.file("authorized_keys"), "").expect("the file can be written");
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n",
+             StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             Subsystem sftp internal-sftp\n",
             server.port.number(),
             server.file("host_key").display(),
             server.file("authorized_keys").display(),
@@ -85,6 +86,16 @@ impl SshServer {
     /// URL of a path of this machine.
     pub fn url(&self, path: &Path) -> String {
         format!("ssh://{}@127.0.0.1:{}{}", self.account, self.port.number(), path.display())
+    }
+
+    /// Account that the keys open.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// Port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// Address and port, for the setting of connection exceptions.

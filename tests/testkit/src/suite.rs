@@ -1,19 +1,22 @@
 //! The whole suite in the test process, on a free port.
 
 mod end;
+mod start;
 
 pub use end::StoppedSuite;
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use api::{
     identity::{self as pb, organization_service_client::OrganizationServiceClient},
     notification::{self as ntf, alert_service_client::AlertServiceClient},
     project::environment_service_client::EnvironmentServiceClient,
 };
-use chassis::{Clock, Config, FaultInjection, channel::ServiceChannel};
+use chassis::{Clock, FaultInjection, channel::ServiceChannel};
 use health::Readiness;
-use host::{DataDir, Host, Telemetry};
 use ipnet::IpNet;
 use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr, postgres::PgConnectOptions};
 use tempfile::TempDir;
@@ -24,7 +27,8 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Database, Person, database, database::of_each_service, eventually, network, stripe};
+use self::start::{host, install, new_replica_folder, start_logging};
+use crate::{Database, Person, database::of_each_service, eventually, network};
 
 /// Settings that differ from the defaults.
 #[derive(Default)]
@@ -69,8 +73,10 @@ pub struct Options {
     pub clock_error: chassis::clock::Duration,
     /// Addresses that are not public and to which webhooks are allowed.
     pub webhook_exceptions: Vec<String>,
-    /// Addresses that are not public and to which tests of connections are allowed.
+    /// Addresses that are not public and to which connections are allowed.
     pub connection_exceptions: Vec<String>,
+    /// Directory for connections to folders.
+    pub storage_folder: Option<PathBuf>,
     /// DNS server for the hosts of webhooks and connections; the one of the system by default.
     pub webhook_dns: Option<SocketAddr>,
     /// URL of the API of Cloudflare; the real one by default.
@@ -99,6 +105,8 @@ pub struct Suite {
     pub billing_to_identity: ServiceChannel,
     /// Channel for calls of the project service to audit.
     pub project_to_audit: ServiceChannel,
+    /// Channel for calls of the audit service to project.
+    pub audit_to_project: ServiceChannel,
     /// Channel for calls of the project service to identity.
     pub project_to_identity: ServiceChannel,
     monitoring_to_invitation: ServiceChannel,
@@ -154,6 +162,7 @@ impl Suite {
         let monitoring_to_invitation = host.client("monitoring", "invitation");
         let billing_to_project = host.client("billing", "project");
         let project_to_audit = host.client("project", "audit");
+        let audit_to_project = host.client("audit", "project");
         let project_to_identity = host.client("project", "identity");
 
         let stop = CancellationToken::new();
@@ -179,6 +188,7 @@ impl Suite {
             address,
             billing_to_identity,
             project_to_audit,
+            audit_to_project,
             project_to_identity,
             monitoring_to_invitation,
             billing_to_project,
@@ -193,7 +203,7 @@ impl Suite {
     /// Starts a second instance on the same database and NATS server.
     pub async fn replica(&self) -> Self {
         assert!(self.options.nats_url.is_some(), "replicas share a NATS server");
-        let folder = end::new_replica_folder(self.folder.path());
+        let folder = start::new_replica_folder(self.folder.path());
         let options = Options {
             nats_url: self.options.nats_url.clone(),
             sign_ins_max: self.options.sign_ins_max,
@@ -317,82 +327,4 @@ impl Suite {
         })
         .await;
     }
-}
-
-/// Prints the log of the suite if the environment variable `RUST_LOG` is set.
-fn start_logging() {
-    if let Ok(log) = std::env::var("RUST_LOG") {
-        // Fails for the second suite of a process: the subscriber is already set.
-        let _ = Telemetry::start("test", &Config { log, ..database::config() });
-    }
-}
-
-fn host(options: &Options, database: PgConnectOptions, folder: &Path, address: SocketAddr) -> Host {
-    let defaults = database::config();
-    let config = Config {
-        listen: address,
-        invitations_max: options.invitations_max,
-        invitation_mails_max: options.invitation_mails_max,
-        webhook_exceptions: options.webhook_exceptions.clone(),
-        connection_exceptions: options.connection_exceptions.clone(),
-        webhook_dns: options.webhook_dns,
-        cloudflare_url: options.cloudflare_url.clone().unwrap_or(defaults.cloudflare_url.clone()),
-        audit_witness_keys: options.witness_keys.clone(),
-        nats_url: options.nats_url.clone(),
-        smtp_url: options.smtp_url.clone().map(Into::into),
-        local_repositories: true,
-        // Full isolation needs root; without it deployed code runs in a weaker sandbox.
-        allow_weak_isolation: !rustix::process::geteuid().is_root(),
-        // A build that exceeds it must not take all memory of the machine.
-        runner_build_memory_mb: Some(1_024),
-        nats_stream_replicas: options.nats_stream_replicas.max(defaults.nats_stream_replicas),
-        nats_patience_s: if options.nats_patience_s == 0 {
-            defaults.nats_patience_s
-        } else {
-            options.nats_patience_s
-        },
-        mail_console: false,
-        created_orgs_max: match options.created_orgs_max {
-            0 => 1_000,
-            max => max,
-        },
-        sign_ins_max: options.sign_ins_max,
-        trusted_proxies: options.trusted_proxies.clone(),
-        oidc_issuer: options.oidc_issuer.clone(),
-        oidc_client_id: options.oidc_issuer.is_some().then(|| "tenantry".to_owned()),
-        oidc_client_secret: options.oidc_issuer.is_some().then(|| "secret".into()),
-        in_flight_max: or_default(options.in_flight_max, defaults.in_flight_max),
-        connections_max: or_default(options.connections_max, defaults.connections_max),
-        connection_age_ms_max: match options.connection_age_ms_max {
-            0 => defaults.connection_age_ms_max,
-            age => age,
-        },
-        web_origins: options.web_origins.clone(),
-        open_calls_per_org_max: or_default(
-            options.open_calls_per_org_max,
-            defaults.open_calls_per_org_max,
-        ),
-        ..defaults
-    };
-    let config = match &options.stripe_url {
-        Some(url) => stripe::configure(config, folder, url),
-        None => config,
-    };
-    let data = DataDir::open(Some(folder)).expect("the data directory can be opened");
-    // If the tests run as root, deployed code runs as another account, which must be able to enter it.
-    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("the mode of the data directory can be set");
-    Host::new(config, database, data).expect("the settings are valid")
-}
-
-/// A setting, or its default for 0.
-fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
-    if value == T::default() { default } else { value }
-}
-
-fn install(mut host: Host) -> Host {
-    for install in tenantry::INSTALLS {
-        install(&mut host).expect("a service installs");
-    }
-    host
 }

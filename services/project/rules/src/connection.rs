@@ -4,6 +4,7 @@
 pub mod deploy_key;
 pub mod dns;
 pub mod git;
+pub mod storage;
 
 use api::error::Reason;
 use chassis::{Code, Refusal};
@@ -20,8 +21,8 @@ pub enum TestFailure {
     )]
     Server(String),
     #[error(
-        "the server has another host key than the connection; if the change is intended, set host_key to the \
-         new key with UpdateGitConnection"
+        "the server has another host key than the connection; if the change is intended, update host_key of \
+         the connection to the new key"
     )]
     HostKeyChanged,
     #[error(
@@ -31,13 +32,20 @@ pub enum TestFailure {
     NotPublic { address: String, why: &'static str },
     #[error("the host {0} has no address; check the URL and its DNS records")]
     UnknownHost(String),
+    #[error(
+        "this server allows no connections to folders; use s3 or sftp, or have the operator set \
+         --storage-folder"
+    )]
+    NoFolders,
 }
 
 impl Refusal for TestFailure {
     fn code(&self) -> Code {
         match self {
             Self::Server(_) | Self::HostKeyChanged => Code::FailedPrecondition,
-            Self::NotPublic { .. } | Self::UnknownHost(_) => Code::InvalidArgument,
+            Self::NotPublic { .. } | Self::UnknownHost(_) | Self::NoFolders => {
+                Code::InvalidArgument
+            }
         }
     }
 
@@ -45,18 +53,35 @@ impl Refusal for TestFailure {
         match self {
             Self::Server(_) => Reason::ConnectionTestFailed,
             Self::HostKeyChanged => Reason::ConnectionHostKeyChanged,
-            Self::NotPublic { .. } | Self::UnknownHost(_) => Reason::ConnectionTargetForbidden,
+            Self::NotPublic { .. } | Self::UnknownHost(_) | Self::NoFolders => {
+                Reason::ConnectionTargetForbidden
+            }
         }
     }
 
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Server(_) | Self::HostKeyChanged => vec![],
+            Self::Server(_) | Self::HostKeyChanged | Self::NoFolders => vec![],
             Self::NotPublic { address, why } => {
                 vec![("address", address.clone()), ("why", (*why).to_owned())]
             }
             Self::UnknownHost(host) => vec![("address", host.clone())],
         }
+    }
+}
+
+/// The storage of a connection refused an object. The text is cleaned and without secrets.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the storage failed: {0}; test the connection, and correct its settings or the storage")]
+pub struct StorageFailed(pub String);
+
+impl Refusal for StorageFailed {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+
+    fn reason(&self) -> Reason {
+        Reason::StorageFailed
     }
 }
 
@@ -74,7 +99,21 @@ pub struct ConnectionUsers {
     pub listed: Vec<ConnectionUser>,
 }
 
-/// Largest number of projects that a refusal lists.
+/// An object of another service that uses a storage connection, for example an export of the audit log.
+pub struct StorageConsumer {
+    pub id: String,
+    pub name: String,
+}
+
+/// Objects that use a storage connection.
+#[derive(Default)]
+pub struct StorageConsumers {
+    pub count: i64,
+    /// The oldest of them, at most [`LISTED_USERS_MAX`].
+    pub listed: Vec<StorageConsumer>,
+}
+
+/// Largest number of projects or consumers that a refusal lists.
 pub const LISTED_USERS_MAX: i64 = 20;
 
 /// Refusals to create, change or delete a connection.
@@ -90,6 +129,11 @@ pub enum Refused {
     DeployKeyLimit(i64),
     #[error("{count} projects use the connection; give them another one first: {}", .names.join(", "))]
     InUse { count: i64, names: Vec<String>, ids: Vec<String> },
+    #[error(
+        "{count} exports of the audit log use the connection; delete them first: {}",
+        .names.join(", ")
+    )]
+    StorageInUse { count: i64, names: Vec<String>, ids: Vec<String> },
 }
 
 impl Refused {
@@ -98,6 +142,12 @@ impl Refused {
         let (ids, names) = users.listed.into_iter().map(|it| (it.id, it.name)).unzip();
         (users.count > 0).then_some(Self::InUse { count: users.count, names, ids })
     }
+
+    /// `None`: nothing uses the connection.
+    fn storage_in_use(consumers: StorageConsumers) -> Option<Self> {
+        let (ids, names) = consumers.listed.into_iter().map(|it| (it.id, it.name)).unzip();
+        (consumers.count > 0).then_some(Self::StorageInUse { count: consumers.count, names, ids })
+    }
 }
 
 impl Refusal for Refused {
@@ -105,7 +155,7 @@ impl Refusal for Refused {
         match self {
             Self::Stale => Code::Aborted,
             Self::Limit(_) | Self::DeployKeyLimit(_) => Code::ResourceExhausted,
-            Self::InUse { .. } => Code::FailedPrecondition,
+            Self::InUse { .. } | Self::StorageInUse { .. } => Code::FailedPrecondition,
         }
     }
 
@@ -113,7 +163,7 @@ impl Refusal for Refused {
         match self {
             Self::Stale => Reason::Conflict,
             Self::Limit(_) | Self::DeployKeyLimit(_) => Reason::ConnectionLimitReached,
-            Self::InUse { .. } => Reason::ConnectionInUse,
+            Self::InUse { .. } | Self::StorageInUse { .. } => Reason::ConnectionInUse,
         }
     }
 
@@ -123,6 +173,9 @@ impl Refusal for Refused {
             Self::Limit(limit) | Self::DeployKeyLimit(limit) => vec![("limit", limit.to_string())],
             Self::InUse { count, ids, .. } => {
                 vec![("projects", count.to_string()), ("project_ids", ids.join(","))]
+            }
+            Self::StorageInUse { count, ids, .. } => {
+                vec![("exports", count.to_string()), ("export_ids", ids.join(","))]
             }
         }
     }

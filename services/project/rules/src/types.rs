@@ -39,6 +39,11 @@ chassis::id!(
     "DNS record"
 );
 chassis::id!(
+    /// Identifies a storage connection.
+    StorageConnectionId,
+    "storage connection"
+);
+chassis::id!(
     /// Identifies a deploy key.
     DeployKeyId,
     "deploy key"

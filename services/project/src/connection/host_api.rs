@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use chassis::{Result, assert_no_transaction};
-use project_rules::connection::{
-    TestFailure,
-    git::host_api::{
-        Api, ApiAccess, ApiFailure, find_webhook, parse_repositories, repository_path,
+use project_rules::{
+    connection::{
+        TestFailure,
+        git::host_api::{
+            Api, ApiAccess, ApiFailure, find_webhook, parse_repositories, repository_path,
+        },
     },
+    repository::Endpoint,
 };
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::{Value, json};
@@ -57,12 +61,10 @@ struct ApiResponse {
 impl HostApi {
     /// Resolves the host of the API and checks its addresses.
     pub(crate) async fn connect(prober: &Prober, access: ApiAccess) -> Result<Self> {
-        let url = Url::parse(&access.base_url).map_err(anyhow::Error::from)?;
-        let unknown = || TestFailure::UnknownHost(access.base_url.clone());
-        let host = url.host().ok_or_else(unknown)?.to_owned();
-        let port = url.port_or_known_default().ok_or_else(unknown)?;
-        let http = prober.http_client(&host, port).await?;
-        Ok(Self { http, access })
+        let endpoint = Endpoint::of(&access.base_url);
+        let endpoint = endpoint.ok_or(TestFailure::UnknownHost(access.base_url.clone()))?;
+        let http = prober.addresses().http_client(&endpoint).await?.build();
+        Ok(Self { http: http.context("the HTTP client cannot be built")?, access })
     }
 
     /// Returns a page of the repositories that the access token reads. `page`: from 1 on.

@@ -2,9 +2,10 @@
 //! and the program connects to the checked address only.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,20 +14,18 @@ use chassis::{
     Result,
     foreign_text::clean_block,
     git_credential::{GitCredential, HOST_KEY_REFUSED, KNOWN_HOSTS},
-    public_address::{Exceptions, not_public},
 };
-use host::resolver::Resolver;
 use project_rules::{
     connection::{TestFailure, git::Probe},
     repository::Scheme,
 };
-use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
     sync::Semaphore,
 };
-use url::Host;
+
+use super::address::AddressChecker;
 
 /// Time limit of a test, without the time in which it waits for others.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,8 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum number of tests at the same time.
 const CONCURRENT_MAX: usize = 8;
 
-/// Environment variable `PATH` of git.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Environment variable `PATH` of git and ssh.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Maximum length of the error output of git that a message contains, in bytes.
 const ERROR_BYTES_MAX: usize = 500;
@@ -45,24 +44,15 @@ const OUTPUT_BYTES_MAX: u64 = 4 << 20;
 
 /// Tester of connections.
 pub(crate) struct Prober {
-    resolver: Resolver,
-    tls: rustls::ClientConfig,
-    exceptions: Exceptions,
+    addresses: Arc<AddressChecker>,
     /// Directory for temporary files.
     folder: PathBuf,
     slots: Semaphore,
 }
 
 impl Prober {
-    pub(crate) fn new(
-        resolver: Resolver,
-        exceptions: Exceptions,
-        folder: PathBuf,
-    ) -> anyhow::Result<Self> {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let tls = rustls::ClientConfig::with_platform_verifier()
-            .context("the certificate authorities of the system cannot be read")?;
-        Ok(Self { resolver, tls, exceptions, folder, slots: Semaphore::new(CONCURRENT_MAX) })
+    pub(crate) fn new(addresses: Arc<AddressChecker>, folder: PathBuf) -> Self {
+        Self { addresses, folder, slots: Semaphore::new(CONCURRENT_MAX) }
     }
 
     /// Tests settings. Returns the host key of the server; empty for HTTPS.
@@ -84,8 +74,8 @@ impl Prober {
         patterns: &[&str],
     ) -> Result<Result<Listed, TestFailure>> {
         let _slot = self.slots.acquire().await.context("the tests of connections have ended")?;
-        let address = match self.address(probe).await {
-            Ok(address) => address,
+        let address = match self.addresses.addresses(&probe.endpoint).await {
+            Ok(addresses) => addresses[0],
             Err(failure) => return Ok(Err(failure)),
         };
         // A private directory: `HOME` of git.
@@ -115,44 +105,9 @@ impl Prober {
         Ok(Ok(Listed { output, host_key }))
     }
 
-    /// Returns an HTTP client for one host. It connects only to the addresses that were checked, and follows
-    /// no redirects.
-    pub(super) async fn http_client(&self, host: &Host, port: u16) -> Result<reqwest::Client> {
-        let addresses = self.addresses(host, port).await?;
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.clone())
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("Tenantry/", env!("CARGO_PKG_VERSION")))
-            .no_proxy();
-        if let Host::Domain(name) = host {
-            let addresses: Vec<_> =
-                addresses.into_iter().map(|it| SocketAddr::new(it, port)).collect();
-            builder = builder.resolve_to_addrs(name, &addresses);
-        }
-        Ok(builder.build().context("the HTTP client cannot be built")?)
-    }
-
-    /// Resolves the host of a probe.
-    async fn address(&self, probe: &Probe) -> Result<IpAddr, TestFailure> {
-        let unknown = || TestFailure::UnknownHost(probe.endpoint.host.clone());
-        let host = probe.endpoint.resolvable_host().ok_or_else(unknown)?;
-        let addresses = self.addresses(&host, probe.endpoint.port).await?;
-        addresses.first().copied().ok_or_else(unknown)
-    }
-
-    /// Resolves a host; fails unless connections to every one of its addresses are allowed.
-    async fn addresses(&self, host: &Host, port: u16) -> Result<Vec<IpAddr>, TestFailure> {
-        let addresses = self.resolver.addresses(host).await;
-        for ip in &addresses {
-            let is_exception = self.exceptions.contain((*ip, port).into());
-            if let Some(why) = not_public(*ip).filter(|_| !is_exception) {
-                return Err(TestFailure::NotPublic { address: ip.to_string(), why });
-            }
-        }
-        if addresses.is_empty() {
-            return Err(TestFailure::UnknownHost(host.to_string()));
-        }
-        Ok(addresses)
+    /// Returns the checker of the addresses of connections.
+    pub(super) fn addresses(&self) -> &AddressChecker {
+        &self.addresses
     }
 }
 
@@ -198,8 +153,7 @@ async fn run(mut command: Command) -> Result<Output, TestFailure> {
             "git cannot be started ({error}); install git and openssh-client where the project service runs"
         ))
     })?;
-    let group =
-        child.id().and_then(|it| i32::try_from(it).ok()).and_then(rustix::process::Pid::from_raw);
+    let pid = child.id();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let complete = async {
         let (stdout, stderr, status) =
@@ -211,10 +165,7 @@ async fn run(mut command: Command) -> Result<Output, TestFailure> {
         Ok(Err(error)) => format!("git failed: {error}"),
         Err(_) => format!("no answer within {} seconds", TIMEOUT.as_secs()),
     };
-    if let Some(group) = group {
-        // Fails if it has just ended.
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
+    kill_group(pid);
     Err(TestFailure::Server(failure))
 }
 
@@ -227,8 +178,18 @@ async fn read_limited(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<V
     is_complete.then_some(output).ok_or_else(|| std::io::Error::other("its output is too large"))
 }
 
+/// Kills the process group of a child process, which leads it; `None` for a process that has ended.
+pub(super) fn kill_group(leader: Option<u32>) {
+    let group =
+        leader.and_then(|it| i32::try_from(it).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(group) = group {
+        // Fails if it has just ended.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}
+
 /// Returns the key in the first line of a `known_hosts` file: `<alias> <type> <base64>`.
-fn host_key(known_hosts: &str) -> Option<String> {
+pub(super) fn host_key(known_hosts: &str) -> Option<String> {
     let mut words = known_hosts.lines().next()?.split(' ').skip(1);
     Some(format!("{} {}", words.next()?, words.next()?))
 }

@@ -74,6 +74,10 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     query!("delete from dns_record where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from dns_connection where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from git_connection where org_id = $1", org_id.0).execute(tx.conn()).await?;
+    query!("delete from storage_connection_use where org_id = $1", org_id.0)
+        .execute(tx.conn())
+        .await?;
+    query!("delete from storage_connection where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from git_deploy_key where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!("delete from project_registration where org_id = $1", org_id.0)
         .execute(tx.conn())

@@ -29,8 +29,8 @@ macro_rules! servers {
 /// Counts the servers of an organization. Other calls of this function for the organization wait until the
 /// transaction ends.
 pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
-    // The second argument separates the advisory locks of environments (0), servers (1), project ids (2), Git
-    // connections (3) and DNS connections (4).
+    // The second argument separates the advisory locks of environments (0), servers (1), project ids (2), and
+    // connections (Git: 3, DNS: 4, storage: 5).
     query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", org_id.to_string())
         .fetch_one(tx.conn())
         .await?;

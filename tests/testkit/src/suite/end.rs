@@ -1,13 +1,14 @@
 //! Stop, restart and final checks of a suite.
 
-use std::path::Path;
-
 use chassis::Clock;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::{Options, Suite, host, install};
+use super::{
+    Options, Suite,
+    start::{host, install, new_replica_folder},
+};
 use crate::{
     Database, bounds, database::of_each_service, deployments::stop_deployments, event_coverage,
     eventually,
@@ -139,13 +140,4 @@ impl Suite {
         self.pool.close().await;
         self.database.drop().await;
     }
-}
-
-/// A data directory for a replica, with the keys of another one.
-pub(super) fn new_replica_folder(other: &Path) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    for key in ["secret.key", "audit.key"] {
-        std::fs::copy(other.join(key), folder.path().join(key)).expect("a key");
-    }
-    folder
 }
