@@ -26,7 +26,7 @@ mod suite;
 pub use audit::Findings;
 pub use browser::Browser;
 pub use database::{Database, config};
-pub use deployments::{stop_deployments, stop_deployments_of_runner};
+pub use deployments::{caddy, stop_deployments, stop_deployments_of_runner};
 pub use dns::Dns;
 pub use git_server::{GitRequest, GitServer};
 pub use nats::Nats;

@@ -36,6 +36,7 @@ impl From<&Server> for pb::Server {
             last_seen_time: it.last_seen_at.map(timestamp),
             create_time: Some(timestamp(it.created_at)),
             etag: it.etag(),
+            apps_domain: it.apps_domain.clone(),
         }
     }
 }
