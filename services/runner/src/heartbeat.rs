@@ -75,6 +75,10 @@ impl Heartbeat {
         }
     }
 
+    fn apps_domain(&self) -> String {
+        self.settings.proxy.as_ref().map(|it| it.apps_domain.clone()).unwrap_or_default()
+    }
+
     async fn build_request(&self, is_first: bool) -> HeartbeatRequest {
         let mut environments = if is_first { vec![] } else { self.driver.reports().await };
         bound_reports(&mut environments);
@@ -90,6 +94,7 @@ impl Heartbeat {
             // The project service ignores the address of a connected server.
             shared_address: self.settings.shared_address(),
             database_address: self.driver.database_address(),
+            apps_domain: self.apps_domain(),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | client of the project service | `client` |
 //! | reading of foreign text in bounded memory | `text` |
 //! | redaction of secrets in foreign text | `secrets` |
+//! | the proxy in front of environments | `proxy` |
 //! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
@@ -21,6 +22,7 @@ mod fuzz_input;
 mod heartbeat;
 mod process;
 pub mod program;
+mod proxy;
 mod secrets;
 mod settings;
 mod task;
@@ -37,7 +39,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use client::TaskClient;
-pub use settings::{IsolationPolicy, NetworkSettings, Settings};
+pub use proxy::arguments::ProxyArguments;
+pub use settings::{IsolationPolicy, NetworkSettings, ProxySettings, Settings, Tls};
 
 use driver::Driver;
 use process::Processes;

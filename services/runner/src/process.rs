@@ -4,9 +4,10 @@
 //! |---|---|
 //! | files and state of an environment | `directory`, `sandbox_files`, `record`, `lock` |
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
+//! | host names and routes of the proxy | `address` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
 //! | build and run commands of a repository | `manifest`, `text_file` |
-//! | fetching and building a version | `release`, `submodules`, `build` |
+//! | deploying a version: fetching, building, replacing | `deploy`, `release`, `submodules`, `build` |
 //! | copying an environment | `copy` |
 //! | starting a program, its output, health check | `launch`, `log`, `health`, `http`, `listener` |
 //! | processes of this machine | `process_table`, `process_tree` |
@@ -14,10 +15,12 @@
 //! | usage, restarts, reports | `usage`, `restart`, `supervise` |
 
 mod account;
+mod address;
 mod bubblewrap;
 mod build;
 mod copy;
 mod database;
+mod deploy;
 mod directory;
 mod health;
 mod http;
@@ -45,17 +48,17 @@ use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use anyhow::{Context, Result};
 use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     driver::{Driver, DriverInfo, ProgressReporter, TaskOutcome},
+    proxy::Caddy,
     settings::Settings,
 };
 use account::Accounts;
 use database::Databases;
 use directory::EnvironmentDir;
 use health::HealthChecks;
-use launch::{Launch, log_memory_limit};
 use limits::{Limiter, ResourceLimits};
 use lock::Locks;
 use network::Network;
@@ -82,6 +85,8 @@ pub(crate) struct Processes {
     databases: Databases,
     /// Locks per environment, shared by tasks and supervision.
     locks: Locks,
+    /// `None`: environments have no host names.
+    proxy: Option<Mutex<Caddy>>,
     /// Memory of a build in MiB.
     build_memory_mb: u32,
 }
@@ -113,9 +118,27 @@ impl Processes {
         let locks = Locks::default();
         let machine_mb = u32::try_from(usage::capacity(&settings.data_dir).memory_mb).unwrap_or(0);
         let build_memory_mb = limits::build_memory_mb(settings.build_memory_mb, machine_mb);
-        let processes =
-            Self { settings, sandbox, usage, health_checks, databases, locks, build_memory_mb };
+        let proxy = match &settings.proxy {
+            Some(proxy) => {
+                let account = sandbox.accounts.of_proxy()?;
+                Some(Mutex::new(Caddy::new(proxy, root.join("proxy"), account).await?))
+            }
+            None => None,
+        };
+        let processes = Self {
+            settings,
+            sandbox,
+            usage,
+            health_checks,
+            databases,
+            locks,
+            proxy,
+            build_memory_mb,
+        };
         processes.thaw_running().await;
+        if let Some(proxy) = &processes.proxy {
+            proxy.lock().await.apply(&processes.routes().await).await?;
+        }
         Ok(processes)
     }
 
@@ -174,59 +197,7 @@ impl Driver for Processes {
     async fn deploy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
         let environment = self.environment(&lease.environment_id)?;
         let _lock = self.lock(&environment).await;
-        environment.prepare(&self.sandbox.accounts).await?;
-        let lease = &self.provision_addons(lease, report).await?;
-        let mut record = environment.record().await;
-        if record.release == lease.release && record.is_running() {
-            // A previous runner completed the deployment, but crashed before it reported the result.
-            report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, "already running").await;
-            let url = self.url(&environment, record.port, &lease.server_address).await?;
-            return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
-        }
-        let prepared = async {
-            let checkout = self.fetch(lease, &environment, &record, report).await?;
-            let commit_info = self.commit_info(lease, &environment).await;
-            let manifest = self.build(lease, &environment, &checkout, report).await?;
-            Ok::<_, anyhow::Error>((checkout, commit_info, manifest))
-        };
-        let prepared = prepared.await;
-        if prepared.is_err() && !record.releases.contains(&lease.release) {
-            // The files of a version that failed to build are not needed, and count towards the disk limit.
-            environment.remove_release(&lease.release).await?;
-        }
-        let (checkout, commit_info, manifest) = prepared?;
-        let mut launch = Launch::new(lease, &lease.release, &manifest);
-        if checkout.is_built {
-            self.restore_configuration(lease, &environment, &mut launch, report).await;
-        }
-        let port = self.reserve_port(&environment, None).await?;
-        let line = format!("starting `{}` on port {port}", launch.command);
-        report.step("start", 3, DEPLOY_STEPS, line).await;
-        let started = self.start_program(&environment, &launch, port).await;
-        if let Err(error) = &started {
-            log_memory_limit(error, report).await;
-            self.release_port(&environment, port).await;
-        }
-        let process = started?;
-        report.step("health", 4, DEPLOY_STEPS, "health check passed").await;
-        report.mark_irreversible();
-        let old_port = record.port;
-        let old_process = record.switch_release(process, port, &lease.release, &checkout.commit);
-        environment.write_release_launch(&launch).await?;
-        environment.write_record(&record).await?;
-        environment.clear_starting_process().await;
-        let url = self.url(&environment, port, &lease.server_address).await?;
-        if let Some(process) = old_process {
-            process.stop().await;
-            self.release_port(&environment, old_port).await;
-        }
-        record.previous = None;
-        environment.write_record(&record).await?;
-        environment.remove_old_releases(&record).await?;
-        environment.remove_other_sandboxes(&record).await?;
-        self.sandbox.limiter.remove_empty(&environment.id().to_string());
-        report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, format!("running at {url}")).await;
-        Ok(TaskOutcome { commit: checkout.commit, commit_info, url, observed: None })
+        self.deploy_version(lease, &environment, report).await
     }
 
     async fn start(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
@@ -234,6 +205,7 @@ impl Driver for Processes {
         let _lock = self.lock(&environment).await;
         let mut record = environment.record().await;
         report.step("start", 1, 2, "starting").await;
+        self.store_hostname(&environment, lease).await?;
         let url = if record.is_running() {
             self.url(&environment, record.port, &lease.server_address).await?
         } else {
@@ -253,6 +225,8 @@ impl Driver for Processes {
         let process = record.set_stopped();
         // Written before the process ends, so that supervision does not restart it.
         environment.write_record(&record).await?;
+        self.store_hostname(&environment, lease).await?;
+        self.sync_proxy().await;
         if let Some(process) = process {
             process.stop().await;
         }
@@ -260,6 +234,19 @@ impl Driver for Processes {
         environment.remove_other_sandboxes(&record).await?;
         self.release_port(&environment, record.port).await;
         Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
+    }
+
+    async fn restart(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
+        let environment = self.environment(&lease.environment_id)?;
+        {
+            let _lock = self.lock(&environment).await;
+            let mut record = environment.record().await;
+            if self.is_proxied(lease) && record.is_running() {
+                return self.restart_beside(lease, &environment, &mut record, report).await;
+            }
+        }
+        self.stop(lease, report).await?;
+        self.start(lease, report).await
     }
 
     async fn pause(&self, lease: &Lease, _: &ProgressReporter) -> Result<TaskOutcome> {
@@ -270,6 +257,8 @@ impl Driver for Processes {
         let process = process.context("the environment is not running, so it cannot be paused")?;
         record.desired = DesiredState::Paused;
         environment.write_record(&record).await?;
+        self.store_hostname(&environment, lease).await?;
+        self.sync_proxy().await;
         process.freeze();
         Ok(TaskOutcome::default())
     }
@@ -283,6 +272,8 @@ impl Driver for Processes {
                 process.thaw();
                 record.desired = DesiredState::Running;
                 environment.write_record(&record).await?;
+                self.store_hostname(&environment, lease).await?;
+                self.sync_proxy().await;
                 let url = self.url(&environment, record.port, &lease.server_address).await?;
                 return Ok(TaskOutcome { url, ..TaskOutcome::default() });
             }
@@ -347,6 +338,7 @@ impl Driver for Processes {
         self.release_port(&environment, record.port).await;
         self.sandbox.network.detach(&environment).await;
         environment.remove().await?;
+        self.sync_proxy().await;
         if self.databases.exists() {
             let name = database::database_name(environment_id);
             self.databases.remove(&self.sandbox.network, &name).await?;
@@ -374,6 +366,7 @@ impl Driver for Processes {
 
     async fn reconcile(&self) {
         self.databases.resume(&self.sandbox.network).await;
+        self.sync_proxy().await;
         self.reconcile_all().await;
     }
 

@@ -25,7 +25,10 @@ use tonic::{
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::settings::{IsolationPolicy, NetworkSettings, Settings};
+use crate::{
+    proxy::arguments::ProxyArguments,
+    settings::{IsolationPolicy, NetworkSettings, Settings},
+};
 
 /// Executes the tasks of environments on this server. `ServerService/ConnectServer` returns the agent token.
 #[derive(Parser)]
@@ -87,6 +90,8 @@ struct Arguments {
     /// address.
     #[arg(long, env = "TENANTRY_RUNNER_ADDRESS")]
     address: Option<String>,
+    #[command(flatten)]
+    proxy: ProxyArguments,
 }
 
 #[derive(Subcommand)]
@@ -148,6 +153,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             reachable: arguments.reachable_networks,
         },
         build_memory_mb: arguments.build_memory_mb,
+        proxy: arguments.proxy.checked()?,
     };
     let stop = CancellationToken::new();
     let registered = CancellationToken::new();

@@ -37,6 +37,8 @@ pub struct Settings {
     /// Memory of a build in MiB, if that is more than the memory of its environment. `None`: 2,048, but at
     /// most half of the machine's memory.
     pub build_memory_mb: Option<u32>,
+    /// Proxy in front of environments. `None`: they are reached at ports of this machine.
+    pub proxy: Option<ProxySettings>,
 }
 
 impl Settings {
@@ -53,4 +55,35 @@ pub struct NetworkSettings {
     pub addresses: Ipv4Net,
     /// Private networks that deployed programs may reach.
     pub reachable: Vec<Ipv4Net>,
+}
+
+/// Settings of the proxy, Caddy.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// Domain below which environments have their host names.
+    pub apps_domain: String,
+    /// Path of the program, or its name in `PATH`.
+    pub caddy: PathBuf,
+    /// Port of http://.
+    pub http_port: u16,
+    /// Port of https://; unused with [`Tls::Off`].
+    pub https_port: u16,
+    /// Origin of certificates.
+    pub tls: Tls,
+}
+
+/// Origin of certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// None: environments are served over http.
+    Off,
+    /// Caddy's own authority.
+    Internal,
+    /// A public authority (RFC 8555).
+    Acme {
+        /// E-mail address of the account.
+        email: String,
+        /// URL of its directory. `None`: that of Caddy.
+        directory: Option<String>,
+    },
 }

@@ -146,10 +146,7 @@ impl TaskWorker {
         match lease.kind() {
             TaskKind::Start => driver.start(lease, &report).await,
             TaskKind::Stop => driver.stop(lease, &report).await,
-            TaskKind::Restart => {
-                driver.stop(lease, &report).await?;
-                driver.start(lease, &report).await
-            }
+            TaskKind::Restart => driver.restart(lease, &report).await,
             TaskKind::Pause => driver.pause(lease, &report).await,
             TaskKind::Resume => driver.resume(lease, &report).await,
             TaskKind::Sync => driver.observe(lease, &report).await,

@@ -10,8 +10,9 @@ use host::{
     Host,
     doctor::{Level, Report},
 };
-use runner::{IsolationPolicy, NetworkSettings, Settings};
+use runner::{IsolationPolicy, NetworkSettings, ProxyArguments, Settings};
 use secrecy::ExposeSecret;
+use settings::RunnerProxy;
 use tokio_util::sync::CancellationToken;
 
 /// Adds a runner to a process. The process becomes ready when the project service has accepted the runner's
@@ -75,7 +76,20 @@ fn runner_settings(data_dir: &Path, config: &Config) -> Result<Settings> {
             reachable: config.runner_reachable_networks.clone(),
         },
         build_memory_mb: config.runner_build_memory_mb,
+        proxy: proxy_arguments(config.runner_proxy.clone()).checked()?,
     })
+}
+
+fn proxy_arguments(it: RunnerProxy) -> ProxyArguments {
+    ProxyArguments {
+        apps_domain: it.runner_apps_domain,
+        caddy: it.runner_caddy,
+        http_port: it.runner_http_port,
+        https_port: it.runner_https_port,
+        tls: it.runner_tls,
+        acme_email: it.runner_acme_email,
+        acme_directory: it.runner_acme_directory,
+    }
 }
 
 /// Returns the name of the runner, which identifies its server: a random name, stored in the runner's

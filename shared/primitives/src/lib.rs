@@ -13,6 +13,7 @@ pub mod foreign_text;
 #[cfg(test)]
 mod fuzz;
 pub mod git_credential;
+pub mod hostname;
 pub mod id;
 pub mod key;
 pub mod mask;

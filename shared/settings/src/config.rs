@@ -9,7 +9,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 
-use crate::registry::ServiceUrls;
+use crate::{registry::ServiceUrls, runner_proxy::RunnerProxy};
 
 /// Settings of a process of the suite.
 #[derive(Clone, Debug, clap::Args)]
@@ -243,6 +243,9 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(256..)
     )]
     pub runner_build_memory_mb: Option<u32>,
+    /// Proxy in front of environments.
+    #[command(flatten)]
+    pub runner_proxy: RunnerProxy,
     /// Issuer URL of an OpenID Connect identity provider, with which people can log in.
     #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]
     pub oidc_issuer: Option<String>,

@@ -3,5 +3,7 @@
 pub mod arguments;
 pub mod config;
 pub mod registry;
+pub mod runner_proxy;
 
 pub use config::{BillingProvider, Config, Exporter, OtlpProtocol};
+pub use runner_proxy::{RunnerProxy, TlsMode};

@@ -37,6 +37,7 @@ impl Technology for Processes {
                 reachable: vec![],
             },
             build_memory_mb: Some(BUILD_MEMORY_MB),
+            proxy: None,
         };
         runner::process_driver(settings).await.unwrap()
     }

@@ -123,6 +123,7 @@ const UNVALIDATED: [&str; 16] = [
     "FinishTaskRequest.commit_subject",
     "FinishTaskRequest.error_message",
     "FinishTaskRequest.url",
+    "HeartbeatRequest.apps_domain",
     "HeartbeatRequest.database_address",
     "HeartbeatRequest.isolation",
     "HeartbeatRequest.limits",

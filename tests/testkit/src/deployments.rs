@@ -1,14 +1,28 @@
 //! Stop of the programs that are still deployed at the end of a test.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Path of Caddy, which `cargo xtask test` installs.
+pub fn caddy() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the checkout");
+    let program = root.join(".tools/caddy/bin/caddy");
+    assert!(program.exists(), "Caddy is not installed; run `cargo xtask test`");
+    program
+}
 
 /// Kills all deployed programs below a data directory of a suite, because they keep running when it ends.
 pub fn stop_deployments(folder: &Path) {
     stop_deployments_of_runner(&folder.join("runner"));
 }
 
-/// Kills all deployed programs and the PostgreSQL server below the data directory of a runner.
+/// Kills all deployed programs, the proxy and the PostgreSQL server below the data directory of a runner.
 pub fn stop_deployments_of_runner(folder: &Path) {
+    stop_proxy(folder);
     let pid_file = folder.join("services/postgres/postmaster.pid");
     let pid_file = std::fs::read_to_string(pid_file).unwrap_or_default();
     let server = pid_file.lines().next().and_then(|line| line.trim().parse().ok());
@@ -19,6 +33,14 @@ pub fn stop_deployments_of_runner(folder: &Path) {
     for environment in environments.flatten().map(|it| it.path()) {
         stop_environment(&environment);
     }
+}
+
+/// Ends the proxy of a runner, if there is one (`POST /stop` of Caddy).
+fn stop_proxy(folder: &Path) {
+    let Ok(mut proxy) = UnixStream::connect(folder.join("proxy/run/admin.sock")) else { return };
+    let sent = proxy.write_all(b"POST /stop HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
+    // The answer follows after the end of its open requests.
+    let _ = sent.and_then(|()| proxy.read_to_end(&mut vec![]));
 }
 
 /// Kills the sandboxes of an environment with all their processes, and removes its network namespace.

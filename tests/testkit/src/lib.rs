@@ -31,7 +31,7 @@ pub use audit::Findings;
 pub use browser::Browser;
 pub use cloudflare::Cloudflare;
 pub use database::{Database, config};
-pub use deployments::{stop_deployments, stop_deployments_of_runner};
+pub use deployments::{caddy, stop_deployments, stop_deployments_of_runner};
 pub use dns::Dns;
 pub use dns_servers::{Named, PowerDnsServer};
 pub use git_server::{ApiRequest, ApiResponse, GitRequest, GitServer};

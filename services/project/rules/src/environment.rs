@@ -2,6 +2,7 @@
 //!
 //! | concept | file |
 //! |---|---|
+//! | host name | `hostname` |
 //! | operations that each state allows, and the state that follows | `state_machine` |
 //! | changes of an environment when a task is enqueued or finished | `lifecycle` |
 //! | further conditions of a task | `admission` |
@@ -11,6 +12,7 @@
 
 pub mod admission;
 pub mod edit;
+pub mod hostname;
 pub mod lifecycle;
 pub mod production;
 pub mod report;
@@ -105,6 +107,8 @@ pub struct Environment {
     pub commit: String,
     /// URL of the program; empty while it does not run.
     pub url: String,
+    /// Host name below the apps domain of the server; empty if it has none.
+    pub hostname: String,
     pub last_error: String,
     /// State of the program, as last seen; `None` before the first deployment.
     pub observed: Option<Observed>,
@@ -290,6 +294,7 @@ impl Environment {
             branch: draft.branch,
             commit: String::new(),
             url: String::new(),
+            hostname: String::new(),
             last_error: String::new(),
             observed: None,
             last_task_state: None,

@@ -37,6 +37,8 @@ pub struct Server {
     pub database_address: String,
     /// DNS connection of the host names of its environments.
     pub dns_connection_id: Option<DnsConnectionId>,
+    /// Domain below which its environments have their host names; empty if it has none.
+    pub apps_domain: String,
     pub last_seen_at: Option<OffsetDateTime>,
     /// Number of changes by people, from 1 on; its text is the etag.
     pub version: i64,
@@ -49,6 +51,8 @@ pub struct Machine {
     pub limits: String,
     pub runner_version: String,
     pub database_address: String,
+    /// A valid domain, or empty.
+    pub apps_domain: String,
     pub capacity: Option<Resources>,
 }
 
@@ -163,6 +167,7 @@ impl Server {
             runner_version: String::new(),
             database_address: String::new(),
             dns_connection_id: None,
+            apps_domain: String::new(),
             last_seen_at: None,
             version: 1,
             created_at: now,
@@ -213,6 +218,7 @@ impl Server {
             limits: machine.limits.clone(),
             runner_version: machine.runner_version.clone(),
             database_address: machine.database_address.clone(),
+            apps_domain: machine.apps_domain.clone(),
             ..self.clone()
         };
         if self.org_id.is_some() && self.capacity().is_none() && machine.capacity.is_some() {

@@ -2,6 +2,8 @@
 
 use chassis::{Result, Tx};
 use project_rules::{
+    environment::{Environment, hostname},
+    project::Project,
     runner::{AuthenticatedRunner, LeasedTask, TaskReport},
     task::{
         Task,
@@ -56,11 +58,11 @@ pub(super) async fn lease_task(
     if !is_assigned {
         store::environment::assign_server(tx, &environment, runner.server_id).await?;
     }
-    let server_address = if runner.shared {
-        String::new()
-    } else {
-        store::server::address(tx, runner.server_id).await?
-    };
+    let addresses = store::server::addresses(tx, runner.server_id).await?;
+    if task.kind.starts_program() {
+        assign_hostname(tx, &mut environment, &project, &addresses.apps_domain).await?;
+    }
+    let server_address = if runner.shared { String::new() } else { addresses.address };
     Ok(Some(LeasedTask {
         task,
         environment,
@@ -71,6 +73,27 @@ pub(super) async fn lease_task(
         addons,
         server_address,
     }))
+}
+
+/// Assigns a host name below the apps domain of its server to an environment, unless it has one. No other
+/// function assigns host names.
+async fn assign_hostname(
+    tx: &mut Tx,
+    environment: &mut Environment,
+    project: &Project,
+    apps_domain: &str,
+) -> Result<()> {
+    if apps_domain.is_empty() || hostname::is_below(&environment.hostname, apps_domain) {
+        return Ok(());
+    }
+    for candidate in hostname::candidates(environment, &project.slug, apps_domain) {
+        if store::environment::lock_unused_hostname(tx, &candidate).await? {
+            environment.hostname = candidate;
+            return store::environment::set_hostname(tx, environment).await;
+        }
+    }
+    // All candidates belong to other environments: this one has the address of its server.
+    Ok(())
 }
 
 /// Stores the progress and log lines that a runner reports.

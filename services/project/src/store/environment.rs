@@ -15,8 +15,8 @@ macro_rules! environments {
         query_as!(
             Environment,
             "select id, org_id, project_id, name, kind, state, stable_state, pause_reason, resumes, branch,
-                    commit, url, last_error, observed, last_task_state, auto_deploy, server_id, cpu_millis,
-                    memory_mb, disk_gb, deployment_id, version, created_at, updated_at
+                    commit, url, hostname, last_error, observed, last_task_state, auto_deploy, server_id,
+                    cpu_millis, memory_mb, disk_gb, deployment_id, version, created_at, updated_at
              from environment " + $rest
             $(, $argument)*
         )
@@ -247,6 +247,34 @@ pub(crate) async fn assign_server(
     Ok(())
 }
 
+/// Returns true if no environment has a host name. Other calls of this function for the host name wait until
+/// the transaction ends.
+pub(crate) async fn lock_unused_hostname(tx: &mut Tx, hostname: &str) -> Result<bool> {
+    // The second argument separates the advisory locks, see `lock_and_count`.
+    query!("select pg_advisory_xact_lock(hashtextextended($1, 24))", hostname)
+        .execute(tx.conn())
+        .await?;
+    // Host names are unique among the environments of all organizations (no org_id).
+    let is_used = query_scalar!(
+        r#"select exists (select from environment where hostname = $1) as "is_used!""#,
+        hostname
+    );
+    Ok(!is_used.fetch_one(tx.conn()).await?)
+}
+
+/// Stores the host name of an environment.
+pub(crate) async fn set_hostname(tx: &mut Tx, environment: &Environment) -> Result<()> {
+    query!(
+        "update environment set hostname = $3 where org_id = $1 and id = $2",
+        environment.org_id.0,
+        environment.id.0,
+        environment.hostname
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// Sets the source of a clone to CLONING, in which it allows no other task.
 pub(crate) async fn lock_source(tx: &mut Tx, source: &Environment) -> Result<()> {
     query!(
@@ -333,7 +361,8 @@ pub(crate) async fn production_id(
 /// Counts the environments of an organization. Other calls of this function for the organization wait until
 /// the transaction ends.
 pub(crate) async fn lock_and_count(tx: &mut Tx, org_id: OrgId) -> Result<i64> {
-    // The second argument separates the advisory locks of environments (0), servers (1) and project ids (2).
+    // The second argument separates the advisory locks of environments (0), servers (1), project ids (2),
+    // connections (3) and host names (24).
     query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", org_id.to_string())
         .execute(tx.conn())
         .await?;

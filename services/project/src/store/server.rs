@@ -18,7 +18,8 @@ macro_rules! servers {
         query_as!(
             Server,
             "select id, org_id, name, address, cpu_millis, memory_mb, disk_gb, token_hash, health, isolation,
-                    limits, runner_version, last_seen_at, database_address, dns_connection_id, version,
+                    limits, runner_version, last_seen_at, database_address, dns_connection_id, apps_domain,
+                    version,
                     created_at
              from server " + $rest
             $(, $argument)*
@@ -248,11 +249,20 @@ pub(crate) async fn token_hash(db: &Db, token_id: Uuid) -> Result<Option<TokenHa
     Ok(row.map(|it| TokenHash { server_id: it.id, token_hash: it.token_hash }))
 }
 
-/// Returns the address of the server of an authenticated runner.
-pub(crate) async fn address(tx: &mut Tx, id: ServerId) -> Result<String> {
-    // The agent token names the server (no org_id).
-    let address = query_scalar!("select address from server where id = $1", id.0);
-    Ok(address.fetch_one(tx.conn()).await?)
+/// Addresses of the environments of a server.
+pub(crate) struct Addresses {
+    /// Host name or IP address of the server.
+    pub(crate) address: String,
+    /// Domain of the host names of its environments; empty if it has none.
+    pub(crate) apps_domain: String,
+}
+
+/// Returns the addresses of the environments of the server of an authenticated runner.
+pub(crate) async fn addresses(tx: &mut Tx, id: ServerId) -> Result<Addresses> {
+    // The credential of the runner names the server (no org_id).
+    let addresses =
+        query_as!(Addresses, "select address, apps_domain from server where id = $1", id.0);
+    Ok(addresses.fetch_one(tx.conn()).await?)
 }
 
 /// Returns the runner of the shared server with this name.
@@ -296,7 +306,7 @@ pub(crate) async fn update_status(tx: &mut Tx, server: &Server) -> Result<()> {
     // The server of an authenticated runner, or one that was locked before (no org_id).
     query!(
         "update server set last_seen_at = $2, health = $3, isolation = $4, limits = $5, runner_version = $6,
-             cpu_millis = $7, memory_mb = $8, disk_gb = $9, database_address = $10
+             cpu_millis = $7, memory_mb = $8, disk_gb = $9, database_address = $10, apps_domain = $11
          where id = $1",
         server.id as _,
         server.last_seen_at,
@@ -308,6 +318,7 @@ pub(crate) async fn update_status(tx: &mut Tx, server: &Server) -> Result<()> {
         server.memory_mb,
         server.disk_gb,
         server.database_address,
+        server.apps_domain,
     )
     .execute(tx.conn())
     .await?;

@@ -26,6 +26,9 @@ const RANGES: [AccountRange; 2] = [
     AccountRange { first: 20_000, count: 40_000 },
 ];
 
+/// Accounts for the proxy, in order of preference: beside the ranges of environments.
+const PROXY_ACCOUNTS: [u32; 2] = [599_999, 19_999];
+
 /// Assigns accounts if this process is root; otherwise all deployed code runs as the account of this process.
 pub(super) struct Accounts {
     root: PathBuf,
@@ -61,6 +64,15 @@ impl Accounts {
             );
         }
         Ok(())
+    }
+
+    /// Returns the account of the proxy; `None` if this process is not root: then it is that of the runner.
+    pub(super) fn of_proxy(&self) -> Result<Option<u32>> {
+        if !self.is_root {
+            return Ok(None);
+        }
+        let account = PROXY_ACCOUNTS.into_iter().find(|it| can_own(&self.root, *it));
+        Ok(Some(account.context("no user id for the proxy is mapped in this container")?))
     }
 
     /// Returns true if each environment has an account of its own.

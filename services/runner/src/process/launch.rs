@@ -148,6 +148,8 @@ impl Processes {
         environment.write_release_launch(&launch).await?;
         environment.write_record(record).await?;
         environment.clear_starting_process().await;
+        self.store_hostname(environment, lease).await?;
+        self.sync_proxy().await;
         self.url(environment, port, &lease.server_address).await
     }
 

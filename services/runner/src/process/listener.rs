@@ -1,4 +1,4 @@
-//! Owners of listening sockets, read from `/proc` (proc_net(5), proc_pid_fd(5)).
+//! Owners of listening sockets, and clients of them, read from `/proc` (proc_net(5), proc_pid_fd(5)).
 
 use std::{
     collections::HashSet,
@@ -10,6 +10,9 @@ use super::{process_table::ProcessTable, process_tree::ProcessTree};
 
 /// State of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
 const LISTEN: &str = "0A";
+
+/// State of a connected socket (`TCP_ESTABLISHED`).
+const ESTABLISHED: &str = "01";
 
 /// Returns true if all sockets that accept connections to an address belong to processes of a sandbox, and
 /// there is one.
@@ -44,6 +47,29 @@ fn owns_listeners(root: u32, pids: &[u32], address: SocketAddr) -> bool {
         }
     }
     inodes.is_empty()
+}
+
+/// Returns true if clients are connected to an address in the network of a sandbox.
+pub(super) async fn has_connections(address: SocketAddr, process: &ProcessTree) -> bool {
+    let root = process.root_pid();
+    // Fails only if the runtime is shutting down.
+    tokio::task::spawn_blocking(move || is_connected(root, address)).await.unwrap_or(false)
+}
+
+fn is_connected(pid: u32, address: SocketAddr) -> bool {
+    let tables = ["tcp", "tcp6"].map(|it| fs::read_to_string(format!("/proc/{pid}/net/{it}")));
+    let mut tables = tables.into_iter().flatten();
+    tables.any(|it| it.lines().any(|line| is_connection(line, address)))
+}
+
+/// Returns true if a line of `/proc/net/tcp` is the connection of a client to the address.
+fn is_connection(line: &str, address: SocketAddr) -> bool {
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let (Some(local), Some(state)) = (fields.get(1), fields.get(3)) else { return false };
+    let Some((ip, port)) = local.split_once(':') else { return false };
+    *state == ESTABLISHED
+        && u16::from_str_radix(port, 16) == Ok(address.port())
+        && parse_ip(ip) == Some(address.ip())
 }
 
 /// Returns the inode in a line of `/proc/net/tcp` if its socket accepts connections to the address.
@@ -88,6 +114,19 @@ mod tests {
         other.wait().unwrap();
         drop(listener);
         assert!(!owns_listeners(own, &[own], address), "nothing listens");
+    }
+
+    #[test]
+    fn a_connection_to_an_address_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = std::process::id();
+        assert!(!is_connected(own, address));
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = listener.accept().unwrap();
+        assert!(is_connected(own, address));
+        drop((client, accepted));
+        assert!(!is_connected(own, address));
     }
 
     #[test]

@@ -25,6 +25,9 @@ use crate::settings::NetworkSettings;
 /// Name of the bridge, shared by all runners of this machine.
 const BRIDGE: &str = "tny0";
 
+/// Port of each environment's address to which the proxy connects.
+const SERVED_PORT: u16 = 80;
+
 /// Timeout of one `ip` or `nft` command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -50,7 +53,7 @@ impl EnvironmentNetwork {
 /// Kind of network that environments get on this machine.
 pub(super) enum Network {
     /// One namespace per environment.
-    Namespaces(Namespaces),
+    Namespaces(Box<Namespaces>),
     /// The machine's network: no isolation, programs can reach services on the loopback interface.
     Host { bind: IpAddr },
 }
@@ -62,6 +65,8 @@ pub(super) struct Namespaces {
     bind: IpAddr,
     /// Addresses of existing namespaces; locked while one is created.
     addresses: Mutex<HashMap<Uuid, Ipv4Addr>>,
+    /// Ports to which connections of the proxy are directed, by address of the environment.
+    served: Mutex<HashMap<Ipv4Addr, u16>>,
 }
 
 impl Network {
@@ -71,10 +76,10 @@ impl Network {
         if !geteuid().is_root() {
             return Self::Host { bind };
         }
-        let namespaces =
-            Namespaces { settings: settings.clone(), bind, addresses: Mutex::default() };
+        let (addresses, served) = (Mutex::default(), Mutex::default());
+        let namespaces = Namespaces { settings: settings.clone(), bind, addresses, served };
         match namespaces.set_up().await {
-            Ok(()) => Self::Namespaces(namespaces),
+            Ok(()) => Self::Namespaces(Box::new(namespaces)),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(
@@ -134,10 +139,38 @@ impl Network {
     /// Removes the network of an environment.
     pub(super) async fn detach(&self, environment: &EnvironmentDir) {
         if let Self::Namespaces(it) = self {
-            it.addresses.lock().await.remove(&environment.id());
+            if let Some(address) = it.addresses.lock().await.remove(&environment.id())
+                && it.served.lock().await.remove(&address).is_some()
+            {
+                let key = format!("{{ {address} . {SERVED_PORT} }}");
+                let _ = nft(&format!("delete element inet tenantry served {key}\n")).await;
+            }
             let name = namespace_name(environment);
             let _ = run("ip", &["netns", "delete", &name]).await;
         }
+    }
+
+    /// Returns the address at which the proxy reaches the program on a port. In a network of its own it is
+    /// the same for all programs: new connections go to this port (DNAT), open ones stay with their program.
+    pub(super) async fn serve(
+        &self,
+        network: &EnvironmentNetwork,
+        port: u16,
+    ) -> Result<SocketAddr> {
+        let (Self::Namespaces(namespaces), IpAddr::V4(address)) = (self, network.address) else {
+            return Ok(SocketAddr::new(network.address, port));
+        };
+        let mut served = namespaces.served.lock().await;
+        if served.get(&address) != Some(&port) {
+            let key = format!("element inet tenantry served {{ {address} . {SERVED_PORT}");
+            let add = format!("add {key} : {address} . {port} }}\n");
+            // One transaction, which fails if there is no element: no connection finds it missing.
+            if nft(&format!("delete {key} }}\n{add}")).await.is_err() {
+                nft(&add).await?;
+            }
+            served.insert(address, port);
+        }
+        Ok(SocketAddr::new(network.address, SERVED_PORT))
     }
 
     /// Publishes a program's port on the machine's address (DNAT). Returns false if another environment has
@@ -174,7 +207,8 @@ impl Network {
 
     /// Returns the nftables map for a published port and the key in it; `None` if ports are not published.
     fn port_mapping(&self, port: u16) -> Option<(&'static str, String)> {
-        let Self::Namespaces(Namespaces { bind: IpAddr::V4(bind), .. }) = self else { return None };
+        let Self::Namespaces(namespaces) = self else { return None };
+        let IpAddr::V4(bind) = namespaces.bind else { return None };
         match bind {
             bind if bind.is_loopback() => None,
             bind if bind.is_unspecified() => Some(("published_everywhere", port.to_string())),
@@ -309,8 +343,7 @@ impl Namespaces {
     }
 }
 
-/// Returns the name of an environment's namespace. Contains the second, random half of the id: enough to be
-/// unique, and short for the output of `ip netns`.
+/// Returns the name of an environment's namespace: the random half of its id, which is short and unique.
 fn namespace_name(environment: &EnvironmentDir) -> String {
     format!("tny-{}", &environment.id().simple().to_string()[16..])
 }

@@ -45,7 +45,8 @@ impl Processes {
         }
     }
 
-    /// Returns the URL of the program of an environment. `server_address` is the address of the connected
+    /// Returns the URL of the program of an environment: that of the proxy, or one with the port of the
+    /// program. `server_address` is the address of the connected
     /// server, or empty on a shared one.
     pub(super) async fn url(
         &self,
@@ -53,6 +54,9 @@ impl Processes {
         port: u16,
         server_address: &str,
     ) -> Result<String> {
+        if let Some(url) = self.proxied_url(environment).await {
+            return Ok(url);
+        }
         let network = self.sandbox.network.attach(environment).await?;
         let host = self.public_host(server_address);
         let authority = self.sandbox.network.url_authority(&network, port, &host);

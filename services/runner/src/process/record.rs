@@ -81,22 +81,27 @@ impl EnvironmentRecord {
         self.failure = String::new();
     }
 
-    /// Records that another version is running. Returns the process of the replaced version, which the caller
-    /// must stop.
+    /// Records that another process of the same version is running. The caller must stop the replaced one,
+    /// [`Self::previous`].
+    pub(super) fn switch_process(&mut self, process: ProcessTree, port: u16) {
+        self.previous = self.process.take();
+        self.set_started(process, port);
+    }
+
+    /// Records that another version is running. The caller must stop the replaced process,
+    /// [`Self::previous`].
     pub(super) fn switch_release(
         &mut self,
         process: ProcessTree,
         port: u16,
         release: &str,
         commit: &str,
-    ) -> Option<ProcessTree> {
-        self.previous = self.process.take();
-        self.set_started(process, port);
+    ) {
+        self.switch_process(process, port);
         release.clone_into(&mut self.release);
         commit.clone_into(&mut self.commit);
         self.releases.retain(|it| it != release);
         self.releases.push(release.to_owned());
-        self.previous.clone()
     }
 
     /// Records that nothing should run. Returns the process, which the caller must stop.

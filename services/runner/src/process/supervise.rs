@@ -67,7 +67,7 @@ impl Processes {
     }
 
     /// Returns the environments that have a directory on this machine.
-    async fn list_environments(&self) -> Vec<EnvironmentDir> {
+    pub(super) async fn list_environments(&self) -> Vec<EnvironmentDir> {
         let root = &self.settings.data_dir;
         let mut environments = vec![];
         let Ok(mut entries) = fs::read_dir(root).await else { return environments };
@@ -210,6 +210,7 @@ impl Processes {
                 record.set_running(process, port);
                 environment.write_record(&record).await?;
                 environment.clear_starting_process().await;
+                self.sync_proxy().await;
             }
             Err(error) => {
                 let error = format!("{error:#}");

@@ -81,6 +81,7 @@ impl From<&Environment> for pb::Environment {
             branch: it.branch.clone(),
             commit: it.commit.clone(),
             url: it.url.clone(),
+            hostname: it.hostname.clone(),
             last_error: it.last_error.clone(),
             create_time: Some(timestamp(it.created_at)),
             pause_reason: pause_reason.into(),

@@ -6,6 +6,7 @@ use chassis::{
     Error, Result,
     foreign_text::{clean_block, clean_line},
     git_credential::GitCredential,
+    hostname,
 };
 use uuid::Uuid;
 
@@ -154,6 +155,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         repository_credential: password,
         ssh_credential,
         server_address,
+        hostname: environment.hostname,
     })
 }
 
@@ -241,6 +243,10 @@ impl TryFrom<&pb::HeartbeatRequest> for Heartbeat {
             limits: machine_text(&it.limits),
             runner_version: machine_text(&it.version),
             database_address: machine_text(&it.database_address),
+            apps_domain: Some(&it.apps_domain)
+                .filter(|it| hostname::is_valid(it))
+                .cloned()
+                .unwrap_or_default(),
             capacity: it.capacity.as_ref().map(Into::into),
         };
         let (reports, rejected_reports) = reports(&it.environments);

@@ -40,6 +40,7 @@ impl From<&Server> for pb::Server {
             create_time: Some(timestamp(it.created_at)),
             etag: it.etag(),
             dns_connection_id: optional_id_text(it.dns_connection_id),
+            apps_domain: it.apps_domain.clone(),
         }
     }
 }

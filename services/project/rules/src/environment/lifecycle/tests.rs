@@ -27,6 +27,7 @@ pub(in crate::environment) fn environment(state: State) -> Environment {
         branch: "main".to_owned(),
         commit: "old".to_owned(),
         url: "http://old".to_owned(),
+        hostname: String::new(),
         last_error: String::new(),
         observed: None,
         last_task_state: None,

@@ -1,0 +1,226 @@
+//! Configuration of Caddy, computed from the routes without I/O. Of texts that tenants influence only valid
+//! host names are in it.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+
+use primitives::hostname;
+use serde_json::{Value, json};
+
+use super::page::{self, Unavailable};
+use crate::settings::{ProxySettings, Tls};
+
+/// Longest time for which Caddy holds a request while the program does not accept connections.
+const RETRY_DURATION: &str = "3s";
+
+/// Time after a change of routes in which open requests can end.
+const GRACE_PERIOD: &str = "30s";
+
+/// Time after a change of routes in which open web sockets can go on, of all environments: their own program
+/// ends them when it is replaced.
+const STREAM_CLOSE_DELAY: &str = "720h";
+
+/// Port of `https://`, which URLs omit.
+const HTTPS_PORT: u16 = 443;
+
+/// Host names of an environment, and what answers there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The first one is the host name of its URL.
+    pub(crate) hostnames: Vec<String>,
+    pub(crate) target: Target,
+}
+
+/// Receiver of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A program that listens on this address.
+    Program(SocketAddr),
+    /// A page.
+    Unavailable(Unavailable),
+}
+
+/// Version of Caddy: major and minor number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(u32, u32);
+
+impl Version {
+    /// Parses the output of `caddy version`: `v2.11.7 h1:…` or `2.6.2`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.trim_start_matches('v').split(['.', ' ']);
+        Some(Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+
+    /// Returns true if web sockets can survive a change of the configuration (`stream_close_delay`).
+    pub(super) fn delays_stream_close(self) -> bool {
+        self >= Self(2, 7)
+    }
+}
+
+/// The parts of the configuration that do not depend on the routes.
+pub(super) struct Site {
+    pub(super) settings: ProxySettings,
+    pub(super) version: Version,
+    /// Unix socket of the administration API, in a directory that only Caddy and the runner can enter.
+    pub(super) admin_socket: PathBuf,
+    /// Directory of certificates, keys and the log.
+    pub(super) data: PathBuf,
+}
+
+/// Returns the configuration that serves these routes. A host name of several routes belongs to the one whose
+/// URL has it, otherwise to the first.
+pub(super) fn compute(site: &Site, routes: &[Route]) -> Value {
+    let routes = distinct(routes);
+    json!({
+        "admin": {
+            "listen": format!("unix/{}", site.admin_socket.display()),
+            "config": { "persist": false },
+        },
+        "storage": { "module": "file_system", "root": site.data },
+        "logging": { "logs": { "default": {
+            "level": "WARN",
+            "writer": {
+                "output": "file",
+                "filename": site.data.join("caddy.log"),
+                "roll_size_mb": 10,
+                "roll_keep": 2,
+            },
+        } } },
+        "apps": {
+            "http": {
+                "http_port": site.settings.http_port,
+                "https_port": site.settings.https_port,
+                "grace_period": GRACE_PERIOD,
+                "servers": servers(site, &routes),
+            },
+            "tls": tls(&site.settings),
+            "pki": { "certificate_authorities": { "local": { "install_trust": false } } },
+        },
+    })
+}
+
+/// Removes invalid host names, and repeated ones.
+fn distinct(routes: &[Route]) -> Vec<Route> {
+    let primary = |route: &Route| route.hostnames.first().cloned();
+    let primaries: BTreeSet<_> = routes.iter().filter_map(primary).collect();
+    let mut used = BTreeSet::new();
+    let mut distinct = vec![];
+    for route in routes {
+        let own = primary(route);
+        let is_own = |it: &String| own.as_ref() == Some(it) || !primaries.contains(it);
+        let hostnames = route.hostnames.iter().filter(|it| hostname::is_valid(it) && is_own(it));
+        let hostnames: Vec<_> =
+            hostnames.filter(|it| used.insert((*it).clone())).cloned().collect();
+        if !hostnames.is_empty() {
+            distinct.push(Route { hostnames, ..route.clone() });
+        }
+    }
+    distinct
+}
+
+fn servers(site: &Site, routes: &[Route]) -> Value {
+    let settings = &site.settings;
+    let unknown_host = json!({ "handle": [page::unknown_host()] });
+    let mut programs: Vec<_> = routes.iter().map(|it| route(it, site.version)).collect();
+    programs.push(unknown_host.clone());
+    let errors = json!({ "routes": [{ "handle": [Unavailable::NoConnection.handler()] }] });
+    // HTTP/3 is not offered: a change of routes would end its open requests.
+    let http = json!({
+        "listen": [format!(":{}", settings.http_port)],
+        "protocols": ["h1"],
+        "automatic_https": { "disable": true },
+        "routes": programs,
+        "errors": errors,
+    });
+    if settings.tls == Tls::Off {
+        return json!({ "http": http });
+    }
+    let hostnames: Vec<_> = routes.iter().flat_map(|it| &it.hostnames).collect();
+    let mut https = http.clone();
+    https["listen"] = json!([format!(":{}", settings.https_port)]);
+    https["protocols"] = json!(["h1", "h2"]);
+    https["automatic_https"] = json!({
+        "disable_redirects": true,
+        "skip_certificates": names_of_wildcard(settings, routes),
+    });
+    let mut http = http;
+    http["routes"] = json!([redirect(settings, &hostnames), unknown_host]);
+    json!({ "http": http, "https": https })
+}
+
+/// Returns the host names that have the certificate for all names below the apps domain.
+fn names_of_wildcard<'a>(settings: &ProxySettings, routes: &'a [Route]) -> Vec<&'a String> {
+    let names = routes.iter().flat_map(|it| &it.hostnames);
+    let is_below =
+        |it: &&String| it.split_once('.').is_some_and(|(_, parent)| parent == settings.apps_domain);
+    if settings.tls == Tls::Internal { names.filter(is_below).collect() } else { vec![] }
+}
+
+/// Certificates of files (`load_files`) would be a part of `certificates`.
+fn tls(settings: &ProxySettings) -> Value {
+    match &settings.tls {
+        Tls::Off => json!({}),
+        Tls::Internal => json!({
+            "certificates": { "automate": [format!("*.{}", settings.apps_domain)] },
+            "automation": { "policies": [{ "issuers": [{ "module": "internal" }] }] },
+        }),
+        Tls::Acme { email, directory } => {
+            let mut issuer = json!({ "module": "acme", "email": email });
+            if let Some(directory) = directory {
+                issuer["ca"] = json!(directory);
+            }
+            json!({ "automation": { "policies": [{ "issuers": [issuer] }] } })
+        }
+    }
+}
+
+/// Redirects requests for known hosts to `https://`. Caddy inserts the host, which is one of the list, and
+/// the path.
+fn redirect(settings: &ProxySettings, hostnames: &[&String]) -> Value {
+    let port = match settings.https_port {
+        HTTPS_PORT => String::new(),
+        port => format!(":{port}"),
+    };
+    let location = format!("https://{{http.request.host}}{port}{{http.request.uri}}");
+    json!({
+        // Without a host name, a matcher would match every host.
+        "match": if hostnames.is_empty() { json!([{ "not": [{}] }]) } else { json!([{ "host": hostnames }]) },
+        "handle": [{
+            "handler": "static_response",
+            "status_code": 308,
+            "headers": { "Location": [location] },
+        }],
+        "terminal": true,
+    })
+}
+
+fn route(route: &Route, version: Version) -> Value {
+    let handler = match route.target {
+        Target::Program(address) => reverse_proxy(address, version),
+        Target::Unavailable(state) => state.handler(),
+    };
+    json!({ "match": [{ "host": route.hostnames }], "handle": [handler], "terminal": true })
+}
+
+/// Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host` of clients; other headers of this kind are removed.
+fn reverse_proxy(address: SocketAddr, version: Version) -> Value {
+    let mut handler = json!({
+        "handler": "reverse_proxy",
+        "upstreams": [{ "dial": address.to_string() }],
+        "load_balancing": { "try_duration": RETRY_DURATION, "try_interval": "100ms" },
+        "transport": {
+            "protocol": "http",
+            "dial_timeout": RETRY_DURATION,
+            "compression": false,
+            // A connection that is used again would lead to a replaced program.
+            "keep_alive": { "enabled": false },
+        },
+        "headers": { "request": { "delete": ["Forwarded", "X-Real-Ip", "X-Forwarded-Port"] } },
+    });
+    if version.delays_stream_close() {
+        handler["stream_close_delay"] = json!(STREAM_CLOSE_DELAY);
+    }
+    handler
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! A connected server whose runner serves environments below an apps domain through Caddy, and visitors of
+//! these environments.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::{Certificate, Client, Response};
+use serde_json::{Value, json};
+use testkit::{Process, ReservedPort, Suite, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{fake_runner::FakeRunner, hosting::Hosting, world::text};
+
+pub(crate) const APPS_DOMAIN: &str = "apps.test";
+
+/// HTTP server in Perl, a process for each connection: responds with `page.txt` and the headers of the
+/// request. A web socket gets a text frame with the page for each frame that it sends.
+const SERVER: &str = r#"use IO::Socket::INET; use Digest::SHA 'sha1_base64';
+open(my $file, '<', 'page.txt') or die "$!"; my $page = join '', <$file>;
+my $server = IO::Socket::INET->new(
+    LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 128, ReuseAddr => 1) or die "$!";
+$SIG{CHLD} = 'IGNORE'; $SIG{PIPE} = 'IGNORE';
+while (1) {
+    my $client = $server->accept or next;
+    if (fork) { close $client; next }
+    close $server;
+    my ($headers, $key) = ('', '');
+    while (defined(my $line = <$client>)) {
+        last if $line =~ /^\r?\n$/;
+        $headers .= $line;
+        $key = $1 if $line =~ /^Sec-WebSocket-Key: (\S+)/i;
+    }
+    if ($key) {
+        my $accept = sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11') . '=';
+        syswrite $client, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            . "Connection: Upgrade\r\nSec-WebSocket-Accept: $accept\r\n\r\n";
+        while (sysread $client, my $frame, 1024) { syswrite $client, "\x81" . chr(length $page) . $page }
+        exit;
+    }
+    exit 7 if $headers =~ m{^GET /end};
+    my $body = $page . $headers;
+    print $client "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\n"
+        . "Connection: close\r\n\r\n$body";
+    exit;
+}
+"#;
+
+/// Account of the runner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RunnerAccount {
+    /// That of the test; if it is root, environments have networks of their own.
+    Own,
+    /// An unprivileged account, whose environments share the network of the machine.
+    Unprivileged,
+}
+
+/// A connected server with a runner and Caddy, and a project with an environment on it.
+pub(crate) struct WebSite {
+    pub(crate) hosting: Hosting,
+    pub(crate) server: String,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) http: ReservedPort,
+    pub(crate) https: ReservedPort,
+    account: RunnerAccount,
+    address: SocketAddr,
+    runner: Option<Process>,
+}
+
+impl WebSite {
+    pub(crate) async fn new(suite: &Suite, account: RunnerAccount) -> Self {
+        let fake = FakeRunner::new(suite).await;
+        fake.hosting.repository.write("server.pl", SERVER);
+        fake.hosting.repository.commit("one");
+        let folder = tempfile::tempdir().unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), mode).unwrap();
+        std::fs::write(folder.path().join("token"), &fake.token).unwrap();
+        let mut site = Self {
+            hosting: fake.hosting,
+            server: fake.server,
+            folder,
+            http: ReservedPort::new(),
+            https: ReservedPort::new(),
+            account,
+            address: suite.address,
+            runner: None,
+        };
+        site.start_runner();
+        let healthy = "select count(*) from project.server where apps_domain = 'apps.test' and \
+                       health = 'healthy'";
+        eventually("a heartbeat", async || (suite.count(healthy).await == 1).then_some(())).await;
+        site
+    }
+
+    pub(crate) fn start_runner(&mut self) {
+        let folder = self.folder.path();
+        let arguments = [
+            format!("--project-url=http://{}", self.address),
+            format!("--agent-token-file={}", folder.join("token").display()),
+            format!("--data-dir={}", self.data_dir().display()),
+            format!("--apps-domain={APPS_DOMAIN}"),
+            format!("--caddy={}", testkit::caddy().display()),
+            format!("--http-port={}", self.http.number()),
+            format!("--https-port={}", self.https.number()),
+        ];
+        let log = folder.join("log");
+        self.runner = Some(match self.account {
+            RunnerAccount::Own => Process::start("tenantry-runner", &arguments, &log),
+            RunnerAccount::Unprivileged => {
+                Process::start_unprivileged("tenantry-runner", &arguments, folder, &log)
+            }
+        });
+    }
+
+    pub(crate) fn kill_runner(&mut self) {
+        self.runner.take().expect("a running runner").kill();
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// Creates an environment of the server; returns its id.
+    pub(crate) async fn environment(&self, name: &str) -> String {
+        self.hosting.create_environment(json!({ "name": name, "serverId": self.server })).await
+    }
+
+    /// Runs a task, which must complete.
+    pub(crate) async fn run(&self, verb: &str, id: &str, more: Value) {
+        let task = self.hosting.run_task(verb, id, more).await;
+        assert_eq!(task["state"], "TASK_STATE_COMPLETED", "{task}");
+    }
+
+    pub(crate) async fn url(&self, id: &str) -> String {
+        text(&self.hosting.get(id).await["url"])
+    }
+
+    /// URL of a host below the apps domain.
+    pub(crate) fn url_of(&self, label: &str) -> String {
+        format!("https://{label}.{APPS_DOMAIN}:{}", self.https.number())
+    }
+
+    /// A client that trusts Caddy's authority, connects to this machine for all hosts, and opens a connection
+    /// for each request.
+    pub(crate) fn visitor(&self, labels: &[&str]) -> Client {
+        let authority = "proxy/data/pki/authorities/local/root.crt";
+        let authority = std::fs::read(self.data_dir().join(authority)).unwrap();
+        let authority = Certificate::from_pem(&authority).unwrap();
+        let mut builder = Client::builder()
+            .tls_certs_only([authority])
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(20))
+            .pool_max_idle_per_host(0);
+        for label in labels {
+            let host = format!("{label}.{APPS_DOMAIN}");
+            builder = builder.resolve(&host, (Ipv4Addr::LOCALHOST, 0).into());
+        }
+        builder.build().unwrap()
+    }
+
+    /// Pid of Caddy: the process whose files are in the directory of this runner.
+    pub(crate) fn proxy_pid(&self) -> Option<i32> {
+        let socket = self.data_dir().join("proxy/run/admin.sock");
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = pids.filter_map(|it| it.file_name().to_str()?.parse().ok());
+        pids.find(|pid: &i32| {
+            let folder = Path::new("/proc").join(pid.to_string());
+            let environ = std::fs::read(folder.join("environ")).unwrap_or_default();
+            let command = std::fs::read_to_string(folder.join("cmdline")).unwrap_or_default();
+            let data = socket.parent().unwrap().with_file_name("data");
+            let marker = format!("XDG_DATA_HOME={}", data.display());
+            command.contains("caddy") && String::from_utf8_lossy(&environ).contains(&marker)
+        })
+    }
+
+    pub(crate) async fn finish(mut self, suite: Suite) {
+        self.kill_runner();
+        suite.finish().await;
+    }
+}
+
+impl Drop for WebSite {
+    /// Ends the programs and Caddy, also after a failed test. The runner would start Caddy again.
+    fn drop(&mut self) {
+        drop(self.runner.take());
+        testkit::stop_deployments_of_runner(&self.data_dir());
+    }
+}
+
+/// Status, `Cache-Control` and body of a response.
+pub(crate) async fn parts(response: Response) -> (u16, String, String) {
+    let cache = response.headers().get("cache-control").map(|it| it.to_str().unwrap().to_owned());
+    (response.status().as_u16(), cache.unwrap_or_default(), response.text().await.unwrap())
+}
+
+/// A web socket to a program of [`WebSite`].
+pub(crate) struct WebSocket(reqwest::Upgraded);
+
+impl WebSocket {
+    /// Opens a web socket (RFC 6455, section 4).
+    pub(crate) async fn open(visitor: &Client, url: &str) -> Self {
+        let request =
+            visitor.get(url).header("Connection", "Upgrade").header("Upgrade", "websocket");
+        let request = request.header("Sec-WebSocket-Version", "13");
+        let request = request.header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        Self(response.upgrade().await.unwrap())
+    }
+
+    /// Sends an empty text frame; returns the text of the answer, or `None` if the web socket has ended.
+    pub(crate) async fn ask(&mut self) -> Option<String> {
+        // Masked, as frames of clients are, with the mask 0.
+        self.0.write_all(&[0x81, 0x80, 0, 0, 0, 0]).await.ok()?;
+        let mut head = [0; 2];
+        self.0.read_exact(&mut head).await.ok()?;
+        let mut text = vec![0; usize::from(head[1])];
+        self.0.read_exact(&mut text).await.ok()?;
+        String::from_utf8(text).ok()
+    }
+}
