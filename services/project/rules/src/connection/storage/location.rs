@@ -127,10 +127,10 @@ pub struct ObjectPath(String);
 impl ObjectPath {
     /// Parses a path; a `/` at its end is removed. `None` if it is not valid.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_suffix('/').unwrap_or(text);
         if text.is_empty() {
             return Some(Self::default());
         }
+        let text = text.strip_suffix('/').unwrap_or(text);
         let is_part = |part: &str| {
             let is_length_valid = (1..=PART_BYTES_MAX).contains(&part.len());
             is_length_valid && !part.starts_with('.') && part.chars().all(is_allowed)
@@ -179,7 +179,9 @@ pub(super) fn s3_endpoint(url: &str) -> Option<Endpoint> {
 pub(super) fn sftp_endpoint(host: &str, port: u16) -> Option<Endpoint> {
     let port = if port == 0 { SFTP_PORT } else { port };
     let endpoint = Endpoint { scheme: Scheme::Ssh, host: host.to_ascii_lowercase(), port };
-    endpoint.resolvable_host().map(|_| endpoint)
+    // ssh would read it as an option.
+    let is_option = host.starts_with('-');
+    (!is_option && endpoint.resolvable_host().is_some()).then_some(endpoint)
 }
 
 /// True for a path of an SFTP server: absolute, or from the home directory. Parts have the characters of
