@@ -47,7 +47,7 @@ impl Host {
         self.check_services(&rules)?;
         let tls = self.tls()?;
         let address = listener.local_addr()?;
-        self.require_tls(address, tls.as_ref())?;
+        require_tls(address, tls.as_ref())?;
 
         // Databases.
         let stop = stop.shared();
@@ -141,16 +141,6 @@ impl Host {
                 "{service} is served but is not in the contract; add it to proto/"
             );
         }
-        Ok(())
-    }
-
-    /// Fails if the process listens on an address that other machines reach, without TLS.
-    pub(crate) fn require_tls(&self, address: SocketAddr, tls: Option<&Tls>) -> anyhow::Result<()> {
-        ensure!(
-            tls.is_some() || address.ip().is_loopback(),
-            "{address} can be reached from other machines, so it needs --tls-cert, --tls-key and --tls-ca; \
-             without TLS set --listen to a loopback address"
-        );
         Ok(())
     }
 
@@ -316,4 +306,14 @@ impl Host {
         }
         Ok(routes)
     }
+}
+
+/// Fails for an address that other machines reach without TLS.
+pub(crate) fn require_tls(address: SocketAddr, tls: Option<&Tls>) -> anyhow::Result<()> {
+    ensure!(
+        tls.is_some() || address.ip().is_loopback(),
+        "{address} can be reached from other machines, so it needs --tls-cert, --tls-key and --tls-ca; \
+         without TLS set --listen to a loopback address"
+    );
+    Ok(())
 }

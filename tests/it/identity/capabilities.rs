@@ -1,7 +1,6 @@
 //! The capability table of the product: nine rows for four roles, by calls that take effect, and the same
 //! rows for their API keys.
 
-use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use testkit::{GitServer, Named, Options, Person, Repository, Suite};
 use tonic::Code;
@@ -19,21 +18,10 @@ struct Row {
     capability: &'static str,
     /// Roles that have it: Owner, Admin, Developer, Viewer.
     roles: [bool; 4],
-    feature: Feature,
-}
-
-/// State of the feature of a row.
-enum Feature {
-    /// Calls that need the capability, for the person with an index, and true if API keys have it, too.
-    Present { calls: fn(&Organization, usize) -> Vec<Call>, keys: bool },
-    /// Like [`Self::Present`], with an expected failure for a part of the capability: the contract has no
-    /// service with one of the words of `missing` in its name. When it gets one, the test fails until the row
-    /// has calls for it.
-    Partial {
-        calls: fn(&Organization, usize) -> Vec<Call>,
-        keys: bool,
-        missing: &'static [&'static str],
-    },
+    /// Calls that need it, for the person with an index.
+    calls: fn(&Organization, usize) -> Vec<Call>,
+    /// True if API keys have it, too.
+    keys: bool,
 }
 
 /// Method and request of a call.
@@ -46,47 +34,56 @@ const TABLE: [Row; 9] = [
     Row {
         capability: "View projects and environments",
         roles: [true, true, true, true],
-        feature: Feature::Present { calls: view, keys: true },
+        calls: view,
+        keys: true,
     },
     Row {
         capability: "Deploy environments",
         roles: [true, true, true, false],
-        feature: Feature::Present { calls: deploy, keys: true },
+        calls: deploy,
+        keys: true,
     },
     Row {
         capability: "Create projects",
         roles: [true, true, true, false],
-        feature: Feature::Present { calls: create_project, keys: true },
+        calls: create_project,
+        keys: true,
     },
     Row {
         capability: "Invite and remove members",
         roles: [true, true, false, false],
-        feature: Feature::Present { calls: invite_and_remove, keys: false },
+        calls: invite_and_remove,
+        keys: false,
     },
     Row {
         capability: "Change member roles",
         roles: [true, true, false, false],
-        feature: Feature::Present { calls: change_role, keys: false },
+        calls: change_role,
+        keys: false,
     },
     Row {
         capability: "Manage teams",
         roles: [true, true, false, false],
-        feature: Feature::Present { calls: manage_teams, keys: false },
+        calls: manage_teams,
+        keys: false,
     },
     Row {
         capability: "Configure storage, DNS, Git",
         roles: [true, true, false, false],
-        feature: Feature::Present { calls: configure_connections, keys: false },
+        calls: configure_connections,
+        keys: false,
     },
     Row {
         capability: "Access billing and subscriptions",
         roles: [true, false, false, false],
-        feature: Feature::Present { calls: billing, keys: false },
+        calls: billing,
+        keys: false,
     },
     Row {
         capability: "Delete organization",
         roles: [true, false, false, false],
-        feature: Feature::Present { calls: delete_organization, keys: false },
+        calls: delete_organization,
+        keys: false,
     },
 ];
 
@@ -236,14 +233,7 @@ async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
     for (person, role) in organization.people().into_iter().zip(ROLES) {
         keys.push(full_key(organization.world(), person, role).await);
     }
-    for Row { capability, roles, feature } in TABLE {
-        let (calls, key_allowed) = match feature {
-            Feature::Present { calls, keys } => (calls, keys),
-            Feature::Partial { calls, keys, missing } => {
-                require_missing(capability, missing);
-                (calls, keys)
-            }
-        };
+    for Row { capability, roles, calls, keys: key_allowed } in TABLE {
         organization.runner.heartbeat().await;
         // The Owner last, because the last row deletes the organization.
         for (i, person) in organization.people().into_iter().enumerate().rev() {
@@ -270,19 +260,6 @@ async fn nine_capabilities_hold_for_four_roles_and_their_keys() {
         }
     }
     suite.finish().await;
-}
-
-/// Fails if the contract has a service with one of these words in its name.
-fn require_missing(capability: &str, words: &[&str]) {
-    let contract = DescriptorPool::decode(api::DESCRIPTORS).unwrap();
-    for service in contract.services() {
-        let is_feature = words.iter().any(|it| service.name().contains(it));
-        assert!(
-            !is_feature,
-            "{} exists, so the row {capability:?} needs calls instead of its expected failure",
-            service.full_name()
-        );
-    }
 }
 
 /// A person whose client uses a new full API key. Only Admins create keys, so developers and viewers are

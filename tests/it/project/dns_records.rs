@@ -6,7 +6,7 @@ use testkit::{Cloudflare, Named, Options, PowerDnsServer, Suite, eventually};
 
 use super::dns_connection_service::{CONNECTIONS, by_rfc2136};
 use crate::support::{
-    fake_runner::FakeRunner,
+    fake_runner::{FakeRunner, success_result},
     hosting::SERVERS,
     world::{merge, text},
 };
@@ -145,6 +145,36 @@ async fn records_are_published_and_removed_with_their_environment() {
     scene.removed(&connection).await;
     assert!(!named.zone().contains("main-hosted"), "{}", named.zone());
     hosting.owner().call_ok(&method, delete).await;
+    scene.suite.finish().await;
+}
+
+/// The host name that an environment gets at its first start is published, and removed with the environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_name_of_an_environment_is_published() {
+    let named = Named::start().await;
+    let scene = Scene::with_named(&named).await;
+    let connection = scene.connect(by_rfc2136(&named)).await;
+    let runner = &scene.runner;
+    let update = json!({ "serverId": runner.server, "dnsConnectionId": connection,
+        "updateMask": "dnsConnectionId" });
+    let update = runner.hosting.world.org_request(update);
+    let server = runner.hosting.owner().call_ok(&format!("{SERVERS}/UpdateServer"), update).await;
+    runner.call("Heartbeat", json!({ "appsDomain": "apps.example.com" })).await.unwrap();
+    runner.hosting.start_task("Deploy", &scene.environment, json!({})).await;
+    let lease = runner.lease_task().await;
+    assert_eq!(lease["hostname"], NAME);
+    runner.finish_task(&lease, success_result()).await.unwrap();
+    scene.published(&connection).await;
+    let address = text(&server["server"]["address"]);
+    let record_type = if address.parse::<std::net::IpAddr>().is_ok() { "A" } else { "CNAME" };
+    let records = named.records(NAME, record_type);
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0].trim_end_matches('.'), address);
+
+    scene.destroy().await;
+    scene.removed(&connection).await;
+    assert!(named.records(NAME, record_type).is_empty());
+    assert!(named.records(MARK, "TXT").is_empty());
     scene.suite.finish().await;
 }
 

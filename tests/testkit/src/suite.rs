@@ -27,7 +27,7 @@ use tenantry::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::start::{host, install, new_replica_folder, start_logging};
+use self::start::{host, install, start_logging};
 use crate::{Database, Person, database::of_each_service, eventually, network};
 
 /// Settings that differ from the defaults.

@@ -2,6 +2,7 @@
 
 use chassis::{Result, Tx};
 use project_rules::{
+    connection::dns::record::Record,
     environment::{Environment, hostname},
     project::Project,
     runner::{AuthenticatedRunner, LeasedTask, TaskReport},
@@ -13,7 +14,11 @@ use project_rules::{
 };
 
 use crate::{
-    addon::commands::desired_addons, environment::locking, store, task::commands::finish_task,
+    addon::commands::desired_addons,
+    dns::publisher::desire_record,
+    environment::locking,
+    store::{self, dns_record::DesiredRecord, server::Addresses},
+    task::commands::finish_task,
 };
 
 /// Leases the oldest task that the runner may work on. `None`: there is none, or another runner has leased
@@ -54,14 +59,15 @@ pub(super) async fn lease_task(
         Some(id) => Some(store::environment::load(tx, task.project_ref(), id).await?),
         None => None,
     };
-    let addons = desired_addons(tx, &environment).await?;
     if !is_assigned {
         store::environment::assign_server(tx, &environment, runner.server_id).await?;
     }
     let addresses = store::server::addresses(tx, runner.server_id).await?;
     if task.kind.starts_program() {
         assign_hostname(tx, &mut environment, &project, &addresses.apps_domain).await?;
+        publish_hostname(tx, &environment, &addresses).await?;
     }
+    let addons = desired_addons(tx, &environment).await?;
     let server_address = if runner.shared { String::new() } else { addresses.address };
     Ok(Some(LeasedTask {
         task,
@@ -94,6 +100,27 @@ async fn assign_hostname(
     }
     // All candidates belong to other environments: this one has the address of its server.
     Ok(())
+}
+
+/// Has the host name of an environment published, if its server names a DNS connection. Also restores a
+/// record that was deleted on the DNS server since the last start.
+async fn publish_hostname(
+    tx: &mut Tx,
+    environment: &Environment,
+    addresses: &Addresses,
+) -> Result<()> {
+    let Some(dns_connection_id) = addresses.dns_connection_id else { return Ok(()) };
+    if environment.hostname.is_empty() {
+        return Ok(());
+    }
+    let desired = DesiredRecord {
+        org_id: environment.org_id,
+        environment_id: environment.id,
+        dns_connection_id,
+        record: Record::of_host(&environment.hostname, &addresses.address),
+        expires_at: None,
+    };
+    desire_record(tx, &desired).await.map(|_| ())
 }
 
 /// Stores the progress and log lines that a runner reports.

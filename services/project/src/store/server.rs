@@ -6,7 +6,7 @@ use chassis::{Changed, Db, Error, Grant, OnConstraint, OrgId, Result, Tx, page::
 use project_rules::{
     runner::AuthenticatedRunner,
     server::{Allocated, Refused, Server, health::HEARTBEAT_INTERVAL, require_reachable},
-    types::{EnvironmentId, ServerId},
+    types::{DnsConnectionId, EnvironmentId, ServerId},
 };
 use sqlx::{query, query_as, query_scalar};
 use time::OffsetDateTime;
@@ -255,13 +255,18 @@ pub(crate) struct Addresses {
     pub(crate) address: String,
     /// Domain of the host names of its environments; empty if it has none.
     pub(crate) apps_domain: String,
+    /// Connection with which the host names are published.
+    pub(crate) dns_connection_id: Option<DnsConnectionId>,
 }
 
 /// Returns the addresses of the environments of the server of an authenticated runner.
 pub(crate) async fn addresses(tx: &mut Tx, id: ServerId) -> Result<Addresses> {
     // The credential of the runner names the server (no org_id).
-    let addresses =
-        query_as!(Addresses, "select address, apps_domain from server where id = $1", id.0);
+    let addresses = query_as!(
+        Addresses,
+        "select address, apps_domain, dns_connection_id from server where id = $1",
+        id.0
+    );
     Ok(addresses.fetch_one(tx.conn()).await?)
 }
 

@@ -9,7 +9,7 @@ use mail::Mailer;
 use tokio::net::TcpStream;
 
 use super::{Level, Report, machine::Machine};
-use crate::{Host, Install, connection_limit, database, migrate, process};
+use crate::{Host, Install, connection_limit, database, migrate, process, run};
 
 /// Difference of two clocks above which it is reported.
 const CLOCK_DIFFERENCE_MAX: time::Duration = time::Duration::seconds(2);
@@ -117,7 +117,7 @@ impl Host {
     /// Checks TLS, the database, its migrations, the key and the clock.
     async fn examine(&self, report: &mut Report) {
         let tls = self.tls().and_then(|it| {
-            self.require_tls(self.config.listen, it.as_ref())?;
+            run::require_tls(self.config.listen, it.as_ref())?;
             Ok(it)
         });
         report.step("TLS", tls, |it| match it {

@@ -32,6 +32,7 @@ impl StoppedSuite {
     }
 
     /// Replaces the options.
+    #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }

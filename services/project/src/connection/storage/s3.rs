@@ -1,6 +1,6 @@
 //! Client of a bucket of S3-compatible storage.
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{error::Error, time::Duration};
 
 use project_rules::{
     connection::{

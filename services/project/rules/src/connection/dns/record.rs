@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use api::error::Reason;
@@ -73,7 +73,21 @@ pub struct Record {
     pub ttl: u32,
 }
 
+/// Time to live of the records of host names, in seconds.
+const HOSTNAME_TTL_S: u32 = 300;
+
 impl Record {
+    /// Returns the record of a host name on a server: A or AAAA for an IP address, else CNAME.
+    pub fn of_host(name: &str, server: &str) -> Self {
+        let record_type = match server.parse() {
+            Ok(IpAddr::V4(_)) => RecordType::A,
+            Ok(IpAddr::V6(_)) => RecordType::Aaaa,
+            Err(_) => RecordType::Cname,
+        };
+        let value = server.trim_end_matches('.').to_ascii_lowercase();
+        Self { name: name.to_owned(), record_type, value, ttl: HOSTNAME_TTL_S }
+    }
+
     /// Refuses a record outside of the zone, and an invalid name or value.
     pub fn require_valid(&self, zone: &str) -> Result<(), DnsFailure> {
         let is_below = self.name.strip_suffix(zone).is_some_and(|it| it.ends_with('.'));
