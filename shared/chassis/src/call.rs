@@ -108,9 +108,6 @@ pub struct Context {
     /// True if one of them became too old during the transaction of the change, so that the server stack
     /// repeats the call.
     pub(crate) is_outdated: AtomicBool,
-    /// Id of the object that the call creates in another service before its transaction: the same in every
-    /// repetition by the server stack, so that the other service creates it once.
-    pub(crate) created_id: Uuid,
     /// Decisions that a stream rests on, checked again while it runs.
     pub(crate) stream_decisions: Mutex<Vec<PastDecision>>,
     /// Reservation of a stream or a long poll in the limits of open calls.
@@ -178,18 +175,6 @@ impl Context {
             self.change_decisions.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         is_outdated
-    }
-
-    /// Returns the id for an object that the call creates in another service before its transaction, the same
-    /// in every repetition of the call by the server stack.
-    pub fn created_id(&self) -> Uuid {
-        self.created_id
-    }
-
-    /// True after a transaction that failed because the decision about the call became too old: the server
-    /// stack repeats the call.
-    pub fn is_outdated(&self) -> bool {
-        self.is_outdated.load(Ordering::Relaxed)
     }
 
     /// Returns the agent token of a connected server. The method verifies it (`Rule::agents`).

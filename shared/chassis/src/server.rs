@@ -225,7 +225,6 @@ impl Shared {
             is_decided: AtomicBool::default(),
             denied: Mutex::default(),
             change_decisions: Mutex::default(),
-            created_id: crate::id::new(),
             is_outdated: AtomicBool::default(),
             stream_decisions: Mutex::default(),
             open_call,
@@ -292,7 +291,8 @@ impl Shared {
                 method = context.rule.method,
                 "the handler did not check the permission"
             );
-            return status(Code::Internal, Reason::Internal, "internal error", vec![]).into_http();
+            let message = "internal error";
+            return status(Code::Internal, Reason::Internal, message, vec![]).into_http();
         }
         if !context.rule.streaming || refusal.is_some() {
             return response;

@@ -6,9 +6,9 @@
 //!
 //! If the second step fails, the registration is abandoned at once. After a crash between the steps it is
 //! abandoned by the background job: the reaction to identity's event `ProjectRegistered` stores a pending
-//! registration, which the job ends after [`registration::PENDING_MAX`] if there is still no project. Another
-//! call begins with a new project id, and does not wait for the job. Until then the plan counts one project
-//! too many. A repetition by the server stack uses the registration again.
+//! registration, which the job ends after [`registration::PENDING_MAX`] if there is still no project. A
+//! repetition of the call begins with a new project id, and does not wait for the job. Until then the plan
+//! counts one project too many.
 
 use api::check::Check;
 use chassis::{Call, Db, Error, Grant, ProjectId, Result, Tx, channel::ServiceChannel};
@@ -56,8 +56,7 @@ impl CreateProject<'_> {
             return Ok(first);
         }
         self.check(&draft).await?;
-        let project =
-            ProjectRef { org_id: self.grant.org_id(), project_id: ProjectId(call.created_id()) };
+        let project = ProjectRef { org_id: self.grant.org_id(), project_id: ProjectId::new() };
         let consistency_token = client::register_project(self.identity, call, project).await?;
         let mut is_stored = false;
         let store = async |tx: &mut Tx| {
@@ -67,8 +66,7 @@ impl CreateProject<'_> {
         };
         let created = self.db.write(call, store).await;
         // Not stored without an error: another call with the same `request_id` has stored its project.
-        let is_repeated = created.is_err() && call.is_outdated();
-        if !is_repeated && (created.is_err() || !is_stored) {
+        if created.is_err() || !is_stored {
             self.abandon(project).await;
         }
         created
