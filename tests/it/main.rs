@@ -92,6 +92,7 @@ mod audit {
 // Runner processes and the isolation of deployed code.
 mod runner {
     mod addresses; // Host names of environments behind the proxy.
+    mod certificates; // Certificates of host names by DNS-01.
     mod conformance; // Promises that every driver keeps.
     mod foreign_text; // Output of programs that no text of the contract may contain.
     mod git_connections; // Private repositories by HTTPS and SSH, and their secrets.

@@ -66,6 +66,12 @@ pub(crate) const PDNS_SQLITE: Need = Need {
 };
 /// SQLite, which creates that database.
 pub(crate) const SQLITE: Need = Need::new("sqlite3", || runs("sqlite3", &["-version"]));
+/// Pebble, an ACME authority, for tests of certificates by DNS-01.
+pub(crate) const PEBBLE: Need = Need {
+    name: "pebble",
+    package: "pebble",
+    is_installed: || Path::new("/usr/bin/pebble").exists(),
+};
 /// Perl, for the sample application of the demo.
 pub(crate) const PERL: Need =
     Need { name: "perl", package: "perl", is_installed: || runs("perl", &["-v"]) };

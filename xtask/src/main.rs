@@ -94,6 +94,7 @@ fn test(filter: &[String]) -> Outcome {
         machine::PDNS,
         machine::PDNS_SQLITE,
         machine::SQLITE,
+        machine::PEBBLE,
         machine::PERL,
         machine::BROWSER,
         machine::PGBOUNCER,

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use api::project::{
-    FinishTaskRequest, HeartbeatRequest, HeartbeatResponse, Lease, LeaseTaskRequest,
-    ReportProgressRequest, runner_service_client::RunnerServiceClient,
+    ClearDnsChallengeRequest, FinishTaskRequest, HeartbeatRequest, HeartbeatResponse, Lease,
+    LeaseTaskRequest, ReportProgressRequest, SetDnsChallengeRequest,
+    runner_service_client::RunnerServiceClient,
 };
 use tonic::{Request, Status, body::Body, client::GrpcService};
 
 /// Deadline of `LeaseTask`, a long poll that the service answers within 20 seconds.
 const LEASE_DEADLINE: Duration = Duration::from_secs(28);
+
+/// Deadline of the calls that change a record on a DNS server.
+const DNS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Deadline of every other call.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -26,6 +30,10 @@ pub trait TaskClient: Send + Sync + 'static {
     async fn finish(&self, request: FinishTaskRequest) -> Result<(), Status>;
     /// Reports the state of the server and its environments, and renews all leases.
     async fn send_heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status>;
+    /// Publishes the record of a DNS-01 challenge; returns when the DNS server has it.
+    async fn set_challenge(&self, request: SetDnsChallengeRequest) -> Result<(), Status>;
+    /// Removes that record.
+    async fn clear_challenge(&self, request: ClearDnsChallengeRequest) -> Result<(), Status>;
 }
 
 #[tonic::async_trait]
@@ -54,6 +62,16 @@ where
     async fn send_heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status> {
         let request = with_deadline(request, DEADLINE);
         Ok(self.clone().heartbeat(request).await?.into_inner())
+    }
+
+    async fn set_challenge(&self, request: SetDnsChallengeRequest) -> Result<(), Status> {
+        let request = with_deadline(request, DNS_DEADLINE);
+        self.clone().set_dns_challenge(request).await.map(|_| ())
+    }
+
+    async fn clear_challenge(&self, request: ClearDnsChallengeRequest) -> Result<(), Status> {
+        let request = with_deadline(request, DNS_DEADLINE);
+        self.clone().clear_dns_challenge(request).await.map(|_| ())
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use api::project::{Capacity, EnvironmentReport, Lease, Observed};
 use tokio::sync::mpsc::Sender;
 
-use crate::{secrets::Secrets, text::LINE_BYTES_MAX};
+use crate::{certificate::store::CertificateStore, secrets::Secrets, text::LINE_BYTES_MAX};
 
 /// Maximum size of a task's log, in bytes.
 const LOG_BYTES_MAX: usize = 1 << 20;
@@ -37,6 +37,15 @@ pub struct CommitInfo {
     pub subject: String,
     /// Name of the author.
     pub author: String,
+}
+
+/// Host name of an environment.
+#[derive(Clone, Debug)]
+pub struct EnvironmentHostname {
+    /// Id of the environment.
+    pub environment_id: String,
+    /// Host name, in lower case.
+    pub hostname: String,
 }
 
 /// Result of a successful task.
@@ -213,6 +222,10 @@ pub trait Driver: Send + Sync + 'static {
     /// Measures the disk usage of environments; called every few seconds in a task of its own, because it
     /// takes long.
     async fn measure(&self);
+    /// Returns the host names of all environments of this server.
+    async fn hostnames(&self) -> Vec<EnvironmentHostname>;
+    /// Returns the certificates that the proxy serves; `None` if it requests them itself, or has none.
+    fn certificates(&self) -> Option<Arc<CertificateStore>>;
     /// Returns a report about every environment of this server.
     async fn reports(&self) -> Vec<EnvironmentReport>;
 }

@@ -10,9 +10,11 @@
 //! | reading of foreign text in bounded memory | `text` |
 //! | redaction of secrets in foreign text | `secrets` |
 //! | the proxy in front of environments | `proxy` |
+//! | certificates that the runner requests | `certificate` |
 //! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
+mod certificate;
 mod client;
 pub mod driver;
 #[cfg(test)]
@@ -38,10 +40,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use certificate::store::CertificateStore;
 pub use client::TaskClient;
 pub use proxy::arguments::ProxyArguments;
-pub use settings::{IsolationPolicy, NetworkSettings, ProxySettings, Settings, Tls};
+pub use settings::{AcmeDns, IsolationPolicy, NetworkSettings, ProxySettings, Settings, Tls};
 
+use certificate::Renewal;
 use driver::Driver;
 use process::Processes;
 use task::{ActiveLeases, TaskWorker};
@@ -93,6 +97,9 @@ pub async fn run(
     let task_slots = Arc::new(Semaphore::new(TASKS_MAX));
     let mut tasks = JoinSet::new();
     let (unknown_sender, unknown_receiver) = mpsc::channel(UNKNOWN_ENVIRONMENTS_MAX);
+    if let Some(renewal) = Renewal::new(&settings, client.clone(), driver.clone()) {
+        tasks.spawn(renewal.run(stop.clone()));
+    }
     let heartbeat = heartbeat::Heartbeat {
         client: client.clone(),
         driver: driver.clone(),

@@ -44,16 +44,17 @@ mod supervise;
 mod text_file;
 mod usage;
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
 use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
-    driver::{Driver, DriverInfo, ProgressReporter, TaskOutcome},
+    certificate::store::CertificateStore,
+    driver::{Driver, DriverInfo, EnvironmentHostname, ProgressReporter, TaskOutcome},
     proxy::Caddy,
-    settings::Settings,
+    settings::{Settings, Tls},
 };
 use account::Accounts;
 use database::Databases;
@@ -85,6 +86,8 @@ pub(crate) struct Processes {
     databases: Databases,
     /// Locks per environment, shared by tasks and supervision.
     locks: Locks,
+    /// Certificates that the runner requests; `None`: Caddy requests them, or there are none.
+    certificates: Option<Arc<CertificateStore>>,
     /// `None`: environments have no host names.
     proxy: Option<Mutex<Caddy>>,
     /// Memory of a build in MiB.
@@ -118,10 +121,18 @@ impl Processes {
         let locks = Locks::default();
         let machine_mb = u32::try_from(usage::capacity(&settings.data_dir).memory_mb).unwrap_or(0);
         let build_memory_mb = limits::build_memory_mb(settings.build_memory_mb, machine_mb);
+        let requests = settings.proxy.as_ref().is_some_and(|it| matches!(it.tls, Tls::AcmeDns(_)));
+        let certificates = if requests {
+            Some(Arc::new(CertificateStore::open(root.join("certificates"))?))
+        } else {
+            None
+        };
         let proxy = match &settings.proxy {
             Some(proxy) => {
                 let account = sandbox.accounts.of_proxy()?;
-                Some(Mutex::new(Caddy::new(proxy, root.join("proxy"), account).await?))
+                let folder = root.join("proxy");
+                let caddy = Caddy::new(proxy, folder, account, certificates.clone()).await?;
+                Some(Mutex::new(caddy))
             }
             None => None,
         };
@@ -132,6 +143,7 @@ impl Processes {
             health_checks,
             databases,
             locks,
+            certificates,
             proxy,
             build_memory_mb,
         };
@@ -372,6 +384,14 @@ impl Driver for Processes {
 
     async fn measure(&self) {
         self.measure_all().await;
+    }
+
+    async fn hostnames(&self) -> Vec<EnvironmentHostname> {
+        self.environment_hostnames().await
+    }
+
+    fn certificates(&self) -> Option<Arc<CertificateStore>> {
+        self.certificates.clone()
     }
 
     async fn reports(&self) -> Vec<EnvironmentReport> {

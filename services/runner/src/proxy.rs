@@ -19,6 +19,7 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +32,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::settings::ProxySettings;
+use crate::{certificate::store::CertificateStore, settings::ProxySettings};
 use admin::Admin;
 use configuration::{Site, Version};
 
@@ -77,6 +78,8 @@ pub(crate) struct Caddy {
     admin: Admin,
     /// The process, if this runner has started it.
     child: Option<Child>,
+    /// Certificates that the runner has requested; `None`: Caddy requests them itself, or has none.
+    certificates: Option<Arc<CertificateStore>>,
     /// Configuration that was loaded last.
     loaded: Option<Value>,
     /// Time before which no start is tried.
@@ -90,6 +93,7 @@ impl Caddy {
         settings: &ProxySettings,
         folder: PathBuf,
         account: Option<u32>,
+        certificates: Option<Arc<CertificateStore>>,
     ) -> Result<Self> {
         let text = version(&settings.caddy).await?;
         let Some(version) = Version::parse(&text) else {
@@ -136,6 +140,7 @@ impl Caddy {
             account,
             admin,
             child: None,
+            certificates,
             loaded: None,
             paused_until: Instant::now(),
         })
@@ -144,7 +149,8 @@ impl Caddy {
     /// Makes Caddy serve these routes, and starts it if it does not run. Open connections of earlier routes
     /// go on.
     pub(crate) async fn apply(&mut self, routes: &[Route]) -> Result<()> {
-        let configuration = configuration::compute(&self.site, routes);
+        let certificates = self.certificates.as_ref().map(|it| it.all()).unwrap_or_default();
+        let configuration = configuration::compute(&self.site, routes, &certificates);
         if !self.admin.is_listening().await {
             self.loaded = None;
             ensure!(Instant::now() >= self.paused_until, "the last start of Caddy has failed");

@@ -79,11 +79,25 @@ pub enum Tls {
     Off,
     /// Caddy's own authority.
     Internal,
-    /// A public authority (RFC 8555).
+    /// A public authority (RFC 8555), asked by Caddy, which proves each host name at port 80 or 443.
     Acme {
         /// E-mail address of the account.
         email: String,
         /// URL of its directory. `None`: that of Caddy.
         directory: Option<String>,
     },
+    /// An authority (RFC 8555), asked by the runner, which proves each host name by a record on the DNS
+    /// server of the organization (DNS-01).
+    AcmeDns(AcmeDns),
+}
+
+/// Settings of an ACME authority that the runner asks for certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcmeDns {
+    /// E-mail address of the account.
+    pub email: String,
+    /// URL of its directory.
+    pub directory: String,
+    /// PEM file with the root certificate of the authority's own server. `None`: those of the system.
+    pub ca: Option<PathBuf>,
 }

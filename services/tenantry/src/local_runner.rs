@@ -89,6 +89,7 @@ fn proxy_arguments(it: RunnerProxy) -> ProxyArguments {
         tls: it.runner_tls,
         acme_email: it.runner_acme_email,
         acme_directory: it.runner_acme_directory,
+        acme_ca: it.runner_acme_ca,
     }
 }
 

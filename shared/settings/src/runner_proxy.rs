@@ -9,8 +9,10 @@ use clap::{Args, ValueEnum};
 pub enum TlsMode {
     /// Caddy's own authority, which browsers do not trust.
     Internal,
-    /// A public authority with the ACME protocol (RFC 8555).
+    /// A public authority with the ACME protocol (RFC 8555), which connects to port 80 or 443.
     Acme,
+    /// An authority with the ACME protocol that checks records on the DNS server of the organization (DNS-01).
+    AcmeDns,
     /// No certificates: environments are served over http://.
     Off,
 }
@@ -33,15 +35,19 @@ pub struct RunnerProxy {
     #[arg(long, env = "TENANTRY_RUNNER_HTTPS_PORT", default_value_t = 443)]
     pub runner_https_port: u16,
     /// Origin of the certificates of environments: `internal` is Caddy's own authority, which browsers do not
-    /// trust, `acme` a public one, `off` serves http:// only. Default: `acme` with --runner-acme-email, else
-    /// `internal`.
+    /// trust, `acme` a public one, which connects to port 80 or 443, `acme-dns` one that checks records on the
+    /// DNS server of the organization, `off` serves http:// only. Default: `acme` with --runner-acme-email,
+    /// else `internal`.
     #[arg(long, env = "TENANTRY_RUNNER_TLS")]
     pub runner_tls: Option<TlsMode>,
-    /// E-mail address of the ACME account for environments. The apps domain must be public, and port 80 or
-    /// 443 reachable.
+    /// E-mail address of the ACME account for environments.
     #[arg(long, env = "TENANTRY_RUNNER_ACME_EMAIL")]
     pub runner_acme_email: Option<String>,
-    /// URL of the directory of the ACME authority. Default: that of Caddy, Let's Encrypt.
+    /// URL of the directory of the ACME authority. Default: Let's Encrypt.
     #[arg(long, env = "TENANTRY_RUNNER_ACME_DIRECTORY")]
     pub runner_acme_directory: Option<String>,
+    /// PEM file with the root certificate of the server of the ACME authority, for `acme-dns`. Default: the
+    /// root certificates of the system.
+    #[arg(long, env = "TENANTRY_RUNNER_ACME_CA")]
+    pub runner_acme_ca: Option<PathBuf>,
 }

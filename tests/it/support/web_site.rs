@@ -65,12 +65,25 @@ pub(crate) struct WebSite {
     pub(crate) http: ReservedPort,
     pub(crate) https: ReservedPort,
     account: RunnerAccount,
+    proxy: Proxy,
     address: SocketAddr,
     runner: Option<Process>,
 }
 
+/// Settings of the proxy of a runner.
+pub(crate) struct Proxy {
+    pub(crate) apps_domain: &'static str,
+    /// More arguments of the runner.
+    pub(crate) arguments: Vec<String>,
+}
+
 impl WebSite {
     pub(crate) async fn new(suite: &Suite, account: RunnerAccount) -> Self {
+        let proxy = Proxy { apps_domain: APPS_DOMAIN, arguments: vec![] };
+        Self::with_proxy(suite, account, proxy).await
+    }
+
+    pub(crate) async fn with_proxy(suite: &Suite, account: RunnerAccount, proxy: Proxy) -> Self {
         let fake = FakeRunner::new(suite).await;
         fake.hosting.repository.write("server.pl", SERVER);
         fake.hosting.repository.commit("one");
@@ -85,11 +98,12 @@ impl WebSite {
             http: ReservedPort::new(),
             https: ReservedPort::new(),
             account,
+            proxy,
             address: suite.address,
             runner: None,
         };
         site.start_runner();
-        let healthy = "select count(*) from project.server where apps_domain = 'apps.test' and \
+        let healthy = "select count(*) from project.server where apps_domain <> '' and \
                        health = 'healthy'";
         eventually("a heartbeat", async || (suite.count(healthy).await == 1).then_some(())).await;
         site
@@ -97,15 +111,16 @@ impl WebSite {
 
     pub(crate) fn start_runner(&mut self) {
         let folder = self.folder.path();
-        let arguments = [
+        let mut arguments = vec![
             format!("--project-url=http://{}", self.address),
             format!("--agent-token-file={}", folder.join("token").display()),
             format!("--data-dir={}", self.data_dir().display()),
-            format!("--apps-domain={APPS_DOMAIN}"),
+            format!("--apps-domain={}", self.proxy.apps_domain),
             format!("--caddy={}", testkit::caddy().display()),
             format!("--http-port={}", self.http.number()),
             format!("--https-port={}", self.https.number()),
         ];
+        arguments.extend_from_slice(&self.proxy.arguments);
         let log = folder.join("log");
         self.runner = Some(match self.account {
             RunnerAccount::Own => Process::start("tenantry-runner", &arguments, &log),
@@ -140,7 +155,11 @@ impl WebSite {
 
     /// URL of a host below the apps domain.
     pub(crate) fn url_of(&self, label: &str) -> String {
-        format!("https://{label}.{APPS_DOMAIN}:{}", self.https.number())
+        format!("https://{label}.{}:{}", self.proxy.apps_domain, self.https.number())
+    }
+
+    pub(crate) fn runner_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// A client that trusts Caddy's authority, connects to this machine for all hosts, and opens a connection

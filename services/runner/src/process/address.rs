@@ -16,7 +16,7 @@ use super::{
     record::{DesiredState, EnvironmentRecord},
 };
 use crate::{
-    driver::ProgressReporter,
+    driver::{EnvironmentHostname, ProgressReporter},
     proxy::{Route, Target, Unavailable},
     settings::Tls,
 };
@@ -57,7 +57,7 @@ impl Processes {
         let hostname = hostnames_of(environment).await.into_iter().next()?;
         let (scheme, port, default_port) = match proxy.tls {
             Tls::Off => ("http", proxy.http_port, 80),
-            Tls::Internal | Tls::Acme { .. } => ("https", proxy.https_port, 443),
+            Tls::Internal | Tls::Acme { .. } | Tls::AcmeDns(_) => ("https", proxy.https_port, 443),
         };
         let port = if port == default_port { String::new() } else { format!(":{port}") };
         Some(format!("{scheme}://{hostname}{port}"))
@@ -89,6 +89,18 @@ impl Processes {
         // Sorted, so that equal states have equal configurations.
         routes.sort_by(|one, other| one.hostnames.cmp(&other.hostnames));
         routes
+    }
+
+    /// Returns the host names of all environments.
+    pub(super) async fn environment_hostnames(&self) -> Vec<EnvironmentHostname> {
+        let mut all = vec![];
+        for environment in self.list_environments().await {
+            let environment_id = environment.id().to_string();
+            let of =
+                |hostname| EnvironmentHostname { environment_id: environment_id.clone(), hostname };
+            all.extend(hostnames_of(&environment).await.into_iter().map(of));
+        }
+        all
     }
 
     async fn target(&self, environment: &EnvironmentDir) -> Target {

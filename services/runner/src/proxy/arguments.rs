@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use primitives::{email, hostname};
 use settings::TlsMode;
 
-use crate::settings::{ProxySettings, Tls};
+use crate::settings::{AcmeDns, ProxySettings, Tls};
+
+/// URL of the directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 /// Settings of the proxy on the command line.
 #[derive(Args, Clone, Debug)]
@@ -27,21 +30,26 @@ pub struct ProxyArguments {
     #[arg(long, env = "TENANTRY_RUNNER_HTTPS_PORT", default_value_t = 443)]
     pub https_port: u16,
     /// Origin of certificates: `internal` is Caddy's own authority, which browsers do not trust, `acme` a
-    /// public one, `off` serves http:// only. Default: `acme` if --acme-email is set, else `internal`.
+    /// public one, which connects to port 80 or 443, `acme-dns` one that checks records on the DNS server of
+    /// the organization, `off` serves http:// only. Default: `acme` if --acme-email is set, else `internal`.
     #[arg(long, env = "TENANTRY_RUNNER_TLS")]
     pub tls: Option<TlsMode>,
-    /// E-mail address of the ACME account. The apps domain must be public, and port 80 or 443 reachable.
+    /// E-mail address of the ACME account.
     #[arg(long, env = "TENANTRY_RUNNER_ACME_EMAIL")]
     pub acme_email: Option<String>,
-    /// URL of the directory of the ACME authority. Default: that of Caddy, Let's Encrypt.
+    /// URL of the directory of the ACME authority. Default: Let's Encrypt.
     #[arg(long, env = "TENANTRY_RUNNER_ACME_DIRECTORY")]
     pub acme_directory: Option<String>,
+    /// PEM file with the root certificate of the server of the ACME authority, for `acme-dns`. Default: the
+    /// root certificates of the system.
+    #[arg(long, env = "TENANTRY_RUNNER_ACME_CA")]
+    pub acme_ca: Option<PathBuf>,
 }
 
 impl ProxyArguments {
     /// Returns the checked settings; `None` without an apps domain.
-    pub fn checked(self) -> Result<Option<ProxySettings>> {
-        let Some(apps_domain) = self.apps_domain.filter(|it| !it.is_empty()) else {
+    pub fn checked(mut self) -> Result<Option<ProxySettings>> {
+        let Some(apps_domain) = self.apps_domain.take().filter(|it| !it.is_empty()) else {
             return Ok(None);
         };
         ensure!(
@@ -54,17 +62,25 @@ impl ProxyArguments {
         let tls = match self.tls.unwrap_or(default) {
             TlsMode::Off => Tls::Off,
             TlsMode::Internal => Tls::Internal,
-            TlsMode::Acme => {
-                let Some(email) = self.acme_email.filter(|it| email::parse(it).is_some()) else {
-                    bail!("--tls acme requires --acme-email, an e-mail address");
-                };
-                let directory = self.acme_directory;
-                let is_https = directory.as_ref().is_none_or(|it| it.starts_with("https://"));
-                ensure!(is_https, "--acme-directory must be a URL that begins with https://");
-                Tls::Acme { email, directory }
-            }
+            TlsMode::Acme => Tls::Acme { email: self.email()?, directory: self.directory()? },
+            TlsMode::AcmeDns => Tls::AcmeDns(AcmeDns {
+                email: self.email()?,
+                directory: self.directory()?.unwrap_or_else(|| LETS_ENCRYPT.to_owned()),
+                ca: self.acme_ca,
+            }),
         };
         let Self { caddy, http_port, https_port, .. } = self;
         Ok(Some(ProxySettings { apps_domain, caddy, http_port, https_port, tls }))
+    }
+
+    fn email(&self) -> Result<String> {
+        let email = self.acme_email.clone().filter(|it| email::parse(it).is_some());
+        email.context("--tls acme and acme-dns require --acme-email, an e-mail address")
+    }
+
+    fn directory(&self) -> Result<Option<String>> {
+        let is_https = self.acme_directory.as_ref().is_none_or(|it| it.starts_with("https://"));
+        ensure!(is_https, "--acme-directory must be a URL that begins with https://");
+        Ok(self.acme_directory.clone())
     }
 }

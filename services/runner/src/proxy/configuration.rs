@@ -7,7 +7,10 @@ use primitives::hostname;
 use serde_json::{Value, json};
 
 use super::page::{self, Unavailable};
-use crate::settings::{ProxySettings, Tls};
+use crate::{
+    certificate::store::Certificate,
+    settings::{ProxySettings, Tls},
+};
 
 /// Longest time for which Caddy holds a request while the program does not accept connections.
 const RETRY_DURATION: &str = "3s";
@@ -67,8 +70,8 @@ pub(super) struct Site {
 }
 
 /// Returns the configuration that serves these routes. A host name of several routes belongs to the one whose
-/// URL has it, otherwise to the first.
-pub(super) fn compute(site: &Site, routes: &[Route]) -> Value {
+/// URL has it, otherwise to the first. `certificates`: those that the runner has requested.
+pub(super) fn compute(site: &Site, routes: &[Route], certificates: &[Certificate]) -> Value {
     let routes = distinct(routes);
     json!({
         "admin": {
@@ -92,7 +95,7 @@ pub(super) fn compute(site: &Site, routes: &[Route]) -> Value {
                 "grace_period": GRACE_PERIOD,
                 "servers": servers(site, &routes),
             },
-            "tls": tls(&site.settings),
+            "tls": tls(&site.settings, certificates),
             "pki": { "certificate_authorities": { "local": { "install_trust": false } } },
         },
     })
@@ -138,10 +141,15 @@ fn servers(site: &Site, routes: &[Route]) -> Value {
     let mut https = http.clone();
     https["listen"] = json!([format!(":{}", settings.https_port)]);
     https["protocols"] = json!(["h1", "h2"]);
-    https["automatic_https"] = json!({
-        "disable_redirects": true,
-        "skip_certificates": names_of_wildcard(settings, routes),
-    });
+    if let Tls::AcmeDns(_) = settings.tls {
+        // Remains disabled: Caddy has the certificates from the runner, and selects one by the host name.
+        https["tls_connection_policies"] = json!([{}]);
+    } else {
+        https["automatic_https"] = json!({
+            "disable_redirects": true,
+            "skip_certificates": names_of_wildcard(settings, routes),
+        });
+    }
     let mut http = http;
     http["routes"] = json!([redirect(settings, &hostnames), unknown_host]);
     json!({ "http": http, "https": https })
@@ -155,8 +163,7 @@ fn names_of_wildcard<'a>(settings: &ProxySettings, routes: &'a [Route]) -> Vec<&
     if settings.tls == Tls::Internal { names.filter(is_below).collect() } else { vec![] }
 }
 
-/// Certificates of files (`load_files`) would be a part of `certificates`.
-fn tls(settings: &ProxySettings) -> Value {
+fn tls(settings: &ProxySettings, certificates: &[Certificate]) -> Value {
     match &settings.tls {
         Tls::Off => json!({}),
         Tls::Internal => json!({
@@ -169,6 +176,11 @@ fn tls(settings: &ProxySettings) -> Value {
                 issuer["ca"] = json!(directory);
             }
             json!({ "automation": { "policies": [{ "issuers": [issuer] }] } })
+        }
+        Tls::AcmeDns(_) => {
+            let pair = |it: &Certificate| json!({ "certificate": it.chain, "key": it.key() });
+            let pairs: Vec<_> = certificates.iter().map(pair).collect();
+            json!({ "certificates": { "load_pem": pairs } })
         }
     }
 }

@@ -19,6 +19,10 @@ fn program(hostnames: &[&str], port: u16) -> Route {
     Route { hostnames, target: Target::Program(([127, 0, 0, 1], port).into()) }
 }
 
+fn computed(site: &Site, routes: &[Route]) -> Value {
+    compute(site, routes, &[])
+}
+
 /// Host names with their upstream, or with the status of their page.
 fn served(configuration: &Value) -> Vec<(String, String)> {
     let routes = configuration["apps"]["http"]["servers"]["https"]["routes"].as_array().unwrap();
@@ -48,7 +52,7 @@ fn each_host_name_has_its_program_or_a_page_and_others_are_unknown() {
         program(&["a.apps.test", "shop.example"], 4000),
         Route { hostnames: vec!["b.apps.test".to_owned()], target: stopped },
     ];
-    let configuration = compute(&site(Tls::Internal), &routes);
+    let configuration = computed(&site(Tls::Internal), &routes);
     expect(
         &configuration,
         &[
@@ -77,7 +81,7 @@ fn a_host_name_belongs_to_the_environment_whose_url_has_it() {
         program(&["a.apps.test"], 4002),
     ];
     expect(
-        &compute(&site(Tls::Internal), &routes),
+        &computed(&site(Tls::Internal), &routes),
         &[
             ("a.apps.test", "127.0.0.1:4000"),
             ("shop.example", "127.0.0.1:4000"),
@@ -102,7 +106,7 @@ fn hostile_host_names_are_left_out() {
         "a.example\n",
         "",
     ];
-    let configuration = compute(&site(Tls::Internal), &[program(&hostile, 4000)]);
+    let configuration = computed(&site(Tls::Internal), &[program(&hostile, 4000)]);
     expect(&configuration, &[("", "404")]);
     let text = configuration.to_string();
     assert!(!text.contains("env.HOME") && !text.contains("4000"), "{text}");
@@ -110,7 +114,7 @@ fn hostile_host_names_are_left_out() {
 
 #[test]
 fn without_tls_programs_are_served_over_http() {
-    let configuration = compute(&site(Tls::Off), &[program(&["a.apps.test"], 4000)]);
+    let configuration = computed(&site(Tls::Off), &[program(&["a.apps.test"], 4000)]);
     let servers = &configuration["apps"]["http"]["servers"];
     assert!(servers["https"].is_null());
     assert_eq!(servers["http"]["routes"][0]["handle"][0]["handler"], "reverse_proxy");
@@ -120,7 +124,7 @@ fn without_tls_programs_are_served_over_http() {
 fn acme_has_its_account_and_a_certificate_for_each_host_name() {
     let directory = Some("https://ca.example/directory".to_owned());
     let acme = Tls::Acme { email: "ops@example.com".to_owned(), directory };
-    let configuration = compute(&site(acme), &[program(&["a.apps.test"], 4000)]);
+    let configuration = computed(&site(acme), &[program(&["a.apps.test"], 4000)]);
     let issuer = &configuration["apps"]["tls"]["automation"]["policies"][0]["issuers"][0];
     assert_eq!(issuer["email"], "ops@example.com");
     assert_eq!(issuer["ca"], "https://ca.example/directory");
@@ -133,6 +137,6 @@ fn an_old_caddy_gets_no_field_that_it_does_not_have() {
     assert_eq!(Version::parse("2.6.2\n"), Some(Version(2, 6)));
     let old = Site { version: Version(2, 6), ..site(Tls::Internal) };
     let routes = [program(&["a.apps.test"], 4000)];
-    assert!(!compute(&old, &routes).to_string().contains("stream_close_delay"));
-    assert!(compute(&site(Tls::Internal), &routes).to_string().contains("stream_close_delay"));
+    assert!(!computed(&old, &routes).to_string().contains("stream_close_delay"));
+    assert!(computed(&site(Tls::Internal), &routes).to_string().contains("stream_close_delay"));
 }
