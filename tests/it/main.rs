@@ -131,6 +131,7 @@ mod suite {
     mod event_sizes; // Every event at its largest declared size.
     mod fault_injection; // Loss and duplicates with a safety device switched off.
     mod fencing; // Commits that rest on an outdated authorization.
+    mod growth; // Partitions, sizes and plans of tables that grow with time.
     mod grpc_web; // Calls of browsers.
     mod hung_identity; // An identity service that accepts calls and never answers.
     mod inactive_organizations; // Blocked and deleted organizations.

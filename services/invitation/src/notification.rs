@@ -36,6 +36,8 @@ use api::notification::{
 };
 use chassis::{Db, public_address::Exceptions, rate_limit::RateLimit};
 use host::Host;
+use time::Duration;
+use worker::partition::PartitionedTable;
 
 /// Changes of webhooks by one API key in a minute (NO-9).
 const WEBHOOK_CHANGES_MAX: u32 = 10;
@@ -48,8 +50,33 @@ pub(crate) fn install(host: &mut Host, db: &Db) -> anyhow::Result<()> {
     host.on(db, reactions::project_deleted);
     host.on(db, reactions::account_deleted);
     host.on_each(db, catalogue::event_names(), fanout::worker::enqueue);
-    host.add_retention_step(db, deletion::store::delete_old);
+    install_retention(host, db);
     Ok(())
+}
+
+/// Adds the tables of this half to the retention job.
+fn install_retention(host: &mut Host, db: &Db) {
+    let retention = host.config().retention;
+    host.add_retention_step(db, deletion::store::delete_old);
+    host.add_partitioned_table(
+        db,
+        PartitionedTable {
+            name: "notification",
+            interval: Duration::days(28),
+            retention: Duration::days(retention.notification_retention_days.into()),
+            age_column: None,
+        },
+    );
+    host.add_partitioned_table(
+        db,
+        PartitionedTable {
+            name: "webhook_delivery",
+            interval: Duration::days(7),
+            retention: Duration::days(retention.webhook_delivery_retention_days.into()),
+            // The next attempt of a delivery that is replayed.
+            age_column: Some("due_at"),
+        },
+    );
 }
 
 /// Adds the inbox, mail rules, alerts and the fan-out worker.

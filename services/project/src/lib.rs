@@ -57,7 +57,9 @@ use connection::{address::AddressChecker, probe::Prober};
 use dns::{dns_client::DnsClient, publisher::Publisher};
 use host::{Host, resolver::Resolver};
 use project_rules::variable::Vault;
+use time::Duration;
 use url::Url;
+use worker::partition::PartitionedTable;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
@@ -133,6 +135,16 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let jobs_db = db.clone();
     host.task("project registrations", move |stop| reactions::abandon_registrations(jobs_db, stop));
     host.add_retention_step(&db, project::creation::delete_ended_registrations);
+    let retention_days = host.config().retention.task_log_retention_days;
+    host.add_partitioned_table(
+        &db,
+        PartitionedTable {
+            name: "task_log",
+            interval: Duration::days(7),
+            retention: Duration::days(retention_days.into()),
+            age_column: None,
+        },
+    );
     host.on(&db, reactions::project_registered);
     host.on(&db, reactions::organization_deleted);
     host.on(&db, reactions::organization_restored);

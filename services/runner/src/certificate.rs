@@ -1,146 +1,132 @@
-//! Certificates of host names from an ACME authority (RFC 8555). The runner proves each host name by a record
-//! that the project service publishes on the DNS server of the organization (DNS-01), so that neither port 80
-//! nor a public address is needed.
-//!
-//! | concept | file |
-//! |---|---|
-//! | account and orders | `order` |
-//! | files of certificates and keys | `store` |
-
-mod order;
-pub(crate) mod store;
+//! Files of certificates and their keys, readable by the runner only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    fs::{self, DirBuilder, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
-use futures::StreamExt;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use anyhow::{Context, Result};
+use primitives::hostname;
+use x509_cert::Certificate as X509;
 
-use crate::{
-    client::TaskClient,
-    driver::{Driver, EnvironmentHostname},
-    settings::{Settings, Tls},
-};
-use order::{Authority, OrderError};
-use store::CertificateStore;
+/// Suffix of the files of certificates; a host name is before it.
+const SUFFIX: &str = ".pem";
 
-/// Pause between two looks for host names without a valid certificate.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Begin of the first certificate in a file. The key is before it.
+const CERTIFICATE_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
-/// Maximum number of orders at a time.
-const ORDERS_MAX: usize = 4;
-
-/// First pause after an attempt that did not reach the authority, and its maximum.
-const PAUSE_MIN: Duration = Duration::from_secs(5);
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
-
-/// First pause after a refusal of the authority. Let's Encrypt allows five failures in an hour for a host
-/// name.
-const REFUSAL_PAUSE_MIN: Duration = Duration::from_secs(120);
-
-/// Failed attempts for a host name.
-#[derive(Clone, Copy)]
-struct Failures {
-    count: u32,
-    next: Instant,
+/// A certificate and its key.
+#[derive(Clone)]
+pub(crate) struct Certificate {
+    /// Certificate and its issuers, as PEM.
+    pub(crate) chain: String,
+    key: String,
+    /// Time after two thirds of the lifetime.
+    pub(crate) renewal_time: SystemTime,
 }
 
-/// The loop that requests certificates, and renews them after two thirds of their lifetime.
-pub(crate) struct Renewal {
-    client: Arc<dyn TaskClient>,
-    driver: Arc<dyn Driver>,
-    certificates: Arc<CertificateStore>,
-    authority: Authority,
-    /// Name of the runner.
-    runner: String,
-    /// By host name.
-    failures: Mutex<BTreeMap<String, Failures>>,
-}
-
-impl Renewal {
-    /// Returns the loop; `None` if the runner requests no certificates.
-    pub(crate) fn new(
-        settings: &Settings,
-        client: Arc<dyn TaskClient>,
-        driver: Arc<dyn Driver>,
-    ) -> Option<Self> {
-        let Tls::AcmeDns(authority) = &settings.proxy.as_ref()?.tls else { return None };
-        let certificates = driver.certificates()?;
-        Some(Self {
-            client,
-            authority: Authority::new(authority.clone(), certificates.account_file()),
-            driver,
-            certificates,
-            runner: settings.name.clone(),
-            failures: Mutex::default(),
-        })
+impl Certificate {
+    /// Parses a certificate with its issuers. The key is not checked.
+    fn parse(chain: &str, key: &str) -> Result<Self> {
+        let chained = X509::load_pem_chain(chain.as_bytes()).context("invalid certificate")?;
+        let validity = chained.first().context("no certificate")?.tbs_certificate.validity;
+        let begin = validity.not_before.to_system_time();
+        let lifetime =
+            validity.not_after.to_system_time().duration_since(begin).unwrap_or_default();
+        let renewal_time = begin + lifetime / 3 * 2;
+        Ok(Self { chain: chain.to_owned(), key: key.to_owned(), renewal_time })
     }
 
-    /// Requests certificates until `stop` is cancelled.
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.renew_all() => sleep(INTERVAL).await,
+    /// Private key, as PEM.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+/// Certificates by host name, in memory and in files `<host name>.pem`.
+pub struct CertificateStore {
+    folder: PathBuf,
+    certificates: Mutex<BTreeMap<String, Certificate>>,
+}
+
+impl CertificateStore {
+    /// Reads the certificates of a directory, which is created if it does not exist. Files without a valid
+    /// certificate are ignored: the certificate is requested again.
+    pub(crate) fn open(folder: PathBuf) -> Result<Self> {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        created.with_context(|| format!("cannot create {}", folder.display()))?;
+        let mut certificates = BTreeMap::new();
+        for file in fs::read_dir(&folder)?.flatten() {
+            let name = file.file_name();
+            let name = name.to_str().and_then(|it| it.strip_suffix(SUFFIX));
+            let Some(name) = name.filter(|it| hostname::is_valid(it)) else { continue };
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            let Some(begin) = text.find(CERTIFICATE_BEGIN) else { continue };
+            let (key, chain) = text.split_at(begin);
+            if let Ok(certificate) = Certificate::parse(chain, key) {
+                certificates.insert(name.to_owned(), certificate);
             }
         }
+        Ok(Self { folder, certificates: Mutex::new(certificates) })
     }
 
-    async fn renew_all(&self) {
-        let all = self.driver.hostnames().await;
-        let names: BTreeSet<_> = all.iter().map(|it| it.hostname.as_str()).collect();
-        self.certificates.retain(&names);
-        self.lock_failures().retain(|it, _| names.contains(it.as_str()));
-        let due = all.iter().filter(|it| self.is_due(&it.hostname));
-        futures::stream::iter(due).for_each_concurrent(ORDERS_MAX, |it| self.renew(it)).await;
+    /// File of the account at the authority. No certificate has this name.
+    pub(crate) fn account_file(&self) -> PathBuf {
+        self.folder.join("account.json")
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "certificates expire by the clock of the machine"
-    )]
-    fn is_due(&self, hostname: &str) -> bool {
-        let is_paused =
-            self.lock_failures().get(hostname).is_some_and(|it| it.next > Instant::now());
-        let renewal = self.certificates.get(hostname).map(|it| it.renewal_time);
-        !is_paused && renewal.is_none_or(|it| it <= SystemTime::now())
+    /// Returns the certificate of a host name.
+    pub(crate) fn get(&self, hostname: &str) -> Option<Certificate> {
+        self.lock().get(hostname).cloned()
     }
 
-    async fn renew(&self, host: &EnvironmentHostname) {
-        let hostname = &host.hostname;
-        let proof = order::Proof { client: self.client.as_ref(), runner: &self.runner, host };
-        let ordered = self.authority.order(&proof).await.and_then(|it| {
-            self.certificates.put(hostname, &it.chain, &it.key).map_err(OrderError::from)
+    /// Returns all certificates, ordered by host name.
+    pub(crate) fn all(&self) -> Vec<Certificate> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Stores a certificate in place of an earlier one.
+    pub(crate) fn put(&self, hostname: &str, chain: &str, key: &str) -> Result<()> {
+        let certificate = Certificate::parse(chain, key)?;
+        write_private(&self.file(hostname), format!("{key}{chain}").as_bytes())?;
+        self.lock().insert(hostname.to_owned(), certificate);
+        Ok(())
+    }
+
+    /// Removes the certificates of all other host names.
+    pub(crate) fn retain(&self, hostnames: &BTreeSet<&str>) {
+        self.lock().retain(|it, _| {
+            let is_kept = hostnames.contains(it.as_str());
+            if !is_kept && let Err(error) = fs::remove_file(self.file(it)) {
+                tracing::warn!(hostname = it, %error, "certificate not removed");
+            }
+            is_kept
         });
-        match ordered {
-            Ok(()) => {
-                tracing::info!(hostname, "certificate received");
-                self.lock_failures().remove(hostname);
-            }
-            Err(failure) => {
-                let pause = self.record_failure(hostname, failure.is_refusal);
-                let (error, next_attempt_s) = (format!("{:#}", failure.error), pause.as_secs());
-                tracing::warn!(hostname, error, next_attempt_s, "no certificate for a host name");
-            }
-        }
     }
 
-    /// Returns the pause before the next attempt.
-    fn record_failure(&self, hostname: &str, is_refusal: bool) -> Duration {
-        let mut failures = self.lock_failures();
-        let count = failures.get(hostname).map_or(0, |it| it.count);
-        let first = if is_refusal { REFUSAL_PAUSE_MIN } else { PAUSE_MIN };
-        let pause = first.saturating_mul(2_u32.saturating_pow(count)).min(PAUSE_MAX);
-        let next = Instant::now() + pause;
-        failures.insert(hostname.to_owned(), Failures { count: count.saturating_add(1), next });
-        pause
+    fn file(&self, hostname: &str) -> PathBuf {
+        self.folder.join(format!("{hostname}{SUFFIX}"))
     }
 
-    fn lock_failures(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Failures>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Certificate>> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Replaces a file, or creates it, readable by its owner only.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_added_extension("new");
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }

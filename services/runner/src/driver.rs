@@ -11,7 +11,7 @@ use anyhow::Result;
 use api::project::{Capacity, EnvironmentReport, Lease, Observed};
 use tokio::sync::mpsc::Sender;
 
-use crate::{certificate::store::CertificateStore, secrets::Secrets, text::LINE_BYTES_MAX};
+use crate::{certificate::CertificateStore, secrets::Secrets, text::LINE_BYTES_MAX};
 
 /// Maximum size of a task's log, in bytes.
 const LOG_BYTES_MAX: usize = 1 << 20;

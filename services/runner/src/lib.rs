@@ -10,7 +10,8 @@
 //! | reading of foreign text in bounded memory | `text` |
 //! | redaction of secrets in foreign text | `secrets` |
 //! | the proxy in front of environments | `proxy` |
-//! | certificates that the runner requests | `certificate` |
+//! | files of certificates | `certificate` |
+//! | requests of certificates from an ACME authority | `renewal` |
 //! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
@@ -25,6 +26,7 @@ mod heartbeat;
 mod process;
 pub mod program;
 mod proxy;
+mod renewal;
 mod secrets;
 mod settings;
 mod task;
@@ -40,14 +42,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use certificate::store::CertificateStore;
+pub use certificate::CertificateStore;
 pub use client::TaskClient;
 pub use proxy::arguments::ProxyArguments;
 pub use settings::{AcmeDns, IsolationPolicy, NetworkSettings, ProxySettings, Settings, Tls};
 
-use certificate::Renewal;
 use driver::Driver;
 use process::Processes;
+use renewal::Renewal;
 use task::{ActiveLeases, TaskWorker};
 
 /// Seconds that the project service waits for a task before it answers a lease request with none.

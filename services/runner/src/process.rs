@@ -51,7 +51,7 @@ use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
-    certificate::store::CertificateStore,
+    certificate::CertificateStore,
     driver::{Driver, DriverInfo, EnvironmentHostname, ProgressReporter, TaskOutcome},
     proxy::Caddy,
     settings::{Settings, Tls},

@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{certificate::store::CertificateStore, settings::ProxySettings};
+use crate::{certificate::CertificateStore, settings::ProxySettings};
 use admin::Admin;
 use configuration::{Site, Version};
 

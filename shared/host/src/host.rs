@@ -25,8 +25,9 @@ use sqlx::{migrate::Migrator, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, codegen::Service, server::NamedService, service::Routes};
 use worker::{
+    partition::PartitionedTable,
     queue::{Queue, QueueState},
-    retention::{self, BoxedStep, Step},
+    retention::{self, Step},
 };
 
 use crate::{data_dir::DataDir, database, roles, web::PageHandler};
@@ -59,7 +60,7 @@ pub struct Host {
     pub(crate) tasks: Vec<Task>,
     /// Tokens that are cancelled when a part of the start-up is done.
     pub(crate) startup: Vec<CancellationToken>,
-    pub(crate) retention: BTreeMap<&'static str, Vec<BoxedStep>>,
+    pub(crate) retention: BTreeMap<&'static str, retention::Plan>,
     /// Queues in the databases, for metrics and operators.
     pub(crate) queues: Vec<Queue>,
     pub(crate) readiness: Readiness,
@@ -315,7 +316,12 @@ impl Host {
     where
         S: for<'t> Step<'t>,
     {
-        self.retention.entry(db.name()).or_default().push(retention::boxed(step));
+        self.retention.entry(db.name()).or_default().steps.push(retention::boxed(step));
+    }
+
+    /// Adds a table with partitions to the job that deletes old rows of a database.
+    pub fn add_partitioned_table(&mut self, db: &Db, table: PartitionedTable) {
+        self.retention.entry(db.name()).or_default().tables.push(table);
     }
 
     /// Adds a background task, which runs until the process shuts down. Its error is final: the process ends

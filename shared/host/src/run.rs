@@ -276,8 +276,8 @@ impl Host {
                 .spawn(database::keep_clock_synchronized(db.clone(), stop_background.clone()));
         }
         for (db, _) in &self.databases {
-            let steps = self.retention.remove(db.name()).unwrap_or_default();
-            background.spawn(retention::run(db.clone(), steps, stop_background.clone()));
+            let plan = self.retention.remove(db.name()).unwrap_or_default();
+            background.spawn(retention::run(db.clone(), plan, stop_background.clone()));
         }
         Box::pin(async move {
             // Holds a sender, so that the channel stays open without a failure.

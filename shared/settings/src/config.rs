@@ -9,7 +9,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 
-use crate::{registry::ServiceUrls, runner_proxy::RunnerProxy};
+use crate::{registry::ServiceUrls, retention::Retention, runner_proxy::RunnerProxy};
 
 /// Settings of a process of the suite.
 #[derive(Clone, Debug, clap::Args)]
@@ -246,6 +246,9 @@ pub struct Config {
     /// Proxy in front of environments.
     #[command(flatten)]
     pub runner_proxy: RunnerProxy,
+    /// Time for which rows are kept.
+    #[command(flatten)]
+    pub retention: Retention,
     /// Issuer URL of an OpenID Connect identity provider, with which people can log in.
     #[arg(long, env = "TENANTRY_OIDC_ISSUER", requires = "oidc_client_id")]
     pub oidc_issuer: Option<String>,

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod config;
 pub mod registry;
+pub mod retention;
 pub mod runner_proxy;
 
 pub use config::{BillingProvider, Config, Exporter, OtlpProtocol};

@@ -11,7 +11,8 @@ pub enum TlsMode {
     Internal,
     /// A public authority with the ACME protocol (RFC 8555), which connects to port 80 or 443.
     Acme,
-    /// An authority with the ACME protocol that checks records on the DNS server of the organization (DNS-01).
+    /// An authority with the ACME protocol that checks records on the DNS server of the organization
+    /// (DNS-01).
     AcmeDns,
     /// No certificates: environments are served over http://.
     Off,
@@ -35,9 +36,9 @@ pub struct RunnerProxy {
     #[arg(long, env = "TENANTRY_RUNNER_HTTPS_PORT", default_value_t = 443)]
     pub runner_https_port: u16,
     /// Origin of the certificates of environments: `internal` is Caddy's own authority, which browsers do not
-    /// trust, `acme` a public one, which connects to port 80 or 443, `acme-dns` one that checks records on the
-    /// DNS server of the organization, `off` serves http:// only. Default: `acme` with --runner-acme-email,
-    /// else `internal`.
+    /// trust, `acme` a public one, which connects to port 80 or 443, `acme-dns` one that checks records on
+    /// the DNS server of the organization, `off` serves http:// only. Default: `acme` with
+    /// --runner-acme-email, else `internal`.
     #[arg(long, env = "TENANTRY_RUNNER_TLS")]
     pub runner_tls: Option<TlsMode>,
     /// E-mail address of the ACME account for environments.

@@ -1,8 +1,9 @@
-//! Background work: the loop of all jobs ([`run`]), the deletion of old rows ([`retention`]), and streams
-//! that watch an object ([`watch`]). Operators see the states of the jobs ([`jobs`]) and of the queues that
-//! they process ([`queue`]).
+//! Background work: the loop of all jobs ([`run`]), the deletion of old rows ([`retention`], [`partition`]),
+//! and streams that watch an object ([`watch`]). Operators see the states of the jobs ([`jobs`]) and of the
+//! queues that they process ([`queue`]).
 
 pub mod jobs;
+pub mod partition;
 pub mod queue;
 pub mod retention;
 pub mod watch;

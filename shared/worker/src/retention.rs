@@ -1,11 +1,13 @@
-//! Retention: deletion of old rows in bounded batches, by one job for each database. The steps for the tables
-//! that every service has are here; a service adds the steps for its own tables.
+//! Retention: deletion of old rows, by one job for each database. Tables that grow with time lose whole
+//! partitions ([`crate::partition`]), others rows in bounded batches. The plan for the tables that every
+//! service has is here; a service adds its own tables.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use chassis::{Db, Result, Tx, id, idempotency};
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+
+use crate::partition::{self, PartitionedTable};
 
 /// Interval of the job.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -14,9 +16,14 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 /// statements.
 pub const BATCH: i64 = 1_000;
 
-/// Retention of inbox entries, by which redelivered events are recognized. An outbox deletes an event a week
-/// after all readers have read it, so an event is redelivered later only if a reader was down for months.
-const INBOX_RETENTION: time::Duration = time::Duration::days(90);
+/// Entries of the inbox, by which redelivered events are recognized. An outbox deletes an event a week after
+/// all readers have read it, so an event is redelivered later only if a reader was down for months.
+const INBOX: PartitionedTable = PartitionedTable {
+    name: "inbox",
+    interval: time::Duration::days(28),
+    retention: time::Duration::days(90),
+    age_column: Some("received_at"),
+};
 
 /// Retention of dead letters, in which an operator can handle them.
 const DEAD_LETTER_RETENTION: time::Duration = time::Duration::days(90);
@@ -55,16 +62,27 @@ pub fn boxed<S: for<'t> Step<'t>>(step: S) -> BoxedStep {
     Arc::new(move |tx| Box::pin(step.run(tx)))
 }
 
-/// Runs the steps of a database at once, then every hour until `stop`.
-pub async fn run(db: Db, steps: Vec<BoxedStep>, stop: CancellationToken) {
-    let common = [
-        boxed(idempotency::delete_expired),
-        boxed(delete_inbox),
-        boxed(delete_dead_letters),
-        boxed(delete_mails),
-    ];
-    let steps: Vec<_> = common.into_iter().chain(steps).collect();
+/// Retention of the tables of one database.
+#[derive(Default)]
+pub struct Plan {
+    /// Steps that delete rows.
+    pub steps: Vec<BoxedStep>,
+    /// Tables with partitions.
+    pub tables: Vec<PartitionedTable>,
+}
+
+/// Carries out the plan of a database at once, then every hour until `stop`.
+pub async fn run(db: Db, plan: Plan, stop: CancellationToken) {
+    let common =
+        [boxed(idempotency::delete_expired), boxed(delete_dead_letters), boxed(delete_mails)];
+    let steps: Vec<_> = common.into_iter().chain(plan.steps).collect();
     loop {
+        for table in [INBOX].iter().chain(&plan.tables) {
+            if let Err(error) = partition::maintain(&db, table).await {
+                let (service, table) = (db.name(), table.name);
+                tracing::warn!(%error, service, table, "partitions were not changed; this is retried");
+            }
+        }
         for step in &steps {
             if let Err(error) = run_step(&db, step, &stop).await {
                 tracing::warn!(%error, service = db.name(), "old rows were not deleted; this is retried");
@@ -82,20 +100,6 @@ async fn run_step(db: &Db, step: &BoxedStep, stop: &CancellationToken) -> Result
     let batch = async |tx: &mut Tx| step(tx).await;
     while !stop.is_cancelled() && db.write_as_system("retention", batch).await? > 0 {}
     Ok(())
-}
-
-async fn delete_inbox(tx: &mut Tx) -> Result<u64> {
-    // Event ids begin with the time of their creation, so the primary key finds the oldest.
-    let before: OffsetDateTime = tx.now - INBOX_RETENTION;
-    let expired = sqlx::query!(
-        "delete from inbox where event_id in (
-             select event_id from inbox where event_id < $1 and received_at < $2
-             order by event_id limit $3)",
-        id::lower_bound(before),
-        before,
-        BATCH,
-    );
-    Ok(expired.execute(tx.conn()).await?.rows_affected())
 }
 
 async fn delete_dead_letters(tx: &mut Tx) -> Result<u64> {

@@ -16,7 +16,7 @@ const DELETE: &str = "notification.v1.WebhookService/DeleteWebhook";
 const DELIVERIES: &str = "notification.v1.WebhookService/ListDeliveries";
 
 /// Starts a suite that may send to receivers on this machine.
-pub(super) async fn suite(receivers: &[&Receiver]) -> Suite {
+pub(crate) async fn suite(receivers: &[&Receiver]) -> Suite {
     let webhook_exceptions = receivers.iter().map(|it| it.exception()).collect();
     Suite::start_with(Options { webhook_exceptions, ..Options::default() }).await
 }
@@ -53,7 +53,7 @@ impl World {
 }
 
 /// Reference to a webhook in requests.
-pub(super) fn by_id(hook: &Value) -> Value {
+pub(crate) fn by_id(hook: &Value) -> Value {
     json!({ "webhookId": hook["webhook"]["id"] })
 }
 

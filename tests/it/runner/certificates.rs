@@ -1,5 +1,5 @@
-//! Certificates by DNS-01: a real ACME authority (Pebble) checks records of a real DNS server (BIND), and Caddy
-//! serves the certificates.
+//! Certificates by DNS-01: a real ACME authority (Pebble) checks records of a real DNS server (BIND), and
+//! Caddy serves the certificates.
 
 use std::{os::unix::fs::MetadataExt, time::Duration};
 

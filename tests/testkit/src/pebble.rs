@@ -1,4 +1,4 @@
-//! Pebble, the ACME authority for tests of Let's Encrypt, which checks challenges at a DNS server of the test.
+//! Pebble, an ACME authority for tests, which checks challenges at a DNS server of the test.
 
 use std::{
     fs,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::page::{self, Unavailable};
 use crate::{
-    certificate::store::Certificate,
+    certificate::Certificate,
     settings::{ProxySettings, Tls},
 };
 

@@ -7,15 +7,9 @@ use worker::retention::BATCH;
 
 use crate::recipient;
 
-/// Retention of notifications in the application.
-const NOTIFICATION_RETENTION: Duration = Duration::days(90);
-
 /// Retention of mails about events after the time at which they were due. Longer than the five days for which
 /// mails are retried.
 const DIGEST_RETENTION: Duration = Duration::days(7);
-
-/// Retention of ended deliveries of webhooks. They can be replayed until they are deleted.
-const DELIVERY_RETENTION: Duration = Duration::days(30);
 
 /// Deletes the data of an organization. Deliveries are deleted with their webhooks, items with their digests.
 pub(in crate::notification) async fn delete_of_org(tx: &mut Tx, org_id: OrgId) -> Result<()> {
@@ -64,33 +58,14 @@ pub(in crate::notification) async fn delete_of_user(tx: &mut Tx, user_id: UserId
     Ok(())
 }
 
-/// Deletes data whose retention is over, one batch of each kind. Returns the number of deleted rows.
+/// Deletes old mails about events; returns their number.
 pub(in crate::notification) async fn delete_old(tx: &mut Tx) -> Result<u64> {
     // Of every organization (no org_id): the retention job works for all.
-    let deletions = [
-        query!(
-            "delete from notification where id in (
-                 select id from notification where created_at < $1 order by created_at limit $2)",
-            tx.now - NOTIFICATION_RETENTION,
-            BATCH
-        ),
-        query!(
-            "delete from digest where id in (
-                 select id from digest where due_at < $1 order by due_at limit $2)",
-            tx.now - DIGEST_RETENTION,
-            BATCH
-        ),
-        query!(
-            "delete from webhook_delivery where id in (
-                 select id from webhook_delivery where created_at < $1 and state <> 1
-                 order by created_at limit $2)",
-            tx.now - DELIVERY_RETENTION,
-            BATCH
-        ),
-    ];
-    let mut count = 0;
-    for deletion in deletions {
-        count += deletion.execute(tx.conn()).await?.rows_affected();
-    }
-    Ok(count)
+    let deletion = query!(
+        "delete from digest where id in (
+             select id from digest where due_at < $1 order by due_at limit $2)",
+        tx.now - DIGEST_RETENTION,
+        BATCH
+    );
+    Ok(deletion.execute(tx.conn()).await?.rows_affected())
 }

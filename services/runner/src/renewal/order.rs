@@ -12,8 +12,9 @@ use primitives::foreign_text::clean_line;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use super::store::write_private;
-use crate::{client::TaskClient, driver::EnvironmentHostname, settings::AcmeDns};
+use crate::{
+    certificate::write_private, client::TaskClient, driver::EnvironmentHostname, settings::AcmeDns,
+};
 
 /// Longest wait for the check of a challenge, and for a certificate.
 const POLL_TIMEOUT: Duration = Duration::from_secs(90);
