@@ -25,7 +25,8 @@ grant select on tree to tenantry_audit;
 grant insert (org_id, held) on tree to tenantry_audit;
 grant update (size, edge, signed, note, signed_at, suite_index, plan, held) on tree to tenantry_audit;
 
--- State of the signers, which is not part of the log.
+-- State of the signers, which is not part of the log. Neither are the sinks of the continuous export
+-- (`export_sink`, `export_storage_use`), of which the role keeps all privileges.
 grant select, insert, delete on quarantine, signing_stop to tenantry_audit;
 grant select, insert, update, delete on signer_replica to tenantry_audit;
 grant select, update (holder, token) on signer to tenantry_audit;

@@ -76,6 +76,7 @@ mod notification {
 // Audit log: ingestion, search, export, proofs, retention and erasure.
 mod audit {
     mod audit_service; // Search, account log and live stream of entries.
+    mod continuous_export; // Continuous export to storage, its outages, and who manages it.
     mod erasure; // Personal data after the deletion of an account.
     mod export; // Exports, resumption and erased people in proofs.
     mod export_formats; // Formats of exports, and the log of a deleted organization.
@@ -163,6 +164,7 @@ mod tidy;
 mod support {
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
     pub(crate) mod billing; // An organization that pays at Stripe.
+    pub(crate) mod exported; // What a continuous export has written, and its verification.
     pub(crate) mod fake_runner; // Calls of a runner, made by a test.
     pub(crate) mod hosting; // A project whose environments really run.
     pub(crate) mod raw; // Calls of any method with any bytes.

@@ -1,12 +1,12 @@
 //! Exports: all entries that match a query, oldest first, as a file.
 
-mod bundle;
+pub(crate) mod bundle;
 mod csv;
 mod ocsf;
-mod record;
+pub(crate) mod record;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod verification;
+pub(crate) mod verification;
 
 pub(crate) use stream::{Export, ExportRequest};

@@ -14,8 +14,10 @@
 //! | inclusion and consistency proofs, receipts, cosignatures | `proof` |
 //! | lists, searches and streams of entries | `entry`, `diff` |
 //! | exports as files | `export` |
+//! | continuous export to storage | `export_sink` |
 //! | retention, purge and legal hold | `retention` |
 //! | gRPC surface: `AuditService`, `LogService`, `IngestService` | `rpc`, `proof::rpc`, `log::rpc` |
+//! | gRPC surface: `AuditExportService` | `export_sink::rpc` |
 //! | consistency check of the stored log, and the release of repaired logs | `fsck` |
 
 mod damage;
@@ -24,6 +26,7 @@ mod decode;
 mod diff;
 mod entry;
 mod export;
+mod export_sink;
 mod fsck;
 #[cfg(test)]
 #[path = "../../../tests/fuzz/input.rs"]
@@ -81,8 +84,10 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         guard.clone(),
         record_duplicates,
     ));
+    let reader = entry::read::EntryReader::new(db.clone(), codec.clone(), guard.clone());
+    export_sink::install(host, &db, &reader);
     host.rpc(AuditServiceServer::new(rpc::Rpc {
-        reader: entry::read::EntryReader::new(db.clone(), codec.clone(), guard.clone()),
+        reader,
         access: host.access(),
         pager: host.pager(),
         draining: host.draining(),

@@ -1,9 +1,11 @@
 //! `tenantry verify`: verifies offline that entries are in the audit log. Reads the files and prints the
 //! result; the verification itself is in the crate `verifier`.
 
+mod export_folder;
+
 use std::{
     fs::File,
-    io::BufReader,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +24,8 @@ use crate::tools::print;
 /// Arguments of `verify`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Response of `GetReceipt` or `GetInclusionProof` as printed by grpcurl, or an exported bundle.
+    /// Response of `GetReceipt` or `GetInclusionProof` as printed by grpcurl, an exported bundle, or a folder
+    /// with the objects of a continuous export.
     file: PathBuf,
     /// Verifier key of the log, `<name>+<id>+<key>`. Get it from the log's operator, not from the log. Repeat
     /// the option while the log rotates its key.
@@ -38,7 +41,7 @@ pub(crate) struct Arguments {
     /// Response of `GetConsistencyProof` between the stored checkpoint and the one of FILE.
     #[arg(long)]
     consistency: Option<PathBuf>,
-    /// Prints every entry of a bundle.
+    /// Prints every entry of a bundle or an export.
     #[arg(long)]
     entries: bool,
 }
@@ -62,8 +65,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let proof = arguments.consistency.as_deref().map(read_json).transpose()?;
     let proof = proof.as_ref().map(ConsistencyProof::from_json).transpose()?;
-    let verified = if is_bundle(&arguments.file)? {
-        verify_bundle(arguments, &pins, &seen)?
+    let verified = if arguments.file.is_dir() {
+        verify_bundle(export_folder::read(&arguments.file)?, arguments, &pins, &seen)?
+    } else if is_bundle(&arguments.file)? {
+        let lines = BufReader::new(open(&arguments.file)?);
+        verify_bundle(lines, arguments, &pins, &seen)?
     } else {
         verify_receipt(&arguments.file, &pins)?
     };
@@ -88,7 +94,12 @@ fn verify_receipt(file: &Path, pins: &Pins) -> Result<Verified> {
     Ok(Verified { checkpoint, root_at_seen: None, text })
 }
 
-fn verify_bundle(arguments: &Arguments, pins: &Pins, seen: &SeenCheckpoints) -> Result<Verified> {
+fn verify_bundle(
+    lines: impl BufRead,
+    arguments: &Arguments,
+    pins: &Pins,
+    seen: &SeenCheckpoints,
+) -> Result<Verified> {
     let mut text = String::new();
     let on_entry = |entry: &ProvenEntry| {
         if arguments.entries {
@@ -96,7 +107,6 @@ fn verify_bundle(arguments: &Arguments, pins: &Pins, seen: &SeenCheckpoints) -> 
         }
     };
     let prior_size = |origin: &str| seen.get(origin).map(|it| it.size);
-    let lines = BufReader::new(open(&arguments.file)?);
     let report = bundle::verify(lines, pins, prior_size, on_entry)?;
     let checkpoint = report.checkpoint;
     text += &format!(

@@ -204,6 +204,8 @@ async fn every_privilege_of_the_log_is_listed() {
         "cosigned: INSERT SELECT",
         "deployment_key: DELETE INSERT SELECT UPDATE",
         "entry: INSERT SELECT",
+        "export_sink: DELETE INSERT SELECT UPDATE",
+        "export_storage_use: DELETE INSERT SELECT UPDATE",
         "person: INSERT SELECT",
         "person_address: INSERT SELECT",
         "person_erased: SELECT",

@@ -47,7 +47,8 @@ const fn list(method: &'static str, field: &'static str) -> List {
     List { method, field, order: "" }
 }
 
-const LISTS: [List; 21] = [
+const LISTS: [List; 22] = [
+    list("audit.v1.AuditExportService/ListExportSinks", "exportSinks"),
     list("identity.v1.ApiKeyService/ListApiKeys", "apiKeys"),
     list("identity.v1.ApiKeyService/ListProjectApiKeys", "apiKeys"),
     list("identity.v1.MemberService/ListMembers", "members"),
@@ -180,6 +181,11 @@ impl Rows {
                 "project.v1.StorageConnectionService/CreateStorageConnection",
                 org(json!({ "name": name, "folder": {} })),
             ),
+            "ListExportSinks" => (
+                "audit.v1.AuditExportService/CreateExportSink",
+                org(json!({ "name": name, "storageConnectionId": self.storage_connection().await,
+                            "formats": ["EXPORT_SINK_FORMAT_NDJSON"] })),
+            ),
             "ListProjects" => (
                 "project.v1.ProjectService/CreateProject",
                 org(json!({ "name": name, "repositoryUrl": "https://git.example.com/a.git" })),
@@ -191,6 +197,14 @@ impl Rows {
             other => panic!("no row can be added to {other}"),
         };
         owner.call_ok(method, request).await;
+    }
+
+    /// Creates a storage connection; returns its id.
+    async fn storage_connection(&self) -> Value {
+        let create = self.world.org_request(json!({ "name": "Archive", "folder": {} }));
+        let method = "project.v1.StorageConnectionService/CreateStorageConnection";
+        let created = self.world.owner.call_ok(method, create).await;
+        created["storageConnection"]["id"].clone()
     }
 
     /// Has another person invite the Owner to a new organization.
@@ -247,6 +261,9 @@ impl Rows {
                 "project.v1.StorageConnectionService/DeleteStorageConnection",
                 org(json!({ "storageConnectionId": id })),
             ),
+            "ListExportSinks" => {
+                ("audit.v1.AuditExportService/DeleteExportSink", org(json!({ "exportSinkId": id })))
+            }
             "ListProjects" => (
                 "project.v1.ProjectService/DeleteProject",
                 org(json!({ "projectId": id, "confirmName": row["name"], "confirm": true })),

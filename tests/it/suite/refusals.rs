@@ -15,7 +15,7 @@ use chassis::clock::Duration;
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 use tenantry::client::CallError;
-use testkit::{PASSWORD, Person, Suite, eventually};
+use testkit::{Options, PASSWORD, Person, Suite, eventually};
 
 use crate::support::world::add_member;
 
@@ -69,12 +69,15 @@ fn declared() -> BTreeSet<(String, String)> {
 /// I-31: every remedy of every reason works. `Explain` has a test of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_remedy_of_an_error_makes_the_refused_call_succeed() {
-    let suite = Suite::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let storage_folder = Some(folder.path().to_owned());
+    let suite = Suite::start_with(Options { storage_folder, ..Options::default() }).await;
     credentials(&suite).await;
     ownership(&suite).await;
     limits::limits(&suite).await;
     limits::keys(&suite).await;
     limits::hooks(&suite).await;
+    limits::export_sinks(&suite).await;
     objects::invitations(&suite).await;
     suite.finish().await;
     let suite = Suite::start().await;

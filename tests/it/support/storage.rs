@@ -23,13 +23,18 @@ pub(crate) struct StorageSetup {
 
 impl StorageSetup {
     pub(crate) async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// Starts a suite with some settings changed.
+    pub(crate) async fn with(options: Options) -> Self {
         let s3 = S3Server::start().await;
         let ssh = SshServer::start().await;
         let folder = tempfile::tempdir().unwrap();
         let options = Options {
             connection_exceptions: vec![s3.exception(), ssh.exception()],
             storage_folder: Some(folder.path().to_owned()),
-            ..Options::default()
+            ..options
         };
         let suite = Suite::start_with(options).await;
         let world = World::new(&suite).await;

@@ -49,6 +49,7 @@ struct State {
     service: S3Service,
     fault: Mutex<S3Fault>,
     has_requests: AtomicBool,
+    written: Mutex<Vec<String>>,
 }
 
 impl S3Server {
@@ -72,6 +73,7 @@ impl S3Server {
             service: builder.build(),
             fault: Mutex::new(S3Fault::None),
             has_requests: AtomicBool::new(false),
+            written: Mutex::default(),
         });
         let shared = state.clone();
         tokio::task::spawn(async move {
@@ -117,6 +119,11 @@ impl S3Server {
         self.state.has_requests.load(Ordering::Relaxed)
     }
 
+    /// Paths of all requests to write an object, in order, also of those that a fault refused.
+    pub fn written(&self) -> Vec<String> {
+        self.state.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Objects of the bucket: names and contents, by name.
     pub fn objects(&self) -> Vec<(String, Vec<u8>)> {
         crate::files_below(&self.folder.path().join(Self::BUCKET))
@@ -127,6 +134,10 @@ impl State {
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
         self.has_requests.store(true, Ordering::Relaxed);
         let fault = *self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if request.method() == Method::PUT {
+            let path = request.uri().path().to_owned();
+            self.written.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        }
         let response = |status: StatusCode, body: &str| {
             let mut response = Response::new(Body::from(body.to_owned()));
             *response.status_mut() = status;

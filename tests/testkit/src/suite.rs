@@ -207,6 +207,7 @@ impl Suite {
         let options = Options {
             nats_url: self.options.nats_url.clone(),
             sign_ins_max: self.options.sign_ins_max,
+            connection_exceptions: self.options.connection_exceptions.clone(),
             ..Options::default()
         };
         Self::launch(options, self.database.share(), folder, self.clock.clone()).await

@@ -40,7 +40,7 @@ pub(super) fn header(
 
 /// Returns the line of an entry. `leaf_keys` open the sealed fields of this leaf and of no other, each those
 /// with the data of one person.
-pub(super) fn entry_line(
+pub(crate) fn entry_line(
     row: &EntryRow,
     leaf_keys: &LeafKeys,
     inclusion_proof: Option<&[Vec<u8>]>,
@@ -64,14 +64,14 @@ fn add_inclusion_proof(line: &mut Value, inclusion_proof: Option<&[Vec<u8>]>) {
 }
 
 /// Returns the line of an entry whose leaf is not shown.
-pub(super) fn withheld_line(row: &EntryRow, inclusion_proof: Option<&[Vec<u8>]>) -> Value {
+pub(crate) fn withheld_line(row: &EntryRow, inclusion_proof: Option<&[Vec<u8>]>) -> Value {
     let mut line = hash_only_line(row.index, &leaf_hash(&row.leaf));
     add_inclusion_proof(&mut line, inclusion_proof);
     line
 }
 
 /// Returns the line of an entry that is purged or older than the retention.
-pub(super) fn hash_only_line(index: i64, hash: &Hash) -> Value {
+pub(crate) fn hash_only_line(index: i64, hash: &Hash) -> Value {
     json!({ "index": index, "leaf_hash": BASE64.encode(hash) })
 }
 

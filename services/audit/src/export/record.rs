@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 use crate::search_index::ActionNames;
 
 /// An entry, prepared for an export.
-pub(super) struct Record {
-    pub(super) entry: Entry,
-    pub(super) envelope: Envelope,
+pub(crate) struct Record {
+    pub(crate) entry: Entry,
+    pub(crate) envelope: Envelope,
     /// Kind of the action.
-    pub(super) activity: Activity,
+    pub(crate) activity: Activity,
     /// All fields of the event, as JSON.
-    pub(super) event: Value,
+    pub(crate) event: Value,
 }
 
 impl Record {
-    pub(super) fn new(entry: Entry, actions: &ActionNames, pool: &DescriptorPool) -> Self {
+    pub(crate) fn new(entry: Entry, actions: &ActionNames, pool: &DescriptorPool) -> Self {
         let envelope = entry.envelope.clone().unwrap_or_default();
         let activity = actions.activity_of(&envelope);
         let event = event_json(pool, &envelope);

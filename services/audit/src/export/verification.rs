@@ -17,19 +17,19 @@ use crate::{
 };
 
 /// State of the verification of one export.
-pub(super) struct LeafVerification {
+pub(crate) struct LeafVerification {
     /// Tree of all leaves so far; `None` for a resumed export, whose first leaves are not read.
     leaves: Option<RootBuilder>,
 }
 
 impl LeafVerification {
     /// Starts the verification of an export.
-    pub(super) fn new(is_resumed: bool) -> Self {
+    pub(crate) fn new(is_resumed: bool) -> Self {
         Self { leaves: (!is_resumed).then(RootBuilder::default) }
     }
 
     /// Returns the stored hashes of leaves.
-    pub(super) async fn leaf_hashes(
+    pub(crate) async fn leaf_hashes(
         &self,
         db: &Db,
         signed: &SignedTree,
@@ -41,7 +41,7 @@ impl LeafVerification {
     }
 
     /// Compares entries with their leaf hashes in the tree.
-    pub(super) async fn check(
+    pub(crate) async fn check(
         &mut self,
         db: &Db,
         signed: &SignedTree,
@@ -59,7 +59,7 @@ impl LeafVerification {
     }
 
     /// Fails if an entry of the range is missing. An entry that was purged meanwhile is not missing.
-    pub(super) async fn require_all(
+    pub(crate) async fn require_all(
         &self,
         db: &Db,
         signed: &SignedTree,
@@ -74,14 +74,14 @@ impl LeafVerification {
     }
 
     /// Adds the hash of the next leaf of a complete bundle.
-    pub(super) fn push(&mut self, hash: &Hash) {
+    pub(crate) fn push(&mut self, hash: &Hash) {
         if let Some(leaves) = &mut self.leaves {
             leaves.push(*hash);
         }
     }
 
     /// Compares the root of all leaves of a complete bundle with the signed one.
-    pub(super) fn finish(&self, signed: &SignedTree) -> Result<()> {
+    pub(crate) fn finish(&self, signed: &SignedTree) -> Result<()> {
         let head = note::unverified_head(&signed.note).ok_or(Damage::InvalidCheckpoint)?;
         match &self.leaves {
             Some(leaves) if leaves.size() == head.size && leaves.root() != head.root => {

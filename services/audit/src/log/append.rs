@@ -20,6 +20,7 @@ use super::{
 use crate::{
     damage::Damage,
     decode::{IncomingEvent, LEAF_BYTES_MAX, Producer},
+    export_sink,
     integrity::{check_edge, guard::LogGuard},
     leaf_codec::LeafCodec,
     merkle::leaf_hash,
@@ -291,7 +292,7 @@ impl LogAppender {
     }
 
     /// Applies the effects that an event has on the log itself: the erasure of a deleted account or an ended
-    /// claim, and a new plan, which determines the retention.
+    /// claim, a new plan, which determines the retention, and the sinks of a purged organization.
     async fn handle_event(&self, tx: &mut Tx, event: &IncomingEvent) -> Result<()> {
         let Some(payload) = &event.envelope.event else { return Ok(()) };
         let name = payload.type_url.rsplit('/').next().unwrap_or_default();
@@ -309,6 +310,12 @@ impl LogAppender {
             let user_id = user.and_then(|it| Uuid::try_parse(&it.id).ok());
             if let Some(user_id) = user_id {
                 subject_key::erase::erase_person(tx, user_id, event.id).await?;
+            }
+        } else if name == identity::OrganizationPurged::full_name() {
+            let purged = identity::OrganizationPurged::decode(&*payload.value).ok();
+            let org_id = purged.and_then(|it| it.before?.id.parse().ok());
+            if let Some(org_id) = org_id {
+                export_sink::delete_of_org(tx, org_id).await?;
             }
         } else if let Some(plan) = new_plan(name, &event.envelope) {
             store::set_plan(tx, event.org_id, &plan).await?;

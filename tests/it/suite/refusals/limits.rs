@@ -245,3 +245,27 @@ pub(super) async fn hooks(suite: &Suite) {
         .await;
     }
 }
+
+/// An organization with the maximum number of sinks of the audit log deletes one.
+pub(super) async fn export_sinks(suite: &Suite) {
+    let (owner, _, org) = pair(suite, "sinks").await;
+    let connect = json!({ "orgId": org, "name": "Archive", "folder": {} });
+    let method = "project.v1.StorageConnectionService/CreateStorageConnection";
+    let connection = owner.call_ok(method, connect).await["storageConnection"]["id"].clone();
+    let create = async || {
+        let create = json!({
+            "orgId": org, "name": "Sink", "storageConnectionId": connection,
+            "formats": ["EXPORT_SINK_FORMAT_NDJSON"],
+        });
+        owner.call("audit.v1.AuditExportService/CreateExportSink", create).await
+    };
+    let sink = create().await.unwrap()["exportSink"]["id"].clone();
+    for _ in 1..20 {
+        create().await.unwrap();
+    }
+    let delete = "audit.v1.AuditExportService/DeleteExportSink";
+    remedied("EXPORT_SINK_LIMIT_REACHED", delete, create, async || {
+        owner.call_ok(delete, json!({ "orgId": org, "exportSinkId": sink })).await;
+    })
+    .await;
+}
