@@ -79,6 +79,7 @@ mod audit {
     mod erasure; // Personal data after the deletion of an account.
     mod export; // Exports, resumption and erased people in proofs.
     mod export_formats; // Formats of exports, and the log of a deleted organization.
+    mod fsck_job; // Check of the whole log by time and on request.
     mod ingest_service; // Order, deduplication and rejection of ingested events.
     mod log_service; // Receipts, checkpoints, proofs and witnesses.
     mod quarantine; // Damage of one log: containment, alarm and repair.
@@ -106,6 +107,7 @@ mod runner {
 
 // Behaviour across services.
 mod suite {
+    mod account_sessions; // Sessions of an account, for support.
     mod admin; // Dead letters, pauses, queues and settings, for operators.
     mod admission; // Limits on connections, unfinished requests and streams.
     mod authorization; // Golden table: every method and every kind of caller.
@@ -159,6 +161,7 @@ mod tidy;
 
 // Fixtures and clients for the tests above.
 mod support {
+    pub(crate) mod admin_client; // Client of the AdminService.
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
     pub(crate) mod billing; // An organization that pays at Stripe.
     pub(crate) mod fake_runner; // Calls of a runner, made by a test.

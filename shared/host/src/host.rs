@@ -29,7 +29,12 @@ use worker::{
     retention::{self, BoxedStep, Step},
 };
 
-use crate::{data_dir::DataDir, database, roles, web::PageHandler};
+use crate::{
+    admin::{AccountSessions, LogChecks, Operations},
+    data_dir::DataDir,
+    database, roles,
+    web::PageHandler,
+};
 
 /// Installs one service into a host.
 pub type Install = fn(&mut Host) -> anyhow::Result<()>;
@@ -62,6 +67,7 @@ pub struct Host {
     pub(crate) retention: BTreeMap<&'static str, Vec<BoxedStep>>,
     /// Queues in the databases, for metrics and operators.
     pub(crate) queues: Vec<Queue>,
+    pub(crate) operations: Operations,
     pub(crate) readiness: Readiness,
     pub(crate) draining: CancellationToken,
 }
@@ -117,6 +123,7 @@ impl Host {
             startup: vec![],
             retention: BTreeMap::new(),
             queues: vec![],
+            operations: Operations::default(),
             readiness: Readiness::default(),
             draining: CancellationToken::new(),
         })
@@ -329,6 +336,16 @@ impl Host {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         self.tasks.push(Task { name, run: Box::new(move |stop| Box::pin(task(stop))) });
+    }
+
+    /// Sets the part of the AdminService about checks of the audit log.
+    pub fn set_log_checks(&mut self, checks: Arc<dyn LogChecks>) {
+        self.operations.log_checks = Some(checks);
+    }
+
+    /// Sets the part of the AdminService about sessions of accounts.
+    pub fn set_account_sessions(&mut self, sessions: Arc<dyn AccountSessions>) {
+        self.operations.account_sessions = Some(sessions);
     }
 
     /// Delays readiness until a background task cancels this token, after a step of the start-up that calls

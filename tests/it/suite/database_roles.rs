@@ -204,6 +204,7 @@ async fn every_privilege_of_the_log_is_listed() {
         "cosigned: INSERT SELECT",
         "deployment_key: DELETE INSERT SELECT UPDATE",
         "entry: INSERT SELECT",
+        "fsck_run: DELETE INSERT SELECT UPDATE",
         "person: INSERT SELECT",
         "person_address: INSERT SELECT",
         "person_erased: SELECT",
