@@ -148,6 +148,7 @@ mod suite {
     mod readiness; // Start without a database, readiness, health checks.
     mod refusals; // Methods that errors name as remedies, carried out.
     mod replicas; // Replicas that hang or end.
+    mod restore_drill; // Backup under load, loss of the server, and restore to the latest and an older state.
     mod revoked_credentials; // Sessions and API keys that end on one of two replicas.
     mod startup; // Refusals to start, with their remedy.
     pub(crate) mod stored_secrets; // Secrets in tables.
