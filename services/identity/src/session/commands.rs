@@ -365,13 +365,6 @@ pub(super) async fn revoke(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<()>
     Ok(())
 }
 
-/// Ends one of an account's sessions for an operator.
-pub(super) async fn revoke_as_operator(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<()> {
-    let session = store::lock(tx, user_id, id).await?.ok_or(Error::NotFound("session"))?;
-    store::end(tx, session.revoke_as_operator()).await?;
-    Ok(())
-}
-
 /// Ends every session of the account except the one with which it calls. Returns their number.
 pub(super) async fn revoke_others(tx: &mut Tx, account: &Account) -> Result<i32> {
     let user = user::store::lock_caller(tx, account).await?;

@@ -1,6 +1,6 @@
 //! Sessions of accounts for operators: the part of the AdminService that this service provides.
 
-use chassis::{Db, Result, Tx, UserId, email};
+use chassis::{Db, Error, Result, Tx, UserId, email};
 use host::admin::{AccountSession, AccountSessions};
 use identity_rules::session::Session;
 use uuid::Uuid;
@@ -31,8 +31,11 @@ impl AccountSessions for SupportSessions {
     }
 
     async fn end(&self, account: UserId, session_id: Uuid) -> Result<()> {
-        let revoke =
-            async |tx: &mut Tx| commands::revoke_as_operator(tx, account, session_id).await;
+        let revoke = async |tx: &mut Tx| {
+            let session = store::lock(tx, account, session_id).await?;
+            let session = session.ok_or(Error::NotFound("session"))?;
+            store::end(tx, session.revoke_as_operator()).await
+        };
         self.db.write_as_operator("EndAccountSessions", revoke).await?;
         self.credentials.invalidate(&session_id);
         Ok(())
