@@ -133,6 +133,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let jobs_db = db.clone();
     host.task("project registrations", move |stop| reactions::abandon_registrations(jobs_db, stop));
     host.add_retention_step(&db, project::creation::delete_ended_registrations);
+    host.add_retention_step(&db, store::task::delete_old_logs);
     host.on(&db, reactions::project_registered);
     host.on(&db, reactions::organization_deleted);
     host.on(&db, reactions::organization_restored);

@@ -1,6 +1,6 @@
 //! SQL statements about tasks.
 
-use chassis::{Changed, Db, Error, OrgId, ProjectGrant, Result, Tx, page::Page};
+use chassis::{Changed, Db, Error, OrgId, ProjectGrant, Result, Tx, id, page::Page};
 use project_rules::{
     environment::Environment,
     runner::AuthenticatedRunner,
@@ -11,11 +11,18 @@ use project_rules::{
     types::{EnvironmentId, ServerId, TaskId},
 };
 use sqlx::{query, query_as, query_scalar};
+use time::Duration;
 use uuid::Uuid;
-use worker::queue::{COUNT_MAX, QueueState};
+use worker::{
+    queue::{COUNT_MAX, QueueState},
+    retention::BATCH,
+};
 
 /// Number of log lines in the response of `GetTask`, the newest ones.
 const LOG_LINES_MAX: i64 = 1_000;
+
+/// Retention of logs after the creation of their tasks. The tasks stay: they are the history of deployments.
+const LOG_RETENTION: Duration = Duration::days(90);
 
 /// Selects rows of tasks: the rest of the statement after `from task`, and its arguments.
 macro_rules! tasks {
@@ -214,6 +221,20 @@ pub(crate) async fn append_log(tx: &mut Tx, task: &mut Task, lines: &[String]) -
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// Deletes the oldest batches of lines whose retention is over. Returns their number.
+pub(crate) async fn delete_old_logs(tx: &mut Tx) -> Result<u64> {
+    // Ids of tasks begin with the time of their creation, so the primary key finds the oldest.
+    let before = id::lower_bound(tx.now - LOG_RETENTION);
+    let deleted = query!(
+        "delete from task_log where (task_id, first_line) in (
+             select task_id, first_line from task_log where task_id < $1
+             order by task_id, first_line limit $2)",
+        before,
+        BATCH
+    );
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
 /// Batch of consecutive lines of a task's log.
