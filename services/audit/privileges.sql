@@ -2,7 +2,8 @@
 -- this schema as the search path, after all privileges were granted to the role. A table that is missing
 -- here stays writable, so a test compares the privileges with a list.
 revoke all on tree, retention, tile, producer, term, term_name, person, person_interim_key, person_address,
-    person_erased, entry, checkpoint, cosigned, quarantine, signing_stop, signer, signer_replica from tenantry_audit;
+    person_erased, entry, checkpoint, cosigned, quarantine, signing_stop, signer, signer_replica,
+    fsck_run from tenantry_audit;
 
 -- Entries are accessed through the parent table only, so the role has no privileges on partitions.
 do $$
@@ -25,10 +26,10 @@ grant select on tree to tenantry_audit;
 grant insert (org_id, held) on tree to tenantry_audit;
 grant update (size, edge, signed, note, signed_at, suite_index, plan, held) on tree to tenantry_audit;
 
--- State of the signers, which is not part of the log. Neither are the sinks of the continuous export
+-- State of the signers and of checks, which is not part of the log. Neither are the sinks of the continuous export
 -- (`export_sink`, `export_storage_use`), of which the role keeps all privileges.
 grant select, insert, delete on quarantine, signing_stop to tenantry_audit;
-grant select, insert, update, delete on signer_replica to tenantry_audit;
+grant select, insert, update, delete on signer_replica, fsck_run to tenantry_audit;
 grant select, update (holder, token) on signer to tenantry_audit;
 
 -- Partitions, retention and erasure use functions that run as the owner. Helpers of these are revoked, too.

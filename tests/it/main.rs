@@ -80,6 +80,7 @@ mod audit {
     mod erasure; // Personal data after the deletion of an account.
     mod export; // Exports, resumption and erased people in proofs.
     mod export_formats; // Formats of exports, and the log of a deleted organization.
+    mod fsck_job; // Check of the whole log by time and on request.
     mod ingest_service; // Order, deduplication and rejection of ingested events.
     mod log_service; // Receipts, checkpoints, proofs and witnesses.
     mod quarantine; // Damage of one log: containment, alarm and repair.
@@ -108,6 +109,7 @@ mod runner {
 
 // Behaviour across services.
 mod suite {
+    mod account_sessions; // Sessions of an account, for support.
     mod admin; // Dead letters, pauses, queues and settings, for operators.
     mod admission; // Limits on connections, unfinished requests and streams.
     mod authorization; // Golden table: every method and every kind of caller.
@@ -149,6 +151,7 @@ mod suite {
     mod readiness; // Start without a database, readiness, health checks.
     mod refusals; // Methods that errors name as remedies, carried out.
     mod replicas; // Replicas that hang or end.
+    mod restore_drill; // Backup under load, loss of the server, and restore to the latest and an older state.
     mod revoked_credentials; // Sessions and API keys that end on one of two replicas.
     mod startup; // Refusals to start, with their remedy.
     pub(crate) mod stored_secrets; // Secrets in tables.
@@ -162,6 +165,7 @@ mod tidy;
 
 // Fixtures and clients for the tests above.
 mod support {
+    pub(crate) mod admin_client; // Client of the AdminService.
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
     pub(crate) mod billing; // An organization that pays at Stripe.
     pub(crate) mod exported; // What a continuous export has written, and its verification.

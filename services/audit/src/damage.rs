@@ -63,6 +63,12 @@ pub(crate) enum Damage {
     /// A stored checkpoint is not a valid checkpoint of this log.
     #[error("a checkpoint of the log is not valid; the operator has to restore it")]
     InvalidCheckpoint,
+    /// The check of the whole log found a difference.
+    #[error("a check of the log found a difference: {difference}; the operator has to restore it")]
+    FailedCheck {
+        /// The difference, one sentence.
+        difference: String,
+    },
     /// The tree is in quarantine; `detail` is the message of the damage that was found.
     #[error("{detail}")]
     Quarantined {
@@ -91,6 +97,7 @@ impl Damage {
             Self::MissingEntry { .. } => "MISSING_ENTRY",
             Self::AddedEntry { .. } => "ADDED_ENTRY",
             Self::InvalidCheckpoint => "INVALID_CHECKPOINT",
+            Self::FailedCheck { .. } => "FAILED_CHECK",
             Self::Quarantined { cause, .. } => cause,
         }
     }

@@ -2,12 +2,15 @@
 //! is independent of the code that built the log, and lists the differences.
 
 pub(crate) mod check;
+pub(crate) mod job;
+mod leaf_hashes;
 mod rebuild;
 pub(crate) mod release;
+mod schedule;
 mod store;
 pub(crate) mod subject_keys;
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeMap, fmt};
 
 use uuid::Uuid;
 
@@ -24,8 +27,8 @@ pub struct Findings {
     pub differences: Vec<String>,
     /// Keys of people that cannot be decrypted, one sentence each.
     pub unreadable_keys: Vec<String>,
-    /// Organizations of the trees with differences.
-    pub damaged: BTreeSet<Uuid>,
+    /// First difference of each tree that has any, by organization.
+    pub damaged: BTreeMap<Uuid, String>,
     /// Trees in quarantine, and the stop of signing, with their causes, one sentence each.
     pub restrictions: Vec<String>,
     /// Restrictions that were lifted, because the trees have no differences, one sentence each.

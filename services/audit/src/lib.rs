@@ -18,7 +18,7 @@
 //! | retention, purge and legal hold | `retention` |
 //! | gRPC surface: `AuditService`, `LogService`, `IngestService` | `rpc`, `proof::rpc`, `log::rpc` |
 //! | gRPC surface: `AuditExportService` | `export_sink::rpc` |
-//! | consistency check of the stored log, and the release of repaired logs | `fsck` |
+//! | consistency check of the stored log, on request and by time, and the release of repaired logs | `fsck` |
 
 mod damage;
 mod db_int;
@@ -49,7 +49,11 @@ mod tile;
 mod tree;
 mod url_credential;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context;
 use api::audit::{
@@ -110,9 +114,31 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on_all(&db, appender);
     let purge_db = db.clone();
     host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));
+    install_fsck(host, &db, &guard, &verifier_keys);
     let signing = signer::run::SigningConfig { db, guard, signer, verifier_keys, data_dir };
     host.task("signing of the audit log", move |stop| signer::run::run(signing, stop));
     Ok(())
+}
+
+/// Adds the check of the whole log in the background.
+fn install_fsck(
+    host: &mut Host,
+    db: &chassis::Db,
+    guard: &integrity::guard::LogGuard,
+    verifier_keys: &[String],
+) {
+    let interval = Duration::from_secs(host.config().fsck_interval_s);
+    let job = Arc::new(fsck::job::FsckJob {
+        db: db.clone(),
+        guard: guard.clone(),
+        vault: subject_key::KeyVault::new(host.key()),
+        verifier_keys: verifier_keys.to_vec(),
+        interval: Some(interval).filter(|it| !it.is_zero()),
+        requested: Mutex::default(),
+        meter: fsck::job::Meter::new(),
+    });
+    host.set_log_checks(job.clone());
+    host.task("check of the audit log", move |stop| fsck::job::run(job, stop));
 }
 
 /// Parses the configured witnesses.
@@ -142,8 +168,9 @@ pub async fn fsck(host: &Host, release: Release) -> anyhow::Result<Findings> {
     let verifier_keys = signer::key::record_verifier_keys(data_dir, &signer.verifier_keys())?;
     // Before the trees, which then have at least these entries.
     let journal = head_journal::HeadJournal::read(data_dir)?;
-    let check = fsck::check::Fsck::new(db.clone(), &verifier_keys, journal)?;
-    let mut findings = check.run().await?;
+    let mut check = fsck::check::Fsck::start(db, &verifier_keys, journal).await?;
+    while check.next_slice().await? {}
+    let mut findings = check.finish();
     if let Err(error) = db.require_key(host.key()).await {
         findings.unreadable_keys.push(format!("keys of people: {error:#}"));
     } else {

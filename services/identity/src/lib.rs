@@ -12,8 +12,8 @@
 //! | calls to other services | `organization/peers`, `provider/client`, `billing/provider` |
 //! | decisions | `access`: authentication, decisions, locks of organizations |
 //! | commands | `session/commands`, `member/commands`, then the other `*/commands` |
-//! | entry points | `*/rpc` with `*/wire`, `reactions`, `retention`, `organization/purge`, |
-//! | | `mailed_link/renderer`, `billing/hook`, `billing/worker` |
+//! | entry points | `*/rpc` with `*/wire`, `session/support`, `reactions`, `retention`, |
+//! | | `organization/purge`, `mailed_link/renderer`, `billing/hook`, `billing/worker` |
 
 mod access;
 mod api_key;
@@ -96,6 +96,10 @@ fn install_accounts(host: &mut Host, db: &Db, credentials: &CredentialCache) -> 
         db: db.clone(),
         credentials: credentials.clone(),
         sign_in: sign_in.clone(),
+    }));
+    host.set_account_sessions(Arc::new(session::support::SupportSessions {
+        db: db.clone(),
+        credentials: credentials.clone(),
     }));
     host.rpc(SessionServiceServer::new(session::rpc::Rpc {
         db: db.clone(),

@@ -3,4 +3,5 @@
 pub(crate) mod commands;
 pub(crate) mod rpc;
 pub(crate) mod store;
+pub(crate) mod support;
 mod wire;

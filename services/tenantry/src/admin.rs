@@ -51,6 +51,23 @@ enum Operation {
         /// `identity`, `project` or `invitation`.
         service: String,
     },
+    /// Shows the last checks of the whole audit log with their findings, and the logs in quarantine.
+    Integrity,
+    /// Starts a check of the whole audit log in the background.
+    Fsck,
+    /// Lists the sessions of an account that have not ended.
+    Sessions {
+        /// Id or e-mail address of the account.
+        account: String,
+    },
+    /// Ends a session of an account, or all of them; its API keys stay.
+    EndSessions {
+        /// Id or e-mail address of the account.
+        account: String,
+        /// Id of the session. Default: all sessions of the account.
+        #[arg(default_value = "")]
+        session_id: String,
+    },
     /// Replaces the filter of the log until the process ends.
     LogFilter {
         /// Directives in the syntax of `--log`, for example `info,project=debug`.
@@ -99,12 +116,18 @@ fn call(operation: Operation) -> AdminCall {
         Operation::Discard(it) => ("DiscardDeadLetter", dead_letter(it)),
         Operation::Pause { service } => ("PauseConsumer", json!({ "service": service })),
         Operation::Resume { service } => ("ResumeConsumer", json!({ "service": service })),
+        Operation::Integrity => ("GetIntegrity", json!({})),
+        Operation::Fsck => ("RunFsck", json!({})),
+        Operation::Sessions { account } => ("ListAccountSessions", json!({ "account": account })),
+        Operation::EndSessions { account, session_id } => {
+            ("EndAccountSessions", json!({ "account": account, "sessionId": session_id }))
+        }
         Operation::LogFilter { filter } => ("SetLogFilter", json!({ "filter": filter })),
     };
     AdminCall { method, request }
 }
 
-/// Returns an answer as text: a line for each field, and a table for each list of messages.
+/// Returns an answer as text: a line for each field and each sentence, and a table for each list of messages.
 fn text(answer: &Value) -> String {
     let fields = answer.as_object().into_iter().flatten();
     let mut lines = String::new();
@@ -112,6 +135,10 @@ fn text(answer: &Value) -> String {
     for (name, value) in fields {
         match value.as_array() {
             Some(rows) if rows.iter().any(Value::is_object) => tables += &table(rows),
+            Some(items) if items.iter().any(is_sentence) => {
+                lines += &format!("{name}:\n");
+                lines.extend(items.iter().map(|it| format!("  {}\n", cell(it))));
+            }
             _ => lines += &format!("{name}: {}\n", cell(value)),
         }
     }
@@ -119,6 +146,10 @@ fn text(answer: &Value) -> String {
         return "done\n".to_owned();
     }
     lines + &tables
+}
+
+fn is_sentence(item: &Value) -> bool {
+    item.as_str().is_some_and(|it| it.contains(' '))
 }
 
 /// Returns messages as a table with one column for each field that one of them has.
@@ -164,5 +195,7 @@ mod tests {
         let expected = "name    service   waiting\noutbox  audit\nmail    identity  2\n";
         assert_eq!(text(&answer), expected);
         assert_eq!(text(&json!({ "filter": "info" })), "filter: info\n");
+        let answer = json!({ "findings": ["one thing", "another"], "services": ["a", "b"] });
+        assert_eq!(text(&answer), "findings:\n  one thing\n  another\nservices: a, b\n");
     }
 }

@@ -281,6 +281,16 @@ pub(crate) fn system_actor(service: &str) -> pb::Actor {
     }
 }
 
+/// Actor of the changes that operators make through the AdminService, which has no credentials.
+pub(crate) fn operator_actor() -> pb::Actor {
+    pb::Actor {
+        kind: pb::ActorKind::System.into(),
+        id: "operator".to_owned(),
+        name: "an operator".to_owned(),
+        ..Default::default()
+    }
+}
+
 /// Returns the response of a handler.
 pub fn reply<M>(message: M) -> Reply<M> {
     Ok(Response::new(message))

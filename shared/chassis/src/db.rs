@@ -19,7 +19,7 @@ use uuid::Uuid;
 use self::{connection::TxConnection, failover::Failover, pool::LazyPools};
 use crate::{
     Result, access,
-    call::{Call, system_actor},
+    call::{Call, operator_actor, system_actor},
     clock::Clock,
     fault_injection::FaultInjection,
     idempotency,
@@ -248,6 +248,19 @@ impl Db {
         let origin = pb::Origin { request_id: cause.to_owned(), traceparent, ..Default::default() };
         let tx = self.begin(system_actor(self.name), origin, Uuid::try_parse(cause).ok()).await?;
         Ok(run(tx, work).await?.0)
+    }
+
+    /// Runs work of an operator, who calls the AdminService, in a transaction. `method` is the name of the
+    /// method, which the events have as their request id.
+    pub async fn write_as_operator<T>(
+        &self,
+        method: &str,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<T>,
+    ) -> Result<T> {
+        let traceparent = trace::traceparent(&Span::current());
+        let request_id = method.to_owned();
+        let origin = pb::Origin { request_id, traceparent, ..Default::default() };
+        Ok(run(self.begin(operator_actor(), origin, None).await?, work).await?.0)
     }
 
     /// Runs work on behalf of a caller outside its call: the record of a refusal.

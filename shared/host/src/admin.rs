@@ -1,5 +1,6 @@
 //! Operation of the process by its operators: the AdminService on a Unix socket.
 
+mod operations;
 mod rpc;
 mod socket;
 
@@ -13,6 +14,8 @@ use chassis::Config;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
+pub(crate) use self::operations::Operations;
+pub use self::operations::{AccountSession, AccountSessions, LogCheck, LogChecks, LogIntegrity};
 use self::rpc::Admin;
 use crate::host::Host;
 
@@ -45,6 +48,7 @@ impl Host {
             databases: self.databases().cloned().collect(),
             queues: self.queues.clone(),
             readiness: self.readiness.clone(),
+            operations: self.operations.clone(),
         };
         let routes = reflection()?.add_service(AdminServiceServer::new(admin));
         background.spawn(socket::serve(socket, routes, stop.clone()));

@@ -30,7 +30,12 @@ use worker::{
     retention::{self, Step},
 };
 
-use crate::{data_dir::DataDir, database, roles, web::PageHandler};
+use crate::{
+    admin::{AccountSessions, LogChecks, Operations},
+    data_dir::DataDir,
+    database, roles,
+    web::PageHandler,
+};
 
 /// Installs one service into a host.
 pub type Install = fn(&mut Host) -> anyhow::Result<()>;
@@ -63,6 +68,7 @@ pub struct Host {
     pub(crate) retention: BTreeMap<&'static str, retention::Plan>,
     /// Queues in the databases, for metrics and operators.
     pub(crate) queues: Vec<Queue>,
+    pub(crate) operations: Operations,
     pub(crate) readiness: Readiness,
     pub(crate) draining: CancellationToken,
 }
@@ -118,6 +124,7 @@ impl Host {
             startup: vec![],
             retention: BTreeMap::new(),
             queues: vec![],
+            operations: Operations::default(),
             readiness: Readiness::default(),
             draining: CancellationToken::new(),
         })
@@ -335,6 +342,16 @@ impl Host {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         self.tasks.push(Task { name, run: Box::new(move |stop| Box::pin(task(stop))) });
+    }
+
+    /// Sets the part of the AdminService about checks of the audit log.
+    pub fn set_log_checks(&mut self, checks: Arc<dyn LogChecks>) {
+        self.operations.log_checks = Some(checks);
+    }
+
+    /// Sets the part of the AdminService about sessions of accounts.
+    pub fn set_account_sessions(&mut self, sessions: Arc<dyn AccountSessions>) {
+        self.operations.account_sessions = Some(sessions);
     }
 
     /// Delays readiness until a background task cancels this token, after a step of the start-up that calls

@@ -1,7 +1,7 @@
 //! The process that hosts services: from settings through migrations and background jobs to a server, and its
 //! graceful shutdown.
 
-mod admin;
+pub mod admin;
 mod balance;
 mod connection;
 mod connection_limit;

@@ -9,7 +9,12 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 
-use crate::{registry::ServiceUrls, retention::Retention, runner_proxy::RunnerProxy};
+use crate::{
+    parse::{base_url, network, origin},
+    registry::ServiceUrls,
+    retention::Retention,
+    runner_proxy::RunnerProxy,
+};
 
 /// Settings of a process of the suite.
 #[derive(Clone, Debug, clap::Args)]
@@ -301,6 +306,10 @@ pub struct Config {
     /// (cosignature/v1), with commas between them.
     #[arg(long, env = "TENANTRY_AUDIT_WITNESS_KEYS", value_delimiter = ',')]
     pub audit_witness_keys: Vec<String>,
+    /// Seconds between two checks of the whole audit log (`tenantry audit fsck`), which one replica runs in
+    /// the background. 0 means never.
+    #[arg(long, env = "TENANTRY_FSCK_INTERVAL_S", default_value_t = 86_400)]
+    pub fsck_interval_s: u64,
     /// OTLP collector for traces and metrics. Default: none; no traces and metrics are sent.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
@@ -368,36 +377,4 @@ impl Config {
         let url = self.push_url.as_ref().map(|it| it.trim_end_matches('/').to_owned());
         url.unwrap_or_else(|| self.base_url())
     }
-}
-
-/// Parses a network (CIDR), or an address as the network of only this address.
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| address()).map_err(|_| {
-        format!("{text} is not an address or a network; use for example 192.0.2.1 or 10.0.0.0/8")
-    })
-}
-
-/// Checks a base URL: scheme and host, and possibly a path.
-fn base_url(text: &str) -> Result<String, String> {
-    let rest = ["https://", "http://"].iter().find_map(|it| text.strip_prefix(it));
-    let has_host = rest.is_some_and(|it| !it.is_empty() && !it.starts_with(['/', ':', '?', '#']));
-    let is_text = text.chars().all(|it| !it.is_whitespace() && !it.is_control());
-    if has_host && is_text && !text.contains(['?', '#']) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("{text} is not a base URL; use for example https://tenantry.example.com"))
-}
-
-/// Checks the origin of a web page (RFC 6454): scheme, host and port, without a path.
-fn origin(text: &str) -> Result<String, String> {
-    let host = ["https://", "http://"].iter().find_map(|it| text.strip_prefix(it));
-    let is_host = |it: &str| {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
-        !it.is_empty() && it.chars().all(is_allowed)
-    };
-    if host.is_some_and(is_host) {
-        return Ok(text.to_ascii_lowercase());
-    }
-    Err(format!("{text} is not an origin; use for example https://app.example.com, without a path"))
 }

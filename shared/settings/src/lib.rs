@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod config;
+mod parse;
 pub mod registry;
 pub mod retention;
 pub mod runner_proxy;

@@ -1,31 +1,21 @@
 //! The AdminService on its socket: dead letters, pauses, queues, the log filter and settings.
 
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::os::unix::fs::MetadataExt;
 
 use api::admin::{
     DiscardDeadLetterRequest, GetProcessRequest, ListDeadLettersRequest, ListJobsRequest,
     ListQueuesRequest, PauseConsumerRequest, Queue, ReplayDeadLetterRequest, ResumeConsumerRequest,
-    SetLogFilterRequest, admin_service_client::AdminServiceClient,
+    SetLogFilterRequest,
 };
 use serde_json::json;
 use testkit::{Person, Suite, eventually};
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
+use tonic::Code;
 
 use super::dead_letters::{DEMOTE, Tenant};
-use crate::support::suite_process::SuiteProcess;
-
-type Admin = AdminServiceClient<Channel>;
-
-/// Connects to the socket in a data directory, which exists once the databases are migrated.
-async fn connect(data_dir: &Path) -> Admin {
-    let url = format!("unix:{}", data_dir.join("admin.sock").display());
-    let endpoint = Endpoint::try_from(url).unwrap();
-    let channel = eventually("the socket", async || endpoint.connect().await.ok()).await;
-    AdminServiceClient::new(channel)
-}
+use crate::support::{
+    admin_client::{Admin, connect},
+    suite_process::SuiteProcess,
+};
 
 /// Makes every change of an invitation fail, until [`REPAIR`].
 const BREAK: &str = "create function invitation.fail() returns trigger language plpgsql as $$ begin

@@ -4,7 +4,13 @@ use chassis::clock::Duration;
 use serde_json::json;
 use testkit::{Suite, eventually};
 
-use crate::{identity::password_attacks::Totp, support::world::World};
+use crate::{
+    identity::password_attacks::Totp,
+    support::{
+        fake_runner::{FakeRunner, success_result},
+        world::World,
+    },
+};
 
 /// Number of unfinished external logins: more than the 1,000 rows that the job deletes at a time.
 const EXTERNAL_LOGINS: i64 = 2_500;
@@ -89,5 +95,39 @@ async fn rows_are_deleted_after_their_retention() {
         "invitation.idempotency",
     ];
     let suite = after_days(suite, 60, &emptied, &["identity.account", "identity.member"]).await;
+    suite.finish().await;
+}
+
+/// The log of a task is deleted after 90 days; the task stays, and so do logs of younger tasks.
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_of_old_tasks_are_deleted() {
+    let suite = Suite::start().await;
+    let runner = FakeRunner::new(&suite).await;
+    runner.heartbeat().await;
+    let id = runner.environment("main").await;
+    runner.hosting.start_task("Deploy", &id, json!({})).await;
+    let lease = runner.lease_task().await;
+    let progress = json!({ "logLines": ["an old line"] });
+    runner.report_progress(&lease, progress).await.unwrap();
+    runner.finish_task(&lease, success_result()).await.unwrap();
+    let younger = chassis::id::lower_bound(suite.clock.now() + Duration::days(60));
+    let copies = [
+        "insert into project.task
+             select (jsonb_populate_record(task, jsonb_build_object('id', $1))).* from project.task",
+        "insert into project.task_log (task_id, first_line, lines) values ($1, 0, '{a line}')",
+    ];
+    for copy in copies {
+        sqlx::query(copy).bind(younger).execute(&suite.pool).await.unwrap();
+    }
+    suite.wait_for_log().await;
+    assert_eq!(rows(&suite, "project.task_log").await, 2);
+    let suite = after_days(suite, 91, &[], &["project.task"]).await;
+    let remaining = "select task_id from project.task_log";
+    eventually("the deletion of the log", async || {
+        let ids = sqlx::query_scalar::<_, uuid::Uuid>(remaining).fetch_all(&suite.pool).await;
+        (ids.unwrap() == [younger]).then_some(())
+    })
+    .await;
+    assert_eq!(rows(&suite, "project.task").await, 2, "tasks stay");
     suite.finish().await;
 }

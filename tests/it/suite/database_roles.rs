@@ -206,6 +206,7 @@ async fn every_privilege_of_the_log_is_listed() {
         "entry: INSERT SELECT",
         "export_sink: DELETE INSERT SELECT UPDATE",
         "export_storage_use: DELETE INSERT SELECT UPDATE",
+        "fsck_run: DELETE INSERT SELECT UPDATE",
         "person: INSERT SELECT",
         "person_address: INSERT SELECT",
         "person_erased: SELECT",

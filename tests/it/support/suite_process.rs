@@ -48,6 +48,20 @@ impl SuiteProcess {
         self.client = client;
     }
 
+    /// Adds a flag, which the next start has.
+    pub(crate) fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
+    /// Starts a killed suite on the same data, which must refuse to start; returns its error.
+    pub(crate) fn start_error(&self) -> String {
+        let arguments = arguments(self.folder.path(), self.port.number(), &self.flags);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let ended = Process::run("tenantry", &arguments);
+        assert!(!ended.status.success(), "the suite starts");
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    }
+
     pub(crate) fn process(&self) -> &Process {
         self.process.as_ref().expect("the process is running")
     }
@@ -85,8 +99,8 @@ impl SuiteProcess {
     }
 }
 
-/// Starts the process; returns it with a client.
-async fn launch(folder: &Path, port: u16, flags: &[String]) -> (Process, Client) {
+/// Arguments of the process.
+fn arguments(folder: &Path, port: u16, flags: &[String]) -> Vec<String> {
     let mut arguments = vec![
         format!("--data-dir={}", folder.display()),
         format!("--listen=127.0.0.1:{port}"),
@@ -95,7 +109,12 @@ async fn launch(folder: &Path, port: u16, flags: &[String]) -> (Process, Client)
         "--local-repositories=true".to_owned(),
     ];
     arguments.extend_from_slice(flags);
-    let process = Process::start("tenantry", &arguments, &folder.join("log"));
+    arguments
+}
+
+/// Starts the process; returns it with a client.
+async fn launch(folder: &Path, port: u16, flags: &[String]) -> (Process, Client) {
+    let process = Process::start("tenantry", &arguments(folder, port, flags), &folder.join("log"));
     let url = format!("http://127.0.0.1:{port}");
     let client =
         eventually("the start of the suite", async || Client::connect(&url, None).await.ok()).await;

@@ -85,6 +85,8 @@ pub struct Options {
     pub stripe_url: Option<String>,
     /// Verifier keys of the witnesses of the audit log.
     pub witness_keys: Vec<String>,
+    /// Seconds between two checks of the whole audit log; 0 for never.
+    pub fsck_interval_s: u64,
 }
 
 /// A running suite.

@@ -1,6 +1,9 @@
 //! The check of every tree: entries, index terms, tiles, checkpoints, edge and sequence numbers.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+};
 
 use api::event::Envelope;
 use chassis::{Db, Result, Tx};
@@ -14,6 +17,7 @@ use verifier::{
 
 use super::{
     Findings,
+    leaf_hashes::LeafHashes,
     rebuild::{RebuiltTree, SequenceCheck},
     store::{self, StoredEntry, StoredTree},
 };
@@ -26,140 +30,182 @@ use crate::{
 /// Most differences that are listed.
 const DIFFERENCES_MAX: usize = 1_000;
 
-/// Hashes of a complete tile.
-const TILE_WIDTH: i64 = 16;
-/// Length of a hash in bytes.
-const HASH_LEN: usize = 32;
-
 /// Checkpoints of a tree (signed notes), by size.
 type Checkpoints = BTreeMap<i64, String>;
 
-/// A stored tile of leaf hashes.
-struct LeafTile {
-    index: i64,
-    hashes: Vec<u8>,
+/// Position of the check in one tree.
+#[derive(Default)]
+struct Cursor {
+    /// Index of the next entry.
+    next: i64,
+    rebuilt: RebuiltTree,
+    sequences: SequenceCheck,
 }
 
-/// A running check.
+/// A running check. It proceeds in slices of at most [`store::PAGE`] entries, each in a transaction of its
+/// own: a long transaction would keep the server from removing dead rows. Between two slices the tree may
+/// grow, and its first entries may be purged.
 pub(crate) struct Fsck {
     db: Db,
     pins: Pins,
     action_names: ActionNames,
     journal: HeadJournal,
     findings: Findings,
-    /// The tile that was read last.
-    tile: Option<LeafTile>,
+    /// Trees that are not checked yet, by organization; the first one is being checked.
+    org_ids: VecDeque<Uuid>,
+    cursor: Cursor,
+    leaf_hashes: LeafHashes,
 }
 
 impl Fsck {
-    /// Creates a check that accepts checkpoints signed by one of these verifier keys. `journal` has the
+    /// Starts a check that accepts checkpoints signed by one of these verifier keys. `journal` has the
     /// signed tree heads.
-    pub(crate) fn new(
-        db: Db,
+    pub(crate) async fn start(
+        db: &Db,
         verifier_keys: &[String],
         journal: HeadJournal,
     ) -> anyhow::Result<Self> {
         let keys = verifier_keys.iter().map(|it| VerifierKey::parse(it));
         let keys = keys.collect::<Result<_, VerifyError>>()?;
-        Ok(Self {
-            db,
+        let mut check = Self {
+            db: db.clone(),
             pins: Pins { keys, org_id: None },
             action_names: ActionNames::load(api::DESCRIPTORS)?,
             journal,
             findings: Findings::default(),
-            tile: None,
-        })
-    }
-
-    /// Checks every tree.
-    pub(crate) async fn run(mut self) -> Result<Findings> {
-        let org_ids = store::tree_ids(&self.db).await?;
-        for org_id in &org_ids {
-            let db = self.db.clone();
-            // The running suite appends to the tree meanwhile, so all statements read one state.
-            let check = async |tx: &mut Tx| {
-                store::begin_snapshot(tx).await?;
-                self.check_tree(tx, *org_id).await
-            };
-            db.write_as_system("fsck", check).await?;
-        }
-        for (org_id, head) in self.journal.clone().heads() {
-            if !org_ids.contains(&org_id) {
+            org_ids: store::tree_ids(db).await?.into(),
+            cursor: Cursor::default(),
+            leaf_hashes: LeafHashes::default(),
+        };
+        for (org_id, head) in check.journal.clone().heads() {
+            if !check.org_ids.contains(&org_id) {
                 let signed = head.size;
-                self.report(org_id, format!("the tree is missing; {signed} entries were signed"));
+                check.report(org_id, format!("the tree is missing; {signed} entries were signed"));
             }
         }
-        Ok(self.findings)
+        Ok(check)
     }
 
-    async fn check_tree(&mut self, tx: &mut Tx, org_id: Uuid) -> Result<()> {
-        let tree = store::tree(tx, org_id).await?;
-        self.findings.trees += 1;
-        self.tile = None;
-        let rebuilt = if org_id == SUITE_TREE.0 {
-            self.check_suite_tree(tx, &tree).await?
-        } else {
-            self.check_org_tree(tx, &tree).await?
+    /// Checks the next slice. Returns false after the last one.
+    pub(crate) async fn next_slice(&mut self) -> Result<bool> {
+        let Some(org_id) = self.org_ids.front().copied() else { return Ok(false) };
+        let mut cursor = std::mem::take(&mut self.cursor);
+        let db = self.db.clone();
+        // The running suite appends to the tree meanwhile, so all statements read one state.
+        let check = async |tx: &mut Tx| {
+            store::begin_snapshot(tx).await?;
+            let tree = store::tree(tx, org_id).await?;
+            self.leaf_hashes = LeafHashes::default();
+            let is_complete = if org_id == SUITE_TREE.0 {
+                self.check_suite_slice(tx, &tree, &mut cursor).await?
+            } else {
+                self.check_org_slice(tx, &tree, &mut cursor).await?
+            };
+            if is_complete {
+                self.check_edge(tx, &tree, &cursor.rebuilt).await?;
+            }
+            Ok(is_complete)
         };
-        self.check_edge(tx, &tree, &rebuilt).await
+        if db.write_as_system("fsck", check).await? {
+            self.findings.trees += 1;
+            self.org_ids.pop_front();
+        } else {
+            self.cursor = cursor;
+        }
+        Ok(!self.org_ids.is_empty())
+    }
+
+    /// Returns the findings.
+    pub(crate) fn finish(self) -> Findings {
+        self.findings
     }
 
     fn report(&mut self, org_id: Uuid, difference: impl fmt::Display) {
-        self.findings.damaged.insert(org_id);
+        let difference = difference.to_string();
+        let tree =
+            if org_id == SUITE_TREE.0 { "suite tree".to_owned() } else { format!("tree {org_id}") };
         if self.findings.differences.len() < DIFFERENCES_MAX {
-            let tree = if org_id == SUITE_TREE.0 {
-                "suite tree".to_owned()
-            } else {
-                format!("tree {org_id}")
-            };
             self.findings.differences.push(format!("{tree}: {difference}"));
         }
+        self.findings.damaged.entry(org_id).or_insert(difference);
     }
 
-    async fn check_org_tree(&mut self, tx: &mut Tx, tree: &StoredTree) -> Result<RebuiltTree> {
-        let checkpoints = store::checkpoints(tx, tree.number).await?;
-        let mut rebuilt = RebuiltTree::default();
-        let mut sequences = SequenceCheck::default();
-        let mut next = 0;
-        // Only the hashes of purged entries remain.
-        while next < tree.purged_before.min(tree.size) {
-            let hash = self.stored_leaf_hash(tx, tree, next).await?;
-            self.push_leaf(tx, tree, &mut rebuilt, hash, &checkpoints).await?;
-            next += 1;
+    /// Checks the next entries of the log of an organization. Returns true after the last one.
+    async fn check_org_slice(
+        &mut self,
+        tx: &mut Tx,
+        tree: &StoredTree,
+        cursor: &mut Cursor,
+    ) -> Result<bool> {
+        if cursor.next < tree.purged_before.min(tree.size) {
+            self.skip_purged(tx, tree, cursor).await?;
+            return Ok(false);
         }
-        loop {
-            let entries = store::entries(tx, tree.number, next).await?;
-            if entries.is_empty() {
-                break;
+        let entries = store::entries(tx, tree.number, cursor.next).await?;
+        let end = entries.last().map_or(tree.size, |it| it.index + 1);
+        let checkpoints = store::checkpoints(tx, tree.number, cursor.next + 1..=end).await?;
+        let is_complete = entries.is_empty();
+        for entry in entries {
+            let missing = cursor.next..entry.index;
+            self.push_missing(tx, tree, &mut cursor.rebuilt, missing, &checkpoints).await?;
+            if entry.index < cursor.next {
+                self.report(tree.org_id, format!("entry {} exists twice", entry.index));
+                continue;
             }
-            for entry in entries {
-                let missing = next..entry.index;
-                self.push_missing(tx, tree, &mut rebuilt, missing, &checkpoints).await?;
-                if entry.index < next {
-                    self.report(tree.org_id, format!("entry {} exists twice", entry.index));
-                    continue;
-                }
-                next = entry.index + 1;
-                if entry.index >= tree.size {
-                    let index = entry.index;
-                    let difference =
-                        format!("entry {index} was added: it is beyond the size of the tree");
-                    self.report(tree.org_id, difference);
-                    continue;
-                }
-                let hash = leaf_hash(&entry.leaf);
-                if hash != self.stored_leaf_hash(tx, tree, entry.index).await? {
-                    let index = entry.index;
-                    let difference =
-                        format!("entry {index} was changed: its bytes do not match the leaf hash");
-                    self.report(tree.org_id, difference);
-                }
-                self.check_entry(tree, &entry, &mut sequences);
-                self.push_leaf(tx, tree, &mut rebuilt, hash, &checkpoints).await?;
-                self.findings.entries += 1;
+            cursor.next = entry.index + 1;
+            if entry.index >= tree.size {
+                let index = entry.index;
+                let difference =
+                    format!("entry {index} was added: it is beyond the size of the tree");
+                self.report(tree.org_id, difference);
+                continue;
             }
+            let hash = leaf_hash(&entry.leaf);
+            if hash != self.leaf_hashes.get(tx, tree, entry.index).await? {
+                let index = entry.index;
+                let difference =
+                    format!("entry {index} was changed: its bytes do not match the leaf hash");
+                self.report(tree.org_id, difference);
+            }
+            self.check_entry(tree, &entry, &mut cursor.sequences);
+            self.push_leaf(tx, tree, &mut cursor.rebuilt, hash, &checkpoints).await?;
+            self.findings.entries += 1;
         }
-        self.push_missing(tx, tree, &mut rebuilt, next..tree.size, &checkpoints).await?;
+        if is_complete {
+            let missing = cursor.next..tree.size;
+            self.push_missing(tx, tree, &mut cursor.rebuilt, missing, &checkpoints).await?;
+            self.check_sequences(tx, tree, &cursor.sequences).await?;
+        }
+        Ok(is_complete)
+    }
+
+    /// Appends the hashes of the next purged entries, which are all that remains of them.
+    async fn skip_purged(
+        &mut self,
+        tx: &mut Tx,
+        tree: &StoredTree,
+        cursor: &mut Cursor,
+    ) -> Result<()> {
+        let end = tree.purged_before.min(tree.size).min(cursor.next + store::PAGE);
+        let checkpoints = store::checkpoints(tx, tree.number, cursor.next + 1..=end).await?;
+        while cursor.next < end {
+            let hash = self.leaf_hashes.get(tx, tree, cursor.next).await?;
+            self.push_leaf(tx, tree, &mut cursor.rebuilt, hash, &checkpoints).await?;
+            cursor.next += 1;
+        }
+        // The sequence numbers of purged entries are unknown, also of those that were purged since the last
+        // slice.
+        cursor.sequences = SequenceCheck::default();
+        Ok(())
+    }
+
+    /// Compares the last sequence number of each service with the table `producer`.
+    async fn check_sequences(
+        &mut self,
+        tx: &mut Tx,
+        tree: &StoredTree,
+        sequences: &SequenceCheck,
+    ) -> Result<()> {
         for (source, stored) in store::last_sequences(tx, tree.number).await? {
             if let Some(last) = sequences.last(&source).filter(|it| *it != stored) {
                 let difference = format!(
@@ -168,7 +214,7 @@ impl Fsck {
                 self.report(tree.org_id, difference);
             }
         }
-        Ok(rebuilt)
+        Ok(())
     }
 
     /// Reports missing entries. Their stored hashes are used to continue the tree.
@@ -182,7 +228,7 @@ impl Fsck {
     ) -> Result<()> {
         for index in range.start..range.end.min(tree.size) {
             self.report(tree.org_id, format!("entry {index} is missing"));
-            let hash = self.stored_leaf_hash(tx, tree, index).await?;
+            let hash = self.leaf_hashes.get(tx, tree, index).await?;
             self.push_leaf(tx, tree, rebuilt, hash, checkpoints).await?;
         }
         Ok(())
@@ -273,31 +319,29 @@ impl Fsck {
         }
     }
 
-    /// Checks the suite tree, whose leaves are checkpoints and heartbeats.
-    async fn check_suite_tree(&mut self, tx: &mut Tx, tree: &StoredTree) -> Result<RebuiltTree> {
-        let mut rebuilt = RebuiltTree::default();
-        let no_checkpoints = Checkpoints::default();
-        let mut next = 0;
-        loop {
-            let leaves = store::suite_leaves(tx, next).await?;
-            if leaves.is_empty() {
-                break;
+    /// Checks the next leaves of the suite tree: checkpoints and heartbeats. Returns true after the last one.
+    async fn check_suite_slice(
+        &mut self,
+        tx: &mut Tx,
+        tree: &StoredTree,
+        cursor: &mut Cursor,
+    ) -> Result<bool> {
+        let leaves = store::suite_leaves(tx, cursor.next).await?;
+        let is_complete = leaves.is_empty();
+        for leaf in leaves {
+            if leaf.index != cursor.next {
+                self.report(tree.org_id, format!("leaf {} is missing", cursor.next));
             }
-            for leaf in leaves {
-                if leaf.index != next {
-                    self.report(tree.org_id, format!("leaf {next} is missing"));
-                }
-                let hash = leaf_hash(leaf.text.as_bytes());
-                self.push_leaf(tx, tree, &mut rebuilt, hash, &no_checkpoints).await?;
-                // Only the newest checkpoint of the suite tree is stored.
-                if u64::try_from(tree.signed).is_ok_and(|it| it == rebuilt.size()) {
-                    let root = rebuilt.root();
-                    self.check_checkpoint(tree.org_id, &tree.note, rebuilt.size(), &root);
-                }
-                next = leaf.index + 1;
+            let hash = leaf_hash(leaf.text.as_bytes());
+            let rebuilt = &mut cursor.rebuilt;
+            self.push_leaf(tx, tree, rebuilt, hash, &Checkpoints::new()).await?;
+            // Only the newest checkpoint of the suite tree is stored.
+            if u64::try_from(tree.signed).is_ok_and(|it| it == rebuilt.size()) {
+                self.check_checkpoint(tree.org_id, &tree.note, rebuilt.size(), &rebuilt.root());
             }
+            cursor.next = leaf.index + 1;
         }
-        Ok(rebuilt)
+        Ok(is_complete)
     }
 
     /// Compares the stored size, edge and number of tiles with the rebuilt tree, and its size with the
@@ -327,28 +371,5 @@ impl Fsck {
             self.report(tree.org_id, difference);
         }
         Ok(())
-    }
-
-    /// Returns the stored hash of a leaf, from its tile or from the edge; zeros if it is missing.
-    async fn stored_leaf_hash(
-        &mut self,
-        tx: &mut Tx,
-        tree: &StoredTree,
-        index: i64,
-    ) -> Result<Hash> {
-        let tile_index = index / TILE_WIDTH;
-        let hashes = if tile_index >= tree.size / TILE_WIDTH {
-            &tree.edge
-        } else {
-            // Leaves are read in order, sixteen of each tile.
-            if self.tile.as_ref().is_none_or(|it| it.index != tile_index) {
-                let hashes = store::tile(tx, tree.number, 0, tile_index).await?.unwrap_or_default();
-                self.tile = Some(LeafTile { index: tile_index, hashes });
-            }
-            self.tile.as_ref().map_or(&tree.edge, |it| &it.hashes)
-        };
-        let start = usize::try_from(index % TILE_WIDTH).unwrap_or_default() * HASH_LEN;
-        let hash = hashes.get(start..start + HASH_LEN).and_then(|it| it.try_into().ok());
-        Ok(hash.unwrap_or_default())
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn list_restrictions(
 /// signing, too.
 pub(crate) async fn release_intact(db: &Db, log_name: &str, findings: &mut Findings) -> Result<()> {
     for Quarantine { org_id, .. } in store::quarantines(db).await? {
-        if findings.damaged.contains(&org_id) {
+        if findings.damaged.contains_key(&org_id) {
             continue;
         }
         let release = async |tx: &mut Tx| store::delete_quarantine(tx, org_id).await;

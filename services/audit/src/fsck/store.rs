@@ -1,10 +1,15 @@
 //! SQL statements of the check. They read the logs of all organizations.
 
-use std::collections::BTreeMap;
+pub(super) mod run;
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use chassis::{Db, Result, Tx};
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
+
+/// Entries or leaves that are read at once.
+pub(super) const PAGE: i64 = 1_000;
 
 /// A row of the table `tree`.
 pub(super) struct StoredTree {
@@ -60,9 +65,10 @@ pub(super) async fn entries(tx: &mut Tx, tree: i32, from: i64) -> Result<Vec<Sto
                   array(select kind || ':' || value from term
                         where number in (actor, resource, type, project, environment, action)
                           and term.tree = entry.tree) as "terms!"
-           from entry where tree = $1 and index >= $2 order by index limit 1000"#,
+           from entry where tree = $1 and index >= $2 order by index limit $3"#,
         tree,
         from,
+        PAGE,
     );
     let rows = rows.fetch_all(tx.conn()).await?;
     let entries = rows.into_iter().map(|row| StoredEntry {
@@ -99,9 +105,18 @@ pub(super) async fn tile_count(tx: &mut Tx, tree: i32) -> Result<i64> {
     Ok(count.fetch_one(tx.conn()).await?.count)
 }
 
-/// Returns the checkpoints of a tree, by size.
-pub(super) async fn checkpoints(tx: &mut Tx, tree: i32) -> Result<BTreeMap<i64, String>> {
-    let rows = query!("select size, leaf from checkpoint where tree = $1", tree);
+/// Returns the checkpoints of a tree whose sizes are in a range, by size.
+pub(super) async fn checkpoints(
+    tx: &mut Tx,
+    tree: i32,
+    sizes: RangeInclusive<i64>,
+) -> Result<BTreeMap<i64, String>> {
+    let rows = query!(
+        "select size, leaf from checkpoint where tree = $1 and size between $2 and $3",
+        tree,
+        sizes.start(),
+        sizes.end()
+    );
     Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(|it| (it.size, it.leaf)).collect())
 }
 
@@ -116,8 +131,9 @@ pub(super) struct SuiteLeaf {
 pub(super) async fn suite_leaves(tx: &mut Tx, from: i64) -> Result<Vec<SuiteLeaf>> {
     // The suite tree has the checkpoints of all organizations (no org_id).
     let rows = query!(
-        "select index, leaf from checkpoint where index >= $1 order by index limit 1000",
-        from
+        "select index, leaf from checkpoint where index >= $1 order by index limit $2",
+        from,
+        PAGE
     );
     let rows = rows.fetch_all(tx.conn()).await?;
     Ok(rows.into_iter().map(|it| SuiteLeaf { index: it.index, text: it.leaf }).collect())

@@ -13,18 +13,29 @@ const LISTED_MAX: usize = 1_000;
 
 /// Adds the keys of people that cannot be decrypted to the findings.
 pub(crate) async fn check(db: &Db, vault: &KeyVault, findings: &mut Findings) -> Result<()> {
-    let mut after = Uuid::nil();
-    loop {
-        let keys = store::page(db, after, PAGE).await?;
-        let Some(last) = keys.last() else { return Ok(()) };
-        after = last.person;
-        for key in keys.iter().filter(|it| !vault.can_decrypt(it)) {
-            if findings.unreadable_keys.len() < LISTED_MAX {
-                findings.unreadable_keys.push(format!(
-                    "person {}: the key cannot be decrypted; restore the row of audit.person from a backup",
-                    key.person
-                ));
-            }
+    let mut position = Some(Uuid::nil());
+    while let Some(after) = position {
+        position = check_page(db, vault, after, findings).await?;
+    }
+    Ok(())
+}
+
+/// Checks the next keys after that of a person. Returns the person of the last one; `None` if there is no
+/// more.
+pub(super) async fn check_page(
+    db: &Db,
+    vault: &KeyVault,
+    after: Uuid,
+    findings: &mut Findings,
+) -> Result<Option<Uuid>> {
+    let keys = store::page(db, after, PAGE).await?;
+    for key in keys.iter().filter(|it| !vault.can_decrypt(it)) {
+        if findings.unreadable_keys.len() < LISTED_MAX {
+            findings.unreadable_keys.push(format!(
+                "person {}: the key cannot be decrypted; restore the row of audit.person from a backup",
+                key.person
+            ));
         }
     }
+    Ok(keys.last().map(|it| it.person))
 }

@@ -74,6 +74,14 @@ impl Session {
         self.with_event(&event)
     }
 
+    /// Ends the session at the request of an operator. The object of the event is the account, so that its
+    /// owner finds it in the log of the account.
+    pub fn revoke_as_operator(self) -> Changed<Self> {
+        let event = pb::SessionRevoked { before: Some((&self).into()) };
+        let target = EventTarget::object("user", self.user_id, "");
+        Changed::new(self, &event, target)
+    }
+
     fn with_event<E: Message + Name>(self, event: &E) -> Changed<Self> {
         let target = EventTarget::object("session", self.id.to_string(), "");
         Changed::new(self, event, target)

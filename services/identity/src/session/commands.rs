@@ -368,7 +368,17 @@ pub(super) async fn revoke(tx: &mut Tx, user_id: UserId, id: Uuid) -> Result<()>
 /// Ends every session of the account except the one with which it calls. Returns their number.
 pub(super) async fn revoke_others(tx: &mut Tx, account: &Account) -> Result<i32> {
     let user = user::store::lock_caller(tx, account).await?;
-    let ended = store::end_all(tx, user.id, Some(account.credential_id)).await?;
+    end_all(tx, user, Some(account.credential_id)).await
+}
+
+/// Ends every session of an account for an operator. Returns their number.
+pub(super) async fn revoke_all(tx: &mut Tx, user_id: UserId) -> Result<i32> {
+    let user = user::store::lock(tx, user_id).await?.ok_or(Error::NotFound("account"))?;
+    end_all(tx, user, None).await
+}
+
+async fn end_all(tx: &mut Tx, user: User, kept: Option<Uuid>) -> Result<i32> {
+    let ended = store::end_all(tx, user.id, kept).await?;
     let count = i32::try_from(ended).unwrap_or(i32::MAX);
     let event = pb::UserSessionsRevoked { after: Some((&user).into()), count };
     tx.emit(user.with_event(&event));

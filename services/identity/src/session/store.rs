@@ -111,6 +111,23 @@ pub(crate) async fn list(db: &Db, user_id: UserId, page: &Page) -> Result<Vec<Se
     Ok(sessions.fetch_all(db.pool()).await?)
 }
 
+/// Returns the newest sessions of an account that have not ended, newest first.
+pub(crate) async fn list_newest(db: &Db, user_id: UserId, limit: i64) -> Result<Vec<Session>> {
+    let now = db.now();
+    let sessions = query_as!(
+        Session,
+        "select id, user_id, created_at, expires_at, last_used_at, proved_at, address, user_agent
+         from session
+         where user_id = $1 and revoked_at is null and expires_at > $2 and last_used_at > $3
+         order by id desc limit $4",
+        user_id.0,
+        now,
+        now - IDLE_TIMEOUT,
+        limit,
+    );
+    Ok(sessions.fetch_all(db.pool()).await?)
+}
+
 /// Returns a session that has not been ended, as a credential. Every call that changes data, or that is
 /// about the account only, makes this read, by primary key.
 pub(crate) async fn credential(db: &Db, id: Uuid) -> Result<Option<StoredCredential>> {

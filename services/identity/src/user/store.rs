@@ -192,6 +192,12 @@ pub(crate) async fn find_logins(db: &Db, canonical_email: &str) -> Result<Vec<Lo
     Ok(logins.fetch_all(db.pool()).await?)
 }
 
+/// Returns the id of an account, unless it is deleted or does not exist.
+pub(crate) async fn find_active(db: &Db, id: UserId) -> Result<Option<UserId>> {
+    let found = query_scalar!("select id from account where id = $1 and deleted_at is null", id.0);
+    Ok(found.fetch_optional(db.pool()).await?)
+}
+
 /// An organization of which an account is a member.
 pub(crate) struct MemberOf {
     pub(crate) org_id: OrgId,

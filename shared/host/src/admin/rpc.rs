@@ -5,17 +5,20 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use api::{
     admin::{
-        DeadLetter, DiscardDeadLetterRequest, DiscardDeadLetterResponse, GetProcessRequest,
-        GetProcessResponse, Job, JobOutcome, ListDeadLettersRequest, ListDeadLettersResponse,
-        ListJobsRequest, ListJobsResponse, ListQueuesRequest, ListQueuesResponse,
-        PauseConsumerRequest, PauseConsumerResponse, Queue as QueueRow, ReplayDeadLetterRequest,
-        ReplayDeadLetterResponse, ResumeConsumerRequest, ResumeConsumerResponse,
-        SetLogFilterRequest, SetLogFilterResponse, Setting, admin_service_server::AdminService,
+        self as pb, DeadLetter, DiscardDeadLetterRequest, DiscardDeadLetterResponse,
+        EndAccountSessionsRequest, EndAccountSessionsResponse, FsckRun, GetIntegrityRequest,
+        GetIntegrityResponse, GetProcessRequest, GetProcessResponse, Job, JobOutcome,
+        ListAccountSessionsRequest, ListAccountSessionsResponse, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListJobsRequest, ListJobsResponse, ListQueuesRequest,
+        ListQueuesResponse, PauseConsumerRequest, PauseConsumerResponse, Queue as QueueRow,
+        ReplayDeadLetterRequest, ReplayDeadLetterResponse, ResumeConsumerRequest,
+        ResumeConsumerResponse, RunFsckRequest, RunFsckResponse, SetLogFilterRequest,
+        SetLogFilterResponse, Setting, admin_service_server::AdminService,
     },
     check::Check,
     event::Envelope,
 };
-use chassis::{Db, timestamp};
+use chassis::{Db, UserId, timestamp};
 use eventing::{dead_letter, pause};
 use health::Readiness;
 use prost::Message;
@@ -27,10 +30,14 @@ use worker::{
     queue::Queue,
 };
 
+use super::operations::{AccountSession, AccountSessions, LogCheck, LogChecks, Operations};
 use crate::telemetry;
 
 /// Number of dead letters in a list without a page size.
 const PAGE_SIZE: i64 = 50;
+
+/// Largest number of sessions in a list.
+const SESSIONS_MAX: i64 = 1_000;
 
 /// The AdminService of a process.
 pub(super) struct Admin {
@@ -38,6 +45,7 @@ pub(super) struct Admin {
     pub(super) databases: Vec<Db>,
     pub(super) queues: Vec<Queue>,
     pub(super) readiness: Readiness,
+    pub(super) operations: Operations,
 }
 
 type Reply<M> = Result<Response<M>, Status>;
@@ -127,7 +135,7 @@ impl AdminService for Admin {
         request: Request<ReplayDeadLetterRequest>,
     ) -> Reply<ReplayDeadLetterResponse> {
         let ReplayDeadLetterRequest { service, event_id } = checked(request)?;
-        let id = event_uuid(&event_id)?;
+        let id = parse_uuid("event_id", &event_id)?;
         let is_found = dead_letter::replay(self.database(&service)?, id).await.map_err(failed)?;
         found(is_found, &event_id)?;
         tracing::info!(service, event_id, "an operator has replayed a dead letter");
@@ -139,7 +147,7 @@ impl AdminService for Admin {
         request: Request<DiscardDeadLetterRequest>,
     ) -> Reply<DiscardDeadLetterResponse> {
         let DiscardDeadLetterRequest { service, event_id } = checked(request)?;
-        let id = event_uuid(&event_id)?;
+        let id = parse_uuid("event_id", &event_id)?;
         let is_found = dead_letter::discard(self.database(&service)?, id).await.map_err(failed)?;
         found(is_found, &event_id)?;
         tracing::warn!(service, event_id, "an operator has discarded a dead letter");
@@ -170,6 +178,57 @@ impl AdminService for Admin {
         tracing::info!(service, "an operator has resumed the consumer");
         Ok(Response::new(ResumeConsumerResponse {}))
     }
+
+    async fn get_integrity(&self, _: Request<GetIntegrityRequest>) -> Reply<GetIntegrityResponse> {
+        let integrity = self.log_checks()?.integrity().await.map_err(failed)?;
+        Ok(Response::new(GetIntegrityResponse {
+            interval: integrity.interval.map(duration),
+            next_time: integrity.next_at.map(timestamp),
+            runs: integrity.runs.into_iter().map(fsck_run).collect(),
+            findings: integrity.findings,
+            restrictions: integrity.restrictions,
+        }))
+    }
+
+    async fn run_fsck(&self, _: Request<RunFsckRequest>) -> Reply<RunFsckResponse> {
+        if !self.log_checks()?.start_check().await.map_err(failed)? {
+            return Err(Status::failed_precondition("a check is running; see GetIntegrity"));
+        }
+        tracing::info!("an operator has started a check of the audit log");
+        Ok(Response::new(RunFsckResponse {}))
+    }
+
+    async fn list_account_sessions(
+        &self,
+        request: Request<ListAccountSessionsRequest>,
+    ) -> Reply<ListAccountSessionsResponse> {
+        let ListAccountSessionsRequest { account } = checked(request)?;
+        let user_id = self.account(&account).await?;
+        let sessions =
+            self.account_sessions()?.list(user_id, SESSIONS_MAX).await.map_err(failed)?;
+        Ok(Response::new(ListAccountSessionsResponse {
+            account_id: user_id.to_string(),
+            sessions: sessions.into_iter().map(account_session).collect(),
+        }))
+    }
+
+    async fn end_account_sessions(
+        &self,
+        request: Request<EndAccountSessionsRequest>,
+    ) -> Reply<EndAccountSessionsResponse> {
+        let EndAccountSessionsRequest { account, session_id } = checked(request)?;
+        let user_id = self.account(&account).await?;
+        let provider = self.account_sessions()?;
+        let ended_count = if session_id.is_empty() {
+            provider.end_all(user_id).await.map_err(failed)?
+        } else {
+            let id = parse_uuid("session_id", &session_id)?;
+            provider.end(user_id, id).await.map_err(failed)?;
+            1
+        };
+        tracing::warn!(%user_id, ended_count, "an operator has ended sessions of an account");
+        Ok(Response::new(EndAccountSessionsResponse { ended_count }))
+    }
 }
 
 impl Admin {
@@ -184,6 +243,34 @@ impl Admin {
     }
 }
 
+impl Admin {
+    fn log_checks(&self) -> Result<&dyn LogChecks, Status> {
+        let checks = self.operations.log_checks.as_deref();
+        checks.ok_or_else(|| Status::not_found("this process does not run the audit service"))
+    }
+
+    fn account_sessions(&self) -> Result<&dyn AccountSessions, Status> {
+        let sessions = self.operations.account_sessions.as_deref();
+        sessions.ok_or_else(|| Status::not_found("this process does not run the identity service"))
+    }
+
+    /// Returns the account with an id or an e-mail address.
+    async fn account(&self, id_or_email: &str) -> Result<UserId, Status> {
+        let accounts = self.account_sessions()?.find_accounts(id_or_email).await.map_err(failed)?;
+        match *accounts {
+            [account] => Ok(account),
+            [] => Err(Status::not_found(format!("there is no account {id_or_email:?}"))),
+            _ => {
+                let ids: Vec<_> = accounts.iter().map(UserId::to_string).collect();
+                Err(Status::failed_precondition(format!(
+                    "the address is not confirmed, and several accounts have it; use an id: {}",
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+}
+
 /// Returns the message of a request, if its fields are valid.
 fn checked<M: Check>(request: Request<M>) -> Result<M, Status> {
     let message = request.into_inner();
@@ -195,13 +282,16 @@ fn checked<M: Check>(request: Request<M>) -> Result<M, Status> {
     Err(Status::invalid_argument(lines.collect::<Vec<_>>().join("; ")))
 }
 
-/// Converts an error of the database, with its causes: operators see what the log shows.
+/// Converts an error. One of the database has its causes: operators see what the log shows.
 fn failed(error: chassis::Error) -> Status {
+    if let chassis::Error::NotFound(_) = error {
+        return error.into();
+    }
     Status::unavailable(format!("{:#}", anyhow::Error::from(error)))
 }
 
-fn event_uuid(text: &str) -> Result<Uuid, Status> {
-    let parsed = Uuid::try_parse(text).context("event_id is not a UUID");
+fn parse_uuid(field: &'static str, text: &str) -> Result<Uuid, Status> {
+    let parsed = Uuid::try_parse(text).with_context(|| format!("{field} is not a UUID"));
     parsed.map_err(|error| Status::invalid_argument(format!("{error:#}")))
 }
 
@@ -239,6 +329,29 @@ fn job(name: String, state: JobState) -> Job {
         outcome: outcome.into(),
         failures: i32::try_from(state.failures).unwrap_or(i32::MAX),
         last_error: state.last_error,
+    }
+}
+
+fn fsck_run(check: LogCheck) -> FsckRun {
+    FsckRun {
+        start_time: Some(timestamp(check.started_at)),
+        end_time: check.ended_at.map(timestamp),
+        trees: check.trees,
+        entries: check.entries,
+        checkpoints: check.checkpoints,
+        finding_count: check.finding_count,
+        error: check.error,
+    }
+}
+
+fn account_session(session: AccountSession) -> pb::AccountSession {
+    pb::AccountSession {
+        id: session.id.to_string(),
+        create_time: Some(timestamp(session.created_at)),
+        last_use_time: Some(timestamp(session.last_used_at)),
+        expire_time: Some(timestamp(session.expires_at)),
+        address: session.address,
+        user_agent: session.user_agent,
     }
 }
 

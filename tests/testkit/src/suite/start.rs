@@ -35,6 +35,7 @@ pub(super) fn host(
         storage_folder: options.storage_folder.clone(),
         webhook_dns: options.webhook_dns,
         cloudflare_url: options.cloudflare_url.clone().unwrap_or(defaults.cloudflare_url.clone()),
+        fsck_interval_s: options.fsck_interval_s,
         audit_witness_keys: options.witness_keys.clone(),
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
