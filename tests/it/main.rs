@@ -66,7 +66,7 @@ mod notification {
     mod mail_content; // Links in mails, and the ways to turn mails off.
     mod mail_queue; // Bounces, faults of the sender, retries and the order of mails.
     pub(crate) mod notification_service; // Inboxes, preferences, quiet hours, alerts and mail rules.
-    mod smtp; // Delivery over a mail server that fails.
+    pub(crate) mod smtp; // Delivery over a mail server that fails.
     mod webhook_changes; // Changes of webhooks during a lease, tests, and requested pauses.
     mod webhook_delivery; // Retries, replay, concurrency and leases of webhooks.
     pub(crate) mod webhook_service; // Management, signatures and formats of webhooks.
@@ -112,6 +112,7 @@ mod suite {
     mod account_sessions; // Sessions of an account, for support.
     mod admin; // Dead letters, pauses, queues and settings, for operators.
     mod admission; // Limits on connections, unfinished requests and streams.
+    mod alerts; // Alerts of Prometheus, fired and cleared by their causes, and queries of dashboards.
     mod authorization; // Golden table: every method and every kind of caller.
     mod broken_installations; // Wrong keys, certificates and database servers.
     mod broken_settings; // Nineteen refused starts and their sentences.

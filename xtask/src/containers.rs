@@ -47,7 +47,7 @@ pub(crate) fn tag_images(version: &str) -> Outcome<Vec<String>> {
 /// installed.
 pub(crate) fn parse() -> Outcome {
     if machine::runs("docker", &["compose", "version"]) {
-        return compose(&["config", "--quiet"]);
+        return compose(&["--profile", "*", "config", "--quiet"]);
     }
     eprintln!("xtask: docker compose is not installed, so it does not parse deploy/compose.yaml");
     Ok(())

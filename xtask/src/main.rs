@@ -104,6 +104,7 @@ fn test(filter: &[String]) -> Outcome {
     machine::need_network_programs()?;
     machine::oidc()?;
     machine::caddy()?;
+    machine::prometheus()?;
     if filter.is_empty() {
         let is_ci = std::env::var_os("CI").is_some();
         // Only CI installs cargo-deny for the tests, because compiling it takes minutes.

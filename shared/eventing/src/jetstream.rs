@@ -12,7 +12,7 @@ use async_nats::{
     Event,
     connection::State,
     jetstream::{
-        self, AckKind, Message,
+        self, AckKind,
         consumer::{AckPolicy, PullConsumer, pull},
         stream::{self, DiscardPolicy, StorageType},
     },
@@ -201,6 +201,8 @@ impl Consumer {
     /// Pulls a batch, delivers it and acknowledges it.
     async fn step(&self) -> anyhow::Result<Progress> {
         if self.subscriber.is_paused().await? {
+            // No message is pulled that would have the number; operators see the events wait.
+            self.record_lag(self.durable_consumer().await?.cached_info().num_pending);
             return Ok(Progress::Idle);
         }
         let mut cached = self.pull.lock().await;
@@ -218,7 +220,9 @@ impl Consumer {
             batch.push(Delivery::of(publisher(&message.subject), message.payload.to_vec()));
             messages.push(message);
         }
-        self.record_lag(messages.last());
+        // The last message has the number of those after it.
+        let last = messages.last().and_then(|it| it.info().ok());
+        self.record_lag(last.map_or(0, |it| it.pending));
         if self.subscriber.db.faults().acknowledge_early {
             for message in &messages {
                 message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
@@ -247,9 +251,8 @@ impl Consumer {
         Ok(Progress::busy_if(!batch.is_empty()))
     }
 
-    /// Records the number of messages after the last one that was pulled; none if there was no message.
-    fn record_lag(&self, last: Option<&Message>) {
-        let pending = last.and_then(|it| it.info().ok()).map_or(0, |it| it.pending);
+    /// Records the number of messages that the service has not received.
+    fn record_lag(&self, pending: u64) {
         self.lag.record(pending, &[KeyValue::new("service", self.subscriber.db.name())]);
     }
 

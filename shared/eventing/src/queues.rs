@@ -1,9 +1,7 @@
 //! Queues of events in the database of a service.
 
-use chassis::{Db, Result};
+use chassis::{Db, Result, id};
 use sqlx::query;
-use time::OffsetDateTime;
-use uuid::Uuid;
 use worker::queue::{COUNT_MAX, Queue, QueueState};
 
 use crate::cursor::ReaderPositions;
@@ -34,7 +32,7 @@ async fn outbox(db: Db, positions: ReaderPositions) -> Result<QueueState> {
         COUNT_MAX,
     );
     let state = state.fetch_one(db.pool()).await?;
-    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest.and_then(created_at) })
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest.and_then(id::created_at) })
 }
 
 async fn deferred_events(db: Db) -> Result<QueueState> {
@@ -44,7 +42,7 @@ async fn deferred_events(db: Db) -> Result<QueueState> {
         COUNT_MAX
     );
     let state = state.fetch_one(db.pool()).await?;
-    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest.and_then(created_at) })
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest.and_then(id::created_at) })
 }
 
 async fn dead_letters(db: Db) -> Result<QueueState> {
@@ -55,10 +53,4 @@ async fn dead_letters(db: Db) -> Result<QueueState> {
     );
     let state = state.fetch_one(db.pool()).await?;
     Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest_at })
-}
-
-/// Returns the time in the id of an event (UUID version 7).
-fn created_at(event_id: Uuid) -> Option<OffsetDateTime> {
-    let (seconds, _) = event_id.get_timestamp()?.to_unix();
-    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
 }

@@ -17,6 +17,12 @@ pub fn lower_bound(time: OffsetDateTime) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
+/// Returns the time in a `UUIDv7`, in whole seconds; `None` for a UUID of another version.
+pub fn created_at(id: Uuid) -> Option<OffsetDateTime> {
+    let (seconds, _) = id.get_timestamp()?.to_unix();
+    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
+}
+
 /// Parses an identifier that has no type of its own; `field` names it in the violation.
 pub fn parse(field: &str, text: &str) -> Result<Uuid, crate::Error> {
     Uuid::try_parse(text).map_err(|_| crate::Error::invalid(field, "must be a UUID"))

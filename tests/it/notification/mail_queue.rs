@@ -60,7 +60,7 @@ fn alert(org: &str, target: &str) -> ntf::ReportAlertRequest {
 async fn mails_wait_while_the_server_refuses_the_sender() {
     let mut smtp = Smtp::start().await;
     let suite = suite_with(smtp.url_with_password()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     let refusals = [
         ("GREETING", "554 5.3.2 no service"),
@@ -105,7 +105,7 @@ async fn mails_wait_while_the_server_refuses_the_sender() {
 async fn a_rejected_address_is_silenced_for_one_organization_until_it_is_cleared() {
     let smtp = Smtp::start().await;
     let suite = suite_with(smtp.url()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let (acme, other) = (
         ann.create_organization("acme").await.unwrap(),
         ann.create_organization("other").await.unwrap(),
@@ -163,7 +163,7 @@ async fn a_rejected_address_is_silenced_for_one_organization_until_it_is_cleared
 async fn a_mail_fails_after_five_days_and_is_sent_again_on_request() {
     let mut smtp = Smtp::start().await;
     let suite = suite_with(smtp.url()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     smtp.stop().await;
     let invitation = invite(&ann, &org, "bob@example.com").await;
@@ -193,7 +193,7 @@ async fn a_mail_fails_after_five_days_and_is_sent_again_on_request() {
 async fn a_failed_mail_of_a_mail_rule_is_reported_to_its_managers() {
     let smtp = Smtp::start().await;
     let suite = suite_with(smtp.url()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     let recipients = ["late@example.org", "gone@example.org"];
     let rule = json!({ "orgId": org, "recipients": recipients, "eventTypes": ["alert.opened"] });
@@ -222,7 +222,7 @@ async fn a_failed_mail_of_a_mail_rule_is_reported_to_its_managers() {
 async fn organizations_take_turns_and_links_go_before_notices() {
     let mut smtp = Smtp::start().await;
     let suite = suite_with(smtp.url()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let (acme, other) = (
         ann.create_organization("acme").await.unwrap(),
         ann.create_organization("other").await.unwrap(),
@@ -260,7 +260,7 @@ async fn organizations_take_turns_and_links_go_before_notices() {
 async fn a_burst_of_urgent_notices_is_gathered() {
     let smtp = Smtp::start().await;
     let suite = suite_with(smtp.url()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     for number in 0..12 {
         suite.report_alert(alert(&org, &format!("disk-{number:02}"))).await.unwrap();
@@ -280,7 +280,7 @@ async fn a_burst_of_urgent_notices_is_gathered() {
 async fn international_domains_are_sent_in_their_ascii_form() {
     let smtp = Smtp::start().await;
     let suite = suite_with(smtp.url()).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     let invitation = invite(&ann, &org, "Bob@bücher.example").await;
     wait_for_mail_state(&ann, &invitation, "MAIL_STATE_SENT").await;

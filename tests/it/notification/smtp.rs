@@ -3,6 +3,7 @@
 use chassis::clock::Duration;
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgConnectOptions};
+use tenantry::client::Client;
 use testkit::{Options, PASSWORD, Person, Process, ReservedPort, Smtp, Suite, eventually};
 
 use crate::{
@@ -11,8 +12,8 @@ use crate::{
 };
 
 /// Registers a person whose mails go through a mail server.
-pub(super) async fn register(suite: &Suite, smtp: &Smtp, email: &str) -> Person {
-    let client = suite.client.clone();
+pub(crate) async fn register(client: &Client, smtp: &Smtp, email: &str) -> Person {
+    let client = client.clone();
     let person =
         Person { client, user_id: String::new(), email: email.to_owned(), token: String::new() };
     let register = json!({ "email": email, "password": PASSWORD });
@@ -22,9 +23,10 @@ pub(super) async fn register(suite: &Suite, smtp: &Smtp, email: &str) -> Person 
     let mail = eventually("the mail", async || first()).await.replace("=\r\n", "");
     let token = mail.split("/verify/").nth(1).and_then(|it| it.split_whitespace().next()).unwrap();
     let verify = json!({ "token": token, "password": PASSWORD });
-    person.call_ok("identity.v1.UserService/VerifyEmail", verify).await;
+    let verified = person.call_ok("identity.v1.UserService/VerifyEmail", verify).await;
     let login = person.call_ok("identity.v1.SessionService/Login", register).await;
-    person.with_token(&text(&login["token"]))
+    let person = person.with_token(&text(&login["token"]));
+    Person { user_id: text(&verified["user"]["id"]), ..person }
 }
 
 /// Value of a header of a mail.
@@ -39,7 +41,7 @@ async fn no_mail_is_lost_while_the_server_is_down() {
     let mut smtp = Smtp::start().await;
     let smtp_url = Some(smtp.url());
     let suite = Suite::start_with(Options { smtp_url, ..Options::default() }).await;
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     smtp.stop().await;
     for number in 0..5 {
@@ -76,7 +78,7 @@ async fn a_mail_that_is_sent_twice_keeps_its_message_id() {
     let log = folder.path().join("log");
     let suite = Process::start("tenantry", &arguments, &log);
     let endpoint = format!("http://127.0.0.1:{port}");
-    let connect = async || tenantry::client::Client::connect(&endpoint, None).await.ok();
+    let connect = async || Client::connect(&endpoint, None).await.ok();
     let client = eventually("the suite", connect).await;
     let register = json!({ "email": "ann@example.com", "password": PASSWORD });
     client.call_json("identity.v1.UserService/Register", register).await.unwrap();
@@ -110,7 +112,7 @@ async fn bounced_unsubscribed_and_flooded_addresses_get_no_mail() {
     .await;
     let mailed =
         |to: &str| smtp.mails().iter().filter(|it| it.contains(&format!("To: {to}"))).count();
-    let ann = register(&suite, &smtp, "ann@example.com").await;
+    let ann = register(&suite.client, &smtp, "ann@example.com").await;
     let org = ann.create_organization("acme").await.unwrap();
     let invite = async |org: &str, email: &str| {
         let create = json!({ "orgId": org, "email": email, "role": "ORG_ROLE_VIEWER" });

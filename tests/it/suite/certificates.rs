@@ -45,7 +45,7 @@ async fn certificates_are_replaced_without_a_restart() {
 }
 
 /// Writes an authority, and a certificate of the identity service that expires before it.
-fn write_certificate(folder: &Path, validity: Duration) {
+pub(super) fn write_certificate(folder: &Path, validity: Duration) {
     let mut parameters = CertificateParams::new(vec![]).unwrap();
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let authority = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();

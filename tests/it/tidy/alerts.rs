@@ -33,6 +33,31 @@ fn base(mut name: &str) -> &str {
     name
 }
 
+/// Parts of a runbook, in their order.
+const PARTS: [&str; 4] = ["**Meaning.**", "**Look at.**", "**Do.**", "**Over.**"];
+
+/// The runbook of an alert has its name, a command, and all parts.
+#[test]
+fn every_runbook_is_complete() {
+    let file: Value = serde_yaml_ng::from_str(&read("deploy/observability/alerts.yaml")).unwrap();
+    let mut defects = vec![];
+    for rule in file["groups"][0]["rules"].as_sequence().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        let runbook = rule["annotations"]["runbook"].as_str().unwrap_or_default();
+        let page = read(runbook.split('#').next().unwrap_or_default());
+        let section = page.split("\n## ").find_map(|it| it.strip_prefix(&format!("{name}\n")));
+        let section = section.unwrap_or_default();
+        let positions: Vec<_> = PARTS.iter().map(|it| section.find(it)).collect();
+        if positions.contains(&None) || !positions.is_sorted() {
+            defects.push(format!("{name}: not all of {PARTS:?}"));
+        }
+        if !section.contains("```console\n$ ") {
+            defects.push(format!("{name}: no command"));
+        }
+    }
+    assert_none(&defects, "the section `## <alert>` of docs/operations/runbooks.md has each part");
+}
+
 #[test]
 fn every_alert_has_a_section_and_metrics_of_the_book() {
     let file: Value = serde_yaml_ng::from_str(&read("deploy/observability/alerts.yaml")).unwrap();

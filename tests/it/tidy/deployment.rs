@@ -14,8 +14,12 @@ use super::{assert_none, root, services};
 /// Jobs that end, and the demo, which is started by hand.
 const JOBS: [&str; 4] = ["keys", "certificates", "migrate", "demo"];
 
+/// Containers of the profile `observability`.
+const OBSERVABILITY: [&str; 4] = ["prometheus", "alertmanager", "grafana", "collector"];
+
 /// Images of others.
-const FOREIGN: [&str; 4] = ["postgres", "nats", "mail", "gateway"];
+const FOREIGN: [&str; 8] =
+    ["postgres", "nats", "mail", "gateway", "prometheus", "alertmanager", "grafana", "collector"];
 
 /// Environment variables of a client of the suite, which are no settings of a service.
 const CLIENT_VARIABLES: [&str; 3] =
@@ -33,7 +37,11 @@ fn containers() -> BTreeMap<String, Value> {
 
 fn environment(container: &Value) -> BTreeMap<String, String> {
     let variables = container.get("environment").cloned().unwrap_or_default();
-    serde_yaml_ng::from_value::<Option<_>>(variables).unwrap().unwrap_or_default()
+    let variables =
+        serde_yaml_ng::from_value::<Option<BTreeMap<String, Option<String>>>>(variables);
+    // A variable without a value has that of the environment of compose.
+    let variables = variables.unwrap().unwrap_or_default().into_iter();
+    variables.map(|(name, value)| (name, value.unwrap_or_default())).collect()
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -75,7 +83,7 @@ fn a_container_sees_no_key_of_another_service() {
     for (name, container) in containers() {
         let allowed: BTreeSet<String> = match &*name {
             "certificates" => continue,
-            "postgres" | "nats" | "mail" => [name.clone()].into(),
+            "postgres" | "nats" | "mail" | "prometheus" => [name.clone()].into(),
             "keys" | "migrate" => ["secret-key", "audit-key"].map(str::to_owned).into(),
             "gateway" | "discovery" => [format!("tls-{name}")].into(),
             "runner" => {
@@ -177,6 +185,38 @@ fn the_gateway_routes_every_package() {
     }
     // It flushes the headers of an error before the end of the response, which gRPC clients do not accept.
     assert!(!lines.iter().any(|it| it.starts_with("flush_interval")));
+}
+
+/// Monitoring is not started by default, reaches neither PostgreSQL nor NATS, and has the files of
+/// `deploy/observability`.
+#[test]
+fn monitoring_has_a_profile_and_every_file() {
+    let containers = containers();
+    let mut sources = BTreeSet::new();
+    for name in OBSERVABILITY {
+        let container = &containers[name];
+        assert_eq!(texts(&container["profiles"]), ["observability"], "{name}");
+        assert_eq!(texts(&container["networks"]), ["monitoring"], "{name}");
+        for port in texts(&container["ports"]) {
+            assert!(port.starts_with("127.0.0.1:"), "{name}: {port}");
+        }
+        let configs = container["configs"].as_sequence().unwrap();
+        sources.extend(configs.iter().map(|it| it["source"].as_str().unwrap().to_owned()));
+    }
+    let file = fs::read_to_string(root().join("deploy/compose.yaml")).unwrap();
+    let file: Value = serde_yaml_ng::from_str(&file).unwrap();
+    let path = |source: &String| file["configs"][source]["file"].as_str().unwrap().to_owned();
+    let provided: BTreeSet<_> = sources.iter().map(path).collect();
+    let mut expected = BTreeSet::new();
+    for folder in ["observability", "observability/grafana", "observability/dashboards"] {
+        for entry in fs::read_dir(root().join("deploy").join(folder)).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_file() && name != "alerts_test.yaml" {
+                expected.insert(format!("{folder}/{name}"));
+            }
+        }
+    }
+    assert_eq!(provided, expected);
 }
 
 #[test]

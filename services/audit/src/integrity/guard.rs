@@ -127,16 +127,21 @@ impl LogGuard {
         }
     }
 
-    /// Repeats the alarm of every log in quarantine, and of the stop of signing.
-    pub(crate) async fn repeat_alarms(&self) -> Result<()> {
+    /// Measures the state: the number of logs in quarantine, and the stop of signing.
+    pub(crate) async fn measure(&self) -> Result<()> {
         let quarantines = store::quarantines(&self.db).await?;
-        for store::Quarantine { org_id, cause, detail, .. } in &quarantines {
-            self.alarm_of_quarantine(*org_id, cause, detail);
-        }
         self.meter.quarantined.record(quarantines.len().try_into().unwrap_or(u64::MAX), &[]);
         let stop = store::stop(&self.db, &self.log_name).await?;
         self.meter.stopped.record(u64::from(stop.is_some()), &[]);
-        if let Some(stop) = stop {
+        Ok(())
+    }
+
+    /// Repeats the alarm of every log in quarantine, and of the stop of signing.
+    pub(crate) async fn repeat_alarms(&self) -> Result<()> {
+        for quarantine in store::quarantines(&self.db).await? {
+            self.alarm_of_quarantine(quarantine.org_id, &quarantine.cause, &quarantine.detail);
+        }
+        if let Some(stop) = store::stop(&self.db, &self.log_name).await? {
             self.alarm_of_stop(stop.org_id, &stop.detail);
         }
         Ok(())

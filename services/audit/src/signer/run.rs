@@ -37,6 +37,8 @@ const BATCH_INTERVAL: Duration = Duration::from_millis(20);
 const HEARTBEAT_INTERVAL: time::Duration = time::Duration::seconds(50);
 /// Interval of repeated alarms.
 const ALARM_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval of the metrics about quarantines and the stop of signing.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// State of the signing loop.
 struct SigningLoop {
@@ -47,6 +49,7 @@ struct SigningLoop {
     recorder: HeadRecorder,
     lease: Lease,
     last_alarm: Option<Instant>,
+    last_measurement: Option<Instant>,
 }
 
 /// Input of [`run`].
@@ -78,6 +81,7 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
         signer,
         journal,
         last_alarm: None,
+        last_measurement: None,
     };
     let Some(rolled_back) = signing.find_rolled_back_trees(&stop).await else { return Ok(()) };
     signing.ensure_database_is_current(rolled_back).await?;
@@ -148,6 +152,10 @@ impl SigningLoop {
 
     /// Runs one pass. Returns true if anything was signed.
     async fn step(&mut self) -> anyhow::Result<bool> {
+        if self.last_measurement.is_none_or(|it| it.elapsed() > MEASURE_INTERVAL) {
+            self.guard.measure().await?;
+            self.last_measurement = Some(Instant::now());
+        }
         if self.last_alarm.is_none_or(|it| it.elapsed() > ALARM_INTERVAL) {
             self.guard.repeat_alarms().await?;
             self.last_alarm = Some(Instant::now());

@@ -1,6 +1,6 @@
 //! Every SQL statement about events that wait for their fan-out.
 
-use chassis::{Db, Result, Tx};
+use chassis::{Db, Result, Tx, id};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 use worker::queue::{COUNT_MAX, QueueState};
@@ -47,15 +47,18 @@ pub(super) async fn claim(tx: &mut Tx, limit: i64) -> Result<Vec<PendingEvent>> 
     Ok(events.fetch_all(tx.conn()).await?)
 }
 
-/// Returns the state of the queue, for operators. An entry that was attempted counts from its next attempt.
+/// Returns the state of the queue, for operators. An entry counts from its event, so that one whose attempts
+/// fail grows old although its next attempt is due later.
 pub(crate) async fn queue(db: Db) -> Result<QueueState> {
     let state = query!(
-        r#"with waiting as (select due_at from pending_event limit $1)
-           select count(*) as "waiting!", min(due_at) as oldest_at from waiting"#,
+        r#"with waiting as (select event_id from pending_event order by event_id limit $1)
+           select count(*) as "waiting!",
+                  (select event_id from waiting order by event_id limit 1) as oldest
+           from waiting"#,
         COUNT_MAX
     );
     let state = state.fetch_one(db.pool()).await?;
-    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest_at })
+    Ok(QueueState { waiting: state.waiting, oldest_at: state.oldest.and_then(id::created_at) })
 }
 
 /// Deletes a delivered event. Returns false if it does not exist: this claim took so long that the event was
