@@ -170,6 +170,7 @@ mod support {
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
     pub(crate) mod billing; // An organization that pays at Stripe.
     pub(crate) mod exported; // What a continuous export has written, and its verification.
+    pub(crate) mod exports; // An organization whose audit log is exported to a bucket.
     pub(crate) mod fake_runner; // Calls of a runner, made by a test.
     pub(crate) mod hosting; // A project whose environments really run.
     pub(crate) mod raw; // Calls of any method with any bytes.

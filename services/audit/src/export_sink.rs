@@ -15,8 +15,6 @@ use host::Host;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(crate) use store::delete_of_org;
-
 use self::{part::reader::PartReader, storage::Storage, worker::ExportWorker};
 use crate::entry::read::EntryReader;
 

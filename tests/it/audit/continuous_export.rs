@@ -1,123 +1,27 @@
-//! Continuous export to storage: a week read back and verified, outages, restarts and replicas, and who manages
-//! sinks.
+//! Continuous export to storage: a week read back and verified, outages, restarts and replicas, and who
+//! manages sinks.
 
 use std::collections::BTreeSet;
 
+use api::identity::Plan;
 use chassis::clock::Duration;
 use serde_json::{Value, json};
-use testkit::{Nats, Options, Person, Process, S3Fault, Suite, eventually};
+use testkit::{Nats, Options, Process, S3Fault, eventually};
 
 use crate::support::{
-    audit_client::AuditClient,
-    exported::Exported,
+    exports::{ExportSetup, SINKS},
     storage::StorageSetup,
-    world::{World, merge, text},
+    world::{merge, text},
 };
-
-const SINKS: &str = "audit.v1.AuditExportService";
 
 /// Longer than the longest wait of a part, and than the longest pause after a failed attempt.
 const HOUR: Duration = Duration::hours(1);
-
-/// An organization whose log is exported to a bucket.
-struct Setup {
-    storage: StorageSetup,
-    connection: Value,
-    log: AuditClient,
-}
-
-impl Setup {
-    async fn new(options: Options) -> Self {
-        let storage = StorageSetup::with(options).await;
-        let connection = storage.create(storage.by_s3(json!({}))).await;
-        let log = AuditClient::new(&storage.suite, &storage.world.owner, &storage.world.org).await;
-        Self { storage, connection, log }
-    }
-
-    fn suite(&self) -> &Suite {
-        &self.storage.suite
-    }
-
-    async fn call(&self, method: &str, more: Value) -> Value {
-        self.log.owner.call_ok(&format!("{SINKS}/{method}"), self.log.org_request(more)).await
-    }
-
-    async fn refusal(&self, method: &str, more: Value) -> tenantry::client::CallError {
-        let request = self.log.org_request(more);
-        self.log.owner.call(&format!("{SINKS}/{method}"), request).await.unwrap_err()
-    }
-
-    /// Fields of a sink, replaced by those of `more`.
-    fn fields(&self, more: Value) -> Value {
-        let fields = json!({
-            "name": "Archive of the log", "storageConnectionId": self.connection["id"],
-            "prefix": "log", "formats": ["EXPORT_SINK_FORMAT_NDJSON", "EXPORT_SINK_FORMAT_PARQUET"],
-        });
-        merge(fields, more)
-    }
-
-    async fn create(&self, more: Value) -> Value {
-        self.call("CreateExportSink", self.fields(more)).await["exportSink"].clone()
-    }
-
-    async fn get(&self, sink: &Value) -> Value {
-        let id = json!({ "exportSinkId": sink["id"] });
-        self.call("GetExportSink", id).await["exportSink"].clone()
-    }
-
-    async fn update(&self, sink: &Value, fields: Value, mask: &str) -> Value {
-        let named = json!({ "exportSinkId": sink["id"], "updateMask": mask });
-        self.call("UpdateExportSink", merge(named, fields)).await["exportSink"].clone()
-    }
-
-    /// Adds entries to the log; returns its size when all are signed.
-    async fn add_entries(&self, count: usize) -> u64 {
-        for _ in 0..count {
-            let create = self.log.org_request(json!({ "name": chassis::id::new().to_string() }));
-            self.log.owner.call_ok("identity.v1.TeamService/CreateTeam", create).await;
-        }
-        self.log.checkpoint(self.suite()).await.size
-    }
-
-    /// Waits until entries and a checkpoint that covers them are exported.
-    async fn wait_for(&self, sink: &Value, size: u64) -> Value {
-        eventually("the export", async || {
-            let sink = self.get(sink).await;
-            let number = |field: &str| text(&sink[field]).parse::<u64>().unwrap_or(0);
-            (number("exportedSize") >= size && number("checkpointSize") >= size).then_some(sink)
-        })
-        .await
-    }
-
-    fn exported(&self) -> Exported {
-        Exported::read(&self.storage.s3, "log")
-    }
-
-    /// Restarts the suite; `between` runs while it is stopped.
-    async fn restart(self, between: impl FnOnce(&StoppedStorage)) -> Self {
-        let StorageSetup { suite, world, s3, ssh, folder, remote } = self.storage;
-        let stopped = suite.halt().await;
-        between(&StoppedStorage { s3: &s3 });
-        let suite = stopped.start().await;
-        let owner = self.log.owner;
-        let owner = Person { client: suite.client.with_token(&owner.token), ..owner };
-        let log = AuditClient::new(&suite, &owner, &world.org).await;
-        let world = World { owner, ..world };
-        let storage = StorageSetup { suite, world, s3, ssh, folder, remote };
-        Self { storage, connection: self.connection, log }
-    }
-}
-
-/// Storage of a suite that is stopped.
-struct StoppedStorage<'a> {
-    s3: &'a testkit::S3Server,
-}
 
 /// a week of export is complete: each entry is there once, in the folder of its day, and together they
 /// have the root of the signed checkpoint. Parquet has the same entries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_week_of_export_is_complete_and_verified_against_its_checkpoint() {
-    let mut setup = Setup::new(Options::default()).await;
+    let mut setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({})).await;
     assert_eq!(sink["prefix"], "log");
     assert_eq!(sink["etag"], "1");
@@ -146,7 +50,7 @@ async fn a_week_of_export_is_complete_and_verified_against_its_checkpoint() {
 /// `tenantry verify` needs only the downloaded objects and the key of the log. It finds a missing part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_downloaded_export_is_verified_offline() {
-    let setup = Setup::new(Options::default()).await;
+    let setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({})).await;
     for _ in 0..2 {
         let size = setup.add_entries(3).await;
@@ -176,11 +80,11 @@ async fn a_downloaded_export_is_verified_offline() {
     setup.storage.suite.finish().await;
 }
 
-/// while the storage is down, the log goes on, and the sink shows the error. Afterwards nothing is missing
-/// or there twice, also after a restart in the middle of a part.
+/// while the storage is down, the log goes on, and the sink shows the error. Afterwards nothing is
+/// missing or there twice, also after a restart in the middle of a part.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_storage_and_a_restart_lose_and_repeat_nothing() {
-    let mut setup = Setup::new(Options::default()).await;
+    let mut setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({})).await;
     let size = setup.add_entries(3).await;
     setup.suite().clock.advance(HOUR);
@@ -218,12 +122,34 @@ async fn an_outage_of_the_storage_and_a_restart_lose_and_repeat_nothing() {
     setup.storage.suite.finish().await;
 }
 
+/// AU-9: entries past the retention of the plan are exported as hashes, which make up the signed root.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_past_the_retention_are_exported_as_hashes() {
+    let mut setup = ExportSetup::new(Options::default()).await;
+    let hidden = setup.add_entries(3).await;
+    setup.suite().clock.advance(Duration::days(10));
+    setup.log.owner = setup.log.owner.sign_in_again().await;
+    setup.log.owner.change_plan(&setup.log.org, Plan::Starter).await.unwrap();
+    let sink = setup.create(json!({})).await;
+    let size = setup.add_entries(2).await;
+    setup.suite().clock.advance(HOUR);
+    setup.wait_for(&sink, size).await;
+    let exported = setup.exported();
+    let lines = exported.verify(&setup.log.pins);
+    exported.verify_parquet(&lines);
+    let is_hash_only = |it: &&Value| it["leaf"].is_null() && it["entry"].is_null();
+    assert_eq!(lines.iter().filter(is_hash_only).count() as u64, hidden);
+    let part = format!("purged/part-0-{}.ndjson.gz", hidden - 1);
+    assert!(exported.objects.contains_key(&part), "{:?}", exported.objects.keys());
+    setup.storage.suite.finish().await;
+}
+
 /// of two replicas one exports to a sink: each object is written once.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_write_each_object_once() {
     let nats = Nats::start();
     let options = Options { nats_url: Some(nats.url()), ..Options::default() };
-    let setup = Setup::new(options).await;
+    let setup = ExportSetup::new(options).await;
     let replica = setup.suite().replica().await;
     let sink = setup.create(json!({})).await;
     for _ in 0..4 {
@@ -241,11 +167,11 @@ async fn two_replicas_write_each_object_once() {
     setup.storage.suite.finish().await;
 }
 
-/// A paused sink exports nothing, and continues where it stopped. Changes are in the log, and an outdated change
-/// is refused.
+/// A paused sink exports nothing, and continues where it stopped. Changes are in the log, and an outdated
+/// change is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_sink_exports_nothing_until_it_is_continued() {
-    let setup = Setup::new(Options::default()).await;
+    let setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({ "formats": ["EXPORT_SINK_FORMAT_NDJSON"] })).await;
     let other = setup.create(json!({ "name": "Other", "prefix": "" })).await;
     assert_eq!(other["prefix"], format!("audit-log/{}", text(&other["id"])));
@@ -269,11 +195,11 @@ async fn a_paused_sink_exports_nothing_until_it_is_continued() {
     setup.storage.suite.finish().await;
 }
 
-/// PL-27: a connection that a sink uses is not deleted, and the refusal has the name of the sink. A deleted sink
-/// does not use it any more, nor does one whose creation was refused.
+/// PL-27: a connection that a sink uses is not deleted, and the refusal has the name of the sink. A deleted
+/// sink does not use it any more, nor does one whose creation was refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_of_a_sink_is_not_deleted() {
-    let setup = Setup::new(Options::default()).await;
+    let setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({})).await;
     let same = setup.refusal("CreateExportSink", setup.fields(json!({ "name": "Same" }))).await;
     assert!(same.message.contains("prefix"), "{same}");
@@ -299,7 +225,7 @@ async fn a_connection_of_a_sink_is_not_deleted() {
 /// removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_without_a_sink_is_removed() {
-    let setup = Setup::new(Options::default()).await;
+    let setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({})).await;
     // As if the process had ended before the removal of the registration.
     sqlx::query("delete from audit.export_sink").execute(&setup.suite().pool).await.unwrap();
@@ -327,7 +253,7 @@ async fn a_registration_without_a_sink_is_removed() {
 /// connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_without_the_permission_manage_no_sinks() {
-    let setup = Setup::new(Options::default()).await;
+    let setup = ExportSetup::new(Options::default()).await;
     let sink = setup.create(json!({})).await;
     let named = json!({ "exportSinkId": sink["id"] });
     let change = merge(named.clone(), json!({ "paused": true, "updateMask": "paused" }));
@@ -364,7 +290,7 @@ async fn members_without_the_permission_manage_no_sinks() {
 /// The sinks of a purged organization are deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sinks_of_a_purged_organization_are_deleted() {
-    let setup = Setup::new(Options::default()).await;
+    let setup = ExportSetup::new(Options::default()).await;
     setup.create(json!({})).await;
     let delete = setup.log.org_request(json!({ "confirmName": "acme", "cascade": true }));
     setup.log.owner.call_ok("identity.v1.OrganizationService/DeleteOrganization", delete).await;

@@ -13,6 +13,7 @@ use testkit::{GitServer, Named, Options, PASSWORD, Person, Repository, Suite};
 use crate::{
     project::dns_connection_service::by_rfc2136,
     support::{
+        exports::{CREATE_EXPORT_SINK, export_sink},
         raw,
         world::{World, add_member, merge, text},
     },
@@ -181,11 +182,7 @@ impl Rows {
                 "project.v1.StorageConnectionService/CreateStorageConnection",
                 org(json!({ "name": name, "folder": {} })),
             ),
-            "ListExportSinks" => (
-                "audit.v1.AuditExportService/CreateExportSink",
-                org(json!({ "name": name, "storageConnectionId": self.storage_connection().await,
-                            "formats": ["EXPORT_SINK_FORMAT_NDJSON"] })),
-            ),
+            "ListExportSinks" => (CREATE_EXPORT_SINK, export_sink(owner, &world.org, &name).await),
             "ListProjects" => (
                 "project.v1.ProjectService/CreateProject",
                 org(json!({ "name": name, "repositoryUrl": "https://git.example.com/a.git" })),
@@ -197,14 +194,6 @@ impl Rows {
             other => panic!("no row can be added to {other}"),
         };
         owner.call_ok(method, request).await;
-    }
-
-    /// Creates a storage connection; returns its id.
-    async fn storage_connection(&self) -> Value {
-        let create = self.world.org_request(json!({ "name": "Archive", "folder": {} }));
-        let method = "project.v1.StorageConnectionService/CreateStorageConnection";
-        let created = self.world.owner.call_ok(method, create).await;
-        created["storageConnection"]["id"].clone()
     }
 
     /// Has another person invite the Owner to a new organization.

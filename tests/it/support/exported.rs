@@ -100,8 +100,8 @@ impl Exported {
         note::open(note, pins).unwrap()
     }
 
-    /// Checks that the lines are the whole log of the checkpoint: by the root of their leaf hashes, and by the
-    /// verifier, which compares the leaves with them. Returns the lines.
+    /// Checks that the lines are the whole log of the checkpoint: by the root of their leaf hashes, and by
+    /// the verifier, which compares the leaves with them. Returns the lines.
     pub(crate) fn verify(&self, pins: &Pins) -> Vec<Value> {
         let lines = self.lines();
         let checkpoint = self.checkpoint(pins);

@@ -125,3 +125,10 @@ impl StorageSetup {
         StorageObjectServiceClient::new(self.suite.audit_to_project.clone())
     }
 }
+
+/// Creates a connection to a folder; returns its id. The suite needs the option `storage_folder`.
+pub(crate) async fn create_folder_connection(owner: &Person, org: &str) -> Value {
+    let create = json!({ "orgId": org, "name": "Archive", "folder": {} });
+    let created = owner.call_ok(&format!("{STORAGE}/CreateStorageConnection"), create).await;
+    created["storageConnection"]["id"].clone()
+}

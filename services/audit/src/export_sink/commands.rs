@@ -82,7 +82,7 @@ impl Sinks<'_> {
         }
     }
 
-    /// Changes a sink. A new name is registered before, because the refusal to delete the connection shows it.
+    /// Changes a sink. A new name is registered before: the refusal to delete the connection shows it.
     pub(super) async fn update<M, R>(
         &self,
         call: &Call<M>,

@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{entry::EntryRow, export::record::Record, merkle::Hash, seal::LeafKeys};
 
-/// Largest number of entries of a part. A sink with so many is exported at once.
+/// Largest number of entries of a part. If so many wait, they are exported at once.
 pub(super) const PART_ENTRIES_MAX: i64 = 5_000;
 
-/// Largest size of the leaves of a part, in bytes. Its objects are about as long, because the compression makes
-/// up for what they have besides.
+/// Largest size of the leaves of a part, in bytes. Its objects are about as long: the compression makes up
+/// for what they have besides.
 const PART_LEAF_BYTES_MAX: usize = 2 << 20;
 
 /// Folder of entries of which only the hash remains.

@@ -55,8 +55,8 @@ impl Storage {
         StorageObjectServiceClient::new(self.project.clone())
     }
 
-    /// Registers a use in place of an earlier one of the sink. Fails with NOT_FOUND if the organization has no
-    /// such connection.
+    /// Registers a use in place of an earlier one of the sink. Fails with NOT_FOUND if the organization has
+    /// no such connection.
     pub(super) async fn register<M>(&self, call: &Call<M>, storage_use: &StorageUse) -> Result<()> {
         let request = call.forward(wire::register(storage_use));
         self.client().register_storage_use(request).await.map_err(remote("project"))?;

@@ -125,10 +125,3 @@ pub(super) async fn delete(tx: &mut Tx, deleted: Changed<ExportSink>) -> Result<
     tx.emit(deleted);
     Ok(())
 }
-
-/// Deletes the sinks of a purged organization. The project service deletes its storage connections itself.
-pub(crate) async fn delete_of_org(tx: &mut Tx, org_id: OrgId) -> Result<()> {
-    query!("delete from export_sink where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    query!("delete from export_storage_use where org_id = $1", org_id.0).execute(tx.conn()).await?;
-    Ok(())
-}

@@ -1,6 +1,6 @@
 //! Worker of the continuous export. It leases sinks, so that only one process exports to each, and writes the
-//! parts up to the newest checkpoint, then the checkpoint. The range of a part is stored before its objects are
-//! written, and the position after, so that a repetition replaces the same objects.
+//! parts up to the newest checkpoint, then the checkpoint. The range of a part is stored before its objects
+//! are written, and the position after, so that a repetition replaces the same objects.
 
 use chassis::{Db, Error, OrgId, Result, Tx, foreign_text::clean_line};
 use tokio_util::sync::CancellationToken;

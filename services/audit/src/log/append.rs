@@ -20,7 +20,6 @@ use super::{
 use crate::{
     damage::Damage,
     decode::{IncomingEvent, LEAF_BYTES_MAX, Producer},
-    export_sink,
     integrity::{check_edge, guard::LogGuard},
     leaf_codec::LeafCodec,
     merkle::leaf_hash,
@@ -313,9 +312,9 @@ impl LogAppender {
             }
         } else if name == identity::OrganizationPurged::full_name() {
             let purged = identity::OrganizationPurged::decode(&*payload.value).ok();
-            let org_id = purged.and_then(|it| it.before?.id.parse().ok());
+            let org_id = purged.and_then(|it| Uuid::try_parse(&it.before?.id).ok());
             if let Some(org_id) = org_id {
-                export_sink::delete_of_org(tx, org_id).await?;
+                store::delete_export_sinks(tx, org_id).await?;
             }
         } else if let Some(plan) = new_plan(name, &event.envelope) {
             store::set_plan(tx, event.org_id, &plan).await?;

@@ -227,6 +227,14 @@ pub(super) async fn set_plan(tx: &mut Tx, org_id: Uuid, plan: &str) -> Result<()
     Ok(())
 }
 
+/// Deletes the sinks of the continuous export of a purged organization. The project service deletes its
+/// storage connections itself.
+pub(super) async fn delete_export_sinks(tx: &mut Tx, org_id: Uuid) -> Result<()> {
+    query!("delete from export_sink where org_id = $1", org_id).execute(tx.conn()).await?;
+    query!("delete from export_storage_use where org_id = $1", org_id).execute(tx.conn()).await?;
+    Ok(())
+}
+
 /// Returns the first day of the month, which identifies a partition.
 pub(super) fn month_of(time: OffsetDateTime) -> Date {
     time.date().replace_day(1).expect("every month has a first day")

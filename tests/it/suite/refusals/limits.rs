@@ -10,7 +10,10 @@ use testkit::{Person, Suite};
 use super::{
     ENVIRONMENTS, INVITATIONS, KEYS, ORGANIZATIONS, PROJECTS, SERVERS, fresh, pair, remedied,
 };
-use crate::support::world::{merge, text};
+use crate::support::{
+    exports::{CREATE_EXPORT_SINK, export_sink},
+    world::{merge, text},
+};
 
 /// Method that raises all limits.
 const CHANGE_PLAN: &str = "identity.v1.BillingService/ChangePlan";
@@ -249,23 +252,15 @@ pub(super) async fn hooks(suite: &Suite) {
 /// An organization with the maximum number of sinks of the audit log deletes one.
 pub(super) async fn export_sinks(suite: &Suite) {
     let (owner, _, org) = pair(suite, "sinks").await;
-    let connect = json!({ "orgId": org, "name": "Archive", "folder": {} });
-    let method = "project.v1.StorageConnectionService/CreateStorageConnection";
-    let connection = owner.call_ok(method, connect).await["storageConnection"]["id"].clone();
-    let create = async || {
-        let create = json!({
-            "orgId": org, "name": "Sink", "storageConnectionId": connection,
-            "formats": ["EXPORT_SINK_FORMAT_NDJSON"],
-        });
-        owner.call("audit.v1.AuditExportService/CreateExportSink", create).await
-    };
-    let sink = create().await.unwrap()["exportSink"]["id"].clone();
+    let sink = export_sink(&owner, &org, "Sink").await;
+    let create = async || owner.call(CREATE_EXPORT_SINK, sink.clone()).await;
+    let first = create().await.unwrap()["exportSink"]["id"].clone();
     for _ in 1..20 {
         create().await.unwrap();
     }
     let delete = "audit.v1.AuditExportService/DeleteExportSink";
     remedied("EXPORT_SINK_LIMIT_REACHED", delete, create, async || {
-        owner.call_ok(delete, json!({ "orgId": org, "exportSinkId": sink })).await;
+        owner.call_ok(delete, json!({ "orgId": org, "exportSinkId": first })).await;
     })
     .await;
 }

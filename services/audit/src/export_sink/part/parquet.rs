@@ -94,7 +94,7 @@ fn micros(content: &Content) -> i64 {
     i64::try_from(micros).unwrap_or_default()
 }
 
-/// Writes the next column. `is_present`: 1 for each row with a value, 0 for others; `None` for a required column.
+/// Writes the next column. `is_present`: 1 for a row with a value, else 0; `None` for a required column.
 fn write_numbers(
     rows: &mut RowGroup<'_>,
     values: &[i64],

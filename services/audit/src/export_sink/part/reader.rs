@@ -115,8 +115,8 @@ impl PartReader {
         self.part(signed, first, plan, VisibleEntries { first: visible.first, rows }).await
     }
 
-    /// Returns the plan of a search for the visible entries of a range. It begins with the first visible entry,
-    /// also if that is after the range.
+    /// Returns the plan of a search for the visible entries of a range. It begins with the first one, also if
+    /// that is after the range.
     async fn visible(&self, signed: &SignedTree, range: &Range<i64>) -> Result<SearchPlan> {
         let org_id = Some(signed.tree.org_id);
         let mut plan = self.entries.plan(&EntryQuery { org_id, ..EntryQuery::default() }).await?;

@@ -22,9 +22,9 @@ const BACK_OFF_MIN_SECONDS: f64 = 10.0;
 /// Longest pause after failed attempts.
 const BACK_OFF_MAX_SECONDS: f64 = 1800.0;
 
-/// Leases sinks that have something to export: a part that is full, whose day has ended, or whose first entry is
-/// old enough, or a checkpoint that is not written yet. No other process exports to them until they are released
-/// or the lease ends.
+/// Leases sinks that have something to export: a part that is full, whose day has ended, or whose first entry
+/// is old enough, or a checkpoint that is not written yet. No other process exports to them until they are
+/// released or the lease ends.
 pub(in crate::export_sink) async fn lease(
     tx: &mut Tx,
     lease: Uuid,
@@ -158,7 +158,8 @@ pub(in crate::export_sink) async fn record_failure(
     let now = tx.now;
     query!(
         "update export_sink set failures = failures + 1, last_error = $4,
-             next_attempt_at = $5::timestamptz + make_interval(secs => least($6 * 2 ^ least(failures, 20), $7))
+             next_attempt_at = $5::timestamptz
+                 + make_interval(secs => least($6 * 2 ^ least(failures, 20), $7))
          where org_id = $1 and id = $2 and lease = $3",
         sink.org_id.0,
         sink.id.0,

@@ -5,7 +5,7 @@ use sqlx::{query, query_as};
 
 use crate::export_sink::{ExportSinkId, storage::StorageUse};
 
-/// Time for which the creation of a sink may take. The registration of a sink that does not exist then is left
+/// Time that the creation of a sink may take. The registration of a sink that does not exist then is left
 /// over.
 const CREATION_MINUTES: f64 = 10.0;
 
