@@ -62,6 +62,17 @@ impl SuiteProcess {
         String::from_utf8_lossy(&ended.stderr).into_owned()
     }
 
+    /// Runs `tenantry audit fsck --release` on the data of a killed suite; returns its output.
+    pub(crate) fn release_quarantines(&self) -> String {
+        let mut arguments = vec!["audit".to_owned(), "fsck".to_owned(), "--release".to_owned()];
+        arguments.extend(self::arguments(self.folder.path(), self.port.number(), &self.flags));
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let ended = Process::run("tenantry", &arguments);
+        let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(ended.status.success(), "{text}{}", String::from_utf8_lossy(&ended.stderr));
+        text
+    }
+
     pub(crate) fn process(&self) -> &Process {
         self.process.as_ref().expect("the process is running")
     }
