@@ -71,7 +71,7 @@ impl ExportWorker {
     pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let schedule = Schedule::every(POLL_INTERVAL);
         let step = || async {
-            let token = Uuid::now_v7();
+            let token = chassis::id::new();
             let lease = async |tx: &mut Tx| progress::lease(tx, token, LEASES_MAX).await;
             let sinks = self.db.write_as_system("audit export", lease).await?;
             let is_busy = !sinks.is_empty();

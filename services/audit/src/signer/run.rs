@@ -146,7 +146,8 @@ impl SigningLoop {
         self.guard.stop_signing(SUITE_TREE.0, &detail).await?;
         anyhow::bail!(
             "{detail}. Restore the newest backup. If entries are lost for good, inform everybody who \
-             verifies this log, give the log a new name with --audit-origin, and remove the file audit.signed"
+             verifies this log, remove the file audit.signed, choose a new name for the log with \
+             --audit-origin, and run `tenantry audit fsck --release` with it before the next start"
         )
     }
 
