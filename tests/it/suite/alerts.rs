@@ -63,7 +63,7 @@ async fn every_alert_fires_with_its_cause_and_clears_without_it() {
     certificate.end(&mut installation).await;
     log.end(&mut installation).await;
     check.end(&mut installation).await;
-    installation.deliveries.wait_for_quiet().await;
+    installation.wait_for_quiet().await;
 
     let nats = NatsStopped::begin(&mut installation).await;
     let service = ServiceStopped::begin(&mut installation).await;
@@ -72,7 +72,7 @@ async fn every_alert_fires_with_its_cause_and_clears_without_it() {
     }
     nats.end(&mut installation).await;
     service.end(&mut installation).await;
-    installation.deliveries.wait_for_quiet().await;
+    installation.wait_for_quiet().await;
     installation.stop();
 }
 

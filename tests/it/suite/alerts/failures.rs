@@ -117,8 +117,10 @@ impl Cause for LogDamaged {
             (trees.fetch_one(&installation.pool).await.unwrap() == 2).then_some(())
         })
         .await;
+        // The lock excludes transactions that have locked a row and change it later: a deadlock otherwise.
         let flip = format!(
             "begin;
+             lock table audit.tree in access exclusive mode;
              alter table audit.tree disable trigger all;
              update audit.tree set edge = set_byte(edge, 0, get_byte(edge, 0) # 1)
              where org_id in ('{org}', 'ffffffff-ffff-ffff-ffff-ffffffffffff');

@@ -114,6 +114,27 @@ impl Installation {
         sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
     }
 
+    /// Waits until the end of every alert is delivered. Mails that wait for a back-off, or to be gathered with
+    /// others, are sent at once, because that takes longer than the short times of the rules.
+    pub(super) async fn wait_for_quiet(&self) {
+        tokio::select! {
+            () = self.deliveries.wait_for_quiet() => {}
+            () = self.send_mails() => {}
+        }
+    }
+
+    /// Makes the waiting mails due, once a second.
+    async fn send_mails(&self) {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            for service in ["identity", "invitation"] {
+                let send = "update {service}.mail set due_at = now() where sent_at is null";
+                self.execute(&send.replace("{service}", service)).await;
+            }
+        }
+    }
+
     /// Runs `tenantry admin` against the suite; returns what it prints.
     pub(super) fn admin(&self, arguments: &[&str]) -> String {
         let data_dir = self.suite.data_dir().to_string_lossy();

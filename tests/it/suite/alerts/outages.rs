@@ -30,11 +30,6 @@ impl Cause for MailServerStopped {
 
     async fn end(self, installation: &mut Installation) {
         installation.smtp.restart().await;
-        // The back-off is at least 30 seconds.
-        for service in ["identity", "invitation"] {
-            let retry = "update {service}.mail set due_at = now() where sent_at is null";
-            installation.execute(&retry.replace("{service}", service)).await;
-        }
     }
 }
 
