@@ -135,9 +135,20 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let jobs_db = db.clone();
     host.task("project registrations", move |stop| reactions::abandon_registrations(jobs_db, stop));
     host.add_retention_step(&db, project::creation::delete_ended_registrations);
+    install_log_retention(host, &db);
+    host.on(&db, reactions::project_registered);
+    host.on(&db, reactions::organization_deleted);
+    host.on(&db, reactions::organization_restored);
+    host.on(&db, reactions::organization_purged);
+    host.on(&db, reactions::subscription_changed);
+    Ok(())
+}
+
+/// Adds the logs of tasks to the retention job.
+fn install_log_retention(host: &mut Host, db: &Db) {
     let retention_days = host.config().retention.task_log_retention_days;
     host.add_partitioned_table(
-        &db,
+        db,
         PartitionedTable {
             name: "task_log",
             interval: Duration::days(7),
@@ -145,12 +156,6 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
             age_column: None,
         },
     );
-    host.on(&db, reactions::project_registered);
-    host.on(&db, reactions::organization_deleted);
-    host.on(&db, reactions::organization_restored);
-    host.on(&db, reactions::organization_purged);
-    host.on(&db, reactions::subscription_changed);
-    Ok(())
 }
 
 /// Adds connections to Git servers and storage.

@@ -67,15 +67,23 @@ pub async fn measure(queues: Vec<Queue>, stop: CancellationToken) {
     let waiting = meter.i64_gauge("tenantry.queue.waiting").build();
     let oldest_age = meter.f64_gauge("tenantry.queue.oldest_age").with_unit("s").build();
     let step = || async {
+        // A queue that cannot be read does not keep the others from being measured.
+        let mut measured = Ok(Progress::Idle);
         for queue in &queues {
-            let state = queue.state().await?;
+            let state = match queue.state().await {
+                Ok(state) => state,
+                Err(error) => {
+                    measured = Err(error.into());
+                    continue;
+                }
+            };
             let labels =
                 [KeyValue::new("service", queue.db.name()), KeyValue::new("queue", queue.name)];
             waiting.record(state.waiting, &labels);
             let age = queue.oldest_age(state).unwrap_or_default();
             oldest_age.record(age.as_seconds_f64(), &labels);
         }
-        Ok(Progress::Idle)
+        measured
     };
     crate::run("queue metrics".to_owned(), Schedule::every(INTERVAL), stop, step).await;
 }

@@ -100,9 +100,9 @@ impl ExportSetup {
     /// Restarts the suite; `between` runs while it is stopped.
     pub(crate) async fn restart(self, between: impl FnOnce(&StoppedStorage)) -> Self {
         let StorageSetup { suite, world, s3, ssh, folder, remote } = self.storage;
-        let stopped = suite.halt().await;
+        let stopped = Box::pin(suite.halt()).await;
         between(&StoppedStorage { s3: &s3 });
-        let suite = stopped.start().await;
+        let suite = Box::pin(stopped.start()).await;
         let owner = self.log.owner;
         let owner = Person { client: suite.client.with_token(&owner.token), ..owner };
         let log = AuditClient::new(&suite, &owner, &world.org).await;

@@ -114,8 +114,8 @@ impl Installation {
         sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
     }
 
-    /// Waits until the end of every alert is delivered. Mails that wait for a back-off, or to be gathered with
-    /// others, are sent at once, because that takes longer than the short times of the rules.
+    /// Waits until the end of every alert is delivered. Mails that wait for a back-off, or to be gathered
+    /// with others, are sent at once, because that takes longer than the short times of the rules.
     pub(super) async fn wait_for_quiet(&self) {
         tokio::select! {
             () = self.deliveries.wait_for_quiet() => {}

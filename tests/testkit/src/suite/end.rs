@@ -62,9 +62,9 @@ impl Suite {
 
     /// Stops the suite, runs `between`, and starts it again on the same data.
     pub async fn restart(self, between: impl AsyncFnOnce(&PgPool)) -> Self {
-        let stopped = self.halt().await;
+        let stopped = Box::pin(self.halt()).await;
         between(&stopped.pool).await;
-        stopped.start().await
+        Box::pin(stopped.start()).await
     }
 
     /// Stops the suite, lets `between` copy the database to another server, and starts it there.
