@@ -28,12 +28,11 @@ pub struct PartitionedTable {
 
 /// Creates the partitions that are needed next, and deletes old rows.
 pub(crate) async fn maintain(db: &Db, table: &PartitionedTable) -> Result<()> {
-    db.write_as_system("retention", async |tx: &mut Tx| create(tx, table).await).await?;
-    while db.write_as_system("retention", async |tx: &mut Tx| drop_oldest(tx, table).await).await? {
-        tracing::info!(service = db.name(), table = table.name, "partition with old rows dropped");
-    }
-    let delete = async |tx: &mut Tx| delete_unpartitioned(tx, table).await;
-    while db.write_as_system("retention", delete).await? > 0 {}
+    let step = async |tx: &mut Tx| {
+        create(tx, table).await?;
+        Ok(drop_oldest(tx, table).await? || delete_unpartitioned(tx, table).await? > 0)
+    };
+    while db.write_as_system("retention", step).await? {}
     Ok(())
 }
 
@@ -68,7 +67,11 @@ async fn drop_oldest(tx: &mut Tx, table: &PartitionedTable) -> Result<bool> {
         table.age_column,
         before,
     );
-    Ok(dropped.fetch_one(tx.conn()).await?)
+    let dropped = dropped.fetch_one(tx.conn()).await?;
+    if dropped {
+        tracing::info!(table = table.name, %before, "partition with old rows dropped");
+    }
+    Ok(dropped)
 }
 
 /// Deletes old rows that are in no partition of an interval, at most [`BATCH`]. Returns their number.

@@ -76,10 +76,10 @@ impl FanoutWorker {
             if let Err(error) = self.deliver(&event).await {
                 let event_id = event.event_id;
                 if event.attempts < ATTEMPTS_MAX {
-                    tracing::warn!(%event_id, %error, "the fan-out of an event failed; it is retried");
+                    tracing::warn!(%event_id, ?error, "the fan-out of an event failed; it is retried");
                     continue;
                 }
-                tracing::error!(%event_id, %error, "the fan-out of an event failed; it is dropped");
+                tracing::error!(%event_id, ?error, "the fan-out of an event failed; it is dropped");
                 let delete = async |tx: &mut Tx| store::delete(tx, event_id).await;
                 self.db.write_as_system("notification fan-out", delete).await?;
             }
