@@ -99,6 +99,15 @@ pub(crate) const PROTOC: Need = Need {
     package: "protobuf-compiler",
     is_installed: || runs("protoc", &["--version"]),
 };
+/// Descriptors that come with protobuf, which the compiler reads.
+pub(crate) const PROTOBUF_FILES: Need = Need {
+    name: "google/protobuf/descriptor.proto",
+    package: "libprotobuf-dev",
+    is_installed: || {
+        let folders = ["/usr/include", "/usr/local/include"];
+        folders.iter().any(|it| Path::new(it).join("google/protobuf/descriptor.proto").exists())
+    },
+};
 /// Chromium with its `WebDriver` server, for tests of pages.
 pub(crate) const BROWSER: Need = Need {
     name: "chromedriver",

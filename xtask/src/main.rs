@@ -99,6 +99,7 @@ fn test(filter: &[String]) -> Outcome {
         machine::BROWSER,
         machine::PGBOUNCER,
         machine::PROTOC,
+        machine::PROTOBUF_FILES,
         machine::BUBBLEWRAP,
     ])?;
     machine::need_network_programs()?;
