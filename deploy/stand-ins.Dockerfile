@@ -58,13 +58,13 @@ COPY --from=authorities /authorities.crt /etc/ssl/certs/ca-certificates.crt
 ENV PATH=/usr/bin XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
 CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]
 
-# `maildev`: from npm.
+# `maildev`: the context is a directory in which npm has installed it.
 FROM debian:bookworm-slim AS maildev
 RUN apt-get update -qq \
-    && apt-get install -y -qq --no-install-recommends nodejs npm \
+    && apt-get install -y -qq --no-install-recommends nodejs \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=authorities /authorities.crt /etc/ssl/certs/ca-certificates.crt
-RUN NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt npm install --global --silent maildev@2.2.1
+COPY node_modules /usr/local/lib/node_modules
+RUN ln -s ../lib/node_modules/maildev/bin/maildev /usr/local/bin/maildev
 USER nobody
 EXPOSE 1080 1025
 CMD ["maildev"]

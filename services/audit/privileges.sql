@@ -18,6 +18,8 @@ end $$;
 grant select on retention, person_erased to tenantry_audit;
 grant select, insert on entry, tile, checkpoint, cosigned, producer, term, term_name, person, person_interim_key,
     person_address to tenantry_audit;
+-- Keys of people are sealed again after a rotation of the secret key.
+grant update (sealed) on person, person_interim_key to tenantry_audit;
 grant update (note) on cosigned to tenantry_audit;
 grant update (sequence) on producer to tenantry_audit;
 grant update (entries) on term to tenantry_audit;

@@ -10,7 +10,7 @@ mod identity {
     mod access_model; // Random operations compared with a reference model.
     mod access_service; // Permission checks, explanations, history and simulation.
     mod account_rights; // Change of the address, leaving and deletion.
-    mod api_key_service; // Scopes, expiry and rates of API keys.
+    pub(crate) mod api_key_service; // Scopes, expiry and rates of API keys.
     mod billing; // Plan changes without a billing provider.
     mod billing_life; // The life of a customer of Stripe, as a table.
     mod billing_stripe; // Webhooks, outages and payments of Stripe.
@@ -30,16 +30,22 @@ mod identity {
 // Projects, environments, deployments, tasks, servers and their runners' calls.
 mod project {
     mod addon_service; // Add-ons: a database for each environment.
+    mod alerts; // Alerts that the suite raises itself.
     mod collaborator_service; // People and teams of a project.
     pub(crate) mod dns_connection_service; // Tests, changes and deletion of DNS connections.
     mod dns_records; // Records of environments on DNS servers, and challenges of runners.
+    pub(crate) mod domain_service; // Custom domains: proofs, two environments with one domain, daily checks.
+    mod environment_command_service; // Commands between callers and runners.
     mod environment_copy; // Copies of environments whose database is busy.
+    mod environment_log_service; // Streams of logs between runners and readers.
     mod environment_service; // Deployment, rollback, copies, stop and destruction.
     mod failed_tasks; // Programs that run after a failed task.
     mod git_connection_service; // Tests, changes and deletion of Git connections.
     mod git_host_api; // Repositories, branches and push webhooks by the APIs of Git servers.
     mod hostnames; // Host names of environments: uniqueness, and their life.
     mod lock_order; // Order of row locks of every operation.
+    mod metrics; // Resource usage over time.
+    mod modules; // Updates of modules, neutralized copies, the database of Odoo projects.
     mod production_role; // Minimum role for changes of production.
     mod project_service; // Settings, lists and deletion of projects.
     pub(crate) mod push_webhook; // Deployments by signed pushes of git servers.
@@ -82,12 +88,16 @@ mod audit {
     mod export_formats; // Formats of exports, and the log of a deleted organization.
     mod fsck_job; // Check of the whole log by time and on request.
     mod ingest_service; // Order, deduplication and rejection of ingested events.
+    mod lock_order; // Order of row locks of appends and of the signer.
+    mod log_monitor; // The log followed from outside, with forks and changed bytes.
     mod log_service; // Receipts, checkpoints, proofs and witnesses.
     mod quarantine; // Damage of one log: containment, alarm and repair.
+    mod query_plans; // Plans of all statements that read entries.
     mod replicas; // Several replicas: one signer, one history.
     mod retention; // Display period, purge and legal hold.
     mod subject_keys; // A damaged key of one person.
     mod tampering; // Changes of the log by a superuser.
+    mod tlog_tiles; // The log over HTTP as tiles (C2SP).
     mod url_credentials; // Credentials in URLs of old events.
 }
 
@@ -95,16 +105,30 @@ mod audit {
 mod runner {
     mod addresses; // Host names of environments behind the proxy.
     mod certificates; // Certificates of host names by DNS-01.
+    mod commands; // Commands beside programs, in sandboxes and containers.
     mod conformance; // Promises that every driver keeps.
+    mod deployment_times; // Time until a cached image serves.
+    mod docker; // Environments in containers.
+    mod docker_attacks; // Attacks of deployed code in containers.
+    mod docker_usage; // Figures of an environment beside those of its engine.
+    mod domains; // Custom domains: routes, removal, and programs that go on.
     mod foreign_text; // Output of programs that no text of the contract may contain.
     mod git_connections; // Private repositories by HTTPS and SSH, and their secrets.
+    mod kills; // Kills of runner, proxy and engine in each step of a deployment.
+    mod logs; // Output of programs, read while they run.
     mod machine; // Database server, programs and network rules that runners share.
     mod ports; // Ports that other programs take.
     mod private_repository; // Access tokens of repositories, from the request to git.
     mod process; // The runner as a program: kills, tokens, rights.
+    mod published_ports; // Ports that are published for sandboxes.
+    mod recipes; // Tryton and Odoo by their recipes.
+    mod registry; // Images of a registry that needs a password.
     mod repository; // Submodules, LFS, encodings of manifests, late commits.
+    mod request_metrics; // Requests and network traffic in metrics.
     mod sandbox; // Attacks of deployed code on its host.
     mod secrets; // Secrets that builds and programs print.
+    mod server_network; // A server whose link is cut.
+    mod traffic; // Requests and web sockets while programs are replaced.
 }
 
 // Behaviour across services.
@@ -130,6 +154,7 @@ mod suite {
     mod dead_letters; // Events that a reaction cannot process.
     mod demo; // The demo scenario on every topology.
     mod discovery; // Reflection and health of all services, for a gateway.
+    mod drills; // Restarts, rotations and fail-overs under load.
     mod event_consumers; // Events in NATS for programs outside of the suite.
     mod event_goldens; // JSON of events compared with golden files.
     mod event_sizes; // Every event at its largest declared size.
@@ -140,6 +165,7 @@ mod suite {
     mod hung_identity; // An identity service that accepts calls and never answers.
     mod inactive_organizations; // Blocked and deleted organizations.
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
+    mod key_rotation; // Secret keys that values need, and those that are retired.
     mod letters; // Names, passwords and addresses in all forms of Unicode.
     mod locales; // Answers on databases of different locales.
     mod message_sizes; // Every message at its largest size.
@@ -168,17 +194,24 @@ mod tidy;
 mod support {
     pub(crate) mod admin_client; // Client of the AdminService.
     pub(crate) mod audit_client; // Exports, checkpoints and the verifier.
+    pub(crate) mod authority; // Certificates of services, signed again and again.
     pub(crate) mod billing; // An organization that pays at Stripe.
+    pub(crate) mod cluster; // Two replicas of each service.
+    pub(crate) mod command_session; // A session of RunCommand, as a caller has it.
     pub(crate) mod exported; // What a continuous export has written, and its verification.
     pub(crate) mod exports; // An organization whose audit log is exported to a bucket.
     pub(crate) mod fake_runner; // Calls of a runner, made by a test.
     pub(crate) mod hosting; // A project whose environments really run.
+    pub(crate) mod large_log; // A log with many entries.
     pub(crate) mod raw; // Calls of any method with any bytes.
+    pub(crate) mod sealed_values; // Columns that the secret key seals.
+    pub(crate) mod server_network; // A server in a network namespace, whose link can be cut.
     pub(crate) mod service_processes; // Four services as processes.
     pub(crate) mod storage; // An organization with storage.
     pub(crate) mod suite_process; // The suite as a process that is killed and restarted.
     pub(crate) mod tables; // Search for bytes in all tables.
     pub(crate) mod tampering; // Changes of the stored log by a superuser.
+    pub(crate) mod tiles_client; // HTTP client of the tiles of a log.
     pub(crate) mod web_site; // A server whose environments are served by Caddy.
     pub(crate) mod world; // An organization with one person in each role.
 }

@@ -1,10 +1,11 @@
 //! `cargo xtask cluster`: rolls `deploy/kubernetes` out on a Kubernetes cluster of one node that it compiles
-//! and starts, and checks it: the demo, network policies, lost pods, restarts under load, and that the Helm
-//! chart makes the same objects. Needs root on Debian, Go, and a container engine.
+//! and starts, and checks it: the demo, network policies, lost pods, restarts, an upgrade under load, and
+//! the Helm chart, which makes the same objects. Needs root on Debian, Go, and a container engine.
 
 mod drills;
 mod manifests;
 mod node;
+mod upgrade;
 
 use std::{
     fs,
@@ -22,10 +23,13 @@ const NAMESPACE: &str = "tenantry";
 /// Starts the cluster, rolls the suite out, checks it, and removes everything.
 pub(crate) fn check() -> Outcome {
     node::need()?;
+    let _engine = containers::engine::provide()?;
     containers::provide_images()?;
+    let mut images = containers::tag_images(env!("CARGO_PKG_VERSION"))?;
     node::build()?;
     let cluster = Cluster { folder: node::folder() };
-    let checked = node::start().and_then(|()| play(&cluster));
+    images.extend(upgrade::build()?);
+    let checked = node::start(&images).and_then(|()| play(&cluster));
     // Also after a failure.
     checked.and(node::stop())
 }
@@ -39,7 +43,10 @@ fn play(cluster: &Cluster) -> Outcome {
     drills::demo(cluster)?;
     drills::attack(cluster)?;
     drills::delete_pods(cluster)?;
-    drills::restart_under_load(cluster)
+    drills::restart_under_load(cluster)?;
+    upgrade::upgrade_under_load(cluster)?;
+    manifests::install_chart(cluster)?;
+    drills::demo(cluster)
 }
 
 /// A cluster whose files are in a folder.

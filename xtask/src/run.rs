@@ -20,6 +20,10 @@ pub(crate) fn cargo_command() -> Command {
     command
 }
 
+/// Arguments of cargo for clippy, which must find nothing.
+pub(crate) const CLIPPY: [&str; 7] =
+    ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+
 /// Runs cargo in the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Outcome {
     let mut command = cargo_command();
@@ -52,7 +56,13 @@ pub(crate) fn finish(command: &mut Command, name: &str) -> Outcome {
 
 /// Builds and serves the suite.
 pub(crate) fn suite(arguments: &[String]) -> Outcome {
-    machine::need(&[machine::POSTGRES, machine::GIT, machine::PERL, machine::BUBBLEWRAP])?;
+    machine::need(&[
+        machine::POSTGRES,
+        machine::GIT,
+        machine::PERL,
+        machine::BUBBLEWRAP,
+        machine::DAEMONTOOLS,
+    ])?;
     machine::need_network_programs()?;
     build(&["--bin", "tenantry"])?;
     let mut command = Command::new(root().join("target/debug/tenantry"));

@@ -2,13 +2,14 @@
 //! is independent of the code that built the log, and lists the differences.
 
 pub(crate) mod check;
+mod decoded_entry;
 pub(crate) mod job;
-mod leaf_hashes;
 mod rebuild;
 pub(crate) mod release;
 mod schedule;
 mod store;
 pub(crate) mod subject_keys;
+mod tile_window;
 
 use std::{collections::BTreeMap, fmt};
 

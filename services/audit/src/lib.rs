@@ -12,6 +12,7 @@
 //! | appending of events | `log` |
 //! | credentials in URLs of old events | `url_credential` |
 //! | inclusion and consistency proofs, receipts, cosignatures | `proof` |
+//! | tiles over HTTP (C2SP tlog-tiles) | `tlog_tiles` |
 //! | lists, searches and streams of entries | `entry`, `diff` |
 //! | exports as files | `export` |
 //! | continuous export to storage | `export_sink` |
@@ -46,6 +47,7 @@ mod search_index;
 mod signer;
 mod subject_key;
 mod tile;
+mod tlog_tiles;
 mod tree;
 mod url_credential;
 
@@ -71,6 +73,8 @@ const PRIVILEGES: &str = include_str!("../privileges.sql");
 /// Adds the audit service to a process.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.restricted_database("audit", &MIGRATIONS, PRIVILEGES);
+    db.retain_keys_for(&["audit pseudonyms"]);
+    host.add_sealed_columns(&db, &subject_key::SEALED_COLUMNS);
     let data_dir = host.data_dir().path().to_owned();
     let key_file = host.config().audit_key_file.as_deref();
     let keys = signer::key::read_or_generate(&data_dir, key_file)?;
@@ -97,6 +101,8 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         draining: host.draining(),
         signer: signer.clone(),
     }));
+    let tiles = tlog_tiles::page::Tiles::new(host, &db, &guard, &codec);
+    host.site(tlog_tiles::page::PATHS, tiles);
     host.rpc(LogServiceServer::new(proof::rpc::Rpc {
         db: db.clone(),
         access: host.access(),
@@ -111,7 +117,11 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         subscriber: eventing::Subscriber::recording(db.clone(), appender.clone()),
     }));
     host.queue("unsigned_entry", &db, tree::store::unsigned_entries);
-    host.on_all(&db, appender);
+    host.on_all(&db, appender.clone());
+    let terms_db = db.clone();
+    host.task("index terms of the audit log", move |stop| {
+        log::known_terms::run(terms_db, appender, stop)
+    });
     let purge_db = db.clone();
     host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));
     install_fsck(host, &db, &guard, &verifier_keys);

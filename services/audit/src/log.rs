@@ -1,6 +1,8 @@
 //! Appending to the log: each event of the suite becomes exactly one leaf, in the order of its producer.
 
 pub(crate) mod append;
+mod effects;
+pub(crate) mod known_terms;
 mod order;
 pub(crate) mod rpc;
 pub(crate) mod store;

@@ -2,10 +2,11 @@
 //! person. Destroying that key erases the text while every proof stays valid. All other bytes stay as
 //! received.
 
+mod leaf_ciphers;
 mod personal_fields;
 mod rewrite;
 mod subject_keys;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeSet;
 
@@ -14,13 +15,14 @@ use chassis::key::{Secret, mac};
 use data_encoding::BASE64URL_NOPAD;
 use uuid::Uuid;
 
+use self::{
+    leaf_ciphers::LeafCiphers,
+    personal_fields::TextSubject,
+    rewrite::{PersonalText, rewrite},
+};
 pub(crate) use self::{
     personal_fields::PersonalFields,
     subject_keys::{LeafKeys, SubjectKeys},
-};
-use self::{
-    personal_fields::TextSubject,
-    rewrite::{PersonalText, rewrite},
 };
 
 /// Prefix of a sealed text.
@@ -104,7 +106,8 @@ pub(crate) fn find_subjects(
         if let Some(subject) = personal.subject_id(pseudonym_key) {
             subjects.all.insert(subject);
             let is_account = matches!(personal.subject, TextSubject::Account(id) if !id.is_empty());
-            if is_account && chassis::email::parse(personal.text).is_some() {
+            let may_be_address = is_account && personal.text.contains('@');
+            if may_be_address && chassis::email::parse(personal.text).is_some() {
                 let address = pseudonym(pseudonym_key, personal.text);
                 subjects.all.insert(address);
                 subjects.addresses.insert(AccountAddress { account: subject, address });
@@ -113,6 +116,12 @@ pub(crate) fn find_subjects(
         None
     })?;
     Some(subjects)
+}
+
+/// True if the leaf of an envelope of this length may be longer than `max`, both in bytes. Sealing makes a
+/// field at most 24 times as long: a text of one byte, three with tag and length, becomes 53 with them.
+pub(crate) fn may_exceed(envelope_len: usize, max: usize) -> bool {
+    envelope_len > max / 24
 }
 
 /// Returns an upper bound of the length of the leaf of an envelope, in bytes.
@@ -134,12 +143,10 @@ pub(crate) fn seal_envelope(
     envelope: &[u8],
     subject_keys: &SubjectKeys,
 ) -> Option<Vec<u8>> {
+    let mut ciphers = LeafCiphers::new(subject_keys, event_id);
     rewrite(fields, envelope, &mut |personal| {
         let subject = personal.subject_id(pseudonym_key)?;
-        let Some(subject_key) = subject_keys.sealing_key(subject) else {
-            return Some(ERASED.to_owned());
-        };
-        Some(seal_text(&leaf_key(subject_key, event_id), subject, personal.text))
+        Some(ciphers.seal(subject, personal.text).unwrap_or_else(|| ERASED.to_owned()))
     })
 }
 
@@ -151,9 +158,10 @@ pub(crate) fn open_leaf(
     leaf: &[u8],
     subject_keys: &SubjectKeys,
 ) -> Option<Vec<u8>> {
+    let mut ciphers = LeafCiphers::new(subject_keys, event_id);
     rewrite(fields, leaf, &mut |personal| {
         let subject = subject_of_sealed(personal.text).filter(|_| personal.is_personal())?;
-        Some(subject_keys.open(event_id, subject, personal.text))
+        Some(ciphers.open_or_placeholder(subject, personal.text))
     })
 }
 
@@ -169,18 +177,20 @@ pub(crate) fn sealed_subjects(fields: &PersonalFields, leaf: &[u8]) -> BTreeSet<
 
 /// AES-256-GCM-SIV with a constant nonce. A key is used for one person in one leaf only, so all that the
 /// nonce would hide is that two texts there are equal.
-fn cipher(key: &Secret) -> (LessSafeKey, Nonce) {
-    let key = UnboundKey::new(&AES_256_GCM_SIV, key).expect("a key has 32 bytes");
-    (LessSafeKey::new(key), Nonce::assume_unique_for_key([0; NONCE_LEN]))
+fn cipher(key: &Secret) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, key).expect("a key has 32 bytes"))
+}
+
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
 
 /// Returns `sealed:` and the base64 of subject id, ciphertext and tag.
-fn seal_text(key: &Secret, subject: SubjectId, text: &str) -> String {
-    let (cipher, nonce) = cipher(key);
+fn seal_text(cipher: &LessSafeKey, subject: SubjectId, text: &str) -> String {
     let mut buffer = text.as_bytes().to_vec();
     let associated_data = Aad::from(subject.into_bytes());
     cipher
-        .seal_in_place_append_tag(nonce, associated_data, &mut buffer)
+        .seal_in_place_append_tag(nonce(), associated_data, &mut buffer)
         .expect("a short text can be encrypted");
     let encoded = BASE64URL_NOPAD.encode(&[subject.as_bytes(), &*buffer].concat());
     format!("{SEALED_PREFIX}{encoded}")
@@ -194,11 +204,10 @@ fn subject_of_sealed(text: &str) -> Option<SubjectId> {
     Uuid::from_slice(decode_sealed(text)?.get(..SUBJECT_ID_LEN)?).ok()
 }
 
-fn open_text(key: &Secret, subject: SubjectId, text: &str) -> Option<String> {
+fn open_text(cipher: &LessSafeKey, subject: SubjectId, text: &str) -> Option<String> {
     let mut buffer = decode_sealed(text)?.split_off(SUBJECT_ID_LEN);
-    let (cipher, nonce) = cipher(key);
     let associated_data = Aad::from(subject.into_bytes());
-    let plaintext = cipher.open_in_place(nonce, associated_data, &mut buffer).ok()?;
+    let plaintext = cipher.open_in_place(nonce(), associated_data, &mut buffer).ok()?;
     String::from_utf8(plaintext.to_vec()).ok()
 }
 

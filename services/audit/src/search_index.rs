@@ -113,9 +113,9 @@ impl ActionNames {
 
     /// Returns the action of an event, as `object.past_participle`. An event that this version does not know
     /// is named by its message.
-    pub(crate) fn action_of(&self, envelope: &Envelope) -> String {
+    pub(crate) fn action_of<'a>(&'a self, envelope: &'a Envelope) -> &'a str {
         let message_name = message_name(envelope);
-        self.0.get(message_name).map_or_else(|| message_name.to_owned(), |it| it.name.clone())
+        self.0.get(message_name).map_or(message_name, |it| &it.name)
     }
 
     /// Returns the kind of an event's action; OTHER for an event that this version does not know.

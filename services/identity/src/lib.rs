@@ -47,6 +47,7 @@ use api::identity::{
 use chassis::{Config, Db};
 use host::Host;
 use identity_rules::mailed_link::LinkFactory;
+use worker::reseal::{self, SealedColumn};
 
 use crate::{billing::provider::Provider, credential::CredentialCache, organization::peers::Peers};
 
@@ -62,6 +63,8 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let snapshots = access::SnapshotCache::new(db.clone(), SNAPSHOT_CACHE_BYTES_MAX);
     let authority = access::LocalAuthority::new(db.clone(), credentials.clone(), snapshots.clone());
     host.set_authority(authority);
+    db.retain_keys_for(&["password pepper", "verification links"]);
+    host.add_sealed_columns(&db, &sealed_columns());
     install_accounts(host, &db, &credentials)?;
     install_organizations(host, &db)?;
     install_access(host, &db, credentials, snapshots);
@@ -71,6 +74,22 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     host.on(&db, reactions::project_cleanup_finished);
     host.on(&db, reactions::invitation_cleanup_finished);
     Ok(())
+}
+
+/// Returns the columns with values that the secret key of the deployment seals.
+fn sealed_columns() -> [SealedColumn; 2] {
+    let column = |table, column, purpose| SealedColumn {
+        table,
+        column,
+        key: reseal::ID,
+        purpose,
+        associated_data: "uuid_send(id)",
+        convert: None,
+    };
+    [
+        column("account", "totp_secret", "'second factors'"),
+        column("external_login", "sealed", "'external logins'"),
+    ]
 }
 
 /// Adds the services of accounts, sessions and second factors, and the mails about accounts.

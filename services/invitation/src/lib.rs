@@ -19,6 +19,7 @@ mod recipient;
 mod role;
 
 use host::Host;
+use worker::reseal::{self, SealedColumn};
 
 use crate::{
     invitation::{link::Links, mail::InvitationMails},
@@ -32,6 +33,16 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 /// Adds the invitation service to a process.
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.database("invitation", &MIGRATIONS);
+    db.retain_keys_for(&["invitation links", "copied invitation links", "opt-out links"]);
+    let secret = |column| SealedColumn {
+        table: "webhook",
+        column,
+        key: reseal::ID,
+        purpose: "'webhook secrets'",
+        associated_data: "uuid_send(id)",
+        convert: None,
+    };
+    host.add_sealed_columns(&db, &[secret("secret"), secret("old_secret")]);
     let links = Links::new(host.key(), host.config().base_url());
     let opt_out_links = OptOutLinks::new(host.key(), host.config().base_url());
     invitation::install::install(host, &db, &links, &opt_out_links);

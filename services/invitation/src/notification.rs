@@ -110,13 +110,13 @@ fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
     let exceptions = &host.config().webhook_exceptions;
     let exceptions = Exceptions::parse("--webhook-exceptions", exceptions)?;
     let sender = Arc::new(webhook::sender::Sender::new(host.config().webhook_dns, exceptions)?);
-    let secrets_key = host.key().derive("webhook secrets");
+    let secret_keys = host.key().derive("webhook secrets");
     host.rpc(WebhookServiceServer::new(webhook::rpc::Rpc {
         db: db.clone(),
         access: host.access(),
         pager: host.pager(),
         sender: sender.clone(),
-        secrets_key,
+        secret_keys: secret_keys.clone(),
         changes: RateLimit::per_minute(
             db,
             "changes of webhooks by an API key",
@@ -125,7 +125,7 @@ fn install_webhooks(host: &mut Host, db: &Db) -> anyhow::Result<()> {
         ),
     }));
     host.queue("webhook_delivery", db, webhook::delivery::store::queue);
-    let dispatcher = webhook::dispatcher::Dispatcher { db: db.clone(), sender, secrets_key };
+    let dispatcher = webhook::dispatcher::Dispatcher { db: db.clone(), sender, secret_keys };
     host.task("webhooks", |stop| dispatcher.run(stop));
     Ok(())
 }

@@ -7,7 +7,7 @@ pub(crate) mod store;
 use api::notification::{self as pb, NotificationCategory, NotificationChannel};
 use chassis::{
     Changed, EventTarget, OrgId, UserId,
-    key::{self, Key, Secret},
+    key::{DerivedKeys, Key},
     timestamp,
 };
 use data_encoding::BASE64URL_NOPAD;
@@ -90,26 +90,26 @@ fn turned_off_event(user_id: UserId, category: NotificationCategory) -> Changed<
 /// address or the account, encrypted.
 #[derive(Clone)]
 pub(crate) struct OptOutLinks {
-    key: Secret,
+    keys: DerivedKeys,
     base_url: String,
 }
 
 impl OptOutLinks {
-    /// Derives the key of links. The base URL comes from the configuration, never from a request (N-08).
+    /// Derives the keys of links. The base URL comes from the configuration, never from a request (N-08).
     pub(crate) fn new(key: &Key, base_url: String) -> Self {
-        Self { key: key.derive("opt-out links"), base_url }
+        Self { keys: key.derive("opt-out links"), base_url }
     }
 
     /// URL of the opt-out page.
     pub(crate) fn url(&self, opt_out: &OptOut) -> String {
-        let sealed = key::seal(&self.key, PURPOSE, opt_out.encode().as_bytes());
+        let sealed = self.keys.seal(PURPOSE, opt_out.encode().as_bytes());
         format!("{}/opt-out/{}", self.base_url, BASE64URL_NOPAD.encode(&sealed))
     }
 
     /// Decrypts the last path segment of a link; `None` if it is damaged.
     pub(crate) fn open(&self, segment: &str) -> Option<OptOut> {
         let sealed = BASE64URL_NOPAD.decode(segment.as_bytes()).ok()?;
-        OptOut::decode(String::from_utf8(key::open(&self.key, PURPOSE, &sealed)?).ok()?)
+        OptOut::decode(String::from_utf8(self.keys.open(PURPOSE, &sealed)?).ok()?)
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use worker::{Progress, Schedule};
 
 use crate::{
+    alert::evaluate::open_unreachable,
     environment::commands::{enqueue_stop, fail_task},
     project::{commands, creation::abandon_expired},
     server::health::update_health,
@@ -121,10 +122,11 @@ async fn end_programs(tx: &mut Tx, environment: Environment, user_id: UserId) ->
 /// Interval of the background jobs.
 const JOB_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Background job: updates the health of servers with missing heartbeats.
+/// Background job: updates the health of servers with missing heartbeats, and opens their alerts.
 pub(crate) async fn update_server_health(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let step = || async {
         db.write_as_system("server health", update_health).await?;
+        db.write_as_system("server alerts", open_unreachable).await?;
         Ok(Progress::Idle)
     };
     worker::run("server health".to_owned(), Schedule::every(JOB_INTERVAL), stop, step).await;

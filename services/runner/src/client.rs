@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use api::project::{
     ClearDnsChallengeRequest, FinishTaskRequest, HeartbeatRequest, HeartbeatResponse, Lease,
-    LeaseTaskRequest, ReportProgressRequest, SetDnsChallengeRequest,
+    LeaseStreamRequest, LeaseTaskRequest, ReceiveStreamInputRequest, ReportProgressRequest,
+    SendStreamDataRequest, SetDnsChallengeRequest, StreamInputs, StreamLease, StreamState,
     runner_service_client::RunnerServiceClient,
 };
 use tonic::{Request, Status, body::Body, client::GrpcService};
 
-/// Deadline of `LeaseTask`, a long poll that the service answers within 20 seconds.
+/// Deadline of long polls (`LeaseTask`, `LeaseStream`, `ReceiveStreamInput`), which the service answers
+/// within 20 seconds.
 const LEASE_DEADLINE: Duration = Duration::from_secs(28);
 
 /// Deadline of the calls that change a record on a DNS server.
@@ -30,6 +32,18 @@ pub trait TaskClient: Send + Sync + 'static {
     async fn finish(&self, request: FinishTaskRequest) -> Result<(), Status>;
     /// Reports the state of the server and its environments, and renews all leases.
     async fn send_heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status>;
+    /// Leases the next stream that a reader has opened; `None` if there is none within the requested wait.
+    async fn lease_stream(
+        &self,
+        request: LeaseStreamRequest,
+    ) -> Result<Option<StreamLease>, Status>;
+    /// Sends the next part of a stream.
+    async fn send_part(&self, request: SendStreamDataRequest) -> Result<StreamState, Status>;
+    /// Receives the next messages to a command; `None` if the service shuts down.
+    async fn receive_input(
+        &self,
+        request: ReceiveStreamInputRequest,
+    ) -> Result<Option<StreamInputs>, Status>;
     /// Publishes the record of a DNS-01 challenge; returns when the DNS server has it.
     async fn set_challenge(&self, request: SetDnsChallengeRequest) -> Result<(), Status>;
     /// Removes that record.
@@ -62,6 +76,27 @@ where
     async fn send_heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status> {
         let request = with_deadline(request, DEADLINE);
         Ok(self.clone().heartbeat(request).await?.into_inner())
+    }
+
+    async fn lease_stream(
+        &self,
+        request: LeaseStreamRequest,
+    ) -> Result<Option<StreamLease>, Status> {
+        let request = with_deadline(request, LEASE_DEADLINE);
+        Ok(RunnerServiceClient::lease_stream(&mut self.clone(), request).await?.into_inner().lease)
+    }
+
+    async fn send_part(&self, request: SendStreamDataRequest) -> Result<StreamState, Status> {
+        let request = with_deadline(request, DEADLINE);
+        Ok(self.clone().send_stream_data(request).await?.into_inner().state())
+    }
+
+    async fn receive_input(
+        &self,
+        request: ReceiveStreamInputRequest,
+    ) -> Result<Option<StreamInputs>, Status> {
+        let request = with_deadline(request, LEASE_DEADLINE);
+        Ok(self.clone().receive_stream_input(request).await?.into_inner().inputs)
     }
 
     async fn set_challenge(&self, request: SetDnsChallengeRequest) -> Result<(), Status> {

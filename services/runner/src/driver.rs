@@ -1,6 +1,6 @@
 //! Interface between the runner and the technology that runs environments. The only implementation runs
-//! sandboxed processes of this machine (`process`); one for containers or a cluster would implement the same
-//! trait.
+//! processes of this machine, in sandboxes or in containers (`process`); one for a cluster would implement
+//! the same trait.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -8,8 +8,12 @@ use std::sync::{
 };
 
 use anyhow::Result;
-use api::project::{Capacity, EnvironmentReport, Lease, Observed};
-use tokio::sync::mpsc::Sender;
+use api::project::{
+    Capacity, CommandLease, CommandRefusal, EnvironmentReport, Lease, LogLine, LogQuery, Observed,
+    StreamInput,
+};
+use bytes::Bytes;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use crate::{certificate::CertificateStore, secrets::Secrets, text::LINE_BYTES_MAX};
 
@@ -46,6 +50,33 @@ pub struct EnvironmentHostname {
     pub environment_id: String,
     /// Host name, in lower case.
     pub hostname: String,
+}
+
+/// Output of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandOutput {
+    /// Standard output, or that of the terminal.
+    Output(Bytes),
+    /// Error output of a command without a terminal.
+    ErrorOutput(Bytes),
+}
+
+/// Input and output of a command.
+#[derive(Debug)]
+pub struct CommandStreams {
+    /// Messages to the command.
+    pub inputs: Receiver<StreamInput>,
+    /// Its output.
+    pub outputs: Sender<CommandOutput>,
+}
+
+/// Result of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandResult {
+    /// The command has ended with this status: 128 plus the number of the signal that killed it.
+    Exited(i32),
+    /// The command was not started.
+    Refused(CommandRefusal),
 }
 
 /// Result of a successful task.
@@ -198,6 +229,9 @@ pub trait Driver: Send + Sync + 'static {
     async fn stop(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
     /// Replaces the running program of the deployed version by a new one. Starts it if none runs.
     async fn restart(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
+    /// Updates modules of the running version (variable `MODULES`), by the command of its recipe.
+    async fn update_modules(&self, lease: &Lease, report: &ProgressReporter)
+    -> Result<TaskOutcome>;
     /// Freezes the running version: it keeps its memory and gets no processor time.
     async fn pause(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome>;
     /// Continues a paused version.
@@ -226,6 +260,22 @@ pub trait Driver: Send + Sync + 'static {
     async fn hostnames(&self) -> Vec<EnvironmentHostname>;
     /// Returns the certificates that the proxy serves; `None` if it requests them itself, or has none.
     fn certificates(&self) -> Option<Arc<CertificateStore>>;
+    /// Sends the selected lines of the output of an environment's programs. Returns after the last one, and
+    /// with `follow` when the receiver is dropped.
+    async fn read_log(
+        &self,
+        environment_id: &str,
+        query: &LogQuery,
+        lines: Sender<Vec<LogLine>>,
+    ) -> Result<()>;
+    /// Runs a command beside the program of an environment until the command or the program ends. Its
+    /// processes are killed when the future is dropped.
+    async fn run_command(
+        &self,
+        environment_id: &str,
+        command: &CommandLease,
+        streams: CommandStreams,
+    ) -> Result<CommandResult>;
     /// Returns a report about every environment of this server.
     async fn reports(&self) -> Vec<EnvironmentReport>;
 }

@@ -3,12 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::project::{EnvironmentReport, HeartbeatRequest};
+use api::project::{EnvironmentDomains, EnvironmentReport, HeartbeatRequest};
 use primitives::foreign_text::cut_block;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{client::TaskClient, driver::Driver, settings::Settings, task::ActiveLeases};
+use crate::{
+    client::TaskClient, domains::DomainList, driver::Driver, settings::Settings, task::ActiveLeases,
+};
 
 /// Interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -59,6 +61,8 @@ impl Heartbeat {
                         let (environment, reason) = (it.environment_id, it.reason);
                         tracing::warn!(environment, reason, "report of an environment rejected");
                     }
+                    let domains = response.environment_domains;
+                    self.store_domains(response.domains_version, domains).await;
                     for id in response.unknown_environment_ids {
                         // Ids that do not fit into the queue are sent again with the next response.
                         let _ = self.unknown_environments.try_send(id);
@@ -72,6 +76,19 @@ impl Heartbeat {
                 }
             };
             sleep_unless_stopped(pause, &stop).await;
+        }
+    }
+
+    /// Stores another version of the custom domains; the next check of the programs serves them.
+    async fn store_domains(&self, version: String, domains: Vec<EnvironmentDomains>) {
+        let data_dir = &self.settings.data_dir;
+        // An older project service has no domains, and no version.
+        if version.is_empty() || version == DomainList::read(data_dir).await.version {
+            return;
+        }
+        if let Err(error) = DomainList::new(version, domains).write(data_dir) {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "custom domains not stored");
         }
     }
 
@@ -95,6 +112,7 @@ impl Heartbeat {
             shared_address: self.settings.shared_address(),
             database_address: self.driver.database_address(),
             apps_domain: self.apps_domain(),
+            domains_version: DomainList::read(&self.settings.data_dir).await.version,
         }
     }
 }

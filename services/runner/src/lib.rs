@@ -3,20 +3,27 @@
 //! | concept | file |
 //! |---|---|
 //! | interface to the technology that runs environments | `driver` |
-//! | the driver that runs sandboxed processes of this machine | `process` |
+//! | the driver that runs processes of this machine, in sandboxes or containers | `process` |
+//! | client of the Docker Engine | `docker` |
 //! | execution of one leased task | `task` |
 //! | heartbeats and other background loops | `heartbeat` |
+//! | custom domains of environments | `domains` |
 //! | client of the project service | `client` |
+//! | programs of the machine: ip, nft | `system_program` |
 //! | reading of foreign text in bounded memory | `text` |
 //! | redaction of secrets in foreign text | `secrets` |
 //! | the proxy in front of environments | `proxy` |
 //! | files of certificates | `certificate` |
 //! | requests of certificates from an ACME authority | `renewal` |
+//! | streams to people: the output of programs | `stream` |
+//! | recipes of programs without a Dockerfile | `recipe` |
 //! | settings | `settings` |
 //! | the program `tenantry-runner` for connected servers | `program` |
 
 mod certificate;
 mod client;
+mod docker;
+mod domains;
 pub mod driver;
 #[cfg(test)]
 #[path = "../../../tests/fuzz/input.rs"]
@@ -26,9 +33,12 @@ mod heartbeat;
 mod process;
 pub mod program;
 mod proxy;
+mod recipe;
 mod renewal;
 mod secrets;
 mod settings;
+mod stream;
+mod system_program;
 mod task;
 mod text;
 
@@ -44,8 +54,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use certificate::CertificateStore;
 pub use client::TaskClient;
+pub use docker::arguments::DockerArguments;
 pub use proxy::arguments::ProxyArguments;
-pub use settings::{AcmeDns, IsolationPolicy, NetworkSettings, ProxySettings, Settings, Tls};
+pub use settings::{
+    AcmeDns, DockerSettings, IsolationPolicy, NetworkSettings, ProxySettings, RecipeImage,
+    RecipeSettings, Settings, Tls,
+};
 
 use driver::Driver;
 use process::Processes;
@@ -64,7 +78,8 @@ const UNKNOWN_ENVIRONMENTS_MAX: usize = 256;
 /// Maximum number of tasks that a runner executes concurrently.
 const TASKS_MAX: usize = 8;
 
-/// Returns the driver that runs environments as sandboxed processes of this machine.
+/// Returns the driver that runs environments as processes of this machine: in containers if the settings name
+/// an engine, otherwise in sandboxes.
 pub async fn process_driver(settings: Settings) -> anyhow::Result<Arc<dyn Driver>> {
     Ok(Arc::new(Processes::new(settings).await?))
 }
@@ -124,6 +139,8 @@ pub async fn run(
         () = registered.cancelled() => {}
         () = stop.cancelled() => {}
     }
+    let streams = stream::Streams::new(client.clone(), driver.clone(), name.clone());
+    tasks.spawn(streams.run(stop.clone()));
     while !stop.is_cancelled() {
         let slot = task_slots.clone().acquire_owned().await?;
         // Drops the results of tasks that have ended, so that they do not accumulate.

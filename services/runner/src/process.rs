@@ -1,27 +1,41 @@
-//! Driver that runs environments as sandboxed processes of this machine.
+//! Driver that runs environments as processes of this machine: each program in a sandbox, or in a container
+//! of an engine (`crate::docker`). Everything else is the same for both: code, data, add-ons, health checks,
+//! restarts, host names.
 //!
 //! | concept | file |
 //! |---|---|
 //! | files and state of an environment | `directory`, `sandbox_files`, `record`, `lock` |
 //! | user ids, networks, ports, resource limits | `account`, `network`, `port`, `limits` |
-//! | host names and routes of the proxy | `address` |
+//! | host names, routes and certificates of the proxy | `address`, `certificate_check` |
 //! | sandbox of all commands that a tenant controls | `sandbox`, `bubblewrap` |
 //! | build and run commands of a repository | `manifest`, `text_file` |
 //! | deploying a version: fetching, building, replacing | `deploy`, `release`, `submodules`, `build` |
+//! | starting, stopping, pausing a version | `state_task` |
 //! | copying an environment | `copy` |
+//! | images and programs in containers | `container_build`, `dockerignore`, `container` |
+//! | commands of tasks in containers | `container_command` |
+//! | versions of recipes | `recipe_task` |
 //! | starting a program, its output, health check | `launch`, `log`, `health`, `http`, `listener` |
+//! | commands of people, terminals | `command`, `terminal` |
 //! | processes of this machine | `process_table`, `process_tree` |
 //! | databases of environments | `database` |
-//! | usage, restarts, reports | `usage`, `restart`, `supervise` |
+//! | usage, restarts, reports | `usage`, `traffic`, `restart`, `supervise` |
 
 mod account;
 mod address;
 mod bubblewrap;
 mod build;
+mod certificate_check;
+mod command;
+mod container;
+mod container_build;
+mod container_command;
 mod copy;
 mod database;
 mod deploy;
+mod destroy;
 mod directory;
+mod dockerignore;
 mod health;
 mod http;
 mod launch;
@@ -30,42 +44,54 @@ mod listener;
 mod lock;
 mod log;
 mod manifest;
+mod memory_group;
 mod network;
 mod port;
 mod process_table;
 mod process_tree;
+mod recipe_task;
 mod record;
 mod release;
 mod restart;
 mod sandbox;
 mod sandbox_files;
+mod state_task;
 mod submodules;
 mod supervise;
+mod terminal;
 mod text_file;
+mod traffic;
 mod usage;
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use api::project::{EnvironmentReport, Lease, Observed, TaskKind, Variable};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use api::project::{CommandLease, EnvironmentReport, Lease, LogLine, LogQuery, Observed};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc::Sender};
 
 use crate::{
     certificate::CertificateStore,
-    driver::{Driver, DriverInfo, EnvironmentHostname, ProgressReporter, TaskOutcome},
+    docker::Docker,
+    driver::{
+        CommandResult, CommandStreams, Driver, DriverInfo, EnvironmentHostname, ProgressReporter,
+        TaskOutcome,
+    },
     proxy::Caddy,
+    recipe::Recipes,
     settings::{Settings, Tls},
 };
 use account::Accounts;
+use certificate_check::CertificateChecks;
+use command::Sessions;
 use database::Databases;
 use directory::EnvironmentDir;
 use health::HealthChecks;
 use limits::{Limiter, ResourceLimits};
 use lock::Locks;
+use log::{LineSink, LogReader};
 use network::Network;
-use process_tree::ProcessTree;
-use record::DesiredState;
 use sandbox::Sandbox;
+use traffic::TrafficMeter;
 use usage::UsageMeter;
 
 /// Configuration of git for all environments. It refuses repositories of other owners (`safe.directory`), and
@@ -74,7 +100,6 @@ use usage::UsageMeter;
 const GIT_CONFIGURATION: &str = "[safe]\n\tdirectory = *\n[core]\n\tbigFileThreshold = 16m\n\
                                  [pack]\n\tthreads = 1\n\twindowMemory = 32m\n";
 
-/// Number of steps of a deployment.
 const DEPLOY_STEPS: i32 = 5;
 
 /// The driver: runs the environments of this machine as processes.
@@ -82,6 +107,9 @@ pub(crate) struct Processes {
     settings: Settings,
     sandbox: Sandbox,
     usage: UsageMeter,
+    traffic: TrafficMeter,
+    certificate_checks: CertificateChecks,
+    sessions: Sessions,
     health_checks: HealthChecks,
     databases: Databases,
     /// Locks per environment, shared by tasks and supervision.
@@ -92,6 +120,9 @@ pub(crate) struct Processes {
     proxy: Option<Mutex<Caddy>>,
     /// Memory of a build in MiB.
     build_memory_mb: u32,
+    /// Engine of containers; `None`: all programs run in sandboxes.
+    docker: Option<Docker>,
+    recipes: Recipes,
 }
 
 /// Creates the runner's directory, and finds the isolation that this machine gives. Fails if the settings
@@ -112,9 +143,8 @@ impl Processes {
         let sandbox = probe_sandbox(&settings).await?;
         let root = &settings.data_dir;
         std::fs::write(root.join("gitconfig"), GIT_CONFIGURATION)?;
-        let isolation = sandbox.description();
-        let limits = sandbox.limiter.description();
-        tracing::info!(isolation, limits, missing = ?sandbox.missing(), "runner started");
+        let recipes = settings.docker.as_ref().map(|it| Recipes::load(&it.recipes)).transpose()?;
+        let docker = container::connect(&settings, &sandbox).await?;
         let databases = Databases::new(root.join("services"), settings.database_url.clone());
         let usage = UsageMeter::default();
         let health_checks = HealthChecks::default();
@@ -132,21 +162,30 @@ impl Processes {
                 let account = sandbox.accounts.of_proxy()?;
                 let folder = root.join("proxy");
                 let caddy = Caddy::new(proxy, folder, account, certificates.clone()).await?;
-                Some(Mutex::new(caddy))
+                Some(caddy)
             }
             None => None,
         };
+        let traffic = TrafficMeter::new(proxy.as_ref().map(Caddy::access_log));
+        let proxy = proxy.map(Mutex::new);
         let processes = Self {
             settings,
             sandbox,
             usage,
+            traffic,
+            certificate_checks: CertificateChecks::default(),
+            sessions: Sessions::default(),
             health_checks,
             databases,
             locks,
             certificates,
             proxy,
             build_memory_mb,
+            docker,
+            recipes: recipes.unwrap_or_default(),
         };
+        let DriverInfo { isolation, limits, .. } = processes.info();
+        tracing::info!(isolation, limits, missing = ?processes.sandbox.missing(), "runner started");
         processes.thaw_running().await;
         if let Some(proxy) = &processes.proxy {
             proxy.lock().await.apply(&processes.routes().await).await?;
@@ -167,25 +206,9 @@ impl Processes {
         self.settings.data_dir.join("gitconfig")
     }
 
-    /// Locks an environment; waits while another task or the supervision has locked it.
+    /// Locks an environment; waits while it is locked.
     async fn lock(&self, environment: &EnvironmentDir) -> OwnedMutexGuard<()> {
         self.locks.lock(environment.id()).await
-    }
-
-    /// Provisions the add-ons of a lease. Returns the lease with the variables through which the program
-    /// finds them.
-    async fn provision_addons(&self, lease: &Lease, report: &ProgressReporter) -> Result<Lease> {
-        let mut lease = lease.clone();
-        for provision in &lease.provisions {
-            let key = &provision.addon_key;
-            let value = self.databases.provision(&self.sandbox.network, provision).await;
-            let value = value.with_context(|| format!("add-on {key} cannot be provisioned"))?;
-            let state = if value.is_some() { "ready" } else { "removed" };
-            report.log(vec![format!("add-on {key}: {state}")]).await;
-            let name = provision.variable.clone();
-            lease.variables.extend(value.map(|value| Variable { name, value, secret: true }));
-        }
-        Ok(lease)
     }
 
     /// Kills all processes of an environment's account, and removes its control groups. Called after the
@@ -201,8 +224,8 @@ impl Driver for Processes {
     fn info(&self) -> DriverInfo {
         DriverInfo {
             capacity: usage::capacity(&self.settings.data_dir),
-            isolation: self.sandbox.description(),
-            limits: self.sandbox.limiter.description().to_owned(),
+            isolation: self.describe_isolation(),
+            limits: self.describe_limits(),
         }
     }
 
@@ -213,39 +236,11 @@ impl Driver for Processes {
     }
 
     async fn start(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
-        let environment = self.environment(&lease.environment_id)?;
-        let _lock = self.lock(&environment).await;
-        let mut record = environment.record().await;
-        report.step("start", 1, 2, "starting").await;
-        self.store_hostname(&environment, lease).await?;
-        let url = if record.is_running() {
-            self.url(&environment, record.port, &lease.server_address).await?
-        } else {
-            let lease = &self.provision_addons(lease, report).await?;
-            self.start_release(lease, &environment, &mut record, report).await?
-        };
-        report.step("done", 2, 2, format!("running at {url}")).await;
-        Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() })
+        self.start_version(lease, report).await
     }
 
     async fn stop(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
-        let environment = self.environment(&lease.environment_id)?;
-        let _lock = self.lock(&environment).await;
-        report.step("stop", 1, 2, "stopping").await;
-        environment.stop_leftovers().await;
-        let mut record = environment.record().await;
-        let process = record.set_stopped();
-        // Written before the process ends, so that supervision does not restart it.
-        environment.write_record(&record).await?;
-        self.store_hostname(&environment, lease).await?;
-        self.sync_proxy().await;
-        if let Some(process) = process {
-            process.stop().await;
-        }
-        self.kill_remaining(&environment);
-        environment.remove_other_sandboxes(&record).await?;
-        self.release_port(&environment, record.port).await;
-        Ok(TaskOutcome { commit: record.commit, ..TaskOutcome::default() })
+        self.stop_version(lease, report).await
     }
 
     async fn restart(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
@@ -261,52 +256,24 @@ impl Driver for Processes {
         self.start(lease, report).await
     }
 
+    async fn update_modules(
+        &self,
+        lease: &Lease,
+        report: &ProgressReporter,
+    ) -> Result<TaskOutcome> {
+        self.update_modules_and_restart(lease, report).await
+    }
+
     async fn pause(&self, lease: &Lease, _: &ProgressReporter) -> Result<TaskOutcome> {
-        let environment = self.environment(&lease.environment_id)?;
-        let _lock = self.lock(&environment).await;
-        let mut record = environment.record().await;
-        let process = record.process.clone().filter(ProcessTree::is_alive);
-        let process = process.context("the environment is not running, so it cannot be paused")?;
-        record.desired = DesiredState::Paused;
-        environment.write_record(&record).await?;
-        self.store_hostname(&environment, lease).await?;
-        self.sync_proxy().await;
-        process.freeze();
-        Ok(TaskOutcome::default())
+        self.pause_version(lease).await
     }
 
     async fn resume(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
-        let environment = self.environment(&lease.environment_id)?;
-        {
-            let _lock = self.lock(&environment).await;
-            let mut record = environment.record().await;
-            if let Some(process) = record.process.clone().filter(ProcessTree::is_alive) {
-                process.thaw();
-                record.desired = DesiredState::Running;
-                environment.write_record(&record).await?;
-                self.store_hostname(&environment, lease).await?;
-                self.sync_proxy().await;
-                let url = self.url(&environment, record.port, &lease.server_address).await?;
-                return Ok(TaskOutcome { url, ..TaskOutcome::default() });
-            }
-        }
-        // The frozen process ended, for example with a restart of the machine. Its data is kept.
-        self.start(lease, report).await
+        self.resume_version(lease, report).await
     }
 
     async fn observe(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
-        let environment = self.environment(&lease.environment_id)?;
-        let _lock = self.lock(&environment).await;
-        let record = environment.record().await;
-        let observed = record.observed();
-        report.log(vec![format!("actual state: {}", observed.as_str_name())]).await;
-        let url = if observed == Observed::Running {
-            self.url(&environment, record.port, &lease.server_address).await?
-        } else {
-            String::new()
-        };
-        let observed = Some(observed);
-        Ok(TaskOutcome { commit: record.commit, url, observed, ..TaskOutcome::default() })
+        self.observe_version(lease, report).await
     }
 
     async fn copy(&self, lease: &Lease, report: &ProgressReporter) -> Result<TaskOutcome> {
@@ -339,36 +306,11 @@ impl Driver for Processes {
     }
 
     async fn destroy(&self, environment_id: &str) -> Result<()> {
-        let environment = self.environment(environment_id)?;
-        let _lock = self.lock(&environment).await;
-        environment.stop_leftovers().await;
-        let record = environment.record().await;
-        for process in [record.process, record.previous].into_iter().flatten() {
-            process.stop().await;
-        }
-        self.kill_remaining(&environment);
-        self.release_port(&environment, record.port).await;
-        self.sandbox.network.detach(&environment).await;
-        environment.remove().await?;
-        self.sync_proxy().await;
-        if self.databases.exists() {
-            let name = database::database_name(environment_id);
-            self.databases.remove(&self.sandbox.network, &name).await?;
-        }
-        Ok(())
+        self.destroy_environment(&self.environment(environment_id)?).await
     }
 
     async fn abandon(&self, lease: &Lease) -> Result<()> {
-        let environment = self.environment(&lease.environment_id)?;
-        let _lock = self.lock(&environment).await;
-        environment.stop_leftovers().await;
-        if environment.record().await.release != lease.release && !lease.release.is_empty() {
-            environment.remove_release(&lease.release).await?;
-        }
-        if lease.kind() == TaskKind::Clone {
-            self.abandon_copy(lease, &environment).await?;
-        }
-        Ok(())
+        self.abandon_task(lease, &self.environment(&lease.environment_id)?).await
     }
 
     async fn observed(&self, environment_id: &str) -> Option<Observed> {
@@ -392,6 +334,26 @@ impl Driver for Processes {
 
     fn certificates(&self) -> Option<Arc<CertificateStore>> {
         self.certificates.clone()
+    }
+
+    async fn read_log(
+        &self,
+        environment_id: &str,
+        query: &LogQuery,
+        lines: Sender<Vec<LogLine>>,
+    ) -> Result<()> {
+        let environment = &self.environment(environment_id)?;
+        let engine = self.docker.as_ref().map(Docker::output);
+        LogReader { environment, engine, query, sink: LineSink::new(lines) }.run().await
+    }
+
+    async fn run_command(
+        &self,
+        environment_id: &str,
+        command: &CommandLease,
+        streams: CommandStreams,
+    ) -> Result<CommandResult> {
+        self.run_session(&self.environment(environment_id)?, command, streams).await
     }
 
     async fn reports(&self) -> Vec<EnvironmentReport> {

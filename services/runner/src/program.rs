@@ -13,6 +13,8 @@ use api::project::runner_service_client::RunnerServiceClient;
 use clap::{Parser, Subcommand};
 use health::Readiness;
 use ipnet::Ipv4Net;
+use primitives::tls_connector;
+use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -21,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
+    docker::arguments::DockerArguments,
     proxy::arguments::ProxyArguments,
     settings::{IsolationPolicy, NetworkSettings, Settings},
 };
@@ -91,6 +94,8 @@ struct Arguments {
     #[arg(long, env = "TENANTRY_RUNNER_ADDRESS")]
     address: Option<String>,
     #[command(flatten)]
+    docker: DockerArguments,
+    #[command(flatten)]
     proxy: ProxyArguments,
 }
 
@@ -154,6 +159,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         },
         build_memory_mb: arguments.build_memory_mb,
         proxy: arguments.proxy.checked()?,
+        docker: arguments.docker.settings(),
     };
     let stop = CancellationToken::new();
     let registered = CancellationToken::new();
@@ -237,31 +243,43 @@ fn read_agent_token(arguments: &Arguments) -> anyhow::Result<String> {
 }
 
 /// Returns a channel to the project service that connects on first use. Refuses unencrypted connections to
-/// other machines, because they would reveal the token.
+/// other machines, because they would reveal the token. Each connection reads the file of the authority, so
+/// that a new one needs no restart.
 fn connect(url: &str, tls_ca: Option<&Path>) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| format!("--project-url {url} is not a valid URL"))?;
-    let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+    let uri: Uri =
+        url.parse().with_context(|| format!("--project-url {url} is not a valid URL"))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let is_loopback = |address: IpAddr| address.is_loopback();
     let is_local = host == "localhost" || host.parse().is_ok_and(is_loopback);
-    let endpoint = if url.starts_with("https://") {
-        let path = tls_ca.context("https:// requires --tls-ca, the CA certificate to trust")?;
-        let certificate = std::fs::read(path)
-            .with_context(|| format!("cannot read the CA certificate {}", path.display()))?;
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate));
-        endpoint.tls_config(tls)?
-    } else {
-        ensure!(
-            is_local,
-            "refusing to send the agent token unencrypted to {host}: use https:// and --tls-ca"
-        );
+    let with_limits = |endpoint: Endpoint| {
         endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
     };
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
+    if uri.scheme_str() == Some("https") {
+        let path = tls_ca.context("https:// requires --tls-ca, the CA certificate to trust")?;
+        let path = path.to_owned();
+        let config = move || {
+            let pem = std::fs::read(&path);
+            let config = pem
+                .map_err(anyhow::Error::from)
+                .and_then(|it| tls_connector::config(tls_connector::authorities(&it)?, None));
+            config.with_context(|| format!("cannot use the CA certificate {}", path.display()))
+        };
+        config()?;
+        let name = ServerName::try_from(host)?;
+        let authority =
+            format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(443));
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))?.origin(uri);
+        return Ok(with_limits(endpoint)
+            .connect_with_connector_lazy(tls_connector::connector(name, config)));
+    }
+    ensure!(
+        is_local,
+        "refusing to send the agent token unencrypted to {host}: use https:// and --tls-ca"
+    );
+    Ok(with_limits(Endpoint::from_shared(url.to_owned())?).connect_lazy())
 }

@@ -8,11 +8,15 @@
 //! | configuration of Caddy | `configuration` |
 //! | pages instead of a program | `page` |
 //! | client of the administration API | `admin` |
+//! | certificates that Caddy presents | `presented_certificate` |
+//! | numbers and durations of requests | `access_log` |
 
+pub(crate) mod access_log;
 mod admin;
 pub(crate) mod arguments;
 mod configuration;
 mod page;
+pub(crate) mod presented_certificate;
 
 use std::{
     fs::{File, Permissions},
@@ -33,10 +37,11 @@ use tokio::{
 };
 
 use crate::{certificate::CertificateStore, settings::ProxySettings};
+use access_log::AccessLog;
 use admin::Admin;
 use configuration::{Site, Version};
 
-pub(crate) use configuration::{Route, Target};
+pub(crate) use configuration::{PathUpstream, Route, Target, Upstreams};
 pub(crate) use page::Unavailable;
 
 /// Time limit for the start of Caddy, and for its end.
@@ -56,6 +61,11 @@ const ERROR_BYTES_MAX: usize = 500;
 /// Kernel setting: when a listening socket is closed, connections that it has not accepted are given to
 /// another socket of the port. With each configuration Caddy opens new ones (`SO_REUSEPORT`).
 const MIGRATE_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+
+/// Kernel setting: 1 lets a new connection have the port of an ended one after a second (2, the default of
+/// the kernel: of loopback only). Otherwise an environment gets less than 500 requests a second: each has a
+/// connection of its own, whose port is not used again for a minute if Caddy closes it first.
+const REUSE_PORTS: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 
 /// Privileges of Caddy where the runner is root: an account of its own that may listen on ports below 1024,
 /// and nothing else (setpriv(1)).
@@ -116,6 +126,10 @@ impl Caddy {
             // Waiting connections go on with the next configuration instead of being reset (Linux 5.14).
             // Fails in containers whose kernel settings are read-only.
             let _ = std::fs::write(MIGRATE_CONNECTIONS, "1");
+            let reuse = std::fs::read_to_string(REUSE_PORTS).unwrap_or_default();
+            if reuse.trim() == "2" {
+                let _ = std::fs::write(REUSE_PORTS, "1");
+            }
         }
         create_directory(&folder, 0o711, None)?;
         create_directory(&folder.join("run"), 0o700, account)?;
@@ -151,17 +165,29 @@ impl Caddy {
     pub(crate) async fn apply(&mut self, routes: &[Route]) -> Result<()> {
         let certificates = self.certificates.as_ref().map(|it| it.all()).unwrap_or_default();
         let configuration = configuration::compute(&self.site, routes, &certificates);
-        if !self.admin.is_listening().await {
+        let mut is_running = self.admin.is_listening().await;
+        if is_running && self.loaded.as_ref() != Some(&configuration) {
+            let loaded = self.admin.load(&configuration).await;
+            // `load` kills a process that does not answer.
+            is_running = self.admin.is_listening().await;
+            if is_running {
+                loaded?;
+            }
+        }
+        if !is_running {
             self.loaded = None;
             ensure!(Instant::now() >= self.paused_until, "the last start of Caddy has failed");
             self.paused_until = Instant::now() + START_PAUSE;
             self.start(&configuration).await.context("Caddy does not start")?;
             self.paused_until = Instant::now();
-        } else if self.loaded.as_ref() != Some(&configuration) {
-            self.admin.load(&configuration).await?;
         }
         self.loaded = Some(configuration);
         Ok(())
+    }
+
+    /// Returns a reader of the access log.
+    pub(crate) fn access_log(&self) -> AccessLog {
+        AccessLog::new(self.site.access_log())
     }
 
     /// Starts Caddy, and waits until it serves the configuration. It is read from standard input, so that no

@@ -152,10 +152,12 @@ impl Secrets {
     /// invisible characters in a secret do not hide it. A secret at the bounds of the part is replaced as a
     /// whole.
     pub(crate) fn redact_part(&self, text: &str, part: Range<usize>) -> String {
+        let cleaned = clean(text);
         // Not the length of the text after the part: an escape sequence can extend beyond the part.
-        let bytes_before = clean(&text[..part.start]).len();
-        let bytes_to_end = clean(&text[..part.end]).len();
-        let text = clean(text);
+        let bytes_before = if part.start == 0 { 0 } else { clean(&text[..part.start]).len() };
+        let bytes_to_end =
+            if part.end == text.len() { cleaned.len() } else { clean(&text[..part.end]).len() };
+        let text = cleaned;
         let end = text.floor_char_boundary(bytes_to_end);
         let mut copied = text.floor_char_boundary(bytes_before.min(end));
         let mut redacted = String::with_capacity(end - copied);

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::Ipv4Net;
+pub use settings::RecipeImage;
 
 /// Isolation that a server must provide before it runs deployed code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,33 @@ pub struct Settings {
     pub build_memory_mb: Option<u32>,
     /// Proxy in front of environments. `None`: they are reached at ports of this machine.
     pub proxy: Option<ProxySettings>,
+    /// Container engine. `None`: all programs run in sandboxes.
+    pub docker: Option<DockerSettings>,
+}
+
+/// Settings of the container engine.
+#[derive(Clone, Debug)]
+pub struct DockerSettings {
+    /// Path of its Unix socket.
+    pub socket: PathBuf,
+    /// Image on which versions without a Dockerfile run.
+    pub base_image: Option<String>,
+    /// File with credentials of registries, in the format of `docker login` (`config.json`).
+    pub credentials_file: Option<PathBuf>,
+    /// True: the runner fails without the engine, and refuses versions for which there is no image. False:
+    /// without the engine or an image, versions run in sandboxes.
+    pub is_required: bool,
+    /// Recipes of programs without a Dockerfile.
+    pub recipes: RecipeSettings,
+}
+
+/// Settings of recipes.
+#[derive(Clone, Debug, Default)]
+pub struct RecipeSettings {
+    /// Directory with recipes of the operator. `None`: only those of the suite.
+    pub directory: Option<PathBuf>,
+    /// Base images of recipes, in place of their own.
+    pub images: Vec<RecipeImage>,
 }
 
 impl Settings {

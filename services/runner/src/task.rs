@@ -147,6 +147,7 @@ impl TaskWorker {
             TaskKind::Start => driver.start(lease, &report).await,
             TaskKind::Stop => driver.stop(lease, &report).await,
             TaskKind::Restart => driver.restart(lease, &report).await,
+            TaskKind::UpdateModules => driver.update_modules(lease, &report).await,
             TaskKind::Pause => driver.pause(lease, &report).await,
             TaskKind::Resume => driver.resume(lease, &report).await,
             TaskKind::Sync => driver.observe(lease, &report).await,

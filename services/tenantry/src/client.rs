@@ -131,6 +131,18 @@ impl Client {
         json.map_err(|error| invalid(error.to_string()))
     }
 
+    /// Returns a request with the credential, without a deadline.
+    pub(crate) fn request<M>(&self, message: M) -> Result<Request<M>, CallError> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            let bearer = format!("Bearer {token}").parse();
+            let bearer =
+                bearer.map_err(|_| Status::invalid_argument("the token has invalid characters"))?;
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        Ok(request)
+    }
+
     async fn unary<C>(
         &self,
         method: &str,
@@ -142,13 +154,7 @@ impl Client {
         C::Encode: Send + Sync + 'static,
         C::Decode: Send + Sync + 'static,
     {
-        let mut request = Request::new(message);
-        if let Some(token) = &self.token {
-            let bearer = format!("Bearer {token}").parse();
-            let bearer =
-                bearer.map_err(|_| Status::invalid_argument("the token has invalid characters"))?;
-            request.metadata_mut().insert("authorization", bearer);
-        }
+        let mut request = self.request(message)?;
         request.set_timeout(DEADLINE);
         let path = format!("/{method}").parse();
         let path =

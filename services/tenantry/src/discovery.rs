@@ -11,9 +11,14 @@ use anyhow::{Context, Result};
 use api::DESCRIPTORS;
 use chassis::Config;
 use health::SuiteHealth;
-use host::{Telemetry, process};
+use host::{
+    Telemetry, process,
+    tls::{self, Tls},
+};
 use prost_reflect::DescriptorPool;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
 /// Maximum number of calls in flight on one connection.
@@ -30,23 +35,23 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     else {
         anyhow::bail!("discovery requires --tls-cert, --tls-key and --tls-ca");
     };
-    let read = |path: &std::path::PathBuf| {
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let identity = Identity::from_pem(read(certificate)?, read(key)?);
-    let health = SuiteHealth::new(&config.service_urls, &read(authority)?)?;
+    let tls = Tls::read(certificate, key, authority)?.without_client_certificate();
+    let health = SuiteHealth::new(&config.service_urls, &tls)?;
     let (readiness, _health_port) = process::start_health_port(&config, &telemetry).await?;
     let server = Server::builder()
-        .tls_config(ServerTlsConfig::new().identity(identity))
-        .context("--tls-cert and --tls-key cannot be used")?
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
         .add_service(HealthServer::new(health))
         .add_service(reflection()?.build_v1()?)
         .add_service(reflection()?.build_v1alpha()?);
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("cannot serve on {}", config.listen))?;
     readiness.set_ready();
     tracing::info!(address = %config.listen, "discovery is ready");
-    let served = server.serve_with_shutdown(config.listen, stop).await;
-    served.with_context(|| format!("cannot serve on {}", config.listen))?;
+    let incoming = tls::incoming(listener, tls.clone());
+    tokio::select! {
+        served = server.serve_with_incoming_shutdown(incoming, stop) => served?,
+        () = tls.reload_changes(CancellationToken::new()) => {}
+    }
     tokio::task::spawn_blocking(|| telemetry.stop()).await?;
     Ok(())
 }

@@ -4,11 +4,15 @@
 //! |---|---|
 //! | none: all services in one process | `serve`, `local_runner` |
 //! | `demo`: runs a scenario against a running suite | `demo` |
-//! | `verify`: verifies entries of the audit log offline | `verify` |
+//! | `logs`: prints the output of an environment's programs | `logs` |
+//! | `shell`: runs a shell beside the program of an environment | `shell` |
+//! | `verify`: verifies entries of the audit log, offline or over HTTP | `verify` |
+//! | `monitor`: follows the audit log from outside | `monitor` |
 //! | `admin`: shows and steers a running process | `admin` |
 //! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
-//! | `certs`, `keys`: create certificates for the services, and the keys that they share | `certs`, `keys` |
-//! | `cluster-secrets`: creates both as Secrets of a Kubernetes cluster | `cluster_secrets` |
+//! | `certs`: creates certificates for the services | `certs` |
+//! | `keys`: creates the keys that the services share, rotates the secret key | `keys` |
+//! | `cluster-secrets`: creates certificates and keys as Secrets of Kubernetes | `cluster_secrets` |
 //! | `discovery`: reflection and health of all services, for a gateway | `discovery` |
 //! | `migrate`, `runner` | `tools` |
 //! | `doctor`: checks the installation | `local_runner`, for the runner |
@@ -21,14 +25,22 @@ pub mod client;
 mod cluster_secrets;
 pub mod demo;
 mod discovery;
+mod environment_arguments;
 mod keys;
 mod local_runner;
+mod log_client;
+mod logs;
+mod monitor;
 mod reference;
 mod serve;
+mod shell;
 mod tools;
 mod verify;
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use chassis::Config;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -54,8 +66,17 @@ struct Arguments {
 enum Command {
     /// Runs a scenario against a running suite; prints each call, each response, and the verified audit log.
     Demo(demo::Arguments),
-    /// Verifies offline that entries are in the audit log: a receipt, or an exported bundle.
+    /// Prints the output of an environment's programs.
+    Logs(logs::Arguments),
+    /// Runs a shell, or another command, beside the program of an environment; ends with its exit status.
+    Shell(shell::Arguments),
+    /// Verifies that entries are in the audit log: a receipt or an export offline, or the whole log over
+    /// HTTP.
     Verify(verify::Arguments),
+    /// Follows an audit log from outside: verifies each new checkpoint and all new entries over HTTP (C2SP
+    /// tlog-tiles). Ends with status 3 if the log is forked, rolled back or changed, or its signature is
+    /// invalid.
+    Monitor(monitor::Arguments),
     /// Shows and steers a running process: queues, jobs, dead letters, pauses, the filter of the log.
     Admin(admin::Arguments),
     /// Checks the complete audit log, or rotates its signing key.
@@ -70,7 +91,8 @@ enum Command {
     Config,
     /// Creates a certificate authority and a certificate for each service.
     Certs(certs::Arguments),
-    /// Creates the secret key of the deployment and the signing key of the audit log, unless they exist.
+    /// Creates the secret key of the deployment and the signing key of the audit log, unless they exist. The
+    /// subcommands are the steps of a rotation of the secret key.
     Keys(keys::Arguments),
     /// Creates the keys and certificates of a deployment as Secrets of the Kubernetes cluster in which it
     /// runs, unless they exist, and renews certificates that expire soon.
@@ -87,11 +109,23 @@ enum Command {
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
     let Arguments { config, command } = settings::arguments::parse();
-    block_on(async move {
+    // Of the command that `shell` has run, or of `monitor`.
+    let status = AtomicU8::new(0);
+    let exit_status = &status;
+    let code = block_on(async move {
         match command {
             None => Box::pin(serve::serve(config)).await,
             Some(Command::Demo(arguments)) => demo::run(arguments).await,
-            Some(Command::Verify(arguments)) => verify::run(&arguments),
+            Some(Command::Logs(arguments)) => logs::run(arguments).await,
+            Some(Command::Shell(arguments)) => {
+                exit_status.store(shell::run(arguments).await?, Ordering::Relaxed);
+                Ok(())
+            }
+            Some(Command::Verify(arguments)) => verify::run(&arguments).await,
+            Some(Command::Monitor(arguments)) => {
+                exit_status.store(monitor::run(arguments).await?, Ordering::Relaxed);
+                Ok(())
+            }
             Some(Command::Admin(arguments)) => admin::run(arguments).await,
             Some(Command::Audit(arguments)) => audit_log::run(arguments).await,
             Some(Command::Migrate(config)) => tools::migrate(*config).await,
@@ -107,7 +141,11 @@ pub fn main() -> ExitCode {
             Some(Command::Discovery(config)) => discovery::run(*config).await,
             Some(Command::Reference { page }) => tools::print(&reference::page(page)?),
         }
-    })
+    });
+    match status.into_inner() {
+        0 => code,
+        status => ExitCode::from(status),
+    }
 }
 
 /// Returns all settings as a Markdown table, generated from the command-line definition.

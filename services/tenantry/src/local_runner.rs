@@ -10,16 +10,22 @@ use host::{
     Host,
     doctor::{Level, Report},
 };
-use runner::{IsolationPolicy, NetworkSettings, ProxyArguments, Settings};
+use runner::{DockerArguments, IsolationPolicy, NetworkSettings, ProxyArguments, Settings};
 use secrecy::ExposeSecret;
-use settings::RunnerProxy;
+use settings::{DriverKind, RunnerDocker, RunnerProxy};
 use tokio_util::sync::CancellationToken;
 
 /// Adds a runner to a process. The process becomes ready when the project service has accepted the runner's
 /// first heartbeat, so that environments can be deployed as soon as it is ready.
 pub(crate) fn install(host: &mut Host) -> Result<()> {
     let project = RunnerServiceClient::new(host.client("runner", "project"));
-    let settings = runner_settings(host.data_dir().path(), host.config())?;
+    let config = host.config();
+    let docker = &config.runner_docker;
+    // The all-in-one is for trials: it uses an engine only if `--runner-driver` names it.
+    let driver = docker.runner_driver.or(Some(DriverKind::Process));
+    let docker = RunnerDocker { runner_driver: driver, ..docker.clone() };
+    let config = Config { runner_docker: docker, ..config.clone() };
+    let settings = runner_settings(host.data_dir().path(), &config)?;
     let registered = CancellationToken::new();
     host.await_before_ready(registered.clone());
     host.task("the runner", move |stop| runner::run(project, settings, registered, stop));
@@ -77,7 +83,19 @@ fn runner_settings(data_dir: &Path, config: &Config) -> Result<Settings> {
         },
         build_memory_mb: config.runner_build_memory_mb,
         proxy: proxy_arguments(config.runner_proxy.clone()).checked()?,
+        docker: docker_arguments(config.runner_docker.clone()).settings(),
     })
+}
+
+fn docker_arguments(it: RunnerDocker) -> DockerArguments {
+    DockerArguments {
+        driver: it.runner_driver,
+        docker_host: it.runner_docker_host,
+        base_image: it.runner_base_image,
+        registry_credentials: it.runner_registry_credentials,
+        recipes: it.runner_recipes,
+        recipe_images: it.runner_recipe_images,
+    }
 }
 
 fn proxy_arguments(it: RunnerProxy) -> ProxyArguments {

@@ -1,5 +1,5 @@
-//! `tenantry verify`: verifies offline that entries are in the audit log. Reads the files and prints the
-//! result; the verification itself is in the crate `verifier`.
+//! `tenantry verify`: verifies that entries are in the audit log. Reads the files, or the log over HTTP, and
+//! prints the result; the verification itself is in the crate `verifier`.
 
 mod export_folder;
 
@@ -13,19 +13,24 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use verifier::{
     Checkpoint, Pins, bundle,
-    note::VerifierKey,
-    receipt::{ProvenEntry, Receipt},
+    note::{self, VerifierKey},
+    receipt::{ProvenEntry, Receipt, decode_leaf},
+    sealed::Keys,
     seen::{ConsistencyProof, SeenCheckpoints},
+    tiles,
     tree::Hash,
 };
 
-use crate::tools::print;
+use crate::{
+    log_client::{LogAccess, LogClient},
+    tools::print,
+};
 
 /// Arguments of `verify`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Response of `GetReceipt` or `GetInclusionProof` as printed by grpcurl, an exported bundle, or a folder
-    /// with the objects of a continuous export.
+    /// Response of `GetReceipt` or `GetInclusionProof` as printed by grpcurl, an exported bundle, a folder
+    /// with the objects of a continuous export, or the URL of a log as for `tenantry monitor`.
     file: PathBuf,
     /// Verifier key of the log, `<name>+<id>+<key>`. Get it from the log's operator, not from the log. Repeat
     /// the option while the log rotates its key.
@@ -41,9 +46,11 @@ pub(crate) struct Arguments {
     /// Response of `GetConsistencyProof` between the stored checkpoint and the one of FILE.
     #[arg(long)]
     consistency: Option<PathBuf>,
-    /// Prints every entry of a bundle or an export.
+    /// Prints every entry of a bundle, an export or a log.
     #[arg(long)]
     entries: bool,
+    #[command(flatten)]
+    access: LogAccess,
 }
 
 /// Result of a successful verification.
@@ -56,7 +63,7 @@ struct Verified {
 }
 
 /// Verifies a file and prints the result.
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let keys = arguments.key.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
     let pins = Pins { keys, org_id: arguments.org.clone() };
     let mut seen = match &arguments.state {
@@ -65,7 +72,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let proof = arguments.consistency.as_deref().map(read_json).transpose()?;
     let proof = proof.as_ref().map(ConsistencyProof::from_json).transpose()?;
-    let verified = if arguments.file.is_dir() {
+    let url = arguments.file.to_str().filter(|it| it.contains("://"));
+    let verified = if let Some(url) = url {
+        verify_log(url, arguments, &pins, &seen).await?
+    } else if arguments.file.is_dir() {
         verify_bundle(export_folder::read(&arguments.file)?, arguments, &pins, &seen)?
     } else if is_bundle(&arguments.file)? {
         let lines = BufReader::new(open(&arguments.file)?);
@@ -131,6 +141,41 @@ fn verify_bundle(
         );
     }
     Ok(Verified { checkpoint, root_at_seen: report.root_at_prior_size, text })
+}
+
+/// Verifies a log by its tiles: all entries, or those after the stored checkpoint.
+async fn verify_log(
+    url: &str,
+    arguments: &Arguments,
+    pins: &Pins,
+    seen: &SeenCheckpoints,
+) -> Result<Verified> {
+    let mut log = LogClient::new(url, &arguments.access)?;
+    let tree = log.tree_name().to_owned();
+    let pins = Pins { org_id: pins.org_id.clone().or(Some(tree)), ..pins.clone() };
+    let checkpoint = note::open(&log.checkpoint().await?, &pins)?;
+    let seen = seen.get(&checkpoint.origin).filter(|it| it.size <= checkpoint.size);
+    let mut text = String::new();
+    let on_entry = |index, leaf: &[u8]| {
+        if arguments.entries {
+            // A tile has no keys of sealed fields, so names of people are not shown.
+            let entry = decode_leaf(index, leaf, &Keys::new())?;
+            text += &format!("  {index} {}, event {}\n", entry.event, entry.event_id);
+        }
+        Ok(())
+    };
+    let verified = tiles::verify(&mut log, seen, &checkpoint, on_entry).await?;
+    let Checkpoint { origin, size, .. } = &checkpoint;
+    text += &format!("VERIFIED: {} entries of {size} in {origin}\n", verified.entries);
+    if verified.hash_only > 0 {
+        text += &format!("  {} more entries are shown as hashes only\n", verified.hash_only);
+    }
+    text += &match seen {
+        Some(seen) => format!("  continues the checkpoint of {} entries\n", seen.size),
+        None => "  complete: every entry up to the signed checkpoint\n".to_owned(),
+    };
+    let root_at_seen = seen.map(|it| it.root);
+    Ok(Verified { checkpoint, root_at_seen, text })
 }
 
 fn describe(entry: &ProvenEntry) -> String {

@@ -13,7 +13,9 @@ use api::{check::Check, error::Reason};
 use secrecy::SecretString;
 use tonic::Code;
 
-pub(crate) use self::past_decision::{PastDecision, refresh_decisions, require_current_decisions};
+pub(crate) use self::past_decision::{
+    DECISION_AGE_MAX, PastDecision, refresh_decisions, require_current_decisions,
+};
 pub use self::remote::RemoteAuthority;
 use crate::{
     Error, OrgId, ProjectId, Result,
@@ -255,7 +257,7 @@ impl Access {
 
     /// Checks again the credential and the permissions that a stream rests on. An object that is hidden by
     /// now is answered like a missing permission, because the reader already knows that it exists.
-    pub(crate) async fn revalidate(&self, context: &Context) -> Result<()> {
+    pub async fn revalidate(&self, context: &Context) -> Result<()> {
         if context.account.is_some() {
             self.reauthenticate(context).await?;
         }
@@ -270,6 +272,18 @@ impl Access {
             decision.check(&check)?;
         }
         Ok(())
+    }
+
+    /// Waits until the caller of a stream has lost the credential or a permission that the stream rests on;
+    /// checks them at the interval of its rule. For work beside the response, whose reader is checked as
+    /// well: a client that does not read stalls those checks.
+    pub async fn until_revoked(&self, context: &Context) -> Error {
+        loop {
+            tokio::time::sleep(context.rule.recheck_interval).await;
+            if let Err(error) = self.revalidate(context).await {
+                return error;
+            }
+        }
     }
 
     /// Checks another permission on the same project, which only some requests of a method need.

@@ -12,7 +12,7 @@ use api::{check::Check, error::Reason, event as pb};
 use secrecy::{ExposeSecret, SecretString};
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, metadata::MetadataValue};
+use tonic::{Code, Request, Response, Streaming, metadata::MetadataValue};
 use uuid::Uuid;
 
 use crate::{
@@ -131,6 +131,22 @@ pub struct Call<M> {
     pub message: M,
 }
 
+/// The messages of a stream of requests after the first one.
+#[derive(Debug)]
+pub struct IncomingMessages<M>(Streaming<M>);
+
+impl<M: Check> IncomingMessages<M> {
+    /// Returns the next message, normalized and with valid fields; `None` after the last one. Fails if the
+    /// caller is gone.
+    pub async fn next(&mut self) -> Result<Option<M>> {
+        let message = self.0.message().await.map_err(|it| Error::Remote(Box::new(it)))?;
+        let Some(mut message) = message else { return Ok(None) };
+        message.normalize();
+        let violations = message.violations();
+        if violations.is_empty() { Ok(Some(message)) } else { Err(Error::Invalid(violations)) }
+    }
+}
+
 impl<M> std::ops::Deref for Call<M> {
     type Target = Context;
     fn deref(&self) -> &Context {
@@ -152,6 +168,15 @@ impl<M: Check> Call<M> {
             call.check()?;
         }
         Ok(call)
+    }
+
+    /// Makes a call from a stream of requests, with its first message, and returns the rest of the stream.
+    pub async fn of_stream(request: Request<Streaming<M>>) -> Result<(Self, IncomingMessages<M>)> {
+        let (metadata, extensions, mut stream) = request.into_parts();
+        let first = stream.message().await.map_err(|it| Error::Remote(Box::new(it)))?;
+        let first = first.ok_or_else(|| Error::invalid("", "the stream has no message"))?;
+        let call = Self::of(Request::from_parts(metadata, extensions, first))?;
+        Ok((call, IncomingMessages(stream)))
     }
 
     /// Returns the context, for work that outlives the handler.

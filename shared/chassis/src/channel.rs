@@ -13,6 +13,7 @@ use tracing::{Instrument, Span};
 
 use crate::{
     db::assert_no_transaction,
+    error,
     server::{Peer, Stack},
     trace,
 };
@@ -90,6 +91,5 @@ fn client_span(request: &mut Request<Body>) -> Span {
 
 /// Converts a failure of the transport to UNAVAILABLE, with all its causes in the message.
 fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
-    let causes = std::iter::successors(Some(error), |it| it.source());
-    Status::unavailable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    Status::unavailable(error::causes(error))
 }

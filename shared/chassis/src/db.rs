@@ -1,7 +1,7 @@
 //! Transactions: the changes of a call, its events and its stored response commit together.
 
 mod connection;
-mod deployment_key;
+pub mod deployment_key;
 mod failover;
 mod pool;
 mod tx;
@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     fault_injection::FaultInjection,
     idempotency,
-    key::{Key, Secret},
+    key::{DerivedKeys, Key},
     outbox,
     topics::{Subscription, Topics},
     trace,
@@ -40,11 +40,12 @@ pub struct Db {
     topics: Topics,
     faults: FaultInjection,
     failover: Failover,
-    /// Key for the stored responses of calls with a `request_id`.
-    response_key: Secret,
+    /// Keys of stored responses.
+    response_keys: DerivedKeys,
+    key_use: deployment_key::KeyUse,
 }
 
-/// Number of open connections of a service to its database.
+/// Open connections of a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connections {
     /// Connections that run a statement or have an open transaction.
@@ -96,18 +97,37 @@ impl Db {
             ("statement_timeout", statement_timeout),
             ("lock_timeout", lock_timeout),
             ("idle_in_transaction_session_timeout", "10s"),
+            // Without these the server keeps the locks of a machine that lost its power or its network for
+            // two hours, among them that of the relay. No effect on Unix sockets.
+            ("tcp_keepalives_idle", "5"),
+            ("tcp_keepalives_interval", "2"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "10s"),
         ]);
         let failover = Failover::default();
         let pools = LazyPools::new(name, options, failover.clone(), connections_max);
-        // The label must not change, or responses that are stored already could not be decrypted.
-        let response_key = key.derive("first answers");
-        let committed = Arc::default();
-        let topics = Topics::default();
-        Self { name, pools, clock, committed, topics, faults, failover, response_key }
+        Self {
+            name,
+            pools,
+            clock,
+            committed: Arc::default(),
+            topics: Topics::default(),
+            faults,
+            failover,
+            response_keys: key.derive(deployment_key::RESPONSES),
+            key_use: deployment_key::KeyUse::default(),
+        }
     }
 
-    /// Records that the server is read-only: the pools open new connections, which can reach another server.
-    pub fn record_read_only(&self) {
+    /// Records that the server is read-only or has ended: the pools open new connections, which can reach
+    /// another server.
+    pub fn replace_connections(&self) {
+        self.failover.record();
+    }
+
+    /// Sets the server of new connections, after a fail-over. Open ones are not used again.
+    pub fn set_server(&self, host: &str, port: u16) {
+        self.pools.set_server(host, port);
         self.failover.record();
     }
 
@@ -186,7 +206,7 @@ impl Db {
                 "only a response of the contract is stored; use write_refusal for none"
             );
         };
-        let key = idempotency::Key::of(&self.response_key, call)?;
+        let key = idempotency::Key::of(&self.response_keys, call)?;
         access::refresh_decisions(call).await?;
         let tx = self.begin(call.actor(), call.origin.clone(), None).await?;
         let run_once = async |tx: &mut Tx| {
@@ -217,7 +237,7 @@ impl Db {
         M: Message + Check,
         R: Message + Default,
     {
-        let Some(key) = idempotency::Key::of(&self.response_key, call)? else { return Ok(None) };
+        let Some(key) = idempotency::Key::of(&self.response_keys, call)? else { return Ok(None) };
         let mut connection = self.pool().acquire().await?;
         let Some(first) = idempotency::find(&mut connection, &key).await? else { return Ok(None) };
         call.record_written(first.event_ids);
@@ -290,11 +310,8 @@ impl Db {
         origin: pb::Origin,
         parent: Option<Uuid>,
     ) -> Result<Tx> {
-        let connection = self.pools.get().writes.acquire().await?;
-        let mut connection = TxConnection::new(connection, self.faults.reuse_open_transactions);
-        raw_sql("begin").execute(connection.get()).await?;
         Ok(Tx {
-            connection,
+            connection: self.begin_transaction().await?,
             source: self.name,
             actor,
             origin,
@@ -310,10 +327,30 @@ impl Db {
             now: self.clock.now(),
         })
     }
+
+    /// Begins a transaction. If the server has closed an idle connection, uses another one: nothing was
+    /// executed.
+    async fn begin_transaction(&self) -> Result<TxConnection> {
+        let mut is_first = true;
+        loop {
+            let connection = self.pools.get().writes.acquire().await?;
+            let mut connection = TxConnection::new(connection, self.faults.reuse_open_transactions);
+            match raw_sql("begin").execute(connection.get()).await {
+                Ok(_) => return Ok(connection),
+                Err(error) => {
+                    self.failover.record_database_error(&error);
+                    let is_closed = matches!(error, sqlx::Error::Io(_));
+                    if !is_closed || !std::mem::take(&mut is_first) {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+    }
 }
 
 tokio::task_local! {
-    /// Set while the work of a transaction runs.
+    /// Set during the work of a transaction.
     static TRANSACTION: ();
 }
 

@@ -135,7 +135,11 @@ impl Denials {
             Ok(())
         };
         if let Err(error) = outbox.write_as(actor, origin, work).await {
-            tracing::warn!(%error, method, "a denied call was not recorded");
+            tracing::warn!(
+                error = crate::error::causes(&error),
+                method,
+                "a denied call was not recorded"
+            );
         }
     }
 

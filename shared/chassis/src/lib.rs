@@ -20,7 +20,8 @@ pub mod trace;
 pub use primitives::{
     Clock, Code, Error, OnConstraint, OrgId, ProjectId, Refusal, Reply, Result, TeamId, UserId,
     budget, clock, credential_mask, datetime, email, error, fold, foreign_text, git_credential,
-    hostname, id, key, mask, public_address, ssh_key, throttle, timestamp, token, topics,
+    hostname, id, key, mask, public_address, ssh_key, throttle, timestamp, tls_connector, token,
+    topics,
 };
 
 pub use primitives::text_column;

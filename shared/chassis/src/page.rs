@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Error, Result,
     call::Context,
-    key::{self, Key, Secret},
+    key::{DerivedKeys, Key},
 };
 
 /// Number of rows on a page if the request has no size.
@@ -83,7 +83,7 @@ impl std::error::Error for MalformedPlace {}
 
 /// Reads the page parameters of calls.
 #[derive(Clone)]
-pub struct Pager(Secret);
+pub struct Pager(DerivedKeys);
 
 /// A requested page.
 pub struct Page {
@@ -92,22 +92,30 @@ pub struct Page {
     binding: Binding,
 }
 
-/// Key of the MAC of tokens, and the values that the MAC covers in addition to the cursor (the key of a row).
+/// Keys of the MAC of tokens, and the values that the MAC covers beside the cursor (the key of a row).
 struct Binding {
-    key: Secret,
+    keys: DerivedKeys,
     values: Vec<String>,
 }
 
 impl Binding {
     fn mac(&self, cursor: &str) -> [u8; MAC_LEN] {
-        let mut parts: Vec<&[u8]> = vec![cursor.as_bytes()];
-        parts.extend(self.values.iter().map(String::as_bytes));
-        key::mac(&self.key, &parts)[..MAC_LEN].try_into().expect("a MAC has 32 bytes")
+        let mac = self.keys.mac(&self.parts(cursor));
+        mac[..MAC_LEN].try_into().expect("a MAC has 32 bytes")
+    }
+
+    fn is_mac(&self, cursor: &str, mac: &[u8]) -> bool {
+        self.keys.verify_mac(&self.parts(cursor), mac)
+    }
+
+    fn parts<'a>(&'a self, cursor: &'a str) -> Vec<&'a [u8]> {
+        let values = self.values.iter().map(String::as_bytes);
+        std::iter::once(cursor.as_bytes()).chain(values).collect()
     }
 }
 
 impl Pager {
-    /// Creates a pager with a key that is derived from the deployment's key.
+    /// Creates a pager with keys that are derived from the deployment's.
     pub fn new(key: &Key) -> Self {
         Self(key.derive("page tokens"))
     }
@@ -117,7 +125,7 @@ impl Pager {
     pub fn page(&self, context: &Context, size: i32, token: &str, filter: &[&str]) -> Result<Page> {
         let mut values = vec![context.rule.method.clone(), context.idempotency_scope()];
         values.extend(filter.iter().map(|it| (*it).to_owned()));
-        let binding = Binding { key: self.0, values };
+        let binding = Binding { keys: self.0.clone(), values };
         let size = if size == 0 { SIZE_DEFAULT } else { size.clamp(1, SIZE_MAX) };
         let size = usize::try_from(size).expect("a page size is positive");
         let after = if token.is_empty() { None } else { Some(open(&binding, token)?) };
@@ -138,7 +146,7 @@ fn open(binding: &Binding, token: &str) -> Result<String> {
     let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| invalid())?;
     let (mac, cursor) = bytes.split_at_checked(MAC_LEN).ok_or_else(invalid)?;
     let cursor = str::from_utf8(cursor).map_err(|_| invalid())?;
-    if key::equal(mac, &binding.mac(cursor)) { Ok(cursor.to_owned()) } else { Err(invalid()) }
+    if binding.is_mac(cursor, mac) { Ok(cursor.to_owned()) } else { Err(invalid()) }
 }
 
 impl Page {

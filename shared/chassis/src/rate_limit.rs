@@ -33,7 +33,8 @@ impl RateLimit {
     /// Admits `count` calls per minute, and bursts of as many; 0 means no limit. `name`: tells the limits of
     /// a database apart. Refusals have `message`.
     pub fn per_minute(db: &Db, name: &'static str, count: u32, message: &'static str) -> Self {
-        let local = Throttle::per_minute(count, db.clock());
+        // One more than the limit, which the table decides about.
+        let local = Throttle::per_minute(count, count.saturating_add(1), db.clock());
         Self { db: db.clone(), name, count, message, local }
     }
 
@@ -47,8 +48,10 @@ impl RateLimit {
         let key = stored_key(self.name, &key);
         let interval = Duration::MINUTE / self.count;
         let now = self.db.now();
+        // Calls that come together can be counted in another order than that of their times.
+        let tolerance = interval / 10_u32;
         // Latest arrival time that is admitted.
-        let latest = now + interval * (self.count - 1);
+        let latest: OffsetDateTime = now + interval * (self.count - 1) + tolerance;
         let admitted = query_scalar!(
             r#"insert into rate_limit as stored (key, count, until) values ($1, 0, $2::timestamptz + $3)
                on conflict (key) do update set until = greatest(stored.until, $2::timestamptz) + $3

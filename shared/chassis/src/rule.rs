@@ -1,13 +1,16 @@
 //! Rules of the methods: authorization and other properties, read from the option next to each method in the
 //! contract (`proto/tenantry/policy`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
 
 /// Full name of the option with a method's rule.
 pub const OPTION: &str = "tenantry.policy.v1.rule";
+
+/// Interval at which the reader of a stream is checked, unless the rule has another one.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The callers that a method admits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +45,12 @@ pub struct Rule {
     pub agents: bool,
     /// True if the response is a stream.
     pub streaming: bool,
+    /// True if the request is a stream. Its method also has a stream as its response.
+    pub client_streaming: bool,
     /// True if the method may wait for a change before it responds.
     pub long_poll: bool,
+    /// Interval at which the credential and the permissions of a stream's reader are checked.
+    pub recheck_interval: Duration,
     /// Types of the events that the method writes.
     pub emits: Vec<String>,
     /// Example of a request, in JSON.
@@ -120,10 +127,16 @@ fn rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Option<Rule> {
         .filter(|it| !it.is_empty()),
         agents: agents(rule),
         streaming: method.is_server_streaming(),
+        client_streaming: method.is_client_streaming(),
         long_poll: rule.get_field_by_name("long_poll")?.as_bool()?,
+        recheck_interval: recheck_interval(rule.get_field_by_name("recheck_s")?.as_i32()?),
         emits: texts(rule, "emits"),
         example: rule.get_field_by_name("example")?.as_str()?.to_owned(),
     })
+}
+
+fn recheck_interval(seconds: i32) -> Duration {
+    u64::try_from(seconds).ok().filter(|it| *it > 0).map_or(RECHECK_INTERVAL, Duration::from_secs)
 }
 
 fn audience(rule: &DynamicMessage) -> Option<Audience> {

@@ -1,7 +1,7 @@
 //! The server stack. Every call passes these steps in this order:
 //!
 //! 1. Protocol ([`protocol`]), rule ([`rule`](crate::rule)), origin ([`origin`]), trace span ([`observe`]).
-//! 2. Request body, completely, within its size limit and deadline ([`receive`]).
+//! 2. Request body, or the first message of a stream, within its size limit and deadline ([`receive`]).
 //! 3. Permit of the calls in flight ([`limits`]).
 //! 4. Authentication of the account or service, and the method's audience ([`identify`]).
 //! 5. For streams and long polls: a reservation of an open call ([`limits`]). Long polls return their permit.
@@ -11,7 +11,7 @@
 //! 9. Error details for statuses that tonic made, request id, log line, metric.
 
 pub mod deadline;
-mod identify;
+pub mod identify;
 pub mod limits;
 pub mod observe;
 pub mod origin;
@@ -31,10 +31,8 @@ use std::{
 };
 
 use api::{error::Reason, event as pb};
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response, request::Parts};
-use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout_at;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -45,12 +43,12 @@ use tracing::Instrument;
 use self::{
     deadline::CallTime,
     identify::{Caller, bearer},
-    limits::{Holder, Limits, OpenCall},
-    receive::{ReceiveError, ReceivedBody},
+    limits::{Holder, Limits, OpenCall, TOO_MANY_CALLS},
+    receive::{Extent, ReceiveError, ReceivedBody},
 };
 use crate::{
     Clock,
-    access::Access,
+    access::{Access, DECISION_AGE_MAX},
     call::{CONSISTENCY_TOKEN, Context, EVENT_IDS},
     denials::Denials,
     error::{overloaded, status},
@@ -114,9 +112,6 @@ const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024 + 5;
 /// Time after its deadline at which a handler is dropped. Statements and remote calls have time-outs of
 /// seconds, so only a defect can reach it.
 const OVERRUN_MAX: Duration = Duration::from_secs(60);
-
-/// Largest number of attempts at a change whose decisions become too old during its transaction.
-const ATTEMPTS_MAX: u32 = 3;
 
 impl Stack {
     /// Puts the stack around the services in `routes`.
@@ -193,15 +188,22 @@ impl Shared {
         let (mut parts, body) = request.into_parts();
 
         // 2. The body. A slow sender holds a reservation of its own bytes, but no permit.
-        let received = self.limits.receive(body, REQUEST_BYTES_MAX, time.deadline, address).await;
-        let ReceivedBody { bytes, reservation } = received.map_err(body_error)?;
+        let extent = Extent::of(&rule);
+        let receive =
+            self.limits.receive_extent(body, extent, REQUEST_BYTES_MAX, time.deadline, address);
+        let received = receive.await.map_err(body_error)?;
 
         // 3. The permit.
-        let permit = self.limits.permits.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let permit = self
+            .limits
+            .permits
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| overloaded(TOO_MANY_CALLS))?;
 
         // 4. Authentication.
         let bearer = bearer(&parts.headers);
-        let identified = self.identify(&rule, &peer, bearer.as_ref(), address);
+        let identified = self.identify(&rule, &peer, bearer.as_ref(), address, &parts);
         let identified = timeout_at(time.deadline.into(), identified).await;
         let caller = identified.map_err(|_| time.exceeded(&rule))??;
 
@@ -233,9 +235,9 @@ impl Shared {
         parts.extensions.insert(context.clone());
 
         // 6. to 8. The handler. It holds the permit and the bytes until it has ended.
-        let handler = self.clone().handle(routes, parts, bytes, context);
+        let handler = self.clone().handle(routes, parts, received, context);
         let handler = Box::pin(async move {
-            let _until_ended = (permit, reservation);
+            let _until_ended = permit;
             handler.await
         });
         self.run(handler, &rule, &time).await
@@ -266,33 +268,31 @@ impl Shared {
     }
 
     /// The handler with steps 7 and 8. A change whose decisions became too old during its transaction is
-    /// repeated from its authorization on.
+    /// repeated from its authorization on, while there is time; but not a stream, which is not kept.
     async fn handle(
         self: Arc<Self>,
         mut routes: Routes,
         parts: Parts,
-        bytes: Bytes,
+        received: ReceivedBody,
         context: Arc<Context>,
     ) -> Response<Body> {
-        let mut attempts = 1;
+        let ReceivedBody { bytes, mut rest, reservation: _until_ended } = received;
         let response = loop {
-            let request = Request::from_parts(parts.clone(), Body::new(Full::new(bytes.clone())));
+            let body = receive::body(bytes.clone(), rest.take());
+            let request = Request::from_parts(parts.clone(), body);
             let response = routes.call(request).await.unwrap_or_else(|never| match never {});
-            if !context.begin_again() || attempts == ATTEMPTS_MAX {
+            let is_late = Instant::now() + DECISION_AGE_MAX > context.deadline;
+            if !context.begin_again() || is_late || context.rule.client_streaming {
                 break response;
             }
-            attempts += 1;
         };
         self.denials.record(&context, response.headers()).await;
         let response = with_metadata(response, &context);
         let refusal = Status::from_header_map(response.headers());
         if refusal.is_none() && lacks_decision(&context) {
-            tracing::error!(
-                method = context.rule.method,
-                "the handler did not check the permission"
-            );
-            let message = "internal error";
-            return status(Code::Internal, Reason::Internal, message, vec![]).into_http();
+            let method = &context.rule.method;
+            tracing::error!(method, "the handler did not check the permission");
+            return status(Code::Internal, Reason::Internal, "internal error", vec![]).into_http();
         }
         if !context.rule.streaming || refusal.is_some() {
             return response;

@@ -15,6 +15,7 @@ pub mod pause;
 mod queues;
 mod reconciler;
 mod relay;
+pub mod replica_messages;
 mod subscriber;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -27,6 +28,7 @@ use worker::queue::Queue;
 use self::{cursor::ReaderPositions, reconciler::OutboxReconciler};
 pub use delivery::Delivery;
 pub use jetstream::JetStream;
+use replica_messages::ReplicaMessages;
 pub use subscriber::{EventSink, NotReady, Reaction, Subscriber, Unrecorded};
 
 /// Largest number of events that are read, published or recorded at a time.
@@ -57,6 +59,14 @@ pub struct Tasks {
 }
 
 impl Bus {
+    /// Starts requests between the replicas of a service.
+    pub fn start_messages(&self, messages: &ReplicaMessages) {
+        messages.start(match self {
+            Self::Local => None,
+            Self::JetStream(it) => Some(it.context.client()),
+        });
+    }
+
     /// Returns the background tasks that deliver events from these outboxes to these subscribers, and
     /// reconcile each outbox with the audit log, until `stop`. An event that the audit log lacks for longer
     /// than `direct_after` is sent to it directly.

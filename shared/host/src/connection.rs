@@ -32,8 +32,6 @@ use crate::{
     tls::{self, Tls},
 };
 
-/// Time-out of a TLS handshake.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Time-out of receiving the headers of an HTTP/1 request.
 const HEADERS_MAX: Duration = Duration::from_secs(10);
 /// Time after which a connection without a request is closed.
@@ -132,7 +130,7 @@ impl Acceptor {
             return self.http(stream, connection, draining).await;
         };
         let handshake = TlsAcceptor::from(tls.server()).accept(stream);
-        match timeout(HANDSHAKE_MAX, handshake).await {
+        match timeout(tls::HANDSHAKE_MAX, handshake).await {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let service = certificates.and_then(<[_]>::first).and_then(tls::service_name);

@@ -86,6 +86,16 @@ pub(crate) async fn require_key(
     Ok(())
 }
 
+/// Records that this process does not use the secret key any more. Nothing seals values after it.
+pub(crate) async fn release_key(databases: &[(Db, Schema)]) {
+    for (db, _) in databases {
+        if let Err(error) = db.release_key().await {
+            let service = db.name();
+            tracing::debug!(%error, service, "the use of the secret key expires in two minutes");
+        }
+    }
+}
+
 /// Settings of a database server.
 pub(crate) struct ServerSettings {
     /// Version, for example `15.8`.

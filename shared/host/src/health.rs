@@ -5,12 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chassis::{Db, registry};
 use health::Readiness;
-use sqlx::{Connection, PgConnection, query_scalar};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use crate::servers::{Servers, is_read_only};
+
 /// Interval of the checks of a database.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time-out of a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -26,6 +28,20 @@ pub(crate) struct Health {
 struct DatabaseCheck {
     db: Db,
     connection: Option<PgConnection>,
+    servers: Servers,
+}
+
+/// State of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DatabaseState {
+    /// It responds and accepts writes.
+    Writable,
+    /// It responds and does not accept writes.
+    ReadOnly,
+    /// The connection failed.
+    Failed,
+    /// It did not respond in time, for example because of a high load.
+    Late,
 }
 
 impl Health {
@@ -34,8 +50,10 @@ impl Health {
         readiness: Readiness,
         names: Vec<&'static str>,
         databases: impl IntoIterator<Item = Db>,
+        servers: &Servers,
     ) -> Self {
-        let databases = databases.into_iter().map(|db| DatabaseCheck { db, connection: None });
+        let check = |db| DatabaseCheck { db, connection: None, servers: servers.clone() };
+        let databases = databases.into_iter().map(check);
         Self { reporter, readiness, names, databases: databases.collect() }
     }
 
@@ -100,24 +118,50 @@ impl Health {
 }
 
 impl DatabaseCheck {
-    /// True if the database responds in time and accepts writes.
+    /// True if the database responds in time and accepts writes. After the loss of its server the connections
+    /// are replaced, and another server is used if that is the primary now.
     async fn is_writable(&mut self) -> bool {
-        let mut connection = self.connection.take();
+        let state = self.examine().await;
+        if matches!(state, DatabaseState::ReadOnly | DatabaseState::Failed) {
+            self.db.replace_connections();
+        }
+        state == DatabaseState::Writable || self.servers.are_several() && self.fail_over().await
+    }
+
+    /// Returns the state of the server in use.
+    async fn examine(&mut self) -> DatabaseState {
+        let open = self.connection.take();
         let check = async {
-            let mut connection = match connection.take() {
+            let mut connection = match open {
                 Some(connection) => connection,
                 None => PgConnection::connect_with(&self.db.pool().connect_options()).await?,
             };
-            let is_read_only = query_scalar!(
-                r#"select current_setting('transaction_read_only') = 'on' as "is_read_only!""#
-            );
-            if is_read_only.fetch_one(&mut connection).await? {
-                self.db.record_read_only();
-                return Ok(None);
-            }
-            Ok::<_, sqlx::Error>(Some(connection))
+            Ok::<_, sqlx::Error>((is_read_only(&mut connection).await?, connection))
         };
-        self.connection = timeout(CHECK_TIMEOUT, check).await.ok().and_then(Result::ok).flatten();
-        self.connection.is_some()
+        match timeout(CHECK_TIMEOUT, check).await {
+            Ok(Ok((false, connection))) => {
+                self.connection = Some(connection);
+                DatabaseState::Writable
+            }
+            Ok(Ok((true, _))) => DatabaseState::ReadOnly,
+            Ok(Err(_)) => DatabaseState::Failed,
+            Err(_) => DatabaseState::Late,
+        }
+    }
+
+    /// Uses another server that accepts writes. Returns false if there is none.
+    async fn fail_over(&self) -> bool {
+        let current = self.db.pool().connect_options();
+        let at = |it: &PgConnectOptions| {
+            PgConnectOptions::clone(&current).host(it.get_host()).port(it.get_port())
+        };
+        let Some(primary) = self.servers.primary(at).await else { return false };
+        let (host, port) = (primary.get_host(), primary.get_port());
+        if (host, port) != (current.get_host(), current.get_port()) {
+            let schema = self.db.name();
+            tracing::warn!(schema, host, port, "another database server is the primary now");
+            self.db.set_server(host, port);
+        }
+        true
     }
 }

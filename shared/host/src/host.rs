@@ -1,5 +1,7 @@
 //! The host: what the services of a process install before it runs.
 
+mod values;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -14,19 +16,20 @@ use chassis::{
     access::{Access, Authority},
     channel::{ServiceChannel, Target},
     key::Key,
-    page::Pager,
 };
-use eventing::{EventSink, Reaction, Subscriber};
+use eventing::{EventSink, Reaction, Subscriber, replica_messages::ReplicaMessages};
 use futures::future::BoxFuture;
 use health::Readiness;
 use mail::{MailRenderer, MailWorker, Mailer};
 use prost::{Message, Name};
+use secrecy::ExposeSecret;
 use sqlx::{migrate::Migrator, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, codegen::Service, server::NamedService, service::Routes};
 use worker::{
     partition::PartitionedTable,
     queue::{Queue, QueueState},
+    reseal::SealedColumn,
     retention::{self, Step},
 };
 
@@ -34,6 +37,7 @@ use crate::{
     admin::{AccountSessions, LogChecks, Operations},
     data_dir::DataDir,
     database, roles,
+    servers::Servers,
     web::PageHandler,
 };
 
@@ -45,6 +49,8 @@ pub type Install = fn(&mut Host) -> anyhow::Result<()>;
 pub struct Host {
     pub(crate) config: Config,
     pub(crate) options: PgConnectOptions,
+    /// Servers of `--database-url`, of which `options` name one; none for the private server.
+    pub(crate) servers: Servers,
     pub(crate) clock: Clock,
     pub(crate) key: Key,
     /// Path of the file with the secret key.
@@ -66,9 +72,12 @@ pub struct Host {
     /// Tokens that are cancelled when a part of the start-up is done.
     pub(crate) startup: Vec<CancellationToken>,
     pub(crate) retention: BTreeMap<&'static str, retention::Plan>,
+    /// Columns with sealed values, by database.
+    pub(crate) sealed_columns: BTreeMap<&'static str, Vec<SealedColumn>>,
     /// Queues in the databases, for metrics and operators.
     pub(crate) queues: Vec<Queue>,
     pub(crate) operations: Operations,
+    pub(crate) replica_messages: ReplicaMessages,
     pub(crate) readiness: Readiness,
     pub(crate) draining: CancellationToken,
 }
@@ -103,9 +112,12 @@ impl Host {
             Some(path) => Key::read(path)?,
             None => Key::read_or_create(&key_file)?,
         };
+        let url = config.database_url.as_ref().map(ExposeSecret::expose_secret);
+        let servers = url.map(Servers::parse).transpose()?.unwrap_or_default();
         Ok(Self {
             config,
             options,
+            servers,
             clock: Clock::default(),
             key,
             key_file,
@@ -123,8 +135,10 @@ impl Host {
             tasks: vec![],
             startup: vec![],
             retention: BTreeMap::new(),
+            sealed_columns: BTreeMap::new(),
             queues: vec![],
             operations: Operations::default(),
+            replica_messages: ReplicaMessages::default(),
             readiness: Readiness::default(),
             draining: CancellationToken::new(),
         })
@@ -153,41 +167,6 @@ impl Host {
     #[must_use]
     pub fn with_faults(self, faults: FaultInjection) -> Self {
         Self { faults, ..self }
-    }
-
-    /// Faults that a test injects.
-    pub fn faults(&self) -> FaultInjection {
-        self.faults
-    }
-
-    /// The settings.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// The deployment's secret key.
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// The data directory.
-    pub fn data_dir(&self) -> &DataDir {
-        &self.data_dir
-    }
-
-    /// The wall clock.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    /// Cancelled when the shutdown begins. Streams without an end of their own end then.
-    pub fn draining(&self) -> CancellationToken {
-        self.draining.clone()
-    }
-
-    /// Returns a reader of page parameters.
-    pub fn pager(&self) -> Pager {
-        Pager::new(&self.key)
     }
 
     /// Adds the schema `name`, which is migrated before the first call. The service uses the role
@@ -326,6 +305,11 @@ impl Host {
         self.retention.entry(db.name()).or_default().steps.push(retention::boxed(step));
     }
 
+    /// Adds sealed columns, for rotations of the secret key. A value that a removed key sealed is lost.
+    pub fn add_sealed_columns(&mut self, db: &Db, columns: &[SealedColumn]) {
+        self.sealed_columns.entry(db.name()).or_default().extend(columns);
+    }
+
     /// Adds a table with partitions to the job that deletes old rows of a database.
     pub fn add_partitioned_table(&mut self, db: &Db, table: PartitionedTable) {
         self.retention.entry(db.name()).or_default().tables.push(table);
@@ -354,8 +338,7 @@ impl Host {
         self.operations.account_sessions = Some(sessions);
     }
 
-    /// Delays readiness until a background task cancels this token, after a step of the start-up that calls
-    /// depend on.
+    /// Delays readiness until a background task cancels this token, after a step that calls depend on.
     pub fn await_before_ready(&mut self, done: CancellationToken) {
         self.startup.push(done);
     }
@@ -371,6 +354,11 @@ impl Host {
         let connections_max = self.config.database_connections_max;
         let start = database::Start { mode: self.role_mode(), migrates, patience, connections_max };
         database::prepare(&self.options, &self.databases, start).await
+    }
+
+    /// Returns the columns with sealed values of a database.
+    pub fn sealed_columns(&self, db: &Db) -> &[SealedColumn] {
+        self.sealed_columns.get(db.name()).map_or(&[][..], Vec::as_slice)
     }
 
     /// Iterates over the databases, for checks in tests.

@@ -19,6 +19,7 @@ mod replicas;
 pub mod resolver;
 mod roles;
 mod run;
+mod servers;
 mod stream_end;
 mod telemetry;
 pub mod tls;
@@ -31,6 +32,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub use balance::channel;
 pub use data_dir::{DataDir, default as default_data_dir};
-pub use eventing::NotReady;
+pub use eventing::{NotReady, replica_messages};
 pub use host::{Host, Install};
 pub use telemetry::Telemetry;

@@ -1,6 +1,6 @@
 //! The program of a service: command line, database, signals and exit code.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chassis::Config;
@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
@@ -21,6 +21,7 @@ use crate::{
     DataDir, Host, Install,
     doctor::{self, Doctor},
     healthcheck::{self, Healthcheck},
+    servers::Servers,
     telemetry::Telemetry,
 };
 
@@ -116,12 +117,12 @@ pub async fn serve(
     let telemetry = Telemetry::start(name, &config)?;
     let data_dir = DataDir::open(config.data_dir.as_deref())?;
     // First of all, because a port in use is the most frequent cause of a failed start.
-    let listener = bind(config.listen).await?;
+    let socket = bind(config.listen)?;
     let (readiness, health_port) = start_health_port(&config, &telemetry).await?;
     let (options, postgres) = database(&config, &data_dir).await?;
     let host = Host::new(config, options, data_dir);
     let result = match host {
-        Ok(host) => run(host.with_readiness(readiness), installs, listener, ready, stop).await,
+        Ok(host) => run(host.with_readiness(readiness), installs, socket, ready, stop).await,
         Err(error) => Err(error),
     };
     drop(health_port);
@@ -133,11 +134,25 @@ pub async fn serve(
     result
 }
 
-/// Listens on the address of `--listen`.
-pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; choose another address with --listen")
-    })
+/// Binds a socket to the address of `--listen`. Connections are refused until [`Host::run`] listens, so that
+/// clients use other replicas in the meantime.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let socket = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // Without it the address cannot be used for a minute after a previous process.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        std::io::Result::Ok(socket)
+    };
+    socket().with_context(|| cannot_listen(address))
+}
+
+/// Error text for an address of `--listen` that cannot be used.
+pub(crate) fn cannot_listen(address: SocketAddr) -> String {
+    format!("cannot listen on {address}; choose another address with --listen")
 }
 
 /// Listens on the address of `--health-listen`.
@@ -151,7 +166,7 @@ pub(crate) async fn bind_health(address: SocketAddr) -> anyhow::Result<TcpListen
 async fn run(
     mut host: Host,
     installs: &[Install],
-    listener: TcpListener,
+    socket: TcpSocket,
     ready: impl FnOnce(&Config),
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -159,7 +174,7 @@ async fn run(
     for install in installs {
         install(&mut host)?;
     }
-    host.run(listener, || ready(&config), stop).await
+    host.run(socket, || ready(&config), stop).await
 }
 
 /// Handles SIGINT, SIGTERM and SIGHUP from now on. The returned future resolves at the first of them, also if
@@ -203,19 +218,16 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Returns the connection options of the configured database, or starts a private server.
+/// Returns the connection options of the configured database, of several servers those of the primary; or
+/// starts a private server.
 pub async fn database(
     config: &Config,
     data_dir: &DataDir,
 ) -> anyhow::Result<(PgConnectOptions, Option<Postgres>)> {
     if let Some(url) = &config.database_url {
-        let options = url.expose_secret().parse::<PgConnectOptions>();
-        return Ok((
-            options.context(
-                "--database-url is not a valid URL; use for example postgres://user@host/tenantry",
-            )?,
-            None,
-        ));
+        let patience = Duration::from_secs(config.database_patience_s);
+        let servers = Servers::parse(url.expose_secret())?;
+        return Ok((servers.wait_for_primary(patience).await, None));
     }
     let bin = config.pg_bin.as_deref();
     let postgres = Postgres::start(data_dir.path(), bin, Durability::Durable).await?;

@@ -11,9 +11,11 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use chassis::tls_connector;
 use futures::future::BoxFuture;
 use http::{Request, Response, Uri};
 use http_body_util::Full;
+use rustls::pki_types::ServerName;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -91,17 +93,19 @@ impl Addresses {
     }
 
     /// Connects to one replica. Its certificate must have the host name of the URL.
-    async fn connect(&self, replica: &Found) -> Result<Channel, transport::Error> {
-        Endpoint::from_shared(format!("https://{}", replica.address))?
+    async fn connect(&self, replica: &Found) -> anyhow::Result<Channel> {
+        let name = ServerName::try_from(host(&replica.uri))?.to_owned();
+        let tls = self.tls.clone();
+        let connector = tls_connector::connector(name, move || Ok(tls.client()));
+        let channel = Endpoint::from_shared(format!("http://{}", replica.address))?
             .origin(replica.uri.clone())
-            .tls_config(self.tls.client().domain_name(host(&replica.uri)))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .tcp_nodelay(true)
-            .connect()
-            .await
+            .connect_with_connector(connector)
+            .await?;
+        Ok(channel)
     }
 }
 
@@ -169,7 +173,7 @@ enum State {
 /// Result of a background job of [`Replicas`].
 enum Event {
     Resolved(std::io::Result<Vec<Found>>),
-    Connected(Found, Result<Channel, transport::Error>),
+    Connected(Found, anyhow::Result<Channel>),
 }
 
 /// Maintains the connections to a service.
@@ -276,10 +280,9 @@ impl Replicas {
         let _ = self.changes.send(Ok(Change::Insert(address, replica)));
     }
 
-    fn handle_failed(&mut self, replica: Found, error: &transport::Error) {
+    fn handle_failed(&mut self, replica: Found, error: &anyhow::Error) {
         let Some((_, state)) = self.states.get_mut(&replica.address) else { return };
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |it| it.source());
-        let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let cause = format!("{error:#}");
         tracing::debug!(address = %replica.address, cause, "a replica is not connected");
         *state = State::Failed(cause);
         self.connect_after(replica, RECONNECT_PAUSE);

@@ -15,11 +15,11 @@ use chassis::{
 };
 use eventing::{Bus, JetStream};
 use futures::{FutureExt, future::BoxFuture};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use worker::retention;
+use worker::{reseal, retention};
 
 use crate::{
     balance,
@@ -28,17 +28,21 @@ use crate::{
     health::Health,
     host::{Host, Task},
     listener::{self, GrpcService, HttpService},
+    process,
     tls::Tls,
     web::Sites,
 };
 
+/// Connections that wait to be accepted; the kernel refuses more (`net.core.somaxconn` limits it, too).
+const BACKLOG: u32 = 1024;
+
 impl Host {
     /// Serves until `stop`, then drains: refuses new connections, waits for the calls in flight, then stops
-    /// the background jobs. `ready` is called when the process serves, after the start-up steps of
-    /// [`Host::await_before_ready`].
+    /// the background jobs. The bound socket listens, and `ready` is called, when the process serves: after
+    /// the start-up steps of [`Host::await_before_ready`].
     pub async fn run(
         mut self,
-        listener: TcpListener,
+        socket: TcpSocket,
         ready: impl FnOnce(),
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
@@ -46,7 +50,7 @@ impl Host {
         let rules = Rules::load(self.descriptors)?;
         self.check_services(&rules)?;
         let tls = self.tls()?;
-        let address = listener.local_addr()?;
+        let address = socket.local_addr()?;
         require_tls(address, tls.as_ref())?;
 
         // Databases.
@@ -94,7 +98,10 @@ impl Host {
         let running = stack.running().clone();
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let databases = self.databases.iter().map(|it| it.0.clone());
-        let health = Health::new(reporter, self.readiness.clone(), self.served.clone(), databases);
+        let readiness = self.readiness.clone();
+        let servers = &self.servers;
+        let health = Health::new(reporter, readiness, self.served.clone(), databases, servers);
+        let listener = socket.listen(BACKLOG).with_context(|| process::cannot_listen(address))?;
         health.set_serving().await;
         let operator = self.operator_routes()?.add_service(health_service).prepare();
         let drain = Duration::from_secs(self.config.drain_s_max);
@@ -130,6 +137,7 @@ impl Host {
         if tokio::time::timeout(drain, background.wait()).await.is_err() {
             tracing::warn!("background tasks were still running at the end of the drain");
         }
+        database::release_key(&self.databases).await;
         failure.map_or(Ok(()), Err)
     }
 
@@ -179,6 +187,7 @@ impl Host {
             }
             None => Bus::Local,
         };
+        bus.start_messages(&self.replica_messages);
         let databases: Vec<_> = self.databases.iter().map(|it| it.0.clone()).collect();
         let with_audit_channel = |it: &Db| (it.clone(), self.client(it.name(), "audit"));
         let outboxes = databases.iter().map(with_audit_channel).collect();
@@ -278,6 +287,9 @@ impl Host {
         for (db, _) in &self.databases {
             let plan = self.retention.remove(db.name()).unwrap_or_default();
             background.spawn(retention::run(db.clone(), plan, stop_background.clone()));
+            let columns = self.sealed_columns.remove(db.name()).unwrap_or_default();
+            let key = self.key.clone();
+            background.spawn(reseal::run(db.clone(), key, columns, stop_background.clone()));
         }
         Box::pin(async move {
             // Holds a sender, so that the channel stays open without a failure.

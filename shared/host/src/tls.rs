@@ -4,19 +4,25 @@
 mod certificate;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use futures::{Stream, StreamExt, stream};
 use opentelemetry::global;
 use rustls::{
-    ServerConfig,
+    ClientConfig, ServerConfig,
     pki_types::{CertificateDer, UnixTime},
 };
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use webpki::EndEntityCert;
 
 /// Prefix of a service's name in its certificate.
@@ -25,12 +31,22 @@ pub const SPIFFE: &str = "spiffe://tenantry/svc/";
 /// Interval at which the files are compared with those in use.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Time-out of a TLS handshake.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// Concurrent handshakes of [`incoming`].
+const HANDSHAKES_MAX: usize = 64;
+
 /// Interval of the warnings about a certificate that expires soon.
 const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Certificate and private key of a service, and the certificate of the authority. Clones share their state.
 #[derive(Clone)]
-pub struct Tls(Arc<Shared>);
+pub struct Tls {
+    shared: Arc<Shared>,
+    /// True if connections to other services present the certificate.
+    is_service: bool,
+}
 
 struct Shared {
     files: Files,
@@ -58,6 +74,10 @@ struct Configurations {
     /// Last second at which the certificate and its authorities are valid.
     valid_until: UnixTime,
     server: Arc<ServerConfig>,
+    /// For connections that present the certificate.
+    service: Arc<ClientConfig>,
+    /// For connections that present none.
+    client: Arc<ClientConfig>,
 }
 
 impl Files {
@@ -83,11 +103,11 @@ impl Tls {
             authority: authority.to_owned(),
         };
         let current = RwLock::new(Arc::new(Configurations::new(files.read()?, &files)?));
-        Ok(Self(Arc::new(Shared { files, current })))
+        Ok(Self { shared: Arc::new(Shared { files, current }), is_service: true })
     }
 
     fn current(&self) -> Arc<Configurations> {
-        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the configuration of the server for a new connection.
@@ -95,12 +115,17 @@ impl Tls {
         self.current().server.clone()
     }
 
-    /// Returns the configuration for a new connection to another service.
-    pub(crate) fn client(&self) -> ClientTlsConfig {
-        let Pem { certificate, key, authority } = &self.current().pem;
-        ClientTlsConfig::new()
-            .identity(Identity::from_pem(certificate, key))
-            .ca_certificate(Certificate::from_pem(authority))
+    /// The same for a program that is no service, whose certificate may be for servers only: its connections
+    /// present none.
+    #[must_use]
+    pub fn without_client_certificate(self) -> Self {
+        Self { is_service: false, ..self }
+    }
+
+    /// Returns the configuration for a new connection to a service.
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        let current = self.current();
+        if self.is_service { current.service.clone() } else { current.client.clone() }
     }
 
     /// Reads changed files, until `stop`. Files that cannot be used, for example a certificate whose key is
@@ -143,7 +168,7 @@ impl Tls {
     /// Logs a warning if the certificate expires soon, and an error if it has expired.
     fn warn_before_expiry(&self) {
         let remaining = self.remaining();
-        let file = self.0.files.certificate.display();
+        let file = self.shared.files.certificate.display();
         let days = self.remaining_days();
         if remaining.is_zero() {
             tracing::error!(
@@ -157,12 +182,12 @@ impl Tls {
 
     /// Reads the files. Returns true if they have changed.
     fn reload(&self) -> anyhow::Result<bool> {
-        let pem = self.0.files.read()?;
+        let pem = self.shared.files.read()?;
         if pem == self.current().pem {
             return Ok(false);
         }
-        let configurations = Arc::new(Configurations::new(pem, &self.0.files)?);
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = configurations;
+        let configurations = Arc::new(Configurations::new(pem, &self.shared.files)?);
+        *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = configurations;
         Ok(true)
     }
 }
@@ -172,8 +197,33 @@ impl Configurations {
         let parsed = certificate::Parsed::new(&pem, files)?;
         let now = UnixTime::now();
         parsed.require_valid_at(now, files)?;
-        Ok(Self { pem, valid_until: parsed.valid_until(now), server: parsed.server(files)? })
+        Ok(Self {
+            pem,
+            valid_until: parsed.valid_until(now),
+            service: parsed.service(files)?,
+            client: parsed.client()?,
+            server: parsed.server(files)?,
+        })
     }
+}
+
+/// Returns the connections that a listener accepts, after their handshakes. One that fails, or takes longer
+/// than ten seconds, is left out.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Tls,
+) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+    let accepted = stream::unfold(listener, async |listener| {
+        Some((listener.accept().await.map(|(stream, _)| stream), listener))
+    });
+    let handshake = move |stream: io::Result<TcpStream>| {
+        let tls = tls.clone();
+        async move {
+            let handshake = TlsAcceptor::from(tls.server()).accept(stream.ok()?);
+            timeout(HANDSHAKE_MAX, handshake).await.ok()?.ok()
+        }
+    };
+    accepted.map(handshake).buffer_unordered(HANDSHAKES_MAX).filter_map(async |it| it.map(Ok))
 }
 
 /// Returns the service that a verified certificate names; `None` if it has not exactly one valid name.

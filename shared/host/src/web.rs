@@ -16,6 +16,7 @@ use chassis::{
     budget::Exhausted,
     id,
     server::{
+        identify::FirstCall,
         limits::Limits,
         receive::{ReceiveError, ReceivedBody},
     },
@@ -28,7 +29,10 @@ const FORM_BYTES_MAX: usize = 64 * 1024;
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Content type of texts.
-const TEXT: &str = "text/plain; charset=utf-8";
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A complete response of a page handler.
+pub type Page = Response<Bytes>;
 
 /// Time-out of receiving a body, and of each call of a handler.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,7 +41,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 #[tonic::async_trait]
 pub trait PageHandler: Send + Sync + 'static {
     /// Handles a request.
-    async fn handle(&self, request: PageRequest) -> Response<String>;
+    async fn handle(&self, request: PageRequest) -> Page;
 
     /// Returns the largest body in bytes, if the handler reads bodies of any content type itself. `None`:
     /// forms of at most 64 KiB, which are parsed, and other bodies of at most 1 MiB.
@@ -53,6 +57,8 @@ pub struct PageRequest {
     pub method: Method,
     /// Path, percent-encoded.
     pub path: String,
+    /// Query, percent-encoded; empty if there is none.
+    pub query: String,
     /// Fields of the form; empty for another content type.
     pub form: BTreeMap<String, String>,
     /// Body.
@@ -69,6 +75,12 @@ impl PageRequest {
         self.form.get(name).map(String::as_str).unwrap_or_default()
     }
 
+    /// Returns the credential of the client (`authorization: Bearer <token>`).
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization").split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    }
+
     /// Returns a header; empty if it is missing or not ASCII.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default()
@@ -78,6 +90,7 @@ impl PageRequest {
     pub fn forward<M>(&self, message: M, bearer: Option<&str>) -> tonic::Request<M> {
         let mut request = tonic::Request::new(message);
         request.set_timeout(REQUEST_TIMEOUT);
+        request.extensions_mut().insert(FirstCall);
         let metadata = request.metadata_mut();
         let mut put = |name: &'static str, value: &str| {
             if let Ok(value) = MetadataValue::try_from(value) {
@@ -132,13 +145,14 @@ impl Sites {
         let is_form = is_form && raw_max.is_none();
         let max = raw_max.unwrap_or(if is_form { FORM_BYTES_MAX } else { BODY_BYTES_MAX });
         let received = limits.receive(body, max, Instant::now() + REQUEST_TIMEOUT, &address).await;
-        let ReceivedBody { bytes: body, reservation: _reservation } = match received {
+        let ReceivedBody { bytes: body, reservation: _reservation, .. } = match received {
             Ok(body) => body,
             Err(error) => return into_body(body_error(error, max)),
         };
         let request = PageRequest {
             method: if parts.method == Method::HEAD { Method::GET } else { parts.method },
             path: parts.uri.path().to_owned(),
+            query: parts.uri.query().unwrap_or_default().to_owned(),
             form: if is_form { form(&body) } else { BTreeMap::new() },
             user_agent: text(&parts.headers, header::USER_AGENT),
             headers: parts.headers,
@@ -152,7 +166,7 @@ impl Sites {
 
 /// Returns a page that is not cached, framed or indexed, and sends no referrer (N-09). Its content security
 /// policy forbids loading anything; a handler can replace it.
-pub fn page(status: StatusCode, content_type: &'static str, text: String) -> Response<String> {
+pub fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Page {
     let policy = "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
     let response = Response::builder()
         .status(status)
@@ -163,12 +177,12 @@ pub fn page(status: StatusCode, content_type: &'static str, text: String) -> Res
         .header(header::X_FRAME_OPTIONS, "DENY")
         .header(header::CONTENT_SECURITY_POLICY, policy)
         .header("x-robots-tag", "noindex")
-        .body(text);
+        .body(body.into());
     response.expect("these headers are well-formed")
 }
 
 /// Returns the page for a body that was not received; `max` is its largest size.
-fn body_error(error: ReceiveError, max: usize) -> Response<String> {
+fn body_error(error: ReceiveError, max: usize) -> Page {
     let (status, text) = match error {
         ReceiveError::Timeout => {
             (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; send it again")
@@ -190,8 +204,8 @@ fn body_error(error: ReceiveError, max: usize) -> Response<String> {
 }
 
 /// Converts a page to a response with a complete body.
-fn into_body(response: Response<String>) -> Response<Body> {
-    response.map(|text| Body::new(Full::new(Bytes::from(text))))
+fn into_body(page: Page) -> Response<Body> {
+    page.map(|body| Body::new(Full::new(body)))
 }
 
 fn is_form(content_type: &http::HeaderValue) -> bool {

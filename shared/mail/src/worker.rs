@@ -155,14 +155,19 @@ impl MailWorker {
     async fn deliver(&self, mail: &QueuedMail) {
         let outcome = self.attempt(mail).await;
         self.report(mail, &outcome);
-        let store = async |tx: &mut Tx| self.store_outcome(tx, mail, &outcome).await;
-        let stored = match outcome {
+        let stored = worker::record("mail", || self.record(mail, &outcome)).await;
+        if let Err(error) = stored {
+            let error = chassis::error::causes(&error);
+            tracing::warn!(mail = %mail.id, error, "the outcome of a mail is not stored; it is sent again");
+        }
+    }
+
+    async fn record(&self, mail: &QueuedMail, outcome: &Outcome) -> Result<()> {
+        let store = async |tx: &mut Tx| self.store_outcome(tx, mail, outcome).await;
+        match outcome {
             // Without waiting for the disk: after a crash the mail is sent again with the same Message-ID.
             Outcome::Sent => self.db.write_relaxed(store).await,
             _ => self.db.write_as_system("mail", store).await,
-        };
-        if let Err(error) = stored {
-            tracing::warn!(mail = %mail.id, %error, "the outcome of a mail is not stored; it is sent again");
         }
     }
 

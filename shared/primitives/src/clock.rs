@@ -34,6 +34,8 @@ struct Shared {
     advanced_us: AtomicI64,
     /// Simulated error of the machine's wall clock, for tests, in microseconds.
     wall_error_us: AtomicI64,
+    /// Boot-time clock at which a test has stopped this clock, in microseconds; 0: it runs.
+    stopped_us: AtomicI64,
 }
 
 /// Smallest change of the offset that is applied: smaller ones are within the error of the measurement.
@@ -58,6 +60,7 @@ impl Clock {
             jumped: Notify::new(),
             advanced_us: AtomicI64::default(),
             wall_error_us: AtomicI64::new(microseconds(machine_error)),
+            stopped_us: AtomicI64::default(),
         };
         let offset_us = shared.wall_us() - boot_us();
         shared.offset_us.store(offset_us, Ordering::Relaxed);
@@ -74,7 +77,8 @@ impl Clock {
             self.0.wall_offset_us.store(wall_offset_us, Ordering::Relaxed);
             self.0.jumped.notify_one();
         }
-        let unix_us = boot_us
+        let stopped_us = self.0.stopped_us.load(Ordering::Relaxed);
+        let unix_us = if stopped_us == 0 { boot_us } else { stopped_us }
             + self.0.offset_us.load(Ordering::Relaxed)
             + self.0.advanced_us.load(Ordering::Relaxed);
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_us) * 1_000)
@@ -113,6 +117,11 @@ impl Clock {
     /// Advances the clock and all its clones, for tests.
     pub fn advance(&self, by: Duration) {
         self.0.advanced_us.fetch_add(microseconds(by), Ordering::Relaxed);
+    }
+
+    /// Stops the clock and all its clones, for tests: only [`Self::advance`] moves it.
+    pub fn stop(&self) {
+        self.0.stopped_us.store(boot_us(), Ordering::Relaxed);
     }
 
     /// Makes the machine's wall clock jump, for tests.

@@ -6,6 +6,9 @@ pub const MASK: &str = "***";
 /// Masks the user information of URLs in a text: `https://***@host/path`. A user name without a password is
 /// kept in URLs other than http and https, as in `ssh://git@host`.
 pub fn mask_credentials(text: &str) -> String {
+    if !text.contains("://") {
+        return text.to_owned();
+    }
     let mut parts = text.split("://");
     let mut masked = parts.next().unwrap_or_default().to_owned();
     for part in parts {

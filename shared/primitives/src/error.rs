@@ -172,12 +172,11 @@ pub fn status(
     Status::with_error_details(code, message, error_info(reason, metadata))
 }
 
-/// Builds the status UNAVAILABLE with a `RetryInfo`, for a server at its limit of calls.
-pub fn overloaded() -> Status {
+/// Builds the status UNAVAILABLE with a `RetryInfo`, for a server that cannot process a call in time.
+pub fn overloaded(message: &str) -> Status {
     let retry_after = Duration::from_millis(100);
     let mut details = error_info(Reason::Overloaded, vec![]);
     details.set_retry_info(Some(retry_after));
-    let message = "the server is at its limit of calls in flight; retry with exponential back-off";
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
@@ -274,6 +273,12 @@ impl From<Error> for Status {
             }
         }
     }
+}
+
+/// An error with all its causes, for the log. The message alone of an [`Error`] is what callers may know.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |it| it.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Returns a translator of statuses from the service `name`: a refusal is passed on, a failed connection

@@ -12,6 +12,10 @@ pub const CUT: &str = " \u{2026} [cut]";
 /// Removes terminal escapes (ECMA-48) and the characters that texts of requests may not contain. A carriage
 /// return becomes a line feed.
 pub fn clean(text: &str) -> String {
+    // Most lines of programs.
+    if text.bytes().all(|it| matches!(it, b' '..=b'~' | b'\n' | b'\t')) {
+        return text.to_owned();
+    }
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut cleaned = String::with_capacity(text.len());
     // Line by line: an escape sequence without its end would remove all of the text after it.

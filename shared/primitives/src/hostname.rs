@@ -16,6 +16,18 @@ pub fn is_valid(text: &str) -> bool {
     is_long_enough && !last_is_numeric && labels.into_iter().all(is_label)
 }
 
+/// Returns the canonical form of a host name, for which [`is_valid`] is true: lower case, internationalized
+/// labels in their ASCII form (UTS #46, strict). `None` if the text is no host name.
+pub fn canonical(text: &str) -> Option<String> {
+    idna::domain_to_ascii_strict(text).ok().filter(|it| is_valid(it))
+}
+
+/// Returns true if a host name is a domain, or below it.
+pub fn is_at_or_below(hostname: &str, domain: &str) -> bool {
+    let prefix = hostname.strip_suffix(domain);
+    !domain.is_empty() && prefix.is_some_and(|it| it.is_empty() || it.ends_with('.'))
+}
+
 fn is_label(text: &str) -> bool {
     let is_allowed = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
     let has_valid_length = (1..=LABEL_BYTES_MAX).contains(&text.len());
@@ -60,5 +72,32 @@ mod tests {
         }
         assert!(!is_valid(&format!("{long}a.example")));
         assert!(!is_valid(&format!("{}example", "a.".repeat(127))));
+    }
+
+    #[test]
+    fn the_canonical_form_is_ascii_in_lower_case() {
+        for (text, expected) in [
+            ("Shop.Example.COM", "shop.example.com"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("shop\u{3002}example.com", "shop.example.com"),
+        ] {
+            assert_eq!(canonical(text).as_deref(), Some(expected), "{text}");
+        }
+        let invalid =
+            ["shop.example.com.", "xn--a.example", "*.example", "a_b.example", "10.0.0.1", "shop"];
+        for text in invalid {
+            assert_eq!(canonical(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_domain_contains_itself_and_the_names_below() {
+        for name in ["example.com", "a.example.com", "a.b.example.com"] {
+            assert!(is_at_or_below(name, "example.com"), "{name}");
+        }
+        for name in ["badexample.com", "com", "example.com.evil", ""] {
+            assert!(!is_at_or_below(name, "example.com"), "{name}");
+        }
+        assert!(!is_at_or_below("example.com", ""));
     }
 }

@@ -17,6 +17,14 @@ pub fn lower_bound(time: OffsetDateTime) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
+/// Returns the time of a `UUIDv7` or of a [`lower_bound`], to the millisecond; `None` if it is out of range.
+pub fn time_of(id: Uuid) -> Option<OffsetDateTime> {
+    let mut milliseconds = [0; 8];
+    milliseconds[2..].copy_from_slice(&id.as_bytes()[..6]);
+    let nanoseconds = i128::from(u64::from_be_bytes(milliseconds)) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()
+}
+
 /// Returns the time in a `UUIDv7`, in whole seconds; `None` for a UUID of another version.
 pub fn created_at(id: Uuid) -> Option<OffsetDateTime> {
     let (seconds, _) = id.get_timestamp()?.to_unix();

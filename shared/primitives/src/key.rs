@@ -1,77 +1,34 @@
-//! Cryptography: the deployment's secret key, the keys that are derived from it, and the primitives that use
-//! them. No key has a default value.
+//! Cryptography: the deployment's secret keys, the keys that are derived from them, and the primitives that
+//! use them. No key has a default value.
 
-use std::{io, path::Path, sync::Arc};
+mod file;
+mod ring;
 
-use anyhow::{Context, bail};
+use std::{io, path::Path};
+
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    hkdf, hmac, rand,
+    hmac, rand,
+};
+
+pub use self::{
+    file::{add_key, promote_key, remove_key},
+    ring::{DerivedKeys, Key, Resealed},
 };
 
 /// A 256-bit secret or digest.
 pub type Secret = [u8; 32];
 
-/// The deployment's secret key, from which a key for each purpose is derived (HKDF-SHA-256).
-#[derive(Clone)]
-pub struct Key(Arc<Secret>);
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key(…)")
-    }
-}
-
-impl Key {
-    /// Reads a key file: 64 hexadecimal digits.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the key file {}", path.display()))?;
-        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes());
-        match bytes.map(Secret::try_from) {
-            Ok(Ok(secret)) => Ok(Self(Arc::new(secret))),
-            _ => bail!(
-                "the key file {} does not have 64 hexadecimal digits; create one with `openssl rand -hex 32`",
-                path.display()
-            ),
-        }
-    }
-
-    /// Reads a key file, and creates it with a random key if it is missing.
-    pub fn read_or_create(path: &Path) -> anyhow::Result<Self> {
-        if !path.exists() {
-            write_private(path, data_encoding::HEXLOWER.encode(&random()).as_bytes())
-                .with_context(|| format!("cannot write the key file {}", path.display()))?;
-        }
-        Self::read(path)
-    }
-
-    /// Returns the check value: it differs for each key, and does not reveal the key.
-    pub fn check_value(&self) -> Secret {
-        self.derive("check value")
-    }
-
-    /// Derives the key for one purpose.
-    pub fn derive(&self, purpose: &str) -> Secret {
-        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tenantry").extract(&*self.0);
-        let info = [purpose.as_bytes()];
-        let mut secret = Secret::default();
-        prk.expand(&info, hkdf::HKDF_SHA256)
-            .and_then(|it| it.fill(&mut secret))
-            .expect("HKDF gives 32 bytes");
-        secret
-    }
-}
-
 /// Id of a key, for operators: the first four bytes of its check value in hexadecimal.
 pub fn key_id(check_value: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(check_value.get(..4).unwrap_or(check_value))
 }
+
 /// Number of bytes by which [`seal`] makes a text longer: nonce and authentication tag.
 pub const SEAL_BYTES: usize = NONCE_LEN + 16;
 
-/// Encrypts bytes (AES-256-GCM with a random nonce, which comes first in the result). They decrypt only with
-/// the same associated data.
+/// Encrypts bytes with one key (AES-256-GCM with a random nonce, which comes first in the result). They
+/// decrypt only with the same associated data. Stored values are sealed with [`DerivedKeys::seal`].
 pub fn seal(secret: &Secret, associated_data: &[u8], plain: &[u8]) -> Vec<u8> {
     let key = RandomizedNonceKey::new(&AES_256_GCM, secret).expect("a key has 32 bytes");
     let mut sealed = plain.to_vec();

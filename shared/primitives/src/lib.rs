@@ -20,6 +20,7 @@ pub mod mask;
 pub mod public_address;
 pub mod ssh_key;
 pub mod throttle;
+pub mod tls_connector;
 pub mod token;
 pub mod topics;
 

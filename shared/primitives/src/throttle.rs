@@ -19,13 +19,13 @@ pub struct Throttle<K: Hash + Eq + Clone>(
 );
 
 impl<K: Hash + Eq + Clone> Throttle<K> {
-    /// Admits `count` calls per minute, and bursts of as many; 0 means no limit.
-    pub fn per_minute(count: u32, clock: &Clock) -> Self {
-        let limiter = |count| {
-            let store = HashMapStateStore::default();
-            RateLimiter::new(Quota::per_minute(count), store, clock.clone())
+    /// Admits `count` calls per minute, and bursts of `burst` calls; 0 means no limit.
+    pub fn per_minute(count: u32, burst: u32, clock: &Clock) -> Self {
+        let limiter = |(count, burst)| {
+            let quota = Quota::per_minute(count).allow_burst(burst);
+            RateLimiter::new(quota, HashMapStateStore::default(), clock.clone())
         };
-        Self(NonZeroU32::new(count).map(limiter))
+        Self(NonZeroU32::new(count).zip(NonZeroU32::new(burst)).map(limiter))
     }
 
     /// Counts a call. Above the limit fails with `message` and the time until a retry succeeds.
@@ -72,14 +72,14 @@ mod tests {
     #[test]
     fn the_limit_becomes_available_again_continuously() {
         let clock = Clock::default();
-        let throttle = Throttle::per_minute(5, &clock);
+        let throttle = Throttle::per_minute(5, 5, &clock);
         let admitted =
             |count: usize| (0..count).filter(|_| throttle.check(&"a", "").is_ok()).count();
         assert_eq!(admitted(8), 5);
         clock.advance(time::Duration::seconds(25));
         assert_eq!(admitted(8), 2, "one call is admitted again every 12 s");
         assert!(throttle.check(&"b", "").is_ok(), "each key has its own limit");
-        assert!(Throttle::per_minute(0, &clock).check(&"a", "").is_ok(), "0 is no limit");
+        assert!(Throttle::per_minute(0, 1, &clock).check(&"a", "").is_ok(), "0 is no limit");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     parse::{base_url, network, origin},
     registry::ServiceUrls,
     retention::Retention,
+    runner_docker::RunnerDocker,
     runner_proxy::RunnerProxy,
 };
 
@@ -35,9 +36,10 @@ pub struct Config {
     /// ~/.local/share/tenantry.
     #[arg(long, env = "TENANTRY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// PostgreSQL server (15 or newer). The user is the owner of the schemas, with the privilege CREATEROLE,
-    /// or the role of a service (`tenantry_identity`, …) after the owner has run `tenantry migrate`. Default:
-    /// a private server in the data directory.
+    /// PostgreSQL server (15 or newer); several addresses with commas between them are those of a primary and
+    /// its standbys: `postgres://user@first:5432,second:5432/tenantry`. The user is the owner of the schemas,
+    /// with the privilege CREATEROLE, or the role of a service (`tenantry_identity`, …) after the owner has
+    /// run `tenantry migrate`. Default: a private server in the data directory.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
     /// Seconds to wait at the start for the database server, and for `tenantry migrate`.
@@ -75,8 +77,8 @@ pub struct Config {
     /// directly.
     #[arg(long, env = "TENANTRY_NATS_PATIENCE_S", default_value_t = 5)]
     pub nats_patience_s: u64,
-    /// File with the secret key of the deployment: 64 hexadecimal digits, the same for all services. Default:
-    /// created in the data directory.
+    /// File with the secret key of the deployment: 64 hexadecimal digits, the same for all services. During a
+    /// rotation, further lines are previous keys. Default: created in the data directory.
     #[arg(long, env = "TENANTRY_KEY_FILE")]
     pub key_file: Option<PathBuf>,
     /// Base URL of the links in mails, at which browsers reach the pages of the invitation service. Default:
@@ -203,8 +205,8 @@ pub struct Config {
     /// such connections are refused.
     #[arg(long, env = "TENANTRY_STORAGE_FOLDER")]
     pub storage_folder: Option<PathBuf>,
-    /// DNS server for the host names of webhooks and connections, with its port. Default: the DNS servers of
-    /// the system.
+    /// DNS server for the host names of webhooks and connections and for the proofs of custom domains, with
+    /// its port. Default: the DNS servers of the system.
     #[arg(long, env = "TENANTRY_WEBHOOK_DNS")]
     pub webhook_dns: Option<SocketAddr>,
     /// Allows paths on the runner's machine, and `http://` with a loopback address, as repositories of
@@ -248,6 +250,9 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(256..)
     )]
     pub runner_build_memory_mb: Option<u32>,
+    /// Container engine of environments.
+    #[command(flatten)]
+    pub runner_docker: RunnerDocker,
     /// Proxy in front of environments.
     #[command(flatten)]
     pub runner_proxy: RunnerProxy,
@@ -306,6 +311,15 @@ pub struct Config {
     /// (cosignature/v1), with commas between them.
     #[arg(long, env = "TENANTRY_AUDIT_WITNESS_KEYS", value_delimiter = ',')]
     pub audit_witness_keys: Vec<String>,
+    /// Publishes the tree of all checkpoints at `/audit/suite/` as C2SP tlog-tiles, without a credential. It
+    /// has the ids of all organizations, and the number of entries and the time of each of their checkpoints.
+    #[arg(
+        long,
+        env = "TENANTRY_AUDIT_PUBLISH_SUITE",
+        default_value_t = false,
+        action = clap::ArgAction::Set
+    )]
+    pub audit_publish_suite: bool,
     /// Seconds between two checks of the whole audit log (`tenantry audit fsck`), which one replica runs in
     /// the background. 0 means never.
     #[arg(long, env = "TENANTRY_FSCK_INTERVAL_S", default_value_t = 86_400)]

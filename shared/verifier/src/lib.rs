@@ -1,6 +1,6 @@
 //! Offline verification of the audit log, for an auditor who trusts only the public key of the log. Shares no
 //! code with the service that builds the log: everything is implemented from the specifications (RFC 6962 and
-//! RFC 9162, C2SP signed-note and tlog-checkpoint).
+//! RFC 9162, C2SP signed-note, tlog-checkpoint and tlog-tiles).
 //!
 //! | concept | module |
 //! |---|---|
@@ -10,12 +10,14 @@
 //! | receipt: one entry with its inclusion proof | `receipt` |
 //! | bundle: an exported file with many entries | `bundle` |
 //! | checkpoints that were verified before | `seen` |
+//! | a log that is followed by its tiles | `tiles` |
 
 pub mod bundle;
 pub mod note;
 pub mod receipt;
 pub mod sealed;
 pub mod seen;
+pub mod tiles;
 pub mod tree;
 
 use serde_json::Value;
@@ -68,6 +70,23 @@ pub enum VerifyError {
     Changed {
         /// Index of the entry.
         index: u64,
+    },
+    /// The bytes of an entry in a bundle do not match its leaf hash in the tile.
+    #[error(
+        "CHANGED: entry {index} was changed: its bytes in {path} do not match its leaf hash, which leads to \
+             the signed root"
+    )]
+    ChangedBundle {
+        /// Index of the entry.
+        index: u64,
+        /// Path of the bundle.
+        path: String,
+    },
+    /// The hashes of a tile do not lead to the signed root.
+    #[error("CHANGED_TILE: {path} was changed: its hashes do not lead to the signed root")]
+    ChangedTile {
+        /// Path of the tile; several with commas between them if only their hashes together are wrong.
+        path: String,
     },
     /// Entries are missing or out of order.
     #[error("MISSING: entry {index} is missing, or is not at its position")]

@@ -18,7 +18,7 @@ pub fn leaf_hash(leaf: &[u8]) -> Hash {
     sha256(LEAF_PREFIX, &[leaf])
 }
 
-fn node_hash(left: &Hash, right: &Hash) -> Hash {
+pub(crate) fn node_hash(left: &Hash, right: &Hash) -> Hash {
     sha256(NODE_PREFIX, &[left, right])
 }
 

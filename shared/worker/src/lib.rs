@@ -5,6 +5,7 @@
 pub mod jobs;
 pub mod partition;
 pub mod queue;
+pub mod reseal;
 pub mod retention;
 pub mod watch;
 
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::Db;
+use chassis::{Db, Result};
 use opentelemetry::{KeyValue, global, metrics::Counter, metrics::Histogram};
 use tokio_util::sync::CancellationToken;
 
@@ -134,6 +135,31 @@ impl Schedule {
 /// Returns the pause after a number of failures in a row: 200 ms, 400 ms, … up to 5 s.
 pub fn back_off(failures: u32) -> Duration {
     POLL_INTERVAL.saturating_mul(1 << failures.min(6)).min(BACK_OFF_MAX)
+}
+
+/// Attempts of [`record`].
+const RECORD_ATTEMPTS_MAX: u32 = 6;
+
+/// Repeats a transaction that records what has already happened, and that nothing else repeats, so that one
+/// failure of the database does not lose it: at most six attempts within some seconds.
+pub async fn record<T, F>(name: &str, transaction: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut failures = 0;
+    loop {
+        let error = match transaction().await {
+            Ok(recorded) => return Ok(recorded),
+            Err(error) => error,
+        };
+        failures += 1;
+        if failures == RECORD_ATTEMPTS_MAX {
+            return Err(error);
+        }
+        let error = chassis::error::causes(&error);
+        tracing::warn!(name, failures, error, "a result is not recorded; this is repeated");
+        tokio::time::sleep(back_off(failures)).await;
+    }
 }
 
 /// Instruments of one job.

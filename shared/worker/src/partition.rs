@@ -4,7 +4,6 @@
 
 use chassis::{Db, Result, Tx, id};
 use time::{Duration, OffsetDateTime};
-use uuid::Uuid;
 
 use crate::retention::BATCH;
 
@@ -26,33 +25,46 @@ pub struct PartitionedTable {
     pub age_column: Option<&'static str>,
 }
 
-/// Creates the partitions that are needed next, and deletes old rows.
+/// Creates the partitions that are needed next, and deletes old rows. Each partition is created and dropped
+/// in a transaction of its own: a query locks the table and then its partitions, so a transaction that has
+/// locked a partition and waits for the table would end in a deadlock with it.
 pub(crate) async fn maintain(db: &Db, table: &PartitionedTable) -> Result<()> {
-    let step = async |tx: &mut Tx| {
-        create(tx, table).await?;
-        Ok(drop_oldest(tx, table).await? || delete_unpartitioned(tx, table).await? > 0)
-    };
-    while db.write_as_system("retention", step).await? {}
+    let starts = db.write_as_system("retention", async |tx: &mut Tx| starts(tx, table).await);
+    let mut starts = starts.await?;
+    while starts.next < starts.until {
+        let create = async |tx: &mut Tx| create(tx, table, starts.next).await;
+        db.write_as_system("retention", create).await?;
+        starts.next += table.interval;
+    }
+    let drop_oldest = async |tx: &mut Tx| drop_oldest(tx, table).await;
+    while db.write_as_system("retention", drop_oldest).await? {}
+    let delete = async |tx: &mut Tx| delete_unpartitioned(tx, table).await;
+    while db.write_as_system("retention", delete).await? > 0 {}
     Ok(())
 }
 
-async fn create(tx: &mut Tx, table: &PartitionedTable) -> Result<()> {
+/// Begins of the partitions that are needed.
+struct Starts {
+    next: OffsetDateTime,
+    until: OffsetDateTime,
+}
+
+async fn starts(tx: &mut Tx, table: &PartitionedTable) -> Result<Starts> {
     let end = sqlx::query_scalar!("select partition_end($1)", table.name);
     let end = end.fetch_one(tx.conn()).await?;
-    let mut start = end.and_then(time_of).unwrap_or(tx.now);
-    while start < tx.now + AHEAD {
-        let next = start + table.interval;
-        let created = sqlx::query_scalar!(
-            r#"select create_partition($1, $2, $3, $4) as "created!""#,
-            table.name,
-            partition_name(table.name, start),
-            id::lower_bound(start),
-            id::lower_bound(next),
-        );
-        if created.fetch_one(tx.conn()).await? {
-            tracing::debug!(table = table.name, %start, "partition created");
-        }
-        start = next;
+    Ok(Starts { next: end.and_then(id::time_of).unwrap_or(tx.now), until: tx.now + AHEAD })
+}
+
+async fn create(tx: &mut Tx, table: &PartitionedTable, start: OffsetDateTime) -> Result<()> {
+    let created = sqlx::query_scalar!(
+        r#"select create_partition($1, $2, $3, $4) as "created!""#,
+        table.name,
+        partition_name(table.name, start),
+        id::lower_bound(start),
+        id::lower_bound(start + table.interval),
+    );
+    if created.fetch_one(tx.conn()).await? {
+        tracing::debug!(table = table.name, %start, "partition created");
     }
     Ok(())
 }
@@ -94,15 +106,6 @@ fn partition_name(table: &str, start: OffsetDateTime) -> String {
     format!("{table}_{}{:02}{:02}", date.year(), u8::from(date.month()), date.day())
 }
 
-/// Time in a `UUIDv7`, to the millisecond.
-fn time_of(id: Uuid) -> Option<OffsetDateTime> {
-    let bytes = id.as_bytes();
-    let mut milliseconds = [0; 8];
-    milliseconds[2..].copy_from_slice(&bytes[..6]);
-    let nanoseconds = i128::from(u64::from_be_bytes(milliseconds)) * 1_000_000;
-    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +113,7 @@ mod tests {
     #[test]
     fn the_time_of_an_identifier_is_that_of_its_lower_bound() {
         let start = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
-        assert_eq!(time_of(id::lower_bound(start)), Some(start));
+        assert_eq!(id::time_of(id::lower_bound(start)), Some(start));
         assert_eq!(partition_name("inbox", start), "inbox_20270115");
     }
 }

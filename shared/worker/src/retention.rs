@@ -80,12 +80,21 @@ pub async fn run(db: Db, plan: Plan, stop: CancellationToken) {
         for table in [INBOX].iter().chain(&plan.tables) {
             if let Err(error) = partition::maintain(&db, table).await {
                 let (service, table) = (db.name(), table.name);
-                tracing::warn!(%error, service, table, "partitions were not changed; this is retried");
+                tracing::warn!(
+                    error = chassis::error::causes(&error),
+                    service,
+                    table,
+                    "partitions were not changed; this is retried"
+                );
             }
         }
         for step in &steps {
             if let Err(error) = run_step(&db, step, &stop).await {
-                tracing::warn!(%error, service = db.name(), "old rows were not deleted; this is retried");
+                tracing::warn!(
+                    error = chassis::error::causes(&error),
+                    service = db.name(),
+                    "old rows were not deleted; this is retried"
+                );
             }
         }
         tokio::select! {

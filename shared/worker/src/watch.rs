@@ -122,7 +122,8 @@ impl<S: Source> Follower<S> {
     }
 }
 
-fn shutting_down() -> Status {
+/// Returns the status with which streams end when their process shuts down.
+pub fn shutting_down() -> Status {
     let message = "this server is shutting down; reopen the stream after the last message";
     status(Code::Unavailable, Reason::ShuttingDown, message, vec![])
 }

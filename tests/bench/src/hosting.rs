@@ -12,11 +12,11 @@ use api::project::{
     task_service_client::TaskServiceClient,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tonic::{Request, metadata::MetadataValue};
+use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 use crate::{
     load,
-    mutation::create_sample_project,
+    mutation::{SampleProject, create_sample_project},
     noop, print,
     runner_load::{self, connect_server},
     suite::Suite,
@@ -93,7 +93,7 @@ async fn measure_log_streaming() -> Result<()> {
 }
 
 /// HTTP server in Perl: the deployed program.
-const SERVER: &str = r#"use IO::Socket::INET;
+pub(crate) const SERVER: &str = r#"use IO::Socket::INET;
 my $server = IO::Socket::INET->new(LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16,
     ReuseAddr => 1) or die;
 while (my $client = $server->accept) {
@@ -109,46 +109,11 @@ async fn measure_deployments() -> Result<()> {
     let ann = suite.sign_in("ann@example.com").await?;
     let sample = create_sample_project(&suite, &ann).await?;
     let repository = tempfile::tempdir()?;
-    write_repository(repository.path())?;
-    let url = repository.path().to_string_lossy().into_owned();
-    execute(&suite, format!("update project.project set repository_url = '{url}'")).await?;
-    let channel = load::channels(suite.address).await?.remove(0);
-    let mut environments = EnvironmentServiceClient::new(channel.clone());
-    let mut tasks = TaskServiceClient::new(channel.clone());
-    let org_id = sample.org_id.clone();
-    let project_id = sample.project_id.clone();
-    let create = pb::CreateEnvironmentRequest {
-        org_id: org_id.clone(),
-        project_id: project_id.clone(),
-        ..Default::default()
-    };
-    let created = environments.create_environment(authenticated(create, &ann)?).await?.into_inner();
-    let environment_id = created.environment.context("the response has no environment")?.id;
+    write_repository(repository.path(), SERVER)?;
+    let target = Target::create(&suite, &sample, &ann, repository.path()).await?;
     let mut times = vec![];
     for _ in 0..6 {
-        let deploy = pb::DeployEnvironmentRequest {
-            org_id: org_id.clone(),
-            project_id: project_id.clone(),
-            environment_id: environment_id.clone(),
-            ..Default::default()
-        };
-        let task =
-            environments.deploy_environment(authenticated(deploy, &ann)?).await?.into_inner().task;
-        let start = Instant::now();
-        let watch = pb::WatchTaskLogRequest {
-            org_id: org_id.clone(),
-            project_id: project_id.clone(),
-            task_id: task.context("the response has no task")?.id,
-            from_line: 0,
-        };
-        let mut stream = tasks.watch_task_log(authenticated(watch, &ann)?).await?.into_inner();
-        let mut task = None;
-        while let Some(response) = stream.message().await? {
-            task = response.task.or(task);
-        }
-        let task = task.context("the stream has no task")?;
-        ensure!(task.state() == pb::TaskState::Completed, "{}", task.error_message);
-        times.push(start.elapsed().as_secs_f64());
+        times.push(target.deploy().await?);
     }
     // The first deployment starts with cold caches, so it is left out.
     let measured = crate::median(times.split_off(1));
@@ -160,23 +125,99 @@ async fn measure_deployments() -> Result<()> {
         reference * 1e3,
         measured - reference
     ));
-    let destroy = pb::DestroyEnvironmentRequest {
-        org_id,
-        project_id,
-        environment_id,
-        confirm_name: "shop-development-1".to_owned(),
-        ..Default::default()
-    };
-    environments.destroy_environment(authenticated(destroy, &ann)?).await?;
-    // Time for the runner to remove the environment, whose program would keep running after the benchmark.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    target.destroy().await?;
     suite.stop().await
 }
 
-/// Creates a git repository with the program.
-fn write_repository(directory: &Path) -> Result<()> {
+/// An environment that the runner of the suite deploys from a repository on this machine.
+pub(crate) struct Target {
+    channel: Channel,
+    pub(crate) org_id: String,
+    pub(crate) project_id: String,
+    pub(crate) environment_id: String,
+    /// Session of the Owner.
+    pub(crate) token: String,
+}
+
+impl Target {
+    /// Creates an environment of the project of the suite.
+    pub(crate) async fn create(
+        suite: &Suite,
+        sample: &SampleProject,
+        token: &str,
+        repository: &Path,
+    ) -> Result<Self> {
+        let url = repository.to_string_lossy();
+        execute(suite, format!("update project.project set repository_url = '{url}'")).await?;
+        let channel = load::channels(suite.address).await?.remove(0);
+        let create = pb::CreateEnvironmentRequest {
+            org_id: sample.org_id.clone(),
+            project_id: sample.project_id.clone(),
+            ..Default::default()
+        };
+        let mut environments = EnvironmentServiceClient::new(channel.clone());
+        let created = environments.create_environment(authenticated(create, token)?).await?;
+        let environment =
+            created.into_inner().environment.context("the response has no environment")?;
+        Ok(Self {
+            channel,
+            org_id: sample.org_id.clone(),
+            project_id: sample.project_id.clone(),
+            environment_id: environment.id,
+            token: token.to_owned(),
+        })
+    }
+
+    /// Deploys; returns the seconds from the response until RUNNING.
+    pub(crate) async fn deploy(&self) -> Result<f64> {
+        let deploy = pb::DeployEnvironmentRequest {
+            org_id: self.org_id.clone(),
+            project_id: self.project_id.clone(),
+            environment_id: self.environment_id.clone(),
+            ..Default::default()
+        };
+        let mut environments = EnvironmentServiceClient::new(self.channel.clone());
+        let deployed = environments.deploy_environment(authenticated(deploy, &self.token)?).await?;
+        let start = Instant::now();
+        let watch = pb::WatchTaskLogRequest {
+            org_id: self.org_id.clone(),
+            project_id: self.project_id.clone(),
+            task_id: deployed.into_inner().task.context("the response has no task")?.id,
+            from_line: 0,
+        };
+        let mut tasks = TaskServiceClient::new(self.channel.clone());
+        let watched = tasks.watch_task_log(authenticated(watch, &self.token)?).await?;
+        let mut stream = watched.into_inner();
+        let mut task = None;
+        while let Some(response) = stream.message().await? {
+            task = response.task.or(task);
+        }
+        let task = task.context("the stream has no task")?;
+        ensure!(task.state() == pb::TaskState::Completed, "{}", task.error_message);
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Destroys the environment, whose program would keep running after the benchmark.
+    pub(crate) async fn destroy(self) -> Result<()> {
+        let destroy = pb::DestroyEnvironmentRequest {
+            org_id: self.org_id,
+            project_id: self.project_id,
+            environment_id: self.environment_id,
+            confirm_name: "shop-development-1".to_owned(),
+            ..Default::default()
+        };
+        let mut environments = EnvironmentServiceClient::new(self.channel);
+        environments.destroy_environment(authenticated(destroy, &self.token)?).await?;
+        // Time for the runner to remove it.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(())
+    }
+}
+
+/// Creates a git repository with a program in Perl.
+pub(crate) fn write_repository(directory: &Path, server: &str) -> Result<()> {
     std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    std::fs::write(directory.join("server.pl"), SERVER)?;
+    std::fs::write(directory.join("server.pl"), server)?;
     std::fs::write(directory.join("Procfile"), "web: perl server.pl\n")?;
     let author = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"];
     let commit = [&author[..], &["commit", "-q", "-m", "Serve"]].concat();

@@ -5,14 +5,18 @@
 mod audit_log;
 mod bare_server;
 mod check;
+mod environments;
 mod grants;
 mod hosting;
 mod invitations;
 mod large;
 mod load;
+mod local_runner;
 mod logins;
+mod logs;
 mod mails;
 mod memory;
+mod metrics;
 mod mutation;
 mod nats;
 mod noop;
@@ -57,6 +61,15 @@ async fn main() -> Result<()> {
     }
     if "hosting".contains(&filter) {
         hosting::run().await?;
+    }
+    if "logs".contains(&filter) {
+        logs::run().await?;
+    }
+    if "metrics".contains(&filter) {
+        metrics::run().await?;
+    }
+    if "environments".contains(&filter) {
+        environments::run().await?;
     }
     if "invitations".contains(&filter) {
         invitations::run().await?;

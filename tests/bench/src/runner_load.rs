@@ -109,6 +109,23 @@ pub(crate) async fn connect_server(
     Ok((token, leases))
 }
 
+/// Returns a heartbeat of a runner that holds these leases, with a report of each environment.
+pub(crate) fn heartbeat(
+    leases: &[pb::Lease],
+    environment_report: impl Fn(&pb::Lease) -> pb::EnvironmentReport,
+) -> pb::HeartbeatRequest {
+    let held_task = |lease: &pb::Lease| pb::HeldTask {
+        task_id: lease.task_id.clone(),
+        lease_id: lease.lease_id.clone(),
+    };
+    pb::HeartbeatRequest {
+        runner: "bench".to_owned(),
+        environments: leases.iter().map(environment_report).collect(),
+        tasks: leases.iter().map(held_task).collect(),
+        ..Default::default()
+    }
+}
+
 /// Sends one heartbeat, and a progress report of every task.
 async fn report(channel: Channel, token: &str, leases: &[pb::Lease], round: u32) -> Result<()> {
     let mut runner = RunnerServiceClient::new(channel);
@@ -119,16 +136,7 @@ async fn report(channel: Channel, token: &str, leases: &[pb::Lease], round: u32)
         disk_bytes: 1 << 28,
         ..Default::default()
     };
-    let held_task = |lease: &pb::Lease| pb::HeldTask {
-        task_id: lease.task_id.clone(),
-        lease_id: lease.lease_id.clone(),
-    };
-    let heartbeat = pb::HeartbeatRequest {
-        runner: "bench".to_owned(),
-        environments: leases.iter().map(environment_report).collect(),
-        tasks: leases.iter().map(held_task).collect(),
-        ..Default::default()
-    };
+    let heartbeat = heartbeat(leases, environment_report);
     let response = runner.heartbeat(authenticated(heartbeat, token)?).await?.into_inner();
     ensure!(response.lost_task_ids.is_empty(), "a lease was lost");
     for lease in leases {
@@ -146,11 +154,13 @@ async fn report(channel: Channel, token: &str, leases: &[pb::Lease], round: u32)
     Ok(())
 }
 
-/// Returns the CPU time that this process has consumed, in seconds.
-fn cpu_seconds() -> Result<f64> {
+/// Returns the CPU time that this process and its ended children have consumed, in seconds.
+pub(crate) fn cpu_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, rest) = stat.rsplit_once(") ").context("/proc/self/stat is malformed")?;
     let fields: Vec<_> = rest.split(' ').collect();
-    // User and system time in clock ticks of 10 ms (fields 14 and 15 of proc(5)).
-    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
+    // User and system time in clock ticks of 10 ms (fields 14 to 17 of proc(5)).
+    let ticks = fields.get(11..15).context("/proc/self/stat is too short")?;
+    let ticks = ticks.iter().map(|it| it.parse::<f64>()).sum::<Result<f64, _>>()?;
+    Ok(ticks / 100.0)
 }

@@ -1,6 +1,9 @@
 //! Suite under test: services in this process, with their own durable PostgreSQL.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+};
 
 use anyhow::{Context, Result};
 use chassis::Config;
@@ -10,7 +13,7 @@ use host::{DataDir, Host, Install};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tenantry::{client::Client, demo::Mailbox};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Parser)]
@@ -60,8 +63,8 @@ impl Suite {
         for install in installs {
             install(&mut host)?;
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let socket = host::process::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let address = socket.local_addr()?;
         let stop = CancellationToken::new();
         let (ready_sender, ready) = tokio::sync::oneshot::channel();
         let stopped = stop.clone().cancelled_owned();
@@ -69,7 +72,7 @@ impl Suite {
             clippy::disallowed_methods,
             reason = "a benchmark has no host that drains its tasks"
         )]
-        let running = tokio::spawn(host.run(listener, move || _ = ready_sender.send(()), stopped));
+        let running = tokio::spawn(host.run(socket, move || _ = ready_sender.send(()), stopped));
         ready.await.context("the suite did not start; set RUST_LOG=info to see the reason")?;
         let client = Client::connect(&format!("http://{address}"), None).await?;
         let mailbox = Mailbox::Folders(vec![data_dir.path().join("mail")]);
@@ -105,6 +108,19 @@ impl Suite {
             <sqlx::PgConnection as sqlx::Connection>::connect_with(&self.options).await?;
         sqlx::Executor::execute(&mut connection, "analyze").await?;
         Ok(())
+    }
+
+    /// Checks the stored audit log like `tenantry audit fsck`, with a copy of the keys and the journal.
+    pub(crate) async fn fsck(&self) -> Result<audit::Findings> {
+        let folder = tempfile::tempdir()?;
+        for name in ["secret.key", "audit.key", "audit.keys", "audit.signed"] {
+            std::fs::copy(self.data_dir.path().join(name), folder.path().join(name))?;
+        }
+        let config = Config { log: "warn".to_owned(), ..Arguments::parse_from(["bench"]).config };
+        let data_dir = DataDir::open(Some(folder.path()))?;
+        let mut host = Host::new(config, self.options.clone(), data_dir)?;
+        audit::install(&mut host)?;
+        audit::fsck(&host, audit::Release::None).await
     }
 
     /// Delays all new mails of the invitation service by a year, so that their delivery is not measured.

@@ -5,7 +5,7 @@ use api::{
         AppendRequest, AuditEventUnparseable, ConfirmRequest, ConfirmResponse,
         ingest_service_client::IngestServiceClient,
     },
-    event::{Actor, ActorKind, Envelope},
+    event::{Actor, ActorKind, Envelope, Resource},
     identity::UserLoginFailed,
 };
 use prost::{Message, Name};
@@ -139,6 +139,48 @@ async fn unparseable_events_are_stored_and_block_no_others() {
     let garbage = stored.iter().find(|it| it.received.starts_with(b"\xff")).unwrap();
     assert_eq!(garbage.size, 11);
     assert_eq!(garbage.sha256, chassis::key::hash(b"\xff\xff no event"));
+    suite.stop_unchecked().await;
+}
+
+/// Index terms are stored once, also after a batch that was rolled back, and count their entries.
+#[tokio::test(flavor = "multi_thread")]
+async fn index_terms_are_stored_once_and_count_their_entries() {
+    let suite = Suite::start().await;
+    let orgs = [chassis::id::new(), chassis::id::new()];
+    let batch = |sequence: i64, name: &str| -> Vec<Vec<u8>> {
+        let resource = Resource {
+            kind: "project".to_owned(),
+            id: chassis::id::new().to_string(),
+            name: name.to_owned(),
+        };
+        let event =
+            |org: &Uuid| Envelope { resource: Some(resource.clone()), ..event(*org, sequence) };
+        orgs.iter().map(|org| event(org).encode_to_vec()).collect()
+    };
+    let refuse = "alter table audit.entry add constraint refused check (false) not valid";
+    sqlx::query(refuse).execute(&suite.pool).await.unwrap();
+    let mut log = IngestServiceClient::new(suite.project_to_audit.clone());
+    let rolled_back = AppendRequest { envelopes: batch(1, "first") };
+    assert!(log.append(rolled_back).await.is_err());
+    let accept = "alter table audit.entry drop constraint refused";
+    sqlx::query(accept).execute(&suite.pool).await.unwrap();
+    for next in [batch(1, "second"), batch(2, "third"), batch(3, "third")] {
+        assert!(append(&suite, next).await.is_empty());
+    }
+    let found = suite.fsck().await;
+    assert!(found.differences.is_empty(), "{found}");
+
+    let miscounted = "select count(*) from audit.term where entries <> (
+                          select count(*) from audit.entry where entry.tree = term.tree
+                          and term.number in (actor, resource, type, action, project, environment))";
+    let actors = "select count(*) from audit.term where kind = 1 and value = 'project'";
+    let names = "select count(*) from audit.term_name where name = 'third'";
+    assert_eq!(suite.count(actors).await, 2, "one in each tree");
+    assert_eq!(suite.count(names).await, 4, "each batch is about another project");
+    eventually("the count of every term", async || {
+        (suite.count(miscounted).await == 0).then_some(())
+    })
+    .await;
     suite.stop_unchecked().await;
 }
 

@@ -7,10 +7,15 @@ use api::{
 };
 use data_encoding::BASE64;
 use prost::{Message, Name};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Suite, eventually};
 
-use crate::support::{audit_client::AuditClient, world::World};
+use crate::support::{
+    audit_client::AuditClient,
+    tiles_client::TilesClient,
+    world::{World, text},
+};
 
 const SECRET: &str = "s3cret";
 
@@ -106,6 +111,12 @@ async fn a_credential_in_an_old_event_is_not_shown() {
         let reason = world.owner.call_err(&format!("audit.v1.LogService/{method}"), get).await;
         assert_eq!(reason, "LEAF_WITHHELD", "{method}");
     }
+    let tiles = TilesClient::new(&suite, &world.owner, &world.org);
+    let index: u64 = text(&shown["index"]).parse().unwrap();
+    let refused = tiles.get(Method::GET, &format!("tile/entries/000.p/{}", index + 1)).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+    assert_eq!(refused.header("tenantry-hidden-entries"), format!("{index}-{index}"));
+    tiles.get_ok(&format!("tile/entries/000.p/{index}")).await;
     // Counter-check: the leaf is as it was received.
     let stored = "select count(*) from audit.entry where position('s3cret'::bytea in leaf) > 0";
     assert_eq!(suite.count(stored).await, 1);

@@ -14,7 +14,7 @@ const GET: &str = "project.v1.ProjectService/GetProject";
 const ENVIRONMENT: &str = "project.v1.EnvironmentService/CreateEnvironment";
 
 /// Creates an API key; returns its owner with the key as credential, and the key as JSON.
-async fn create_key(world: &World, owner: &Person, fields: Value) -> (Person, Value) {
+pub(crate) async fn create_key(world: &World, owner: &Person, fields: Value) -> (Person, Value) {
     let create = world.org_request(fields);
     let created = owner.call_ok(&format!("{KEYS}/CreateApiKey"), create).await;
     (owner.with_token(&text(&created["token"])), created["apiKey"].clone())

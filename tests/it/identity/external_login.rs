@@ -4,7 +4,7 @@ use reqwest::redirect::Policy;
 use serde_json::{Value, json};
 use testkit::{OidcProvider, Options, Suite};
 
-use crate::support::world::text;
+use crate::support::{sealed_values::require_sealed_values, world::text};
 
 const SESSIONS: &str = "identity.v1.SessionService";
 
@@ -82,6 +82,7 @@ async fn a_person_signs_in_with_an_openid_provider() {
     // The code of one sign-in with the state of another.
     let one = sign_in_at_provider(&suite, "ann").await;
     let other = sign_in_at_provider(&suite, "new").await;
+    require_sealed_values(&suite, &["identity.external_login.sealed"]).await;
     let mixed = json!({ "code": one["code"], "state": other["state"] });
     assert_eq!(complete(&suite, mixed).await.unwrap_err(), "PROVIDER_REJECTED");
     let made_up = json!({ "code": "x", "state": "tny_ext_x" });

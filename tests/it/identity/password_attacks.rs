@@ -7,7 +7,7 @@ use testkit::{Nats, Options, PASSWORD, Person, Suite, eventually};
 use tokio::task::{JoinHandle, spawn};
 use totp_rs::Builder;
 
-use crate::support::world::text;
+use crate::support::{sealed_values::require_sealed_values, world::text};
 
 const USERS: &str = "identity.v1.UserService";
 const SESSIONS: &str = "identity.v1.SessionService";
@@ -261,6 +261,7 @@ async fn five_wrong_codes_end_a_login_on_all_replicas() {
     let challenge = start_login(&replica, &ann.email).await;
     let complete = json!({ "challenge": challenge, "code": factor.code() });
     replica.client.call_json(&method, complete).await.unwrap();
+    require_sealed_values(&suite, &["identity.account.totp_secret"]).await;
     replica.stop_replica().await;
     suite.finish().await;
 }

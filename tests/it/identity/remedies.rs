@@ -7,6 +7,7 @@ use api::identity::{Plan, Subscription};
 use chassis::rule::{Audience, Rules};
 use prost_reflect::MethodDescriptor;
 use serde_json::{Value, json};
+use tenantry::client::CallError;
 use testkit::{Person, Suite, eventually};
 
 use crate::support::{
@@ -86,7 +87,7 @@ impl Scene {
         let back = json!({ "userId": world.owner.user_id });
         let transfer = "identity.v1.OrganizationService/TransferOwnership";
         // Refused unless a remedy has made the person the Owner.
-        let _ = person.call(transfer, world.org_request(back)).await;
+        let _ = call_as_signed_in(person, transfer, world.org_request(back)).await;
         let user = world.org_request(json!({ "userId": person.user_id }));
         match state.org_role {
             None if self.is_member().await => {
@@ -147,13 +148,7 @@ impl Scene {
                 let accept = "invitation.v1.InvitationService/AcceptInvitation";
                 person.call_ok(accept, json!({ "token": token })).await;
             }
-            _ => match world.owner.call(&method, request.clone()).await {
-                // As the refusal says: on a busy machine the scene takes longer than five minutes.
-                Err(error) if error.reason == "FRESH_LOGIN_REQUIRED" => {
-                    world.owner.sign_in_again().await.call_ok(&method, request).await;
-                }
-                answer => drop(answer.unwrap()),
-            },
+            _ => drop(call_as_signed_in(&world.owner, &method, request).await.unwrap()),
         }
     }
 
@@ -172,6 +167,21 @@ impl Scene {
         let name = raw::name(method);
         let reason = self.person.call_err(name.trim_start_matches("tenantry."), request).await;
         (reason != "INVALID_FIELD").then_some(reason)
+    }
+}
+
+/// Calls a method, and signs in again if it needs a login of the last five minutes: on a busy machine the
+/// scene takes longer.
+async fn call_as_signed_in(
+    person: &Person,
+    method: &str,
+    request: Value,
+) -> Result<Value, CallError> {
+    match person.call(method, request.clone()).await {
+        Err(error) if error.reason == "FRESH_LOGIN_REQUIRED" => {
+            person.sign_in_again().await.call(method, request).await
+        }
+        answer => answer,
     }
 }
 

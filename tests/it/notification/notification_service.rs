@@ -12,21 +12,21 @@ const LIST: &str = "notification.v1.NotificationService/ListNotifications";
 const UNREAD: &str = "notification.v1.NotificationService/GetUnreadCount";
 const READ: &str = "notification.v1.NotificationService/MarkNotificationsRead";
 const DISMISS: &str = "notification.v1.NotificationService/DismissNotifications";
-const PREFER: &str = "notification.v1.NotificationService/SetNotificationPreference";
+pub(crate) const PREFER: &str = "notification.v1.NotificationService/SetNotificationPreference";
 const QUIET: &str = "notification.v1.NotificationService/SetQuietHours";
 const PREFERENCES: &str = "notification.v1.NotificationService/GetNotificationPreferences";
 const RULE: &str = "notification.v1.MailRuleService/CreateMailRule";
 const RULES: &str = "notification.v1.MailRuleService/ListMailRules";
 const CHANGE_RULE: &str = "notification.v1.MailRuleService/UpdateMailRule";
 const DELETE_RULE: &str = "notification.v1.MailRuleService/DeleteMailRule";
-const ALERTS: &str = "notification.v1.AlertService/ListAlerts";
+pub(crate) const ALERTS: &str = "notification.v1.AlertService/ListAlerts";
 
 /// Number of mails about events that were suppressed.
 const SUPPRESSED: &str =
     "select count(*) from invitation.mail where template = 'digest' and outcome = 'SUPPRESSED'";
 
 /// A preference for a category and a channel.
-fn preference(category: &str, channel: &str, enabled: bool) -> Value {
+pub(crate) fn preference(category: &str, channel: &str, enabled: bool) -> Value {
     json!({ "preference": {
         "category": format!("NOTIFICATION_CATEGORY_{category}"),
         "channel": format!("NOTIFICATION_CHANNEL_{channel}"),
@@ -35,7 +35,7 @@ fn preference(category: &str, channel: &str, enabled: bool) -> Value {
 }
 
 /// Notifications of a type in the inbox of a person, oldest first.
-async fn notifications(person: &Person, kind: &str) -> Vec<Value> {
+pub(crate) async fn notifications(person: &Person, kind: &str) -> Vec<Value> {
     let answer = person.call_ok(LIST, json!({ "pageSize": 100 })).await;
     let all = answer["notifications"].as_array().cloned().unwrap_or_default();
     all.into_iter().rev().filter(|it| it["eventType"] == kind).collect()
@@ -67,7 +67,7 @@ async fn wait_for_all(suite: &Suite) {
 }
 
 /// Mails to an address that the suite has written to files, as text.
-fn mails(suite: &Suite, to: &str) -> Vec<String> {
+pub(crate) fn mails(suite: &Suite, to: &str) -> Vec<String> {
     let files = std::fs::read_dir(suite.data_dir().join("mail")).into_iter().flatten().flatten();
     let mut paths: Vec<_> = files.map(|it| it.path()).collect();
     paths.sort();

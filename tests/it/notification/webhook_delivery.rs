@@ -156,3 +156,34 @@ async fn an_abandoned_lease_expires() {
     eventually("the request", async || (receiver.requests().len() == 1).then_some(())).await;
     suite.finish().await;
 }
+
+/// A release that fails once is repeated: the webhook does not wait for the end of its lease, and the failure
+/// of its receiver is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_fails_is_repeated() {
+    let receiver = Receiver::with_script(|_| Response::status(503)).await;
+    let suite = suite(&[&receiver]).await;
+    let world = World::new(&suite).await;
+    let fail_once = "
+        create sequence public.release;
+        create function public.fail_once() returns trigger language plpgsql security definer as $$
+        begin
+            if nextval('public.release') = 1 then raise exception 'the first release'; end if;
+            return new;
+        end $$;
+        create trigger fail_once before update on invitation.webhook for each row
+            when (old.leased_until is not null and new.leased_until is null)
+            execute function public.fail_once();";
+    sqlx::raw_sql(fail_once).execute(&suite.pool).await.unwrap();
+    let types = json!({ "eventTypes": ["api_key.created"] });
+    let hook = world.create_webhook(&receiver.url("/a"), types).await;
+    // The lease does not end by itself.
+    suite.clock.stop();
+    world.trigger_event().await;
+    world.delivery(&hook, "a failure", |it| it["attemptCount"] == 1).await;
+    leases_have_ended(&suite).await;
+    assert_eq!(suite.count("select last_value from public.release").await, 2);
+    let failing = world.owner.call_ok(GET, world.org_request(by_id(&hook))).await;
+    assert_eq!(failing["webhook"]["failureCount"], json!(1), "{failing}");
+    suite.finish().await;
+}

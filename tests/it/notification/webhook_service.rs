@@ -177,6 +177,11 @@ async fn deliveries_are_signed_with_every_valid_secret() {
     world.trigger_event().await;
     let request = received(2).await.remove(1);
     assert!(is_signed(&request, &first) && is_signed(&request, &second));
+    crate::support::sealed_values::require_sealed_values(
+        &suite,
+        &["invitation.webhook.secret", "invitation.webhook.old_secret"],
+    )
+    .await;
     suite.clock.advance(Duration::hours(25));
     let owner = world.owner.sign_in_again().await;
     let create = world.org_request(json!({ "name": "later", "full": false }));

@@ -61,6 +61,11 @@ async fn each_environment_has_a_database_of_its_own() {
     assert!(first.starts_with("postgres://env_") && first != second, "{first} {second}");
     sql(&first, "create table fruit as select 'apples' as name").await.unwrap();
     assert_eq!(sql(&first, "select name from fruit").await.unwrap().unwrap(), "apples");
+    crate::support::sealed_values::require_sealed_values(
+        &suite,
+        &["project.addon_instance.sealed"],
+    )
+    .await;
     let lower = "select lower('É') || lower('ß') || (upper('ä') = 'Ä')::text";
     assert_eq!(sql(&first, lower).await.unwrap().unwrap(), "éßtrue");
     let wrong_role =

@@ -131,6 +131,11 @@ async fn settings_for_bind_are_stored_only_after_their_test_has_passed() {
     let stale = json!({ "name": "x", "updateMask": "name", "etag": connection["etag"] });
     let refusal = setup.refusal("UpdateDnsConnection", merge(id.clone(), stale)).await;
     assert_eq!(refusal.reason, "CONFLICT", "{refusal}");
+    crate::support::sealed_values::require_sealed_values(
+        &setup.suite,
+        &["project.dns_connection.sealed"],
+    )
+    .await;
     // Zone and server are no fields of an update.
     let moved = json!({ "updateMask": "zone" });
     let refusal = setup.refusal("UpdateDnsConnection", merge(id, moved)).await;

@@ -5,7 +5,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use testkit::{Suite, eventually};
 
 use crate::support::{
-    hosting::{ENVIRONMENTS, Hosting, TASKS, visit},
+    hosting::{ENVIRONMENTS, Hosting, TASKS, response},
     world::text,
 };
 
@@ -47,7 +47,7 @@ async fn a_source_serves_while_its_copy_waits_and_is_cancelled() {
     };
     eventually("the copy of the database", waits).await;
     let url = text(&hosting.get(&id).await["url"]);
-    assert!(visit(&url, "/").await.unwrap().starts_with("one\n"), "the source serves");
+    assert!(response(&url, "/").await.starts_with("one\n"), "the source serves");
 
     let cancel = hosting.world.project_request(json!({ "taskId": task }));
     hosting.owner().call_ok(&format!("{TASKS}/CancelTask"), cancel).await;

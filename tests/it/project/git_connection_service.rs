@@ -129,6 +129,11 @@ async fn settings_are_stored_only_after_their_test_has_passed() {
     let refusal = setup.refusal("UpdateGitConnection", merge(id, update)).await;
     assert_eq!(refusal.reason, "INVALID_FIELD", "{refusal}");
     assert!(other.requests().is_empty());
+    crate::support::sealed_values::require_sealed_values(
+        &setup.suite,
+        &["project.git_connection.sealed"],
+    )
+    .await;
     setup.suite.finish().await;
 }
 
@@ -350,6 +355,11 @@ async fn unused_deploy_keys_are_limited_and_expire() {
     for _ in 0..20 {
         setup.call("CreateDeployKey", json!({})).await;
     }
+    crate::support::sealed_values::require_sealed_values(
+        &setup.suite,
+        &["project.git_deploy_key.sealed"],
+    )
+    .await;
     let refusal = setup.refusal("CreateDeployKey", json!({})).await;
     assert_eq!(refusal.reason, "CONNECTION_LIMIT_REACHED", "{refusal}");
     let suite = setup.suite;

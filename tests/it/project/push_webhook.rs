@@ -145,6 +145,8 @@ async fn a_push_deploys_its_commit() {
         assert_eq!(tasks[0]["commitSubject"], "Change the page");
     }
     assert_eq!(hosting.state(&manual).await, "PENDING");
+    crate::support::sealed_values::require_sealed_values(&suite, &["project.project.push_secret"])
+        .await;
     suite.finish().await;
 }
 

@@ -52,6 +52,11 @@ async fn an_sftp_server_keeps_its_host_key_until_another_one_is_named() {
     let named = setup.update(&connection, named, "sftp").await;
     assert_eq!(named["sftp"]["hostKey"], json!(second_key));
     assert_eq!(named["lastTestError"], Value::Null);
+    crate::support::sealed_values::require_sealed_values(
+        &setup.suite,
+        &["project.storage_connection.sealed"],
+    )
+    .await;
     assert_eq!(named["secretUpdateTime"], connection["secretUpdateTime"]);
     setup.suite.finish().await;
 }

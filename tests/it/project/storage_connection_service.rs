@@ -81,6 +81,11 @@ async fn settings_of_a_bucket_are_stored_only_after_their_test_has_passed() {
     let refusal = setup.refusal("UpdateStorageConnection", merge(id, update)).await;
     assert_eq!(refusal.reason, "INVALID_FIELD", "{refusal}");
     assert!(!other.has_requests());
+    crate::support::sealed_values::require_sealed_values(
+        &setup.suite,
+        &["project.storage_connection.sealed"],
+    )
+    .await;
     setup.suite.finish().await;
 }
 

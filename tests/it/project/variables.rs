@@ -40,6 +40,11 @@ async fn the_sum_of_all_variables_is_limited_when_they_are_set() {
     assert!(set(&hosting, &id, variables("MORE", 1, 10_000)).await.is_err());
     let task = hosting.run_task("Deploy", &id, json!({})).await;
     assert_eq!(task["state"], "TASK_STATE_COMPLETED", "{task}");
+    crate::support::sealed_values::require_sealed_values(
+        &suite,
+        &["project.environment_variable.sealed"],
+    )
+    .await;
     suite.finish().await;
 }
 

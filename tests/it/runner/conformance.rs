@@ -1,12 +1,15 @@
 //! Promises of a driver (`runner::driver::Driver`): each is written once, in `promises`, and tested with
 //! every driver. Another driver implements [`Technology`] and gets its own line in `promises!`.
 
-mod bench;
+pub(super) mod bench;
 mod promises;
 
 use std::{path::Path, sync::Arc};
 
-use runner::{IsolationPolicy, NetworkSettings, Settings, driver::Driver};
+use runner::{
+    DockerSettings, IsolationPolicy, NetworkSettings, RecipeSettings, Settings, driver::Driver,
+};
+use testkit::{BASE_IMAGE, Engine};
 
 use bench::Bench;
 
@@ -14,32 +17,65 @@ use bench::Bench;
 const BUILD_MEMORY_MB: u32 = 512;
 
 /// A technology that runs environments.
-trait Technology {
-    /// Starts its driver, which keeps its files in a directory.
-    async fn start(&self, folder: &Path) -> Arc<dyn Driver>;
+pub(super) trait Technology {
+    /// Starts its driver, which keeps its files in a directory. `None`: this machine cannot run it, which the
+    /// output says.
+    async fn start(&self, folder: &Path) -> Option<Arc<dyn Driver>>;
+}
+
+/// Settings of a runner that publishes programs at the loopback address.
+pub(super) fn settings(folder: &Path, docker: Option<DockerSettings>) -> Settings {
+    let loopback = std::net::Ipv4Addr::LOCALHOST;
+    Settings {
+        name: "conformance".to_owned(),
+        data_dir: folder.to_owned(),
+        bind: loopback.into(),
+        address: Some(loopback.to_string()),
+        database_url: None,
+        isolation: IsolationPolicy::BestEffort,
+        network: NetworkSettings { addresses: "10.213.0.0/16".parse().unwrap(), reachable: vec![] },
+        build_memory_mb: Some(BUILD_MEMORY_MB),
+        proxy: None,
+        docker,
+    }
+}
+
+/// Starts the driver of an engine.
+async fn start_docker(folder: &Path, engine: &Engine) -> Arc<dyn Driver> {
+    let docker = DockerSettings {
+        socket: engine.socket(),
+        base_image: Some(BASE_IMAGE.to_owned()),
+        credentials_file: None,
+        is_required: true,
+        recipes: RecipeSettings::default(),
+    };
+    runner::process_driver(settings(folder, Some(docker))).await.unwrap()
 }
 
 /// Sandboxed processes of this machine.
 struct Processes;
 
 impl Technology for Processes {
-    async fn start(&self, folder: &Path) -> Arc<dyn Driver> {
-        let loopback = std::net::Ipv4Addr::LOCALHOST;
-        let settings = Settings {
-            name: "conformance".to_owned(),
-            data_dir: folder.to_owned(),
-            bind: loopback.into(),
-            address: Some(loopback.to_string()),
-            database_url: None,
-            isolation: IsolationPolicy::BestEffort,
-            network: NetworkSettings {
-                addresses: "10.213.0.0/16".parse().unwrap(),
-                reachable: vec![],
-            },
-            build_memory_mb: Some(BUILD_MEMORY_MB),
-            proxy: None,
-        };
-        runner::process_driver(settings).await.unwrap()
+    async fn start(&self, folder: &Path) -> Option<Arc<dyn Driver>> {
+        Some(runner::process_driver(settings(folder, None)).await.unwrap())
+    }
+}
+
+/// Containers of a Docker Engine.
+pub(super) struct Docker;
+
+impl Technology for Docker {
+    async fn start(&self, folder: &Path) -> Option<Arc<dyn Driver>> {
+        Some(start_docker(folder, Engine::shared().await?).await)
+    }
+}
+
+/// Containers of the engine of one test.
+pub(super) struct DockerOf<'a>(pub(super) &'a Engine);
+
+impl Technology for DockerOf<'_> {
+    async fn start(&self, folder: &Path) -> Option<Arc<dyn Driver>> {
+        Some(start_docker(folder, self.0).await)
     }
 }
 
@@ -55,7 +91,7 @@ macro_rules! promises {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $promise() {
-                    let bench = Bench::new(&$technology).await;
+                    let Some(bench) = Bench::new(&$technology).await else { return };
                     promises::$promise(&bench).await;
                     bench.finish().await;
                 }
@@ -66,6 +102,7 @@ macro_rules! promises {
 
 promises! {
     processes: Processes;
+    docker: Docker;
     => [
         a_deployed_program_serves_until_it_is_stopped,
         a_started_program_keeps_its_data,
@@ -81,7 +118,6 @@ promises! {
         a_build_has_more_memory_than_its_program,
         a_build_fails_at_its_memory_limit,
         a_program_fails_with_the_memory_limit_that_it_exceeded,
-        accounts_of_the_sandbox_have_names,
         a_program_does_not_see_the_repository,
         a_linked_manifest_is_read,
         processes_of_a_procfile_that_are_not_run_are_logged,
@@ -96,7 +132,19 @@ promises! {
         no_process_outlives_a_destroyed_environment,
         a_program_that_ends_again_and_again_fails,
         a_rollback_uses_the_variables_of_its_deployment,
+        output_is_kept_without_secrets,
+        output_is_followed_over_versions,
+        commands_run_beside_the_program,
         a_copy_has_the_data_of_its_source,
         a_failed_copy_leaves_its_target,
+    ]
+}
+
+// Not promised by containers: an image has its own `/etc/passwd`, and the account of the environment is a
+// number.
+promises! {
+    sandboxes: Processes;
+    => [
+        accounts_of_the_sandbox_have_names,
     ]
 }

@@ -6,7 +6,7 @@ use testkit::{Process, Suite, eventually};
 
 use crate::support::{
     fake_runner::FakeRunner,
-    hosting::{ENVIRONMENTS, Hosting, visit},
+    hosting::{ENVIRONMENTS, Hosting, response, visit},
     world::text,
 };
 
@@ -91,11 +91,11 @@ async fn a_start_does_not_reuse_a_port_that_another_program_has_taken() {
     let (other, task) = shared.deploy("other", "exec perl taker.pl").await;
     assert_eq!(task["state"], "TASK_STATE_COMPLETED", "{task}");
     let (url, other_url) = (shared.url(&own).await, shared.url(&other).await);
-    assert!(visit(&url, "/").await.unwrap().starts_with("own\n"));
+    assert!(response(&url, "/").await.starts_with("own\n"));
 
     shared.hosting.run_task("Stop", &own, json!({})).await;
     let port = url.rsplit_once(':').unwrap().1;
-    visit(&other_url, &format!("/take/{port}")).await.unwrap();
+    response(&other_url, &format!("/take/{port}")).await;
     let taken = async || visit(&url, "/").await.filter(|it| it.starts_with("other"));
     eventually("the port to be taken", taken).await;
 

@@ -11,6 +11,7 @@ use super::process::{arguments, connect_with};
 use crate::support::{
     audit_client::AuditClient,
     hosting::{Hosting, PROJECTS, TASKS},
+    sealed_values::require_sealed_values,
     tables::tables_with,
     world::merge,
 };
@@ -81,6 +82,7 @@ async fn a_repository_at_a_loopback_address_is_deployed() {
     let deployed = hosting.run_task("Deploy", &id, json!({})).await;
     assert_eq!(deployed["state"], "TASK_STATE_COMPLETED", "{deployed}");
     assert!(hosting.page(&id, "/").await.starts_with("one"));
+    require_sealed_values(&suite, &["project.project.repository_token"]).await;
     suite.finish().await;
 }
 

@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, path::Path};
 
 use serde_json::json;
-use testkit::{Process, Suite, eventually};
+use testkit::{Process, Repository, Suite, eventually};
 
 use crate::support::{
     fake_runner::FakeRunner,
-    hosting::{ENVIRONMENTS, Hosting, visit},
-    world::text,
+    hosting::{ENVIRONMENTS, Hosting, PROJECTS, TASKS, visit},
+    suite_process::SuiteProcess,
+    world::{merge, text},
 };
 
 /// Command line of a runner.
@@ -212,4 +213,39 @@ async fn a_program_is_published_at_the_address_of_its_server() {
         assert!(process.stop(), "the runner drains");
         suite.finish().await;
     }
+}
+
+/// A shared server without full isolation runs no code of organizations, unless its operator says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_server_without_isolation_runs_no_code() {
+    let mut suite = SuiteProcess::start_unprivileged().await;
+    let ann = suite.person("ann@example.com").await;
+    let repository = Repository::new("one");
+    let ids = json!({ "orgId": ann.create_organization("acme").await.unwrap() });
+    let create = json!({ "name": "Shop", "repositoryUrl": repository.url() });
+    let created =
+        ann.call_ok(&format!("{PROJECTS}/CreateProject"), merge(ids.clone(), create)).await;
+    let ids = merge(ids, json!({ "projectId": created["project"]["id"] }));
+    for (weak_isolation, state) in [(false, "TASK_STATE_FAILED"), (true, "TASK_STATE_COMPLETED")] {
+        if weak_isolation {
+            suite.kill();
+            suite.add_flag("--allow-weak-isolation=true");
+            suite.start_again().await;
+        }
+        let ann = ann.with_client(&suite.client);
+        let create = json!({ "name": format!("weak-{weak_isolation}"), "deployNow": true });
+        let create = merge(ids.clone(), create);
+        let created = ann.call_ok(&format!("{ENVIRONMENTS}/CreateEnvironment"), create).await;
+        let get = merge(ids.clone(), json!({ "taskId": created["task"]["id"] }));
+        let task = eventually("the end of the task", async || {
+            let task = ann.call_ok(&format!("{TASKS}/GetTask"), get.clone()).await["task"].clone();
+            task["completeTime"].is_string().then_some(task)
+        })
+        .await;
+        assert_eq!(task["state"], state, "{task}");
+        let error = text(&task["errorMessage"]);
+        let expected = "start `tenantry` with --allow-weak-isolation true";
+        assert_eq!(error.contains(expected), !weak_isolation, "{error}");
+    }
+    suite.stop();
 }

@@ -10,7 +10,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use testkit::Suite;
 
 use crate::support::{
-    hosting::{ENVIRONMENTS, Hosting, visit},
+    hosting::{ENVIRONMENTS, Hosting, response},
     world::text,
 };
 
@@ -18,7 +18,7 @@ const COMPLETED: &str = "TASK_STATE_COMPLETED";
 
 /// HTTP server in Perl: runs the shell command in the path of a request (hexadecimal), responds with its
 /// output.
-const SHELL_SERVER: &str = r#"use IO::Socket::INET;
+pub(super) const SHELL_SERVER: &str = r#"use IO::Socket::INET;
 my $server = IO::Socket::INET->new(
     LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16, ReuseAddr => 1) or die "$!";
 $SIG{PIPE} = 'IGNORE';
@@ -78,7 +78,7 @@ impl Attacker {
     async fn shell_of(&self, id: &str, command: &str) -> String {
         let url = text(&self.hosting.get(id).await["url"]);
         let path = format!("/{}", data_encoding::HEXLOWER.encode(command.as_bytes()));
-        visit(&url, &path).await.expect("a response of the deployed program")
+        response(&url, &path).await
     }
 
     /// URL of the database of an environment, from the variables of its program.

@@ -203,10 +203,13 @@ async fn a_tls_handshake_must_be_finished() {
     for install in tenantry::INSTALLS {
         install(&mut host).unwrap();
     }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let socket = host::process::bind(testkit::LOOPBACK).unwrap();
+    let address = socket.local_addr().unwrap();
+    let (ready_sender, ready) = tokio::sync::oneshot::channel();
     let stop = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(host.run(listener, || (), stop.clone().cancelled_owned()));
+    let stopped = stop.clone().cancelled_owned();
+    let running = tokio::spawn(host.run(socket, move || _ = ready_sender.send(()), stopped));
+    ready.await.unwrap();
     // The start of a ClientHello.
     // The header of a TLS handshake record of 512 bytes, and the first of these bytes.
     assert_eq!(response_until_close(address, &[0x16, 3, 1, 2, 0, 1]).await, "");

@@ -6,10 +6,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use chassis::{Db, FaultInjection, clock::Clock, key::Key};
 use serde_json::json;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tenantry::{client::Client, demo::Mailbox};
-use testkit::{Database, Person, Process, Suite, eventually};
+use testkit::{Database, Person, Process, ReservedPort, Suite, eventually};
 
 use super::startup::{data_dir, start_error};
 use crate::support::audit_client::AuditClient;
@@ -18,10 +19,16 @@ use crate::support::audit_client::AuditClient;
 struct SmallServer {
     child: Child,
     folder: tempfile::TempDir,
+    port: u16,
 }
 
 impl SmallServer {
     async fn start(connections_max: u32) -> Self {
+        Self::start_on(connections_max, None).await
+    }
+
+    /// Starts a server that also listens on a TCP port.
+    async fn start_on(connections_max: u32, port: Option<&ReservedPort>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
@@ -34,17 +41,23 @@ impl SmallServer {
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
         let socket = path.display().to_string();
         let limit = format!("max_connections={connections_max}");
-        let settings = ["-c", &limit, "-c", "listen_addresses=", "-c", "fsync=off", "-k", &socket];
+        let listen =
+            if port.is_some() { "listen_addresses=127.0.0.1" } else { "listen_addresses=" };
+        let port = port.map_or(5432, ReservedPort::number);
+        let number = port.to_string();
+        let settings =
+            ["-c", &limit, "-c", listen, "-c", "fsync=off", "-k", &socket, "-p", &number];
         let mut server = command("postgres", &path);
         let child = server.args(["-D", &data]).args(settings).spawn().unwrap();
-        let server = Self { child, folder };
+        let server = Self { child, folder, port };
         let url = server.url();
         eventually("the server", async || PgConnection::connect(&url).await.ok()).await;
         server
     }
 
     fn url(&self) -> String {
-        format!("postgres://tenantry@localhost:5432/postgres?host={}", self.folder.path().display())
+        let folder = self.folder.path().display();
+        format!("postgres://tenantry@localhost:{}/postgres?host={folder}", self.port)
     }
 }
 
@@ -66,6 +79,32 @@ fn command(program: &str, folder: &Path) -> Command {
         command.uid(NOBODY).gid(NOBODY);
     }
     command
+}
+
+/// The server probes the connections of the services, so that it ends those of a machine that is gone, with
+/// their locks. Its own default is two hours.
+#[tokio::test]
+async fn the_server_notices_that_a_machine_is_gone() {
+    let port = ReservedPort::new();
+    let server = SmallServer::start_on(20, Some(&port)).await;
+    let url = format!("postgres://tenantry@127.0.0.1:{}/postgres", port.number());
+    let options: PgConnectOptions = url.parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let key = Key::read_or_create(&folder.path().join("secret.key")).unwrap();
+    let faults = FaultInjection::default();
+    let db = Db::new("identity", options, Clock::default(), faults, &key, 4);
+    let mut connection = db.pool().acquire().await.unwrap();
+    let mut setting = async |name: &str| -> String {
+        let show = sqlx::AssertSqlSafe(format!("show {name}"));
+        sqlx::query_scalar(show).fetch_one(&mut *connection).await.unwrap()
+    };
+    assert_eq!(setting("tcp_keepalives_idle").await, "5");
+    assert_eq!(setting("tcp_keepalives_interval").await, "2");
+    assert_eq!(setting("tcp_keepalives_count").await, "3");
+    assert_eq!(setting("tcp_user_timeout").await, "10000", "milliseconds");
+    drop(connection);
+    db.close().await;
+    drop(server);
 }
 
 /// With 20 connections the suite starts with a warning that has both numbers and the setting, and works.

@@ -156,7 +156,7 @@ async fn the_role_of_the_log_appends_and_reads() {
         "delete from audit.producer",
         "update audit.term set value = value",
         "delete from audit.term_name",
-        "update audit.person set sealed = sealed",
+        "update audit.person set id = id",
         "delete from audit.person",
         "delete from audit.person_erased",
         "delete from audit.cosigned",
@@ -186,11 +186,13 @@ async fn every_privilege_of_the_log_is_listed() {
         "home_cluster",
         "idempotency",
         "inbox",
+        "key_user",
         "mail",
         "outbox",
         "outbox_cursor",
         "outbox_sequence",
         "rate_limit",
+        "retained_key",
     ];
     let (common, own): (Vec<_>, Vec<_>) = granted
         .into_iter()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chassis::clock::Duration;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use testkit::{Receiver, Suite, eventually};
 
 use crate::{
@@ -23,7 +23,7 @@ const STEP_DAYS: i64 = 14;
 const ROWS: i64 = 200;
 
 /// Tables with partitions, and the days for which they keep rows.
-const TABLES: [(&str, i32); 7] = [
+const TABLES: [(&str, i32); 9] = [
     ("identity.inbox", 90),
     ("project.inbox", 90),
     ("invitation.inbox", 90),
@@ -31,6 +31,8 @@ const TABLES: [(&str, i32); 7] = [
     ("invitation.notification", 90),
     ("invitation.webhook_delivery", 30),
     ("project.task_log", 90),
+    ("project.metric_minute", 2),
+    ("project.metric_hour", 91),
 ];
 
 /// An installation, and the owners of the rows that are added to it.
@@ -89,7 +91,14 @@ impl Installation {
              select id, line * 10, array_fill('a line of a build'::text, array[10])
              from new, generate_series(0, 19) as line"
         );
-        for statement in [notification, delivery, task] {
+        let metric = |table| {
+            format!(
+                "insert into project.{table}
+                     select '{environment}', {id}, 12, 6.5, 1.5, 1e9, 100000000, 1048576 {from}"
+            )
+        };
+        let metrics = [metric("metric_minute"), metric("metric_hour")];
+        for statement in [notification, delivery, task].into_iter().chain(metrics) {
             self.execute(suite, statement, at).await;
         }
     }
@@ -133,7 +142,7 @@ struct Statement {
     rows_max: f64,
 }
 
-fn statements(it: &Installation) -> [Statement; 5] {
+fn statements(it: &Installation) -> [Statement; 6] {
     let Installation { user, hook, environment, .. } = it;
     let of_webhook = format!("from invitation.webhook_delivery where webhook_id = '{hook}'");
     let task = format!("select id from project.task where environment_id = '{environment}'");
@@ -155,6 +164,14 @@ fn statements(it: &Installation) -> [Statement; 5] {
                  order by first_line limit 20"
             ),
             20.0,
+        ),
+        read(
+            format!(
+                "select cpu_cores_sum from project.metric_minute where environment_id = '{environment}'
+                     order by id desc limit 100"
+            ),
+            // The rows of the partitions of three days, which are of this environment only.
+            600.0,
         ),
         read(
             format!("insert into invitation.inbox values (({inbox}), now()) on conflict do nothing"),
@@ -260,5 +277,41 @@ async fn rows_without_a_partition_are_kept_and_deleted() {
     suite.clock.advance(Duration::days(91));
     let suite = suite.restart(async |_| {}).await;
     eventually("the deletion", async || (suite.count(default).await == 0).then_some(())).await;
+    suite.finish().await;
+}
+
+/// A query of a table that keeps running while its partitions are created and dropped is not ended by a
+/// deadlock: no transaction has locked a partition while it waits for the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_partitions_end_no_query() {
+    let suite = Suite::start().await;
+    let name = sqlx::query_scalar("select current_database()::text").fetch_one(&suite.pool);
+    let name: String = name.await.unwrap();
+    // Deadlocks are found before the job stops waiting for the lock (300 ms).
+    let timeout = format!("alter database {name} set deadlock_timeout = '20ms'");
+    sqlx::query(AssertSqlSafe(timeout)).execute(&suite.pool).await.unwrap();
+    suite.clock.advance(Duration::days(130));
+
+    let table = "invitation.inbox";
+    let before = partitions(&suite, table).await;
+    let mut connection = PgConnection::connect(&suite.database_url()).await.unwrap();
+    let mut query = connection.begin().await.unwrap();
+    let lock = "lock table only invitation.inbox in access share mode";
+    sqlx::query(lock).execute(&mut *query).await.unwrap();
+    let suite = suite.restart(async |_| {}).await;
+    let locked = "select count(*) from pg_locks
+                  where relation = 'invitation.inbox_default'::regclass
+                    and mode = 'AccessExclusiveLock' and granted";
+    eventually("a new partition", async || {
+        let is_created = partitions(&suite, table).await.len() > before.len();
+        (is_created || suite.count(locked).await > 0).then_some(())
+    })
+    .await;
+    let rows = sqlx::query("select from invitation.inbox").fetch_all(&mut *query).await;
+    rows.expect("no deadlock");
+    query.commit().await.unwrap();
+
+    let suite = suite.restart(async |_| {}).await;
+    retention_has_run(&suite).await;
     suite.finish().await;
 }

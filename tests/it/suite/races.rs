@@ -1,10 +1,12 @@
-//! Concurrent acceptances and deployments: limits hold exactly.
+//! Concurrent acceptances and deployments, for which limits hold exactly, and starts.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use api::{identity as id, project as prj};
+use chassis::{Db, FaultInjection, clock::Clock, key::Key};
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tenantry::client::CallError;
-use testkit::Suite;
+use testkit::{Database, Suite, eventually};
 
 use crate::{
     invitation::acceptance::{accept_with, invite},
@@ -117,4 +119,49 @@ async fn concurrent_deployments_start_one_task() {
     let queued = "select count(*) from project.task";
     assert_eq!(suite.count(queued).await, 1);
     suite.finish().await;
+}
+
+/// Replicas that start on a new database at the same time register their key one after the other: the same
+/// key once, and no second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_register_their_key_at_the_same_time() {
+    let database = Database::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (right, wrong) = (folder.path().join("right.key"), folder.path().join("wrong.key"));
+    std::fs::write(&right, "1".repeat(64)).unwrap();
+    std::fs::write(&wrong, "2".repeat(64)).unwrap();
+    let (right, wrong) = (Key::read(&right).unwrap(), Key::read(&wrong).unwrap());
+    let faults = FaultInjection::default();
+    let db = Db::new("identity", database.options.clone(), Clock::default(), faults, &right, 4);
+    let mut other = PgConnection::connect(&database.url()).await.unwrap();
+    other.execute("delete from identity.deployment_key").await.unwrap();
+    other.execute("begin").await.unwrap();
+    // The replica that is faster, just before its commit.
+    sqlx::query("insert into identity.deployment_key (check_value) values ($1)")
+        .bind(&right.check_value()[..])
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let registering = [&right, &wrong].map(|key| {
+        let (db, key) = (db.clone(), key.clone());
+        tokio::spawn(async move { db.register_key(&key).await })
+    });
+    let observer = PgPool::connect(&database.url()).await.unwrap();
+    let waiting = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("a replica that waits", async || {
+        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&observer).await.unwrap();
+        (count > 0).then_some(())
+    })
+    .await;
+    observer.close().await;
+    other.execute("commit").await.unwrap();
+    let [same, different] = registering;
+    same.await.unwrap().unwrap();
+    let error = different.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("was set up with the key"), "{error}");
+    let keys = "select count(*) from identity.deployment_key";
+    assert_eq!(sqlx::query_scalar::<_, i64>(keys).fetch_one(&mut other).await.unwrap(), 1);
+    db.close().await;
+    database.drop().await;
 }

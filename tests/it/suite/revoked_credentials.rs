@@ -2,6 +2,7 @@
 //! identity itself and by the services that call it.
 
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tenantry::{
     client::{CallError, Client},
     demo::Services,
@@ -102,6 +103,16 @@ impl Deployment {
         assert_eq!(reason.unwrap_err().reason, "INVALID_CREDENTIAL", "round {round}");
     }
 
+    /// Deletes the counts of invalid keys, for ten of which an address is blocked. On a slow machine the end
+    /// of a key is known before it is used, and then counts as one.
+    async fn forget_invalid_keys(&self) {
+        let mut connection = PgConnection::connect(&self.processes.database.url()).await.unwrap();
+        for schema in ["identity", "project", "invitation", "audit"] {
+            let delete = AssertSqlSafe(format!("delete from {schema}.rate_limit"));
+            sqlx::query(delete).execute(&mut connection).await.unwrap();
+        }
+    }
+
     /// A person with an account of their own, who is not a member.
     async fn new_person(&self, number: usize) -> Person {
         let email = format!("person{number}@example.com");
@@ -140,6 +151,7 @@ async fn an_api_key_that_ended_on_one_replica_reads_nothing_on_the_other() {
         let revoke = json!({ "orgId": org, "apiKeyId": created["apiKey"]["id"] });
         owner.call_ok("identity.v1.ApiKeyService/RevokeApiKey", revoke).await;
         deployment.assert_refused(&KEY_READS, &token, round).await;
+        deployment.forget_invalid_keys().await;
     }
     deployment.processes.stop().await;
 }

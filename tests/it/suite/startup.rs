@@ -98,8 +98,8 @@ async fn a_method_without_an_access_rule_prevents_the_start() {
     for install in tenantry::INSTALLS {
         install(&mut host).unwrap();
     }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let ended = host.run(listener, || panic!("the server starts"), std::future::pending()).await;
+    let socket = host::process::bind(testkit::LOOPBACK).unwrap();
+    let ended = host.run(socket, || panic!("the server starts"), std::future::pending()).await;
     let error = ended.unwrap_err().to_string();
     assert!(error.contains(
         "these methods have no valid rule: tenantry.identity.v1.MemberService/RemoveMember"

@@ -6,19 +6,24 @@ use std::pin::Pin;
 use api::{
     audit::{self as aud, audit_service_client::AuditServiceClient},
     notification::{self as ntf, notification_service_client::NotificationServiceClient},
-    project::{self as prj, task_service_client::TaskServiceClient},
+    project::{
+        self as prj, environment_command_service_client::EnvironmentCommandServiceClient,
+        environment_log_service_client::EnvironmentLogServiceClient,
+        task_service_client::TaskServiceClient,
+    },
 };
 use chassis::clock::Duration;
-use futures::{Stream, StreamExt};
-use serde_json::json;
+use futures::{SinkExt, Stream, StreamExt, channel::mpsc};
+use serde_json::{Value, json};
 use testkit::{Options, Person, Suite, TIMEOUT};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     audit_client::{AuditClient, as_person},
-    fake_runner::FakeRunner,
+    command_session::command,
+    fake_runner::{FakeRunner, success_result},
     raw,
-    world::World,
+    world::{World, text},
 };
 
 /// A stream without the contents of its messages.
@@ -98,12 +103,38 @@ async fn an_export_ends_with_the_permission_of_its_reader() {
     suite.finish().await;
 }
 
-/// Opens a stream of each streaming method; a new method has to be added here.
+/// Starts a command that has no output; it ends when the sender is dropped.
+async fn open_command(
+    runner: &FakeRunner,
+    task: &Value,
+    channel: &Channel,
+) -> (mpsc::Sender<prj::RunCommandRequest>, Messages) {
+    let world = &runner.hosting.world;
+    // Of another environment, because the log of a finished task ends.
+    let environment = runner.environment("commands").await;
+    runner.hosting.start_task("Deploy", &environment, json!({})).await;
+    let first = runner.lease_task().await;
+    assert_eq!(first["taskId"], task["id"]);
+    let lease = runner.lease_task().await;
+    runner.finish_task(&lease, success_result()).await.unwrap();
+    let (mut requests, receiver) = mpsc::channel(1);
+    requests.send(command(world, &environment, &[])).await.unwrap();
+    let mut commands = EnvironmentCommandServiceClient::new(channel.clone());
+    let (command, lease) = tokio::join!(
+        commands.run_command(as_person(&world.owner, receiver)),
+        runner.call("LeaseStream", json!({ "wait": "20s" })),
+    );
+    assert!(lease.unwrap()["lease"]["command"].is_object());
+    (requests, messages(command.unwrap()))
+}
+
+/// Opens a stream of each streaming method; a new method has to be added here. Also returns the sender of the
+/// requests of a stream of both, which ends with them.
 async fn every_stream(
     runner: &FakeRunner,
-    task: &str,
+    task: &Value,
     channel: &Channel,
-) -> Vec<(&'static str, Messages)> {
+) -> (Vec<(&'static str, Messages)>, mpsc::Sender<prj::RunCommandRequest>) {
     let world = &runner.hosting.world;
     let reader = &world.owner;
     let org_id = world.org.clone();
@@ -114,19 +145,35 @@ async fn every_stream(
     let log = prj::WatchTaskLogRequest {
         org_id: org_id.clone(),
         project_id: world.project.clone(),
-        task_id: task.to_owned(),
+        task_id: text(&task["id"]),
         ..Default::default()
     };
     let log = tasks.watch_task_log(as_person(reader, log)).await.unwrap();
+    let output = prj::ReadLogsRequest {
+        org_id: org_id.clone(),
+        project_id: world.project.clone(),
+        environment_id: text(&task["environmentId"]),
+        query: None,
+    };
+    let mut logs = EnvironmentLogServiceClient::new(channel.clone());
+    let (output, lease) = tokio::join!(
+        logs.read_logs(as_person(reader, output)),
+        runner.call("LeaseStream", json!({ "wait": "20s" })),
+    );
+    assert!(lease.unwrap()["lease"].is_object());
+    let (requests, command) = open_command(runner, task, channel).await;
     let mut notifications = NotificationServiceClient::new(channel.clone());
     let request = ntf::WatchNotificationsRequest::default();
     let inbox = notifications.watch_notifications(as_person(reader, request)).await.unwrap();
-    vec![
+    let streams = vec![
         ("tenantry.audit.v1.AuditService/WatchEntries", messages(watch)),
         ("tenantry.project.v1.TaskService/WatchTaskLog", messages(log)),
+        ("tenantry.project.v1.EnvironmentLogService/ReadLogs", messages(output.unwrap())),
+        ("tenantry.project.v1.EnvironmentCommandService/RunCommand", command),
         ("tenantry.notification.v1.NotificationService/WatchNotifications", messages(inbox)),
         ("tenantry.audit.v1.AuditService/ExportEntries", export(channel, reader, &org_id).await),
-    ]
+    ];
+    (streams, requests)
 }
 
 /// Every stream ends with its session, also without new messages.
@@ -139,8 +186,10 @@ async fn every_stream_ends_with_its_session() {
     runner.heartbeat().await;
     let environment = runner.environment("main").await;
     let task = runner.hosting.start_task("Deploy", &environment, json!({})).await;
+    let task = runner.hosting.task(&task).await;
     AuditClient::new(&suite, &world.owner, &world.org).await.checkpoint(&suite).await;
-    let opened = every_stream(&runner, &task, &small_window_channel(&suite).await).await;
+    let (opened, _requests) =
+        every_stream(&runner, &task, &small_window_channel(&suite).await).await;
     let mut of_contract: Vec<_> =
         raw::methods().iter().filter(|it| it.is_server_streaming()).map(raw::name).collect();
     let mut tested: Vec<_> = opened.iter().map(|it| it.0.to_owned()).collect();

@@ -113,6 +113,16 @@ impl Hosting {
 
 /// The response body of `GET path` at a URL; `None` if there is no response within 5 seconds.
 pub(crate) async fn visit(url: &str, path: &str) -> Option<String> {
+    visit_within(Duration::from_secs(5), url, path).await
+}
+
+/// The response body of `GET path` at a URL whose program must respond, on a busy machine within 40 seconds.
+pub(crate) async fn response(url: &str, path: &str) -> String {
+    let response = visit_within(Duration::from_secs(40), url, path).await;
+    response.unwrap_or_else(|| panic!("{url} does not respond"))
+}
+
+async fn visit_within(timeout: Duration, url: &str, path: &str) -> Option<String> {
     let address = url.strip_prefix("http://")?;
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -123,5 +133,5 @@ pub(crate) async fn visit(url: &str, path: &str) -> Option<String> {
         stream.read_to_string(&mut answer).await.ok()?;
         Some(answer.split_once("\r\n\r\n")?.1.to_owned())
     };
-    tokio::time::timeout(Duration::from_secs(5), exchange).await.ok()?
+    tokio::time::timeout(timeout, exchange).await.ok()?
 }

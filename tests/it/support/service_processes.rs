@@ -9,6 +9,7 @@ use tenantry::{
     demo::{Mailbox, Services},
 };
 use testkit::{Database, Nats, Process, ReservedPort, eventually, stop_deployments};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
 /// Names of the services, in the order of [`ServiceProcesses::services`].
 pub(crate) const NAMES: [&str; 4] = ["identity", "project", "invitation", "audit"];
@@ -137,6 +138,20 @@ impl ServiceProcesses {
             Client::connect(url, Some(&self.authority())).await.ok()
         })
         .await
+    }
+
+    /// URLs of all processes of a service.
+    pub(crate) fn urls_of(&self, name: &str) -> Vec<String> {
+        let position = NAMES.iter().position(|it| *it == name).unwrap();
+        self.urls[position].split(',').map(str::to_owned).collect()
+    }
+
+    /// A connection to one process.
+    pub(crate) async fn channel(&self, url: &str) -> Channel {
+        let authority = Certificate::from_pem(self.authority());
+        let tls = ClientTlsConfig::new().ca_certificate(authority);
+        let endpoint = Channel::from_shared(url.to_owned()).unwrap().tls_config(tls).unwrap();
+        eventually("a connection", async || endpoint.connect().await.ok()).await
     }
 
     /// Certificate of the authority (PEM).

@@ -17,6 +17,8 @@ pub(crate) struct SuiteProcess {
     port: ReservedPort,
     /// Further flags of the program.
     flags: Vec<String>,
+    /// True if it runs as `nobody`.
+    is_unprivileged: bool,
     /// `None` between [`Self::kill`] and [`Self::start_again`].
     process: Option<Process>,
 }
@@ -28,12 +30,22 @@ impl SuiteProcess {
 
     /// Starts the suite with further flags and waits until it answers.
     pub(crate) async fn start_with(flags: Vec<String>) -> Self {
+        Self::start_as(flags, false).await
+    }
+
+    /// Starts the suite as an account without privileges.
+    pub(crate) async fn start_unprivileged() -> Self {
+        Self::start_as(vec![], true).await
+    }
+
+    async fn start_as(flags: Vec<String>, is_unprivileged: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let port = ReservedPort::new();
-        let (process, client) = launch(folder.path(), port.number(), &flags).await;
+        let launched = launch(folder.path(), port.number(), &flags, is_unprivileged).await;
+        let (process, client) = launched;
         let mailbox = Mailbox::Folders(vec![folder.path().join("mail")]);
-        Self { client, mailbox, folder, port, flags, process: Some(process) }
+        Self { client, mailbox, folder, port, flags, is_unprivileged, process: Some(process) }
     }
 
     /// Kills the process (`SIGKILL`). Its PostgreSQL keeps running.
@@ -43,7 +55,8 @@ impl SuiteProcess {
 
     /// Starts a killed suite on the same data and waits until it answers.
     pub(crate) async fn start_again(&mut self) {
-        let (process, client) = launch(self.folder.path(), self.port.number(), &self.flags).await;
+        let (folder, port) = (self.folder.path(), self.port.number());
+        let (process, client) = launch(folder, port, &self.flags, self.is_unprivileged).await;
         self.process = Some(process);
         self.client = client;
     }
@@ -124,8 +137,18 @@ fn arguments(folder: &Path, port: u16, flags: &[String]) -> Vec<String> {
 }
 
 /// Starts the process; returns it with a client.
-async fn launch(folder: &Path, port: u16, flags: &[String]) -> (Process, Client) {
-    let process = Process::start("tenantry", &arguments(folder, port, flags), &folder.join("log"));
+async fn launch(
+    folder: &Path,
+    port: u16,
+    flags: &[String],
+    is_unprivileged: bool,
+) -> (Process, Client) {
+    let (arguments, log) = (arguments(folder, port, flags), folder.join("log"));
+    let process = if is_unprivileged {
+        Process::start_unprivileged("tenantry", &arguments, folder, &log)
+    } else {
+        Process::start("tenantry", &arguments, &log)
+    };
     let url = format!("http://127.0.0.1:{port}");
     let client =
         eventually("the start of the suite", async || Client::connect(&url, None).await.ok()).await;

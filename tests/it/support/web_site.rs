@@ -8,11 +8,14 @@ use std::{
 };
 
 use reqwest::{Certificate, Client, Response};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use testkit::{Process, ReservedPort, Suite, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{fake_runner::FakeRunner, hosting::Hosting, world::text};
+use super::{
+    fake_runner::FakeRunner, hosting::Hosting, server_network::ServerNetwork, world::text,
+};
 
 pub(crate) const APPS_DOMAIN: &str = "apps.test";
 
@@ -65,7 +68,9 @@ pub(crate) struct WebSite {
     pub(crate) http: ReservedPort,
     pub(crate) https: ReservedPort,
     account: RunnerAccount,
-    proxy: Proxy,
+    apps_domain: &'static str,
+    arguments: Vec<String>,
+    network: Option<ServerNetwork>,
     address: SocketAddr,
     runner: Option<Process>,
 }
@@ -75,12 +80,23 @@ pub(crate) struct Proxy {
     pub(crate) apps_domain: &'static str,
     /// More arguments of the runner.
     pub(crate) arguments: Vec<String>,
+    pub(crate) http: ReservedPort,
+    pub(crate) https: ReservedPort,
+    /// Network of the server; `None`: that of this machine.
+    pub(crate) network: Option<ServerNetwork>,
+}
+
+impl Proxy {
+    /// A proxy on unused ports.
+    pub(crate) fn new(apps_domain: &'static str) -> Self {
+        let (http, https) = (ReservedPort::new(), ReservedPort::new());
+        Self { apps_domain, arguments: vec![], http, https, network: None }
+    }
 }
 
 impl WebSite {
     pub(crate) async fn new(suite: &Suite, account: RunnerAccount) -> Self {
-        let proxy = Proxy { apps_domain: APPS_DOMAIN, arguments: vec![] };
-        Self::with_proxy(suite, account, proxy).await
+        Self::with_proxy(suite, account, Proxy::new(APPS_DOMAIN)).await
     }
 
     pub(crate) async fn with_proxy(suite: &Suite, account: RunnerAccount, proxy: Proxy) -> Self {
@@ -95,10 +111,12 @@ impl WebSite {
             hosting: fake.hosting,
             server: fake.server,
             folder,
-            http: ReservedPort::new(),
-            https: ReservedPort::new(),
+            http: proxy.http,
+            https: proxy.https,
             account,
-            proxy,
+            apps_domain: proxy.apps_domain,
+            arguments: proxy.arguments,
+            network: proxy.network,
             address: suite.address,
             runner: None,
         };
@@ -115,17 +133,21 @@ impl WebSite {
             format!("--project-url=http://{}", self.address),
             format!("--agent-token-file={}", folder.join("token").display()),
             format!("--data-dir={}", self.data_dir().display()),
-            format!("--apps-domain={}", self.proxy.apps_domain),
+            format!("--apps-domain={}", self.apps_domain),
             format!("--caddy={}", testkit::caddy().display()),
             format!("--http-port={}", self.http.number()),
             format!("--https-port={}", self.https.number()),
         ];
-        arguments.extend_from_slice(&self.proxy.arguments);
+        arguments.extend_from_slice(&self.arguments);
         let log = folder.join("log");
-        self.runner = Some(match self.account {
-            RunnerAccount::Own => Process::start("tenantry-runner", &arguments, &log),
-            RunnerAccount::Unprivileged => {
-                Process::start_unprivileged("tenantry-runner", &arguments, folder, &log)
+        let program = "tenantry-runner";
+        self.runner = Some(match (self.account, &self.network) {
+            (_, Some(network)) => {
+                Process::start_in_network(network.namespace(), program, &arguments, &log)
+            }
+            (RunnerAccount::Own, None) => Process::start(program, &arguments, &log),
+            (RunnerAccount::Unprivileged, None) => {
+                Process::start_unprivileged(program, &arguments, folder, &log)
             }
         });
     }
@@ -155,15 +177,19 @@ impl WebSite {
 
     /// URL of a host below the apps domain.
     pub(crate) fn url_of(&self, label: &str) -> String {
-        format!("https://{label}.{}:{}", self.proxy.apps_domain, self.https.number())
+        format!("https://{label}.{}:{}", self.apps_domain, self.https.number())
+    }
+
+    pub(crate) fn network(&self) -> &ServerNetwork {
+        self.network.as_ref().expect("a server with a network of its own")
     }
 
     pub(crate) fn runner_log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// A client that trusts Caddy's authority, connects to this machine for all hosts, and opens a connection
-    /// for each request.
+    /// A client that trusts Caddy's authority, connects to the server for hosts with these labels below the
+    /// apps domain and for these custom domains, and opens a connection for each request.
     pub(crate) fn visitor(&self, labels: &[&str]) -> Client {
         let authority = "proxy/data/pki/authorities/local/root.crt";
         let authority = std::fs::read(self.data_dir().join(authority)).unwrap();
@@ -175,8 +201,13 @@ impl WebSite {
             .timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(0);
         for label in labels {
-            let host = format!("{label}.{APPS_DOMAIN}");
-            builder = builder.resolve(&host, (Ipv4Addr::LOCALHOST, 0).into());
+            let host = if label.contains('.') {
+                (*label).to_owned()
+            } else {
+                format!("{label}.{APPS_DOMAIN}")
+            };
+            let server = self.network.as_ref().map_or(Ipv4Addr::LOCALHOST, ServerNetwork::address);
+            builder = builder.resolve(&host, (server, 0).into());
         }
         builder.build().unwrap()
     }
@@ -194,6 +225,17 @@ impl WebSite {
             let marker = format!("XDG_DATA_HOME={}", data.display());
             command.contains("caddy") && String::from_utf8_lossy(&environ).contains(&marker)
         })
+    }
+
+    /// Sends a signal to Caddy, which must run.
+    pub(crate) fn signal_proxy(&self, signal: Signal) {
+        let pid = self.proxy_pid().and_then(Pid::from_raw).expect("a running Caddy");
+        kill_process(pid, signal).expect("a running Caddy");
+    }
+
+    /// Kills Caddy (`SIGKILL`).
+    pub(crate) fn kill_proxy(&self) {
+        self.signal_proxy(Signal::KILL);
     }
 
     pub(crate) async fn finish(mut self, suite: Suite) {
@@ -222,14 +264,21 @@ pub(crate) struct WebSocket(reqwest::Upgraded);
 impl WebSocket {
     /// Opens a web socket (RFC 6455, section 4).
     pub(crate) async fn open(visitor: &Client, url: &str) -> Self {
+        Self::try_open(visitor, url).await.unwrap()
+    }
+
+    /// The same; an error is a text.
+    pub(crate) async fn try_open(visitor: &Client, url: &str) -> Result<Self, String> {
         let request =
             visitor.get(url).header("Connection", "Upgrade").header("Upgrade", "websocket");
         let request = request.header("Sec-WebSocket-Version", "13");
         let request = request.header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-        let response = request.send().await.unwrap();
-        assert_eq!(response.status(), 101);
+        let response = request.send().await.map_err(|it| format!("{it:?}"))?;
+        if response.status() != 101 {
+            return Err(response.status().to_string());
+        }
         assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        Self(response.upgrade().await.unwrap())
+        Ok(Self(response.upgrade().await.map_err(|it| format!("{it:?}"))?))
     }
 
     /// Sends an empty text frame; returns the text of the answer, or `None` if the web socket has ended.

@@ -17,6 +17,9 @@ const JOBS: [&str; 4] = ["keys", "certificates", "migrate", "demo"];
 /// Containers of the profile `observability`.
 const OBSERVABILITY: [&str; 4] = ["prometheus", "alertmanager", "grafana", "collector"];
 
+/// Second replicas of the services, of the profile `replicas`.
+const REPLICAS: [&str; 4] = ["identity-2", "project-2", "invitation-2", "audit-2"];
+
 /// Images of others.
 const FOREIGN: [&str; 8] =
     ["postgres", "nats", "mail", "gateway", "prometheus", "alertmanager", "grafana", "collector"];
@@ -46,6 +49,13 @@ fn environment(container: &Value) -> BTreeMap<String, String> {
 
 fn texts(value: &Value) -> Vec<String> {
     serde_yaml_ng::from_value(value.clone()).unwrap_or_default()
+}
+
+/// Names of the networks of a container, with or without aliases.
+fn networks(container: &Value) -> Vec<String> {
+    let networks = &container["networks"];
+    let with_aliases = networks.as_mapping().map(|it| it.keys().filter_map(Value::as_str));
+    with_aliases.map_or_else(|| texts(networks), |names| names.map(str::to_owned).collect())
 }
 
 /// Sources of the mounts of a container: volumes and paths.
@@ -90,8 +100,13 @@ fn a_container_sees_no_key_of_another_service() {
                 ["tls-runner", "runner", "demo", "/sys/fs/cgroup"].map(str::to_owned).into()
             }
             "demo" => ["authority", "demo"].map(str::to_owned).into(),
-            "audit" => ["tls-audit", "secret-key", "audit-key", "audit"].map(str::to_owned).into(),
-            name => [format!("tls-{name}"), "secret-key".to_owned()].into(),
+            "audit" | "audit-2" => {
+                ["tls-audit", "secret-key", "audit-key", &*name].map(str::to_owned).into()
+            }
+            name => {
+                let service = name.trim_end_matches("-2");
+                [format!("tls-{service}"), "secret-key".to_owned()].into()
+            }
         };
         let excess: Vec<_> = mounts(&container).difference(&allowed).cloned().collect();
         violations.extend(excess.iter().map(|it| format!("{name} mounts {it}")));
@@ -117,13 +132,13 @@ fn the_runner_reaches_the_project_service_only() {
         assert!(!environment.contains_key(variable), "the runner has {variable}");
     }
     assert_eq!(environment.get("TENANTRY_ALLOW_WEAK_ISOLATION"), None, "isolation is required");
-    let networks = texts(&containers["runner"]["networks"]);
+    let of_the_runner = networks(&containers["runner"]);
     let in_its_networks: Vec<_> = containers
         .iter()
-        .filter(|(_, it)| texts(&it["networks"]).iter().any(|it| networks.contains(it)))
+        .filter(|(_, it)| networks(it).iter().any(|it| of_the_runner.contains(it)))
         .map(|(name, _)| name.as_str())
         .collect();
-    assert_eq!(in_its_networks, ["project", "runner"]);
+    assert_eq!(in_its_networks, ["project", "project-2", "runner"]);
 }
 
 /// The services trust the addresses that the gateway forwards, so no other client is in its network.
@@ -139,9 +154,10 @@ fn only_the_gateway_is_in_the_network_of_trusted_proxies() {
     }
     let in_frontend = containers
         .iter()
-        .filter(|(_, container)| texts(&container["networks"]).contains(&"frontend".to_owned()));
+        .filter(|(_, container)| networks(container).contains(&"frontend".to_owned()));
     let names: BTreeSet<_> = in_frontend.map(|(name, _)| name.as_str()).collect();
-    let expected: BTreeSet<_> = services().chain(["gateway", "discovery"]).collect();
+    let expected: BTreeSet<_> =
+        services().chain(["gateway", "discovery"]).chain(REPLICAS).collect();
     assert_eq!(names, expected);
 }
 
@@ -185,6 +201,28 @@ fn the_gateway_routes_every_package() {
     }
     // It flushes the headers of an error before the end of the response, which gRPC clients do not accept.
     assert!(!lines.iter().any(|it| it.starts_with("flush_interval")));
+}
+
+/// A second replica differs from the first in its networks, and that of the audit service in its journal.
+#[test]
+fn second_replicas_have_the_configuration_of_the_first_ones() {
+    let containers = containers();
+    for name in REPLICAS {
+        let service = name.trim_end_matches("-2");
+        let (mut second, mut first) = (containers[name].clone(), containers[service].clone());
+        assert_eq!(texts(&second["profiles"]), ["replicas"], "{name}");
+        assert_eq!(networks(&second), networks(&first), "{name}");
+        let aliases = &second["networks"]["frontend"]["aliases"];
+        assert_eq!(texts(aliases), [service], "{name}");
+        for container in [&mut second, &mut first] {
+            let keys = container.as_mapping_mut().unwrap();
+            for key in ["profiles", "networks", "volumes"] {
+                keys.remove(key);
+            }
+        }
+        assert_eq!(second, first, "{name}");
+    }
+    assert_ne!(mounts(&containers["audit-2"]), mounts(&containers["audit"]), "journals");
 }
 
 /// Monitoring is not started by default, reaches neither PostgreSQL nor NATS, and has the files of

@@ -9,7 +9,7 @@ use testkit::Database;
 use super::{Source, assert_none, files, layers::is_store, services};
 
 /// Tables without a column for the tenant. Each needs another key for its rows.
-const OTHER_TABLES: [&str; 38] = [
+const OTHER_TABLES: [&str; 41] = [
     // Of the deployment.
     "_chassis_migrations",
     "_sqlx_migrations",
@@ -19,9 +19,11 @@ const OTHER_TABLES: [&str; 38] = [
     "fsck_run",
     "home_cluster",
     "inbox",
+    "key_user",
     "outbox_cursor",
     "plan_limit",
     "rate_limit",
+    "retained_key",
     "retention",
     "signer",
     "signer_replica",
@@ -47,11 +49,12 @@ const OTHER_TABLES: [&str; 38] = [
     "acceptance",
     "digest_item",
     "environment_report",
+    "metric_hour",
+    "metric_minute",
     "pending_event",
     "recipient",
     "reservation",
     "task_log",
-    "term_name",
 ];
 
 /// Tables by schema, each with true if it has a column for the tenant: `org_id`, or `tree` in the audit log,

@@ -1,6 +1,11 @@
 //! One PostgreSQL server for all tests, and one database per test, cloned from a migrated template.
 
-use std::{fs::File, path::PathBuf, sync::OnceLock};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+    sync::OnceLock,
+};
 
 use chassis::Config;
 use clap::Parser;
@@ -16,6 +21,8 @@ pub struct Database {
     /// Connection options.
     pub options: PgConnectOptions,
     name: String,
+    /// Length of the server's log when the database was created, in bytes.
+    log_offset: u64,
 }
 
 struct Server {
@@ -36,7 +43,12 @@ struct Arguments {
 
 /// The default settings.
 pub fn config() -> Config {
-    Arguments::parse_from(["test"]).config
+    config_with(&[])
+}
+
+/// The settings with some arguments of the command line.
+pub(crate) fn config_with(arguments: &[String]) -> Config {
+    Arguments::parse_from(["test"].into_iter().chain(arguments.iter().map(String::as_str))).config
 }
 
 impl Database {
@@ -57,23 +69,25 @@ impl Database {
             .await
             .expect("PostgreSQL starts");
         let name = format!("t_{}", chassis::id::new().simple());
+        let log_offset = std::fs::metadata(&server.log).map_or(0, |it| it.len());
         let mut admin = admin(&server.options).await;
         let create = format!("create database {name} {options}");
         admin.execute(AssertSqlSafe(create)).await.expect("the database is created");
-        Self { options: server.options.clone().database(&name), name }
+        Self { options: server.options.clone().database(&name), name, log_offset }
     }
 
     /// Returns another handle of the same database, for a second instance of the program.
     pub(crate) fn share(&self) -> Self {
-        Self { options: self.options.clone(), name: self.name.clone() }
+        Self { options: self.options.clone(), name: self.name.clone(), log_offset: self.log_offset }
     }
 
     /// Drops this database and returns the handle of its copy on another server, which exists already and
     /// which `options` name.
     pub(crate) async fn into_copy(self, options: PgConnectOptions) -> Self {
         let name = options.get_database().expect("the options name a database").to_owned();
+        let log_offset = self.log_offset;
         self.drop().await;
-        Self { options, name }
+        Self { options, name, log_offset }
     }
 
     /// URL for the owner of the schemas.
@@ -91,12 +105,32 @@ impl Database {
     /// Number of `BEGIN`s on connections that were already in a transaction, from the warnings in the
     /// server's log. A handler that is dropped during a transaction can cause one.
     pub fn nested_transactions(&self) -> usize {
-        let log = SERVER.get().map(|it| std::fs::read_to_string(&it.log).unwrap_or_default());
         let warning = "there is already a transaction in progress";
-        log.unwrap_or_default()
-            .lines()
-            .filter(|it| it.contains(&self.name) && it.contains(warning))
-            .count()
+        self.server_log().iter().filter(|it| it.contains(warning)).count()
+    }
+
+    /// Messages about this database in the log of the server, with their further lines.
+    pub fn server_log(&self) -> Vec<String> {
+        let mut log = vec![];
+        if let Some(mut file) = SERVER.get().and_then(|it| File::open(&it.log).ok()) {
+            let read = file.seek(SeekFrom::Start(self.log_offset));
+            read.and_then(|_| file.read_to_end(&mut log))
+                .expect("the log of the server is readable");
+        }
+        let mut messages: Vec<String> = vec![];
+        let mut is_own = false;
+        for line in String::from_utf8_lossy(&log).lines() {
+            // Further lines of a message begin with a tab.
+            if !line.starts_with('\t') {
+                is_own = line.contains(&self.name);
+                if is_own {
+                    messages.push(line.to_owned());
+                }
+            } else if let Some(message) = messages.last_mut().filter(|_| is_own) {
+                *message += line;
+            }
+        }
+        messages
     }
 
     /// Drops the database.

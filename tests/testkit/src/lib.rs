@@ -10,8 +10,10 @@ mod database;
 mod deployments;
 mod dns;
 mod dns_servers;
+mod engine;
 mod event_coverage;
 mod git_server;
+pub mod load;
 mod nats;
 mod nats_cluster;
 mod network;
@@ -19,15 +21,19 @@ mod oidc;
 mod pebble;
 mod person;
 mod port;
+mod postgres_pair;
 mod process;
+mod program_images;
 mod prometheus;
 mod receiver;
+mod registry;
 mod repository;
 mod s3_server;
 mod smtp;
 mod ssh_server;
 mod stripe;
 mod suite;
+mod warnings;
 
 pub use audit::Findings;
 pub use browser::Browser;
@@ -36,16 +42,21 @@ pub use database::{Database, config};
 pub use deployments::{caddy, stop_deployments, stop_deployments_of_runner};
 pub use dns::Dns;
 pub use dns_servers::{Named, PowerDnsServer};
+pub use engine::{BASE_IMAGE, Containers, Engine};
 pub use git_server::{ApiRequest, ApiResponse, GitRequest, GitServer};
 pub use nats::Nats;
 pub use nats_cluster::NatsCluster;
+pub use network::start_gateway;
 pub use oidc::OidcProvider;
 pub use pebble::Pebble;
 pub use person::{PASSWORD, Person};
 pub use port::{ReservedListener, ReservedPort};
+pub use postgres_pair::PostgresPair;
 pub use process::{Process, binary};
+pub use program_images::{odoo_image, tryton_image};
 pub use prometheus::{Alertmanager, Prometheus, run_prometheus_tool};
 pub use receiver::{Receiver, Request, Response};
+pub use registry::Registry;
 pub use repository::Repository;
 pub use s3_server::{S3Fault, S3Server};
 pub use smtp::Smtp;
@@ -53,7 +64,14 @@ pub use ssh_server::SshServer;
 pub use stripe::{Stripe, Subscription as StripeSubscription};
 pub use suite::{Options, StoppedSuite, Suite};
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+/// Address of this machine for its own processes, with a port that the kernel chooses.
+pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Longest wait for background work.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -70,7 +88,7 @@ pub async fn eventually<T>(event: &str, poll: impl AsyncFn() -> Option<T>) -> T 
         }
     };
     let Ok(value) = tokio::time::timeout(TIMEOUT, polling).await else {
-        panic!("{event} did not happen within {TIMEOUT:?}");
+        panic!("{event} did not happen within {TIMEOUT:?}{}", warnings::text());
     };
     value
 }

@@ -1,6 +1,7 @@
 //! A real `nats-server` with JetStream on a free port.
 
 use std::{
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -32,11 +33,7 @@ impl Nats {
     fn launch(with_permissions: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         if with_permissions {
-            let text = include_str!("../../../deploy/nats.conf");
-            // The port is given on the command line; older servers reject `sync_interval: always`.
-            let text = text.replace("port: 4222\n", "").replace(", sync_interval: always", "");
-            let text = text.replace("/data", &folder.path().to_string_lossy());
-            std::fs::write(folder.path().join("nats.conf"), text).expect("the file can be written");
+            write_permissions(folder.path());
         }
         let port = ReservedPort::new();
         let child = spawn(&folder, &port, with_permissions);
@@ -77,6 +74,17 @@ impl Drop for Nats {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes `nats.conf` with the permissions of `deploy/nats.conf` to the folder of a server; returns its path.
+pub(crate) fn write_permissions(folder: &Path) -> PathBuf {
+    let text = include_str!("../../../deploy/nats.conf");
+    // The port is given on the command line; older servers reject `sync_interval: always`.
+    let text = text.replace("port: 4222\n", "").replace(", sync_interval: always", "");
+    let text = text.replace("/data", &folder.to_string_lossy());
+    let file = folder.join("nats.conf");
+    std::fs::write(&file, text).expect("the file can be written");
+    file
 }
 
 /// Starts a server, and waits until it accepts connections.

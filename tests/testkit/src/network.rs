@@ -1,10 +1,10 @@
-//! A TCP proxy in front of PostgreSQL that adds latency.
+//! TCP proxies: one in front of PostgreSQL that adds latency, and a gateway of the suite.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
 };
 
 /// Delay of each chunk of data in one direction.
@@ -22,6 +22,23 @@ pub(crate) async fn slow_link(socket: PathBuf) -> u16 {
             let (server_in, server_out) = server.into_split();
             tokio::task::spawn(forward(client_in, server_out));
             tokio::task::spawn(forward(server_in, client_out));
+        }
+    });
+    port
+}
+
+/// Starts a proxy at all addresses of this machine, as a gateway of the suite has them; returns its port. A
+/// suite without TLS listens at a loopback address only.
+pub async fn start_gateway(suite: SocketAddr) -> u16 {
+    let listener = TcpListener::bind("0.0.0.0:0").await.expect("an unused port");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    tokio::task::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::task::spawn(async move {
+                if let Ok(mut server) = TcpStream::connect(suite).await {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
         }
     });
     port

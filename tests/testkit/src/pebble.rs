@@ -17,13 +17,20 @@ pub struct Pebble {
     folder: TempDir,
     port: ReservedPort,
     management_port: ReservedPort,
-    child: Child,
+    dns_port: u16,
+    /// `None` while it is stopped.
+    child: Option<Child>,
 }
 
+/// Share of requests that Pebble answers with the problem `badNonce`, in percent. Clients repeat them.
+const REJECTED_NONCES: u8 = 20;
+
 impl Pebble {
-    /// Starts an authority that resolves names with the DNS server at 127.0.0.1 and a port. Its certificates
-    /// are valid for `validity_s` seconds.
-    pub async fn start(dns_port: u16, validity_s: u32) -> Self {
+    /// Starts an authority that resolves names with the DNS server at 127.0.0.1 and a port, and connects to
+    /// these ports for HTTP-01 and TLS-ALPN-01. Its certificates are valid for `validity_s` seconds.
+    pub async fn start(dns_port: u16, http_port: u16, tls_port: u16, validity_s: u32) -> Self {
+        // Of the clients of `reqwest`; a test may start no suite before.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a temporary directory");
         // Unprivileged runners read the certificate.
         let mode = PermissionsExt::from_mode(0o755);
@@ -41,21 +48,42 @@ impl Pebble {
         let address = |port: &ReservedPort| format!("127.0.0.1:{}", port.number());
         let config = json!({ "pebble": {
             "listenAddress": address(&port), "managementListenAddress": address(&management_port),
-            "certificate": certificate, "privateKey": key, "httpPort": 80, "tlsPort": 443,
+            "certificate": certificate, "privateKey": key, "httpPort": http_port, "tlsPort": tls_port,
             "ocspResponderURL": "", "externalAccountBindingRequired": false,
             "certificateValidityPeriod": validity_s,
         } });
-        let config = write("config.json", config.to_string());
-        let log = fs::File::create(folder.path().join("log")).expect("the file can be created");
-        let mut command = Command::new("pebble");
-        command.arg("-config").arg(config).arg("-dnsserver").arg(format!("127.0.0.1:{dns_port}"));
-        // Without the random pause before each check of a challenge.
-        command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a copy")).stderr(log);
-        let child = command.spawn().expect("Pebble starts; `cargo xtask test` installs it");
-        let pebble = Self { folder, port, management_port, child };
-        eventually("the start of Pebble", async || pebble.root().await).await;
+        write("config.json", config.to_string());
+        let mut pebble = Self { folder, port, management_port, dns_port, child: None };
+        pebble.run(REJECTED_NONCES).await;
         pebble
+    }
+
+    /// Starts it again with new keys and without accounts. `rejected_nonces`: share of requests that it
+    /// answers with `badNonce`, in percent.
+    pub async fn restart(&mut self, rejected_nonces: u8) {
+        self.stop();
+        self.run(rejected_nonces).await;
+    }
+
+    async fn run(&mut self, rejected_nonces: u8) {
+        let folder = self.folder.path();
+        let log = fs::File::create(folder.join("log")).expect("the file can be created");
+        let mut command = Command::new("pebble");
+        command.arg("-config").arg(folder.join("config.json"));
+        command.arg("-dnsserver").arg(format!("127.0.0.1:{}", self.dns_port));
+        // Without the random pause before each check of a challenge.
+        command.env("PEBBLE_VA_NOSLEEP", "1");
+        command.env("PEBBLE_WFE_NONCEREJECT", rejected_nonces.to_string());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a copy")).stderr(log);
+        self.child = Some(command.spawn().expect("Pebble starts; `cargo xtask test` installs it"));
+        eventually("the start of Pebble", async || self.root().await).await;
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// URL of its directory.
@@ -87,7 +115,6 @@ impl Pebble {
 
 impl Drop for Pebble {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }

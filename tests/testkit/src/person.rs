@@ -72,6 +72,12 @@ impl Person {
         }
     }
 
+    /// The same person with another connection.
+    #[must_use]
+    pub fn with_client(&self, client: &Client) -> Self {
+        Self { client: client.with_token(&self.token), ..self.clone() }
+    }
+
     /// The same person with another credential, such as an API key.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {

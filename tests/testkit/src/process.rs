@@ -17,7 +17,7 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// User id and group id of the unprivileged account `nobody`.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 
 /// Opens a file to append to it, and creates it if it is missing.
 fn open_log(path: &std::path::Path) -> std::fs::File {
@@ -42,6 +42,21 @@ impl Process {
             .spawn()
             .expect("the process starts");
         Self { child }
+    }
+
+    /// Starts a program of this workspace in a network namespace (`/run/netns`); needs root.
+    pub fn start_in_network(
+        namespace: &str,
+        name: &str,
+        arguments: &[String],
+        log: &std::path::Path,
+    ) -> Self {
+        let log = open_log(log);
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}")).arg(binary(name)).args(arguments);
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("the file handle can be duplicated")).stderr(log);
+        Self { child: command.spawn().expect("the process starts") }
     }
 
     /// Starts a program as `nobody` if the test runs as root.

@@ -24,11 +24,11 @@ use tenantry::{
     client::Client,
     demo::{Mailbox, Services},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::start::{host, install, start_logging};
-use crate::{Database, Person, database::of_each_service, eventually, network};
+use crate::{Database, LOOPBACK, Person, database::of_each_service, eventually, network};
 
 /// Settings that differ from the defaults.
 #[derive(Default)]
@@ -87,6 +87,8 @@ pub struct Options {
     pub witness_keys: Vec<String>,
     /// Seconds between two checks of the whole audit log; 0 for never.
     pub fsck_interval_s: u64,
+    /// Further arguments of the command line.
+    pub arguments: Vec<String>,
 }
 
 /// A running suite.
@@ -152,8 +154,8 @@ impl Suite {
             database_options =
                 over_tcp.database(database_options.get_database().unwrap_or_default());
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let socket = host::process::bind(LOOPBACK).expect("an unused port");
+        let address = socket.local_addr().expect("a bound socket has an address");
         let readiness = Readiness::default();
         let host = host(&options, database_options, folder.path(), address)
             .with_readiness(readiness.clone())
@@ -170,7 +172,7 @@ impl Suite {
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let (ready_sender, ready) = tokio::sync::oneshot::channel();
-        let serving = host.run(listener, move || _ = ready_sender.send(()), stopped);
+        let serving = host.run(socket, move || _ = ready_sender.send(()), stopped);
         let mut running = tokio::task::spawn(serving);
         tokio::select! {
             _ = ready => {}
@@ -320,6 +322,11 @@ impl Suite {
     /// Number of `BEGIN`s on connections that were already in a transaction.
     pub fn nested_transactions(&self) -> usize {
         self.database.nested_transactions()
+    }
+
+    /// Messages about the database in the log of the PostgreSQL server, with their further lines.
+    pub fn server_log(&self) -> Vec<String> {
+        self.database.server_log()
     }
 
     /// Waits until every event that was written to an outbox is in the audit log.

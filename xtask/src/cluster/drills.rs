@@ -195,20 +195,25 @@ pub(super) fn restart_under_load(cluster: &Cluster) -> Outcome {
         cluster.read(&["rollout", "status", workload, "--timeout=300s"])?;
     }
     eprintln!("xtask: all workloads were restarted in {:.0} s", started.elapsed().as_secs_f64());
+    finish_loads(loads, "the restarts")
+}
+
+/// Ends the calls; fails if some have failed during an operation.
+pub(super) fn finish_loads(loads: Vec<Load>, operation: &str) -> Outcome {
     // All of them, because each is a process.
-    let finished: Vec<_> = loads.into_iter().map(Load::finish).collect();
+    let finished: Vec<_> = loads.into_iter().map(|it| it.finish(operation)).collect();
     finished.into_iter().collect()
 }
 
 /// Calls of one method from connections that stay open.
-struct Load {
+pub(super) struct Load {
     method: &'static str,
     ghz: Child,
     report: PathBuf,
 }
 
 /// Starts calls of the owner of an organization that a demo creates.
-fn start_loads(cluster: &Cluster) -> Outcome<Vec<Load>> {
+pub(super) fn start_loads(cluster: &Cluster) -> Outcome<Vec<Load>> {
     let log = finish_demo(cluster, &start_demo(cluster)?)?;
     let value = |start: &str, end: char| {
         let rest = log.rsplit_once(start).map(|(_, rest)| rest).unwrap_or_default();
@@ -258,7 +263,7 @@ impl Load {
     }
 
     /// Ends the calls; fails if one has failed.
-    fn finish(mut self) -> Outcome {
+    fn finish(mut self, operation: &str) -> Outcome {
         let mut interrupt = Command::new("kill");
         output(interrupt.args(["-INT", &self.ghz.id().to_string()]), "kill")?;
         self.ghz.wait().map_err(|error| error.to_string())?;
@@ -266,7 +271,7 @@ impl Load {
         let statuses = statuses(&report);
         eprintln!("xtask: {} {statuses}", self.method);
         if !are_allowed(statuses) {
-            return Err(format!("calls of {} failed during the restarts: {statuses}", self.method));
+            return Err(format!("calls of {} failed during {operation}: {statuses}", self.method));
         }
         Ok(())
     }

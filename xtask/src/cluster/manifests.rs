@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::{Cluster, NAMESPACE, output, write};
-use crate::Outcome;
+use super::{Cluster, NAMESPACE, output, upgrade::NEXT, write};
+use crate::{Outcome, run};
 
 const CHART: &str = "deploy/helm/tenantry";
 
@@ -39,6 +39,25 @@ pub(super) fn check(cluster: &Cluster) -> Outcome {
         cluster.read(&dry_run)?;
     }
     Ok(())
+}
+
+/// Replaces the objects of the base by those of `helm install`, with the databases, keys and certificates
+/// that exist. The runner and the project service get the sample repository of the demo as in the overlay
+/// `dev`.
+pub(super) fn install_chart(cluster: &Cluster) -> Outcome {
+    let base = "deploy/kubernetes/base";
+    cluster.read(&["delete", "--wait", "--ignore-not-found", "--kustomize", base])?;
+    let mut helm = cluster.command("helm");
+    helm.args(["install", "tenantry", CHART, "--namespace", NAMESPACE]);
+    helm.args(["--set-string", "settings.TENANTRY_NATS_STREAM_REPLICAS=3"]);
+    helm.args(["--set-string", "settings.TENANTRY_SMTP_URL=smtp://mail:1025"]);
+    helm.args(["--set", "openEgress=false", "--set", &format!("image.tag={NEXT}")]);
+    run::finish(&mut helm, "helm install")?;
+    for (workload, file) in [("deployment/project", "project"), ("statefulset/runner", "runner")] {
+        let patch = format!("deploy/kubernetes/overlays/dev/{file}.yaml");
+        cluster.read(&["patch", workload, "--patch-file", &patch])?;
+    }
+    cluster.wait_for_rollouts()
 }
 
 /// Writes an overlay with the production one and the component `cert-manager`; returns its folder.

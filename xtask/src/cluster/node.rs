@@ -57,8 +57,8 @@ pub(super) fn build() -> Outcome {
     script("build.sh")
 }
 
-/// Starts the node, with the images of the suite.
-pub(super) fn start() -> Outcome {
+/// Starts the node, with images of the suite.
+pub(super) fn start(images: &[String]) -> Outcome {
     let pause = folder().join("pause");
     fs::create_dir_all(&pause).map_err(|error| format!("cannot create a folder: {error}"))?;
     fs::copy("/bin/busybox", pause.join("busybox")).map_err(|error| error.to_string())?;
@@ -68,8 +68,7 @@ pub(super) fn start() -> Outcome {
     containers::docker(&["build", "--quiet", "--tag", PAUSE, &pause.to_string_lossy()])?;
     let archive = folder().join("images.tar");
     let archive = archive.to_string_lossy();
-    let versioned = containers::tag_images(env!("CARGO_PKG_VERSION"))?;
-    let mut images: Vec<_> = versioned.iter().map(String::as_str).collect();
+    let mut images: Vec<_> = images.iter().map(String::as_str).collect();
     images.extend([
         "postgres:15-bookworm",
         "nats:2.12",

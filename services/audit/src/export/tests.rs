@@ -134,7 +134,7 @@ fn every_field_of_every_event_is_in_every_format() {
         let mut values = filler.values;
         let entry = Entry {
             index: 1,
-            action: actions.action_of(&envelope),
+            action: actions.action_of(&envelope).to_owned(),
             changes: changed_fields(&pool, envelope.event.as_ref().unwrap()),
             envelope: Some(envelope),
             flags: vec!["value-flag-end".to_owned()],

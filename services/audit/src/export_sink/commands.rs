@@ -78,7 +78,8 @@ impl Sinks<'_> {
     async fn remove_use(&self, id: ExportSinkId) {
         let removed = self.storage.remove(self.db, self.grant.org_id(), id).await;
         if let Err(error) = removed {
-            tracing::warn!(sink_id = %id, %error, "the use of a storage connection is removed later");
+            let error = chassis::error::causes(&error);
+            tracing::warn!(sink_id = %id, error, "the use of a storage connection is removed later");
         }
     }
 

@@ -86,15 +86,23 @@ impl ExportWorker {
     /// Exports to a leased sink, and releases it.
     async fn serve(&self, mut sink: LeasedSink, stop: &CancellationToken) {
         let exported = self.export(&mut sink, stop).await;
-        let finish = async |tx: &mut Tx| {
-            if let Err(error) = &exported {
-                progress::record_failure(tx, &sink, &describe(error)).await?;
-            }
-            progress::release(tx, &sink).await
-        };
-        if let Err(error) = self.db.write_as_system("audit export", finish).await {
-            tracing::warn!(sink_id = %sink.id, %error, "a sink is released at the end of its lease only");
+        let failure = exported.err().map(|it| describe(&it));
+        let released = worker::record("audit export", || self.release(&sink, failure.as_deref()));
+        if let Err(error) = released.await {
+            let error = chassis::error::causes(&error);
+            tracing::warn!(sink_id = %sink.id, error, "a sink is released at the end of its lease only");
         }
+    }
+
+    /// Ends the lease of a sink, and stores the failure of its export.
+    async fn release(&self, sink: &LeasedSink, failure: Option<&str>) -> Result<()> {
+        let release = async |tx: &mut Tx| {
+            if let Some(failure) = failure {
+                progress::record_failure(tx, sink, failure).await?;
+            }
+            progress::release(tx, sink).await
+        };
+        self.db.write_as_system("audit export", release).await
     }
 
     /// Writes parts up to the newest checkpoint, then the checkpoint.

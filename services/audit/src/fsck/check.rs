@@ -1,13 +1,11 @@
 //! The check of every tree: entries, index terms, tiles, checkpoints, edge and sequence numbers.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
 };
 
-use api::event::Envelope;
 use chassis::{Db, Result, Tx};
-use prost::Message;
 use uuid::Uuid;
 use verifier::{
     Pins, VerifyError,
@@ -17,9 +15,10 @@ use verifier::{
 
 use super::{
     Findings,
-    leaf_hashes::LeafHashes,
+    decoded_entry::DecodedEntry,
     rebuild::{RebuiltTree, SequenceCheck},
-    store::{self, StoredEntry, StoredTree},
+    store::{self, StoredEntry, StoredTree, Terms},
+    tile_window::{TilePosition, TileWindow},
 };
 use crate::{
     head_journal::HeadJournal,
@@ -54,7 +53,7 @@ pub(crate) struct Fsck {
     /// Trees that are not checked yet, by organization; the first one is being checked.
     org_ids: VecDeque<Uuid>,
     cursor: Cursor,
-    leaf_hashes: LeafHashes,
+    tiles: TileWindow,
 }
 
 impl Fsck {
@@ -75,7 +74,7 @@ impl Fsck {
             findings: Findings::default(),
             org_ids: store::tree_ids(db).await?.into(),
             cursor: Cursor::default(),
-            leaf_hashes: LeafHashes::default(),
+            tiles: TileWindow::default(),
         };
         for (org_id, head) in check.journal.clone().heads() {
             if !check.org_ids.contains(&org_id) {
@@ -95,7 +94,7 @@ impl Fsck {
         let check = async |tx: &mut Tx| {
             store::begin_snapshot(tx).await?;
             let tree = store::tree(tx, org_id).await?;
-            self.leaf_hashes = LeafHashes::default();
+            self.tiles = TileWindow::default();
             let is_complete = if org_id == SUITE_TREE.0 {
                 self.check_suite_slice(tx, &tree, &mut cursor).await?
             } else {
@@ -141,9 +140,16 @@ impl Fsck {
             self.skip_purged(tx, tree, cursor).await?;
             return Ok(false);
         }
-        let entries = store::entries(tx, tree.number, cursor.next).await?;
+        let mut entries = vec![];
+        let mut terms = BTreeSet::new();
+        let decode = |entry: StoredEntry| {
+            terms.extend(entry.terms.all());
+            entries.push(DecodedEntry::of(entry));
+        };
+        store::for_each_entry(tx, tree.number, cursor.next, decode).await?;
         let end = entries.last().map_or(tree.size, |it| it.index + 1);
         let checkpoints = store::checkpoints(tx, tree.number, cursor.next + 1..=end).await?;
+        let terms = store::terms(tx, tree.number, &terms).await?;
         let is_complete = entries.is_empty();
         for entry in entries {
             let missing = cursor.next..entry.index;
@@ -160,14 +166,14 @@ impl Fsck {
                 self.report(tree.org_id, difference);
                 continue;
             }
-            let hash = leaf_hash(&entry.leaf);
-            if hash != self.leaf_hashes.get(tx, tree, entry.index).await? {
+            let hash = entry.hash;
+            if hash != self.tiles.leaf_hash(tx, tree, entry.index).await? {
                 let index = entry.index;
                 let difference =
                     format!("entry {index} was changed: its bytes do not match the leaf hash");
                 self.report(tree.org_id, difference);
             }
-            self.check_entry(tree, &entry, &mut cursor.sequences);
+            self.check_entry(tree, &entry, &terms, &mut cursor.sequences);
             self.push_leaf(tx, tree, &mut cursor.rebuilt, hash, &checkpoints).await?;
             self.findings.entries += 1;
         }
@@ -189,7 +195,7 @@ impl Fsck {
         let end = tree.purged_before.min(tree.size).min(cursor.next + store::PAGE);
         let checkpoints = store::checkpoints(tx, tree.number, cursor.next + 1..=end).await?;
         while cursor.next < end {
-            let hash = self.leaf_hashes.get(tx, tree, cursor.next).await?;
+            let hash = self.tiles.leaf_hash(tx, tree, cursor.next).await?;
             self.push_leaf(tx, tree, &mut cursor.rebuilt, hash, &checkpoints).await?;
             cursor.next += 1;
         }
@@ -228,7 +234,7 @@ impl Fsck {
     ) -> Result<()> {
         for index in range.start..range.end.min(tree.size) {
             self.report(tree.org_id, format!("entry {index} is missing"));
-            let hash = self.leaf_hashes.get(tx, tree, index).await?;
+            let hash = self.tiles.leaf_hash(tx, tree, index).await?;
             self.push_leaf(tx, tree, rebuilt, hash, checkpoints).await?;
         }
         Ok(())
@@ -244,8 +250,9 @@ impl Fsck {
         checkpoints: &Checkpoints,
     ) -> Result<()> {
         for tile in rebuilt.push(hash) {
-            let stored = store::tile(tx, tree.number, tile.level, tile.index).await?;
-            if stored.as_ref() != Some(&tile.hashes) {
+            let position = TilePosition { level: tile.level, index: tile.index };
+            let stored = self.tiles.tile(tx, tree, position).await?;
+            if stored != Some(&*tile.hashes) {
                 let state = if stored.is_some() { "was changed" } else { "is missing" };
                 let difference = format!("tile {} of level {} {state}", tile.index, tile.level);
                 self.report(tree.org_id, difference);
@@ -287,23 +294,18 @@ impl Fsck {
     fn check_entry(
         &mut self,
         tree: &StoredTree,
-        entry: &StoredEntry,
+        entry: &DecodedEntry,
+        terms: &Terms,
         sequences: &mut SequenceCheck,
     ) {
-        let Ok(envelope) = Envelope::decode(&*entry.leaf) else { return };
+        let Some(envelope) = &entry.envelope else { return };
+        let index = entry.index;
         let org_id = Uuid::try_parse(&envelope.org_id).unwrap_or_default();
-        let expected = self.action_names.index_terms(&envelope);
-        let mut expected_terms: Vec<String> =
-            expected.all().map(|it| format!("{}:{}", it.kind as i16, it.value)).collect();
-        let mut stored_terms = entry.terms.clone();
-        expected_terms.sort();
-        stored_terms.sort();
         let matches = Uuid::try_parse(&envelope.id).ok() == Some(entry.event_id)
             && org_id == tree.org_id
-            && stored_terms == expected_terms
-            && expected.outcome == entry.outcome;
+            && entry.has_terms_of(self.action_names.action_of(envelope), envelope, terms)
+            && i16::try_from(envelope.outcome).unwrap_or_default() == entry.outcome;
         if !matches {
-            let index = entry.index;
             self.report(
                 tree.org_id,
                 format!("entry {index}: its index terms do not match its leaf"),
@@ -312,7 +314,6 @@ impl Fsck {
         let source = &envelope.source;
         let is_purged = tree.purged_before > 0;
         if let Some(missing) = sequences.push(source, envelope.sequence, is_purged) {
-            let index = entry.index;
             let difference =
                 format!("entry {index}: event {missing} of {source} is missing before it");
             self.report(tree.org_id, difference);

@@ -2,11 +2,18 @@
 
 pub(super) mod run;
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::RangeInclusive,
+};
 
 use chassis::{Db, Result, Tx};
+use futures::TryStreamExt;
 use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
+
+use super::tile_window::{TilePosition, TileRange};
+use crate::log::store::TermNumbers;
 
 /// Entries or leaves that are read at once.
 pub(super) const PAGE: i64 = 1_000;
@@ -47,55 +54,101 @@ pub(super) async fn tree(tx: &mut Tx, org_id: Uuid) -> Result<StoredTree> {
     Ok(tree.fetch_one(tx.conn()).await?)
 }
 
-/// An entry with its index terms.
+/// An entry with the numbers of its index terms.
 pub(super) struct StoredEntry {
     pub(super) index: i64,
     pub(super) event_id: Uuid,
     pub(super) outcome: i16,
     pub(super) leaf: Vec<u8>,
-    /// Terms as `kind:value`.
-    pub(super) terms: Vec<String>,
+    pub(super) terms: TermNumbers,
 }
 
-/// Returns the next entries of a tree from an index on.
-pub(super) async fn entries(tx: &mut Tx, tree: i32, from: i64) -> Result<Vec<StoredEntry>> {
+/// Reads the next entries of a tree from an index on, [`PAGE`] at most. `visit` is called with each as soon
+/// as it arrives, while the server reads the next ones.
+pub(super) async fn for_each_entry(
+    tx: &mut Tx,
+    tree: i32,
+    from: i64,
+    mut visit: impl FnMut(StoredEntry),
+) -> Result<()> {
     // (no org_id): the check reads every log.
     let rows = query!(
-        r#"select index, event_id, outcome, leaf,
-                  array(select kind || ':' || value from term
-                        where number in (actor, resource, type, project, environment, action)
-                          and term.tree = entry.tree) as "terms!"
-           from entry where tree = $1 and index >= $2 order by index limit $3"#,
+        "select index, event_id, outcome, leaf, actor, resource, type, project, environment, action
+         from entry where tree = $1 and index >= $2 order by index limit $3",
         tree,
         from,
         PAGE,
     );
-    let rows = rows.fetch_all(tx.conn()).await?;
-    let entries = rows.into_iter().map(|row| StoredEntry {
-        index: row.index,
-        event_id: row.event_id,
-        outcome: row.outcome,
-        leaf: row.leaf,
-        terms: row.terms,
-    });
-    Ok(entries.collect())
+    let mut rows = rows.fetch(tx.conn());
+    while let Some(row) = rows.try_next().await? {
+        visit(StoredEntry {
+            index: row.index,
+            event_id: row.event_id,
+            outcome: row.outcome,
+            leaf: row.leaf,
+            terms: TermNumbers {
+                actor: row.actor,
+                resource: row.resource,
+                resource_kind: row.r#type,
+                action: row.action,
+                project: row.project,
+                environment: row.environment,
+            },
+        });
+    }
+    Ok(())
 }
 
-/// Returns the hashes of a tile.
-pub(super) async fn tile(
+/// Index terms by number.
+pub(super) type Terms = HashMap<i32, StoredTerm>;
+
+/// An index term.
+pub(super) struct StoredTerm {
+    /// Number of a [`crate::search_index::TermKind`].
+    pub(super) kind: i16,
+    pub(super) value: String,
+}
+
+/// Returns index terms of a tree. Those of other trees, and missing ones, are left out.
+pub(super) async fn terms(tx: &mut Tx, tree: i32, numbers: &BTreeSet<i32>) -> Result<Terms> {
+    // (no org_id): the check reads every log.
+    let numbers: Vec<i32> = numbers.iter().copied().collect();
+    let rows = query!(
+        "select number, kind, value from term where number = any ($2) and tree = $1",
+        tree,
+        &numbers
+    );
+    let rows = rows.fetch_all(tx.conn()).await?;
+    let term = |kind, value| StoredTerm { kind, value };
+    Ok(rows.into_iter().map(|it| (it.number, term(it.kind, it.value))).collect())
+}
+
+/// Returns the tiles of some ranges, of 64 tiles at most, with their hashes.
+pub(super) async fn tiles(
     tx: &mut Tx,
     tree: i32,
-    level: i16,
-    index: i64,
-) -> Result<Option<Vec<u8>>> {
+    ranges: &[TileRange],
+) -> Result<HashMap<TilePosition, Vec<u8>>> {
     // (no org_id): the check reads every log.
-    let tile = query!(
-        "select hashes from tile where tree = $1 and level = $2 and index = $3",
+    let levels: Vec<i16> = ranges.iter().map(|it| it.level).collect();
+    let firsts: Vec<i64> = ranges.iter().map(|it| it.first).collect();
+    let ends: Vec<i64> = ranges.iter().map(|it| it.end).collect();
+    let rows = query!(
+        "select found.level, found.index, found.hashes
+         from unnest($2::smallint[], $3::bigint[], $4::bigint[]) as wanted (level, first, after)
+         cross join lateral (
+             select level, index, hashes from tile
+             where tree = $1 and tile.level = wanted.level and index >= first and index < after
+             order by index limit 64
+         ) as found",
         tree,
-        level,
-        index
+        &levels,
+        &firsts,
+        &ends,
     );
-    Ok(tile.fetch_optional(tx.conn()).await?.map(|it| it.hashes))
+    let rows = rows.fetch_all(tx.conn()).await?;
+    let position = |level, index| TilePosition { level, index };
+    Ok(rows.into_iter().map(|it| (position(it.level, it.index), it.hashes)).collect())
 }
 
 /// Returns the number of tiles of a tree.

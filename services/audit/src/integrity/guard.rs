@@ -39,6 +39,11 @@ impl Refusal for SigningStopped {
     }
 }
 
+/// Refusal of proofs while signing is stopped.
+pub(crate) fn signing_stopped() -> Error {
+    SigningStopped.into()
+}
+
 /// Containment of damage, for everything that reads, appends to, or signs the log.
 #[derive(Clone)]
 pub(crate) struct LogGuard {
@@ -122,7 +127,7 @@ impl LogGuard {
     /// Fails while signing is stopped.
     pub(crate) async fn require_signing(&self) -> Result<()> {
         match store::stop(&self.db, &self.log_name).await? {
-            Some(_) => Err(SigningStopped.into()),
+            Some(_) => Err(signing_stopped()),
             None => Ok(()),
         }
     }

@@ -6,16 +6,18 @@ use std::{
 };
 
 use anyhow::Context;
-use api::{event::Envelope, identity};
 use chassis::{Db, Error, Result, Tx};
 use eventing::{Delivery, EventSink, Unrecorded};
-use prost::{Message, Name};
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 use super::{
+    effects::apply_effects,
+    known_terms::KnownTerms,
     order::{AcceptedEvent, LastSequences, OrderedBatch, order_batch},
-    store::{self, NewEntry, NewName, ProducerPosition, TermCount, TermNumbers, TreeTerm},
+    store::{
+        self, NewEntry, NewName, NewTerm, ProducerPosition, StoredPositions, TermNumbers, TreeTerm,
+    },
 };
 use crate::{
     damage::Damage,
@@ -24,7 +26,7 @@ use crate::{
     leaf_codec::LeafCodec,
     merkle::leaf_hash,
     seal::{self, SubjectKeys, Subjects},
-    search_index::IndexTerms,
+    search_index::{IndexTerms, TermKind},
     subject_key,
     tree::{
         self, Tree,
@@ -44,6 +46,7 @@ pub(crate) struct LogAppender {
     record_duplicates: bool,
     /// Months whose partition exists.
     months: Mutex<BTreeSet<Date>>,
+    known_terms: KnownTerms,
 }
 
 #[tonic::async_trait]
@@ -73,7 +76,13 @@ impl LogAppender {
         guard: LogGuard,
         record_duplicates: bool,
     ) -> Self {
-        Self { db, codec, guard, record_duplicates, months: Mutex::default() }
+        let known_terms = KnownTerms::default();
+        Self { db, codec, guard, record_duplicates, months: Mutex::default(), known_terms }
+    }
+
+    /// Index terms and names that are known to be stored.
+    pub(super) fn known_terms(&self) -> &KnownTerms {
+        &self.known_terms
     }
 
     /// Appends the events of a batch that are not in the log. Returns those that are not appended: their
@@ -88,7 +97,9 @@ impl LogAppender {
             events.into_iter().partition(|it| damaged.contains(&it.org_id));
         let blocked = blocked.iter().map(|it| it.id).collect();
         let org_ids: Vec<Uuid> = trees.iter().map(|it| it.org_id.0).collect();
-        let before = store::last_sequences(tx, &org_ids).await?;
+        let StoredPositions { last_sequences: before, server_started_at } =
+            store::positions(tx, &org_ids).await?;
+        self.known_terms.require_server(server_started_at);
         let logged = self.find_logged(tx, &events, &before).await?;
         let mut last_sequences = before.clone();
         let OrderedBatch { accepted, deferred } =
@@ -118,7 +129,7 @@ impl LogAppender {
         let positions: Vec<_> = last_sequences.into_iter().map(position).collect();
         store::set_producer_positions(tx, &positions).await?;
         for event in &events {
-            self.handle_event(tx, &event.accepted.event).await?;
+            apply_effects(tx, &event.accepted.event).await?;
         }
         tx.wake();
         for org_id in org_ids {
@@ -151,8 +162,9 @@ impl LogAppender {
     /// Decodes a delivery. An event whose leaf would be too long loses its payload.
     fn decode(&self, delivery: &Delivery, now: OffsetDateTime) -> IncomingEvent {
         let event = IncomingEvent::decode(delivery, now);
-        let leaf_len = seal::sealed_len_max(&self.codec.personal_fields, &event.bytes);
-        if leaf_len <= LEAF_BYTES_MAX { event } else { event.without_payload(now) }
+        let is_long = seal::may_exceed(event.bytes.len(), LEAF_BYTES_MAX)
+            && seal::sealed_len_max(&self.codec.personal_fields, &event.bytes) > LEAF_BYTES_MAX;
+        if is_long { event.without_payload(now) } else { event }
     }
 
     /// Creates the partition of the current month in a transaction of its own, so that it stays if the
@@ -188,11 +200,12 @@ impl LogAppender {
     /// Returns the keys of everybody whose personal data the events have.
     async fn subject_keys(&self, tx: &mut Tx, events: &[IndexedEvent]) -> Result<SubjectKeys> {
         let LeafCodec { personal_fields, vault, .. } = &*self.codec;
+        let pseudonym_key = vault.pseudonym_key();
         let mut subjects = Subjects::default();
         for event in events {
             // `None`: the payload is not a message; the event is logged unsealed, exactly as received.
             let bytes = &event.accepted.event.bytes;
-            let found = seal::find_subjects(personal_fields, vault.pseudonym_key(), bytes);
+            let found = seal::find_subjects(personal_fields, &pseudonym_key, bytes);
             if let Some(found) = found {
                 subjects.all.extend(found.all);
                 subjects.addresses.extend(found.addresses);
@@ -216,10 +229,7 @@ impl LogAppender {
                 *counts.entry(TreeTerm { tree, term: term.clone() }).or_default() += 1;
             }
         }
-        let counts: Vec<_> =
-            counts.into_iter().map(|(term, new_entries)| TermCount { term, new_entries }).collect();
-        let term_numbers = store::upsert_terms(tx, &counts).await?;
-
+        let term_numbers = self.term_numbers(tx, &counts).await?;
         let mut names = BTreeSet::new();
         for event in events {
             let tree = tree_numbers[&event.accepted.event.org_id];
@@ -229,15 +239,46 @@ impl LogAppender {
                 if subject.is_none_or(|it| subject_keys.contains(&it)) {
                     let term = TreeTerm { tree, term: named.term.clone() };
                     names.insert(NewName {
+                        tree,
                         term: number_of(&term_numbers, &term)?,
                         name: named.name.chars().take(NAME_LEN_MAX).collect(),
                         subject,
+                        // An address gets a new key when it occurs after the erasure of its account.
+                        is_lasting: subject.is_none() || named.term.kind == TermKind::Actor,
                     });
                 }
             }
         }
-        store::insert_names(tx, &names).await?;
+        self.known_terms.retain_unknown_names(&mut names);
+        if !names.is_empty() {
+            let stored = store::insert_names(tx, names).await?;
+            self.known_terms.insert_names(stored.into_iter().filter(|it| it.is_lasting));
+        }
         Ok(term_numbers)
+    }
+
+    /// Returns the number of each term, given with its number of new entries. Stores new terms.
+    async fn term_numbers(
+        &self,
+        tx: &mut Tx,
+        counts: &BTreeMap<TreeTerm, i64>,
+    ) -> Result<HashMap<TreeTerm, i32>> {
+        let mut numbers = self.known_terms.numbers(counts.keys());
+        let unknown: Vec<_> = counts.keys().filter(|it| !numbers.contains_key(it)).collect();
+        if !unknown.is_empty() {
+            let stored = store::find_terms(tx, &unknown).await?;
+            self.known_terms.insert_numbers(&stored);
+            numbers.extend(stored);
+        }
+        for (term, number) in &numbers {
+            self.known_terms.count_entries(*number, counts[term]);
+        }
+        let new = counts.iter().filter(|(term, _)| !numbers.contains_key(term));
+        let new: Vec<_> = new.map(|(term, entries)| NewTerm { term, entries: *entries }).collect();
+        if !new.is_empty() {
+            numbers.extend(store::insert_terms(tx, &new).await?);
+        }
+        Ok(numbers)
     }
 
     /// Seals the events, appends them to their trees, and stores entries, complete tiles and trees.
@@ -282,44 +323,12 @@ impl LogAppender {
         let pseudonym_key = vault.pseudonym_key();
         let sealed = seal::seal_envelope(
             personal_fields,
-            pseudonym_key,
+            &pseudonym_key,
             event.id,
             &event.bytes,
             subject_keys,
         );
         sealed.unwrap_or_else(|| event.bytes.clone())
-    }
-
-    /// Applies the effects that an event has on the log itself: the erasure of a deleted account or an ended
-    /// claim, a new plan, which determines the retention, and the sinks of a purged organization.
-    async fn handle_event(&self, tx: &mut Tx, event: &IncomingEvent) -> Result<()> {
-        let Some(payload) = &event.envelope.event else { return Ok(()) };
-        let name = payload.type_url.rsplit('/').next().unwrap_or_default();
-        if event.source != "identity" {
-            return Ok(());
-        }
-        let is_claim = name == identity::UserClaimEnded::full_name();
-        if is_claim || name == identity::UserDeleted::full_name() {
-            let value = &*payload.value;
-            let user = if is_claim {
-                identity::UserClaimEnded::decode(value).ok().and_then(|it| it.before)
-            } else {
-                identity::UserDeleted::decode(value).ok().and_then(|it| it.before)
-            };
-            let user_id = user.and_then(|it| Uuid::try_parse(&it.id).ok());
-            if let Some(user_id) = user_id {
-                subject_key::erase::erase_person(tx, user_id, event.id).await?;
-            }
-        } else if name == identity::OrganizationPurged::full_name() {
-            let purged = identity::OrganizationPurged::decode(&*payload.value).ok();
-            let org_id = purged.and_then(|it| Uuid::try_parse(&it.before?.id).ok());
-            if let Some(org_id) = org_id {
-                store::delete_export_sinks(tx, org_id).await?;
-            }
-        } else if let Some(plan) = new_plan(name, &event.envelope) {
-            store::set_plan(tx, event.org_id, &plan).await?;
-        }
-        Ok(())
     }
 }
 
@@ -346,18 +355,4 @@ impl TermNumbers {
 fn number_of(term_numbers: &HashMap<TreeTerm, i32>, term: &TreeTerm) -> anyhow::Result<i32> {
     let number = term_numbers.get(term).copied();
     number.context("every index term of the batch is stored")
-}
-
-/// Returns the plan of an organization as stored (`free`, `pro`), if the event sets it.
-fn new_plan(event_name: &str, envelope: &Envelope) -> Option<String> {
-    let payload = &*envelope.event.as_ref()?.value;
-    let organization = if event_name == identity::OrganizationCreated::full_name() {
-        identity::OrganizationCreated::decode(payload).ok()?.after
-    } else if event_name == identity::SubscriptionPlanChanged::full_name() {
-        identity::SubscriptionPlanChanged::decode(payload).ok()?.after
-    } else {
-        None
-    };
-    let plan = organization?.plan();
-    Some(plan.as_str_name().trim_start_matches("PLAN_").to_lowercase())
 }

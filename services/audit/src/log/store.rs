@@ -1,6 +1,6 @@
 //! SQL statements that append to the log.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Context;
 use chassis::{Db, Result, Tx, fold};
@@ -16,16 +16,28 @@ use crate::{
     search_index::{Term, TermKind},
 };
 
+/// Last appended sequence number of each producer of some organizations.
+pub(super) struct StoredPositions {
+    pub(super) last_sequences: LastSequences,
+    /// Start of the server that has them.
+    pub(super) server_started_at: OffsetDateTime,
+}
+
 /// Returns the last appended sequence number of each producer.
-pub(super) async fn last_sequences(tx: &mut Tx, org_ids: &[Uuid]) -> Result<LastSequences> {
+pub(super) async fn positions(tx: &mut Tx, org_ids: &[Uuid]) -> Result<StoredPositions> {
     let rows = query!(
-        "select org_id, source, sequence from producer join tree on number = producer.tree
-         where org_id = any ($1)",
+        r#"select pg_postmaster_start_time() as "server_started_at!", org_id as "org_id?",
+                  source as "source?", sequence as "sequence?"
+           from (values (0)) as server
+           left join (producer join tree on number = producer.tree) on org_id = any ($1)"#,
         org_ids
     );
     let rows = rows.fetch_all(tx.conn()).await?;
-    let producer = |org_id, source| Producer { org_id, source };
-    Ok(rows.into_iter().map(|it| (producer(it.org_id, it.source), it.sequence)).collect())
+    let server_started_at = rows.first().context("at least one row")?.server_started_at;
+    let position =
+        |org_id, source, sequence| Some((Producer { org_id: org_id?, source: source? }, sequence?));
+    let positions = rows.into_iter().filter_map(|it| position(it.org_id, it.source, it.sequence));
+    Ok(StoredPositions { last_sequences: positions.collect(), server_started_at })
 }
 
 /// Returns the events among these that are in the log, as the transaction reads it.
@@ -54,26 +66,39 @@ pub(super) struct TreeTerm {
     pub(super) term: Term,
 }
 
-/// An index term and the number of new entries that have it.
-pub(super) struct TermCount {
-    pub(super) term: TreeTerm,
-    pub(super) new_entries: i64,
+/// Returns the numbers (primary keys) of those index terms that are stored.
+pub(super) async fn find_terms(tx: &mut Tx, terms: &[&TreeTerm]) -> Result<HashMap<TreeTerm, i32>> {
+    // (no org_id): each term has the number of its tree.
+    let TermColumns { trees, kinds, values } = TermColumns::of(terms.iter().copied());
+    let rows = query!(
+        "select tree, kind, value, number from term
+         join unnest($1::integer[], $2::smallint[], $3::text[]) as wanted (tree, kind, value)
+              using (tree, kind, value)",
+        &trees,
+        &kinds,
+        &values,
+    );
+    let rows = rows.fetch_all(tx.conn()).await?;
+    let term = |tree, kind, value, number| Ok((tree_term(tree, kind, value)?, number));
+    rows.into_iter().map(|it| term(it.tree, it.kind, it.value, it.number)).collect()
 }
 
-/// Creates missing index terms and adds the new entries to their counts. Returns the number (primary key) of
-/// each term.
-pub(super) async fn upsert_terms(
+/// An index term that is not stored, and the number of new entries that have it.
+pub(super) struct NewTerm<'t> {
+    pub(super) term: &'t TreeTerm,
+    pub(super) entries: i64,
+}
+
+/// Stores new index terms. Returns the number of each.
+pub(super) async fn insert_terms(
     tx: &mut Tx,
-    counts: &[TermCount],
+    new: &[NewTerm<'_>],
 ) -> Result<HashMap<TreeTerm, i32>> {
-    let trees: Vec<i32> = counts.iter().map(|it| it.term.tree).collect();
-    let kinds: Vec<i16> = counts.iter().map(|it| it.term.term.kind as i16).collect();
-    let values: Vec<String> = counts.iter().map(|it| it.term.term.value.clone()).collect();
-    let entries: Vec<i64> = counts.iter().map(|it| it.new_entries).collect();
+    let TermColumns { trees, kinds, values } = TermColumns::of(new.iter().map(|it| it.term));
+    let entries: Vec<i64> = new.iter().map(|it| it.entries).collect();
     let rows = query!(
         "insert into term (tree, kind, value, entries)
          select unnest($1::integer[]), unnest($2::smallint[]), unnest($3::text[]), unnest($4::bigint[])
-         on conflict (tree, kind, value) do update set entries = term.entries + excluded.entries
          returning tree, kind, value, number",
         &trees,
         &kinds,
@@ -81,43 +106,93 @@ pub(super) async fn upsert_terms(
         &entries,
     );
     let rows = rows.fetch_all(tx.conn()).await?;
-    let term = |tree, kind, value| -> Result<TreeTerm> {
-        let kind = TermKind::from_db(kind).context("table term: the column kind is unknown")?;
-        Ok(TreeTerm { tree, term: Term { kind, value } })
-    };
-    rows.into_iter().map(|it| Ok((term(it.tree, it.kind, it.value)?, it.number))).collect()
+    let term = |tree, kind, value, number| Ok((tree_term(tree, kind, value)?, number));
+    rows.into_iter().map(|it| term(it.tree, it.kind, it.value, it.number)).collect()
+}
+
+/// Columns of index terms.
+struct TermColumns {
+    trees: Vec<i32>,
+    kinds: Vec<i16>,
+    values: Vec<String>,
+}
+
+impl TermColumns {
+    fn of<'t>(terms: impl Iterator<Item = &'t TreeTerm>) -> Self {
+        let mut columns = Self { trees: vec![], kinds: vec![], values: vec![] };
+        for TreeTerm { tree, term } in terms {
+            columns.trees.push(*tree);
+            columns.kinds.push(term.kind as i16);
+            columns.values.push(term.value.clone());
+        }
+        columns
+    }
+}
+
+fn tree_term(tree: i32, kind: i16, value: String) -> Result<TreeTerm> {
+    let kind = TermKind::from_db(kind).context("table term: the column kind is unknown")?;
+    Ok(TreeTerm { tree, term: Term { kind, value } })
+}
+
+/// Adds new entries to the counts of index terms.
+pub(super) async fn add_entries_to_terms(tx: &mut Tx, counts: &BTreeMap<i32, i64>) -> Result<()> {
+    // Of all organizations (no org_id): terms by their primary keys.
+    let numbers: Vec<i32> = counts.keys().copied().collect();
+    let entries: Vec<i64> = counts.values().copied().collect();
+    // Locked in the order of the numbers, so that replicas do not deadlock.
+    query!(
+        "with locked as (
+             select number from term where number = any ($1) order by number for no key update
+         )
+         update term set entries = term.entries + new.entries
+         from locked join unnest($1::integer[], $2::bigint[]) as new (number, entries) using (number)
+         where term.number = locked.number",
+        &numbers,
+        &entries,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// A name for the text search.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NewName {
+    pub(super) tree: i32,
     /// Number of the index term of the actor or object that has the name.
     pub(super) term: i32,
     pub(super) name: String,
     /// The person whose personal data the name is.
     pub(super) subject: Option<SubjectId>,
+    /// True if the name is stored for ever, or until its person is erased: then no event has it any more.
+    pub(super) is_lasting: bool,
 }
 
-/// Stores names for the text search.
-pub(super) async fn insert_names(tx: &mut Tx, names: &BTreeSet<NewName>) -> Result<()> {
+/// Stores names for the text search. Returns those that were stored before.
+pub(super) async fn insert_names(tx: &mut Tx, names: BTreeSet<NewName>) -> Result<Vec<NewName>> {
+    let trees: Vec<i32> = names.iter().map(|it| it.tree).collect();
     let terms: Vec<i32> = names.iter().map(|it| it.term).collect();
     let texts: Vec<String> = names.iter().map(|it| it.name.clone()).collect();
     let keys: Vec<String> = names.iter().map(|it| fold::key(&it.name)).collect();
     let persons: Vec<Uuid> = names.iter().map(|it| it.subject.unwrap_or_default()).collect();
-    query!(
-        "insert into term_name (term, name, name_key, person)
-         select term, name, name_key, nullif(person, '00000000-0000-0000-0000-000000000000')
-         from unnest($1::integer[], $2::text[], $3::text[], $4::uuid[])
-              as new (term, name, name_key, person)
-         on conflict do nothing",
+    let inserted = query!(
+        "insert into term_name (tree, term, name, name_key, person)
+         select tree, term, name, name_key, nullif(person, '00000000-0000-0000-0000-000000000000')
+         from unnest($1::integer[], $2::integer[], $3::text[], $4::text[], $5::uuid[])
+              as new (tree, term, name, name_key, person)
+         on conflict do nothing
+         returning term, name",
+        &trees,
         &terms,
         &texts,
         &keys,
         &persons,
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    );
+    let inserted = inserted.fetch_all(tx.conn()).await?;
+    let inserted: HashSet<(i32, String)> =
+        inserted.into_iter().map(|it| (it.term, it.name)).collect();
+    let is_old = |name: &NewName| !inserted.contains(&(name.term, name.name.clone()));
+    Ok(names.into_iter().filter(is_old).collect())
 }
 
 /// A new entry.
@@ -133,13 +208,21 @@ pub(super) struct NewEntry {
 }
 
 /// Numbers of the index terms of an entry.
-pub(super) struct TermNumbers {
-    pub(super) actor: i32,
-    pub(super) resource: i32,
-    pub(super) resource_kind: i32,
-    pub(super) action: i32,
-    pub(super) project: Option<i32>,
-    pub(super) environment: Option<i32>,
+pub(crate) struct TermNumbers {
+    pub(crate) actor: i32,
+    pub(crate) resource: i32,
+    pub(crate) resource_kind: i32,
+    pub(crate) action: i32,
+    pub(crate) project: Option<i32>,
+    pub(crate) environment: Option<i32>,
+}
+
+impl TermNumbers {
+    /// Iterates over all numbers.
+    pub(crate) fn all(&self) -> impl Iterator<Item = i32> {
+        let required = [self.actor, self.resource, self.resource_kind, self.action];
+        required.into_iter().chain(self.project).chain(self.environment)
+    }
 }
 
 /// Stores entries.

@@ -1,10 +1,9 @@
 //! Construction of inclusion and consistency proofs (RFC 6962, 2.1) against checkpoints.
 
-use std::collections::BTreeSet;
-
 use anyhow::Context;
 use api::audit as pb;
 use chassis::{Db, Error, OrgId, Result};
+use time::Duration;
 use uuid::Uuid;
 use verifier::tree::verify_inclusion;
 
@@ -15,11 +14,12 @@ use super::{
 use crate::{
     damage::Damage,
     db_int::{from_db_int, to_db_int},
-    entry::{search::TimeRange, store::visible_range},
-    integrity::guard::LogGuard,
+    integrity::guard::{LogGuard, signing_stopped},
     leaf_codec::LeafCodec,
     merkle::{Hash, Node, consistency_nodes, inclusion_nodes, leaf_hash, root_of_subtrees},
-    note, seal, subject_key,
+    note,
+    seal::{self, SubjectKeys},
+    subject_key,
     tree::{self, SUITE_TREE, Tree},
     url_credential,
 };
@@ -74,24 +74,42 @@ impl Prover<'_> {
         org_id: OrgId,
         event_id: Uuid,
     ) -> Result<EntryProof> {
-        let leaf = store::leaf(self.db, org_id, event_id).await?;
-        let leaf = leaf.ok_or(Error::NotFound("entry"))?;
+        // Before the tree, which then has at least these entries.
+        let head = self.guard.heads.head(org_id.0);
+        let found = store::provable_entry(self.db, self.guard.log_name(), org_id, event_id).await?;
+        let mut found = found.ok_or(Error::NotFound("entry"))?;
+        let tree = found.head.tree(head)?;
         // AU-9: entries past the retention are hidden from lists, so their proofs are NOT_FOUND, too.
-        let range = visible_range(self.db, &self.guard.heads, org_id, TimeRange::default()).await?;
-        if range.is_none_or(|it| leaf.index < it.first) {
+        let days = found.retention_days.map(|it| Duration::days(it.into()));
+        let is_expired = days.is_some_and(|it| found.received_at < self.db.now() - it);
+        if is_expired || found.index < found.purged_before {
             return Err(Error::NotFound("entry"));
         }
-        if url_credential::is_in_leaf(&codec.descriptors, &leaf.bytes) {
+        if url_credential::is_in_leaf(&codec.descriptors, &found.leaf) {
             return Err(leaf_withheld());
         }
-        let index = from_db_int(leaf.index)?;
-        let signed = self.signed_tree(org_id).await?;
-        let signed = signed.filter(|it| index < it.size).ok_or_else(not_yet_signed)?;
+        if found.is_stopped {
+            return Err(signing_stopped());
+        }
+        let index = from_db_int(found.index)?;
+        let signed = found.head.signed_tree(tree, head)?;
+        if index >= signed.size {
+            return Err(not_yet_signed());
+        }
+        let nodes = inclusion_nodes(index, signed.size);
+        let hashes = signed.tree.edge.node_hashes(&nodes.concat(), &found.tiles);
+        let hashes = combine(&nodes, hashes.ok_or(Damage::MissingHashes)?)?;
+        let subjects = seal::sealed_subjects(&codec.personal_fields, &found.leaf);
+        let keys = if subjects.is_subset(&found.people) {
+            codec.vault.decrypt_keys(found.keys)
+        } else {
+            subject_key::store::get(self.db, &codec.vault, &subjects).await?
+        };
         Ok(EntryProof {
-            index: leaf.index,
-            hashes: self.inclusion(&signed, index, &leaf.bytes).await?,
-            keys: leaf_keys(self.db, codec, event_id, &leaf.bytes).await?,
-            leaf: leaf.bytes,
+            index: found.index,
+            hashes: verified(&signed, index, &found.leaf, hashes)?,
+            keys: leaf_keys(codec, &keys, event_id, &found.leaf),
+            leaf: found.leaf,
             checkpoint: signed.note,
         })
     }
@@ -104,15 +122,9 @@ impl Prover<'_> {
         index: u64,
         leaf: &[u8],
     ) -> Result<Vec<Vec<u8>>> {
-        let head = note::unverified_head(&signed.note).ok_or(Damage::InvalidCheckpoint)?;
-        // A resumed export ends at the size of its first part, for which there is no checkpoint any more.
-        let size = signed.size;
-        let hashes = proof_hashes(self.db, &signed.tree, inclusion_nodes(index, size)).await?;
-        let leaf = leaf_hash(leaf);
-        if head.size == size && !verify_inclusion(index, leaf, &hashes, size, &head.root) {
-            return Err(Damage::ChangedEntry { index }.into());
-        }
-        Ok(hashes.into_iter().map(|it| it.to_vec()).collect())
+        let nodes = inclusion_nodes(index, signed.size);
+        let hashes = proof_hashes(self.db, &signed.tree, nodes).await?;
+        verified(signed, index, leaf, hashes)
     }
 
     /// Proves that the tree at `to_size` continues the tree at `from_size`; 0 as `to_size` means the newest
@@ -153,30 +165,50 @@ impl Prover<'_> {
     }
 }
 
+/// Returns an inclusion proof. Fails with [`Damage`] if it does not lead from the leaf to the signed root.
+fn verified(
+    signed: &SignedTree,
+    index: u64,
+    leaf: &[u8],
+    hashes: Vec<Hash>,
+) -> Result<Vec<Vec<u8>>> {
+    let head = note::unverified_head(&signed.note).ok_or(Damage::InvalidCheckpoint)?;
+    // A resumed export ends at the size of its first part, for which there is no checkpoint any more.
+    let size = signed.size;
+    let leaf = leaf_hash(leaf);
+    if head.size == size && !verify_inclusion(index, leaf, &hashes, size, &head.root) {
+        return Err(Damage::ChangedEntry { index }.into());
+    }
+    Ok(hashes.into_iter().map(|it| it.to_vec()).collect())
+}
+
 /// Returns the keys that open the sealed fields of one leaf; erased people have none.
-async fn leaf_keys(
-    db: &Db,
+fn leaf_keys(
     codec: &LeafCodec,
+    keys: &SubjectKeys,
     event_id: Uuid,
     leaf: &[u8],
-) -> Result<Vec<pb::PersonKey>> {
-    let subjects: BTreeSet<_> = seal::sealed_subjects(&codec.personal_fields, leaf);
-    let subject_keys = subject_key::store::get(db, &codec.vault, &subjects).await?;
-    let leaf_keys = subject_keys.of_leaf(&codec.personal_fields, event_id, leaf);
+) -> Vec<pb::PersonKey> {
+    let leaf_keys = keys.of_leaf(&codec.personal_fields, event_id, leaf);
     let person_key = |(id, key): (Uuid, chassis::key::Secret)| pb::PersonKey {
         subject_id: id.to_string(),
         key: key.to_vec(),
     };
-    Ok(leaf_keys.into_iter().map(person_key).collect())
+    leaf_keys.into_iter().map(person_key).collect()
+}
+
+/// Computes the hashes of a proof from stored tiles.
+async fn proof_hashes(db: &Db, tree: &Tree, nodes: Vec<Vec<Node>>) -> Result<Vec<Hash>> {
+    combine(&nodes, tree::store::node_hashes(db, tree, &nodes.concat()).await?)
 }
 
 /// Computes the hashes of a proof, each from the complete subtrees that cover it.
-async fn proof_hashes(db: &Db, tree: &Tree, nodes: Vec<Vec<Node>>) -> Result<Vec<Hash>> {
-    let mut hashes = tree::store::node_hashes(db, tree, &nodes.concat()).await?.into_iter();
-    let combine = |subtrees: &Vec<Node>| {
-        let hashes: Vec<Hash> = hashes.by_ref().take(subtrees.len()).collect();
+fn combine(nodes: &[Vec<Node>], subtrees: Vec<Hash>) -> Result<Vec<Hash>> {
+    let mut hashes = subtrees.into_iter();
+    let root = |node: &Vec<Node>| {
+        let hashes: Vec<Hash> = hashes.by_ref().take(node.len()).collect();
         root_of_subtrees(&hashes)
     };
-    let proof: Option<Vec<Hash>> = nodes.iter().map(combine).collect();
+    let proof: Option<Vec<Hash>> = nodes.iter().map(root).collect();
     Ok(proof.context("each hash of a proof covers at least one subtree")?)
 }

@@ -6,8 +6,7 @@ use chassis::key::Secret;
 use uuid::Uuid;
 
 use super::{
-    ERASED, PersonalFields, SubjectId, UNREADABLE, leaf_key, open_text, rewrite::rewrite,
-    subject_of_sealed,
+    PersonalFields, SubjectId, leaf_ciphers::LeafCiphers, rewrite::rewrite, subject_of_sealed,
 };
 
 /// Keys of people, from which the keys of their leaves are derived. An erased person has none. A person whose
@@ -48,41 +47,20 @@ impl SubjectKeys {
         self.unreadable.contains(subject)
     }
 
-    /// Returns the key that seals new entries of a person.
-    pub(super) fn sealing_key(&self, subject: SubjectId) -> Option<&Secret> {
-        self.keys.get(&subject)?.first()
-    }
-
-    /// Opens a sealed text of a leaf; without its key, returns `erased` or `unreadable`.
-    pub(super) fn open(&self, event_id: Uuid, subject: SubjectId, text: &str) -> String {
-        let opened = self.find_leaf_key(event_id, subject, text).map(|it| it.1);
-        opened.unwrap_or_else(|| {
-            if self.is_unreadable(&subject) { UNREADABLE } else { ERASED }.to_owned()
-        })
+    /// Returns the keys of a person. The first one seals new entries.
+    pub(super) fn of_subject(&self, subject: &SubjectId) -> &[Secret] {
+        self.keys.get(subject).map_or(&[], Vec::as_slice)
     }
 
     /// Returns the keys that open the sealed texts of one leaf.
     pub(crate) fn of_leaf(&self, fields: &PersonalFields, event_id: Uuid, leaf: &[u8]) -> LeafKeys {
+        let mut ciphers = LeafCiphers::new(self, event_id);
         let mut leaf_keys = LeafKeys::new();
         rewrite(fields, leaf, &mut |personal| {
             let subject = subject_of_sealed(personal.text).filter(|_| personal.is_personal())?;
-            let found = self.find_leaf_key(event_id, subject, personal.text);
-            leaf_keys.extend(found.map(|(key, _)| (subject, key)));
+            leaf_keys.extend(ciphers.open(subject, personal.text).map(|(key, _)| (subject, key)));
             None
         });
         leaf_keys
-    }
-
-    /// Returns the key of a leaf that opens a sealed text, and the opened text.
-    fn find_leaf_key(
-        &self,
-        event_id: Uuid,
-        subject: SubjectId,
-        text: &str,
-    ) -> Option<(Secret, String)> {
-        self.keys.get(&subject)?.iter().find_map(|key| {
-            let key = leaf_key(key, event_id);
-            Some((key, open_text(&key, subject, text)?))
-        })
     }
 }

@@ -98,7 +98,7 @@ fn a_name_of_an_object_that_looks_sealed_is_shown() {
     let fields = personal_fields();
     let bob = Uuid::from_u128(2);
     let event_id = Uuid::from_u128(3);
-    for name in [seal_text(&[1; 32], bob, "Bob"), ERASED.to_owned()] {
+    for name in [seal_text(&cipher(&[1; 32]), bob, "Bob"), ERASED.to_owned()] {
         let mut event = envelope(Uuid::from_u128(1), bob);
         let resource = event::Resource { kind: "project".to_owned(), id: bob.to_string(), name };
         event.resource = Some(resource);

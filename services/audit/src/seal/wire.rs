@@ -2,16 +2,16 @@
 //! order of fields are preserved.
 
 /// One field of a message.
-pub(super) struct WireField<'l> {
-    pub(super) number: u32,
+pub(crate) struct WireField<'l> {
+    pub(crate) number: u32,
     /// All bytes of the field, with its tag.
-    pub(super) bytes: &'l [u8],
+    pub(crate) bytes: &'l [u8],
     /// The payload of a length-delimited field (texts, bytes, messages).
-    pub(super) payload: Option<&'l [u8]>,
+    pub(crate) payload: Option<&'l [u8]>,
 }
 
 /// Removes the next field from the front of `rest`; `None` if the bytes are malformed.
-pub(super) fn take_field<'l>(rest: &mut &'l [u8]) -> Option<WireField<'l>> {
+pub(crate) fn take_field<'l>(rest: &mut &'l [u8]) -> Option<WireField<'l>> {
     const VARINT: u64 = 0;
     const FIXED_64: u64 = 1;
     const LENGTH_DELIMITED: u64 = 2;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use verifier::Pins;
 
 use super::{
-    store::{self, LeafRange, StoredCheckpoint, SuiteTree},
+    store::{self, StoredCheckpoint, SuiteTree},
     verify::verify,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     head_journal::{JournalFile, TreeHead},
     integrity::guard::LogGuard,
     note::{self, CheckpointSigner},
-    tree::{SUITE_TREE, SUITE_TREE_NAME, tree_name},
+    tree::{SUITE_TREE, SUITE_TREE_NAME, store::LeafRange, tree_name},
 };
 
 /// Leaves of the suite tree that are read at a time.

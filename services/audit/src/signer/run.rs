@@ -102,7 +102,10 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
         }
     }
     if let Err(error) = signing.lease.release().await {
-        tracing::warn!(%error, "the lease of the signer was not released; it expires in a few seconds");
+        tracing::warn!(
+            error = chassis::error::causes(&error),
+            "the lease of the signer was not released; it expires in a few seconds"
+        );
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::{
     merkle::{Hash, leaf_hash},
     tree::{
         self, SUITE_TREE, Tree,
-        store::{LockedTree, NewTile},
+        store::{LeafRange, LockedTree, NewTile, StoredLeaf},
     },
 };
 
@@ -74,14 +74,6 @@ pub(super) async fn suite_tree(db: &Db) -> Result<Option<SuiteTree>> {
     }))
 }
 
-/// A range of leaves.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LeafRange {
-    pub(super) first: u64,
-    /// End of the range, exclusive.
-    pub(super) end: u64,
-}
-
 /// A leaf that is computed from its entry or checkpoint.
 pub(super) struct ComputedLeaf {
     pub(super) index: u64,
@@ -90,28 +82,9 @@ pub(super) struct ComputedLeaf {
 
 /// Returns the leaves of a range that are stored with their content.
 pub(super) async fn leaves(db: &Db, tree: &Tree, range: LeafRange) -> Result<Vec<ComputedLeaf>> {
-    let first = to_db_int(range.first)?;
-    let end = to_db_int(range.end)?;
-    let computed = |index: i64, leaf: &[u8]| -> Result<ComputedLeaf> {
-        Ok(ComputedLeaf { index: from_db_int(index)?, hash: leaf_hash(leaf) })
-    };
-    if tree.org_id == SUITE_TREE {
-        let rows = query!(
-            "select index, leaf from checkpoint where index >= $1 and index < $2 order by index",
-            first,
-            end
-        );
-        let rows = rows.fetch_all(db.pool()).await?;
-        return rows.into_iter().map(|it| computed(it.index, it.leaf.as_bytes())).collect();
-    }
-    let rows = query!(
-        "select index, leaf from entry where tree = $1 and index >= $2 and index < $3 order by index",
-        tree.number,
-        first,
-        end
-    );
-    let rows = rows.fetch_all(db.pool()).await?;
-    rows.into_iter().map(|it| computed(it.index, &it.leaf)).collect()
+    let stored = tree::store::leaves(db, tree, range).await?;
+    let computed = |it: StoredLeaf| ComputedLeaf { index: it.index, hash: leaf_hash(&it.bytes) };
+    Ok(stored.into_iter().map(computed).collect())
 }
 
 /// Returns the index below which all entries of a tree are purged.
@@ -307,7 +280,11 @@ pub(super) async fn publish(tx: &mut Tx, fence: Fence, leaves: Vec<SuiteLeaf>) -
     let LockedTree { tree, .. } = locked.into_iter().next().context("the suite tree is locked")?;
     let mut suite_tree = tree?;
     let numbers: Vec<i32> = leaves.iter().filter_map(SuiteLeaf::tree).collect();
-    let signed = query!("select number, signed from tree where number = any ($1)", &numbers);
+    // In the order of appends, which lock several trees, too.
+    let signed = query!(
+        "select number, signed from tree where number = any ($1) order by number for update",
+        &numbers
+    );
     let signed = signed.fetch_all(tx.conn()).await?;
     let signed: HashMap<i32, i64> = signed.into_iter().map(|it| (it.number, it.signed)).collect();
     let mut completed_tiles = vec![];

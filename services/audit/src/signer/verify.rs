@@ -2,13 +2,13 @@
 
 use chassis::{Db, Result};
 
-use super::store::{self, LeafRange};
+use super::store;
 use crate::{
     damage::Damage,
     head_journal::TreeHead,
     integrity::check_size,
     merkle::{Hash, Node, Subtrees, complete_subtrees},
-    tree::{self, Tree},
+    tree::{self, Tree, store::LeafRange},
 };
 
 /// Leaves that are read at a time.

@@ -24,12 +24,13 @@ pub(crate) struct LockedTree {
 }
 
 /// Locks the trees of these organizations against other appends until the end of the transaction; creates
-/// missing ones. Locks are taken in the order of the ids, so concurrent batches do not deadlock.
+/// missing ones, in the order of their ids. Locks are taken in the order of the numbers, as by the signer, so
+/// that concurrent transactions do not deadlock.
 pub(crate) async fn lock(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<LockedTree>> {
     let mut trees = lock_existing(tx, org_ids).await?;
     if trees.len() < org_ids.len() {
         query!(
-            "insert into tree (org_id) select unnest($1::uuid[]) on conflict do nothing",
+            "insert into tree (org_id) select unnest($1::uuid[]) order by 1 on conflict do nothing",
             org_ids
         )
         .execute(tx.conn())
@@ -44,7 +45,7 @@ async fn lock_existing(tx: &mut Tx, org_ids: &[Uuid]) -> Result<Vec<LockedTree>>
         r#"select number, org_id, size, edge, cause as "cause?", detail as "detail?",
                   exists (select from entry where entry.tree = number and index >= size) as "has_added!"
            from tree left join quarantine using (org_id)
-           where org_id = any ($1) order by org_id for update of tree"#,
+           where org_id = any ($1) order by number for update of tree"#,
         org_ids
     );
     let rows = rows.fetch_all(tx.conn()).await?;
@@ -140,12 +141,54 @@ async fn tiles(
         &indexes,
     );
     let rows = rows.fetch_all(db.pool()).await?;
-    let tile = |level: i16, index: i64, hashes: Vec<u8>| {
-        let level = u32::try_from(level).context("table tile: a level is negative")?;
-        let id = TileId { level, index: from_db_int(index)? };
-        Ok((id, hashes.as_chunks().0.to_vec()))
+    rows.into_iter().map(|it| tile_of_row(it.level, it.index, &it.hashes)).collect()
+}
+
+/// Decodes a row of the table `tile`.
+pub(crate) fn tile_of_row(level: i16, index: i64, hashes: &[u8]) -> Result<(TileId, TileHashes)> {
+    let level = u32::try_from(level).context("table tile: a level is negative")?;
+    Ok((TileId { level, index: from_db_int(index)? }, hashes.as_chunks().0.to_vec()))
+}
+
+/// A range of leaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeafRange {
+    pub(crate) first: u64,
+    /// End of the range, exclusive.
+    pub(crate) end: u64,
+}
+
+/// A leaf with its content.
+pub(crate) struct StoredLeaf {
+    pub(crate) index: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Returns the leaves of a range that are stored with their content, in their order: entries of a tree, or
+/// checkpoints of the suite tree.
+pub(crate) async fn leaves(db: &Db, tree: &Tree, range: LeafRange) -> Result<Vec<StoredLeaf>> {
+    let first = to_db_int(range.first)?;
+    let end = to_db_int(range.end)?;
+    let leaf = |index: i64, bytes: Vec<u8>| -> Result<StoredLeaf> {
+        Ok(StoredLeaf { index: from_db_int(index)?, bytes })
     };
-    rows.into_iter().map(|it| tile(it.level, it.index, it.hashes)).collect()
+    if tree.org_id == SUITE_TREE {
+        let rows = query!(
+            "select index, leaf from checkpoint where index >= $1 and index < $2 order by index",
+            first,
+            end
+        );
+        let rows = rows.fetch_all(db.pool()).await?;
+        return rows.into_iter().map(|it| leaf(it.index, it.leaf.into_bytes())).collect();
+    }
+    let rows = query!(
+        "select index, leaf from entry where tree = $1 and index >= $2 and index < $3 order by index",
+        tree.number,
+        first,
+        end
+    );
+    let rows = rows.fetch_all(db.pool()).await?;
+    rows.into_iter().map(|it| leaf(it.index, it.leaf)).collect()
 }
 
 /// Returns the state of the queue of entries that no signed checkpoint covers, except for logs in quarantine,

@@ -5,7 +5,7 @@ use api::error::Reason;
 use chassis::{
     Code, Refusal, UserId,
     email::{Address, Email},
-    key::{Key, Secret},
+    key::{DerivedKeys, Key},
     token::{Kind, Token},
 };
 use secrecy::ExposeSecret;
@@ -176,33 +176,39 @@ pub fn require_interval(
 /// Creates the tokens and URLs of links.
 #[derive(Clone)]
 pub struct LinkFactory {
-    /// Derives the secret of a token from the id of its link. Only hashes of secrets are stored, and a mail
+    /// Derive the secret of a token from the id of its link. Only hashes of secrets are stored, and a mail
     /// that is sent again must have the same link.
-    key: Secret,
+    keys: DerivedKeys,
     base_url: String,
 }
 
 impl LinkFactory {
     /// Creates a factory under the deployment's key; `base_url` is the address of the site.
     pub fn new(key: &Key, base_url: String) -> Self {
-        Self { key: key.derive("verification links"), base_url }
+        Self { keys: key.derive("verification links"), base_url }
     }
 
     fn token(&self, id: Uuid) -> Token {
-        Token::derived(id, &self.key)
+        Token::derived(id, &self.keys.current())
+    }
+
+    /// Returns the token of a stored link, also if a previous key has made it.
+    fn token_of(&self, link: &MailedLink) -> Token {
+        let mut tokens = self.keys.secrets().map(|it| Token::derived(link.id, &it));
+        tokens.find(|it| it.matches(&link.secret_hash)).unwrap_or_else(|| self.token(link.id))
     }
 
     /// Returns the URL of a link. The page that confirms an address is rendered by the server, without
     /// scripts, so its token is in the path; the page is sent with `no-store` and `no-referrer`. The other
     /// pages belong to the web application, whose script reads the token from the fragment, which browsers do
     /// not send.
-    pub fn url(&self, purpose: Purpose, id: Uuid) -> String {
-        let (page, kind) = match purpose {
+    pub fn url(&self, link: &MailedLink) -> String {
+        let (page, kind) = match link.purpose {
             Purpose::ResetPassword => ("reset", Kind::Reset),
             Purpose::ChangeEmail => ("change", Kind::Verification),
             _ => ("verify", Kind::Verification),
         };
-        let token = self.token(id).reveal(kind);
+        let token = self.token_of(link).reveal(kind);
         let separator = if page == "verify" { '/' } else { '#' };
         format!("{}/{page}{separator}{}", self.base_url, token.expose_secret())
     }
@@ -216,7 +222,7 @@ mod tests {
     /// I-16: each property to which a link is bound is changed in turn.
     #[test]
     fn a_link_is_valid_only_for_what_it_was_created_for() {
-        let links = LinkFactory { key: [7; 32], base_url: String::new() };
+        let links = LinkFactory::new(&Key::new(&[[7; 32]]), String::new());
         let ann = user();
         let now = OffsetDateTime::UNIX_EPOCH;
         let to = chassis::email::parse("ann@example.com").unwrap();
@@ -232,8 +238,11 @@ mod tests {
         assert!(!is_valid(&link, Purpose::ResetPassword, &token, &user(), now));
         let later = User { password_version: 2, ..ann.clone() };
         assert!(!is_valid(&link, Purpose::ResetPassword, &token, &later, now));
-        let used = MailedLink { used_at: Some(now), ..link };
+        let used = MailedLink { used_at: Some(now), ..link.clone() };
         assert!(!is_valid(&used, Purpose::ResetPassword, &token, &ann, now));
+        // After a rotation of the secret key, a mail that is sent again has the same link.
+        let rotated = LinkFactory::new(&Key::new(&[[8; 32], [7; 32]]), String::new());
+        assert_eq!(rotated.url(&link), links.url(&link));
         assert_eq!(require_interval(Some(now), now), Err(Refused::TooSoon));
         assert_eq!(require_interval(Some(now), now + INTERVAL_MIN), Ok(()));
     }

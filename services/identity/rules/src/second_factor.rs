@@ -51,13 +51,13 @@ impl Authenticator {
     }
 
     /// Returns the secret as it is stored: encrypted, and bound to its account.
-    pub fn seal(&self, sealer: &key::Secret, user_id: UserId) -> Vec<u8> {
-        key::seal(sealer, user_id.0.as_bytes(), &self.0)
+    pub fn seal(&self, sealer: &key::DerivedKeys, user_id: UserId) -> Vec<u8> {
+        sealer.seal(user_id.0.as_bytes(), &self.0)
     }
 
     /// Decrypts a stored secret; `None` if it belongs to another account or was changed.
-    pub fn open(sealer: &key::Secret, user_id: UserId, sealed: &[u8]) -> Option<Self> {
-        key::open(sealer, user_id.0.as_bytes(), sealed).map(Self)
+    pub fn open(sealer: &key::DerivedKeys, user_id: UserId, sealed: &[u8]) -> Option<Self> {
+        sealer.open(user_id.0.as_bytes(), sealed).map(Self)
     }
 
     /// Returns the secret in base32, for manual entry.
@@ -156,7 +156,7 @@ mod tests {
     fn a_secret_opens_for_its_account_only() {
         let ann = UserId::new();
         let bob = UserId::new();
-        let sealer = [7; 32];
+        let sealer = key::Key::new(&[[7; 32]]).derive("second factors");
         let authenticator = Authenticator::random();
         let sealed = authenticator.seal(&sealer, ann);
         assert_eq!(Authenticator::open(&sealer, ann, &sealed).unwrap().0, authenticator.0);

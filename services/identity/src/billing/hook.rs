@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use chassis::{Db, Result, Tx};
-use host::web::{PageHandler, PageRequest, page};
-use http::{Method, Response, StatusCode};
+use host::web::{Page, PageHandler, PageRequest, page};
+use http::{Method, StatusCode};
 use identity_rules::billing::webhook::{self, Rejected};
 use secrecy::ExposeSecret;
 
@@ -59,7 +59,7 @@ impl Hook {
 
 #[tonic::async_trait]
 impl PageHandler for Hook {
-    async fn handle(&self, request: PageRequest) -> Response<String> {
+    async fn handle(&self, request: PageRequest) -> Page {
         if request.path.trim_start_matches(PATHS[0]) != "stripe" {
             return text_page(StatusCode::NOT_FOUND, "no billing provider has this path");
         }
@@ -93,7 +93,7 @@ impl PageHandler for Hook {
 }
 
 /// Response to a delivery that is not accepted. An event about no customer is not an error.
-fn rejection(rejected: &Rejected) -> Response<String> {
+fn rejection(rejected: &Rejected) -> Page {
     let (status, text) = match rejected {
         Rejected::NoCustomer => (StatusCode::OK, "ignored: the event is about no customer"),
         Rejected::Signature => (StatusCode::BAD_REQUEST, "the signature is not valid"),
@@ -111,6 +111,6 @@ fn rejection(rejected: &Rejected) -> Response<String> {
     text_page(status, text)
 }
 
-fn text_page(status: StatusCode, text: &str) -> Response<String> {
+fn text_page(status: StatusCode, text: &str) -> Page {
     page(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }

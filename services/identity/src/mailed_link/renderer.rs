@@ -44,10 +44,8 @@ impl MailRenderer for AccountMailRenderer {
         } else {
             format!("Hello {},", sanitize(&display_name))
         };
-        let action = button.map(|label| Action {
-            label: label.to_owned(),
-            link: self.links.url(link.purpose, link.id),
-        });
+        let action =
+            button.map(|label| Action { label: label.to_owned(), link: self.links.url(&link) });
         Ok(RenderOutcome::Send(Box::new(EmailMessage {
             to: link.email.0,
             subject: subject.to_owned(),

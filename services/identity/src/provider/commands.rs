@@ -7,7 +7,7 @@ use chassis::{
     Changed, Db, Error, EventTarget, Result, Tx, email,
     email::Address,
     foreign_text,
-    key::{self, Key, Secret},
+    key::{self, DerivedKeys, Key},
     token::{Kind, Token},
 };
 use data_encoding::BASE64URL_NOPAD;
@@ -40,7 +40,7 @@ const DISPLAY_NAME_CHARS_MAX: usize = 100;
 pub(crate) struct Provider {
     db: Db,
     /// Encrypts [`LoginSecrets`].
-    sealer: Secret,
+    sealer: DerivedKeys,
     client: Option<Arc<OidcClient>>,
 }
 
@@ -111,7 +111,7 @@ impl Provider {
         let plain = serde_json::to_vec(&secrets).map_err(anyhow::Error::from)?;
         Ok(PreparedLogin {
             id: token.id,
-            sealed_secrets: key::seal(&self.sealer, token.id.as_bytes(), &plain),
+            sealed_secrets: self.sealer.seal(token.id.as_bytes(), &plain),
             issuer: client.settings.issuer.clone(),
             started: StartedLogin { authorization_url, state },
         })
@@ -140,7 +140,7 @@ impl Provider {
         let token = Token::parse(Kind::External, state).ok_or_else(unknown)?;
         let consume = async |tx: &mut Tx| store::consume(tx, token.id).await;
         let sealed = self.db.write_as_system("external login", consume).await?;
-        let plain = key::open(&self.sealer, token.id.as_bytes(), &sealed.ok_or_else(unknown)?);
+        let plain = self.sealer.open(token.id.as_bytes(), &sealed.ok_or_else(unknown)?);
         let secrets: LoginSecrets =
             serde_json::from_slice(&plain.ok_or_else(unknown)?).map_err(anyhow::Error::from)?;
         if token.matches(&secrets.secret_hash) { Ok(secrets) } else { Err(unknown()) }

@@ -1,7 +1,7 @@
 //! Enrolment, confirmation and removal of the second factor.
 
 use api::identity as pb;
-use chassis::{Account, Result, Tx, key::Secret};
+use chassis::{Account, Result, Tx, key::DerivedKeys};
 use identity_rules::{
     second_factor::{Authenticator, CodeKind, Refused, new_recovery_codes},
     user::User,
@@ -17,7 +17,11 @@ pub(super) struct Enrollment {
 }
 
 /// Stores the secret of a new authenticator. The second factor is enabled by [`confirm`].
-pub(super) async fn enroll(tx: &mut Tx, sealer: &Secret, account: &Account) -> Result<Enrollment> {
+pub(super) async fn enroll(
+    tx: &mut Tx,
+    sealer: &DerivedKeys,
+    account: &Account,
+) -> Result<Enrollment> {
     let authenticator = Authenticator::random();
     let user = user::store::lock_caller(tx, account).await?;
     require_disabled(&user)?;
@@ -32,7 +36,7 @@ pub(super) async fn enroll(tx: &mut Tx, sealer: &Secret, account: &Account) -> R
 /// the recovery codes.
 pub(super) async fn confirm(
     tx: &mut Tx,
-    sealer: &Secret,
+    sealer: &DerivedKeys,
     account: &Account,
     code: &str,
 ) -> Result<Vec<String>> {
@@ -49,7 +53,7 @@ pub(super) async fn confirm(
 /// Disables the second factor, and ends all other sessions.
 pub(super) async fn disable(
     tx: &mut Tx,
-    sealer: &Secret,
+    sealer: &DerivedKeys,
     account: &Account,
     code: &str,
 ) -> Result<()> {
@@ -65,7 +69,7 @@ pub(super) async fn disable(
 /// Replaces the recovery codes.
 pub(super) async fn regenerate_recovery_codes(
     tx: &mut Tx,
-    sealer: &Secret,
+    sealer: &DerivedKeys,
     account: &Account,
     code: &str,
 ) -> Result<Vec<String>> {
@@ -81,7 +85,7 @@ pub(super) async fn regenerate_recovery_codes(
 
 async fn require_code(
     tx: &mut Tx,
-    sealer: &Secret,
+    sealer: &DerivedKeys,
     user: &User,
     code: &str,
     accepted: CodeKind,

@@ -7,7 +7,7 @@ use sqlx::query;
 /// Verifies a code and marks it as used; returns false if it is wrong or was used before.
 pub(crate) async fn consume_code(
     tx: &mut Tx,
-    sealer: &key::Secret,
+    sealer: &key::DerivedKeys,
     user_id: UserId,
     code: &str,
     accepted: CodeKind,

@@ -51,7 +51,7 @@ pub(crate) struct SignIn {
     db: Db,
     passwords: Arc<PasswordHasher>,
     /// Encrypts the secrets of authenticators.
-    sealer: key::Secret,
+    sealer: key::DerivedKeys,
     /// Attempts by network of the client.
     clients: RateLimit,
     /// Attempts by e-mail address; for networks from which the account signed in recently, by both.
@@ -95,8 +95,8 @@ impl SignIn {
         }
     }
 
-    /// Returns the secret that encrypts the secrets of authenticators.
-    pub(crate) fn sealer(&self) -> &key::Secret {
+    /// Returns the keys that encrypt the secrets of authenticators.
+    pub(crate) fn sealer(&self) -> &key::DerivedKeys {
         &self.sealer
     }
 

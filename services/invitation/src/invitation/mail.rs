@@ -87,15 +87,13 @@ impl InvitationMails {
         let inviter = sanitize(&invitation.inviter_name);
         let org = sanitize(&invitation.org_name);
         let role = role_name(invitation.role.0);
+        let link = self.links.url(&invitation, LinkKind::Mailed);
         EmailMessage {
             to: invitation.email.0,
             subject: format!("{inviter} invites you to {org}"),
             paragraphs: vec![format!("{inviter} invites you to join {org} as {role}.")],
             quote: Some(invitation.message).filter(|it| !it.is_empty()),
-            action: Some(Action {
-                label: "Open the invitation".to_owned(),
-                link: self.links.url(invitation.id.0, invitation.link_generation, LinkKind::Mailed),
-            }),
+            action: Some(Action { label: "Open the invitation".to_owned(), link }),
             notes: vec![
                 format!("The link is valid until {}.", moment(invitation.expires_at)),
                 "If you did not expect this mail, you can ignore it.".to_owned(),

@@ -133,8 +133,7 @@ impl InvitationService for Rpc {
         let copy = async |tx: &mut Tx| {
             let invitation = store::lock(tx, grant.org_id(), id).await?;
             let invitation = store::update(tx, invitation.copy_link(tx.now)?).await?;
-            let generation = invitation.link_generation;
-            let link = self.links.url(id.0, generation, LinkKind::Copied);
+            let link = self.links.url(&invitation, LinkKind::Copied);
             Ok(pb::GetInvitationLinkResponse { link })
         };
         reply(self.db.write(&call, copy).await?)

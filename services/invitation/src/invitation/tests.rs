@@ -47,11 +47,8 @@ fn account(email: &str) -> Account {
     }
 }
 
-/// Links of a new key.
-fn links() -> Links {
-    let dir = tempfile::tempdir().unwrap();
-    let key = chassis::key::Key::read_or_create(&dir.path().join("key")).unwrap();
-    Links::new(&key, "https://tenantry.example".to_owned())
+fn links_of(secrets: &[[u8; 32]]) -> Links {
+    Links::new(&chassis::key::Key::new(secrets), "https://tenantry.example".to_owned())
 }
 
 /// IN-13, IN-14, IN-17.
@@ -96,7 +93,7 @@ fn an_ended_invitation_stays_ended() {
         assert_eq!(revoked.unwrap_err(), refused);
         assert_eq!(invitation.clone().copy_link(now).unwrap_err(), refused);
         if state != State::Expired {
-            assert_eq!(invitation.clone().resend(&links(), now).unwrap_err(), refused);
+            assert_eq!(invitation.clone().resend(&links_of(&[[7; 32]]), now).unwrap_err(), refused);
         }
         assert!(invitation.clone().decline(&bob, now).is_err());
         assert!(invitation.check_acceptable(&bob, false, now).is_err());
@@ -122,7 +119,7 @@ fn the_last_use_expires_an_invitation_once() {
 #[test]
 fn a_link_is_mailed_again_but_not_often() {
     let start = OffsetDateTime::UNIX_EPOCH;
-    let links = links();
+    let links = links_of(&[[7; 32]]);
     let mut resent = invitation(1, 0);
     let too_soon = resent.clone().resend(&links, start).unwrap_err();
     assert_eq!(too_soon, Refused::TooSoon(RESEND_INTERVAL));
@@ -143,7 +140,7 @@ fn a_link_is_mailed_again_but_not_often() {
 /// its expiry.
 #[test]
 fn an_expired_invitation_is_renewed_with_new_links() {
-    let links = links();
+    let links = links_of(&[[7; 32]]);
     let later = OffsetDateTime::UNIX_EPOCH + Duration::days(20);
     let expired = invitation(1, 0).expire(later).state().clone();
     let renewed = expired.resend(&links, later).unwrap().state().clone();
@@ -160,26 +157,35 @@ fn an_expired_invitation_is_renewed_with_new_links() {
 /// N-01: a token opens its own invitation only, and shows the kind of its link.
 #[test]
 fn only_its_own_links_open_an_invitation() {
-    let links = links();
-    let token = |id: Uuid, kind| {
-        let url = links.url(id, 0, kind);
+    let links = links_of(&[[7; 32]]);
+    let token = |links: &Links, invitation: &Invitation, kind| {
+        let url = links.url(invitation, kind);
         let text = url.strip_prefix("https://tenantry.example/invitations/").unwrap();
         Token::parse(chassis::token::Kind::Invitation, text).unwrap()
     };
-    let id = chassis::id::new();
-    let with_links = Invitation {
-        id: InvitationId(id),
-        secret_hash: links.secret_hash(id, 0, LinkKind::Mailed),
-        copied_hash: links.secret_hash(id, 0, LinkKind::Copied),
-        ..invitation(1, 0)
+    let with_links = |generation| {
+        let id = chassis::id::new();
+        Invitation {
+            id: InvitationId(id),
+            secret_hash: links.secret_hash(id, generation, LinkKind::Mailed),
+            copied_hash: links.secret_hash(id, generation, LinkKind::Copied),
+            link_generation: generation,
+            ..invitation(1, 0)
+        }
     };
-    let mailed = with_links.link_kind(&token(id, LinkKind::Mailed));
-    assert_eq!(mailed, Some(LinkKind::Mailed));
-    let copied = with_links.link_kind(&token(id, LinkKind::Copied));
-    assert_eq!(copied, Some(LinkKind::Copied));
-    let other_id = token(chassis::id::new(), LinkKind::Mailed);
-    assert_eq!(with_links.link_kind(&other_id), None);
-    assert_eq!(with_links.link_kind(&Token::random(id)), None);
+    // After a rotation of the secret key, the same links are mailed and copied again.
+    let rotated = links_of(&[[8; 32], [7; 32]]);
+    for generation in [0, 1] {
+        let invited = with_links(generation);
+        for kind in [LinkKind::Mailed, LinkKind::Copied] {
+            for links in [&links, &rotated] {
+                assert_eq!(invited.link_kind(&token(links, &invited, kind)), Some(kind));
+            }
+        }
+        let other = token(&links, &with_links(generation), LinkKind::Mailed);
+        assert_eq!(invited.link_kind(&other), None);
+        assert_eq!(invited.link_kind(&Token::random(invited.id.0)), None);
+    }
     assert_eq!(invitation(1, 0).link_kind(&Token::random(Uuid::nil())), None);
 }
 

@@ -86,12 +86,12 @@ impl Webhook {
         scope: Scope,
         settings: Settings,
         existing_count: i64,
-        secrets_key: &key::Secret,
+        secret_keys: &key::DerivedKeys,
         now: OffsetDateTime,
     ) -> Result<WithSecret, LimitReached> {
         check_limit(existing_count, WEBHOOKS_MAX, "webhooks")?;
         let id = WebhookId::new();
-        let secret = signature::NewSecret::generate(secrets_key, id);
+        let secret = signature::NewSecret::generate(secret_keys, id);
         let webhook = Self {
             id,
             org_id: scope.org_id,
@@ -138,10 +138,10 @@ impl Webhook {
     /// Generates a new secret. The former one stays valid for a day (NO-4).
     pub(crate) fn rotate_secret(
         self,
-        secrets_key: &key::Secret,
+        secret_keys: &key::DerivedKeys,
         now: OffsetDateTime,
     ) -> WithSecret {
-        let secret = signature::NewSecret::generate(secrets_key, self.id);
+        let secret = signature::NewSecret::generate(secret_keys, self.id);
         let webhook = Self {
             secret: secret.sealed,
             old_secret: Some(self.secret),

@@ -9,11 +9,13 @@
 //! | updates of fields by a person | `edit` |
 //! | protection of PRODUCTION | `production` |
 //! | reports of runners | `report` |
+//! | resource usage over time | `metric` |
 
 pub mod admission;
 pub mod edit;
 pub mod hostname;
 pub mod lifecycle;
+pub mod metric;
 pub mod production;
 pub mod report;
 pub mod state_machine;

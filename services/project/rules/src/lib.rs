@@ -6,9 +6,13 @@
 //! | CPU, memory and disk | `resources` |
 //! | validation of repository URLs and branches | `repository` |
 //! | machines on which environments run | `server` |
+//! | output of programs | `log` |
+//! | commands beside programs | `command` |
 //! | units of work of runners, their leases and logs | `task` |
 //! | status of organizations | `organization` |
 //! | deployed branches of projects and their states | `environment` |
+//! | alerts about environments and servers | `alert` |
+//! | custom domains of environments | `domain` |
 //! | projects | `project` |
 //! | environment variables of programs | `variable` |
 //! | extra services of a project, like a database | `addon` |
@@ -22,11 +26,15 @@
 )]
 
 pub mod addon;
+pub mod alert;
 pub mod collaborator;
+pub mod command;
 pub mod connection;
+pub mod domain;
 pub mod environment;
 #[cfg(test)]
 mod fuzz;
+pub mod log;
 pub mod organization;
 pub mod project;
 pub mod push;

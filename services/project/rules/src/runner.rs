@@ -2,6 +2,9 @@
 
 pub mod wire;
 
+use chassis::key;
+use data_encoding::HEXLOWER;
+
 use crate::{
     addon::DesiredAddon,
     connection::git::GitConnection,
@@ -29,6 +32,8 @@ pub struct Heartbeat {
     pub rejected_reports: Vec<RejectedReport>,
     /// Leases of the tasks that the runner works on.
     pub leases: Vec<LeaseRef>,
+    /// Version of the custom domains that the runner serves.
+    pub domains_version: String,
 }
 
 /// An invalid report about an environment.
@@ -37,6 +42,33 @@ pub struct RejectedReport {
     /// Id of the environment as reported, sanitized.
     pub environment_id: String,
     pub reason: String,
+}
+
+/// A verified custom domain of an environment.
+#[derive(Clone, Debug)]
+pub struct ServedDomain {
+    pub environment_id: EnvironmentId,
+    pub hostname: String,
+}
+
+/// Verified custom domains of the environments of a server.
+#[derive(Debug, Default)]
+pub struct ServedDomains {
+    /// SHA-256 of the list, in hexadecimal.
+    pub version: String,
+    /// Sorted by environment; `None`: the runner has this version.
+    pub domains: Option<Vec<ServedDomain>>,
+}
+
+impl ServedDomains {
+    /// Returns the list for a runner that has `known_version`.
+    pub fn new(domains: Vec<ServedDomain>, known_version: &str) -> Self {
+        let lines: String =
+            domains.iter().map(|it| format!("{} {}\n", it.environment_id, it.hostname)).collect();
+        let version = HEXLOWER.encode(&key::hash(lines.as_bytes()));
+        let domains = (version != known_version).then_some(domains);
+        Self { version, domains }
+    }
 }
 
 /// Result of a heartbeat, for the runner.
@@ -49,6 +81,7 @@ pub struct HeartbeatResult {
     /// Reported environments that do not exist on this server, and whose files the runner must delete.
     pub unknown_environment_ids: Vec<EnvironmentId>,
     pub rejected_reports: Vec<RejectedReport>,
+    pub served_domains: ServedDomains,
 }
 
 /// A leased task, with everything that its runner needs.

@@ -45,12 +45,14 @@ pub enum Kind {
     Destroy,
     /// Provisions or removes add-ons.
     Provision,
+    /// Updates modules of the deployed version.
+    UpdateModules,
 }
 
 chassis::text_column!(Kind {
     Deploy = "deploy", Start = "start", Stop = "stop", Restart = "restart", Pause = "pause",
     Resume = "resume", Sync = "sync", Rollback = "rollback", Clone = "clone", Promote = "promote",
-    Destroy = "destroy", Provision = "provision",
+    Destroy = "destroy", Provision = "provision", UpdateModules = "update_modules",
 });
 
 /// Kind of initiator of a task.

@@ -39,6 +39,11 @@ chassis::id!(
     "DNS record"
 );
 chassis::id!(
+    /// Identifies a custom domain of an environment.
+    DomainId,
+    "domain"
+);
+chassis::id!(
     /// Identifies a storage connection.
     StorageConnectionId,
     "storage connection"

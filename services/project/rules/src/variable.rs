@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use api::{check::Violation, project as pb};
 use chassis::{
     Changed, Error, OrgId, Result,
-    key::{self, Key},
+    key::{self, DerivedKeys, Key},
 };
 use time::OffsetDateTime;
 
@@ -71,26 +71,27 @@ impl Vault {
         Self(key.clone())
     }
 
-    fn org_key(&self, org_id: OrgId) -> key::Secret {
+    fn org_keys(&self, org_id: OrgId) -> DerivedKeys {
         self.0.derive(&format!("variables of {org_id}"))
     }
 
     /// Encrypts a value. The organization and the name are authenticated with it, so that a sealed value
     /// cannot be copied to another variable.
     pub fn seal(&self, org_id: OrgId, name: &str, value: &str) -> Vec<u8> {
-        key::seal(&self.org_key(org_id), name.as_bytes(), value.as_bytes())
+        self.org_keys(org_id).seal(name.as_bytes(), value.as_bytes())
     }
 
-    /// Fingerprint of a value, for events: equal values of an organization have equal fingerprints.
+    /// Fingerprint of a value, for events: equal values of an organization have equal fingerprints until the
+    /// secret key of the deployment is rotated.
     fn fingerprint(&self, org_id: OrgId, value: &str) -> String {
-        let key = self.0.derive(&format!("fingerprints of variables of {org_id}"));
-        let mac = key::mac(&key, &[value.as_bytes()]);
+        let keys = self.0.derive(&format!("fingerprints of variables of {org_id}"));
+        let mac = keys.mac(&[value.as_bytes()]);
         mac[..8].iter().map(|it| format!("{it:02x}")).collect()
     }
 
     /// Decrypts a value.
     pub fn unseal(&self, org_id: OrgId, name: &str, sealed: &[u8]) -> Result<String> {
-        let opened = key::open(&self.org_key(org_id), name.as_bytes(), sealed);
+        let opened = self.org_keys(org_id).open(name.as_bytes(), sealed);
         let opened = opened.and_then(|it| String::from_utf8(it).ok());
         Ok(opened.ok_or_else(|| anyhow::anyhow!("the sealed value of {name} cannot be opened"))?)
     }

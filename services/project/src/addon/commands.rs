@@ -19,6 +19,17 @@ use crate::{
     store,
 };
 
+/// Key of the add-on that an Odoo project needs.
+const POSTGRESQL: &str = "postgresql";
+
+/// An add-on that a person attaches.
+struct NewAddon<'a> {
+    project_ref: ProjectRef,
+    entry: &'a CatalogEntry,
+    config: Config,
+    user_id: UserId,
+}
+
 /// Attaches an add-on to a project, with an instance in every environment.
 pub(super) async fn attach(
     tx: &mut Tx,
@@ -28,11 +39,43 @@ pub(super) async fn attach(
     vault: &Vault,
 ) -> Result<Addon> {
     let project_ref = ProjectRef::from(grant);
-    let user_id = grant.account().user_id;
     let environments = store::environment::lock_of_project(tx, project_ref).await?;
     require_active_project(tx, project_ref).await?;
     let conflicts = store::variable::environments_with(tx, project_ref, &entry.variable).await?;
     require_unused_variable(entry, &conflicts)?;
+    let addon = NewAddon { project_ref, entry, config, user_id: grant.account().user_id };
+    insert(tx, addon, environments, vault).await
+}
+
+/// Attaches PostgreSQL to a project that has got an Odoo version, unless it has PostgreSQL or one of its
+/// environments sets the variable itself. Environments are locked before their project: the caller must have
+/// locked them.
+pub(crate) async fn attach_database(
+    tx: &mut Tx,
+    project_ref: ProjectRef,
+    user_id: UserId,
+    vault: &Vault,
+) -> Result<()> {
+    let entry = catalog_entry(POSTGRESQL)?;
+    let addons = store::addon::of_project(tx, project_ref).await?;
+    let conflicts = store::variable::environments_with(tx, project_ref, &entry.variable).await?;
+    if addons.iter().any(|it| it.addon_key == entry.key) || !conflicts.is_empty() {
+        return Ok(());
+    }
+    let environments = store::environment::lock_of_project(tx, project_ref).await?;
+    let config = entry.configure(&Config::new(), &[])?;
+    insert(tx, NewAddon { project_ref, entry, config, user_id }, environments, vault).await?;
+    Ok(())
+}
+
+/// Inserts an add-on, with an instance in every environment of its project, which are locked.
+async fn insert(
+    tx: &mut Tx,
+    addon: NewAddon<'_>,
+    environments: Vec<Environment>,
+    vault: &Vault,
+) -> Result<Addon> {
+    let NewAddon { project_ref, entry, config, user_id } = addon;
     let attached = Addon::attach(project_ref, entry, config, user_id, tx.now);
     let addon = store::addon::insert(tx, attached).await?;
     for environment in environments {

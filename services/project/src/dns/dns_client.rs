@@ -10,7 +10,7 @@ use std::{
 use chassis::{
     OrgId,
     foreign_text::clean_block,
-    key::Key,
+    key::{DerivedKeys, Key},
     public_address::{Exceptions, not_public},
 };
 use host::resolver::Resolver;
@@ -55,7 +55,8 @@ pub(crate) struct DnsClient {
     pub(crate) exceptions: Exceptions,
     /// URL of the API of Cloudflare, without a slash at its end.
     pub(crate) cloudflare_url: String,
-    installation: String,
+    /// Keys of the id of the installation in owners of records.
+    installation_keys: DerivedKeys,
     slots: Semaphore,
 }
 
@@ -118,15 +119,15 @@ impl DnsClient {
         cloudflare_url: String,
         key: &Key,
     ) -> Self {
-        // Public, and the same for all processes of an installation.
-        let installation = data_encoding::HEXLOWER.encode(&key.derive("owner of DNS records")[..8]);
+        let installation_keys = key.derive("owner of DNS records");
         let slots = Semaphore::new(CONCURRENT_MAX);
-        Self { resolver, exceptions, cloudflare_url, installation, slots }
+        Self { resolver, exceptions, cloudflare_url, installation_keys, slots }
     }
 
     /// Owner of the records of an environment.
     pub(crate) fn owner(&self, org_id: OrgId, environment: String) -> Owner {
-        let installation = self.installation.clone();
+        // Public, and the same for all processes of an installation, also after a rotation of the key.
+        let installation = data_encoding::HEXLOWER.encode(&self.installation_keys.original()[..8]);
         Owner { installation, org_id, environment }
     }
 

@@ -3,7 +3,10 @@
 
 use chassis::{Access, Db, ProjectGrant, Result, call::Context};
 use project_rules::{
-    environment::production::{DeployRole, ProductionRight},
+    environment::{
+        CloneSpec, CloneTarget, Kind,
+        production::{DeployRole, ProductionRight},
+    },
     task::TaskSpec,
     types::EnvironmentId,
 };
@@ -36,6 +39,19 @@ impl ProductionGate<'_> {
     ) -> Result<ProductionRight> {
         let facts = store::admission::production_facts(self.db, self.grant, id, spec).await?;
         self.require_permission(facts.requires_right(spec.kind)).await
+    }
+
+    /// Refuses a caller without the permission, if the project requires it for a clone, whose source and
+    /// target may both be PRODUCTION.
+    pub(crate) async fn authorize_clone(&self, clone: &CloneSpec) -> Result<ProductionRight> {
+        let source_kind = store::environment::get(self.db, self.grant, clone.source_id).await?.kind;
+        let target_kind = match clone.target {
+            CloneTarget::Existing { id, .. } => {
+                store::environment::get(self.db, self.grant, id).await?.kind
+            }
+            CloneTarget::New { kind, .. } => kind,
+        };
+        self.authorize([source_kind, target_kind].contains(&Kind::Production)).await
     }
 
     async fn require_permission(&self, is_required: bool) -> Result<ProductionRight> {

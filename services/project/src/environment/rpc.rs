@@ -11,7 +11,7 @@ use chassis::{
 use project_rules::{
     environment::{
         CloneSpec, CloneTarget, Draft, Kind, Promotion, admission::Initiator, edit::Patch,
-        production::ProductionRight, wire::environment_health,
+        metric::MetricRange, wire::environment_health,
     },
     task::{self, TaskSpec},
     types::{EnvironmentId, parse_optional_id},
@@ -52,24 +52,6 @@ impl Rpc {
         plan_limit(&self.identity, context, org_id, PlanLimit::Environments).await
     }
 
-    /// Authorizes a clone, whose source and target may both be PRODUCTION.
-    async fn authorize_clone(
-        &self,
-        context: &Context,
-        grant: &ProjectGrant,
-        clone: &CloneSpec,
-    ) -> Result<ProductionRight> {
-        let source_kind = store::environment::get(&self.db, grant, clone.source_id).await?.kind;
-        let target_kind = match clone.target {
-            CloneTarget::Existing { id, .. } => {
-                store::environment::get(&self.db, grant, id).await?.kind
-            }
-            CloneTarget::New { kind, .. } => kind,
-        };
-        let affects_production = [source_kind, target_kind].contains(&Kind::Production);
-        self.gate(context, grant).authorize(affects_production).await
-    }
-
     /// Enqueues a task in an environment. `response` makes the response from the task.
     async fn enqueue<M, R>(
         &self,
@@ -94,15 +76,18 @@ impl Rpc {
     }
 }
 
-/// Body of a method that enqueues a task with no options but its kind.
+/// Body of a method that enqueues a task of a kind, with the fields of the request that the task has.
 macro_rules! enqueue {
-    ($self:ident, $request:ident, $kind:ident, $response:ident) => {{
+    ($self:ident, $request:ident, $kind:ident, $response:ident $(, $field:ident)?) => {{
         let call = Call::of($request)?;
         let message = &call.message;
         let grant = $self.access.project(&call, &message.org_id, &message.project_id).await?;
         let id = message.environment_id.parse()?;
         let response = |task| pb::$response { task: Some(task) };
-        let spec = TaskSpec::new(task::Kind::$kind);
+        let spec = TaskSpec {
+            $($field: message.$field.clone(),)?
+            ..TaskSpec::new(task::Kind::$kind)
+        };
         reply($self.enqueue(&call, &grant, id, spec, response).await?)
     }};
 }
@@ -174,6 +159,19 @@ impl EnvironmentService for Rpc {
         reply(pb::GetEnvironmentHealthResponse { health: Some(health) })
     }
 
+    async fn get_metrics(
+        &self,
+        request: Request<pb::GetMetricsRequest>,
+    ) -> Reply<pb::GetMetricsResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
+        let range = MetricRange::from_request(message, self.db.now())?;
+        let id = message.environment_id.parse()?;
+        store::environment::get(&self.db, &grant, id).await?;
+        reply(range.response(&store::metric::list(&self.db, id, &range).await?))
+    }
+
     async fn update_environment(
         &self,
         request: Request<pb::UpdateEnvironmentRequest>,
@@ -198,14 +196,7 @@ impl EnvironmentService for Rpc {
         &self,
         request: Request<pb::DeployEnvironmentRequest>,
     ) -> Reply<pb::DeployEnvironmentResponse> {
-        let call = Call::of(request)?;
-        let message = &call.message;
-        let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
-        let id = message.environment_id.parse()?;
-        let mut spec = TaskSpec::new(task::Kind::Deploy);
-        spec.modules.clone_from(&message.modules);
-        let response = |task| pb::DeployEnvironmentResponse { task: Some(task) };
-        reply(self.enqueue(&call, &grant, id, spec, response).await?)
+        enqueue!(self, request, Deploy, DeployEnvironmentResponse, modules)
     }
 
     async fn start_environment(
@@ -227,6 +218,13 @@ impl EnvironmentService for Rpc {
         request: Request<pb::RestartEnvironmentRequest>,
     ) -> Reply<pb::RestartEnvironmentResponse> {
         enqueue!(self, request, Restart, RestartEnvironmentResponse)
+    }
+
+    async fn update_modules(
+        &self,
+        request: Request<pb::UpdateModulesRequest>,
+    ) -> Reply<pb::UpdateModulesResponse> {
+        enqueue!(self, request, UpdateModules, UpdateModulesResponse, modules)
     }
 
     async fn pause_environment(
@@ -284,7 +282,7 @@ impl EnvironmentService for Rpc {
                 None
             }
         };
-        let right = self.authorize_clone(&call, &grant, &spec).await?;
+        let right = self.gate(&call, &grant).authorize_clone(&spec).await?;
         let conditions = Conditions { plan_limit, right };
         let clone = async |tx: &mut Tx| {
             let (environment, task) = clone(tx, &grant, spec, conditions, &self.vault).await?;

@@ -13,6 +13,7 @@ use project_rules::{
 };
 
 use crate::{
+    addon::commands::attach_database,
     environment::commands::{delete_project_if_empty, enqueue_task},
     store,
 };
@@ -25,7 +26,12 @@ pub(super) async fn update(
     etag: &str,
     vault: &Vault,
 ) -> Result<Project> {
-    let project = store::project::lock(tx, grant.into()).await?;
+    let project_ref = ProjectRef::from(grant);
+    if patch.odoo_version.as_ref().is_some_and(|it| !it.is_empty()) {
+        // For the database of a first Odoo version: environments are locked before their project.
+        store::environment::lock_of_project(tx, project_ref).await?;
+    }
+    let project = store::project::lock(tx, project_ref).await?;
     // `Some(None)` clears the server.
     if let Some(Some(server_id)) = patch.server_id {
         store::server::lock_against_removal(tx, grant.org_id(), server_id).await?;
@@ -40,10 +46,14 @@ pub(super) async fn update(
         (None, _) => ConnectionChange::Keep,
     };
     let unchanged = project.clone();
-    match project.update(patch, connection, etag, vault, tx.now)? {
-        Some(changed) => store::project::update(tx, changed).await,
-        None => Ok(unchanged),
+    let Some(changed) = project.update(patch, connection, etag, vault, tx.now)? else {
+        return Ok(unchanged);
+    };
+    let project = store::project::update(tx, changed).await?;
+    if unchanged.odoo_version.is_empty() && !project.odoo_version.is_empty() {
+        attach_database(tx, project_ref, grant.account().user_id, vault).await?;
     }
+    Ok(project)
 }
 
 /// Replaces the repository of a project (PE-7).

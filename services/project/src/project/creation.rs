@@ -25,7 +25,7 @@ use project_rules::{
 use prost::{Message, Name};
 
 use super::client;
-use crate::store;
+use crate::{addon::commands::attach_database, store};
 
 /// Largest number of slugs that are tried for a project whose request names none. A slug is tried again if
 /// another call takes it at the same time.
@@ -105,6 +105,10 @@ impl CreateProject<'_> {
             let (vault, now) = (self.vault, tx.now);
             let created = Project::create(self.grant, id, slug, new, connection, vault, now)?;
             if let Some(stored) = store::project::insert(tx, created).await? {
+                if !stored.odoo_version.is_empty() {
+                    let user_id = self.grant.account().user_id;
+                    attach_database(tx, project, user_id, self.vault).await?;
+                }
                 return Ok(stored);
             }
             if store::registration::is_abandoned(tx, project).await? {
@@ -135,8 +139,8 @@ impl CreateProject<'_> {
     async fn abandon(&self, project: ProjectRef) {
         let abandon = async |tx: &mut Tx| abandon(tx, project).await;
         if let Err(error) = self.db.write_as_system("project registration", abandon).await {
-            let project = project.project_id;
-            tracing::warn!(%project, %error, "the registration of a project is abandoned later");
+            let (project, error) = (project.project_id, chassis::error::causes(&error));
+            tracing::warn!(%project, error, "the registration of a project is abandoned later");
         }
     }
 }

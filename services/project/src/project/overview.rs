@@ -2,7 +2,10 @@
 
 use api::project as pb;
 use chassis::{Db, ProjectGrant, Result};
-use project_rules::project::overview::{allocated_resources, status, total_usage};
+use project_rules::{
+    environment::metric::{day_start, wire::environment_metrics},
+    project::overview::{allocated_resources, status, total_usage},
+};
 
 use crate::store;
 
@@ -13,6 +16,9 @@ const ENVIRONMENTS_MAX: usize = 100;
 pub(super) async fn read(db: &Db, grant: &ProjectGrant) -> Result<pb::ProjectOverview> {
     let project = store::project::get(db, grant).await?;
     let environments = store::environment::list_all(db, grant).await?;
+    let listed = &environments[..environments.len().min(ENVIRONMENTS_MAX)];
+    let listed_ids: Vec<_> = listed.iter().map(|it| it.id.0).collect();
+    let hours = store::metric::list_hours(db, &listed_ids, day_start(db.now())).await?;
     let usages = store::overview::usages(db, grant).await?;
     let recent_deployments = store::overview::recent_deployments(db, grant).await?;
     let running = environments.iter().filter(|it| it.serves()).count();
@@ -27,6 +33,7 @@ pub(super) async fn read(db: &Db, grant: &ProjectGrant) -> Result<pb::ProjectOve
         used: total_usage(&usages),
         usages: usages.iter().map(Into::into).collect(),
         recent_deployments: recent_deployments.iter().map(Into::into).collect(),
-        environments: environments.iter().take(ENVIRONMENTS_MAX).map(Into::into).collect(),
+        environments: listed.iter().map(Into::into).collect(),
+        hourly_metrics: environment_metrics(&hours),
     })
 }

@@ -35,7 +35,7 @@ pub(crate) struct Rpc {
     /// Base URL of push webhooks.
     pub(crate) push_url: String,
     /// Key that seals the secrets of push webhooks.
-    pub(crate) push_secret_key: key::Secret,
+    pub(crate) push_secret_keys: key::DerivedKeys,
 }
 
 impl Rpc {
@@ -124,7 +124,7 @@ impl ProjectService for Rpc {
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let project_ref = ProjectRef::from(&grant);
         let url = self.push_webhook_url(&grant);
-        let secret = push::secret::PushSecret::generate(&self.push_secret_key, grant.project_id());
+        let secret = push::secret::PushSecret::generate(&self.push_secret_keys, grant.project_id());
         let rotate = async |tx: &mut Tx| {
             let rotated = push::secret::rotated(project_ref);
             store::push::set_secret(tx, project_ref, &secret.sealed, rotated).await?;
@@ -146,7 +146,7 @@ impl ProjectService for Rpc {
             grant: &grant,
             vault: &self.vault,
             prober: &self.prober,
-            secret_key: &self.push_secret_key,
+            secret_keys: &self.push_secret_keys,
             target: &url,
         };
         let response = pb::InstallPushWebhookResponse { url: url.clone() };
@@ -166,7 +166,7 @@ impl ProjectService for Rpc {
             body: &message.body,
         };
         let authenticated =
-            push::secret::authenticate(&self.db, &self.push_secret_key, &delivery).await?;
+            push::secret::authenticate(&self.db, &self.push_secret_keys, &delivery).await?;
         let push = match parse(&message.event, &message.body) {
             Ok(push) => push,
             Err(Ignored(reason)) => {

@@ -2,9 +2,9 @@
 //! `ProjectService/ReceivePush`. The body is parsed only if it is signed.
 
 use api::project::{PushFormat, ReceivePushRequest, project_service_client::ProjectServiceClient};
-use chassis::{Db, channel::ServiceChannel, key::Secret};
-use host::web::{PageHandler, PageRequest, page};
-use http::{Method, Response, StatusCode};
+use chassis::{Db, channel::ServiceChannel, key::DerivedKeys};
+use host::web::{Page, PageHandler, PageRequest, page};
+use http::{Method, StatusCode};
 use project_rules::push::{CondensedDelivery, Delivery, Ignored, is_readable, parse};
 use tonic::Code;
 
@@ -23,7 +23,7 @@ pub(crate) struct Hook {
     pub(crate) project: ServiceChannel,
     pub(crate) db: Db,
     /// Key that seals the secrets of push webhooks.
-    pub(crate) secret_key: Secret,
+    pub(crate) secret_keys: DerivedKeys,
 }
 
 /// Result of reading a delivery.
@@ -44,7 +44,7 @@ impl Hook {
             signature: headers.signature,
             body: &request.body,
         };
-        let authenticated = secret::authenticate(&self.db, &self.secret_key, &delivery).await?;
+        let authenticated = secret::authenticate(&self.db, &self.secret_keys, &delivery).await?;
         Ok(match parse(headers.event, &request.body) {
             Ok(push) => Reading::Push(push.condensed(&authenticated.secret)),
             Err(Ignored(reason)) => Reading::Ignored(reason),
@@ -54,7 +54,7 @@ impl Hook {
 
 #[tonic::async_trait]
 impl PageHandler for Hook {
-    async fn handle(&self, request: PageRequest) -> Response<String> {
+    async fn handle(&self, request: PageRequest) -> Page {
         if request.method != Method::POST {
             let text = "this is the endpoint of push webhooks; send a POST request";
             return text_page(StatusCode::METHOD_NOT_ALLOWED, text);
@@ -94,11 +94,11 @@ impl PageHandler for Hook {
     }
 }
 
-fn text_page(status: StatusCode, text: &str) -> Response<String> {
+fn text_page(status: StatusCode, text: &str) -> Page {
     page(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-fn error_page(status: &tonic::Status) -> Response<String> {
+fn error_page(status: &tonic::Status) -> Page {
     match status.code() {
         Code::Unauthenticated | Code::InvalidArgument => {
             let text = "the signature is not valid for the push secret of this project";

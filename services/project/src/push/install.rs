@@ -1,7 +1,7 @@
 //! Installation of a project's push webhook on its Git server, with the access token of its connection.
 
 use api::{check::Check, project as pb};
-use chassis::{Call, Changed, Db, ProjectGrant, Result, Tx, key::Secret};
+use chassis::{Call, Changed, Db, ProjectGrant, Result, Tx, key::DerivedKeys};
 use project_rules::{
     connection::git::host_api::ApiFailure, project::Project, types::ProjectRef, variable::Vault,
 };
@@ -22,8 +22,8 @@ pub(crate) struct Installation<'a> {
     pub(crate) grant: &'a ProjectGrant,
     pub(crate) vault: &'a Vault,
     pub(crate) prober: &'a Prober,
-    /// Key that seals the secrets of push webhooks.
-    pub(crate) secret_key: &'a Secret,
+    /// Keys that seal the secrets of push webhooks.
+    pub(crate) secret_keys: &'a DerivedKeys,
     /// URL of the webhook.
     pub(crate) target: &'a str,
 }
@@ -42,7 +42,7 @@ impl Installation<'_> {
         let project = store::project::get(self.db, self.grant).await?;
         let api = self.api(&project).await?;
         let sealed = self.sealed_secret().await?;
-        let plain = secret::open(self.secret_key, project.id, &sealed);
+        let plain = secret::open(self.secret_keys, project.id, &sealed);
         let plain = plain.ok_or_else(|| anyhow::anyhow!("the push secret cannot be decrypted"))?;
         api.install_push_webhook(&PushWebhook {
             repository_url: &project.repository_url,
@@ -75,7 +75,7 @@ impl Installation<'_> {
     /// Returns the sealed secret of the project; stores a new one if it has none. No webhook has a secret
     /// that is not stored.
     async fn sealed_secret(&self) -> Result<Vec<u8>> {
-        let new = PushSecret::generate(self.secret_key, self.grant.project_id()).sealed;
+        let new = PushSecret::generate(self.secret_keys, self.grant.project_id()).sealed;
         let project = ProjectRef::from(self.grant);
         let ensure = async |tx: &mut Tx| store::push::ensure_secret(tx, project, &new).await;
         self.db.write_as_system("push webhook", ensure).await

@@ -3,7 +3,7 @@
 use api::project as pb;
 use chassis::{
     Changed, Db, Error, OrgId, ProjectId, Result,
-    key::{self, Secret},
+    key::{self, DerivedKeys},
 };
 use data_encoding::BASE64URL_NOPAD;
 use project_rules::{
@@ -21,16 +21,20 @@ pub(crate) struct PushSecret {
 
 impl PushSecret {
     /// Generates a secret, sealed for a project.
-    pub(crate) fn generate(seal_key: &Secret, project_id: ProjectId) -> Self {
+    pub(crate) fn generate(seal_keys: &DerivedKeys, project_id: ProjectId) -> Self {
         let plain = BASE64URL_NOPAD.encode(&key::random());
-        let sealed = key::seal(seal_key, project_id.0.as_bytes(), plain.as_bytes());
+        let sealed = seal_keys.seal(project_id.0.as_bytes(), plain.as_bytes());
         Self { plain, sealed }
     }
 }
 
 /// Decrypts the secret of a project.
-pub(crate) fn open(seal_key: &Secret, project_id: ProjectId, sealed: &[u8]) -> Option<String> {
-    let secret = key::open(seal_key, project_id.0.as_bytes(), sealed)?;
+pub(crate) fn open(
+    seal_keys: &DerivedKeys,
+    project_id: ProjectId,
+    sealed: &[u8],
+) -> Option<String> {
+    let secret = seal_keys.open(project_id.0.as_bytes(), sealed)?;
     String::from_utf8(secret).ok()
 }
 
@@ -52,12 +56,12 @@ pub(crate) struct AuthenticatedProject {
 /// ids.
 pub(crate) async fn authenticate(
     db: &Db,
-    seal_key: &Secret,
+    seal_keys: &DerivedKeys,
     delivery: &Delivery<'_>,
 ) -> Result<AuthenticatedProject> {
     let id = delivery.project_id;
     let stored = store::push::sealed_secret(db, id).await?.ok_or_else(Error::invalid_credential)?;
-    let secret = open(seal_key, id, &stored.sealed).ok_or_else(Error::invalid_credential)?;
+    let secret = open(seal_keys, id, &stored.sealed).ok_or_else(Error::invalid_credential)?;
     if is_signed(delivery.format, &secret, delivery.signature, delivery.body) {
         Ok(AuthenticatedProject { org_id: stored.org_id, secret })
     } else {

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use chassis::{Result, Tx};
 use project_rules::{
     environment::report::{PlacedEnvironment, Report},
-    runner::{AuthenticatedRunner, Heartbeat, HeartbeatResult},
-    server::Machine,
+    runner::{AuthenticatedRunner, Heartbeat, HeartbeatResult, ServedDomains},
+    server::{Machine, Server},
 };
 
-use crate::store;
+use crate::{alert, store};
 
 /// Records a heartbeat.
 pub(crate) async fn record(
@@ -25,13 +25,16 @@ pub(crate) async fn record(
     };
     correct_states(tx, &placed, &heartbeat.reports).await?;
     let renewed = store::task::renew_leases(tx, runner.server_id, &heartbeat.leases).await?;
-    store_status(tx, runner, &heartbeat.machine).await?;
+    let server = store_status(tx, runner, &heartbeat.machine).await?;
     let placed_ids: BTreeSet<_> = placed.iter().map(|it| it.id).collect();
     let (known, unknown): (Vec<_>, Vec<_>) =
         heartbeat.reports.iter().partition(|it| placed_ids.contains(&it.environment_id));
     if !known.is_empty() {
+        store::metric::end_minutes(tx, runner.server_id, &ids).await?;
         store::report::upsert(tx, runner.server_id, &known).await?;
     }
+    alert::evaluate::apply_heartbeat(tx, &server, &placed, &known).await?;
+    let domains = store::domain::served(tx, runner.server_id).await?;
     let renewed_ids: BTreeSet<_> = renewed.iter().map(|it| it.task_id).collect();
     let cancelled = renewed.iter().filter(|it| it.cancel_requested);
     let lost = heartbeat.leases.iter().filter(|it| !renewed_ids.contains(&it.task_id));
@@ -40,18 +43,23 @@ pub(crate) async fn record(
         lost_task_ids: lost.map(|it| it.task_id).collect(),
         unknown_environment_ids: unknown.iter().map(|it| it.environment_id).collect(),
         rejected_reports: heartbeat.rejected_reports,
+        served_domains: ServedDomains::new(domains, &heartbeat.domains_version),
     })
 }
 
 /// Stores the status of the server.
-async fn store_status(tx: &mut Tx, runner: AuthenticatedRunner, machine: &Machine) -> Result<()> {
+async fn store_status(
+    tx: &mut Tx,
+    runner: AuthenticatedRunner,
+    machine: &Machine,
+) -> Result<Server> {
     let before = store::server::lock_of_runner(tx, runner.server_id).await?;
     let after = before.apply_heartbeat(machine, tx.now);
     store::server::update_status(tx, &after).await?;
-    if let Some(changed) = after.health_changed(&before) {
+    if let Some(changed) = after.clone().health_changed(&before) {
         tx.emit(changed);
     }
-    Ok(())
+    Ok(after)
 }
 
 /// Corrects the state of environments that differ from their reports. Rows are locked in the order of their

@@ -16,6 +16,7 @@ use super::{auth, commands, heartbeat};
 use crate::{
     dns::{challenge::Challenge, publisher::Publisher},
     store,
+    stream::RunnerStreams,
 };
 
 /// Implementation of `RunnerService`.
@@ -23,6 +24,7 @@ pub(crate) struct Rpc {
     pub(crate) db: Db,
     pub(crate) vault: Vault,
     pub(crate) publisher: Publisher,
+    pub(crate) streams: RunnerStreams,
     /// Ends waiting calls when the process shuts down.
     pub(crate) draining: CancellationToken,
 }
@@ -128,6 +130,54 @@ impl RunnerService for Rpc {
         };
         reply(self.db.write(&call, record).await?)
     }
+
+    async fn lease_stream(
+        &self,
+        request: Request<pb::LeaseStreamRequest>,
+    ) -> Reply<pb::LeaseStreamResponse> {
+        let call = Call::of(request)?;
+        let wait = call.message.wait.and_then(|it| Duration::try_from(it).ok());
+        let wait = wait.unwrap_or_default().min(WAIT_MAX);
+        let runner = auth::authenticate(&self.db, &call, &call.message.runner).await?;
+        let mut waiting = self.streams.wait_for_readers(runner.server_id).await?;
+        let lease = tokio::select! {
+            lease = waiting.next() => lease,
+            () = tokio::time::sleep(wait) => None,
+            () = self.draining.cancelled() => None,
+            () = call.disconnected.cancelled() => None,
+        };
+        reply(pb::LeaseStreamResponse { lease })
+    }
+
+    async fn send_stream_data(
+        &self,
+        request: Request<pb::SendStreamDataRequest>,
+    ) -> Reply<pb::SendStreamDataResponse> {
+        let mut call = Call::of(request)?;
+        let runner = auth::authenticate(&self.db, &call, &call.message.runner).await?;
+        let stream_id = wire::stream_id(&call.message.stream_id)?;
+        let part = call.message.part.take().unwrap_or_default();
+        let state = self.streams.send(runner.server_id, stream_id, &part).await?;
+        reply(pb::SendStreamDataResponse { state: state.into() })
+    }
+
+    async fn receive_stream_input(
+        &self,
+        request: Request<pb::ReceiveStreamInputRequest>,
+    ) -> Reply<pb::ReceiveStreamInputResponse> {
+        let call = Call::of(request)?;
+        let message = &call.message;
+        let runner = auth::authenticate(&self.db, &call, &message.runner).await?;
+        let stream_id = wire::stream_id(&message.stream_id)?;
+        let receive = self.streams.receive_input(runner.server_id, stream_id, message.next_number);
+        let inputs = tokio::select! {
+            inputs = receive => Some(inputs?),
+            () = self.draining.cancelled() => None,
+            () = call.disconnected.cancelled() => None,
+        };
+        reply(pb::ReceiveStreamInputResponse { inputs })
+    }
+
     async fn set_dns_challenge(
         &self,
         request: Request<pb::SetDnsChallengeRequest>,

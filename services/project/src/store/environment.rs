@@ -220,6 +220,8 @@ async fn delete_rows(tx: &mut Tx, environment: &Environment) -> Result<()> {
     query!("delete from environment_report where environment_id = $1", environment.id.0)
         .execute(tx.conn())
         .await?;
+    super::metric::delete(tx, environment.id).await?;
+    super::alert::close_of_target(tx, environment.id.0).await?;
     query!(
         "delete from environment where org_id = $1 and id = $2",
         environment.org_id.0,

@@ -57,12 +57,23 @@ pub(crate) async fn purge(tx: &mut Tx, org_id: OrgId) -> Result<()> {
     .await?;
     query!("delete from task where org_id = $1", org_id.0).execute(tx.conn()).await?;
     query!(
+        "with minute as (
+             delete from metric_minute using environment
+             where environment.id = metric_minute.environment_id and environment.org_id = $1)
+         delete from metric_hour using environment
+         where environment.id = metric_hour.environment_id and environment.org_id = $1",
+        org_id.0
+    )
+    .execute(tx.conn())
+    .await?;
+    query!(
         "delete from environment_report using environment
          where environment.id = environment_report.environment_id and environment.org_id = $1",
         org_id.0
     )
     .execute(tx.conn())
     .await?;
+    query!("delete from alert where org_id = $1", org_id.0).execute(tx.conn()).await?;
     // Files that are left on a server are deleted after the next heartbeat of its runner, which reports the
     // environment and learns that it does not exist.
     query!("delete from environment where org_id = $1", org_id.0).execute(tx.conn()).await?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chassis::{Changed, Db, Error, Grant, OnConstraint, OrgId, Result, Tx, page::Page};
 use project_rules::{
+    alert::SERVER_SILENCE,
     runner::AuthenticatedRunner,
     server::{Allocated, Refused, Server, health::HEARTBEAT_INTERVAL, require_reachable},
     types::{DnsConnectionId, EnvironmentId, ServerId},
@@ -105,6 +106,7 @@ pub(crate) async fn delete(tx: &mut Tx, removed: Changed<Server>) -> Result<()> 
     )
     .execute(tx.conn())
     .await?;
+    super::alert::close_of_target(tx, server.id.0).await?;
     tx.emit(removed);
     Ok(())
 }
@@ -337,6 +339,20 @@ pub(crate) async fn lock_overdue(tx: &mut Tx) -> Result<Vec<Server>> {
     let servers = servers!(
         "where health <> 'dead' and last_seen_at < $1
          order by id limit 100 for update skip locked",
+        before
+    );
+    Ok(servers.fetch_all(tx.conn()).await?)
+}
+
+/// Locks connected servers that are silent, and have no open alert about it, in the order of their ids.
+pub(crate) async fn lock_silent(tx: &mut Tx) -> Result<Vec<Server>> {
+    let before: OffsetDateTime = tx.now - SERVER_SILENCE;
+    // Servers of all organizations (no org_id).
+    let servers = servers!(
+        "where org_id is not null and last_seen_at < $1
+           and not exists (select from alert where target_id = server.id
+                           and kind = 'server_unreachable' and phase = 'open')
+         order by id limit 100 for no key update skip locked",
         before
     );
     Ok(servers.fetch_all(tx.conn()).await?)

@@ -29,6 +29,9 @@ const RANGES: [AccountRange; 2] = [
 /// Accounts for the proxy, in order of preference: beside the ranges of environments.
 const PROXY_ACCOUNTS: [u32; 2] = [599_999, 19_999];
 
+/// Accounts for the processes that write the output of programs, in order of preference.
+const LOG_ACCOUNTS: [u32; 2] = [599_998, 19_998];
+
 /// Assigns accounts if this process is root; otherwise all deployed code runs as the account of this process.
 pub(super) struct Accounts {
     root: PathBuf,
@@ -68,11 +71,24 @@ impl Accounts {
 
     /// Returns the account of the proxy; `None` if this process is not root: then it is that of the runner.
     pub(super) fn of_proxy(&self) -> Result<Option<u32>> {
+        self.of_program("the proxy", PROXY_ACCOUNTS)
+    }
+
+    /// Returns the account that writes the output of programs; `None` if this process is not root.
+    pub(super) fn of_logs(&self) -> Result<Option<u32>> {
+        self.of_program("the output of programs", LOG_ACCOUNTS)
+    }
+
+    /// Returns the first of these accounts that may own files.
+    fn of_program(&self, purpose: &str, accounts: [u32; 2]) -> Result<Option<u32>> {
         if !self.is_root {
             return Ok(None);
         }
-        let account = PROXY_ACCOUNTS.into_iter().find(|it| can_own(&self.root, *it));
-        Ok(Some(account.context("no user id for the proxy is mapped in this container")?))
+        let account = accounts.into_iter().find(|it| can_own(&self.root, *it));
+        Ok(Some(
+            account
+                .with_context(|| format!("no user id for {purpose} is mapped in this container"))?,
+        ))
     }
 
     /// Returns true if each environment has an account of its own.

@@ -16,8 +16,9 @@ use super::{
     record::{DesiredState, EnvironmentRecord},
 };
 use crate::{
+    domains::DomainList,
     driver::{EnvironmentHostname, ProgressReporter},
-    proxy::{Route, Target, Unavailable},
+    proxy::{PathUpstream, Route, Target, Unavailable, Upstreams},
     settings::Tls,
 };
 
@@ -76,14 +77,16 @@ impl Processes {
         }
     }
 
-    /// Returns the routes of all environments with host names.
+    /// Returns the routes of all environments with host names, and of their custom domains.
     pub(super) async fn routes(&self) -> Vec<Route> {
         let mut routes = vec![];
+        let domains = DomainList::read(&self.settings.data_dir).await;
         for environment in self.list_environments().await {
-            let hostnames = hostnames_of(&environment).await;
+            let mut hostnames = hostnames_of(&environment).await;
             if !hostnames.is_empty() {
+                hostnames.extend_from_slice(domains.of(&environment.id().to_string()));
                 let target = self.target(&environment).await;
-                routes.push(Route { hostnames, target });
+                routes.push(Route { environment_id: environment.id(), hostnames, target });
             }
         }
         // Sorted, so that equal states have equal configurations.
@@ -108,18 +111,44 @@ impl Processes {
         if let Some(unavailable) = unavailable(&record) {
             return Target::Unavailable(unavailable);
         }
-        let address = async {
+        let container = record.process.as_ref().and_then(ProcessTree::container);
+        let upstreams = async {
             let network = self.sandbox.network.attach(environment).await?;
-            self.sandbox.network.serve(&network, record.port).await
+            let of_sandbox = SocketAddr::new(network.address, record.port);
+            let program = container.map_or(of_sandbox, |it| it.address);
+            let mut paths = vec![];
+            if container.is_some() {
+                for (served, route) in (1..).zip(self.path_routes(environment).await) {
+                    let upstream = SocketAddr::new(program.ip(), route.port);
+                    let address = self.sandbox.network.serve(&network, served, upstream).await?;
+                    paths.push(PathUpstream { path: route.path, address });
+                }
+            }
+            let address = self.sandbox.network.serve(&network, 0, program).await?;
+            anyhow::Ok(Upstreams { address, paths })
         };
-        match address.await {
-            Ok(address) => Target::Program(address),
+        match upstreams.await {
+            Ok(upstreams) => Target::Program(upstreams),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(environment = %environment.id(), error, "environment not reachable");
                 Target::Unavailable(Unavailable::NoConnection)
             }
         }
+    }
+
+    /// Returns the address at which this machine reaches a program.
+    pub(super) async fn program_address(
+        &self,
+        environment: &EnvironmentDir,
+        process: &ProcessTree,
+        port: u16,
+    ) -> Result<SocketAddr> {
+        if let Some(container) = process.container() {
+            return Ok(container.address);
+        }
+        let network = self.sandbox.network.attach(environment).await?;
+        Ok(SocketAddr::new(network.address, port))
     }
 
     /// Makes a started program the one that serves: directs requests to it, waits for the end of the
@@ -139,11 +168,12 @@ impl Processes {
                 self.drain(environment, &previous, previous_port, report).await;
             }
             previous.stop().await;
-            self.release_port(environment, previous_port).await;
+            self.release_other_ports(environment, record.port).await;
         }
         record.previous = None;
         environment.write_record(record).await?;
         environment.remove_other_sandboxes(record).await?;
+        self.remove_other_containers(environment, record).await;
         self.sandbox.limiter.remove_empty(&environment.id().to_string());
         Ok(())
     }
@@ -159,8 +189,7 @@ impl Processes {
         if self.proxy.is_none() || hostnames_of(environment).await.is_empty() {
             return;
         }
-        let Ok(network) = self.sandbox.network.attach(environment).await else { return };
-        let address = SocketAddr::new(network.address, port);
+        let Ok(address) = self.program_address(environment, process, port).await else { return };
         let started = Instant::now();
         let mut is_first = true;
         while listener::has_connections(address, process).await {
@@ -179,7 +208,7 @@ impl Processes {
 }
 
 /// Returns the host names of an environment, the one of its URL first; none if it has no URL of the proxy.
-async fn hostnames_of(environment: &EnvironmentDir) -> Vec<String> {
+pub(super) async fn hostnames_of(environment: &EnvironmentDir) -> Vec<String> {
     environment.read_json(HOSTNAMES).await.unwrap_or_default()
 }
 

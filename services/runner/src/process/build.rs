@@ -9,16 +9,17 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use api::project::Lease;
-use tokio::net::unix::pipe;
+use tokio::{io::AsyncRead, net::unix::pipe};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     DEPLOY_STEPS, Processes,
     bubblewrap::{Access, Mount},
+    container_command::ContainerCommand,
     directory::EnvironmentDir,
-    launch::Launch,
+    launch::{Launch, ProgramImage},
     limits::MemoryLimitExceeded,
-    manifest::Manifest,
+    manifest::{Manifest, Program},
     release::Checkout,
     sandbox::Output,
     usage::disk_limit_exceeded,
@@ -26,7 +27,7 @@ use super::{
 use crate::{driver::ProgressReporter, text::BoundedLines};
 
 /// Timeout of a build.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
+pub(super) const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 
 /// Interval at which the output of a build is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
@@ -43,28 +44,81 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Number of the last output lines that the error of a failed build contains.
 const ERROR_LINES: usize = 20;
 
+/// A version that was built.
+pub(super) struct BuiltVersion {
+    pub(super) manifest: Manifest,
+    /// `None`: the program runs in a sandbox.
+    pub(super) image: Option<ProgramImage>,
+}
+
 impl Processes {
-    /// Runs the build command of a version; its output goes to the task's log. Returns the manifest as it is
-    /// after the build, which may generate it.
+    /// Builds a version: by the build command of its manifest, or by its Dockerfile. The output goes to the
+    /// task's log. Returns the manifest as it is after the build, which may generate it.
     pub(super) async fn build(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
         checkout: &Checkout,
         report: &ProgressReporter,
-    ) -> Result<Manifest> {
-        let manifest = Manifest::read(environment, &lease.release)?;
+    ) -> Result<BuiltVersion> {
+        let mut context = self.context_of_new(lease);
+        let manifest = Manifest::read(environment, &lease.release, &context)?;
         report.log(manifest.notices.clone()).await;
-        let Some(command) = manifest.build.as_ref().filter(|_| !checkout.is_built) else {
+        if checkout.is_built {
             report.step("build", 2, DEPLOY_STEPS, "no build required").await;
-            return Ok(manifest);
+            let launch = environment.release_launch(&lease.release).await;
+            return Ok(BuiltVersion { manifest, image: launch.and_then(|it| it.image) });
+        }
+        if let Program::Recipe(recipe) = &manifest.program {
+            self.require_database(lease, recipe)?;
+            // The same one after the build, which may generate another manifest.
+            context.default_recipe = Some(recipe.clone());
+        }
+        let image = match self.image_before_build(&manifest).await? {
+            None if manifest.program == Program::Dockerfile => {
+                Some(self.build_dockerfile(lease, environment, report).await?)
+            }
+            image => image,
         };
-        report.step("build", 2, DEPLOY_STEPS, format!("building: {command}")).await;
-        let mut launch = Launch::new(lease, &lease.release, &manifest);
+        let Some(command) = &manifest.build else {
+            if manifest.program != Program::Dockerfile {
+                report.step("build", 2, DEPLOY_STEPS, "no build required").await;
+            }
+            return Ok(BuiltVersion { manifest, image });
+        };
+        let line = match &manifest.program {
+            Program::Recipe(recipe) => format!("building: recipe {recipe}"),
+            _ => format!("building: {command}"),
+        };
+        report.step("build", 2, DEPLOY_STEPS, line).await;
+        let mut launch = Launch::new(lease, &lease.release, &manifest, image.clone());
         launch.limits = self.build_limits(lease);
-        let mut command = Self::shell(environment, &launch, command)?;
+        if let Some(image) = &image {
+            let command = ContainerCommand {
+                name: "build",
+                command,
+                data: environment.data(),
+                git_dir: Some(environment.git_dir(&launch.release)?),
+            };
+            self.run_in_container(environment, &launch, image, command, report).await?;
+        } else {
+            self.build_in_sandbox(environment, &launch, command, report).await?;
+        }
+        let manifest = Manifest::read(environment, &lease.release, &context)?;
+        Ok(BuiltVersion { manifest, image })
+    }
+
+    /// Runs a build command in a sandbox.
+    async fn build_in_sandbox(
+        &self,
+        environment: &EnvironmentDir,
+        launch: &Launch,
+        command: &str,
+        report: &ProgressReporter,
+    ) -> Result<()> {
+        let mut command = Self::shell(environment, launch, command)?;
         // Builds determine versions with git. Programs do not see the repository.
-        let git_dir = environment.git_dir(&lease.release)?;
+        let git_dir = environment.git_dir(&launch.release)?;
         command.mounts.push(Mount::new(git_dir, "/app/.git", Access::ReadOnly));
         let (reader, writer) = std::io::pipe()?;
         let output =
@@ -105,14 +159,14 @@ impl Processes {
             bail!("{error}; the last output of the build:\n{last_lines}");
         }
         ensure!(status.success(), "the build failed ({status}); its last output:\n{last_lines}");
-        Manifest::read(environment, &lease.release)
+        Ok(())
     }
 }
 
 /// Reports the output of a build line by line, in batches, until the pipe is closed, or until two seconds
 /// after the build has ended. Returns the last [`ERROR_LINES`] lines.
-async fn report_output(
-    reader: pipe::Receiver,
+pub(super) async fn report_output(
+    reader: impl AsyncRead + Unpin,
     report: &ProgressReporter,
     has_ended: &CancellationToken,
 ) -> String {

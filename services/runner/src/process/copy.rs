@@ -89,8 +89,19 @@ impl Processes {
         let copied = tokio::time::timeout(COPY_TIMEOUT, copied).await;
         copied.context("copying the databases did not end within 30 minutes")??;
         drop(snapshot);
+        let image = source.release_launch(&source_record.release).await.and_then(|it| it.image);
+        if lease.neutralize
+            && let Err(error) = self.neutralize_copy(lease, &target, image.as_ref(), report).await
+        {
+            // Data of PRODUCTION must not be left where it could be started.
+            self.stop_leftovers(&target).await;
+            self.abandon_copy(lease, &target).await?;
+            target.remove_release(&lease.release).await?;
+            return Err(error.context("the copy is not neutralized, and was discarded"));
+        }
         report.mark_irreversible();
         let mut target_record = self.replace(lease, &target, source_record.commit).await?;
+        self.copy_image(lease, &target, image).await?;
         if source_record.desired == DesiredState::Stopped {
             return Ok(TaskOutcome { commit: target_record.commit, ..TaskOutcome::default() });
         }
@@ -113,7 +124,7 @@ impl Processes {
         if let Some(process) = process {
             process.stop().await;
         }
-        self.release_port(target, record.port).await;
+        self.release_other_ports(target, 0).await;
         target.replace_data().await?;
         for provision in databases(lease) {
             self.databases.replace_by_copy(&self.sandbox.network, provision).await?;
@@ -250,7 +261,7 @@ impl Processes {
     }
 
     /// Template of a command of the machine's own tools, with `/data` as working directory.
-    fn tool(environment: &EnvironmentDir, limits: ResourceLimits) -> SandboxCommand<'_> {
+    pub(super) fn tool(environment: &EnvironmentDir, limits: ResourceLimits) -> SandboxCommand<'_> {
         SandboxCommand {
             environment,
             mounts: vec![],

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use api::project::Provision;
+use api::project::{Lease, Provision, Variable};
 use embedded_postgres::{Postgres, PublicListener};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::{
@@ -20,10 +20,12 @@ use tokio::{
 };
 
 use super::{
+    Processes,
     directory::remove_tree,
     network::Network,
     sandbox::{PATH, program_path},
 };
+use crate::driver::ProgressReporter;
 pub(super) use copy::Snapshot;
 use copy::copy_name;
 
@@ -272,9 +274,39 @@ impl Databases {
     }
 }
 
+impl Processes {
+    /// Provisions the add-ons of a lease. Returns the lease with the variables through which the program
+    /// finds them.
+    pub(super) async fn provision_addons(
+        &self,
+        lease: &Lease,
+        report: &ProgressReporter,
+    ) -> Result<Lease> {
+        let mut lease = lease.clone();
+        for provision in &lease.provisions {
+            let key = &provision.addon_key;
+            let value = self.databases.provision(&self.sandbox.network, provision).await;
+            let value = value.with_context(|| format!("add-on {key} cannot be provisioned"))?;
+            let state = if value.is_some() { "ready" } else { "removed" };
+            report.log(vec![format!("add-on {key}: {state}")]).await;
+            let name = provision.variable.clone();
+            lease.variables.extend(value.map(|value| Variable { name, value, secret: true }));
+        }
+        Ok(lease)
+    }
+}
+
 /// Returns the name of an environment's database and of its role.
 pub(super) fn database_name(environment_id: &str) -> String {
     format!("env_{}", environment_id.replace('-', ""))
+}
+
+/// Returns the URL of the copy that replaces the database of a URL.
+pub(super) fn copy_url(url: &str) -> String {
+    match url.rsplit_once('/') {
+        Some((server, name)) => format!("{server}/{}", copy_name(name)),
+        None => url.to_owned(),
+    }
 }
 
 /// Validates a name before it is inserted into an SQL statement: names are derived from environment ids.

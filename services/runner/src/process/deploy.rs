@@ -8,21 +8,35 @@ use super::{
     DEPLOY_STEPS, Processes,
     directory::EnvironmentDir,
     launch::{Launch, log_memory_limit},
-    manifest::Manifest,
     process_tree::ProcessTree,
     record::EnvironmentRecord,
+    release::Checkout,
 };
 use crate::driver::{ProgressReporter, TaskOutcome};
 
 impl Processes {
-    /// Deploys a version to a locked environment.
+    /// Deploys a version to a locked environment. If that fails, nothing of it is left.
     pub(super) async fn deploy_version(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
         report: &ProgressReporter,
     ) -> Result<TaskOutcome> {
+        let deployed = self.replace_version(lease, environment, report).await;
+        if deployed.is_err() {
+            self.stop_leftovers(environment).await;
+        }
+        deployed
+    }
+
+    async fn replace_version(
+        &self,
+        lease: &Lease,
+        environment: &EnvironmentDir,
+        report: &ProgressReporter,
+    ) -> Result<TaskOutcome> {
         environment.prepare(&self.sandbox.accounts).await?;
+        self.stop_leftovers(environment).await;
         self.store_hostname(environment, lease).await?;
         let lease = &self.provision_addons(lease, report).await?;
         let mut record = environment.record().await;
@@ -30,27 +44,29 @@ impl Processes {
             // A previous runner completed the deployment, but crashed before it reported the result.
             report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, "already running").await;
             self.sync_proxy().await;
-            let url = self.url(environment, record.port, &lease.server_address).await?;
+            let url = self.url(environment, &record, &lease.server_address).await?;
             return Ok(TaskOutcome { commit: record.commit, url, ..TaskOutcome::default() });
         }
         let prepared = async {
             let checkout = self.fetch(lease, environment, &record, report).await?;
-            let commit_info = self.commit_info(lease, environment).await;
-            let manifest = self.build(lease, environment, &checkout, report).await?;
-            Ok::<_, anyhow::Error>((checkout, commit_info, manifest))
+            let built = self.build(lease, environment, &checkout, report).await?;
+            if !checkout.is_built {
+                self.prepare_data(lease, environment, &built, report).await?;
+            }
+            Ok::<_, anyhow::Error>((checkout, built))
         };
         let prepared = prepared.await;
         if prepared.is_err() && !record.releases.contains(&lease.release) {
             // The files of a version that failed to build are not needed, and count towards the disk limit.
             environment.remove_release(&lease.release).await?;
         }
-        let (checkout, commit_info, manifest) = prepared?;
-        let mut launch = Launch::new(lease, &lease.release, &manifest);
+        let (checkout, built) = prepared?;
+        let mut launch = Launch::new(lease, &lease.release, &built.manifest, built.image);
         if checkout.is_built {
             self.restore_configuration(lease, environment, &mut launch, report).await;
         }
-        let port = self.reserve_port(environment, None).await?;
-        let line = format!("starting `{}` on port {port}", launch.command);
+        let port = self.reserve_port(environment, &launch, None).await?;
+        let line = format!("starting {} on port {port}", launch.description());
         report.step("start", 3, DEPLOY_STEPS, line).await;
         let process = self.start_beside(environment, &launch, port, report).await?;
         report.step("health", 4, DEPLOY_STEPS, "health check passed").await;
@@ -60,9 +76,11 @@ impl Processes {
         environment.write_release_launch(&launch).await?;
         self.switch_program(environment, &mut record, previous_port, report).await?;
         environment.remove_old_releases(&record).await?;
-        let url = self.url(environment, port, &lease.server_address).await?;
+        self.remove_old_images(environment, &record).await;
+        let url = self.url(environment, &record, &lease.server_address).await?;
         report.step("done", DEPLOY_STEPS, DEPLOY_STEPS, format!("running at {url}")).await;
-        Ok(TaskOutcome { commit: checkout.commit, commit_info, url, observed: None })
+        let Checkout { commit, commit_info, .. } = checkout;
+        Ok(TaskOutcome { commit, commit_info, url, observed: None })
     }
 
     /// Starts the deployed version again while the running program serves, which ends when the new one is
@@ -75,19 +93,18 @@ impl Processes {
         report: &ProgressReporter,
     ) -> Result<TaskOutcome> {
         report.step("start", 1, 2, "starting").await;
-        environment.stop_leftovers().await;
+        self.stop_leftovers(environment).await;
         self.store_hostname(environment, lease).await?;
         let lease = &self.provision_addons(lease, report).await?;
-        let manifest = Manifest::read(environment, &record.release)?;
-        let launch = Launch::new(lease, &record.release, &manifest);
-        let port = self.reserve_port(environment, None).await?;
+        let launch = self.launch_of(lease, environment, &record.release).await?;
+        let port = self.reserve_port(environment, &launch, None).await?;
         let process = self.start_beside(environment, &launch, port, report).await?;
         report.mark_irreversible();
         let previous_port = record.port;
         record.switch_process(process, port);
         environment.write_release_launch(&launch).await?;
         self.switch_program(environment, record, previous_port, report).await?;
-        let url = self.url(environment, port, &lease.server_address).await?;
+        let url = self.url(environment, record, &lease.server_address).await?;
         report.step("done", 2, 2, format!("running at {url}")).await;
         Ok(TaskOutcome { commit: record.commit.clone(), url, ..TaskOutcome::default() })
     }
@@ -103,7 +120,7 @@ impl Processes {
         let started = self.start_program(environment, launch, port).await;
         if let Err(error) = &started {
             log_memory_limit(error, report).await;
-            self.release_port(environment, port).await;
+            self.release_other_ports(environment, environment.record().await.port).await;
         }
         started
     }

@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! <runner>/<environment id>/       root, 0711
-//!   record.json  launch.json  starting  passwd  group          root
+//!   record.json  launch.json  starting  layers  context-excludes  passwd  group  root
 //!   logs/                           root, 0700
+//!     <number>.<deployment id>/     the account of the logs, 0700
+//!     <number>.<deployment id>.json root; the secrets that this start could print
 //!   data/                           the environment's account, 0700; /data inside
 //!   releases/                       root, 0711
 //!     <deployment id>/              the environment's account, 0700; /app inside
@@ -40,9 +42,6 @@ use super::{
     sandbox::{PATH, program_path},
     text_file::TextFile,
 };
-
-/// Number of versions kept for rollbacks, including the running one.
-const RELEASES_MAX: usize = 4;
 
 /// Directory of an environment.
 #[derive(Clone, Debug)]
@@ -90,6 +89,16 @@ impl EnvironmentDir {
     /// `/etc/group` of the environment's sandbox.
     pub(super) fn group(&self) -> PathBuf {
         self.path.join("group")
+    }
+
+    /// Ids of the layers of a build of a Dockerfile that has not ended.
+    pub(super) fn layers(&self) -> PathBuf {
+        self.path.join("layers")
+    }
+
+    /// Paths that are no part of a build context, which the account of the environment can read.
+    pub(super) fn context_excludes(&self) -> PathBuf {
+        self.path.join("context-excludes")
     }
 
     fn releases(&self) -> PathBuf {
@@ -236,8 +245,7 @@ impl EnvironmentDir {
 
     /// Removes versions that are too old for a rollback.
     pub(super) async fn remove_old_releases(&self, record: &EnvironmentRecord) -> Result<()> {
-        let first = record.releases.len().saturating_sub(RELEASES_MAX);
-        let kept = &record.releases[first..];
+        let kept = record.kept_releases();
         for directory in [self.releases(), self.git_dirs()] {
             // Environments of earlier runners have no directory `git` before their next deployment.
             let Ok(mut entries) = fs::read_dir(directory).await else { continue };

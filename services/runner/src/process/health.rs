@@ -14,18 +14,25 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
-    http, launch::Launch, listener, log::ProgramLog, process_table::ProcessTable,
+    http,
+    launch::Launch,
+    listener,
+    log::{LogWriter, ProgramLog, quote_output},
+    process_table::ProcessTable,
+    process_tree::ProcessTree,
     sandbox::Sandboxed,
 };
+use crate::{docker::Docker, secrets::Secrets};
 
 /// Pause between two health checks while a program that starts does not respond.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Pause after the first response that is not healthy. It doubles with each further one, up to
-/// [`UNHEALTHY_PAUSE_MAX`], because many programs log each request.
+/// [`UNHEALTHY_PAUSE_MAX`], because many programs log each request; a program serves by so much later than it
+/// could.
 const UNHEALTHY_PAUSE: Duration = Duration::from_millis(100);
 
-const UNHEALTHY_PAUSE_MAX: Duration = Duration::from_secs(5);
+const UNHEALTHY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Time after which a second check is sent while the first one has no response: a program may lose requests
 /// that it gets before it is ready.
@@ -49,14 +56,60 @@ enum LastResult {
     ForeignListener,
 }
 
+/// A program that was started, and is not yet known to be healthy.
+pub(super) enum StartingProgram<'a> {
+    Sandbox { sandboxed: &'a mut Sandboxed, log: &'a ProgramLog, writer: LogWriter },
+    Container { docker: &'a Docker, process: &'a ProcessTree },
+}
+
+impl StartingProgram<'_> {
+    fn process(&self) -> &ProcessTree {
+        match self {
+            Self::Sandbox { sandboxed, .. } => &sandboxed.process,
+            Self::Container { process, .. } => process,
+        }
+    }
+
+    /// Returns the exit status of the main program, as text; `None` while it runs.
+    async fn exit_status(&mut self) -> Result<Option<String>> {
+        match self {
+            Self::Sandbox { sandboxed, .. } => {
+                Ok(sandboxed.child.try_wait()?.map(|it| it.to_string()))
+            }
+            Self::Container { process, .. } if process.is_alive() => Ok(None),
+            Self::Container { docker, process } => {
+                let Some(container) = process.container() else { return Ok(None) };
+                let code = docker.wait_for_end(&container.id).await?;
+                Ok(Some(format!("exit status: {code}")))
+            }
+        }
+    }
+
+    /// Waits until the output of a program that has ended is written.
+    async fn finish_output(&mut self) {
+        if let Self::Sandbox { writer, .. } = self {
+            writer.finish().await;
+        }
+    }
+
+    async fn quote(&self, secrets: &Secrets) -> String {
+        match self {
+            Self::Sandbox { log, .. } => log.quote(secrets),
+            Self::Container { docker, process } => {
+                let id = process.container().map(|it| &*it.id).unwrap_or_default();
+                quote_output(&docker.last_output(id).await, secrets)
+            }
+        }
+    }
+}
+
 /// Waits until a program is healthy. Fails if it ends before, or if it is not healthy within its time-out;
 /// then it is stopped. A response counts only if the program has the listening socket: another program of
 /// this machine may have the port.
 pub(super) async fn wait_until_healthy(
-    log: &ProgramLog,
     launch: &Launch,
     address: SocketAddr,
-    sandboxed: &mut Sandboxed,
+    mut program: StartingProgram<'_>,
 ) -> Result<()> {
     let deadline = Instant::now() + launch.timeout;
     let mut last_result = LastResult::NoResponse;
@@ -65,8 +118,9 @@ pub(super) async fn wait_until_healthy(
     let mut next_at = sent_at;
     let mut pause = UNHEALTHY_PAUSE;
     loop {
-        if let Some(status) = sandboxed.child.try_wait()? {
-            let output = log.quote(&launch.secrets());
+        if let Some(status) = program.exit_status().await? {
+            program.finish_output().await;
+            let output = program.quote(&launch.secrets()).await;
             bail!("the program ended before it was healthy ({status}); {output}");
         }
         let is_overdue = sent_at.elapsed() > OVERLAP_INTERVAL && checks.len() < CHECKS_MAX;
@@ -78,7 +132,7 @@ pub(super) async fn wait_until_healthy(
             Some(Some(status)) = checks.next() => {
                 if !http::is_healthy(status) {
                     last_result = LastResult::Status(status);
-                } else if listener::belongs_to(address, &sandboxed.process, &ProcessTable::read()).await {
+                } else if listener::belongs_to(address, program.process(), &ProcessTable::read()).await {
                     return Ok(());
                 } else {
                     last_result = LastResult::ForeignListener;
@@ -94,8 +148,8 @@ pub(super) async fn wait_until_healthy(
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }
     // Quoted before the program writes that it was stopped.
-    let output = log.quote(&launch.secrets());
-    sandboxed.process.stop().await;
+    let output = program.quote(&launch.secrets()).await;
+    program.process().stop().await;
     match last_result {
         LastResult::NoResponse => bail!("no HTTP response on $HOST:$PORT ({address}); {output}"),
         LastResult::Status(status) => {

@@ -11,13 +11,10 @@ use api::project::Resources;
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::process_tree::ProcessTree;
-
-/// Mount point of control groups.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+use super::memory_group::{CGROUP_ROOT, MemoryGroup};
 
 /// Maximum number of processes and threads of one program.
-const PROCESSES_MAX: u32 = 1_024;
+pub(super) const PROCESSES_MAX: u32 = 1_024;
 
 /// Period of the CPU bandwidth limit in microseconds (the kernel's default).
 const CPU_PERIOD_US: u32 = 100_000;
@@ -51,7 +48,7 @@ impl ResourceLimits {
         Self { memory_mb: limits.memory_mb.max(build_memory_mb), ..limits }
     }
 
-    fn memory_bytes(self) -> u64 {
+    pub(super) fn memory_bytes(self) -> u64 {
         u64::from(self.memory_mb) << 20
     }
 
@@ -103,6 +100,11 @@ const KILL_POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) struct MemoryKills(Option<PathBuf>);
 
 impl MemoryKills {
+    /// Returns the counter of the control group in which a process of a container is.
+    pub(super) fn of_process(pid: u32) -> Self {
+        Self(MemoryGroup::of_process(pid).map(|it| it.kills_file()))
+    }
+
     /// Returns false if no process was killed, or if the machine has no control groups.
     pub(super) fn is_any(&self) -> bool {
         let text = self.0.as_ref().and_then(|it| fs::read_to_string(it).ok()).unwrap_or_default();
@@ -128,6 +130,9 @@ pub(super) enum Limiter {
     /// Only resource limits per process (setrlimit(2)).
     Rlimits,
 }
+
+/// Control group of the processes that write the output of programs.
+const LOG_GROUP: &str = "logs";
 
 /// Required cgroup controllers.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -204,12 +209,7 @@ impl Limiter {
 
     /// Moves a process into its own control group, which its child processes inherit. The process must still
     /// wait at its start gate (see [`super::sandbox`]): it has no child processes yet.
-    pub(super) fn apply(
-        &self,
-        group: &str,
-        process: &ProcessTree,
-        limits: ResourceLimits,
-    ) -> io::Result<()> {
+    pub(super) fn apply(&self, group: &str, pid: u32, limits: ResourceLimits) -> io::Result<()> {
         let period = f64::from(CPU_PERIOD_US);
         let quota = (limits.cpu_cores * period).round().to_string();
         let memory = limits.memory_bytes().to_string();
@@ -223,7 +223,7 @@ impl Limiter {
                 let _ = fs::write(cgroup.join("memory.swap.max"), "0");
                 fs::write(cgroup.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
                 fs::write(cgroup.join("pids.max"), processes)?;
-                fs::write(cgroup.join("cgroup.procs"), process.pid().to_string())
+                fs::write(cgroup.join("cgroup.procs"), pid.to_string())
             }
             Self::CgroupV1 => {
                 let cgroups = CONTROLLERS.map(|it| v1_parent(it).join(group));
@@ -241,12 +241,23 @@ impl Limiter {
                 fs::write(cpu_cgroup.join("cpu.cfs_quota_us"), quota)?;
                 fs::write(pids_cgroup.join("pids.max"), processes)?;
                 for cgroup in &cgroups {
-                    fs::write(cgroup.join("cgroup.procs"), process.pid().to_string())?;
+                    fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
                 }
                 Ok(())
             }
             Self::Rlimits => Ok(()),
         }
+    }
+
+    /// Returns the processes in a control group; `None` without control groups.
+    pub(super) fn processes(&self, group: &str) -> Option<Vec<u32>> {
+        let group = match self {
+            Self::CgroupV2(parent) => parent.join(group),
+            Self::CgroupV1 => v1_parent("pids").join(group),
+            Self::Rlimits => return None,
+        };
+        let pids = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        Some(pids.lines().filter_map(|it| it.parse().ok()).collect())
     }
 
     /// Returns the counter of a control group.
@@ -256,6 +267,21 @@ impl Limiter {
             Self::CgroupV1 => Some(v1_parent("memory").join(group).join("memory.oom_control")),
             Self::Rlimits => None,
         })
+    }
+
+    /// Moves the process that writes the output of a program into a control group without limits: service
+    /// managers end the processes of a service's own group with it, and programs outlive the runner.
+    pub(super) fn apply_to_log_writer(&self, pid: u32) -> io::Result<()> {
+        let groups = match self {
+            Self::CgroupV2(parent) => vec![parent.join(LOG_GROUP)],
+            Self::CgroupV1 => CONTROLLERS.map(|it| v1_parent(it).join(LOG_GROUP)).to_vec(),
+            Self::Rlimits => vec![],
+        };
+        for group in groups {
+            fs::create_dir_all(&group)?;
+            fs::write(group.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
     }
 
     /// Removes the control groups of an environment that contain no processes. Their names begin with the

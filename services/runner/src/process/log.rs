@@ -1,26 +1,57 @@
-//! Output of programs: a file for each start, `logs/<number>.<deployment id>`, so that the error of a failed
-//! start quotes that start only.
+//! Output of programs: a directory for each start, `logs/<number>.<deployment id>`. `multilog` (daemontools)
+//! writes the output of a program in a sandbox into it, limits its size, and goes on when the runner ends.
+//! The engine keeps that of a container; it is copied when the container is removed.
+
+mod archive;
+mod follow;
+mod line;
+mod query;
+mod segment;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    collections::BTreeMap,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{PipeReader, PipeWriter, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use tokio::process::{Child, Command};
 
 use super::directory::EnvironmentDir;
-use crate::{secrets::Secrets, text::OVERLAP_BYTES};
+use crate::{
+    secrets::Secrets,
+    system_program::{PATH, program_path},
+    text::OVERLAP_BYTES,
+};
+pub(super) use follow::LogReader;
+pub(super) use query::LineSink;
 
-/// Number of logs that are kept, in addition to that of the running program.
-const LOGS_MAX: usize = 4;
+/// Maximum number of logs of an environment.
+const LOGS_MAX: usize = 50;
 
-/// Size at which a log is rotated, in bytes. A log and its rotated part have twice this size together.
-const LOG_BYTES_MAX: usize = 5 << 20;
+/// Maximum size of the logs of an environment, without that of the running program, in bytes.
+const LOGS_BYTES_MAX: u64 = 32 << 20;
 
-/// Suffix of the rotated part of a log.
-const ROTATED_SUFFIX: &str = "old";
+/// Size at which `multilog` begins another file, in bytes.
+const FILE_BYTES_MAX: usize = 2 << 20;
+
+/// Number of full files that `multilog` keeps: the oldest is deleted first.
+const FILES_MAX: usize = 15;
+
+/// File to which `multilog` appends. Full ones have the name `@<time>.s`, or `@<time>.u` after a crash.
+const CURRENT: &str = "current";
+
+/// Name of a full file for a moment, before it has its own.
+const PREVIOUS: &str = "previous";
+
+/// Longest wait for the rest of the output of a program that has ended. Its background processes may have
+/// inherited its output.
+const REST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Size of the end of a log that an error quotes from, in bytes.
 const TAIL_BYTES: usize = 8 << 10;
@@ -39,30 +70,86 @@ pub(super) struct ProgramLog {
     path: PathBuf,
 }
 
+/// Facts about a start, beside its log. The environment's account cannot read them.
+#[derive(Default, Serialize, Deserialize)]
+struct StartRecord {
+    /// Values that are replaced in the output, by name.
+    secrets: BTreeMap<String, String>,
+    /// Id of the container; `None` for a sandbox.
+    container: Option<String>,
+}
+
+/// A start whose output is logged.
+pub(super) struct StartOfProgram<'a> {
+    pub(super) environment: &'a EnvironmentDir,
+    /// Deployment of the start.
+    pub(super) release: &'a str,
+    /// Deployment that runs, whose log is kept.
+    pub(super) running: &'a str,
+    /// Secrets that the program can print, by name.
+    pub(super) secrets: BTreeMap<String, String>,
+}
+
+/// The process that writes a log.
+pub(super) struct LogWriter(Child);
+
 impl ProgramLog {
-    /// Creates the log of a start of a deployment, and removes old logs except the one of the deployment
-    /// `running`, to which a program may still write.
+    /// Creates the log of a program in a sandbox. Returns the process that writes it, as `account` if there
+    /// is one, and the pipe for the output.
     pub(super) fn create(
-        environment: &EnvironmentDir,
-        release: &str,
-        running: &str,
-    ) -> Result<(Self, File)> {
+        start: StartOfProgram<'_>,
+        account: Option<u32>,
+    ) -> Result<(Self, LogWriter, PipeWriter)> {
+        let log = Self::add(start, None)?;
+        DirBuilder::new().mode(0o700).create(&log.path).context("cannot create a log")?;
+        if account.is_some() {
+            chown(&log.path, account, account).context("cannot change the owner of a log")?;
+        }
+        let (reader, writer) = std::io::pipe()?;
+        Ok((log.clone(), log.spawn_writer(reader, account)?, writer))
+    }
+
+    /// Creates the log of a container.
+    pub(super) fn create_for_container(start: StartOfProgram<'_>, container: &str) -> Result<Self> {
+        let log = Self::add(start, Some(container.to_owned()))?;
+        DirBuilder::new().mode(0o700).create(&log.path).context("cannot create a log")?;
+        Ok(log)
+    }
+
+    /// Chooses the number of another log, and writes its record. Removes old logs.
+    fn add(start: StartOfProgram<'_>, container: Option<String>) -> Result<Self> {
+        let StartOfProgram { environment, release, running, secrets } = start;
         let directory = environment.logs();
-        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         created.with_context(|| format!("cannot create {}", directory.display()))?;
         let logs = Self::list(environment);
+        remove_old(&logs, running);
         let number = logs.last().map_or(1, |it| it.number + 1);
-        let current = logs.iter().rposition(|it| it.release == running);
-        let removed =
-            (0..(logs.len() + 1).saturating_sub(LOGS_MAX)).filter(|it| Some(*it) != current);
-        for log in removed.filter_map(|it| logs.get(it)) {
-            let _ = fs::remove_file(&log.path);
-            let _ = fs::remove_file(log.rotated());
-        }
         let path = directory.join(format!("{number:010}.{release}"));
-        let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(&path);
-        let file = file.context("cannot create the log of the program")?;
-        Ok((Self { number, release: release.to_owned(), path }, file))
+        let log = Self { number, release: release.to_owned(), path };
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(log.record_file())?;
+        file.write_all(&serde_json::to_vec(&StartRecord { secrets, container })?)?;
+        Ok(log)
+    }
+
+    fn spawn_writer(&self, input: PipeReader, account: Option<u32>) -> Result<LogWriter> {
+        let mut command = match account {
+            Some(account) => {
+                let mut command = Command::new(program_path("setpriv"));
+                command.arg(format!("--reuid={account}")).arg(format!("--regid={account}"));
+                command.args(["--clear-groups", "--", "multilog"]);
+                command
+            }
+            None => Command::new(program_path("multilog")),
+        };
+        command.args(["t", &format!("s{FILE_BYTES_MAX}"), &format!("n{FILES_MAX}"), "./"]);
+        command.env_clear().env("PATH", PATH).current_dir(&self.path);
+        // Of its own process group, so that it does not end with the runner at Ctrl-C.
+        command.process_group(0);
+        command.stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn();
+        Ok(LogWriter(child.context("multilog cannot be started; install the package daemontools")?))
     }
 
     /// Returns the log of the last start of a deployment.
@@ -89,45 +176,82 @@ impl ProgramLog {
         logs
     }
 
-    fn rotated(&self) -> PathBuf {
-        self.path.with_extension(format!("{}.{ROTATED_SUFFIX}", self.release))
+    fn record_file(&self) -> PathBuf {
+        self.path.with_extension(format!("{}.json", self.release))
+    }
+
+    fn record(&self) -> StartRecord {
+        let bytes = fs::read(self.record_file()).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    fn bytes(&self) -> u64 {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries.filter_map(|it| Some(it.metadata().ok()?.len())).sum()
+    }
+
+    fn remove(&self) {
+        let _ = fs::remove_file(self.record_file());
+        // Runners before version 0.1 had one file for a start.
+        if fs::remove_dir_all(&self.path).is_err() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     /// Returns the last lines of the program's output, for error messages.
     pub(super) fn quote(&self, secrets: &Secrets) -> String {
-        // The log may have been rotated since.
-        let mut bytes = tail(&self.rotated(), READ_BYTES).unwrap_or_default();
-        bytes.extend(tail(&self.path, READ_BYTES).unwrap_or_default());
-        let text = String::from_utf8_lossy(&bytes);
-        let start = String::from_utf8_lossy(&bytes[..bytes.len().saturating_sub(TAIL_BYTES)]).len();
-        let start = text.floor_char_boundary(start);
-        let text = secrets.redact_part(&text, start..text.len());
-        let lines: Vec<_> = text.lines().rev().take(TAIL_LINES).collect();
-        if lines.is_empty() {
-            return "the program wrote no output".to_owned();
+        let mut bytes = vec![];
+        for file in segment::files(&self.path).iter().rev().take(2).rev() {
+            bytes.extend(tail(file, READ_BYTES).unwrap_or_default());
         }
-        let lines: Vec<_> = lines.into_iter().rev().collect();
-        format!("its last output:\n{}", lines.join("\n"))
+        quote_output(&line::without_stamps(&bytes), secrets)
+    }
+}
+
+impl LogWriter {
+    /// Process id; `None` if it has ended.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.0.id()
     }
 
-    /// Rotates the long logs of an environment: copies the end of each to another file and truncates it. The
-    /// program has opened it in append mode, so its next line is written at the new end.
-    pub(super) fn rotate(environment: &EnvironmentDir) -> Result<()> {
-        for log in Self::list(environment) {
-            let length = fs::metadata(&log.path).map_or(0, |it| it.len());
-            if length <= u64::try_from(LOG_BYTES_MAX)? {
-                continue;
-            }
-            fs::write(log.rotated(), tail(&log.path, LOG_BYTES_MAX)?)?;
-            OpenOptions::new().write(true).open(&log.path)?.set_len(0)?;
-        }
-        Ok(())
+    /// Waits until the whole output is written. The program must have ended.
+    pub(super) async fn finish(&mut self) {
+        let _ = tokio::time::timeout(REST_TIMEOUT, self.0.wait()).await;
     }
+}
+
+/// Removes the oldest logs, but for the last one of the deployment that runs: its program may still write.
+fn remove_old(logs: &[ProgramLog], running: &str) {
+    let current = logs.iter().rposition(|it| it.release == running);
+    let (mut count, mut bytes) = (0, 0);
+    for (index, log) in logs.iter().enumerate().rev() {
+        if Some(index) == current {
+            continue;
+        }
+        (count, bytes) = (count + 1, bytes + log.bytes());
+        if count >= LOGS_MAX || bytes > LOGS_BYTES_MAX {
+            log.remove();
+        }
+    }
+}
+
+/// Returns the last lines of a program's output, for error messages.
+pub(super) fn quote_output(bytes: &[u8], secrets: &Secrets) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().saturating_sub(TAIL_BYTES)]).len();
+    let start = text.floor_char_boundary(start);
+    let text = secrets.redact_part(&text, start..text.len());
+    let lines: Vec<_> = text.lines().rev().take(TAIL_LINES).collect();
+    if lines.is_empty() {
+        return "the program wrote no output".to_owned();
+    }
+    let lines: Vec<_> = lines.into_iter().rev().collect();
+    format!("its last output:\n{}", lines.join("\n"))
 }
 
 /// Returns the last `max` bytes of a file.
 fn tail(path: &Path, max: usize) -> Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = segment::open(path)?;
     let length = file.metadata()?.len();
     let start = length.saturating_sub(u64::try_from(max)?);
     file.seek(SeekFrom::Start(start))?;
@@ -139,25 +263,29 @@ fn tail(path: &Path, max: usize) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     const ID: &str = "01920000-0000-7000-8000-000000000001";
     const OTHER: &str = "01920000-0000-7000-8000-000000000002";
 
-    #[test]
-    fn each_start_has_a_log_of_its_own() {
+    fn start<'a>(environment: &'a EnvironmentDir, release: &'a str) -> StartOfProgram<'a> {
+        StartOfProgram { environment, release, running: ID, secrets: BTreeMap::new() }
+    }
+
+    #[tokio::test]
+    async fn each_start_has_a_log_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let environment = EnvironmentDir::new(folder.path(), ID).unwrap();
         assert_eq!(ProgramLog::last(&environment, ID), None);
-        let (running, mut file) = ProgramLog::create(&environment, ID, ID).unwrap();
-        file.write_all(b"one\n").unwrap();
-        for number in 0..10 {
-            let (failing, mut file) = ProgramLog::create(&environment, OTHER, ID).unwrap();
+        let running = ProgramLog::create_for_container(start(&environment, ID), "x").unwrap();
+        for number in 0..LOGS_MAX + 5 {
+            let failing = start(&environment, OTHER);
+            let (failing, mut writer, mut output) = ProgramLog::create(failing, None).unwrap();
             let none = Secrets::default();
             assert_eq!(failing.quote(&none), "the program wrote no output");
-            writeln!(file, "{number}").unwrap();
+            write!(output, "{number}").unwrap();
+            drop(output);
+            writer.finish().await;
             assert_eq!(failing.quote(&none), format!("its last output:\n{number}"));
             assert_eq!(ProgramLog::last(&environment, OTHER), Some(failing));
             assert_eq!(ProgramLog::last(&environment, ID).as_ref(), Some(&running));
@@ -165,22 +293,63 @@ mod tests {
         assert_eq!(ProgramLog::list(&environment).len(), LOGS_MAX + 1);
     }
 
-    #[test]
-    fn a_long_log_is_rotated_and_quoted_without_parts_of_secrets() {
+    #[tokio::test]
+    async fn a_long_log_is_limited_and_quoted_without_parts_of_secrets() {
         let folder = tempfile::tempdir().unwrap();
         let environment = EnvironmentDir::new(folder.path(), ID).unwrap();
-        let (log, mut file) = ProgramLog::create(&environment, ID, ID).unwrap();
+        let (log, mut writer, mut output) =
+            ProgramLog::create(start(&environment, ID), None).unwrap();
         let secrets = Secrets::new([("TOKEN", "s3crets3crets3cret")]);
+        let writing = std::thread::spawn(move || {
+            for _ in 0..50 {
+                output.write_all(&b"s3crets3crets3cret".repeat(50_000)).unwrap();
+                output.write_all(b"\n").unwrap();
+            }
+        });
+        writer.finish().await;
+        writing.join().unwrap();
+        assert!(log.bytes() < (32 << 20), "{}", log.bytes());
         // The end of the log begins inside of a secret.
-        file.write_all(&b"s3crets3crets3cret".repeat(400_000)).unwrap();
         let quoted = log.quote(&secrets).replace("[secret TOKEN]", "");
         assert_eq!(quoted, "its last output:\n");
-        ProgramLog::rotate(&environment).unwrap();
-        assert_eq!(fs::metadata(&log.path).unwrap().len(), 0);
-        assert_eq!(fs::read(log.rotated()).unwrap().len(), LOG_BYTES_MAX);
-        file.write_all(b" last").unwrap();
-        let quoted = log.quote(&secrets).replace("[secret TOKEN]", "");
-        assert_eq!(quoted, "its last output:\n last", "the rotated part is quoted too");
         assert_eq!(ProgramLog::list(&environment), [log]);
+    }
+
+    /// A log that is read while its files become full has each line once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_is_followed_while_files_become_full() {
+        const LINES: usize = 150_000;
+        let folder = tempfile::tempdir().unwrap();
+        let environment = EnvironmentDir::new(folder.path(), ID).unwrap();
+        let (log, mut writer, mut output) =
+            ProgramLog::create(start(&environment, ID), None).unwrap();
+        let writing = std::thread::spawn(move || {
+            for number in 0..LINES {
+                writeln!(output, "{number:0100}").unwrap();
+            }
+        });
+        let (sender, mut batches) = tokio::sync::mpsc::channel(8);
+        let selection = query::Selection { start: None, end: None, contains: String::new() };
+        let reading = tokio::task::spawn_blocking(move || {
+            let (log, sink) = (query::StartLog::new(log, selection), LineSink::new(sender.clone()));
+            let mut position = None;
+            while let Ok(reached) = log.send_after(position, &sink)
+                && !sender.is_closed()
+            {
+                position = reached;
+                std::thread::yield_now();
+            }
+        });
+        let mut next = 0;
+        while next < LINES {
+            for line in batches.recv().await.unwrap() {
+                assert_eq!(line.text, format!("{next:0100}"));
+                next += 1;
+            }
+        }
+        drop(batches);
+        writing.join().unwrap();
+        writer.finish().await;
+        drop(reading);
     }
 }

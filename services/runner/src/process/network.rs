@@ -2,34 +2,31 @@
 //! Programs in it reach the internet, name servers and the database server of environments, but not the
 //! machine, other environments, or private networks. Configured with `ip` (iproute2) and `nft` (nftables).
 
+mod published;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
-    process::Stdio,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::Ipv4Net;
 use rustix::process::geteuid;
-use tokio::{io::AsyncWriteExt, process::Command, sync::Mutex};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{
-    directory::EnvironmentDir,
-    sandbox::{PATH, program_path},
+use super::directory::EnvironmentDir;
+use crate::{
+    settings::NetworkSettings,
+    system_program::{nft, run, run_with_input},
 };
-use crate::settings::NetworkSettings;
 
 /// Name of the bridge, shared by all runners of this machine.
 const BRIDGE: &str = "tny0";
 
 /// Port of each environment's address to which the proxy connects.
 const SERVED_PORT: u16 = 80;
-
-/// Timeout of one `ip` or `nft` command.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Network of one environment.
 #[derive(Clone, Debug)]
@@ -65,8 +62,8 @@ pub(super) struct Namespaces {
     bind: IpAddr,
     /// Addresses of existing namespaces; locked while one is created.
     addresses: Mutex<HashMap<Uuid, Ipv4Addr>>,
-    /// Ports to which connections of the proxy are directed, by address of the environment.
-    served: Mutex<HashMap<Ipv4Addr, u16>>,
+    /// Programs to which connections of the proxy are directed, by address of the environment and port.
+    served: Mutex<HashMap<(Ipv4Addr, u16), SocketAddr>>,
 }
 
 impl Network {
@@ -139,81 +136,52 @@ impl Network {
     /// Removes the network of an environment.
     pub(super) async fn detach(&self, environment: &EnvironmentDir) {
         if let Self::Namespaces(it) = self {
-            if let Some(address) = it.addresses.lock().await.remove(&environment.id())
-                && it.served.lock().await.remove(&address).is_some()
-            {
-                let key = format!("{{ {address} . {SERVED_PORT} }}");
-                let _ = nft(&format!("delete element inet tenantry served {key}\n")).await;
+            if let Some(address) = it.addresses.lock().await.remove(&environment.id()) {
+                let mut served = it.served.lock().await;
+                let ports: Vec<_> =
+                    served.keys().filter(|it| it.0 == address).map(|it| it.1).collect();
+                for port in ports {
+                    served.remove(&(address, port));
+                    let key = format!("{{ {address} . {port} }}");
+                    let _ = nft(&format!("delete element inet tenantry served {key}\n")).await;
+                }
             }
             let name = namespace_name(environment);
             let _ = run("ip", &["netns", "delete", &name]).await;
         }
     }
 
-    /// Returns the address at which the proxy reaches the program on a port. In a network of its own it is
-    /// the same for all programs: new connections go to this port (DNAT), open ones stay with their program.
+    /// Returns the address at which the proxy reaches a program. With networks of environments it is the same
+    /// for all programs of an environment, also in containers, so that the configuration of the proxy stays:
+    /// new connections go to this program (DNAT), open ones stay with theirs. `index`: 0 for the program,
+    /// others for further ports of it.
     pub(super) async fn serve(
         &self,
         network: &EnvironmentNetwork,
-        port: u16,
+        index: u16,
+        program: SocketAddr,
     ) -> Result<SocketAddr> {
         let (Self::Namespaces(namespaces), IpAddr::V4(address)) = (self, network.address) else {
-            return Ok(SocketAddr::new(network.address, port));
+            return Ok(program);
         };
         let mut served = namespaces.served.lock().await;
-        if served.get(&address) != Some(&port) {
-            let key = format!("element inet tenantry served {{ {address} . {SERVED_PORT}");
-            let add = format!("add {key} : {address} . {port} }}\n");
+        let port = SERVED_PORT + index;
+        if served.get(&(address, port)) != Some(&program) {
+            let key = format!("element inet tenantry served {{ {address} . {port}");
+            let add = format!("add {key} : {} . {} }}\n", program.ip(), program.port());
             // One transaction, which fails if there is no element: no connection finds it missing.
             if nft(&format!("delete {key} }}\n{add}")).await.is_err() {
                 nft(&add).await?;
             }
-            served.insert(address, port);
+            served.insert((address, port), program);
         }
-        Ok(SocketAddr::new(network.address, SERVED_PORT))
+        Ok(SocketAddr::new(network.address, port))
     }
 
-    /// Publishes a program's port on the machine's address (DNAT). Returns false if another environment has
-    /// published the port; publishing it twice for the same environment succeeds.
-    pub(super) async fn publish(&self, network: &EnvironmentNetwork, port: u16) -> bool {
-        let Some((map, key)) = self.port_mapping(port) else { return true };
-        let element = format!("{map} {{ {key} : {} . {port} }}", network.address);
-        nft(&format!("add element inet tenantry {element}\n")).await.is_ok()
-    }
-
-    /// Removes a published port if it belongs to this environment.
-    pub(super) async fn unpublish(&self, network: &EnvironmentNetwork, port: u16) {
-        let Some((map, key)) = self.port_mapping(port) else { return };
-        let get = format!("get element inet tenantry {map} {{ {key} }}\n");
-        let element = run_with_input("nft", &["-f", "-"], &get).await.unwrap_or_default();
-        if element.contains(&format!(": {} . {port}", network.address)) {
-            let _ = nft(&format!("delete element inet tenantry {map} {{ {key} }}\n")).await;
-        }
-    }
-
-    /// Returns `host:port` of a program's URL. `public_host` is used unless the program is reachable only
-    /// within this machine.
-    pub(super) fn url_authority(
-        &self,
-        network: &EnvironmentNetwork,
-        port: u16,
-        public_host: &str,
-    ) -> String {
-        match (self, self.port_mapping(port)) {
-            (Self::Namespaces(_), None) => format!("{}:{port}", network.address),
-            _ => format!("{public_host}:{port}"),
-        }
-    }
-
-    /// Returns the nftables map for a published port and the key in it; `None` if ports are not published.
-    fn port_mapping(&self, port: u16) -> Option<(&'static str, String)> {
-        let Self::Namespaces(namespaces) = self else { return None };
-        let IpAddr::V4(bind) = namespaces.bind else { return None };
-        match bind {
-            bind if bind.is_loopback() => None,
-            bind if bind.is_unspecified() => Some(("published_everywhere", port.to_string())),
-            bind => Some(("published", format!("{bind} . {port}"))),
-        }
+    /// Returns the network of an environment; `None` if there is none.
+    async fn existing(&self, environment: &EnvironmentDir) -> Option<EnvironmentNetwork> {
+        let exists = Path::new("/run/netns").join(namespace_name(environment)).exists();
+        if exists { self.attach(environment).await.ok() } else { None }
     }
 }
 
@@ -228,12 +196,24 @@ impl Namespaces {
         Ipv4Addr::from_bits(self.settings.addresses.network().to_bits() + index)
     }
 
+    /// Prefix length of the bridge's address: that of the lower half of the network if the upper one is for
+    /// containers. Podman creates no network whose addresses are those of another interface.
+    fn bridge_prefix(&self) -> u8 {
+        let prefix = self.settings.addresses.prefix_len();
+        if self.has_containers() { prefix + 1 } else { prefix }
+    }
+
+    /// Returns true if the network is large enough for containers.
+    fn has_containers(&self) -> bool {
+        self.settings.addresses.prefix_len() <= 26
+    }
+
     async fn set_up(&self) -> Result<()> {
         if run("ip", &["link", "show", BRIDGE]).await.is_err() {
             // Fails if another runner of this machine creates it at the same time.
             let _ = run("ip", &["link", "add", BRIDGE, "type", "bridge"]).await;
         }
-        let gateway = format!("{}/{}", self.gateway(), self.settings.addresses.prefix_len());
+        let gateway = format!("{}/{}", self.gateway(), self.bridge_prefix());
         run("ip", &["address", "replace", &gateway, "dev", BRIDGE]).await?;
         run("ip", &["link", "set", BRIDGE, "up"]).await?;
         let ip_forward = std::fs::read_to_string(IP_FORWARD).unwrap_or_default();
@@ -300,8 +280,8 @@ impl Namespaces {
         run("ip", &["netns", "add", namespace]).await?;
         let count = 1_u32 << (32 - u32::from(self.settings.addresses.prefix_len()));
         let hash = u32::try_from(environment.id().as_u128() & 0xffff_ffff).unwrap_or(0);
-        // All addresses but three: network, gateway and broadcast.
-        let usable = count
+        // All addresses but three: network, gateway and broadcast. The upper half is for containers.
+        let usable = if self.has_containers() { count / 2 } else { count }
             .checked_sub(3)
             .filter(|it| *it > 0)
             .context("the network for environments (--network) is too small")?;
@@ -371,30 +351,3 @@ const RULES: &str = include_str!("network.nft");
 
 /// Rules for a machine on which IP forwarding was disabled: other traffic is not forwarded.
 const FOREIGN_RULES: &str = include_str!("network_foreign.nft");
-
-/// Applies nftables rules.
-async fn nft(rules: &str) -> Result<()> {
-    run_with_input("nft", &["-f", "-"], rules).await.map(|_| ())
-}
-
-async fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    run_with_input(program, arguments, "").await
-}
-
-/// Runs a program with standard input and returns its output; fails with its error output.
-async fn run_with_input(program: &str, arguments: &[&str], input: &str) -> Result<String> {
-    let mut command = Command::new(program_path(program));
-    command.args(arguments).env_clear().env("PATH", PATH).kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("{program} is not installed"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).await?;
-    }
-    let output = tokio::time::timeout(COMMAND_TIMEOUT, child.wait_with_output()).await;
-    let output = output.with_context(|| {
-        format!("{program} did not end within {} s", COMMAND_TIMEOUT.as_secs())
-    })??;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), errors.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}

@@ -1,7 +1,11 @@
-//! Running sandboxes, possibly started by a previous runner: stopping, freezing and continuing them.
+//! Running sandboxes and containers, possibly started by a previous runner: stopping, freezing and continuing
+//! them. The processes of a container are processes of this machine, so they are stopped without its engine,
+//! which may be restarting.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -45,7 +49,17 @@ impl ProcessId {
     }
 }
 
-/// A sandbox with all of its processes. The `bwrap` process ends with the main program; the init process of
+/// Container in which a program runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ContainerRef {
+    /// Id in the engine.
+    pub(super) id: String,
+    /// Address on which its program listens, in the network of its environment.
+    pub(super) address: SocketAddr,
+}
+
+/// A sandbox or container with all of its processes. The init process of a container takes the place of
+/// `bwrap`. The `bwrap` process ends with the main program; the init process of
 /// the pid namespace ends with the last process, and killing it kills all others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessTree {
@@ -57,12 +71,38 @@ pub(super) struct ProcessTree {
     /// program (`--json-status-fd`).
     #[serde(default)]
     status_file: PathBuf,
+    /// `None` for a sandbox.
+    #[serde(default)]
+    container: Option<ContainerRef>,
 }
 
 impl ProcessTree {
     /// Returns the sandbox of a running process; `None` if the process has ended.
     pub(super) fn of(pid: u32, status_file: PathBuf) -> Option<Self> {
-        Some(Self { sandbox: ProcessId::of(pid)?, init: None, status_file })
+        Some(Self { sandbox: ProcessId::of(pid)?, init: None, status_file, container: None })
+    }
+
+    /// Returns a container by its init process; `None` if the process has ended. `status_file` is in the
+    /// directory of its temporary files, and does not exist.
+    pub(super) fn of_container(
+        pid: u32,
+        status_file: PathBuf,
+        container: ContainerRef,
+    ) -> Option<Self> {
+        let init = ProcessId::of(pid)?;
+        Some(Self { sandbox: init, init: Some(init), status_file, container: Some(container) })
+    }
+
+    /// Sets the address of a container's program.
+    pub(super) fn at(mut self, address: SocketAddr) -> Self {
+        if let Some(container) = &mut self.container {
+            container.address = address;
+        }
+        self
+    }
+
+    pub(super) fn container(&self) -> Option<&ContainerRef> {
+        self.container.as_ref()
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -72,6 +112,16 @@ impl ProcessTree {
     /// Returns the process whose descendants are all processes in the sandbox.
     pub(super) fn root_pid(&self) -> u32 {
         self.init.unwrap_or(self.sandbox).pid
+    }
+
+    /// Opens the namespaces of a sandbox, in the order of `names` (files of `/proc/<pid>/ns`). Fails if it
+    /// has ended.
+    pub(super) fn open_namespaces(&self, names: &[&str]) -> io::Result<Vec<File>> {
+        let init = self.init.ok_or(io::ErrorKind::NotFound)?;
+        let open = |name: &&str| File::open(format!("/proc/{}/ns/{name}", init.pid));
+        let files = names.iter().map(open).collect::<io::Result<_>>()?;
+        // The pid was not reused while they were opened.
+        if init.is_alive() { Ok(files) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     /// Path of the file to which `bwrap` writes its status; its directory belongs to this sandbox only.

@@ -40,7 +40,15 @@ pub(super) struct EnvironmentRecord {
     pub(super) releases: Vec<String>,
 }
 
+/// Number of versions kept for rollbacks, including the running one.
+const RELEASES_MAX: usize = 4;
+
 impl EnvironmentRecord {
+    /// Returns the deployments that are kept for rollbacks, the newest last.
+    pub(super) fn kept_releases(&self) -> &[String] {
+        &self.releases[self.releases.len().saturating_sub(RELEASES_MAX)..]
+    }
+
     /// Returns true if the desired state is Running and the program is alive.
     pub(super) fn is_running(&self) -> bool {
         self.desired == DesiredState::Running && self.is_alive()

@@ -35,6 +35,7 @@ const LISTED_VARIABLES_MAX: usize = 20;
 /// Code of a deployment, fetched from the repository.
 pub(super) struct Checkout {
     pub(super) commit: String,
+    pub(super) commit_info: CommitInfo,
     /// True if the code of a previous deployment is reused, which is already built.
     pub(super) is_built: bool,
 }
@@ -93,10 +94,10 @@ impl Processes {
         report.step("checkout", 1, DEPLOY_STEPS, line).await;
         if lease.kind() == TaskKind::Rollback
             && record.releases.contains(&lease.release)
-            && let Ok(commit) = self.head(lease, environment).await
+            && let Ok((commit, commit_info)) = self.head(lease, environment).await
         {
             report.log(vec![format!("commit {commit} (reusing the previous build)")]).await;
-            return Ok(Checkout { commit, is_built: true });
+            return Ok(Checkout { commit, commit_info, is_built: true });
         }
         for directory in
             [environment.release_dir(&lease.release)?, environment.git_dir(&lease.release)?]
@@ -110,10 +111,10 @@ impl Processes {
                 return Err(error);
             }
         }
-        let commit =
-            self.head(lease, environment).await.context("cannot determine the fetched commit")?;
+        let head = self.head(lease, environment).await;
+        let (commit, commit_info) = head.context("cannot determine the fetched commit")?;
         report.log(vec![format!("commit {commit}")]).await;
-        Ok(Checkout { commit, is_built: false })
+        Ok(Checkout { commit, commit_info, is_built: false })
     }
 
     /// Fetches the commit, again while the git server does not have it and the lease allows that, and its
@@ -177,21 +178,19 @@ impl Processes {
         Ok(())
     }
 
-    async fn head(&self, lease: &Lease, environment: &EnvironmentDir) -> Result<String> {
-        let commit = self.git(lease, environment, &["rev-parse", "HEAD"]).await?;
-        Ok(commit.trim().to_owned())
-    }
-
-    /// Returns subject and author of the checked-out commit; empty if git fails.
-    pub(super) async fn commit_info(
+    /// Returns the id of the checked-out commit, and its subject and author.
+    async fn head(
         &self,
         lease: &Lease,
         environment: &EnvironmentDir,
-    ) -> CommitInfo {
-        let log = ["log", "-1", "--format=%s%n%an"];
-        let text = self.git(lease, environment, &log).await.unwrap_or_default();
-        let (subject, author) = text.trim().split_once('\n').unwrap_or((text.trim(), ""));
-        CommitInfo { subject: subject.to_owned(), author: author.to_owned() }
+    ) -> Result<(String, CommitInfo)> {
+        let log = ["log", "-1", "--format=%H%n%s%n%an"];
+        let text = self.git(lease, environment, &log).await?;
+        let mut lines = text.lines().map(str::to_owned);
+        let commit = lines.next().context("git names no commit")?;
+        let (subject, author) =
+            (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        Ok((commit, CommitInfo { subject, author }))
     }
 
     /// Runs a git command that connects to the repository, with its credential.

@@ -31,18 +31,8 @@ use super::{
     network::{EnvironmentNetwork, Network, name_servers},
     process_tree::{OrphanGuard, ProcessTree},
 };
+pub(super) use crate::system_program::{PATH, program_path};
 use crate::{settings::IsolationPolicy, text::read_bounded};
-
-/// Environment variable `PATH` of programs that the runner starts; the default for deployed programs.
-pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Path of a program of this machine, or its name if it is not installed. With a path the standard library
-/// starts the program by posix_spawn(3); with a name and a new `PATH` it forks, which copies the page
-/// tables of this process.
-pub(super) fn program_path(name: &str) -> PathBuf {
-    let mut candidates = PATH.split(':').map(|it| Path::new(it).join(name));
-    candidates.find(|it| it.exists()).unwrap_or_else(|| name.into())
-}
 
 /// Shell command of the gate: reads a line, then executes its arguments but the first, with the rest of the
 /// input as file descriptor 3, and the file that its first argument names as 4. Ends if the runner ends
@@ -248,7 +238,7 @@ impl Sandbox {
         let guard = OrphanGuard::new(&process);
         environment.write_starting_process(&process)?;
         let group = control_group(environment, name);
-        let limited = self.limiter.apply(&group, &process, command.limits);
+        let limited = self.limiter.apply(&group, process.pid(), command.limits);
         limited.context("the resource limits cannot be set")?;
         let mut gate = child.stdin.take().context("the start gate has no input")?;
         gate.write_all(&gate_input).await.context("the command ended at its start gate")?;

@@ -1,7 +1,5 @@
 //! Supervision of environments: restarts after crashes, disk limits, log rotation, and reports.
 
-use std::net::SocketAddr;
-
 use api::project::{EnvironmentReport, Observed};
 use futures::{StreamExt, stream};
 use primitives::foreign_text::clean_block;
@@ -12,7 +10,6 @@ use super::{
     directory::EnvironmentDir,
     launch::Launch,
     listener,
-    log::ProgramLog,
     process_table::ProcessTable,
     process_tree::ProcessTree,
     record::{DesiredState, EnvironmentRecord},
@@ -50,7 +47,11 @@ impl Processes {
         let environments = self.list_environments().await;
         let ids: Vec<_> = environments.iter().map(EnvironmentDir::id).collect();
         self.usage.retain_only(&ids);
+        self.traffic.retain_only(&ids);
+        self.certificate_checks.retain_only(&ids);
         self.health_checks.retain_only(&ids);
+        self.measure_containers().await;
+        self.check_certificates(&environments).await;
         for environment in environments {
             self.usage.refresh_disk(environment.id(), environment.path()).await;
         }
@@ -59,6 +60,7 @@ impl Processes {
     /// Returns a report about every environment.
     pub(super) async fn reports_of_all(&self) -> Vec<EnvironmentReport> {
         let environments = self.list_environments().await;
+        self.traffic.count_requests().await;
         let table = tokio::task::spawn_blocking(ProcessTable::read).await;
         // Fails only if the runtime is shutting down.
         let table = &table.unwrap_or_else(|_| ProcessTable::read());
@@ -81,12 +83,7 @@ impl Processes {
 
     /// Brings one environment into its desired state, unless a task has locked it.
     async fn reconcile(&self, environment: &EnvironmentDir) {
-        let directory = environment.clone();
-        let rotated = tokio::task::spawn_blocking(move || ProgramLog::rotate(&directory)).await;
-        // Fails to join only if the runtime is shutting down.
-        if let Ok(Err(error)) = rotated {
-            tracing::warn!(environment = %environment.id(), %error, "log rotation failed");
-        }
+        self.remove_late(environment).await;
         let record = environment.record().await;
         if record.desired != DesiredState::Running || !record.failure.is_empty() {
             return;
@@ -111,7 +108,7 @@ impl Processes {
     }
 
     async fn is_over_disk_limit(&self, environment: &EnvironmentDir) -> bool {
-        let disk = self.usage.disk(environment.id());
+        let disk = self.disk_usage(environment);
         let launch = environment.launch().await;
         launch.is_some_and(|it| disk.exceeds(it.limits))
     }
@@ -138,6 +135,14 @@ impl Processes {
         environment: &EnvironmentDir,
         mut record: EnvironmentRecord,
     ) -> anyhow::Result<()> {
+        let launch = environment.launch().await;
+        if let Some(launch) = &launch
+            && self.lacks_engine(launch).await
+        {
+            // The end of its containers is no fault of the program, and no restart could succeed.
+            tracing::warn!(environment = %environment.id(), "the container engine does not answer");
+            return Ok(());
+        }
         let now = unix_seconds();
         let end = self.program_end(environment, &record).await;
         if record.restarts.record_end(now, end) {
@@ -153,10 +158,10 @@ impl Processes {
         match record.restarts.reaction(now) {
             Reaction::Wait => {}
             Reaction::Fail => {
-                let output = quote_last_log(environment, &record.release).await;
+                let output = self.quote_last_output(environment, &record).await;
                 record.failure = format!("{}; {output}", record.restarts.failure());
             }
-            Reaction::Restart => match environment.launch().await {
+            Reaction::Restart => match launch {
                 Some(launch) => {
                     record.restarts.record_restart(now);
                     return self.restart_program(environment, record, &launch).await;
@@ -176,6 +181,10 @@ impl Processes {
         record: &EnvironmentRecord,
     ) -> ProgramEnd {
         let Some(process) = &record.process else { return ProgramEnd::default() };
+        if let Some(container) = process.container() {
+            let launch = environment.launch().await;
+            return self.container_end(container, launch.as_ref()).await;
+        }
         let exceeded_memory_mb = match environment.launch().await {
             Some(launch) => {
                 let limits = launch.limits;
@@ -199,20 +208,19 @@ impl Processes {
         // program keeps its URL, unless it could not start there.
         let keeps_port = self.sandbox.network.is_separate() && record.restarts.recent == 1;
         let preferred = Some(record.port).filter(|it| keeps_port && *it != 0);
-        let port = self.reserve_port(environment, preferred).await?;
+        let port = self.reserve_port(environment, launch, preferred).await?;
         let started = self.start_program(environment, launch, port).await;
-        let unused_port = if started.is_ok() { record.port } else { port };
-        if port != record.port {
-            self.release_port(environment, unused_port).await;
-        }
         match started {
             Ok(process) => {
                 record.set_running(process, port);
                 environment.write_record(&record).await?;
                 environment.clear_starting_process().await;
+                self.release_other_ports(environment, port).await;
+                self.remove_other_containers(environment, &record).await;
                 self.sync_proxy().await;
             }
             Err(error) => {
+                self.release_other_ports(environment, record.port).await;
                 let error = format!("{error:#}");
                 tracing::info!(environment = %environment.id(), error, "restart failed");
             }
@@ -220,8 +228,8 @@ impl Processes {
         Ok(())
     }
 
-    /// Returns true if the program passes its health check, and listens on its port itself: another program
-    /// may have the port.
+    /// Returns true if the program passes its health check, and listens on its port itself: in the network of
+    /// the machine another program may have the port.
     async fn is_healthy(
         &self,
         environment: &EnvironmentDir,
@@ -230,10 +238,14 @@ impl Processes {
         table: &ProcessTable,
     ) -> bool {
         let Some(process) = &record.process else { return false };
-        let Ok(network) = self.sandbox.network.attach(environment).await else { return false };
-        let address = SocketAddr::new(network.address, record.port);
+        let Ok(address) = self.program_address(environment, process, record.port).await else {
+            return false;
+        };
+        let has_own_network = process.container().is_some() || self.sandbox.network.is_separate();
+        // The owner of a port is looked up only where it is needed: the kernel goes through the whole hash
+        // table of its connections for each process.
         self.health_checks.is_healthy(environment.id(), address, launch).await
-            && listener::belongs_to(address, process, table).await
+            && (has_own_network || listener::belongs_to(address, process, table).await)
     }
 
     async fn report(
@@ -246,6 +258,7 @@ impl Processes {
         let account = self.sandbox.accounts.get(environment);
         let rows = usage::processes_of(table, account, root);
         let usage = self.usage.usage(environment.id(), &rows);
+        let disk = self.disk_usage(environment);
         let observed = match record.observed() {
             // Not reported as failed before the last restart has failed.
             Observed::Failed if record.failure.is_empty() => Observed::Running,
@@ -260,7 +273,7 @@ impl Processes {
         };
         let server_address = launch.as_ref().map_or("", |it| &it.server_address);
         let url = if observed == Observed::Running {
-            self.url(environment, record.port, server_address).await.unwrap_or_default()
+            self.url(environment, &record, server_address).await.unwrap_or_default()
         } else {
             String::new()
         };
@@ -270,19 +283,15 @@ impl Processes {
             http_ok: is_healthy,
             cpu_cores: usage.cpu_cores,
             memory_bytes: usage.memory_bytes,
-            disk_bytes: usage.disk.bytes,
+            disk_bytes: disk.bytes,
             process_count: usage.processes,
             release: record.release,
             detail: clean_block(&record.failure, DETAIL_BYTES_MAX),
             url,
             restart_count: i32::try_from(record.restarts.total).unwrap_or(i32::MAX),
             last_exit_code: record.restarts.last_exit_code,
+            traffic: Some(self.traffic.totals(environment.id(), root)),
+            certificate: self.certificate_checks.first_to_expire(environment.id()),
         }
     }
-}
-
-/// Returns the last output of a deployment's program, without its secrets.
-async fn quote_last_log(environment: &EnvironmentDir, release: &str) -> String {
-    let log = ProgramLog::last(environment, release).zip(environment.launch().await);
-    log.map(|(log, launch)| log.quote(&launch.secrets())).unwrap_or_default()
 }

@@ -17,14 +17,17 @@ use walkdir::WalkDir;
 use super::{
     directory::EnvironmentDir,
     limits::ResourceLimits,
+    memory_group::memory_bytes,
     process_table::{ProcessRow, ProcessTable},
 };
 
 /// Interval at which disk usage is measured during fetch and build.
 const DISK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Minimum pause between two disk measurements of an environment, as a multiple of the duration of the first
-/// one: measuring takes at most a twentieth of the time.
+/// Minimum pause between two disk measurements of an environment.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
+
+/// The same as a multiple of the duration of the first one: measuring takes at most a twentieth of the time.
 const DISK_PAUSE_RATIO: u32 = 20;
 
 /// Maximum number of files per disk measurement.
@@ -39,7 +42,6 @@ pub(super) struct ResourceUsage {
     pub(super) processes: i32,
     pub(super) memory_bytes: i64,
     pub(super) cpu_cores: f64,
-    pub(super) disk: DiskUsage,
 }
 
 /// Disk usage of an environment's files.
@@ -69,7 +71,8 @@ struct DiskSample {
 
 impl DiskSample {
     fn is_due(&self) -> bool {
-        self.measured_at.is_none_or(|it| it.elapsed() > self.duration * DISK_PAUSE_RATIO)
+        let pause = DISK_PAUSE.max(self.duration * DISK_PAUSE_RATIO);
+        self.measured_at.is_none_or(|it| it.elapsed() > pause)
     }
 }
 
@@ -88,17 +91,16 @@ pub(super) struct UsageMeter {
 }
 
 impl UsageMeter {
-    /// Returns the usage of an environment, whose processes are `rows`. Disk usage is that of the last
-    /// measurement; CPU usage is the average since the previous call.
+    /// Returns the usage of an environment, whose processes are `rows`. CPU usage is the average since the
+    /// previous call.
     pub(super) fn usage(&self, id: Uuid, rows: &[&ProcessRow]) -> ResourceUsage {
         let ticks = rows.iter().map(|it| it.cpu_ticks).sum::<u64>();
         let now = CpuSample { taken_at: Instant::now(), ticks };
         let before = self.cpu.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
         ResourceUsage {
             processes: i32::try_from(rows.len()).unwrap_or(i32::MAX),
-            memory_bytes: rows.iter().map(|it| it.memory_bytes).sum(),
+            memory_bytes: memory_bytes(rows),
             cpu_cores: before.map_or(0.0, |before| cores(before, now)),
-            disk: self.disk(id),
         }
     }
 

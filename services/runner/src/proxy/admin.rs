@@ -10,11 +10,16 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// Time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest wait for the end of a killed process.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Maximum length of Caddy's answer in an error message, in bytes.
 const ANSWER_BYTES_MAX: usize = 1_000;
@@ -59,12 +64,18 @@ impl Admin {
         Ok(())
     }
 
-    /// Kills the process that listens on the socket; does nothing if there is none.
+    /// Kills the process that listens on the socket, and waits for its end; does nothing if there is none.
     pub(super) async fn kill(&self) {
         let Ok(stream) = UnixStream::connect(&self.socket).await else { return };
         let pid = stream.peer_cred().ok().and_then(|it| it.pid()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _ = kill_process(pid, Signal::KILL);
+            let ended = async {
+                while self.is_listening().await {
+                    sleep(POLL_INTERVAL).await;
+                }
+            };
+            let _ = timeout(KILL_TIMEOUT, ended).await;
         }
     }
 

@@ -4,12 +4,16 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use primitives::hostname;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
-use super::page::{self, Unavailable};
+use super::{
+    access_log,
+    page::{self, Unavailable},
+};
 use crate::{
     certificate::Certificate,
-    settings::{ProxySettings, Tls},
+    settings::{AcmeDns, ProxySettings, Tls},
 };
 
 /// Longest time for which Caddy holds a request while the program does not accept connections.
@@ -28,18 +32,34 @@ const HTTPS_PORT: u16 = 443;
 /// Host names of an environment, and what answers there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// The first one is the host name of its URL.
+    pub(crate) environment_id: Uuid,
+    /// The first one is the host name of its URL, the others are custom domains.
     pub(crate) hostnames: Vec<String>,
     pub(crate) target: Target,
 }
 
 /// Receiver of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// A program that listens on this address.
-    Program(SocketAddr),
+    /// A program.
+    Program(Upstreams),
     /// A page.
     Unavailable(Unavailable),
+}
+
+/// Addresses on which a program listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Upstreams {
+    pub(crate) address: SocketAddr,
+    /// Paths that another address serves.
+    pub(crate) paths: Vec<PathUpstream>,
+}
+
+/// A path, with all paths below it, and the address that serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PathUpstream {
+    pub(crate) path: String,
+    pub(crate) address: SocketAddr,
 }
 
 /// Version of Caddy: major and minor number.
@@ -65,13 +85,21 @@ pub(super) struct Site {
     pub(super) version: Version,
     /// Unix socket of the administration API, in a directory that only Caddy and the runner can enter.
     pub(super) admin_socket: PathBuf,
-    /// Directory of certificates, keys and the log.
+    /// Directory of certificates, keys and logs.
     pub(super) data: PathBuf,
+}
+
+impl Site {
+    /// File of the access log.
+    pub(super) fn access_log(&self) -> PathBuf {
+        self.data.join("access.log")
+    }
 }
 
 /// Returns the configuration that serves these routes. A host name of several routes belongs to the one whose
 /// URL has it, otherwise to the first. `certificates`: those that the runner has requested.
 pub(super) fn compute(site: &Site, routes: &[Route], certificates: &[Certificate]) -> Value {
+    let custom = custom_domains(routes);
     let routes = distinct(routes);
     json!({
         "admin": {
@@ -79,15 +107,19 @@ pub(super) fn compute(site: &Site, routes: &[Route], certificates: &[Certificate
             "config": { "persist": false },
         },
         "storage": { "module": "file_system", "root": site.data },
-        "logging": { "logs": { "default": {
-            "level": "WARN",
-            "writer": {
-                "output": "file",
-                "filename": site.data.join("caddy.log"),
-                "roll_size_mb": 10,
-                "roll_keep": 2,
+        "logging": { "logs": {
+            "default": {
+                "level": "WARN",
+                "exclude": [access_log::LOGGER],
+                "writer": {
+                    "output": "file",
+                    "filename": site.data.join("caddy.log"),
+                    "roll_size_mb": 10,
+                    "roll_keep": 2,
+                },
             },
-        } } },
+            "access": access_log::configuration(&site.access_log()),
+        } },
         "apps": {
             "http": {
                 "http_port": site.settings.http_port,
@@ -95,7 +127,7 @@ pub(super) fn compute(site: &Site, routes: &[Route], certificates: &[Certificate
                 "grace_period": GRACE_PERIOD,
                 "servers": servers(site, &routes),
             },
-            "tls": tls(&site.settings, certificates),
+            "tls": tls(&site.settings, certificates, &custom),
             "pki": { "certificate_authorities": { "local": { "install_trust": false } } },
         },
     })
@@ -120,6 +152,13 @@ fn distinct(routes: &[Route]) -> Vec<Route> {
     distinct
 }
 
+/// Returns the valid host names that are the first one of no route.
+fn custom_domains(routes: &[Route]) -> BTreeSet<&String> {
+    let primaries: BTreeSet<_> = routes.iter().filter_map(|it| it.hostnames.first()).collect();
+    let others = routes.iter().flat_map(|it| it.hostnames.iter().skip(1));
+    others.filter(|it| hostname::is_valid(it) && !primaries.contains(it)).collect()
+}
+
 fn servers(site: &Site, routes: &[Route]) -> Value {
     let settings = &site.settings;
     let unknown_host = json!({ "handle": [page::unknown_host()] });
@@ -134,15 +173,20 @@ fn servers(site: &Site, routes: &[Route]) -> Value {
         "routes": programs,
         "errors": errors,
     });
+    let logs = json!({ "logger_names": logger_names(routes), "skip_unmapped_hosts": true });
     if settings.tls == Tls::Off {
+        let mut http = http;
+        http["logs"] = logs;
         return json!({ "http": http });
     }
     let hostnames: Vec<_> = routes.iter().flat_map(|it| &it.hostnames).collect();
     let mut https = http.clone();
     https["listen"] = json!([format!(":{}", settings.https_port)]);
     https["protocols"] = json!(["h1", "h2"]);
+    https["logs"] = logs;
     if let Tls::AcmeDns(_) = settings.tls {
-        // Remains disabled: Caddy has the certificates from the runner, and selects one by the host name.
+        // Remains disabled: Caddy has the certificates of host names from the runner, those of custom domains
+        // are named in `tls`, and it selects one by the host name.
         https["tls_connection_policies"] = json!([{}]);
     } else {
         https["automatic_https"] = json!({
@@ -155,6 +199,15 @@ fn servers(site: &Site, routes: &[Route]) -> Value {
     json!({ "http": http, "https": https })
 }
 
+/// Returns the name of the logger of each host name.
+fn logger_names(routes: &[Route]) -> Map<String, Value> {
+    let of_route = |it: &Route| {
+        let logger = access_log::logger_name(it.environment_id);
+        it.hostnames.iter().map(|hostname| (hostname.clone(), json!(logger))).collect::<Vec<_>>()
+    };
+    routes.iter().flat_map(of_route).collect()
+}
+
 /// Returns the host names that have the certificate for all names below the apps domain.
 fn names_of_wildcard<'a>(settings: &ProxySettings, routes: &'a [Route]) -> Vec<&'a String> {
     let names = routes.iter().flat_map(|it| &it.hostnames);
@@ -163,7 +216,11 @@ fn names_of_wildcard<'a>(settings: &ProxySettings, routes: &'a [Route]) -> Vec<&
     if settings.tls == Tls::Internal { names.filter(is_below).collect() } else { vec![] }
 }
 
-fn tls(settings: &ProxySettings, certificates: &[Certificate]) -> Value {
+fn tls(
+    settings: &ProxySettings,
+    certificates: &[Certificate],
+    custom: &BTreeSet<&String>,
+) -> Value {
     match &settings.tls {
         Tls::Off => json!({}),
         Tls::Internal => json!({
@@ -177,12 +234,37 @@ fn tls(settings: &ProxySettings, certificates: &[Certificate]) -> Value {
             }
             json!({ "automation": { "policies": [{ "issuers": [issuer] }] } })
         }
-        Tls::AcmeDns(_) => {
+        Tls::AcmeDns(authority) => {
             let pair = |it: &Certificate| json!({ "certificate": it.chain, "key": it.key() });
             let pairs: Vec<_> = certificates.iter().map(pair).collect();
-            json!({ "certificates": { "load_pem": pairs } })
+            let mut tls = json!({ "certificates": { "load_pem": pairs } });
+            if !custom.is_empty() {
+                tls["certificates"]["automate"] = json!(custom);
+                let policy =
+                    json!({ "subjects": custom, "issuers": [issuer(settings, authority)] });
+                tls["automation"] = json!({ "policies": [policy] });
+            }
+            tls
         }
     }
+}
+
+/// Returns the issuer of certificates for custom domains beside DNS-01: no record of them can be published,
+/// so Caddy proves them at port 80 or 443.
+fn issuer(settings: &ProxySettings, authority: &AcmeDns) -> Value {
+    let mut issuer = json!({
+        "module": "acme",
+        "email": authority.email,
+        "ca": authority.directory,
+        "challenges": {
+            "http": { "alternate_port": settings.http_port },
+            "tls-alpn": { "alternate_port": settings.https_port },
+        },
+    });
+    if let Some(ca) = &authority.ca {
+        issuer["trusted_roots_pem_files"] = json!([ca]);
+    }
+    issuer
 }
 
 /// Redirects requests for known hosts to `https://`. Caddy inserts the host, which is one of the list, and
@@ -206,11 +288,28 @@ fn redirect(settings: &ProxySettings, hostnames: &[&String]) -> Value {
 }
 
 fn route(route: &Route, version: Version) -> Value {
-    let handler = match route.target {
-        Target::Program(address) => reverse_proxy(address, version),
+    let handler = match &route.target {
+        Target::Program(upstreams) => program_handler(upstreams, version),
         Target::Unavailable(state) => state.handler(),
     };
     json!({ "match": [{ "host": route.hostnames }], "handle": [handler], "terminal": true })
+}
+
+fn program_handler(upstreams: &Upstreams, version: Version) -> Value {
+    let of_program = reverse_proxy(upstreams.address, version);
+    if upstreams.paths.is_empty() {
+        return of_program;
+    }
+    let mut routes = vec![];
+    for PathUpstream { path, address } in &upstreams.paths {
+        routes.push(json!({
+            "match": [{ "path": [path, format!("{path}/*")] }],
+            "handle": [reverse_proxy(*address, version)],
+            "terminal": true,
+        }));
+    }
+    routes.push(json!({ "handle": [of_program] }));
+    json!({ "handler": "subroute", "routes": routes })
 }
 
 /// Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host` of clients; other headers of this kind are removed.

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use api::project::{ClearDnsChallengeRequest, SetDnsChallengeRequest};
 use instant_acme::{
     Account, AccountBuilder, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier,
-    NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use primitives::foreign_text::clean_line;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Maximum length of an authority's problem in an error message, in bytes.
 const PROBLEM_BYTES_MAX: usize = 500;
+
+/// Begin of the types of ACME's problems (RFC 8555, 6.7).
+const PROBLEM_PREFIX: &str = "urn:ietf:params:acme:error:";
 
 /// Failure of an order.
 pub(super) struct OrderError {
@@ -37,10 +40,18 @@ impl From<anyhow::Error> for OrderError {
 
 impl From<instant_acme::Error> for OrderError {
     fn from(error: instant_acme::Error) -> Self {
-        let is_refusal = matches!(error, instant_acme::Error::Api(_));
+        let is_refusal = matches!(&error, instant_acme::Error::Api(it) if !is_transient(it));
         let error = anyhow!(clean_line(&error.to_string(), PROBLEM_BYTES_MAX));
         Self { error: error.context("the ACME authority fails"), is_refusal }
     }
+}
+
+/// True if the next attempt may succeed, and this one does not count for rate limits: the authority did not
+/// accept a nonce (RFC 8555, 6.5), or has an error of its own.
+fn is_transient(problem: &Problem) -> bool {
+    let kind = problem.r#type.as_deref().and_then(|it| it.strip_prefix(PROBLEM_PREFIX));
+    matches!(kind, Some("badNonce" | "serverInternal"))
+        || problem.status.is_some_and(|it| it >= 500)
 }
 
 /// A certificate with its chain, and its key, as PEM.

@@ -1,51 +1,44 @@
 //! Health service of the complete suite: forwards each check to the service that it names.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use chassis::registry::{SERVICES, Service, ServiceUrls};
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+use chassis::{
+    channel::{ServiceChannel, Target},
+    registry::{SERVICES, Service, ServiceUrls},
+    rule::Rules,
 };
+use host::tls::Tls;
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient, health_server::Health,
 };
 
-/// Time-out of a connection, and of a forwarded check.
+/// Time-out of a forwarded check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval and time-out of HTTP/2 pings, which close the connection to a server that hangs.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Health of all services of the suite, asked from them for each check.
-pub(super) struct SuiteHealth(Vec<(&'static Service, HealthClient<Channel>)>);
+pub(super) struct SuiteHealth(Vec<(&'static Service, HealthClient<ServiceChannel>)>);
 
 impl SuiteHealth {
-    /// Connects to each service on its first check. `authority`: PEM of the authority that signed the
-    /// certificates of the services.
-    pub(super) fn new(urls: &ServiceUrls, authority: &[u8]) -> Result<Self> {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
-        let clients: Result<_> = SERVICES
-            .iter()
-            .map(|service| {
-                let urls = urls.get(service).split(',').map(|url| endpoint(url, &tls));
-                let endpoints: Vec<_> = urls
-                    .collect::<Result<_>>()
-                    .with_context(|| format!("--{}-url cannot be used", service.name))?;
-                let channel = match &endpoints[..] {
-                    [single] => single.connect_lazy(),
-                    _ => Channel::balance_list(endpoints.into_iter()),
-                };
-                Ok((service, HealthClient::new(channel)))
-            })
-            .collect();
-        Ok(Self(clients?))
+    /// Connects to each service.
+    pub(super) fn new(urls: &ServiceUrls, tls: &Tls) -> Result<Self> {
+        let clients = SERVICES.iter().map(|service| {
+            let channel = host::channel(urls.get(service), tls, &Rules::default());
+            let channel =
+                channel.with_context(|| format!("--{}-url cannot be used", service.name))?;
+            let target = Arc::new(OnceLock::from(Target::Remote(channel)));
+            Ok((service, HealthClient::new(ServiceChannel::new("discovery", target))))
+        });
+        Ok(Self(clients.collect::<Result<_>>()?))
     }
 
     /// Returns the client of the service of the suite that has a gRPC service, given by full name.
-    fn client_of(&self, grpc_service: &str) -> Result<HealthClient<Channel>, Status> {
+    fn client_of(&self, grpc_service: &str) -> Result<HealthClient<ServiceChannel>, Status> {
         let found = self.0.iter().find(|(service, _)| service.serves_any(&[grpc_service]));
         let message = || format!("no service of the suite is named {grpc_service}");
         found.map(|(_, client)| client.clone()).ok_or_else(|| Status::not_found(message()))
@@ -100,24 +93,22 @@ impl Health for SuiteHealth {
 }
 
 /// Checks a gRPC service on its server. A server that does not respond is `NOT_SERVING`.
-async fn check(mut client: HealthClient<Channel>, name: String) -> Result<ServingStatus, Status> {
-    match client.check(HealthCheckRequest { service: name }).await {
+async fn check(
+    mut client: HealthClient<ServiceChannel>,
+    name: String,
+) -> Result<ServingStatus, Status> {
+    let checked = client.check(HealthCheckRequest { service: name });
+    let Ok(checked) = tokio::time::timeout(CHECK_TIMEOUT, checked).await else {
+        return Ok(ServingStatus::NotServing);
+    };
+    match checked {
         Ok(response) => Ok(response.into_inner().status()),
         Err(status) => match status.code() {
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
+                tracing::warn!(message = status.message(), "a health check is not answered");
                 Ok(ServingStatus::NotServing)
             }
             _ => Err(status),
         },
     }
-}
-
-fn endpoint(url: &str, tls: &ClientTlsConfig) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(CHECK_TIMEOUT)
-        .timeout(CHECK_TIMEOUT)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true);
-    Ok(endpoint.tls_config(tls.clone())?)
 }

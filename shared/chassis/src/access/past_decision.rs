@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{AccessCheck, Authority};
-use crate::{Error, OrgId, ProjectId, Result, call::Context};
+use crate::{Error, OrgId, ProjectId, Result, call::Context, error::overloaded};
 
 /// A positive decision that a change or a stream rests on.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl std::fmt::Debug for PastDecision {
 }
 
 /// Longest age of a decision when the change that rests on it commits.
-const DECISION_AGE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const DECISION_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Repeats the decisions that are too old, before the transaction of a change begins: a caller who lost the
 /// permission while the call waited, or while this process was suspended, changes nothing (P-03).
@@ -61,7 +61,9 @@ pub(crate) fn require_current_decisions(context: &Context) -> Result<()> {
     if decisions.iter().any(PastDecision::is_outdated) {
         // The request for a repetition.
         context.is_outdated.store(true, Ordering::Relaxed);
-        return Err(Error::Unavailable("identity"));
+        let message = "the change took longer than its authorization is valid, and was not applied; \
+                       retry with exponential back-off";
+        return Err(Error::Remote(Box::new(overloaded(message))));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ pub(super) struct LazyPools(Arc<State>);
 
 struct State {
     name: &'static str,
-    options: PgConnectOptions,
+    options: RwLock<PgConnectOptions>,
     failover: Failover,
     /// Largest number of connections of both pools together.
     connections_max: AtomicU32,
@@ -45,12 +45,23 @@ impl LazyPools {
         connections_max: u32,
     ) -> Self {
         let connections_max = AtomicU32::new(connections_max);
+        let options = RwLock::new(options);
         Self(Arc::new(State { name, options, failover, connections_max, pools: OnceLock::new() }))
     }
 
     /// Sets the largest number of connections. No effect after the first use of a pool.
     pub(super) fn set_connections_max(&self, max: u32) {
         self.0.connections_max.store(max, Ordering::Relaxed);
+    }
+
+    /// Sets the server of new connections.
+    pub(super) fn set_server(&self, host: &str, port: u16) {
+        let mut options = self.0.options.write().unwrap_or_else(PoisonError::into_inner);
+        *options = options.clone().host(host).port(port);
+        if let Some(pools) = self.used() {
+            pools.reads.set_connect_options(options.clone());
+            pools.writes.set_connect_options(options.clone());
+        }
     }
 
     /// Returns the pools, if they have been used.
@@ -70,6 +81,7 @@ impl State {
     /// Opens a pool, whose connections are made on first use.
     fn open(&self, connections_max: u32) -> PgPool {
         let (name, failover) = (self.name, self.failover.clone());
+        let options = self.options.read().unwrap_or_else(PoisonError::into_inner).clone();
         PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(Duration::from_secs(2))
@@ -82,7 +94,7 @@ impl State {
                 let is_outdated = opened.is_some_and(|it| failover.is_outdated(it));
                 Box::pin(async move { Ok(!is_outdated) })
             })
-            .connect_lazy_with(self.options.clone())
+            .connect_lazy_with(options)
     }
 }
 

@@ -13,7 +13,7 @@ use super::*;
 #[test]
 fn a_page_token_is_valid_unmodified_and_for_its_list_only() {
     let binding = |filter: &str| Binding {
-        key: [3; 32],
+        keys: Key::new(&[[3; 32]]).derive("page tokens"),
         values: vec!["method".to_owned(), filter.to_owned()],
     };
     let page = |filter: &str| Page { size: 20, after: None, binding: binding(filter) };

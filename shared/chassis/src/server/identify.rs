@@ -1,7 +1,7 @@
 //! Authentication of the caller, and the check that the method's audience includes it.
 
 use api::error::Reason;
-use http::HeaderMap;
+use http::{HeaderMap, request::Parts};
 use secrecy::SecretString;
 use tonic::Code;
 
@@ -21,15 +21,24 @@ pub(super) struct Caller {
     pub(super) service: Option<String>,
 }
 
+/// Extension of a request that a page handler makes for its client: the first call with this credential,
+/// which counts against the rate limit of an API key like a call of the client itself.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstCall;
+
 impl Shared {
-    /// Authenticates the caller; fails if the rule of the method does not admit it.
+    /// Authenticates the caller; fails if the rule of the method does not admit it. The first call with an
+    /// API key counts against its rate limit; calls that services make on behalf of it do not.
     pub(super) async fn identify(
         &self,
         rule: &Rule,
         peer: &Peer,
         bearer: Option<&SecretString>,
         address: &str,
+        parts: &Parts,
     ) -> Result<Caller, Error> {
+        let is_first_call =
+            matches!(peer, Peer::Client) || parts.extensions.get::<FirstCall>().is_some();
         let service = match peer {
             Peer::Service(name) => Some(name.clone()),
             Peer::Client => None,
@@ -61,7 +70,7 @@ impl Shared {
                 }
                 let account = account?;
                 admit_key(rule, &account)?;
-                if account.key.is_some() && matches!(peer, Peer::Client) {
+                if account.key.is_some() && is_first_call {
                     self.keys.check(account.credential_id, rule.read).await?;
                 }
                 Some(account)

@@ -28,6 +28,10 @@ use crate::{
     throttle::network_of,
 };
 
+/// Error text of a server with as many calls in flight as it accepts.
+pub(super) const TOO_MANY_CALLS: &str =
+    "the server is at its limit of calls in flight; retry with exponential back-off";
+
 /// Incoming bodies.
 const BODIES_MAX: usize = 16_384;
 /// Incoming bodies of one address.
@@ -36,8 +40,9 @@ const BODIES_PER_ADDRESS_MAX: usize = 512;
 const BYTES_MAX: usize = 256 << 20;
 /// Bytes of bodies of one address.
 const BYTES_PER_ADDRESS_MAX: usize = 32 << 20;
-/// Open calls of one credential without an account: the agent token of a server.
-const OPEN_CALLS_PER_CREDENTIAL_MAX: usize = 8;
+/// Open calls of one credential without an account: the agent token of a server. A runner has two, and one
+/// for each session of RunCommand.
+const OPEN_CALLS_PER_CREDENTIAL_MAX: usize = 80;
 /// Open calls to the health and reflection services.
 const OPERATOR_CALLS_MAX: usize = 1_024;
 /// Open calls to the health and reflection services from one address.
@@ -160,7 +165,7 @@ impl Limits {
         address: Option<&str>,
     ) -> Result<OpenCall> {
         let Ok(permit) = self.open_calls.clone().try_acquire_owned() else {
-            return Err(Error::Remote(Box::new(overloaded())));
+            return Err(Error::Remote(Box::new(overloaded(TOO_MANY_CALLS))));
         };
         let call = OpenCall {
             holders: self.holders.clone(),
@@ -247,7 +252,7 @@ impl Holder {
 /// Returns the status for a call that exceeds a limit; `noun` names the holder of the limit.
 pub fn refusal(exhausted: Exhausted, noun: &'static str) -> Status {
     match exhausted {
-        Exhausted::Total => overloaded(),
+        Exhausted::Total => overloaded(TOO_MANY_CALLS),
         Exhausted::Holder => Error::Refused {
             code: Code::ResourceExhausted,
             reason: Reason::OpenCallLimit,

@@ -1,7 +1,7 @@
-//! Server streams: while one runs, the credential and the permissions of its reader are checked every 5 s,
-//! independently of the method.
+//! Server streams: while one runs, the credential and the permissions of its reader are checked every few
+//! seconds (`Rule::recheck_interval`).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream;
@@ -12,9 +12,6 @@ use tokio::time::Instant;
 use tonic::{Status, body::Body};
 
 use crate::{Clock, access::Access, call::Context};
-
-/// Interval of the checks of the reader's permissions.
-const REVALIDATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Body of a streaming response.
 struct Stream {
@@ -51,6 +48,7 @@ impl Stream {
         if self.ended {
             return None;
         }
+        let interval = self.context.rule.recheck_interval;
         loop {
             if self.start_check_if_due()
                 && let Err(error) = self.access.revalidate(&self.context).await
@@ -61,17 +59,18 @@ impl Stream {
             }
             tokio::select! {
                 frame = self.body.frame() => return frame,
-                () = tokio::time::sleep_until(self.checked_at_monotonic + REVALIDATE_INTERVAL) => {}
+                () = tokio::time::sleep_until(self.checked_at_monotonic + interval) => {}
             }
         }
     }
 
     /// Returns true if a check is due by either clock, and then starts the interval until the next one.
     fn start_check_if_due(&mut self) -> bool {
+        let interval = self.context.rule.recheck_interval;
         let now = self.clock.now();
         let now_monotonic = Instant::now();
-        let is_due = (now - self.checked_at).unsigned_abs() >= REVALIDATE_INTERVAL
-            || now_monotonic - self.checked_at_monotonic >= REVALIDATE_INTERVAL;
+        let is_due = (now - self.checked_at).unsigned_abs() >= interval
+            || now_monotonic - self.checked_at_monotonic >= interval;
         if is_due {
             self.checked_at = now;
             self.checked_at_monotonic = now_monotonic;

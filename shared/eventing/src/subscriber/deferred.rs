@@ -138,7 +138,11 @@ impl Subscriber {
                 Ok(_) => RETRY_INTERVAL,
                 Err(error) => {
                     let service = self.db.name();
-                    tracing::warn!(service, %error, "deferred events cannot be read; this is retried");
+                    tracing::warn!(
+                        service,
+                        error = chassis::error::causes(&error),
+                        "deferred events cannot be read; this is retried"
+                    );
                     IDLE_INTERVAL
                 }
             };

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use chassis::{Clock, Config};
+use chassis::{Clock, Config, Db, db::deployment_key::StoredKey, key::Key};
 use eventing::JetStream;
 use mail::Mailer;
 use tokio::net::TcpStream;
+use worker::reseal::{self, SealedColumn};
 
 use super::{Level, Report, machine::Machine};
 use crate::{Host, Install, connection_limit, database, migrate, process, run};
@@ -159,7 +160,9 @@ impl Host {
         }
         report.add("migrations", Level::Ok, "all are applied");
         let key = database::require_key(&self.databases, &self.key, &self.key_file).await;
-        report.step("secret key", key, |()| self.key_file.display().to_string());
+        if report.step("secret key", key, |()| self.key_file.display().to_string()).is_some() {
+            self.examine_keys(report).await;
+        }
         if let Some((db, _)) = self.databases.first() {
             let difference = clock_difference(db).await;
             let text =
@@ -176,8 +179,67 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Reports the values and the state of each secret key, for a file or a schema with several ones.
+    async fn examine_keys(&self, report: &mut Report) {
+        for (db, _) in &self.databases {
+            let state = key_state(db, &self.key, self.sealed_columns(db)).await;
+            let service = db.name();
+            match state {
+                Ok(None) => {}
+                Ok(Some(KeyState { level, text })) => {
+                    report.add("key rotation", level, format!("{service}: {text}"));
+                }
+                Err(error) => report.add("key rotation", Level::Error, format!("{error:#}")),
+            }
+        }
+    }
+}
+
+/// State of the secret keys of a schema.
+struct KeyState {
+    level: Level,
+    text: String,
+}
+
+/// Returns the state of the keys of a schema; `None` if there is only one.
+async fn key_state(
+    db: &Db,
+    key: &Key,
+    columns: &[SealedColumn],
+) -> anyhow::Result<Option<KeyState>> {
+    let stored = db.stored_keys().await?;
+    let has_previous = stored.iter().any(|it| !it.is_retired && !is_current(it, key));
+    if key.ids().len() == 1 && !has_previous {
+        return Ok(None);
+    }
+    let counts = reseal::count(db, key, columns).await?;
+    let mut texts = vec![];
+    for (id, check_value) in key.ids().into_iter().zip(key.check_values()) {
+        let count = counts.get(&id).copied().unwrap_or_default();
+        let stored = stored.iter().find(|it| it.check_value[..] == check_value);
+        let state = match stored {
+            _ if check_value == key.check_value() => "current",
+            Some(it) if it.is_retired => "not needed",
+            Some(it) if it.is_used => "used by a process",
+            Some(_) => "needed",
+            None => "not used yet",
+        };
+        texts.push(format!("{id} {state}, {count} values"));
+    }
+    if let Some(count) = counts.get(reseal::UNREADABLE) {
+        texts.push(format!("{count} values are sealed with none of them"));
+    }
+    let level = if has_previous { Level::Warning } else { Level::Ok };
+    Ok(Some(KeyState { level, text: texts.join("; ") }))
+}
+
+fn is_current(stored: &StoredKey, key: &Key) -> bool {
+    stored.check_value[..] == key.check_value()
+}
+
 /// Returns the difference of this machine's clock from the database's.
-async fn clock_difference(db: &chassis::Db) -> anyhow::Result<time::Duration> {
+async fn clock_difference(db: &Db) -> anyhow::Result<time::Duration> {
     let machine = Clock::default();
     let now =
         sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(db.pool()).await;

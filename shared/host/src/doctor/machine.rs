@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use chassis::Config;
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::UnixStream;
 
 use super::{Level, Report};
 use crate::{DataDir, admin, data_dir, process};
@@ -33,7 +33,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> Option<Machin
     })?;
     report_disk(machine.data_dir.path(), report);
     if !machine.is_running {
-        report_port("port", process::bind(config.listen).await, config.listen, report);
+        report_port("port", process::bind(config.listen), config.listen, report);
         if let Some(address) = config.health_listen {
             report_port("health port", process::bind_health(address).await, address, report);
         }
@@ -52,13 +52,13 @@ async fn beside_running_process(config: &Config) -> Option<Machine> {
     Some(Machine { data_dir: DataDir::open_unlocked(&path).ok()?, is_running: true })
 }
 
-fn report_port(
+fn report_port<S>(
     check: &'static str,
-    listener: anyhow::Result<TcpListener>,
+    socket: anyhow::Result<S>,
     address: SocketAddr,
     report: &mut Report,
 ) {
-    report.step(check, listener, |_| address.to_string());
+    report.step(check, socket, |_| address.to_string());
 }
 
 fn report_disk(path: &Path, report: &mut Report) {

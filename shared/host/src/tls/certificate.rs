@@ -3,8 +3,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
+use chassis::tls_connector::{self, Identity};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -80,16 +81,26 @@ impl Parsed {
             .map(|_| ())
     }
 
+    /// Returns the configuration of connections without a certificate.
+    pub(super) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        tls_connector::config(self.roots.clone(), None)
+    }
+
+    /// Returns the configuration of connections that present the certificate.
+    pub(super) fn service(&self, files: &Files) -> anyhow::Result<Arc<ClientConfig>> {
+        let identity = Identity { chain: self.chain.clone(), key: self.key.clone_key() };
+        let config = tls_connector::config(self.roots.clone(), Some(identity));
+        config.with_context(|| describe_mismatch(files))
+    }
+
     /// Returns the configuration of the server. A client certificate is optional: services have one, other
     /// clients do not.
     pub(super) fn server(self, files: &Files) -> anyhow::Result<Arc<ServerConfig>> {
         let verifier = WebPkiClientVerifier::builder(self.roots).allow_unauthenticated();
         let verifier = verifier.build().context("--tls-ca cannot be used")?;
         let config = ServerConfig::builder().with_client_cert_verifier(verifier);
-        let mut config = config.with_single_cert(self.chain, self.key).with_context(|| {
-            let (certificate, key) = (files.certificate.display(), files.key.display());
-            format!("--tls-cert ({certificate}) and --tls-key ({key}) do not belong together")
-        })?;
+        let config = config.with_single_cert(self.chain, self.key);
+        let mut config = config.with_context(|| describe_mismatch(files))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -118,6 +129,12 @@ fn private_key(pem: &[u8], path: &Path) -> anyhow::Result<PrivateKeyDer<'static>
     }
     PrivateKeyDer::from_pem_slice(pem)
         .with_context(|| describe("--tls-key", path, "contains no private key (PEM)"))
+}
+
+/// Returns the error message for a certificate and the key of another one.
+fn describe_mismatch(files: &Files) -> String {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    format!("--tls-cert ({certificate}) and --tls-key ({key}) do not belong together")
 }
 
 /// Returns an error message about a file.

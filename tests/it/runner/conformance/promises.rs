@@ -1,17 +1,21 @@
 //! The promises.
 
 mod code;
+mod commands;
 mod health_checks;
 mod memory;
+mod output;
 
 use api::project::{Lease, Observed, TaskKind};
 use testkit::eventually;
 
 use super::bench::{Bench, Helper, with_secret};
-use crate::support::hosting::visit;
+use crate::support::hosting::{response, visit};
 pub(super) use code::*;
+pub(super) use commands::*;
 pub(super) use health_checks::*;
 pub(super) use memory::*;
+pub(super) use output::*;
 
 const SERVE: &str = "exec perl server.pl";
 
@@ -37,7 +41,7 @@ pub(super) async fn a_deployed_program_serves_until_it_is_stopped(bench: &Bench)
 pub(super) async fn a_started_program_keeps_its_data(bench: &Bench) {
     let id = bench.environment();
     let (deployed, url) = bench.deploy(&id).await;
-    visit(&url, "/keep/apples").await.unwrap();
+    response(&url, "/keep/apples").await;
     bench.operate(TaskKind::Stop, &deployed).await.outcome();
     let started = bench.operate(TaskKind::Start, &deployed).await.outcome();
     assert!(bench.page(&started.url).await.contains("kept: apples"));
@@ -144,16 +148,17 @@ pub(super) async fn a_program_that_is_not_healthy_in_time_fails(bench: &Bench) {
 
 /// `/tmp` is on disk: its files count towards the disk limit, not as memory, and end with the sandbox.
 pub(super) async fn temporary_files_are_on_disk(bench: &Bench) {
-    let build = "stat -f -c 'type=%T' /tmp; touch /tmp/mark; ls /tmp";
+    let build = "cd $(dirname $(mktemp -u)); stat -f -c 'type=%T' .; touch mark; ls";
     bench.commit("one", build, SERVE);
     let id = bench.environment();
     let played = bench.play(&bench.lease(TaskKind::Deploy, &id)).await;
     assert!(played.log.contains("type=") && !played.log.contains("type=tmpfs"), "{}", played.log);
     let url = played.outcome().url;
     let before = bench.report(&id).await;
-    bench.commit("two", "head -c 30000000 /dev/zero > /tmp/large; du -sm /tmp", SERVE);
+    let build = "cd $(dirname $(mktemp -u)); head -c 30000000 /dev/zero > large; du -sm .";
+    bench.commit("two", build, SERVE);
     let played = bench.play(&bench.lease(TaskKind::Deploy, &id)).await;
-    assert!(played.log.contains("29\t/tmp"), "{}", played.log);
+    assert!(played.log.contains("29\t."), "{}", played.log);
     assert_ne!(url, played.outcome().url);
     bench.driver.measure().await;
     assert!(bench.report(&id).await.disk_bytes - before.disk_bytes < 20_000_000, "removed");
@@ -221,9 +226,9 @@ pub(super) async fn no_process_outlives_a_program_that_ended(bench: &Bench) {
     bench.commit("one", "true", &run);
     let id = bench.environment();
     let (_, url) = bench.deploy(&id).await;
-    visit(&url, "/keep/broken").await.unwrap();
+    response(&url, "/keep/broken").await;
     assert!(helper.is_running());
-    visit(&url, "/end").await.unwrap();
+    response(&url, "/end").await;
     let has_ended = async || {
         bench.driver.reconcile().await;
         (!helper.is_running()).then_some(())
@@ -273,9 +278,9 @@ pub(super) async fn a_rollback_uses_the_variables_of_its_deployment(bench: &Benc
 pub(super) async fn a_copy_has_the_data_of_its_source(bench: &Bench) {
     let (source, target) = (bench.environment(), bench.environment());
     let (deployed, url) = bench.deploy(&source).await;
-    visit(&url, "/keep/apples").await.unwrap();
+    response(&url, "/keep/apples").await;
     let (_, target_url) = bench.deploy(&target).await;
-    visit(&target_url, "/keep/pears").await.unwrap();
+    response(&target_url, "/keep/pears").await;
     let copy = Lease {
         source_environment_id: source.clone(),
         source_release: deployed.release,
@@ -284,7 +289,7 @@ pub(super) async fn a_copy_has_the_data_of_its_source(bench: &Bench) {
     let copied = bench.play(&copy).await.outcome();
     let page = bench.page(&copied.url).await;
     assert!(page.contains("kept: apples\n") && !page.contains("pears"), "{page}");
-    visit(&copied.url, "/keep/plums").await.unwrap();
+    response(&copied.url, "/keep/plums").await;
     let page = bench.page(&url).await;
     assert!(page.contains("kept: apples\n"), "{page}");
 }
@@ -293,7 +298,7 @@ pub(super) async fn a_failed_copy_leaves_its_target(bench: &Bench) {
     let (source, target) = (bench.environment(), bench.environment());
     bench.deploy(&source).await;
     let (_, url) = bench.deploy(&target).await;
-    visit(&url, "/keep/pears").await.unwrap();
+    response(&url, "/keep/pears").await;
     let copy = Lease {
         source_environment_id: source,
         source_release: chassis::id::new().to_string(),

@@ -1,14 +1,20 @@
 //! Pages of lists whose rows follow from other calls: entries of logs, decisions about access, alerts,
 //! silenced addresses, notifications, deliveries and tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
 
 use api::{identity::Plan, notification as ntf};
 use serde_json::{Value, json};
 use testkit::{Person, Suite, eventually};
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::world::{World, add_member, merge, text};
+use crate::support::{
+    raw,
+    world::{World, add_member, merge, text},
+};
 
 /// Methods whose pages the test reads.
 pub(super) const METHODS: [&str; 12] = [
@@ -328,4 +334,26 @@ async fn every_list_of_observations_is_read_to_its_end_while_its_rows_change() {
     scene.entries().await;
     scene.decisions().await;
     scene.suite.finish().await;
+}
+
+/// A new list is in one of the two tests.
+#[test]
+fn every_list_of_the_contract_is_tested() {
+    let has_pages = |it: &prost_reflect::MethodDescriptor| {
+        it.input().get_field_by_name("page_token").is_some()
+            && it.output().get_field_by_name("next_page_token").is_some()
+    };
+    let of_contract: BTreeSet<String> =
+        raw::methods().iter().filter(|it| has_pages(it)).map(raw::name).collect();
+    // Their rows are those of other systems: `identity::billing` and `project::git_host_api` read the pages.
+    let provider = [
+        "identity.v1.BillingService/ListInvoices",
+        "project.v1.GitConnectionService/ListBranches",
+        "project.v1.GitConnectionService/ListRepositories",
+    ];
+    let tested = super::LISTS.iter().map(|it| it.method).chain(METHODS).chain(provider);
+    let tested: BTreeSet<String> = tested.map(|it| format!("tenantry.{it}")).collect();
+    assert_eq!(of_contract, tested);
+    let count = format!("{} lists are tested\n", tested.len());
+    std::io::stderr().write_all(count.as_bytes()).unwrap();
 }

@@ -3,15 +3,14 @@
 use chassis::Clock;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 use super::{
     Options, Suite,
     start::{host, install, new_replica_folder},
 };
 use crate::{
-    Database, bounds, database::of_each_service, deployments::stop_deployments, event_coverage,
-    eventually,
+    Database, LOOPBACK, bounds, database::of_each_service, deployments::stop_deployments,
+    event_coverage, eventually,
 };
 
 /// A suite that is stopped, with its database and its data directory.
@@ -90,11 +89,11 @@ impl Suite {
         self.drain().await;
         between(&self.pool).await;
         self.pool.close().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an unused port");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let socket = host::process::bind(LOOPBACK).expect("an unused port");
+        let address = socket.local_addr().expect("a bound socket has an address");
         let database = self.database.options.clone();
         let host = install(host(&self.options, database, self.folder.path(), address));
-        let serving = host.run(listener, || (), std::future::pending());
+        let serving = host.run(socket, || (), std::future::pending());
         let ended = tokio::time::timeout(crate::TIMEOUT, serving).await.expect("the start ends");
         self.database.drop().await;
         format!("{:#}", ended.expect_err("the start fails"))

@@ -8,13 +8,15 @@ use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 
 use super::Options;
-use crate::{database, stripe};
+use crate::{database, stripe, warnings};
 
-/// Prints the log of the suite if the environment variable `RUST_LOG` is set.
+/// Prints the log of the suite if the environment variable `RUST_LOG` is set; otherwise keeps its newest
+/// warnings.
 pub(super) fn start_logging() {
-    if let Ok(log) = std::env::var("RUST_LOG") {
-        // Fails for the second suite of a process: the subscriber is already set.
-        let _ = Telemetry::start("test", &Config { log, ..database::config() });
+    // Both fail for the second suite of a process: the subscriber is already set.
+    match std::env::var("RUST_LOG") {
+        Ok(log) => drop(Telemetry::start("test", &Config { log, ..database::config() })),
+        Err(_) => warnings::keep(),
     }
 }
 
@@ -25,7 +27,7 @@ pub(super) fn host(
     folder: &Path,
     address: SocketAddr,
 ) -> Host {
-    let defaults = database::config();
+    let defaults = database::config_with(&options.arguments);
     let config = Config {
         listen: address,
         invitations_max: options.invitations_max,

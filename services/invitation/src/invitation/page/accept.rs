@@ -13,8 +13,8 @@ use api::{
     },
 };
 use chassis::datetime;
-use host::web::PageRequest;
-use http::{Method, Response, StatusCode};
+use host::web::{Page, PageRequest};
+use http::{Method, StatusCode};
 use tonic::{Code, Status};
 
 use super::{
@@ -52,7 +52,7 @@ struct Visit<'a> {
 
 impl Pages {
     /// Answers a request for the page of an invitation.
-    pub(super) async fn invitation(&self, request: &PageRequest, token: &str) -> Response<String> {
+    pub(super) async fn invitation(&self, request: &PageRequest, token: &str) -> Page {
         let message = PreviewInvitationRequest { token: token.to_owned() };
         let mut invitation = InvitationServiceClient::new(self.invitation.clone());
         let preview = match invitation.preview_invitation(request.forward(message, None)).await {

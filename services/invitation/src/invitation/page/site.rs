@@ -2,8 +2,8 @@
 
 use api::identity::{VerifyEmailRequest, user_service_client::UserServiceClient};
 use chassis::{Db, Tx, channel::ServiceChannel};
-use host::web::{PageHandler, PageRequest};
-use http::{Method, Response, StatusCode};
+use host::web::{Page, PageHandler, PageRequest};
+use http::{Method, StatusCode};
 use tonic::{Code, Status};
 
 use super::{sentence, view::View};
@@ -22,7 +22,7 @@ pub(in crate::invitation) struct Pages {
 
 #[tonic::async_trait]
 impl PageHandler for Pages {
-    async fn handle(&self, request: PageRequest) -> Response<String> {
+    async fn handle(&self, request: PageRequest) -> Page {
         if request.method != Method::GET && request.method != Method::POST {
             return View::alert("This page is for browsers.").page(StatusCode::METHOD_NOT_ALLOWED);
         }
@@ -38,7 +38,7 @@ impl PageHandler for Pages {
 
 impl Pages {
     /// Confirms an e-mail address.
-    async fn verify(&self, request: &PageRequest, token: &str) -> Response<String> {
+    async fn verify(&self, request: &PageRequest, token: &str) -> Page {
         if request.method == Method::GET {
             return View::verification(None).page(StatusCode::OK);
         }
@@ -66,7 +66,7 @@ impl Pages {
 
     /// Opts an e-mail address out of mails from organizations, or turns the mails of a category off for an
     /// account. Mail programs send the POST request themselves (RFC 8058).
-    async fn opt_out(&self, request: &PageRequest, token: &str) -> Response<String> {
+    async fn opt_out(&self, request: &PageRequest, token: &str) -> Page {
         let Some(opt_out) = self.opt_out_links.open(token) else {
             let message = "This link is damaged. Copy the whole link from the mail.";
             return View::alert(message).page(StatusCode::NOT_FOUND);
@@ -110,7 +110,7 @@ impl Pages {
 }
 
 /// The page of an error, with the message of the service.
-pub(super) fn refused(status: &Status) -> Response<String> {
+pub(super) fn refused(status: &Status) -> Page {
     View::alert(&sentence(status.message())).page(http_status(status))
 }
 

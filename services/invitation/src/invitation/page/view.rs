@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64;
-use host::web;
-use http::{HeaderValue, Response, StatusCode, header};
+use host::web::{self, Page};
+use http::{HeaderValue, StatusCode, header};
 use minijinja::{Environment, context, value::Serde};
 use serde::Serialize;
 
@@ -94,7 +94,7 @@ impl View {
     }
 
     /// Renders the page as a response.
-    pub(super) fn page(&self, status: StatusCode) -> Response<String> {
+    pub(super) fn page(&self, status: StatusCode) -> Page {
         let mut templates = Environment::new();
         let html = templates
             .add_template("page.html", include_str!("page.html"))
@@ -132,9 +132,10 @@ mod tests {
             invitation: Some(invitation),
             ..View::default()
         };
-        let page = view.page(StatusCode::OK);
-        assert!(!page.body().contains("<img"), "{}", page.body());
-        assert!(!page.body().contains("<script"), "{}", page.body());
-        assert!(!page.body().contains("http"), "content of another origin: {}", page.body());
+        let page = view.page(StatusCode::OK).into_body();
+        let text = std::str::from_utf8(&page).unwrap();
+        assert!(!text.contains("<img"), "{text}");
+        assert!(!text.contains("<script"), "{text}");
+        assert!(!text.contains("http"), "content of another origin: {text}");
     }
 }

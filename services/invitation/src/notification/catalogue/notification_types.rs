@@ -87,6 +87,10 @@ fn condition(alert: &Alert) -> &'static str {
         AlertKind::HighMemory => "memory usage is high",
         AlertKind::LowDisk => "disk space is low",
         AlertKind::ProcessDown => "a process is down",
+        AlertKind::Unhealthy => "HTTP requests fail",
+        AlertKind::Restarting => "the program is restarted again and again",
+        AlertKind::DeploymentFailed => "the last deployment failed",
+        AlertKind::CertificateExpiring => "a certificate expires soon",
         AlertKind::ServerUnreachable => "the server is unreachable",
         AlertKind::Unspecified => "unknown problem",
     }

@@ -82,6 +82,8 @@ fn operation_types() -> Vec<NotificationType> {
             EnvironmentCloneFailed => "environment.clone_failed"),
         operation!("The provisioning", EnvironmentProvisioned => "environment.provisioned",
             EnvironmentProvisionFailed => "environment.provision_failed"),
+        operation!("The update of modules", EnvironmentModulesUpdated => "environment.modules_updated",
+            EnvironmentModulesUpdateFailed => "environment.modules_update_failed"),
     ]
     .into_iter()
     .flatten()

@@ -22,7 +22,7 @@ impl Rpc {
     pub(super) async fn ping(&self, webhook: &Webhook) -> Response {
         let now = self.db.now();
         let body = format::ping(webhook.id, webhook.format.0, now);
-        let signer = Signer::new(&self.secrets_key, webhook, now);
+        let signer = Signer::new(&self.secret_keys, webhook, now);
         let request =
             WebhookRequest { id: chassis::id::new(), body: &body, timestamp: now.unix_timestamp() };
         self.sender.send(&webhook.url, &mut Connection::default(), &signer, &request).await

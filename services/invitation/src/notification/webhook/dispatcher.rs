@@ -58,7 +58,7 @@ pub(crate) struct Dispatcher {
     pub(crate) db: Db,
     pub(crate) sender: Arc<Sender>,
     /// Key under which the signing secrets are encrypted.
-    pub(crate) secrets_key: key::Secret,
+    pub(crate) secret_keys: key::DerivedKeys,
 }
 
 impl Dispatcher {
@@ -108,11 +108,14 @@ impl Dispatcher {
             is_withdrawn: false,
         });
         if let Err(error) = self.deliver(&health, stop).await {
-            tracing::warn!(%webhook_id, %error, "deliveries cannot be read or stored; this is retried");
+            let error = chassis::error::causes(&error);
+            tracing::warn!(%webhook_id, error, "deliveries cannot be read or stored; this is retried");
         }
         let health = health.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.release(&health).await {
-            tracing::warn!(%webhook_id, %error, "a webhook is released at the end of its lease only");
+        let released = worker::record("webhook", || self.release(&health)).await;
+        if let Err(error) = released {
+            let error = chassis::error::causes(&error);
+            tracing::warn!(%webhook_id, error, "a webhook is released at the end of its lease only");
         }
     }
 
@@ -175,7 +178,7 @@ impl Dispatcher {
             lock(health).is_withdrawn = true;
             return Ok(());
         };
-        let signer = Signer::new(&self.secrets_key, &webhook, self.db.now());
+        let signer = Signer::new(&self.secret_keys, &webhook, self.db.now());
         let timestamp = self.db.now().unix_timestamp();
         let request = WebhookRequest { id: due.event_id, body: &due.body, timestamp };
         let response = self.sender.send(&webhook.url, connection, &signer, &request).await;

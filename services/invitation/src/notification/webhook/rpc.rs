@@ -26,7 +26,7 @@ pub(crate) struct Rpc {
     pub(crate) pager: Pager,
     pub(crate) sender: Arc<Sender>,
     /// Key under which the signing secrets are encrypted.
-    pub(crate) secrets_key: key::Secret,
+    pub(crate) secret_keys: key::DerivedKeys,
     /// Changes by one API key in a minute, besides the rate limit of the key itself (NO-9).
     pub(crate) changes: RateLimit,
 }
@@ -49,7 +49,7 @@ impl WebhookService for Rpc {
             let count = store::lock_count(tx, grant.org_id()).await?;
             let scope = Scope::of_grant(&grant);
             let WithSecret { changed, secret } =
-                Webhook::create(scope, settings, count, &self.secrets_key, tx.now)?;
+                Webhook::create(scope, settings, count, &self.secret_keys, tx.now)?;
             let webhook = store::insert(tx, changed).await?;
             Ok(pb::CreateWebhookResponse { webhook: Some((&webhook).into()), secret })
         };
@@ -111,7 +111,7 @@ impl WebhookService for Rpc {
         let grant = self.access_to_change(&call, &message.org_id, &message.project_id).await?;
         let rotate = async |tx: &mut Tx| {
             let webhook = store::lock(tx, &grant, message.webhook_id.parse()?).await?;
-            let WithSecret { changed, secret } = webhook.rotate_secret(&self.secrets_key, tx.now);
+            let WithSecret { changed, secret } = webhook.rotate_secret(&self.secret_keys, tx.now);
             let webhook = store::update(tx, changed).await?;
             Ok(pb::RotateWebhookSecretResponse { webhook: Some((&webhook).into()), secret })
         };

@@ -1,7 +1,7 @@
 //! Signatures of the Standard Webhooks specification: HMAC-SHA256 over id, timestamp and body (N-13).
 
 use aws_lc_rs::hmac;
-use chassis::key::{self, Secret};
+use chassis::key::{self, DerivedKeys};
 use data_encoding::BASE64;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -21,9 +21,9 @@ pub(super) struct NewSecret {
 
 impl NewSecret {
     /// Generates a secret. Its encryption is bound to the webhook.
-    pub(super) fn generate(secrets_key: &Secret, webhook_id: WebhookId) -> Self {
+    pub(super) fn generate(secret_keys: &DerivedKeys, webhook_id: WebhookId) -> Self {
         let secret = key::random();
-        let sealed = key::seal(secrets_key, webhook_id.0.as_bytes(), &secret);
+        let sealed = secret_keys.seal(webhook_id.0.as_bytes(), &secret);
         Self { sealed, text: format!("{PREFIX}{}", BASE64.encode(&secret)) }
     }
 }
@@ -34,11 +34,11 @@ pub(crate) struct Signer(Vec<hmac::Key>);
 
 impl Signer {
     /// Decrypts the valid secrets of a webhook.
-    pub(crate) fn new(secrets_key: &Secret, webhook: &Webhook, now: OffsetDateTime) -> Self {
+    pub(crate) fn new(secret_keys: &DerivedKeys, webhook: &Webhook, now: OffsetDateTime) -> Self {
         let old_is_valid = webhook.old_secret_until.is_some_and(|until| until > now);
         let old_secret = webhook.old_secret.as_ref().filter(|_| old_is_valid);
         let sealed = [Some(&webhook.secret), old_secret];
-        let open = |it: &Vec<u8>| key::open(secrets_key, webhook.id.0.as_bytes(), it);
+        let open = |it: &Vec<u8>| secret_keys.open(webhook.id.0.as_bytes(), it);
         let secrets = sealed.into_iter().flatten().filter_map(open);
         Self(secrets.map(|it| hmac::Key::new(hmac::HMAC_SHA256, &it)).collect())
     }

@@ -142,7 +142,7 @@ impl Environment {
                 self.set_release(task.id, commit);
                 if url.is_empty() { State::Stopped } else { State::Running }
             }
-            Kind::Start | Kind::Restart | Kind::Resume => State::Running,
+            Kind::Start | Kind::Restart | Kind::Resume | Kind::UpdateModules => State::Running,
             Kind::Stop => State::Stopped,
             Kind::Pause => State::Paused,
             Kind::Destroy => State::Deleted,
@@ -280,4 +280,4 @@ impl Environment {
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

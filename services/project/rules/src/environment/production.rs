@@ -82,7 +82,7 @@ impl ProductionFacts {
     fn affects_production(&self, task: task::Kind) -> bool {
         use task::Kind as T;
         let changes_program = match task {
-            T::Deploy | T::Rollback | T::Promote | T::Clone => true,
+            T::Deploy | T::Rollback | T::Promote | T::Clone | T::UpdateModules => true,
             // A start applies changed variables, and so does a resume if the server was rebooted since the
             // pause.
             T::Start | T::Restart | T::Resume => self.is_reconfigured,

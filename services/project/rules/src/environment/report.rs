@@ -30,6 +30,30 @@ pub struct Report {
     pub restart_count: i32,
     /// Exit code of the program when it last ended by itself.
     pub last_exit_code: Option<i32>,
+    pub traffic: TrafficTotals,
+    /// The certificate of its host names that expires first.
+    pub certificate: Option<ServedCertificate>,
+}
+
+/// Certificate that the proxy of a server presents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedCertificate {
+    pub hostname: String,
+    pub start: OffsetDateTime,
+    pub end: OffsetDateTime,
+}
+
+/// Traffic of an environment since a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrafficTotals {
+    pub request_count: i64,
+    pub error_count: i64,
+    /// Sum of the durations of requests, in seconds.
+    pub duration_s: f64,
+    pub received_bytes: i64,
+    pub sent_bytes: i64,
+    /// Time at which the runner began to count.
+    pub start: Option<OffsetDateTime>,
 }
 
 impl Report {
@@ -52,6 +76,9 @@ pub struct StoredReport {
     pub isolation: String,
     pub restart_count: i32,
     pub last_exit_code: Option<i32>,
+    pub certificate_hostname: Option<String>,
+    pub certificate_start_time: Option<OffsetDateTime>,
+    pub certificate_end_time: Option<OffsetDateTime>,
     pub reported_at: OffsetDateTime,
 }
 
@@ -60,9 +87,14 @@ pub struct PlacedEnvironment {
     pub id: EnvironmentId,
     pub org_id: OrgId,
     pub project_id: ProjectId,
+    pub name: String,
     pub state: State,
     pub observed: Option<Observed>,
     pub url: String,
+    pub memory_mb: i32,
+    pub disk_gb: i32,
+    /// True if the last task is a deployment that failed.
+    pub deployment_failed: bool,
 }
 
 impl PlacedEnvironment {

@@ -17,6 +17,8 @@ pub enum Operation {
     Sync,
     /// Provisions or removes add-ons.
     Provision,
+    /// Updates modules of the deployed version.
+    UpdateModules,
     Rollback,
     /// This environment is the source of a clone.
     CloneFrom,
@@ -65,7 +67,7 @@ impl Refusal for InvalidState {
 
 impl Operation {
     /// Every operation, in the order in which messages list them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Deploy,
         Self::Start,
         Self::Stop,
@@ -74,6 +76,7 @@ impl Operation {
         Self::Resume,
         Self::Sync,
         Self::Provision,
+        Self::UpdateModules,
         Self::Rollback,
         Self::CloneFrom,
         Self::CloneOver,
@@ -95,6 +98,7 @@ impl Operation {
             Self::Resume => "resume",
             Self::Sync => "sync",
             Self::Provision => "provision add-ons",
+            Self::UpdateModules => "update modules",
             Self::Rollback => "rollback",
             Self::CloneFrom => "clone",
             Self::CloneOver => "be overwritten by a clone",
@@ -121,6 +125,7 @@ impl Operation {
             Kind::Promote => Self::PromoteTo,
             Kind::Destroy => Self::Destroy,
             Kind::Provision => Self::Provision,
+            Kind::UpdateModules => Self::UpdateModules,
         }
     }
 }
@@ -142,7 +147,7 @@ impl Condition {
             // The state changes when the task ends, not when it is enqueued.
             (O::Update, _)
             | (O::Start, S::Stopped)
-            | (O::Stop | O::Restart | O::Pause | O::PromoteFrom, S::Running)
+            | (O::Stop | O::Restart | O::Pause | O::UpdateModules | O::PromoteFrom, S::Running)
             | (O::Sync | O::Provision, S::Running | S::Stopped | S::Paused | S::Error) => self.state,
             (O::Stop | O::Resume, S::Paused) if is_paused_by_user => self.state,
             (O::CloneFrom, S::Running | S::Stopped)
@@ -168,7 +173,13 @@ impl Condition {
         match self.observed {
             Some(Observed::Running) => matches!(
                 operation,
-                O::Stop | O::Restart | O::Pause | O::Suspend | O::CloneFrom | O::PromoteFrom
+                O::Stop
+                    | O::Restart
+                    | O::Pause
+                    | O::UpdateModules
+                    | O::Suspend
+                    | O::CloneFrom
+                    | O::PromoteFrom
             ),
             Some(Observed::Stopped) => matches!(operation, O::Start | O::CloneFrom),
             Some(Observed::Failed) => matches!(operation, O::Start | O::Stop | O::Restart),
@@ -238,6 +249,7 @@ mod tests {
                     (O::Pause, S::Running),
                     (O::Sync, S::Running),
                     (O::Provision, S::Running),
+                    (O::UpdateModules, S::Running),
                     (O::Rollback, S::Deploying),
                     (O::CloneFrom, S::Cloning),
                     (O::CloneOver, S::Cloning),
@@ -340,7 +352,15 @@ mod tests {
             (None, &[]),
             (
                 Some(Observed::Running),
-                &[O::Stop, O::Restart, O::Pause, O::CloneFrom, O::PromoteFrom, O::Suspend],
+                &[
+                    O::Stop,
+                    O::Restart,
+                    O::Pause,
+                    O::UpdateModules,
+                    O::CloneFrom,
+                    O::PromoteFrom,
+                    O::Suspend,
+                ],
             ),
             (Some(Observed::Stopped), &[O::Start, O::CloneFrom]),
             (Some(Observed::Failed), &[O::Start, O::Stop, O::Restart]),

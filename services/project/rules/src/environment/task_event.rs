@@ -47,6 +47,7 @@ impl Environment {
             (Queued, Kind::Clone) => event!(EnvironmentCloneRequested),
             (Queued, Kind::Destroy) => event!(EnvironmentDestroyRequested),
             (Queued, Kind::Provision) => event!(EnvironmentProvisionRequested),
+            (Queued, Kind::UpdateModules) => event!(EnvironmentModulesUpdateRequested),
             (Completed, Kind::Deploy | Kind::Rollback | Kind::Promote) => {
                 event!(DeploymentCompleted)
             }
@@ -62,6 +63,7 @@ impl Environment {
             (Completed, Kind::Sync) => event!(EnvironmentSynced),
             (Completed, Kind::Clone) => event!(EnvironmentCloned),
             (Completed, Kind::Provision) => event!(EnvironmentProvisioned),
+            (Completed, Kind::UpdateModules) => event!(EnvironmentModulesUpdated),
             (Failed, Kind::Deploy | Kind::Rollback | Kind::Promote) => event!(DeploymentFailed),
             (Failed, Kind::Start) => event!(EnvironmentStartFailed),
             (Failed, Kind::Stop) => event!(EnvironmentStopFailed),
@@ -72,6 +74,7 @@ impl Environment {
             (Failed, Kind::Clone) => event!(EnvironmentCloneFailed),
             (Failed, Kind::Destroy) => event!(EnvironmentDestroyFailed),
             (Failed, Kind::Provision) => event!(EnvironmentProvisionFailed),
+            (Failed, Kind::UpdateModules) => event!(EnvironmentModulesUpdateFailed),
             (Cancelled, _) => event!(TaskCancelled),
         }
     }

@@ -200,6 +200,11 @@ pub fn environment_health(
         restart_count: it.restart_count,
         last_exit_code: it.last_exit_code,
         query_time: Some(timestamp(it.reported_at)),
+        certificate: it.certificate_hostname.map(|hostname| pb::ServedCertificate {
+            hostname,
+            start_time: it.certificate_start_time.map(timestamp),
+            end_time: it.certificate_end_time.map(timestamp),
+        }),
         ..without_report
     }
 }

@@ -2,7 +2,7 @@
 //! fetches the code receives them (P-05).
 
 use api::project as pb;
-use chassis::{Result, git_credential::GitCredential};
+use chassis::{ProjectId, Result, git_credential::GitCredential};
 
 use super::{Project, Refused};
 use crate::{
@@ -40,7 +40,7 @@ impl RepositoryToken {
         url: &str,
     ) -> Result<Vec<u8>, Refused> {
         let scope = token_scope(url).ok_or(Refused::TokenWithoutHttps)?;
-        Ok(vault.seal(project.org_id, &sealed_name(project, &scope), &self.0))
+        Ok(vault.seal(project.org_id, &sealed_name(project.project_id, &scope), &self.0))
     }
 
     fn credential(&self, scope: String) -> pb::RepositoryCredential {
@@ -54,8 +54,16 @@ impl RepositoryToken {
 }
 
 /// Name of the token in the vault.
-fn sealed_name(project: ProjectRef, scope: &str) -> String {
-    format!("repository token of {} for {scope}", project.project_id)
+fn sealed_name(project_id: ProjectId, scope: &str) -> String {
+    format!("repository token of {project_id} for {scope}")
+}
+
+/// Returns the name of a token in the vault from the id of its project, a space, and the URL of the
+/// repository; `None` if such a URL has no token.
+pub fn stored_name(id_and_url: &str) -> Option<String> {
+    let (id, url) = id_and_url.split_once(' ')?;
+    let project_id = id.parse().ok()?;
+    Some(sealed_name(project_id, &token_scope(url)?))
 }
 
 /// A repository with its credential, for a runner.
@@ -88,7 +96,7 @@ impl RepositoryAccess {
 fn open_token(project: &Project, vault: &Vault) -> Result<Option<RepositoryToken>> {
     let Some(sealed) = &project.repository_token else { return Ok(None) };
     let Some(scope) = token_scope(&project.repository_url) else { return Ok(None) };
-    let name = sealed_name(project.project_ref(), &scope);
+    let name = sealed_name(project.id, &scope);
     Ok(Some(RepositoryToken(vault.unseal(project.org_id, &name, sealed)?)))
 }
 

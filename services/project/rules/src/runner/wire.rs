@@ -3,16 +3,19 @@
 
 use api::project as pb;
 use chassis::{
-    Error, Result,
+    Error, Result, datetime,
     foreign_text::{clean_block, clean_line},
     git_credential::GitCredential,
     hostname,
 };
 use uuid::Uuid;
 
-use super::{Heartbeat, HeartbeatResult, LeasedTask, RejectedReport, TaskReport};
+use super::{Heartbeat, HeartbeatResult, LeasedTask, RejectedReport, ServedDomain, TaskReport};
 use crate::{
-    environment::{Environment, report::Report},
+    environment::{
+        self, Environment,
+        report::{Report, ServedCertificate, TrafficTotals},
+    },
     project::{Project, repository_token::RepositoryAccess},
     server::Machine,
     task::{
@@ -35,6 +38,12 @@ const AUTHOR_BYTES_MAX: usize = 200;
 const URL_BYTES_MAX: usize = 500;
 /// Maximum length of a commit hash (SHA-256), in bytes.
 const COMMIT_BYTES_MAX: usize = 64;
+/// Limits of a usage, far above real ones: sums of them are in the range of their types.
+const CPU_CORES_MAX: f64 = 1_000_000.0;
+const BYTES_MAX: i64 = 1 << 50;
+
+/// Largest sum of the durations of requests, in seconds.
+const DURATION_S_MAX: f64 = 1e12;
 /// Maximum length of an invalid id in a response, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
@@ -47,6 +56,10 @@ pub fn lease_ref(task_id: &str, lease_id: &str) -> Result<LeaseRef> {
     let lease_id =
         Uuid::try_parse(lease_id).map_err(|_| Error::invalid("lease_id", "must be a UUID"))?;
     Ok(LeaseRef { task_id: task_id.parse()?, lease_id })
+}
+
+pub fn stream_id(id: &str) -> Result<Uuid> {
+    Uuid::try_parse(id).map_err(|_| Error::invalid("stream_id", "must be a UUID"))
 }
 
 pub fn progress(it: &pb::ReportProgressRequest) -> Progress {
@@ -135,6 +148,11 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
     let waits = task.cause == Cause::Push && !task.commit.is_empty();
     let commit_wait =
         waits.then_some(prost_types::Duration { seconds: COMMIT_WAIT.whole_seconds(), nanos: 0 });
+    let copies_production =
+        source.as_ref().is_some_and(|it| it.kind == environment::Kind::Production);
+    let neutralize = task.kind == Kind::Clone
+        && copies_production
+        && environment.kind != environment::Kind::Production;
     let source_release = source.as_ref().and_then(|it| it.deployment_id);
     Ok(pb::Lease {
         task_id: task.id.into(),
@@ -156,6 +174,7 @@ pub fn lease(leased: LeasedTask, vault: &Vault) -> Result<pb::Lease> {
         ssh_credential,
         server_address,
         hostname: environment.hostname,
+        neutralize,
     })
 }
 
@@ -182,16 +201,21 @@ impl TryFrom<&pb::EnvironmentReport> for Report {
     type Error = Error;
 
     fn try_from(it: &pb::EnvironmentReport) -> Result<Self> {
+        let traffic = it.traffic.unwrap_or_default();
         let usages = [
             // Also false for a number that is not a number.
-            ("cpu_cores", it.cpu_cores >= 0.0 && it.cpu_cores.is_finite()),
-            ("memory_bytes", it.memory_bytes >= 0),
-            ("disk_bytes", it.disk_bytes >= 0),
+            ("cpu_cores", (0.0..=CPU_CORES_MAX).contains(&it.cpu_cores)),
+            ("memory_bytes", (0..=BYTES_MAX).contains(&it.memory_bytes)),
+            ("disk_bytes", (0..=BYTES_MAX).contains(&it.disk_bytes)),
             ("process_count", it.process_count >= 0),
+            ("traffic", is_valid_traffic(&traffic)),
         ];
         if let Some((field, _)) = usages.iter().find(|(_, is_valid)| !is_valid) {
-            return Err(Error::invalid(*field, "must be a number of at least 0"));
+            let description =
+                "must be a number of at least 0, and at most 1,000,000 cores or 2^50 bytes";
+            return Err(Error::invalid(*field, description));
         }
+        let certificate = it.certificate.as_ref().map(served_certificate).transpose()?;
         let release = Some(&it.release).filter(|it| !it.is_empty());
         let release = release.map(|it| Uuid::try_parse(it)).transpose();
         let release = release.map_err(|_| Error::invalid("release", "must be a UUID"))?;
@@ -208,8 +232,32 @@ impl TryFrom<&pb::EnvironmentReport> for Report {
             url: http_url(&it.url),
             restart_count: it.restart_count,
             last_exit_code: it.last_exit_code,
+            traffic: TrafficTotals {
+                request_count: traffic.request_count,
+                error_count: traffic.error_count,
+                duration_s: traffic.duration_s,
+                received_bytes: traffic.received_bytes,
+                sent_bytes: traffic.sent_bytes,
+                start: traffic.start_time.and_then(datetime),
+            },
+            certificate,
         })
     }
+}
+
+fn served_certificate(it: &pb::ServedCertificate) -> Result<ServedCertificate> {
+    let times = it.start_time.and_then(datetime).zip(it.end_time.and_then(datetime));
+    let Some((start, end)) = times.filter(|_| hostname::is_valid(&it.hostname)) else {
+        return Err(Error::invalid("certificate", "must have a host name and two valid times"));
+    };
+    Ok(ServedCertificate { hostname: it.hostname.clone(), start, end })
+}
+
+fn is_valid_traffic(it: &pb::TrafficTotals) -> bool {
+    let counts = [it.request_count, it.error_count, it.received_bytes, it.sent_bytes];
+    // Also false for a number that is not a number.
+    let is_duration = (0.0..=DURATION_S_MAX).contains(&it.duration_s);
+    is_duration && counts.iter().all(|it| (0..=BYTES_MAX).contains(it))
 }
 
 /// Converts reports. Those that are invalid, or about an environment of an earlier report, are rejected.
@@ -251,7 +299,13 @@ impl TryFrom<&pb::HeartbeatRequest> for Heartbeat {
         };
         let (reports, rejected_reports) = reports(&it.environments);
         let leases = it.tasks.iter().map(|it| lease_ref(&it.task_id, &it.lease_id));
-        Ok(Self { machine, reports, rejected_reports, leases: leases.collect::<Result<_>>()? })
+        Ok(Self {
+            machine,
+            reports,
+            rejected_reports,
+            leases: leases.collect::<Result<_>>()?,
+            domains_version: it.domains_version.clone(),
+        })
     }
 }
 
@@ -268,8 +322,24 @@ impl From<HeartbeatResult> for pb::HeartbeatResponse {
             lost_task_ids: task_ids(it.lost_task_ids),
             unknown_environment_ids: unknown.into_iter().map(Into::into).collect(),
             rejected_reports: rejected.collect(),
+            domains_version: it.served_domains.version,
+            environment_domains: environment_domains(it.served_domains.domains.unwrap_or_default()),
         }
     }
+}
+
+/// Groups domains, which are sorted by environment.
+fn environment_domains(domains: Vec<ServedDomain>) -> Vec<pb::EnvironmentDomains> {
+    let mut environments: Vec<pb::EnvironmentDomains> = vec![];
+    for domain in domains {
+        let environment_id = String::from(domain.environment_id);
+        match environments.last_mut().filter(|it| it.environment_id == environment_id) {
+            Some(environment) => environment.hostnames.push(domain.hostname),
+            None => environments
+                .push(pb::EnvironmentDomains { environment_id, hostnames: vec![domain.hostname] }),
+        }
+    }
+    environments
 }
 
 #[cfg(test)]

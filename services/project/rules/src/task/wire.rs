@@ -21,6 +21,7 @@ impl From<Kind> for pb::TaskKind {
             Kind::Promote => Self::Promote,
             Kind::Destroy => Self::Destroy,
             Kind::Provision => Self::Provision,
+            Kind::UpdateModules => Self::UpdateModules,
         }
     }
 }

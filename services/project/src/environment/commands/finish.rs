@@ -70,7 +70,10 @@ async fn apply_to_addons(
     outcome: &Outcome,
 ) -> Result<()> {
     let provisions = task.kind.is_deployment()
-        || matches!(task.kind, Kind::Start | Kind::Restart | Kind::Clone | Kind::Provision);
+        || matches!(
+            task.kind,
+            Kind::Start | Kind::Restart | Kind::Clone | Kind::Provision | Kind::UpdateModules
+        );
     if !provisions {
         return Ok(());
     }

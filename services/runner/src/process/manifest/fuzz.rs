@@ -5,10 +5,11 @@ use bolero::check;
 use super::*;
 use crate::fuzz_input::Input;
 
-const SAMPLES: [&str; 3] = [
+const SAMPLES: [&str; 4] = [
     "[build]\ncommand = \"make\"\n[run]\ncommand = \"./serve\"\n\
      [health]\npath = \"/up\"\ntimeout_s = 5\n",
     "[run]\ncommand = '''a\nb'''\n",
+    "recipe = \"tryton:7.0\"\n[build]\ncommand = \"make\"\n",
     "release: make\nweb: ./serve $PORT\nworker: x\n",
 ];
 
@@ -32,7 +33,7 @@ fn an_accepted_manifest_is_valid() {
                 assert!(command.len() <= COMMAND_BYTES_MAX, "{command:?} is too long");
             }
             assert!(manifest.notices.iter().all(|it| it.len() <= 1_000), "{:?}", manifest.notices);
-            let path = &manifest.health;
+            let path = manifest.health_path();
             assert!(path.starts_with('/'), "{path:?} is not absolute");
             assert!(
                 path.bytes().all(|it| it.is_ascii_graphic()),

@@ -16,7 +16,11 @@ fn site(tls: Tls) -> Site {
 
 fn program(hostnames: &[&str], port: u16) -> Route {
     let hostnames = hostnames.iter().map(|it| (*it).to_owned()).collect();
-    Route { hostnames, target: Target::Program(([127, 0, 0, 1], port).into()) }
+    Route { environment_id: Uuid::nil(), hostnames, target: Target::Program(upstreams(port)) }
+}
+
+fn upstreams(port: u16) -> Upstreams {
+    Upstreams { address: ([127, 0, 0, 1], port).into(), paths: vec![] }
 }
 
 fn computed(site: &Site, routes: &[Route]) -> Value {
@@ -46,11 +50,27 @@ fn expect(configuration: &Value, expected: &[(&str, &str)]) {
 }
 
 #[test]
+fn only_requests_for_host_names_of_environments_are_logged() {
+    let routes = [program(&["a.apps.test", "{evil}", "shop.example"], 4000)];
+    let logger = access_log::logger_name(Uuid::nil());
+    for (tls, server) in [(Tls::Internal, "https"), (Tls::Off, "http")] {
+        let configuration = computed(&site(tls), &routes);
+        let logs = &configuration["apps"]["http"]["servers"][server]["logs"];
+        assert_eq!(logs["logger_names"], json!({ "a.apps.test": logger, "shop.example": logger }));
+        assert_eq!(logs["skip_unmapped_hosts"], true);
+    }
+}
+
+#[test]
 fn each_host_name_has_its_program_or_a_page_and_others_are_unknown() {
     let stopped = Target::Unavailable(Unavailable::Stopped);
     let routes = [
         program(&["a.apps.test", "shop.example"], 4000),
-        Route { hostnames: vec!["b.apps.test".to_owned()], target: stopped },
+        Route {
+            environment_id: Uuid::nil(),
+            hostnames: vec!["b.apps.test".to_owned()],
+            target: stopped,
+        },
     ];
     let configuration = computed(&site(Tls::Internal), &routes);
     expect(
@@ -132,6 +152,28 @@ fn acme_has_its_account_and_a_certificate_for_each_host_name() {
     assert_eq!(https["automatic_https"]["skip_certificates"], json!([]));
 }
 
+/// The runner requests certificates of host names by DNS-01; no record of a custom domain can be published.
+#[test]
+fn beside_dns_challenges_caddy_requests_the_certificates_of_custom_domains() {
+    let directory = "https://ca.example/directory".to_owned();
+    let email = "ops@example.com".to_owned();
+    let acme_dns = Tls::AcmeDns(AcmeDns { email, directory, ca: Some("/ca.pem".into()) });
+    let without = computed(&site(acme_dns.clone()), &[program(&["a.apps.test"], 4000)]);
+    assert_eq!(without["apps"]["tls"], json!({ "certificates": { "load_pem": [] } }));
+    let routes = [
+        program(&["a.apps.test", "shop.example", "*"], 4000),
+        program(&["b.apps.test", "a.apps.test"], 4001),
+    ];
+    let tls = &computed(&site(acme_dns), &routes)["apps"]["tls"];
+    assert_eq!(tls["certificates"]["automate"], json!(["shop.example"]));
+    let policy = &tls["automation"]["policies"][0];
+    assert_eq!(policy["subjects"], json!(["shop.example"]));
+    let issuer = &policy["issuers"][0];
+    assert_eq!(issuer["ca"], "https://ca.example/directory");
+    assert_eq!(issuer["trusted_roots_pem_files"], json!(["/ca.pem"]));
+    assert_eq!(issuer["challenges"]["http"]["alternate_port"], 80);
+}
+
 #[test]
 fn an_old_caddy_gets_no_field_that_it_does_not_have() {
     assert_eq!(Version::parse("2.6.2\n"), Some(Version(2, 6)));
@@ -139,4 +181,21 @@ fn an_old_caddy_gets_no_field_that_it_does_not_have() {
     let routes = [program(&["a.apps.test"], 4000)];
     assert!(!computed(&old, &routes).to_string().contains("stream_close_delay"));
     assert!(computed(&site(Tls::Internal), &routes).to_string().contains("stream_close_delay"));
+}
+
+#[test]
+fn paths_of_a_program_have_upstreams_of_their_own() {
+    let paths =
+        vec![PathUpstream { path: "/live".to_owned(), address: ([127, 0, 0, 1], 2).into() }];
+    let target = Target::Program(Upstreams { paths, ..upstreams(1) });
+    let route =
+        Route { environment_id: Uuid::nil(), hostnames: vec!["a.apps.test".to_owned()], target };
+    let configuration = computed(&site(Tls::Internal), &[route]);
+    let handler = &configuration["apps"]["http"]["servers"]["https"]["routes"][0]["handle"][0];
+    assert_eq!(handler["handler"], "subroute");
+    let routes = &handler["routes"];
+    assert_eq!(routes[0]["match"][0]["path"], json!(["/live", "/live/*"]));
+    let dial = |index: usize| routes[index]["handle"][0]["upstreams"][0]["dial"].clone();
+    assert_eq!([dial(0), dial(1)], ["127.0.0.1:2", "127.0.0.1:1"]);
+    assert!(routes[0]["terminal"].as_bool().unwrap() && routes[1].get("match").is_none());
 }

@@ -20,7 +20,7 @@ enum Step {
     EnqueueStop,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::Deploy,
     Kind::Start,
     Kind::Stop,
@@ -33,6 +33,7 @@ const KINDS: [Kind; 12] = [
     Kind::Promote,
     Kind::Destroy,
     Kind::Provision,
+    Kind::UpdateModules,
 ];
 const OBSERVED: [Observed; 4] =
     [Observed::Running, Observed::Stopped, Observed::Failed, Observed::Paused];

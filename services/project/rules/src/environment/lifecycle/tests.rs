@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    environment::{DEFAULT_RESOURCES, Kind as EnvironmentKind},
+    environment::{DEFAULT_RESOURCES, Kind as EnvironmentKind, report::TrafficTotals},
     types::EnvironmentId,
 };
 
@@ -13,7 +13,7 @@ pub(super) const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 pub(super) const ORIGIN: TaskOrigin =
     TaskOrigin { user_id: UserId(Uuid::nil()), cause: Cause::User };
 
-pub(in crate::environment) fn environment(state: State) -> Environment {
+pub(crate) fn environment(state: State) -> Environment {
     Environment {
         id: EnvironmentId(Uuid::nil()),
         org_id: OrgId(Uuid::nil()),
@@ -73,6 +73,7 @@ fn a_finished_task_leads_to_the_state_in_the_table() {
         (S::Running, Kind::Stop, S::Stopped, S::Running),
         (S::Paused, Kind::Stop, S::Stopped, S::Paused),
         (S::Running, Kind::Restart, S::Running, S::Running),
+        (S::Running, Kind::UpdateModules, S::Running, S::Running),
         (S::Running, Kind::Pause, S::Paused, S::Running),
         (S::Paused, Kind::Resume, S::Running, S::Paused),
         (S::Paused, Kind::Destroy, S::Deleted, S::Paused),
@@ -161,6 +162,8 @@ pub(super) fn report(observed: Observed, detail: &str) -> Report {
         url: String::new(),
         restart_count: 0,
         last_exit_code: None,
+        traffic: TrafficTotals::default(),
+        certificate: None,
     }
 }
 

@@ -1,0 +1,3 @@
+//! Output of the programs of environments, which their servers keep.
+
+pub(crate) mod rpc;
