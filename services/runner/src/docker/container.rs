@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr},
     sync::{PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -32,6 +33,15 @@ const LOG_SIZE_MAX: &str = "10m";
 
 /// Number of lines of a container's output that errors can quote.
 const TAIL_LINES: &str = "400";
+
+/// Longest wait for the engine's event that a process of an ended container was killed because of the memory
+/// limit. The engine reports it independently of the end, often after it.
+const OOM_EVENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+const OOM_EVENT_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Exit code of a program that was killed by SIGKILL.
+const EXIT_CODE_KILLED: i32 = 137;
 
 /// Command of a container.
 pub(crate) enum Command {
@@ -187,8 +197,22 @@ impl Docker {
         }
     }
 
-    /// Returns the state of a container; `None` if it does not exist.
+    /// Returns the state of a container; `None` if it does not exist. If its program was killed, waits for the
+    /// event that says whether this was because of the memory limit.
     pub(crate) async fn container_state(&self, id: &str) -> Result<Option<ContainerState>> {
+        let polls = OOM_EVENT_TIMEOUT.as_millis() / OOM_EVENT_POLL_INTERVAL.as_millis();
+        for _ in 0..polls {
+            let state = self.current_container_state(id).await?;
+            let is_killed = state.is_some_and(|it| it.exit_code == Some(EXIT_CODE_KILLED));
+            if !is_killed || state.is_some_and(|it| it.has_exceeded_memory) {
+                return Ok(state);
+            }
+            tokio::time::sleep(OOM_EVENT_POLL_INTERVAL).await;
+        }
+        self.current_container_state(id).await
+    }
+
+    async fn current_container_state(&self, id: &str) -> Result<Option<ContainerState>> {
         let inspected = optional(settled(|| self.client.inspect_container(id, None)).await)?;
         Ok(inspected.map(|it| {
             let state = it.state.unwrap_or_default();

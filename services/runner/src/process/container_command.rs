@@ -65,13 +65,15 @@ impl Processes {
         };
         let output = StreamReader::new(Box::pin(docker.follow_output(&started.id)));
         let run = async { tokio::join!(report_output(output, report, &has_ended), wait) };
-        // The engine reports the kill of a process only when the container ends.
+        // The engine reports the kill of a process only when the container ends, and not always.
         let kills = process.as_ref().map(|it| MemoryKills::of_process(it.pid()));
+        let is_memory_exceeded = CancellationToken::new();
         let memory_exceeded = async {
             match &kills {
                 Some(kills) => kills.wait().await,
                 None => std::future::pending().await,
             }
+            is_memory_exceeded.cancel();
             // A build could go on without the killed process for a long time, and fail by another error.
             process.iter().for_each(ProcessTree::kill);
         };
@@ -87,8 +89,9 @@ impl Processes {
             }
         };
         let result = tokio::time::timeout(BUILD_TIMEOUT, run_within_limits).await;
-        let has_exceeded_memory =
-            docker.container_state(&started.id).await?.is_some_and(|it| it.has_exceeded_memory);
+        let state = docker.container_state(&started.id).await?;
+        let has_exceeded_memory = is_memory_exceeded.is_cancelled()
+            || state.is_some_and(|it| it.has_exceeded_memory);
         drop(guard);
         docker.remove_container(&started.id).await?;
         let (last_lines, code) =

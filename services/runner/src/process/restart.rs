@@ -22,7 +22,7 @@ pub(super) struct RestartHistory {
     pub(super) recent: u32,
     /// Exit code of the main program when it last ended, if it is known.
     pub(super) last_exit_code: Option<i32>,
-    /// Memory limit in MiB; `None` if the program did not exceed it when it last ended.
+    /// Memory limit in MiB; `None` if the program has not exceeded it without a calm period since.
     exceeded_memory_mb: Option<u32>,
     /// Time of the last start, in seconds since 1970.
     started_at: u64,
@@ -63,10 +63,12 @@ impl RestartHistory {
         }
         if now.saturating_sub(self.started_at) >= CALM_PERIOD.as_secs() {
             self.recent = 0;
+            self.exceeded_memory_mb = None;
         }
         self.ended_at = Some(now);
         self.last_exit_code = end.exit_code.or(self.last_exit_code);
-        self.exceeded_memory_mb = end.exceeded_memory_mb;
+        // Engines do not report every kill.
+        self.exceeded_memory_mb = end.exceeded_memory_mb.or(self.exceeded_memory_mb);
         true
     }
 
@@ -179,6 +181,12 @@ mod tests {
         assert!(
             history.failure().contains("exceeded the memory limit of its environment, 256 MiB")
         );
+        history.record_restart(3);
+        history.record_end(4, ended(137));
+        assert!(history.failure().contains("256 MiB"), "a kill that the engine did not report");
+        history.record_restart(5);
+        history.record_end(5 + CALM_PERIOD.as_secs(), ended(137));
+        assert!(!history.failure().contains("256 MiB"), "after a calm period");
         let started = history.started(2);
         assert_eq!((started.total, started.recent, started.last_exit_code), (0, 0, Some(137)));
     }
