@@ -15,20 +15,24 @@ use std::{
     time::Instant,
 };
 
-use crate::{Outcome, containers, run};
+use crate::{
+    Outcome,
+    containers::{self, Programs},
+    run,
+};
 
 /// Namespace of the overlays.
 const NAMESPACE: &str = "tenantry";
 
 /// Starts the cluster, rolls the suite out, checks it, and removes everything.
-pub(crate) fn check() -> Outcome {
+pub(crate) fn check(programs: Programs) -> Outcome {
     node::need()?;
     let _engine = containers::engine::provide()?;
-    containers::provide_images()?;
+    containers::provide_images(programs)?;
     let mut images = containers::tag_images(env!("CARGO_PKG_VERSION"))?;
     node::build()?;
     let cluster = Cluster { folder: node::folder() };
-    images.extend(upgrade::build()?);
+    images.extend(upgrade::build(programs)?);
     let checked = node::start(&images).and_then(|()| play(&cluster));
     // Also after a failure.
     checked.and(node::stop())

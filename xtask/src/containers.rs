@@ -40,8 +40,17 @@ const RECOVERY_MAX: Duration = Duration::from_secs(15);
 /// Longest time from a kill until all containers are healthy again.
 const HEALTHY_MAX: &str = "60";
 
+/// Containers that are killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kills {
+    /// Those of the services.
+    Services,
+    /// All, also those of the profile `replicas`; takes some minutes more.
+    All,
+}
+
 /// Builds, starts, checks and removes the containers.
-pub(crate) fn check(programs: Programs) -> Outcome {
+pub(crate) fn check(programs: Programs, kills: Kills) -> Outcome {
     let _engine = engine::provide()?;
     write_override()?;
     compose(&["--profile", "*", "config", "--quiet"])?;
@@ -50,7 +59,7 @@ pub(crate) fn check(programs: Programs) -> Outcome {
     images::check_sizes(programs)?;
     images::check_bill_of_materials(programs)?;
     images::check_git()?;
-    let checked = play(programs);
+    let checked = play(kills);
     if checked.is_err() {
         compose(&["--profile", "*", "logs", "--no-color", "--tail", "30"])?;
     }
@@ -64,7 +73,7 @@ pub(crate) fn check(programs: Programs) -> Outcome {
 /// Prints the reason if it cannot.
 pub(crate) fn check_if_possible() -> Outcome {
     match engine::is_possible() {
-        Ok(()) => check(Programs::OfTests),
+        Ok(()) => check(Programs::OfTests, Kills::Services),
         Err(reason) => {
             eprintln!("xtask: SKIPPED: the containers are not checked: {reason}");
             Ok(())
@@ -73,14 +82,14 @@ pub(crate) fn check_if_possible() -> Outcome {
 }
 
 /// Makes all images of `deploy/compose.yaml`, with an engine that was provided.
-pub(crate) fn provide_images() -> Outcome {
-    stand_ins::provide(Programs::Compiled)?;
-    images::build(Programs::Compiled)
+pub(crate) fn provide_images(programs: Programs) -> Outcome {
+    stand_ins::provide(programs)?;
+    images::build(programs)
 }
 
 /// Builds the images of the suite from the workspace in a folder.
-pub(crate) fn build_images_of(workspace: &Path) -> Outcome {
-    images::build_from(workspace)
+pub(crate) fn build_images_of(workspace: &Path, programs: Programs) -> Outcome {
+    images::build_from(workspace, programs)
 }
 
 /// Gives the images of the suite a version; returns their names.
@@ -104,14 +113,13 @@ pub(crate) fn parse() -> Outcome {
     run::finish(&mut command, &format!("docker {}", arguments.join(" ")))
 }
 
-/// Starts the containers, and runs demos in a loop while one container after the other is killed; with
-/// the programs of the tests, those of the services only.
-fn play(programs: Programs) -> Outcome {
+/// Starts the containers, and runs demos in a loop while one container after the other is killed.
+fn play(kills: Kills) -> Outcome {
     let started = Instant::now();
     compose(&["up", "--no-build", "--detach", "--wait", "--wait-timeout", "180"])?;
     eprintln!("xtask: all containers are healthy after {:.1} s", started.elapsed().as_secs_f64());
     demo()?;
-    let others = if programs == Programs::Compiled { &OTHERS[..] } else { &[] };
+    let others = if kills == Kills::All { &OTHERS[..] } else { &[] };
     for container in SERVICES.iter().chain(others) {
         kill_during_demo(container)?;
         if SERVICES.contains(container) {
@@ -119,7 +127,7 @@ fn play(programs: Programs) -> Outcome {
         }
         demo_within(RECOVERY_MAX)?;
     }
-    if programs == Programs::OfTests {
+    if kills == Kills::Services {
         return Ok(());
     }
     let replicas = ["--profile", "replicas", "up", "--no-build", "--detach", "--wait"];

@@ -15,7 +15,7 @@ mod run;
 
 use std::process::ExitCode;
 
-use containers::Programs;
+use containers::{Kills, Programs};
 
 const HELP: &str = "\
 cargo xtask run [-- FLAGS]   starts the suite with a private PostgreSQL; Ctrl-C stops it
@@ -28,7 +28,7 @@ cargo xtask check            compiles everything
 cargo xtask bench [NAME]     runs the benchmarks whose names contain NAME, each with its reference
 cargo xtask containers       builds the images, and runs demos with compose while containers are killed; with
                              --prebuilt from the programs of the tests. Needs a container engine, or root
-cargo xtask cluster          rolls deploy/kubernetes out on a cluster; needs root and Go
+cargo xtask cluster          rolls deploy/kubernetes out on a cluster; --prebuilt as above. Needs root and Go
 cargo xtask chaos [SECONDS] [SEED]  runs three replicas of each service under load with faults (default: 900
                              seconds, another seed each time); needs root
 cargo xtask scale            measures 1, 2 and 3 replicas of each service; needs root
@@ -54,16 +54,10 @@ fn main() -> ExitCode {
         Some("check") => run::cargo(&["check", "--workspace", "--all-targets"]),
         Some("bench") => bench(rest),
         Some("fuzz") => fuzz(rest),
-        Some("containers") => match rest {
-            [] => containers::check(Programs::Compiled),
-            [option] if option == "--prebuilt" => {
-                run::build(&["--bins"]).and_then(|()| containers::check(Programs::OfTests))
-            }
-            _ => Err("the only option is --prebuilt".to_owned()),
-        },
+        Some("containers") => programs(rest).and_then(|it| containers::check(it, Kills::All)),
         Some("chaos") => chaos(&[&["run".to_owned()], rest].concat()),
         Some("scale") => chaos(&["scale".to_owned()]),
-        Some("cluster") => cluster::check(),
+        Some("cluster") => programs(rest).and_then(cluster::check),
         Some("traffic") => traffic(rest),
         Some("advisories") => match rest {
             [clone] => advisories::update(clone.as_ref()),
@@ -80,6 +74,17 @@ fn main() -> ExitCode {
             eprintln!("xtask: {sentence}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Returns the programs of images that options name; compiles those of the tests.
+fn programs(options: &[String]) -> Outcome<Programs> {
+    match options {
+        [] => Ok(Programs::Compiled),
+        [option] if option == "--prebuilt" => {
+            run::build(&["--bins"]).map(|()| Programs::OfTests)
+        }
+        _ => Err("the only option is --prebuilt".to_owned()),
     }
 }
 

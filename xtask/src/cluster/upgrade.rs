@@ -3,7 +3,11 @@
 use std::{fs, path::PathBuf, process::Command, time::Instant};
 
 use super::{Cluster, drills, output, write};
-use crate::{Outcome, containers, run};
+use crate::{
+    Outcome,
+    containers::{self, Programs},
+    run,
+};
 
 /// Tag of the images of the next version.
 pub(super) const NEXT: &str = "next";
@@ -12,7 +16,7 @@ pub(super) const NEXT: &str = "next";
 const MIGRATION: &str = "services/identity/migrations/9000_expand_upgrade_drill.sql";
 
 /// Builds the images of the next version; returns their names.
-pub(super) fn build() -> Outcome<Vec<String>> {
+pub(super) fn build(programs: Programs) -> Outcome<Vec<String>> {
     let folder = folder();
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).map_err(|error| format!("cannot create a folder: {error}"))?;
@@ -26,7 +30,7 @@ pub(super) fn build() -> Outcome<Vec<String>> {
     run::finish(command.current_dir(run::root()).args(["-c", &copy]), "copy of the workspace")?;
     let statement = "alter table identity.organization add column upgrade_drill text;\n";
     write(&folder.join(MIGRATION), statement)?;
-    containers::build_images_of(&folder)?;
+    containers::build_images_of(&folder, programs)?;
     containers::tag_images(NEXT)
 }
 

@@ -1,6 +1,9 @@
 //! Images of the suite: build, sizes, and the time until a container is ready.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{PROJECT, docker, docker_output};
 use crate::{Outcome, run};
@@ -38,27 +41,39 @@ pub(crate) enum Programs {
 /// Builds all images. The first build compiles the programs, the others use its layers.
 pub(super) fn build(programs: Programs) -> Outcome {
     if programs == Programs::OfTests {
-        strip_programs_of_tests()?;
+        strip_programs_of_tests(&run::root())?;
     }
     let build = |target| build_target(target, programs, &["--tag", &image(target)]);
     TARGETS.into_iter().try_for_each(build)
 }
 
 /// Builds all images from the workspace in a folder.
-pub(super) fn build_from(workspace: &Path) -> Outcome {
-    let context = workspace.to_string_lossy();
-    let build =
-        |target| docker_build(target, Programs::Compiled, &context, &["--tag", &image(target)]);
+pub(super) fn build_from(workspace: &Path, programs: Programs) -> Outcome {
+    if programs == Programs::OfTests {
+        // In the same folder of artifacts, so that dependencies are not compiled again.
+        let mut cargo = run::cargo_command();
+        cargo.current_dir(workspace).env("CARGO_TARGET_DIR", run::root().join("target"));
+        run::finish(cargo.args(["build", "--workspace", "--bins"]), "cargo build")?;
+        strip_programs_of_tests(workspace)?;
+    }
+    let context = context(programs, workspace);
+    let context = context.to_string_lossy();
+    let build = |target| docker_build(target, programs, &context, &["--tag", &image(target)]);
     TARGETS.into_iter().try_for_each(build)
 }
 
 /// Builds a target of the Dockerfile.
 fn build_target(target: &str, programs: Programs, output: &[&str]) -> Outcome {
-    let context = match programs {
-        Programs::Compiled => ".",
-        Programs::OfTests => "target/programs",
-    };
-    docker_build(target, programs, context, output)
+    let context = context(programs, Path::new("."));
+    docker_build(target, programs, &context.to_string_lossy(), output)
+}
+
+/// Folder that is sent to the engine.
+fn context(programs: Programs, workspace: &Path) -> PathBuf {
+    match programs {
+        Programs::Compiled => workspace.to_owned(),
+        Programs::OfTests => workspace.join("target/programs"),
+    }
 }
 
 fn docker_build(target: &str, programs: Programs, context: &str, output: &[&str]) -> Outcome {
@@ -72,14 +87,14 @@ fn docker_build(target: &str, programs: Programs, context: &str, output: &[&str]
     docker(&[&arguments, output, &[context]].concat())
 }
 
-/// Copies the programs of the tests to `target/programs`, without symbols.
-fn strip_programs_of_tests() -> Outcome {
-    let target = run::root().join("target");
-    let folder = target.join("programs");
+/// Copies the programs of the tests to `target/programs` of a workspace, without symbols.
+fn strip_programs_of_tests(workspace: &Path) -> Outcome {
+    let compiled = run::root().join("target/debug");
+    let folder = workspace.join("target/programs");
     fs::create_dir_all(&folder)
         .map_err(|error| format!("cannot create target/programs: {error}"))?;
     for program in PROGRAMS {
-        let (from, to) = (target.join("debug").join(program), folder.join(program));
+        let (from, to) = (compiled.join(program), folder.join(program));
         run::program(Path::new("strip"), &["-o", &to.to_string_lossy(), &from.to_string_lossy()])?;
     }
     Ok(())
