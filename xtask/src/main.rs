@@ -81,9 +81,7 @@ fn main() -> ExitCode {
 fn programs(options: &[String]) -> Outcome<Programs> {
     match options {
         [] => Ok(Programs::Compiled),
-        [option] if option == "--prebuilt" => {
-            run::build(&["--bins"]).map(|()| Programs::OfTests)
-        }
+        [option] if option == "--prebuilt" => run::build(&["--bins"]).map(|()| Programs::OfTests),
         _ => Err("the only option is --prebuilt".to_owned()),
     }
 }

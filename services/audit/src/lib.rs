@@ -125,7 +125,14 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let purge_db = db.clone();
     host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));
     install_fsck(host, &db, &guard, &verifier_keys);
-    let signing = signer::run::SigningConfig { db, guard, signer, verifier_keys, data_dir };
+    let signing = signer::run::SigningConfig {
+        db,
+        guard,
+        signer,
+        verifier_keys,
+        data_dir,
+        is_only_process: host.is_only_process(),
+    };
     host.task("signing of the audit log", move |stop| signer::run::run(signing, stop));
     Ok(())
 }

@@ -4,9 +4,10 @@ mod connection;
 pub mod deployment_key;
 mod failover;
 mod pool;
+mod surplus;
 mod tx;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use api::{check::Check, event as pb};
 use prost::{Message, Name};
@@ -37,6 +38,8 @@ pub struct Db {
     clock: Clock,
     /// Notified after commits that wake background jobs.
     committed: Arc<Notify>,
+    /// Shortest interval at which jobs look for work without a wake-up.
+    poll_interval_min: Duration,
     topics: Topics,
     faults: FaultInjection,
     failover: Failover,
@@ -44,6 +47,10 @@ pub struct Db {
     response_keys: DerivedKeys,
     key_use: deployment_key::KeyUse,
 }
+
+/// Interval at which jobs look for work without a wake-up if no other process queues work: an idle
+/// installation runs few statements.
+const ONLY_PROCESS_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Open connections of a service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,12 +118,26 @@ impl Db {
             pools,
             clock,
             committed: Arc::default(),
+            poll_interval_min: Duration::ZERO,
             topics: Topics::default(),
             faults,
             failover,
             response_keys: key.derive(deployment_key::RESPONSES),
             key_use: deployment_key::KeyUse::default(),
         }
+    }
+
+    /// Makes jobs look for work less often, because only this process queues work, and so wakes them.
+    #[must_use]
+    pub fn as_only_process(mut self) -> Self {
+        self.poll_interval_min = ONLY_PROCESS_POLL_INTERVAL;
+        self
+    }
+
+    /// Returns the interval at which a job looks for work without a wake-up: `interval`, or at least five
+    /// seconds if no other process queues work.
+    pub fn poll_interval(&self, interval: Duration) -> Duration {
+        interval.max(self.poll_interval_min)
     }
 
     /// Records that the server is read-only or has ended: the pools open new connections, which can reach

@@ -25,7 +25,10 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use worker::queue::Queue;
 
-use self::{cursor::ReaderPositions, reconciler::OutboxReconciler};
+use self::{
+    cursor::ReaderPositions,
+    reconciler::{OutboxReconciler, Patience},
+};
 pub use delivery::Delivery;
 pub use jetstream::JetStream;
 use replica_messages::ReplicaMessages;
@@ -39,8 +42,11 @@ const BATCH_LEN: usize = 500;
 /// Interval at which a consumer pulls from JetStream, which sends no wake-ups.
 const POLL: Duration = worker::POLL_INTERVAL;
 
-/// Longest pause between two reads of an outbox without a wake-up.
-pub const IDLE: Duration = Duration::from_secs(1);
+/// Longest pause between two reads of an outbox without a wake-up: commits of other replicas do not wake.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The same if no other process changes the databases.
+const LOCAL_IDLE: Duration = Duration::from_secs(10);
 
 /// Transport of events.
 pub enum Bus {
@@ -77,6 +83,10 @@ impl Bus {
         direct_after: Duration,
         stop: &CancellationToken,
     ) -> Tasks {
+        let idle = match &self {
+            Self::Local => LOCAL_IDLE,
+            Self::JetStream(_) => IDLE,
+        };
         let mut positions = BTreeMap::new();
         let mut reconcilers = vec![];
         let mut queues = vec![];
@@ -87,7 +97,7 @@ impl Bus {
                 outbox.clone(),
                 audit.clone(),
                 of_outbox.clone(),
-                direct_after,
+                Patience { direct_after, idle },
             ));
         }
         let outboxes: Vec<Db> = outboxes.into_iter().map(|it| it.0).collect();

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use worker::{Progress, Schedule};
 
 use crate::{
-    BATCH, IDLE,
+    BATCH, LOCAL_IDLE,
     cursor::{self, Cursor, ReaderPositions},
     subscriber::{OUT_OF_ORDER, Subscriber},
 };
@@ -43,7 +43,8 @@ pub(super) fn tasks(
             let stop = stop.clone();
             let outbox = outbox.clone();
             tasks.push(Box::pin(async move {
-                worker::run(name, Schedule::woken_by(&outbox, IDLE), stop, || reader.step()).await;
+                let schedule = Schedule::woken_by(&outbox, LOCAL_IDLE);
+                worker::run(name, schedule, stop, || reader.step()).await;
             }));
         }
     }

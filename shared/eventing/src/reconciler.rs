@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,12 @@ use crate::{
     delivery::Delivery,
 };
 
-/// Interval of the comparison. An event that the log lacks delays the later ones by no more than this and the
-/// limit for direct sending.
+/// Interval of the comparison while there are events that the log has not confirmed, and shortest one. An event
+/// that the log lacks delays the later ones by no more than this and the limit for direct sending.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval of the deletion of old events.
+const DELETE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Interval of a comparison of the whole outbox: a log that was restored from a backup lacks events that it
 /// had confirmed before.
@@ -36,17 +40,38 @@ const APPEND_BATCH: usize = 100;
 /// Name of the reconciler's position among those of the readers.
 const READER: &str = "reconciler";
 
+/// Waits of a reconciler.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// Age at which an event that the log lacks is sent to it directly.
+    pub(super) direct_after: Duration,
+    /// Longest pause between two comparisons while all events are confirmed, without a commit that wakes.
+    pub(super) idle: Duration,
+}
+
+/// Result of the comparison of a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    /// There may be more events to compare.
+    More,
+    /// The log lacks events that may still be on their way.
+    Unconfirmed,
+    /// The log has all events.
+    Complete,
+}
+
 /// Reconciles one outbox with the audit log.
 pub(super) struct OutboxReconciler {
     outbox: Db,
     audit: ServiceChannel,
     positions: ReaderPositions,
-    /// Age at which an event that the log lacks is sent to it directly.
-    direct_after: Duration,
+    patience: Patience,
     /// Position up to which the log has confirmed all events.
     confirmed: Cursor,
     /// Start of the last comparison of the whole outbox.
     full_since: Instant,
+    /// Time of the last deletion of old events; `None` before the first one.
+    deleted_at: Option<Instant>,
 }
 
 impl OutboxReconciler {
@@ -54,49 +79,63 @@ impl OutboxReconciler {
         outbox: Db,
         audit: ServiceChannel,
         positions: ReaderPositions,
-        direct_after: Duration,
+        patience: Patience,
     ) -> Self {
         positions.set(READER, Cursor::default());
         Self {
             outbox,
             audit,
             positions,
-            direct_after,
+            patience,
             confirmed: Cursor::default(),
             full_since: Instant::now(),
+            deleted_at: None,
         }
     }
 
     /// Reconciles until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+        let mut idle = Duration::ZERO;
+        let outbox = self.outbox.clone();
+        let mut commit = outbox.next_commit();
+        while stop.run_until_cancelled(pause(commit, idle)).await.is_some() {
+            // Before the comparison, so that a commit during it is not missed.
+            commit = outbox.next_commit();
             if self.full_since.elapsed() > FULL_INTERVAL {
                 self.confirmed = Cursor::default();
                 self.full_since = Instant::now();
             }
-            loop {
-                match self.step().await {
-                    Ok(true) if !stop.is_cancelled() => {}
-                    Ok(_) => break,
-                    Err(error) => {
-                        tracing::warn!(
-                            service = self.outbox.name(),
-                            error = format!("{error:#}"),
-                            "the audit log does not confirm events; they stay in the outbox"
-                        );
-                        break;
-                    }
+            idle = match self.compare(&stop).await {
+                Ok(Comparison::Complete) => self.patience.idle,
+                Ok(_) => Duration::ZERO,
+                Err(error) => {
+                    tracing::warn!(
+                        service = self.outbox.name(),
+                        error = format!("{error:#}"),
+                        "the audit log does not confirm events; they stay in the outbox"
+                    );
+                    Duration::ZERO
                 }
+            };
+        }
+    }
+
+    /// Compares batches while there are more.
+    async fn compare(&mut self, stop: &CancellationToken) -> anyhow::Result<Comparison> {
+        loop {
+            let comparison = self.step().await?;
+            if comparison != Comparison::More || stop.is_cancelled() {
+                return Ok(comparison);
             }
         }
     }
 
-    /// Compares a batch. Returns true if there may be more events to compare.
-    async fn step(&mut self) -> anyhow::Result<bool> {
+    /// Compares a batch.
+    async fn step(&mut self) -> anyhow::Result<Comparison> {
         let (batch, next) = cursor::read(&self.outbox, self.confirmed, BATCH).await?;
         if batch.is_empty() {
             self.delete_old().await?;
-            return Ok(false);
+            return Ok(Comparison::Complete);
         }
         let mut audit = IngestServiceClient::new(self.audit.clone());
         let event_ids = batch.iter().map(|it| it.id.to_string()).collect();
@@ -106,8 +145,8 @@ impl OutboxReconciler {
         let missing: Vec<&Delivery> =
             missing_indexes.iter().filter_map(|it| batch.get(usize::try_from(*it).ok()?)).collect();
         if let Some(oldest) = missing.first() {
-            if self.age(oldest.id) < self.direct_after {
-                return Ok(false);
+            if self.age(oldest.id) < self.patience.direct_after {
+                return Ok(Comparison::Unconfirmed);
             }
             tracing::warn!(
                 service = self.outbox.name(),
@@ -116,11 +155,11 @@ impl OutboxReconciler {
             );
             self.append(&mut audit, missing).await?;
             // The same batch is compared again, because only the log's confirmation counts.
-            return Ok(true);
+            return Ok(Comparison::More);
         }
         self.confirmed = next;
         self.positions.set(READER, next);
-        Ok(true)
+        Ok(Comparison::More)
     }
 
     /// Sends events to the log, in separate requests for each organization. If the log refuses one, fails
@@ -152,12 +191,24 @@ impl OutboxReconciler {
         Duration::from_secs(u64::try_from(age).unwrap_or(0))
     }
 
-    /// Deletes old events that the log and all readers have.
-    async fn delete_old(&self) -> anyhow::Result<()> {
+    /// Deletes old events that the log and all readers have, once in a minute.
+    async fn delete_old(&mut self) -> anyhow::Result<()> {
+        if self.deleted_at.is_some_and(|it| it.elapsed() < DELETE_INTERVAL) {
+            return Ok(());
+        }
+        self.deleted_at = Some(Instant::now());
         let read = self.positions.lowest();
         let before = id::lower_bound(self.outbox.now() - RETENTION);
         let delete = async |tx: &mut Tx| cursor::delete_read(tx.conn(), read, before).await;
         while self.outbox.write_as_system(READER, delete).await? == cursor::DELETE_BATCH {}
         Ok(())
     }
+}
+
+/// Waits for a commit, but at most `idle`, and then for the shortest interval, so that commits under load are
+/// compared together.
+async fn pause(commit: impl Future<Output = ()>, idle: Duration) {
+    // The time-out is the longest pause.
+    let _ = tokio::time::timeout(idle, commit).await;
+    tokio::time::sleep(INTERVAL).await;
 }

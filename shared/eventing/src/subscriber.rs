@@ -15,6 +15,7 @@ use std::{
 use api::{error::Reason, event::Envelope};
 use chassis::{Db, Error, Result, Tx};
 use prost::{Message, Name};
+use tokio::sync::Notify;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -67,6 +68,8 @@ pub struct Subscriber {
     pub db: Db,
     handler: Handler,
     pause: Arc<PauseState>,
+    /// Notified when an event is deferred.
+    deferred: Arc<Notify>,
 }
 
 #[derive(Clone)]
@@ -108,12 +111,16 @@ pub(crate) const ATTEMPTS_MAX: u32 = 8;
 impl Subscriber {
     /// Creates a subscriber without reactions.
     pub fn reacting(db: Db) -> Self {
-        Self { db, handler: Handler::Reactions(BTreeMap::new()), pause: Arc::default() }
+        Self::new(db, Handler::Reactions(BTreeMap::new()))
     }
 
     /// Creates a subscriber that records all events.
     pub fn recording(db: Db, sink: Arc<dyn EventSink>) -> Self {
-        Self { db, handler: Handler::Sink(sink), pause: Arc::default() }
+        Self::new(db, Handler::Sink(sink))
+    }
+
+    fn new(db: Db, handler: Handler) -> Self {
+        Self { db, handler, pause: Arc::default(), deferred: Arc::default() }
     }
 
     /// Adds a reaction to events of type `E`. A recording subscriber ignores it.
@@ -284,22 +291,6 @@ impl Subscriber {
             self.defer(event, Some(&anyhow::anyhow!(BLOCKED).into())).await?;
         }
         Ok(())
-    }
-
-    /// Defers an event: after a failure until a back-off ends, otherwise until the events before it in its
-    /// group are handled.
-    pub(crate) async fn defer(&self, event: &Delivery, failure: Option<&Error>) -> Result<()> {
-        let event_type = &event.event_type;
-        match failure.map(|error| (error, NotReady::of(error))) {
-            Some((_, Some(wait))) => {
-                tracing::debug!(event = %event.id, event_type, %wait, "a reaction waits for a retry");
-            }
-            Some((error, None)) => {
-                tracing::warn!(event = %event.id, event_type, ?error, "an event failed and is deferred");
-            }
-            None => {}
-        }
-        deferred::insert(&self.db, self.group(event), event, failure).await
     }
 
     /// Returns the group of an event, within which events are handled in order: its organization, or the

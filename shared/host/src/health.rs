@@ -1,9 +1,9 @@
-//! Readiness: each gRPC service is SERVING while its database responds and accepts writes. Liveness is
+//! Readiness: the gRPC services are SERVING while the database responds and accepts writes. Liveness is
 //! separate: the health port answers `/livez` as long as the process runs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use chassis::{Db, registry};
+use chassis::Db;
 use health::Readiness;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
@@ -11,7 +11,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::servers::{Servers, is_read_only};
 
-/// Interval of the checks of a database.
+/// Interval of the checks of the database.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time-out of a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -21,12 +21,13 @@ pub(crate) struct Health {
     reporter: HealthReporter,
     readiness: Readiness,
     names: Vec<&'static str>,
-    databases: Vec<DatabaseCheck>,
+    database: DatabaseCheck,
 }
 
-/// Check of one database, on a connection of its own: calls that wait for the pool do not delay it.
+/// Check of the database of a process, on a connection of its own: calls that wait for a pool do not delay it.
 struct DatabaseCheck {
-    db: Db,
+    /// Schemas of the process, which are all in this database.
+    schemas: Vec<Db>,
     connection: Option<PgConnection>,
     servers: Servers,
 }
@@ -52,48 +53,39 @@ impl Health {
         databases: impl IntoIterator<Item = Db>,
         servers: &Servers,
     ) -> Self {
-        let check = |db| DatabaseCheck { db, connection: None, servers: servers.clone() };
-        let databases = databases.into_iter().map(check);
-        Self { reporter, readiness, names, databases: databases.collect() }
+        let schemas = databases.into_iter().collect();
+        let database = DatabaseCheck { schemas, connection: None, servers: servers.clone() };
+        Self { reporter, readiness, names, database }
     }
 
     /// Reports every service as SERVING, after the start.
     pub(crate) async fn set_serving(&self) {
-        self.report(&BTreeSet::new()).await;
+        self.report(true).await;
     }
 
-    /// Checks the databases again and again, and reports changes. Never returns.
+    /// Checks the database again and again, and reports changes. Never returns.
     pub(crate) async fn watch(&mut self) {
-        let mut reported = BTreeSet::new();
+        let mut reported = true;
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
-            let checks = self
-                .databases
-                .iter_mut()
-                .map(async |check| (!check.is_writable().await).then_some(check.db.name()));
-            let failed: BTreeSet<_> =
-                futures::future::join_all(checks).await.into_iter().flatten().collect();
-            if failed != reported {
-                self.report(&failed).await;
-                reported = failed;
+            let is_writable = self.database.is_writable().await;
+            if is_writable != reported {
+                self.report(is_writable).await;
+                reported = is_writable;
             }
         }
     }
 
-    /// Reports the services whose databases do not respond as `NOT_SERVING`, the others as SERVING.
-    async fn report(&self, failed: &BTreeSet<&'static str>) {
-        for name in &self.names {
-            let service = registry::SERVICES.iter().find(|it| it.serves_any(&[name]));
-            let is_failed = service.is_some_and(|it| failed.contains(it.name));
-            self.set(name, !is_failed).await;
+    /// Reports all services as SERVING, or as `NOT_SERVING` because of the database.
+    async fn report(&self, is_writable: bool) {
+        for name in self.names.iter().chain(&[""]) {
+            self.set(name, is_writable).await;
         }
-        self.set("", failed.is_empty()).await;
-        if failed.is_empty() {
+        if is_writable {
             self.readiness.set_ready();
             tracing::info!("ready");
         } else {
-            let names = failed.iter().copied().collect::<Vec<_>>().join(", ");
-            let cause = format!("the database does not respond or is read-only (schemas: {names})");
+            let cause = "the database does not respond or is read-only";
             tracing::warn!(cause, "not ready");
             self.readiness.set_not_ready(cause);
         }
@@ -123,18 +115,19 @@ impl DatabaseCheck {
     async fn is_writable(&mut self) -> bool {
         let state = self.examine().await;
         if matches!(state, DatabaseState::ReadOnly | DatabaseState::Failed) {
-            self.db.replace_connections();
+            self.schemas.iter().for_each(Db::replace_connections);
         }
         state == DatabaseState::Writable || self.servers.are_several() && self.fail_over().await
     }
 
     /// Returns the state of the server in use.
     async fn examine(&mut self) -> DatabaseState {
+        let Some(db) = self.schemas.first() else { return DatabaseState::Writable };
         let open = self.connection.take();
         let check = async {
             let mut connection = match open {
                 Some(connection) => connection,
-                None => PgConnection::connect_with(&self.db.pool().connect_options()).await?,
+                None => PgConnection::connect_with(&db.pool().connect_options()).await?,
             };
             Ok::<_, sqlx::Error>((is_read_only(&mut connection).await?, connection))
         };
@@ -151,16 +144,18 @@ impl DatabaseCheck {
 
     /// Uses another server that accepts writes. Returns false if there is none.
     async fn fail_over(&self) -> bool {
-        let current = self.db.pool().connect_options();
-        let at = |it: &PgConnectOptions| {
-            PgConnectOptions::clone(&current).host(it.get_host()).port(it.get_port())
-        };
-        let Some(primary) = self.servers.primary(at).await else { return false };
-        let (host, port) = (primary.get_host(), primary.get_port());
-        if (host, port) != (current.get_host(), current.get_port()) {
-            let schema = self.db.name();
-            tracing::warn!(schema, host, port, "another database server is the primary now");
-            self.db.set_server(host, port);
+        for db in &self.schemas {
+            let current = db.pool().connect_options();
+            let at = |it: &PgConnectOptions| {
+                PgConnectOptions::clone(&current).host(it.get_host()).port(it.get_port())
+            };
+            let Some(primary) = self.servers.primary(at).await else { return false };
+            let (host, port) = (primary.get_host(), primary.get_port());
+            if (host, port) != (current.get_host(), current.get_port()) {
+                let schema = db.name();
+                tracing::warn!(schema, host, port, "another database server is the primary now");
+                db.set_server(host, port);
+            }
         }
         true
     }

@@ -185,8 +185,11 @@ impl Host {
     ) -> Db {
         let options = roles::options(&self.options, name, self.role_mode());
         let connections_max = self.config.database_connections_max;
-        let db =
+        let mut db =
             Db::new(name, options, self.clock.clone(), self.faults, &self.key, connections_max);
+        if self.is_only_process() {
+            db = db.as_only_process();
+        }
         self.databases.push((db.clone(), Schema { migrations, privileges }));
         self.add_retention_step(&db, chassis::rate_limit::delete_expired);
         db

@@ -76,6 +76,9 @@ impl Host {
             background.spawn(tls.clone().reload_changes(stop_background.clone()));
         }
         database::measure_connections(self.databases().cloned().collect());
+        for db in self.databases() {
+            background.spawn(db.clone().close_surplus_connections(stop_background.clone()));
+        }
         self.start_admin(&stop_background, &background)?;
         let stack = Arc::new(self.stack(rules.clone(), denials)?);
         self.set_targets(&stack, tls.as_ref(), &rules)?;

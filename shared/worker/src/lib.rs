@@ -59,10 +59,16 @@ impl Schedule {
         Self { interval, wake: None }
     }
 
+    /// Runs a step in every interval, which is at least five seconds if no other process queues work.
+    pub fn polling(db: &Db, interval: Duration) -> Self {
+        Self::every(db.poll_interval(interval))
+    }
+
     /// Runs a step after each commit of this process that wakes jobs, and at least one in every interval,
     /// because commits of other processes do not wake jobs here.
+    /// If no other process queues work, the interval is at least five seconds.
     pub fn woken_by(db: &Db, interval: Duration) -> Self {
-        Self { interval, wake: Some(db.clone()) }
+        Self { interval: db.poll_interval(interval), wake: Some(db.clone()) }
     }
 }
 
@@ -126,7 +132,7 @@ impl Schedule {
     /// Returns the pause after a number of steps without work in a row.
     fn pause(&self, idle_steps: u32) -> Duration {
         match self.wake {
-            Some(_) => POLL_INTERVAL.saturating_mul(1 << idle_steps.min(6)).min(self.interval),
+            Some(_) => POLL_INTERVAL.saturating_mul(1 << idle_steps.min(7)).min(self.interval),
             None => self.interval,
         }
     }

@@ -69,7 +69,7 @@ impl LeasedSink {
 impl ExportWorker {
     /// Runs until the process ends; a part that is being written is completed.
     pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let schedule = Schedule::every(POLL_INTERVAL);
+        let schedule = Schedule::polling(&self.db, POLL_INTERVAL);
         let step = || async {
             let token = chassis::id::new();
             let lease = async |tx: &mut Tx| progress::lease(tx, token, LEASES_MAX).await;

@@ -87,7 +87,7 @@ impl Meter {
 /// Runs the job until `stop`.
 pub(crate) async fn run(job: Arc<FsckJob>, stop: CancellationToken) -> anyhow::Result<()> {
     let step = || job.step(&stop);
-    let schedule = Schedule::every(POLL_INTERVAL);
+    let schedule = Schedule::polling(&job.db, POLL_INTERVAL);
     worker::run("check of the audit log".to_owned(), schedule, stop.clone(), step).await;
     Ok(())
 }

@@ -28,8 +28,10 @@ use crate::{
     tree::{SUITE_TREE, SUITE_TREE_NAME, Tree, tree_name},
 };
 
-/// Longest pause between two passes when no commit wakes the loop.
+/// Longest pause between two passes when no commit wakes the loop: those of other replicas do not.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The same if no other process changes the database. Shorter than the lease, which a pass renews.
+const LOCAL_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause after a pass that signed something, so that one checkpoint covers several new entries.
 const BATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// Age of the newest leaf of the suite tree after which a heartbeat is appended: at least one leaf per minute
@@ -48,6 +50,7 @@ struct SigningLoop {
     journal: JournalFile,
     recorder: HeadRecorder,
     lease: Lease,
+    poll_interval: Duration,
     last_alarm: Option<Instant>,
     last_measurement: Option<Instant>,
 }
@@ -60,12 +63,14 @@ pub(crate) struct SigningConfig {
     /// Verifier keys of all keys that ever signed this log.
     pub(crate) verifier_keys: Vec<String>,
     pub(crate) data_dir: PathBuf,
+    /// True if no other process changes the database.
+    pub(crate) is_only_process: bool,
 }
 
 /// Signs until `stop`. Fails, which ends the process, if the database has fewer entries than were signed. Any
 /// other failure, also of the first step, is repeated.
 pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyhow::Result<()> {
-    let SigningConfig { db, guard, signer, verifier_keys, data_dir } = config;
+    let SigningConfig { db, guard, signer, verifier_keys, data_dir, is_only_process } = config;
     let journal = JournalFile::open(&data_dir, guard.heads.clone())?;
     let keys = verifier_keys.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
     let mut signing = SigningLoop {
@@ -80,6 +85,7 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
         guard,
         signer,
         journal,
+        poll_interval: if is_only_process { LOCAL_POLL_INTERVAL } else { POLL_INTERVAL },
         last_alarm: None,
         last_measurement: None,
     };
@@ -92,7 +98,7 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
             Ok(false) => tokio::select! {
                 () = stop.cancelled() => {}
                 () = commit => {}
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                () = tokio::time::sleep(signing.poll_interval) => {}
             },
             Err(error) => {
                 let error = format!("{error:#}");

@@ -48,7 +48,8 @@ impl Failures {
 /// Purges organizations whose restore period has ended, one at a time, until `stop` is cancelled.
 pub(crate) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let mut failures = Failures::default();
-    while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+    let interval = db.poll_interval(INTERVAL);
+    while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
         if let Err(error) = purge_next(&db, &mut failures).await {
             tracing::warn!(?error, "cannot list deleted organizations for their purge");
         }

@@ -18,7 +18,7 @@ const BATCH: i64 = 100;
 /// Emits the events until `stop` is cancelled.
 pub(super) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let step = || async { Ok(db.write_as_system("invitation expiry", emit_batch).await?) };
-    worker::run("invitation expiry".to_owned(), Schedule::every(INTERVAL), stop, step).await;
+    worker::run("invitation expiry".to_owned(), Schedule::polling(&db, INTERVAL), stop, step).await;
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn run(
         }
         Ok(Progress::busy_if(!claimed.is_empty()))
     };
-    worker::run("alerts".to_owned(), Schedule::every(INTERVAL), stop, step).await;
+    worker::run("alerts".to_owned(), Schedule::polling(&db, INTERVAL), stop, step).await;
     Ok(())
 }
 

@@ -90,8 +90,8 @@ impl Processes {
         };
         let result = tokio::time::timeout(BUILD_TIMEOUT, run_within_limits).await;
         let state = docker.container_state(&started.id).await?;
-        let has_exceeded_memory = is_memory_exceeded.is_cancelled()
-            || state.is_some_and(|it| it.has_exceeded_memory);
+        let has_exceeded_memory =
+            is_memory_exceeded.is_cancelled() || state.is_some_and(|it| it.has_exceeded_memory);
         drop(guard);
         docker.remove_container(&started.id).await?;
         let (last_lines, code) =

@@ -21,8 +21,9 @@ const GROUPS_MAX: i64 = 100;
 /// Interval of the search for due events while there are deferred ones.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Interval of the search while there are none: another process can defer events and end.
-const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of the search while there are none: another process can defer events and end. Those that this
+/// process defers are searched at once.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Longest stored text of an error, in characters.
 const ERROR_CHARS_MAX: usize = 2_000;
@@ -47,12 +48,7 @@ pub(super) async fn groups(db: &Db) -> Result<BTreeSet<Uuid>> {
 
 /// Defers an event: after a failure until a back-off ends, without one until the events before it are
 /// handled.
-pub(super) async fn insert(
-    db: &Db,
-    group: Uuid,
-    event: &Delivery,
-    failure: Option<&Error>,
-) -> Result<()> {
+async fn insert(db: &Db, group: Uuid, event: &Delivery, failure: Option<&Error>) -> Result<()> {
     let attempts = i32::from(failure.is_some_and(|it| NotReady::of(it).is_none()));
     let error = failure.map(describe).unwrap_or_default();
     let insert = async |tx: &mut Tx| {
@@ -129,10 +125,32 @@ async fn postpone(tx: &mut Tx, event_id: Uuid, attempts: i32, error: &str) -> Re
 }
 
 impl Subscriber {
+    /// Defers an event: after a failure until a back-off ends, otherwise until the events before it in its
+    /// group are handled.
+    pub(crate) async fn defer(&self, event: &Delivery, failure: Option<&Error>) -> Result<()> {
+        let event_type = &event.event_type;
+        match failure.map(|error| (error, NotReady::of(error))) {
+            Some((_, Some(wait))) => {
+                tracing::debug!(event = %event.id, event_type, %wait, "a reaction waits for a retry");
+            }
+            Some((error, None)) => {
+                tracing::warn!(event = %event.id, event_type, ?error, "an event failed and is deferred");
+            }
+            None => {}
+        }
+        insert(&self.db, self.group(event), event, failure).await?;
+        self.deferred.notify_one();
+        Ok(())
+    }
+
     /// Retries deferred events until `stop`.
     pub(crate) async fn retry_deferred(self, stop: CancellationToken) {
         let mut pause = RETRY_INTERVAL;
-        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        let wait = async |pause| {
+            // The time-out is the interval.
+            let _ = tokio::time::timeout(pause, self.deferred.notified()).await;
+        };
+        while stop.run_until_cancelled(wait(pause)).await.is_some() {
             pause = match self.retry_due().await {
                 Ok(0) => IDLE_INTERVAL,
                 Ok(_) => RETRY_INTERVAL,

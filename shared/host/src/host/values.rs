@@ -18,6 +18,11 @@ impl Host {
         &self.config
     }
 
+    /// True if no other process changes the databases: events are delivered inside this process.
+    pub fn is_only_process(&self) -> bool {
+        self.config.nats_url.is_none()
+    }
+
     /// The deployment's secret key.
     pub fn key(&self) -> &Key {
         &self.key
