@@ -88,7 +88,7 @@ use directory::EnvironmentDir;
 use health::HealthChecks;
 use limits::{Limiter, ResourceLimits};
 use lock::Locks;
-use log::{LineSink, LogReader};
+use log::{LineSink, LogReader, OpenLogs};
 use network::Network;
 use sandbox::Sandbox;
 use traffic::TrafficMeter;
@@ -123,6 +123,8 @@ pub(crate) struct Processes {
     /// Engine of containers; `None`: all programs run in sandboxes.
     docker: Option<Docker>,
     recipes: Recipes,
+    /// Logs that are read.
+    open_logs: OpenLogs,
 }
 
 /// Creates the runner's directory, and finds the isolation that this machine gives. Fails if the settings
@@ -183,6 +185,7 @@ impl Processes {
             build_memory_mb,
             docker,
             recipes: recipes.unwrap_or_default(),
+            open_logs: OpenLogs::default(),
         };
         let DriverInfo { isolation, limits, .. } = processes.info();
         tracing::info!(isolation, limits, missing = ?processes.sandbox.missing(), "runner started");
@@ -344,7 +347,8 @@ impl Driver for Processes {
     ) -> Result<()> {
         let environment = &self.environment(environment_id)?;
         let engine = self.docker.as_ref().map(Docker::output);
-        LogReader { environment, engine, query, sink: LineSink::new(lines) }.run().await
+        let (open_logs, sink) = (&self.open_logs, LineSink::new(lines));
+        LogReader { environment, engine, open_logs, query, sink }.run().await
     }
 
     async fn run_command(

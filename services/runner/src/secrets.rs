@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use aho_corasick::AhoCorasick;
 use api::project::Lease;
-use primitives::foreign_text::{CUT, clean, cut_block, cut_line};
+use primitives::foreign_text::{CUT, clean, cut_block, cut_line, is_plain_line};
 
 use encoding::{decodings, encoded_forms, percent_decoded};
 
@@ -31,6 +31,9 @@ const PIECE_BYTES: usize = 8;
 const LONG_FORM_BYTES: usize = 512;
 const LONG_FORM_STEP: usize = 64;
 
+/// Begin and end of the mark that replaces a secret; its name is between them.
+const MARK: (&str, &str) = ("[secret ", "]");
+
 /// Secrets of an environment.
 #[derive(Default)]
 pub(crate) struct Secrets {
@@ -39,6 +42,8 @@ pub(crate) struct Secrets {
     pieces: Vec<Piece>,
     /// Searches for the pieces; `None`: there are none.
     search: Option<AhoCorasick>,
+    /// True if a value has a space, which is `+` in a form.
+    has_space: bool,
 }
 
 /// A value, or an encoded form of it.
@@ -107,6 +112,7 @@ impl Secrets {
         let patterns = all.pieces.iter().map(|it| all.pattern(it));
         // Fails only for more than 2 GiB of patterns.
         all.search = AhoCorasick::new(patterns).ok().filter(|_| !all.pieces.is_empty());
+        all.has_space = all.forms.iter().any(|it| it.bytes.contains(&b' '));
         all
     }
 
@@ -134,12 +140,34 @@ impl Secrets {
     /// Cleans and redacts a line of foreign text. If it is longer than `bytes_max`, its end is cut off; text
     /// after that serves only to recognize a secret at the cut.
     pub(crate) fn redact_line(&self, text: &str, bytes_max: usize) -> String {
+        let has_piece = || self.search.as_ref().is_some_and(|it| it.is_match(text));
+        if text.len() <= bytes_max && self.is_literal(text.as_bytes()) && !has_piece() {
+            return text.to_owned();
+        }
+        self.redact_any_line(text, bytes_max)
+    }
+
+    fn redact_any_line(&self, text: &str, bytes_max: usize) -> String {
         let end = text.floor_char_boundary(bytes_max);
         let mut redacted = self.redact_part(text, 0..end);
         if end < text.len() {
             redacted.push_str(CUT);
         }
         cut_line(&redacted, bytes_max)
+    }
+
+    /// Returns the marks that replace the secrets.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = String> {
+        self.names.iter().map(|it| [MARK.0, it, MARK.1].concat())
+    }
+
+    /// Returns true for a line of which redaction changes only the secrets that it contains unencoded.
+    pub(crate) fn is_literal(&self, line: &[u8]) -> bool {
+        let is_encoded = || {
+            let has_escape = memchr::memchr2(b'%', b'\\', line).is_some();
+            has_escape || (self.has_space && memchr::memchr(b'+', line).is_some())
+        };
+        is_plain_line(line) && (self.search.is_none() || !is_encoded())
     }
 
     /// Cleans and redacts foreign text of several lines. If it is longer than `bytes_max`, its middle is cut
@@ -166,7 +194,7 @@ impl Secrets {
                 continue;
             }
             redacted.push_str(text.get(copied..range.start).unwrap_or_default());
-            redacted.extend(["[secret ", &self.names[secret], "]"]);
+            redacted.extend([MARK.0, &self.names[secret], MARK.1]);
             copied = range.end;
         }
         redacted.push_str(&text[copied.min(end)..end]);

@@ -258,11 +258,15 @@ impl Access {
     /// Checks again the credential and the permissions that a stream rests on. An object that is hidden by
     /// now is answered like a missing permission, because the reader already knows that it exists.
     pub async fn revalidate(&self, context: &Context) -> Result<()> {
-        if context.account.is_some() {
-            self.reauthenticate(context).await?;
-        }
         let decisions = context.stream_decisions.lock();
         let decisions = decisions.unwrap_or_else(PoisonError::into_inner).clone();
+        if context.account.is_some() {
+            let bearer = context.bearer.as_ref().ok_or_else(Error::invalid_credential)?;
+            let is_verified_later = !decisions.is_empty();
+            let verification =
+                if is_verified_later { Verification::WithDecision } else { Verification::Now };
+            self.authority()?.authenticate(bearer, verification).await?;
+        }
         for past in decisions {
             let check = past.access_check(!context.rule.read);
             let decision = self.authority()?.decide(context, &check).await?;

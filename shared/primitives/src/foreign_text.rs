@@ -9,11 +9,14 @@ use crate::credential_mask::mask_credentials;
 /// Mark where text was cut out.
 pub const CUT: &str = " \u{2026} [cut]";
 
+/// Size of the blocks in which bytes are compared, without a branch for each byte.
+const BLOCK_BYTES: usize = 32;
+
 /// Removes terminal escapes (ECMA-48) and the characters that texts of requests may not contain. A carriage
 /// return becomes a line feed.
 pub fn clean(text: &str) -> String {
     // Most lines of programs.
-    if text.bytes().all(|it| matches!(it, b' '..=b'~' | b'\n' | b'\t')) {
+    if all_bytes(text.as_bytes(), |it| matches!(it, b' '..=b'~' | b'\n' | b'\t')) {
         return text.to_owned();
     }
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -25,6 +28,20 @@ pub fn clean(text: &str) -> String {
         cleaned.push_str(if line.ends_with('\n') { "\n" } else { "" });
     }
     cleaned
+}
+
+/// Returns true for a line that [`clean_line`] does not change, unless it is too long: it has printable ASCII
+/// characters and tabs only, and no credentials of a URL. Other lines may be unchanged, too.
+pub fn is_plain_line(text: &[u8]) -> bool {
+    all_bytes(text, |it| matches!(it, b' '..=b'~' | b'\t'))
+        && (memchr::memchr(b'@', text).is_none() || memchr::memmem::find(text, b"://").is_none())
+}
+
+fn all_bytes(bytes: &[u8], is_expected: impl Fn(u8) -> bool) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
+    let is_block_expected =
+        |block: &[u8; BLOCK_BYTES]| block.iter().fold(true, |all, it| all & is_expected(*it));
+    blocks.iter().all(is_block_expected) && rest.iter().all(|it| is_expected(*it))
 }
 
 /// Cleans a single line. If it is longer than `bytes_max`, its end is cut off.
@@ -72,6 +89,20 @@ pub fn cut_block(text: &str, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_line_is_not_changed() {
+        let long = "x".repeat(100);
+        for text in ["", "a\tb ~", "GET https://x/a", "ann@example.com", &long] {
+            assert!(is_plain_line(text.as_bytes()), "{text:?}");
+            assert_eq!(clean_line(text, usize::MAX), text);
+        }
+        for character in ["\n", "\r", "\u{1b}", "\u{7f}", "\u{e9}", "https://a@b"] {
+            for text in [character.to_owned(), format!("{long}{character}{long}")] {
+                assert!(!is_plain_line(text.as_bytes()), "{text:?}");
+            }
+        }
+    }
 
     #[test]
     fn text_is_cleaned_and_cut_with_a_mark() {

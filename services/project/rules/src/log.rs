@@ -1,7 +1,10 @@
 //! Output of programs: the query of a reader, and the lines that a runner sends.
 
 use api::project as pb;
-use chassis::{Error, Result, foreign_text::clean_line};
+use chassis::{
+    Error, Result,
+    foreign_text::{clean_line, is_plain_line},
+};
 use prost_types::Timestamp;
 use uuid::Uuid;
 
@@ -28,9 +31,10 @@ fn order(time: Timestamp) -> i128 {
 /// Returns a line as people may read it.
 pub fn sanitize(line: pb::LogLine) -> pb::LogLine {
     let is_id = Uuid::try_parse(&line.deployment_id).is_ok();
+    let is_clean = line.text.len() <= LINE_BYTES_MAX && is_plain_line(line.text.as_bytes());
     pb::LogLine {
         time: line.time,
-        text: clean_line(&line.text, LINE_BYTES_MAX),
+        text: if is_clean { line.text } else { clean_line(&line.text, LINE_BYTES_MAX) },
         deployment_id: if is_id { line.deployment_id } else { String::new() },
     }
 }

@@ -3,8 +3,10 @@
 //! The engine keeps that of a container; it is copied when the container is removed.
 
 mod archive;
+mod filter;
 mod follow;
 mod line;
+mod open;
 mod query;
 mod segment;
 
@@ -29,6 +31,7 @@ use crate::{
     text::OVERLAP_BYTES,
 };
 pub(super) use follow::LogReader;
+pub(super) use open::OpenLogs;
 pub(super) use query::LineSink;
 
 /// Maximum number of logs of an environment.
@@ -330,16 +333,11 @@ mod tests {
         });
         let (sender, mut batches) = tokio::sync::mpsc::channel(8);
         let selection = query::Selection { start: None, end: None, contains: String::new() };
-        let reading = tokio::task::spawn_blocking(move || {
-            let (log, sink) = (query::StartLog::new(log, selection), LineSink::new(sender.clone()));
-            let mut position = None;
-            while let Ok(reached) = log.send_after(position, &sink)
-                && !sender.is_closed()
-            {
-                position = reached;
-                std::thread::yield_now();
-            }
-        });
+        let start = query::StartLog::new(OpenLogs::default().open(log), selection);
+        let sink = LineSink::new(sender);
+        let reading = follow::follow_start(start.into(), None, follow::Place::Begin, sink);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(reading);
         let mut next = 0;
         while next < LINES {
             for line in batches.recv().await.unwrap() {
@@ -347,9 +345,7 @@ mod tests {
                 next += 1;
             }
         }
-        drop(batches);
         writing.join().unwrap();
         writer.finish().await;
-        drop(reading);
     }
 }

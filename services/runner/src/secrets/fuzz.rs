@@ -32,6 +32,10 @@ fn redacted_text_contains_no_secret() {
             assert!(redacted.contains("[secret NAME]"), "{redacted:?}");
             assert_eq!(clean(&redacted), redacted);
         }
+        for bytes_max in [10, 100, 10_000] {
+            let redacted = SECRETS.redact_line(&text, bytes_max);
+            assert_eq!(redacted, SECRETS.redact_any_line(&text, bytes_max));
+        }
         let line = SECRETS.redact_line(&format!("first {text}"), 100);
         assert!(line.starts_with("first"), "{line:?} has lost its beginning");
         let line = SECRETS.redact_line(&text, 100);

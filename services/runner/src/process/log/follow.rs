@@ -2,9 +2,9 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
+    path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::Result;
@@ -15,6 +15,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{
     ProgramLog,
+    open::{OpenLogs, POLL_INTERVAL},
     query::{LineSink, ReaderGone, Selection, StartLog, batches, order},
     segment::Position,
 };
@@ -23,8 +24,8 @@ use crate::{
     process::directory::EnvironmentDir,
 };
 
-/// Interval at which logs are searched for new lines.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Size of a new part after which there may be more lines at once, in bytes.
+const LARGE_PART_BYTES: usize = 64 << 10;
 
 /// Number of starts that are followed at a time: a version starts beside the one that serves.
 const FOLLOWED_MAX: usize = 2;
@@ -36,13 +37,14 @@ const CONTAINER_LINES: usize = 500;
 pub(crate) struct LogReader<'a> {
     pub(crate) environment: &'a EnvironmentDir,
     pub(crate) engine: Option<ContainerOutput>,
+    pub(crate) open_logs: &'a OpenLogs,
     pub(crate) query: &'a LogQuery,
     pub(crate) sink: LineSink,
 }
 
 /// Place in the log of a start after which new lines are.
 #[derive(Clone, Copy, Default)]
-enum Place {
+pub(super) enum Place {
     #[default]
     Begin,
     File(Position),
@@ -65,38 +67,57 @@ impl LogReader<'_> {
         Ok(())
     }
 
-    fn starts(&self) -> Vec<Arc<StartLog>> {
-        let selection = Selection::of(self.query);
+    /// Returns the logs of the selected starts, the oldest first.
+    fn logs(&self) -> Vec<ProgramLog> {
         let release = &self.query.deployment_id;
-        let logs = ProgramLog::list(self.environment).into_iter();
-        let logs = logs.filter(|it| release.is_empty() || it.release == *release);
-        logs.map(|it| Arc::new(StartLog::new(it, selection.clone()))).collect()
+        let mut logs = ProgramLog::list(self.environment);
+        logs.retain(|it| release.is_empty() || it.release == *release);
+        logs
+    }
+
+    fn open(&self, log: ProgramLog) -> Arc<StartLog> {
+        Arc::new(StartLog::new(self.open_logs.open(log), Selection::of(self.query)))
     }
 
     /// Sends all selected lines. Returns the places after them, by the number of the start.
     async fn send_all(&self) -> Result<BTreeMap<u64, Place>> {
         let mut places = BTreeMap::new();
-        for start in self.starts() {
+        for log in self.logs() {
+            let start = self.open(log);
             let place = if let Some((engine, id)) = self.container_of(&start) {
                 let output = OutputQuery { id, tail: None, since: since(&start), follow: false };
                 send_container(engine, &output, &start, Place::Begin, &self.sink).await?
             } else {
-                let (start, sink) = (start.clone(), self.sink.clone());
-                file_place(spawn_blocking(move || start.send_after(None, &sink)).await??)
+                self.send_stored(&start).await?
             };
-            places.insert(start.log.number, place);
+            places.insert(start.number(), place);
         }
         Ok(places)
+    }
+
+    /// Sends the selected lines that a log has now. A program may print more than is read meanwhile.
+    async fn send_stored(&self, start: &Arc<StartLog>) -> Result<Place> {
+        let mut place = Place::Begin;
+        let mut remaining = usize::try_from(start.open.log.bytes())?;
+        while remaining > 0
+            && let Some(part) = start.open.read(place.position(), start.selection.start).await?
+        {
+            place = Place::File(part.end);
+            remaining = remaining.saturating_sub(part.bytes.len());
+            start.send(part, &self.sink).await?;
+        }
+        Ok(place)
     }
 
     /// Sends the last selected lines.
     async fn send_tail(&self, max: usize) -> Result<BTreeMap<u64, Place>> {
         let mut places = BTreeMap::new();
         let mut lines = VecDeque::new();
-        for start in self.starts().into_iter().rev() {
+        for log in self.logs().into_iter().rev() {
             if lines.len() == max {
                 break;
             }
+            let start = self.open(log);
             let place = if let Some((engine, id)) = self.container_of(&start) {
                 let tail = start.selection.is_all().then_some(max);
                 let output = OutputQuery { id, tail, since: since(&start), follow: false };
@@ -118,9 +139,9 @@ impl LogReader<'_> {
                 for line in tail.lines.into_iter().rev() {
                     lines.push_front(line);
                 }
-                file_place(tail.end)
+                tail.end.map_or(Place::Begin, Place::File)
             };
-            places.insert(start.log.number, place);
+            places.insert(start.number(), place);
         }
         for batch in batches(lines.into()) {
             self.sink.send(batch).await?;
@@ -140,14 +161,15 @@ impl LogReader<'_> {
         let mut last = places.keys().next_back().map_or(0, |it| it.saturating_sub(1));
         let mut listed_at: Option<SystemTime> = None;
         loop {
-            let modified = modified(self.environment.logs()).await;
+            let modified = modified(&self.environment.logs());
             if listed_at.is_none() || modified != listed_at {
                 listed_at = modified;
-                for start in self.starts() {
-                    if start.log.number <= last {
+                for log in self.logs() {
+                    if log.number <= last {
                         continue;
                     }
-                    last = start.log.number;
+                    last = log.number;
+                    let start = self.open(log);
                     let place = places.remove(&last).unwrap_or_default();
                     let (engine, sink) = (self.engine.clone(), self.sink.clone());
                     followed.push_back(tasks.spawn(follow_start(start, engine, place, sink)));
@@ -164,23 +186,26 @@ impl LogReader<'_> {
     }
 }
 
-fn file_place(position: Option<Position>) -> Place {
-    position.map_or(Place::Begin, Place::File)
+impl Place {
+    fn position(self) -> Option<Position> {
+        if let Self::File(position) = self { Some(position) } else { None }
+    }
 }
 
 fn since(start: &StartLog) -> i64 {
     start.selection.start.map_or(0, |it| it.seconds)
 }
 
-async fn modified(folder: PathBuf) -> Option<SystemTime> {
-    tokio::fs::metadata(folder).await.and_then(|it| it.modified()).ok()
+/// Returns the time of the last change of a directory. It was read a moment ago, so this does not block.
+fn modified(folder: &Path) -> Option<SystemTime> {
+    std::fs::metadata(folder).and_then(|it| it.modified()).ok()
 }
 
 /// Sends the new lines of a start, until its container ends.
-async fn follow_start(
+pub(super) async fn follow_start(
     start: Arc<StartLog>,
     engine: Option<ContainerOutput>,
-    mut place: Place,
+    place: Place,
     sink: LineSink,
 ) {
     if let Some((engine, id)) = engine.as_ref().zip(start.container.as_deref()) {
@@ -192,15 +217,20 @@ async fn follow_start(
         }
         return;
     }
-    loop {
-        let (reading, sink) = (start.clone(), sink.clone());
-        let position = if let Place::File(position) = place { Some(position) } else { None };
-        match spawn_blocking(move || reading.send_after(position, &sink)).await {
-            Ok(Ok(position)) => place = file_place(position),
-            // The reader is gone, or the log was removed.
-            _ => return,
+    let mut position = place.position();
+    // Fails if the log was removed.
+    while let Ok(read) = start.open.read_shared(position).await {
+        let mut has_more = false;
+        if let Some(part) = read {
+            position = Some(part.end);
+            has_more = part.bytes.len() >= LARGE_PART_BYTES;
+            if start.send(part, &sink).await.is_err() {
+                return;
+            }
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        if !has_more {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Lines of a log: a label of TAI64N, a space, and the text.
 
+use std::mem::replace;
+
+use memchr::memchr_iter;
 use prost_types::Timestamp;
 
 use crate::docker::OutputLine;
@@ -49,6 +52,21 @@ impl OutputLine {
     }
 }
 
+/// Returns the lines of a log, without their line feeds.
+pub(super) fn lines(log: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    memchr_iter(b'\n', log)
+        .chain([log.len()])
+        .map(move |end| &log[replace(&mut begin, end + 1)..end])
+}
+
+/// [`lines`] from the last one to the first one.
+pub(super) fn lines_from_end(log: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut end = log.len();
+    let begins = memchr_iter(b'\n', log).rev().map(|it| it + 1).chain([0]);
+    begins.map(move |begin| &log[begin..replace(&mut end, begin.saturating_sub(1))])
+}
+
 /// Returns the time at which a file was full, from its name.
 pub(super) fn time_of_name(name: &str) -> Option<Timestamp> {
     let label = format!("{} ", name.get(..LABEL_BYTES)?);
@@ -67,6 +85,17 @@ pub(super) fn without_stamps(log: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_split_from_both_ends() {
+        for log in ["", "\n", "a", "a\n", "\na", "a\n\nbc\nd", "a\nb\n"] {
+            let expected: Vec<_> = log.split('\n').map(str::as_bytes).collect();
+            assert_eq!(lines(log.as_bytes()).collect::<Vec<_>>(), expected);
+            let mut from_end: Vec<_> = lines_from_end(log.as_bytes()).collect();
+            from_end.reverse();
+            assert_eq!(from_end, expected);
+        }
+    }
 
     #[test]
     fn lines_have_the_time_of_multilog() {

@@ -1,21 +1,19 @@
 //! Reading of logs: the selected lines of all starts, without secrets.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use anyhow::Result;
 use api::project::{LogLine, LogQuery};
 use prost_types::Timestamp;
-use tokio::sync::mpsc::Sender;
+use tokio::{sync::mpsc::Sender, task::spawn_blocking};
 
 use super::{
-    ProgramLog, StartRecord,
-    line::{RawLine, time_of_name},
+    filter::TextFilter,
+    line::{RawLine, lines, lines_from_end},
+    open::{ATTEMPTS_MAX, NewPart, OpenLog},
     segment::{self, Position},
 };
-use crate::{
-    secrets::Secrets,
-    text::{LINE_BYTES_MAX, OVERLAP_BYTES},
-};
+use crate::text::{LINE_BYTES_MAX, OVERLAP_BYTES};
 
 /// Size of the texts of a batch, in bytes.
 const BATCH_BYTES: usize = 128 << 10;
@@ -23,8 +21,8 @@ const BATCH_BYTES: usize = 128 << 10;
 /// Number of lines of a batch.
 const BATCH_LINES: usize = 5_000;
 
-/// Number of attempts to read a log whose files become full meanwhile.
-const ATTEMPTS_MAX: usize = 100;
+/// Size of the end of a part whose lines are selected without another thread, in bytes.
+const INLINE_BYTES: usize = 8 << 10;
 
 /// Conditions of a query.
 #[derive(Clone)]
@@ -52,10 +50,11 @@ impl std::error::Error for ReaderGone {}
 
 /// Lines of one start, selected and without secrets.
 pub(super) struct StartLog {
-    pub(super) log: ProgramLog,
+    pub(super) open: Arc<OpenLog>,
+    /// Id of the container whose engine has the output.
     pub(super) container: Option<String>,
     pub(super) selection: Selection,
-    secrets: Secrets,
+    filter: Option<TextFilter>,
 }
 
 impl LineSink {
@@ -67,8 +66,8 @@ impl LineSink {
         self.0.send(lines).await.map_err(|_| ReaderGone)
     }
 
-    pub(super) fn blocking_send(&self, lines: Vec<LogLine>) -> Result<(), ReaderGone> {
-        self.0.blocking_send(lines).map_err(|_| ReaderGone)
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 
     /// Returns when the reader is gone.
@@ -91,12 +90,6 @@ impl Selection {
         self.start.is_none_or(|it| order(it) <= order(time))
             && self.end.is_none_or(|it| order(time) < order(it))
     }
-
-    /// Returns true if all lines of a full file are before the first selected one.
-    fn skips_file(&self, name: &str) -> bool {
-        let last = time_of_name(name);
-        self.start.zip(last).is_some_and(|(start, last)| order(last) < order(start))
-    }
 }
 
 pub(super) fn order(time: Timestamp) -> (i64, i32) {
@@ -104,12 +97,14 @@ pub(super) fn order(time: Timestamp) -> (i64, i32) {
 }
 
 impl StartLog {
-    pub(super) fn new(log: ProgramLog, selection: Selection) -> Self {
-        let StartRecord { secrets, container } = log.record();
-        let secrets = Secrets::new(secrets.iter().map(|(name, value)| (&**name, &**value)));
-        // The output of a removed container was copied.
-        let container = container.filter(|_| !log.path.join(super::CURRENT).exists());
-        Self { log, container, selection, secrets }
+    pub(super) fn new(open: Arc<OpenLog>, selection: Selection) -> Self {
+        let container = open.container.clone().filter(|_| !open.is_archived());
+        let filter = TextFilter::new(&selection.contains, &open.secrets);
+        Self { open, container, selection, filter }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.open.log.number
     }
 
     /// Returns a line as it is sent; `None` if it is not selected. Searched after the secrets are replaced,
@@ -118,49 +113,55 @@ impl StartLog {
         if !self.selection.has_time(line.time) {
             return None;
         }
+        let secrets = &self.open.secrets;
         let text = &line.text[..line.text.len().min(LINE_BYTES_MAX + OVERLAP_BYTES)];
-        let text = self.secrets.redact_line(&String::from_utf8_lossy(text), LINE_BYTES_MAX);
-        let is_selected =
-            self.selection.contains.is_empty() || text.contains(&self.selection.contains);
-        let deployment_id = self.log.release.clone();
+        if self.filter.as_ref().is_some_and(|it| it.excludes(text, secrets)) {
+            return None;
+        }
+        let text = secrets.redact_line(&String::from_utf8_lossy(text), LINE_BYTES_MAX);
+        let is_selected = self.filter.as_ref().is_none_or(|it| it.selects(&text));
+        let deployment_id = self.open.log.release.clone();
         is_selected.then_some(LogLine { time: Some(line.time), text, deployment_id })
     }
 
-    fn select_all(&self, bytes: &[u8]) -> Vec<LogLine> {
-        let lines = bytes.split(|it| *it == b'\n').filter_map(RawLine::parse);
-        lines.filter_map(|it| self.select(&it)).collect()
-    }
-
-    /// Sends the lines after a position; returns the position after the last one.
-    pub(super) fn send_after(
-        &self,
-        position: Option<Position>,
+    /// Sends the selected lines of a part.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        part: Arc<NewPart>,
         sink: &LineSink,
-    ) -> Result<Option<Position>> {
-        let mut reached = position;
-        for _ in 0..ATTEMPTS_MAX {
-            let is_complete = self.send_parts(&mut reached, sink)?;
-            if is_complete {
-                break;
+    ) -> Result<(), ReaderGone> {
+        let mut begin = 0;
+        while begin < part.bytes.len() {
+            let (batch, end) = if part.bytes.len() - begin <= INLINE_BYTES {
+                self.next_batch(&part.bytes, begin)
+            } else {
+                let (start, part) = (self.clone(), part.clone());
+                let selecting = spawn_blocking(move || start.next_batch(&part.bytes, begin));
+                // Fails only at the end of the runner.
+                selecting.await.map_err(|_| ReaderGone)?
+            };
+            begin = end;
+            if !batch.is_empty() {
+                sink.send(batch).await?;
+            } else if sink.is_closed() {
+                return Err(ReaderGone);
             }
         }
-        Ok(reached)
+        Ok(())
     }
 
-    /// Returns false if a file became full meanwhile, so that its rest has another name.
-    fn send_parts(&self, reached: &mut Option<Position>, sink: &LineSink) -> Result<bool> {
-        for part in segment::after(&self.log.path, *reached) {
-            let name = part.path.file_name().unwrap_or_default().to_string_lossy();
-            if self.selection.skips_file(&name) {
-                continue;
-            }
-            let Some(read) = part.read()? else { return Ok(false) };
-            *reached = Some(read.end);
-            for batch in batches(self.select_all(&read.bytes)) {
-                sink.blocking_send(batch)?;
+    /// Returns the selected lines from a position on, as many as a batch has, and the position after them.
+    fn next_batch(&self, bytes: &[u8], begin: usize) -> (Vec<LogLine>, usize) {
+        let mut batch = Batch::default();
+        let mut end = begin;
+        for line in lines(&bytes[begin..]) {
+            end += line.len() + 1;
+            let selected = RawLine::parse(line).and_then(|it| self.select(&it));
+            if let Some(full) = selected.and_then(|it| batch.push(it)) {
+                return (full, end);
             }
         }
-        Ok(true)
+        (batch.lines, bytes.len())
     }
 
     /// Returns the last selected lines, at most `max`, and the position after the last line.
@@ -177,11 +178,12 @@ impl StartLog {
     /// Returns `None` if a file became full meanwhile.
     fn try_read_tail(&self, max: usize) -> Result<Option<Tail>> {
         let mut tail = Tail::default();
-        for part in segment::after(&self.log.path, None).iter().rev() {
+        for part in segment::after(&self.open.log.path, None).iter().rev() {
             let Some(read) = part.read()? else { return Ok(None) };
             tail.end = tail.end.or(Some(read.end));
             let missing = max - tail.lines.len();
-            for line in self.select_all(&read.bytes).into_iter().rev().take(missing) {
+            let selected = lines_from_end(&read.bytes).filter_map(RawLine::parse);
+            for line in selected.filter_map(|it| self.select(&it)).take(missing) {
                 tail.lines.push_front(line);
             }
             if tail.lines.len() == max {
@@ -200,21 +202,29 @@ pub(super) struct Tail {
     pub(super) end: Option<Position>,
 }
 
+/// Lines that are sent together.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<LogLine>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds a line. Returns all lines if there are enough.
+    fn push(&mut self, line: LogLine) -> Option<Vec<LogLine>> {
+        self.bytes += line.text.len();
+        self.lines.push(line);
+        let is_full = self.bytes >= BATCH_BYTES || self.lines.len() >= BATCH_LINES;
+        is_full.then(|| std::mem::take(self).lines)
+    }
+}
+
 /// Splits lines into batches.
 pub(super) fn batches(lines: Vec<LogLine>) -> Vec<Vec<LogLine>> {
-    let mut all = vec![];
-    let mut batch = vec![];
-    let mut bytes = 0;
-    for line in lines {
-        bytes += line.text.len();
-        batch.push(line);
-        if bytes >= BATCH_BYTES || batch.len() >= BATCH_LINES {
-            all.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-    }
-    if !batch.is_empty() {
-        all.push(batch);
+    let mut batch = Batch::default();
+    let mut all: Vec<_> = lines.into_iter().filter_map(|it| batch.push(it)).collect();
+    if !batch.lines.is_empty() {
+        all.push(batch.lines);
     }
     all
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use memchr::memrchr;
 use rustix::fs::OFlags;
 
 use super::{CURRENT, FILE_BYTES_MAX, PREVIOUS};
@@ -24,8 +25,8 @@ const LISTING_PAUSE: Duration = Duration::from_millis(1);
 /// Position in a log: a file, and the number of its bytes that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    inode: u64,
-    offset: u64,
+    pub(super) inode: u64,
+    pub(super) offset: u64,
 }
 
 /// A file of a log, with the part of it that was not read yet.
@@ -63,16 +64,15 @@ pub(super) fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Returns true if the file to which lines are appended has none after a position. The usual case while a log
+/// is followed; its entry in the file system is in memory.
+pub(super) fn is_at_end(folder: &Path, position: Position) -> bool {
+    let metadata = std::fs::symlink_metadata(folder.join(CURRENT));
+    metadata.is_ok_and(|it| it.ino() == position.inode && it.len() <= position.offset)
+}
+
 /// Returns the parts of a log after a position; all if it is `None`, or if its file was deleted.
 pub(super) fn after(folder: &Path, position: Option<Position>) -> Vec<Segment> {
-    // The usual case while a log is followed.
-    if let Some(position) = position
-        && let Ok(metadata) = std::fs::symlink_metadata(folder.join(CURRENT))
-        && metadata.ino() == position.inode
-        && metadata.len() <= position.offset
-    {
-        return vec![];
-    }
     let mut all = numbered(folder);
     if let Some(position) = position {
         // A file that becomes full has no name that was listed, for a moment.
@@ -113,25 +113,45 @@ fn numbered(folder: &Path) -> Vec<NumberedFile> {
 }
 
 impl Segment {
+    /// Number of bytes from its begin to a position in the same file; `None` if it is in another one.
+    pub(super) fn bytes_to(&self, end: Position) -> Option<u64> {
+        (end.inode == self.inode).then(|| end.offset.saturating_sub(self.offset))
+    }
+
     /// Reads the complete lines. Returns them with the position after them; `None` if the file has another
     /// name now, because it was full, or was deleted.
     pub(super) fn read(&self) -> Result<Option<ReadPart>> {
-        let mut bytes = vec![];
+        self.read_at_most(FILE_BYTES_MAX * 2)
+    }
+
+    /// [`Self::read`] up to a number of bytes, but at least one line.
+    pub(super) fn read_at_most(&self, bytes_max: usize) -> Result<Option<ReadPart>> {
         let Ok(mut file) = open(&self.path) else { return Ok(None) };
         if file.metadata()?.ino() != self.inode {
             return Ok(None);
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        let bytes_max = u64::try_from(FILE_BYTES_MAX)? * 2;
-        file.take(bytes_max).read_to_end(&mut bytes)?;
-        let complete = bytes.iter().rposition(|it| *it == b'\n').map_or(0, |it| it + 1);
-        match &self.next {
-            None => bytes.truncate(complete),
-            Some(next) if complete < bytes.len() => bytes.extend(rest_of_line(next)),
-            Some(_) => {}
+        let mut bytes = vec![];
+        (&mut file).take(u64::try_from(bytes_max)?).read_to_end(&mut bytes)?;
+        let mut has_more = bytes.len() == bytes_max;
+        if has_more && memrchr(b'\n', &bytes).is_none() {
+            file.take(u64::try_from(FILE_BYTES_MAX)? * 2).read_to_end(&mut bytes)?;
+            has_more = false;
         }
-        let end = self.position(if self.next.is_none() { complete } else { bytes.len() });
-        Ok(Some(ReadPart { bytes, end }))
+        let complete = memrchr(b'\n', &bytes).map_or(0, |it| it + 1);
+        match &self.next {
+            Some(next) if !has_more => {
+                let end = self.position(bytes.len());
+                if complete < bytes.len() {
+                    bytes.extend(rest_of_line(next));
+                }
+                Ok(Some(ReadPart { bytes, end }))
+            }
+            _ => {
+                bytes.truncate(complete);
+                Ok(Some(ReadPart { bytes, end: self.position(complete) }))
+            }
+        }
     }
 
     fn position(&self, read: usize) -> Position {
