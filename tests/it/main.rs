@@ -90,7 +90,7 @@ mod audit {
     mod ingest_service; // Order, deduplication and rejection of ingested events.
     mod lock_order; // Order of row locks of appends and of the signer.
     mod log_monitor; // The log followed from outside, with forks and changed bytes.
-    mod log_service; // Receipts, checkpoints, proofs and witnesses.
+    mod log_service; // Receipts, checkpoints and proofs.
     mod quarantine; // Damage of one log: containment, alarm and repair.
     mod query_plans; // Plans of all statements that read entries.
     mod replicas; // Several replicas: one signer, one history.
@@ -99,6 +99,8 @@ mod audit {
     mod tampering; // Changes of the log by a superuser.
     mod tlog_tiles; // The log over HTTP as tiles (C2SP).
     mod url_credentials; // Credentials in URLs of old events.
+    mod witness_program; // The witness as a program: hostile requests, kills, state.
+    mod witnesses; // Publication of heads that witnesses cosign, and forks.
 }
 
 // Runner processes and the isolation of deployed code.
@@ -213,5 +215,6 @@ mod support {
     pub(crate) mod tampering; // Changes of the stored log by a superuser.
     pub(crate) mod tiles_client; // HTTP client of the tiles of a log.
     pub(crate) mod web_site; // A server whose environments are served by Caddy.
+    pub(crate) mod witness_process; // A witness as a process that is killed and restarted.
     pub(crate) mod world; // An organization with one person in each role.
 }

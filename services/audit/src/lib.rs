@@ -11,7 +11,8 @@
 //! | keys of people, and their erasure | `subject_key` |
 //! | appending of events | `log` |
 //! | credentials in URLs of old events | `url_credential` |
-//! | inclusion and consistency proofs, receipts, cosignatures | `proof` |
+//! | inclusion and consistency proofs, receipts | `proof` |
+//! | publication of signed heads, cosignatures of witnesses | `publication`, `witness` |
 //! | tiles over HTTP (C2SP tlog-tiles) | `tlog_tiles` |
 //! | lists, searches and streams of entries | `entry`, `diff` |
 //! | exports as files | `export` |
@@ -40,6 +41,7 @@ mod log;
 mod merkle;
 mod note;
 mod proof;
+mod publication;
 mod retention;
 mod rpc;
 mod seal;
@@ -50,6 +52,7 @@ mod tile;
 mod tlog_tiles;
 mod tree;
 mod url_credential;
+mod witness;
 
 use std::{
     path::Path,
@@ -63,6 +66,7 @@ use api::audit::{
     log_service_server::LogServiceServer,
 };
 use host::Host;
+use tokio::sync::watch;
 
 pub use fsck::Findings;
 
@@ -82,7 +86,10 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let verifier_keys = signer::key::record_verifier_keys(&data_dir, &signer.verifier_keys())?;
     let journal = head_journal::HeadJournal::read(&data_dir)?;
     let heads = head_journal::SignedHeads::new(journal);
-    let guard = integrity::guard::LogGuard::new(db.clone(), heads, &host.config().audit_origin);
+    let policy = host.config().audit_witnesses.as_deref().map(publication::read_policy);
+    let policy = policy.transpose()?.map(Arc::new);
+    let log_name = &host.config().audit_origin;
+    let guard = integrity::guard::LogGuard::new(db.clone(), heads, log_name, policy.clone());
     let vault = subject_key::KeyVault::new(host.key());
     let codec = Arc::new(leaf_codec::LeafCodec::load(vault)?);
     let record_duplicates = host.faults().record_duplicates;
@@ -109,7 +116,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         guard: guard.clone(),
         signer: signer.clone(),
         codec,
-        witnesses: witnesses(host)?,
+        policy: policy.clone(),
     }));
     host.rpc(IngestServiceServer::new(log::rpc::Rpc {
         db: db.clone(),
@@ -125,6 +132,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let purge_db = db.clone();
     host.task("purge of the audit log", move |stop| retention::purge::run(purge_db, stop));
     install_fsck(host, &db, &guard, &verifier_keys);
+    let checkpoints = policy.map(|policy| install_cosigning(host, &db, &guard, policy));
     let signing = signer::run::SigningConfig {
         db,
         guard,
@@ -132,6 +140,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
         verifier_keys,
         data_dir,
         is_only_process: host.is_only_process(),
+        checkpoints,
     };
     host.task("signing of the audit log", move |stop| signer::run::run(signing, stop));
     Ok(())
@@ -158,17 +167,24 @@ fn install_fsck(
     host.task("check of the audit log", move |stop| fsck::job::run(job, stop));
 }
 
-/// Parses the configured witnesses.
-fn witnesses(host: &Host) -> anyhow::Result<Vec<note::Witness>> {
-    let parse = |key: &String| {
-        note::Witness::parse(key).with_context(|| {
-            format!(
-                "--audit-witness-keys: {key} is not a C2SP verifier key of type 4; expected \
-                 <name>+<key id>+<key>"
-            )
-        })
+/// Adds the publication of heads that witnesses cosign. Returns the channel for signed checkpoints of the
+/// suite tree.
+fn install_cosigning(
+    host: &mut Host,
+    db: &chassis::Db,
+    guard: &integrity::guard::LogGuard,
+    policy: Arc<verifier::witness::WitnessPolicy>,
+) -> watch::Sender<Option<publication::SuiteCheckpoint>> {
+    host.queue("unpublished_head", db, publication::store::unpublished_heads);
+    let (sender, checkpoints) = watch::channel(None);
+    let cosigning = witness::cosigning::CosigningConfig {
+        db: db.clone(),
+        guard: guard.clone(),
+        policy,
+        checkpoints,
     };
-    host.config().audit_witness_keys.iter().map(parse).collect()
+    host.task("cosigning of the audit log", move |stop| witness::cosigning::run(cosigning, stop));
+    sender
 }
 
 /// Rebuilds the whole log from its entries, and compares it with the stored trees and with everything that

@@ -1,9 +1,8 @@
-//! Checkpoints: signed tree heads in the format of C2SP tlog-checkpoint and signed-note, and the cosignatures
-//! of witnesses (C2SP tlog-cosignature).
+//! Checkpoints: signed tree heads in the format of C2SP tlog-checkpoint and signed-note.
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
-    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
+    signature::{Ed25519KeyPair, KeyPair},
 };
 use data_encoding::{BASE64, HEXLOWER};
 
@@ -11,8 +10,6 @@ use crate::{head_journal::TreeHead, merkle::Hash};
 
 /// Signature type of Ed25519 in C2SP signed-note.
 const ED25519_TYPE: u8 = 1;
-/// Signature type of timestamped Ed25519 cosignatures in C2SP tlog-cosignature.
-const COSIGNATURE_TYPE: u8 = 4;
 /// Start of a signature line in C2SP signed-note: an em dash and a space.
 const SIGNATURE_PREFIX: &str = "\u{2014} ";
 
@@ -102,52 +99,9 @@ impl<'n> NoteParts<'n> {
     }
 }
 
-/// An independent party that watches the log and cosigns its checkpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Witness {
-    pub(crate) name: String,
-    /// Signature type and public key.
-    typed_public_key: Vec<u8>,
-    /// The verifier key as configured.
-    pub(crate) verifier_key: String,
-}
-
-impl Witness {
-    /// Parses a verifier key `<name>+<key id>+<key>` of type 4; `None` if it is invalid.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.trim().splitn(3, '+');
-        let name = parts.next()?.to_owned();
-        let id = parts.next()?;
-        let typed_public_key = BASE64.decode(parts.next()?.as_bytes()).ok()?;
-        // One byte of signature type and 32 bytes of Ed25519 key.
-        let is_valid = typed_public_key.len() == 33
-            && typed_public_key[0] == COSIGNATURE_TYPE
-            && id == HEXLOWER.encode(&key_id(&name, &typed_public_key))
-            && !name.is_empty();
-        let verifier_key = text.trim().to_owned();
-        is_valid.then_some(Self { name, typed_public_key, verifier_key })
-    }
-
-    /// Returns the valid signature line of this witness in a note, if there is one (C2SP tlog-cosignature,
-    /// v1).
-    pub(crate) fn cosignature_line<'n>(&self, note: &'n str) -> Option<&'n str> {
-        let NoteParts { text, signatures } = NoteParts::split(note)?;
-        signatures.lines().find(|line| self.verify_line(text, line).is_some())
-    }
-
-    fn verify_line(&self, text: &str, line: &str) -> Option<()> {
-        let (name, encoded) = line.strip_prefix(SIGNATURE_PREFIX)?.split_once(' ')?;
-        let bytes = BASE64.decode(encoded.as_bytes()).ok()?;
-        let (id, bytes) = bytes.split_at_checked(4)?;
-        let (time, signature) = bytes.split_at_checked(8)?;
-        if name != self.name || id != key_id(name, &self.typed_public_key) {
-            return None;
-        }
-        let time = u64::from_be_bytes(time.try_into().ok()?);
-        let message = format!("cosignature/v1\ntime {time}\n{text}");
-        let key = UnparsedPublicKey::new(&ED25519, &self.typed_public_key[1..]);
-        key.verify(message.as_bytes(), signature).ok()
-    }
+/// Returns the signed text of a note, with its last line feed.
+pub(crate) fn checkpoint_text(note: &str) -> Option<&str> {
+    Some(NoteParts::split(note)?.text)
 }
 
 /// Returns the tree head in a checkpoint, without verifying the signature.
@@ -171,7 +125,7 @@ mod tests {
 
     fn pins(signer: &CheckpointSigner) -> Pins {
         let parse = |it: &String| verifier::note::VerifierKey::parse(it).unwrap();
-        Pins { keys: signer.verifier_keys().iter().map(parse).collect(), org_id: None }
+        Pins { keys: signer.verifier_keys().iter().map(parse).collect(), ..Pins::default() }
     }
 
     /// our verifier and an independent implementation verify our checkpoints.
@@ -206,36 +160,5 @@ mod tests {
         let refused = verifier::note::open(&note, &pins(&other));
         assert_eq!(refused, Err(VerifyError::UnknownKey));
         assert!(both.has_signed(&note) && !other.has_signed(&note));
-    }
-
-    /// C2SP tlog-cosignature: only valid cosignatures of configured witnesses are accepted.
-    #[test]
-    fn a_cosignature_counts_if_its_witness_is_configured() {
-        let signer = CheckpointSigner::new(vec![key_pair(7)], "example.com/log");
-        let note = signer.sign("suite", 2, &[9; 32]);
-        let (witness, line) = cosign(&note, 5);
-        let cosigned = format!("{note}{line}\n");
-        assert_eq!(witness.cosignature_line(&cosigned), Some(line.as_str()));
-        assert!(verifier::note::open(&cosigned, &pins(&signer)).is_ok());
-        assert_eq!(witness.cosignature_line(&note), None);
-        let altered = cosigned.replace("\n2\n", "\n3\n");
-        assert_eq!(witness.cosignature_line(&altered), None, "the line signs another text");
-        let log_key = &signer.verifier_keys()[0];
-        assert_eq!(Witness::parse(log_key), None, "the key of a log is not a witness key");
-    }
-
-    /// A witness `w.example`, and its signature line for a note.
-    fn cosign(note: &str, seed: u8) -> (Witness, String) {
-        let key_pair = key_pair(seed);
-        let name = "w.example";
-        let time = 1_700_000_000_u64;
-        let public = [&[COSIGNATURE_TYPE], key_pair.public_key().as_ref()].concat();
-        let id = key_id(name, &public);
-        let verifier_key = format!("{name}+{}+{}", HEXLOWER.encode(&id), BASE64.encode(&public));
-        let text = NoteParts::split(note).unwrap().text;
-        let signature = key_pair.sign(format!("cosignature/v1\ntime {time}\n{text}").as_bytes());
-        let bytes = [&id[..], &time.to_be_bytes(), signature.as_ref()].concat();
-        let line = format!("{SIGNATURE_PREFIX}{name} {}", BASE64.encode(&bytes));
-        (Witness::parse(&verifier_key).unwrap(), line)
     }
 }

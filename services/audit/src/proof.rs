@@ -1,6 +1,5 @@
-//! Proofs: inclusion of entries in checkpoints, consistency of checkpoints, and cosignatures of witnesses.
+//! Proofs: inclusion of entries in checkpoints, and consistency of checkpoints.
 
-mod cosign;
 pub(crate) mod prove;
 pub(crate) mod rpc;
 pub(crate) mod store;
@@ -12,9 +11,10 @@ fn refusal(code: Code, reason: Reason, message: &str) -> Error {
     Error::Refused { code, reason, message: message.to_owned(), metadata: vec![] }
 }
 
-/// Refusal while no checkpoint covers the entry. Checkpoints are signed within a second.
+/// Refusal while no published checkpoint covers the entry. Checkpoints are signed within a second; with
+/// witnesses, they are published when these have cosigned.
 pub(crate) fn not_yet_signed() -> Error {
-    let message = "no checkpoint covers the entry yet; retry in a second";
+    let message = "no published checkpoint covers the entry yet; retry in a second";
     refusal(Code::FailedPrecondition, Reason::NotYetSigned, message)
 }
 

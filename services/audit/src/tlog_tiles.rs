@@ -2,6 +2,7 @@
 
 pub(crate) mod page;
 mod resource;
+mod suite_proof;
 
 /// Hashes of a full tile, and entries of a full bundle.
 const TILE_WIDTH: u64 = 256;
@@ -14,6 +15,8 @@ const TILE_HEIGHT: u32 = 8;
 enum Resource {
     /// The newest checkpoint.
     Checkpoint,
+    /// The newest checkpoint, and the proof that it is in the tree of the suite (C2SP tlog-proof).
+    SuiteProof,
     /// Hashes of the tree.
     Tile {
         /// Level of the tile; its hashes are nodes at the level `8 * level` of the tree.
@@ -35,8 +38,8 @@ struct TileRange {
 /// A path that is not of the form that the specification gives.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the path must be checkpoint, tile/<L>/<N>[.p/<W>] or tile/entries/<N>[.p/<W>], for example \
-     tile/0/x001/x234/067.p/8 (C2SP tlog-tiles)"
+    "the path must be checkpoint, checkpoint.tlog-proof, tile/<L>/<N>[.p/<W>] or tile/entries/<N>[.p/<W>], \
+     for example tile/0/x001/x234/067.p/8 (C2SP tlog-tiles)"
 )]
 struct MalformedPath;
 
@@ -45,6 +48,9 @@ impl Resource {
     fn parse(path: &str) -> Result<Self, MalformedPath> {
         if path == "checkpoint" {
             return Ok(Self::Checkpoint);
+        }
+        if path == "checkpoint.tlog-proof" {
+            return Ok(Self::SuiteProof);
         }
         let rest = path.strip_prefix("tile/").ok_or(MalformedPath)?;
         let (level, range) = rest.split_once('/').ok_or(MalformedPath)?;
@@ -133,6 +139,7 @@ mod tests {
         let range = |index, width| TileRange { index, width };
         for (path, resource) in [
             ("checkpoint", Resource::Checkpoint),
+            ("checkpoint.tlog-proof", Resource::SuiteProof),
             ("tile/0/000", Resource::Tile { level: 0, range: range(0, 256) }),
             ("tile/63/000", Resource::Tile { level: 63, range: range(0, 256) }),
             ("tile/1/x001/x234/067", Resource::Tile { level: 1, range: range(1_234_067, 256) }),

@@ -8,6 +8,7 @@
 //! | `shell`: runs a shell beside the program of an environment | `shell` |
 //! | `verify`: verifies entries of the audit log, offline or over HTTP | `verify` |
 //! | `monitor`: follows the audit log from outside | `monitor` |
+//! | `witness`: cosigns checkpoints of logs | `witness` |
 //! | `admin`: shows and steers a running process | `admin` |
 //! | `audit`: checks the complete audit log, rotates its signing key | `audit_log` |
 //! | `certs`: creates certificates for the services | `certs` |
@@ -32,10 +33,12 @@ mod log_client;
 mod logs;
 mod monitor;
 mod reference;
+mod required_witnesses;
 mod serve;
 mod shell;
 mod tools;
 mod verify;
+mod witness;
 
 use std::{
     process::ExitCode,
@@ -77,6 +80,9 @@ enum Command {
     /// tlog-tiles). Ends with status 3 if the log is forked, rolled back or changed, or its signature is
     /// invalid.
     Monitor(monitor::Arguments),
+    /// Cosigns the checkpoints of configured logs, also those of others, as a witness (C2SP tlog-witness):
+    /// only if each continues the one before.
+    Witness(witness::Arguments),
     /// Shows and steers a running process: queues, jobs, dead letters, pauses, the filter of the log.
     Admin(admin::Arguments),
     /// Checks the complete audit log, or rotates its signing key.
@@ -126,6 +132,7 @@ pub fn main() -> ExitCode {
                 exit_status.store(monitor::run(arguments).await?, Ordering::Relaxed);
                 Ok(())
             }
+            Some(Command::Witness(arguments)) => witness::run(arguments).await,
             Some(Command::Admin(arguments)) => admin::run(arguments).await,
             Some(Command::Audit(arguments)) => audit_log::run(arguments).await,
             Some(Command::Migrate(config)) => tools::migrate(*config).await,

@@ -11,7 +11,8 @@ use chassis::foreign_text::clean_block;
 use flate2::read::GzDecoder;
 use reqwest::{Certificate, Client, Response, StatusCode, header};
 use verifier::{
-    VerifyError,
+    Pins, VerifyError,
+    suite::{self, SuiteProof},
     tiles::{EntryRange, Source, TILE_WIDTH, split_bundle},
 };
 
@@ -79,15 +80,28 @@ impl LogClient {
         self.url.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Returns the newest checkpoint, which is not verified.
-    pub(crate) async fn checkpoint(&mut self) -> Result<String> {
+    /// Returns the newest checkpoint and, if the pins require cosignatures, the proof that it is in the tree
+    /// of the suite. Neither is verified.
+    pub(crate) async fn proven_checkpoint(
+        &mut self,
+        pins: &Pins,
+    ) -> Result<(String, Option<SuiteProof>)> {
         if let Some(path) = &self.token_file {
             self.token = Some(read(path)?.trim().to_owned());
         }
-        match self.get("checkpoint").await? {
+        // The tree of the suite has the cosignatures in its own checkpoint.
+        if pins.witnesses.is_none() || self.tree_name() == suite::NAME {
+            return Ok((self.get_text("checkpoint").await?, None));
+        }
+        let (note, proof) = SuiteProof::parse(&self.get_text("checkpoint.tlog-proof").await?)?;
+        Ok((note, Some(proof)))
+    }
+
+    async fn get_text(&self, path: &str) -> Result<String> {
+        match self.get(path).await? {
             Answer::Found(bytes) => Ok(String::from_utf8(bytes)
-                .map_err(|_| VerifyError::Malformed("the checkpoint is not text".to_owned()))?),
-            Answer::Hidden(_) => bail!("{} shows no checkpoint", self.url),
+                .map_err(|_| VerifyError::Malformed(format!("{path} is not text")))?),
+            Answer::Hidden(_) => bail!("{} shows no {path}", self.url),
         }
     }
 

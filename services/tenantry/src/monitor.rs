@@ -9,11 +9,12 @@ use verifier::{
     Pins, VerifyError,
     note::{self, VerifierKey},
     seen::SeenCheckpoints,
-    tiles,
+    suite, tiles,
 };
 
 use crate::{
     log_client::{LogAccess, LogClient},
+    required_witnesses::RequiredWitnesses,
     tools::print,
 };
 
@@ -41,6 +42,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 10)]
     interval_s: u64,
     #[command(flatten)]
+    witnesses: RequiredWitnesses,
+    #[command(flatten)]
     access: LogAccess,
 }
 
@@ -62,7 +65,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
     let keys = keys.map_err(|error| anyhow!("{error}"))?;
     let seen = arguments.state.as_deref().map(SeenCheckpoints::read).transpose();
     let seen = seen.map_err(|error| anyhow!("{error}"))?.unwrap_or_default();
-    let pins = Pins { keys, org_id: Some(log.tree_name().to_owned()) };
+    let witnesses = arguments.witnesses.policy()?;
+    let pins = Pins { keys, org_id: Some(log.tree_name().to_owned()), witnesses };
     let mut monitor = Monitor { log, pins, seen, state: arguments.state, note: String::new() };
     loop {
         let result = monitor.verify_newest().await;
@@ -86,8 +90,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
 impl Monitor {
     /// Verifies the newest checkpoint and all entries since the one before. Prints a line if it is new.
     async fn verify_newest(&mut self) -> Result<()> {
-        self.note = self.log.checkpoint().await?;
+        let (note, proof) = self.log.proven_checkpoint(&self.pins).await?;
+        self.note = note;
         let checkpoint = note::open(&self.note, &self.pins)?;
+        suite::verify(proof.as_ref(), &self.note, &self.pins)?;
         let seen = self.seen.get(&checkpoint.origin).cloned();
         let ignore = |_, _: &[u8]| Ok(());
         let verified = tiles::verify(&mut self.log, seen.as_ref(), &checkpoint, ignore).await?;

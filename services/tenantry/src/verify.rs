@@ -17,12 +17,13 @@ use verifier::{
     receipt::{ProvenEntry, Receipt, decode_leaf},
     sealed::Keys,
     seen::{ConsistencyProof, SeenCheckpoints},
-    tiles,
+    suite, tiles,
     tree::Hash,
 };
 
 use crate::{
     log_client::{LogAccess, LogClient},
+    required_witnesses::RequiredWitnesses,
     tools::print,
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     entries: bool,
     #[command(flatten)]
+    witnesses: RequiredWitnesses,
+    #[command(flatten)]
     access: LogAccess,
 }
 
@@ -65,7 +68,8 @@ struct Verified {
 /// Verifies a file and prints the result.
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let keys = arguments.key.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
-    let pins = Pins { keys, org_id: arguments.org.clone() };
+    let witnesses = arguments.witnesses.policy()?;
+    let pins = Pins { keys, org_id: arguments.org.clone(), witnesses };
     let mut seen = match &arguments.state {
         Some(path) => SeenCheckpoints::read(path)?,
         None => SeenCheckpoints::default(),
@@ -153,7 +157,9 @@ async fn verify_log(
     let mut log = LogClient::new(url, &arguments.access)?;
     let tree = log.tree_name().to_owned();
     let pins = Pins { org_id: pins.org_id.clone().or(Some(tree)), ..pins.clone() };
-    let checkpoint = note::open(&log.checkpoint().await?, &pins)?;
+    let (note, proof) = log.proven_checkpoint(&pins).await?;
+    let checkpoint = note::open(&note, &pins)?;
+    suite::verify(proof.as_ref(), &note, &pins)?;
     let seen = seen.get(&checkpoint.origin).filter(|it| it.size <= checkpoint.size);
     let mut text = String::new();
     let on_entry = |index, leaf: &[u8]| {

@@ -307,10 +307,11 @@ pub struct Config {
     /// Origin of the audit log: its name in checkpoints (C2SP tlog-checkpoint).
     #[arg(long, env = "TENANTRY_AUDIT_ORIGIN", default_value = "tenantry.localhost/audit")]
     pub audit_origin: String,
-    /// Witnesses whose cosignatures of checkpoints are accepted: C2SP verifier keys of type 4
-    /// (cosignature/v1), with commas between them.
-    #[arg(long, env = "TENANTRY_AUDIT_WITNESS_KEYS", value_delimiter = ',')]
-    pub audit_witness_keys: Vec<String>,
+    /// File with the witnesses of the audit log, their URLs, and the quorum that must cosign a checkpoint
+    /// before it is published (C2SP tlog-policy). Default: none; checkpoints are published when they are
+    /// signed.
+    #[arg(long, env = "TENANTRY_AUDIT_WITNESSES")]
+    pub audit_witnesses: Option<PathBuf>,
     /// Publishes the tree of all checkpoints at `/audit/suite/` as C2SP tlog-tiles, without a credential. It
     /// has the ids of all organizations, and the number of entries and the time of each of their checkpoints.
     #[arg(

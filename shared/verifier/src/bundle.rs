@@ -8,6 +8,7 @@ use crate::{
     Checkpoint, Pins, VerifyError, malformed, note, read_bytes, read_hashes, read_number,
     receipt::{ProvenEntry, decode_leaf},
     sealed::Keys,
+    suite::{self, SuiteProof},
     tree::{Hash, RootBuilder, leaf_hash, verify_inclusion},
 };
 
@@ -104,7 +105,7 @@ impl Verification {
             entries: 0,
             hash_only: 0,
             sources: BTreeMap::new(),
-            suite: verify_suite_proof(&header["suite"], note, pins)?,
+            suite: suite::verify(SuiteProof::from_json(&header["suite"])?.as_ref(), note, pins)?,
             root_at_prior_size: None,
         };
         Ok(Self {
@@ -214,24 +215,5 @@ impl Verification {
             }
         }
         Ok(self.report)
-    }
-}
-
-/// Verifies that the checkpoint `note` is a leaf of the suite tree. Returns the checkpoint of the suite tree;
-/// `None` if the bundle has no such proof.
-fn verify_suite_proof(
-    json: &Value,
-    note: &str,
-    pins: &Pins,
-) -> Result<Option<Checkpoint>, VerifyError> {
-    let Some(suite_note) = json["checkpoint"].as_str() else { return Ok(None) };
-    let suite_pins = Pins { org_id: Some("suite".to_owned()), ..pins.clone() };
-    let suite = note::open(suite_note, &suite_pins)?;
-    let index = read_number(json, "index")?;
-    let proof = read_hashes(&json["hashes"])?;
-    if verify_inclusion(index, leaf_hash(note.as_bytes()), &proof, suite.size, &suite.root) {
-        Ok(Some(suite))
-    } else {
-        Err(malformed("the proof that the checkpoint is in the suite tree is invalid"))
     }
 }

@@ -1,6 +1,6 @@
 //! Offline verification of the audit log, for an auditor who trusts only the public key of the log. Shares no
 //! code with the service that builds the log: everything is implemented from the specifications (RFC 6962 and
-//! RFC 9162, C2SP signed-note, tlog-checkpoint and tlog-tiles).
+//! RFC 9162, C2SP signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature, tlog-policy and tlog-proof).
 //!
 //! | concept | module |
 //! |---|---|
@@ -11,14 +11,18 @@
 //! | bundle: an exported file with many entries | `bundle` |
 //! | checkpoints that were verified before | `seen` |
 //! | a log that is followed by its tiles | `tiles` |
+//! | cosignatures of witnesses, and policies about them | `witness` |
+//! | inclusion of a checkpoint in the suite tree, which witnesses cosign | `suite` |
 
 pub mod bundle;
 pub mod note;
 pub mod receipt;
 pub mod sealed;
 pub mod seen;
+pub mod suite;
 pub mod tiles;
 pub mod tree;
+pub mod witness;
 
 use serde_json::Value;
 
@@ -148,16 +152,27 @@ pub enum VerifyError {
         /// Index of the entry.
         index: u64,
     },
+    /// The checkpoint of the suite tree does not have the cosignatures that are required.
+    #[error(
+        "NOT_WITNESSED: the checkpoint, or that of the suite tree which includes it, is not cosigned by the \
+             required witnesses; it is cosigned by {found}"
+    )]
+    NotWitnessed {
+        /// Names of the witnesses of the policy whose cosignatures are valid.
+        found: String,
+    },
 }
 
 /// Trust anchors of a verification. They come from the operator of the log by another channel, never from the
 /// log itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pins {
     /// Verifier keys of the log.
     pub keys: Vec<note::VerifierKey>,
     /// The expected organization; `None` accepts every organization of the log.
     pub org_id: Option<String>,
+    /// Witnesses that must have cosigned the checkpoint, or that of the suite tree which includes it.
+    pub witnesses: Option<witness::WitnessPolicy>,
 }
 
 /// A verified checkpoint: the signed head of one tree.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     Checkpoint, Pins, VerifyError, malformed, note, read_bytes, read_hashes, read_number,
     sealed::{self, FieldText, Keys},
+    suite::{self, SuiteProof},
     tree::{Hash, leaf_hash, verify_inclusion},
 };
 
@@ -26,6 +27,8 @@ pub struct Receipt {
     pub checkpoint: String,
     /// Keys that decrypt the sealed fields of the leaf.
     pub keys: Keys,
+    /// Proof that the checkpoint is in the suite tree; only of a log with witnesses.
+    pub suite: Option<SuiteProof>,
 }
 
 /// A proven entry, with the fields that its keys decrypt.
@@ -64,12 +67,14 @@ impl Receipt {
             hashes: read_hashes(&json["hashes"])?,
             checkpoint: checkpoint.to_owned(),
             keys,
+            suite: SuiteProof::from_json(&json["suite"])?,
         })
     }
 
-    /// Verifies the signature of the checkpoint and the inclusion proof of the entry.
+    /// Verifies the signature of the checkpoint, its cosignatures, and the inclusion proof of the entry.
     pub fn verify(&self, pins: &Pins) -> Result<(Checkpoint, ProvenEntry), VerifyError> {
         let checkpoint = note::open(&self.checkpoint, pins)?;
+        suite::verify(self.suite.as_ref(), &self.checkpoint, pins)?;
         let index = self.index;
         let size = checkpoint.size;
         if index >= size {

@@ -48,7 +48,7 @@ pub(super) fn signed_checkpoint(origin: &str, size: u64, root: &Hash) -> String 
 
 pub(super) fn pins() -> Pins {
     let keys = vec![VerifierKey::parse(&verifier_key(&key_pair(1), LOG_NAME).0).unwrap()];
-    Pins { keys, org_id: Some("acme".to_owned()) }
+    Pins { keys, org_id: Some("acme".to_owned()), ..Pins::default() }
 }
 
 /// An encoded event of a service.
@@ -101,6 +101,7 @@ pub(super) fn receipt(index: usize, leaves: &[Vec<u8>]) -> Receipt {
             &root(leaves),
         ),
         keys: sealed::Keys::new(),
+        suite: None,
     }
 }
 
@@ -134,7 +135,7 @@ fn the_example_of_the_signed_note_specification_is_verified() {
                 then you don't know what your problem is.\n\n\
                 \u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZS\
                 NXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
-    let pins = Pins { keys: vec![VerifierKey::parse(key).unwrap()], org_id: None };
+    let pins = Pins { keys: vec![VerifierKey::parse(key).unwrap()], ..Pins::default() };
     // The signature is valid, but the text is not a checkpoint.
     let refused = note::open(note, &pins).unwrap_err();
     assert_eq!(refused, VerifyError::Malformed("a checkpoint must have three lines".to_owned()));

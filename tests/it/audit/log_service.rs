@@ -1,18 +1,15 @@
-//! Receipts, checkpoints, consistency proofs and witnesses.
+//! Receipts, checkpoints and consistency proofs.
 
 use api::{
     audit::{self as pb, log_service_client::LogServiceClient},
     identity::{CreateTeamRequest, team_service_client::TeamServiceClient},
 };
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use data_encoding::{BASE64, HEXLOWER};
 use serde_json::json;
-use testkit::{Options, Suite};
+use testkit::Suite;
 use verifier::{note, seen, tree};
 
 use crate::support::{
     audit_client::{AuditClient, as_person},
-    raw,
     world::World,
 };
 
@@ -97,43 +94,5 @@ async fn checkpoints_are_consistent_and_in_the_tree_of_the_suite() {
         &newest.root,
         &proof
     ));
-    suite.finish().await;
-}
-
-/// C2SP tlog-cosignature: cosignatures of configured witnesses under checkpoints of this log are stored and
-/// published; others are rejected.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_witness_cosigns_the_checkpoint_of_the_suite() {
-    let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
-    let public = [&[4], pair.public_key().as_ref()].concat();
-    let id = chassis::key::hash(&[b"w.example\n", public.as_slice()].concat())[..4].to_vec();
-    let key = format!("w.example+{}+{}", HEXLOWER.encode(&id), BASE64.encode(&public));
-    let options = Options { witness_keys: vec![key.clone()], ..Options::default() };
-    let suite = Suite::start_with(options).await;
-    let ann = suite.person("ann@example.com").await;
-    let org = ann.create_organization("acme").await.unwrap();
-    let log = AuditClient::new(&suite, &ann, &org).await;
-    log.checkpoint(&suite).await;
-    let mut log = LogServiceClient::new(log.channel.clone());
-    let newest = log.get_suite_checkpoint(pb::GetSuiteCheckpointRequest {}).await.unwrap();
-    let note = newest.into_inner().checkpoint;
-    let cosign = |note: &str| {
-        let text = &note[..=note.rfind("\n\n").unwrap()];
-        let signature = pair.sign(format!("cosignature/v1\ntime 7\n{text}").as_bytes());
-        let line = [&id[..], &7_u64.to_be_bytes(), signature.as_ref()].concat();
-        format!("{note}\u{2014} w.example {}\n", BASE64.encode(&line))
-    };
-    let add = |checkpoint: String| pb::AddCosignatureRequest { checkpoint };
-    let accepted = log.add_cosignature(add(cosign(&note))).await.unwrap().into_inner();
-    assert_eq!(accepted.witnesses, 1);
-    let shown = log.get_suite_checkpoint(pb::GetSuiteCheckpointRequest {}).await.unwrap();
-    assert_eq!(shown.into_inner().witnessed_checkpoint, cosign(&note));
-    let status = log.add_cosignature(add(note.clone())).await.unwrap_err();
-    assert_eq!(raw::reason(&status), "WITNESS_UNKNOWN");
-    let forged = note.replacen("suite\n", "suite\n9", 1);
-    let status = log.add_cosignature(add(cosign(&forged))).await.unwrap_err();
-    assert_eq!(raw::reason(&status), "CHECKPOINT_UNKNOWN");
-    let keys = log.get_verifier_keys(pb::GetVerifierKeysRequest {}).await.unwrap().into_inner();
-    assert_eq!(keys.witness_keys, [key]);
     suite.finish().await;
 }

@@ -82,8 +82,8 @@ fn installations(files: &BadFiles, url: &str, latin: &str, occupied: &str) -> Ve
             &["text.key is not an Ed25519 key", "set --audit-key-file"],
         ),
         on_database(
-            "--audit-witness-keys=witness".to_owned(),
-            &["--audit-witness-keys: witness is not a C2SP verifier key", "<name>+<key id>+<key>"],
+            format!("--audit-witnesses={}", path("text.key")),
+            &["--audit-witnesses: ", "text.key", "line 1: expected `log <key> [<url>]`"],
         ),
         on_database(
             "--nats-url=nats://host:x".to_owned(),

@@ -196,7 +196,7 @@ async fn wait_for_acknowledged(
     let mut log = LogServiceClient::new(channel.clone());
     let keys = log.get_verifier_keys(pb::GetVerifierKeysRequest {}).await.unwrap().into_inner();
     let keys = keys.verifier_keys.iter().map(|it| VerifierKey::parse(it).unwrap()).collect();
-    let pins = Pins { keys, org_id: Some(org_id.to_owned()) };
+    let pins = Pins { keys, org_id: Some(org_id.to_owned()), ..Pins::default() };
     eventually("the log of every acknowledged event", async || {
         let request = pb::ExportEntriesRequest {
             org_id: org_id.to_owned(),

@@ -33,7 +33,7 @@ impl AuditClient {
         let answer = log.get_verifier_keys(pb::GetVerifierKeysRequest {}).await.unwrap();
         let parse = |key: &String| VerifierKey::parse(key).unwrap();
         let keys = answer.into_inner().verifier_keys.iter().map(parse).collect();
-        let pins = Pins { keys, org_id: Some(org.to_owned()) };
+        let pins = Pins { keys, org_id: Some(org.to_owned()), ..Pins::default() };
         Self { org: org.to_owned(), owner: owner.clone(), channel, pins }
     }
 

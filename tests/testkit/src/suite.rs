@@ -83,8 +83,8 @@ pub struct Options {
     pub cloudflare_url: Option<String>,
     /// URL of the Stripe API; without one, plan changes are free.
     pub stripe_url: Option<String>,
-    /// Verifier keys of the witnesses of the audit log.
-    pub witness_keys: Vec<String>,
+    /// File with the witnesses of the audit log.
+    pub witnesses: Option<PathBuf>,
     /// Seconds between two checks of the whole audit log; 0 for never.
     pub fsck_interval_s: u64,
     /// Further arguments of the command line.

@@ -68,7 +68,7 @@ impl Fsck {
         let keys = keys.collect::<Result<_, VerifyError>>()?;
         let mut check = Self {
             db: db.clone(),
-            pins: Pins { keys, org_id: None },
+            pins: Pins { keys, ..Pins::default() },
             action_names: ActionNames::load(api::DESCRIPTORS)?,
             journal,
             findings: Findings::default(),

@@ -3,6 +3,8 @@
 //! Metrics: `tenantry.audit.alarms` counts the alarms, each with the attribute `cause`; the gauges
 //! `tenantry.audit.quarantined_logs` and `tenantry.audit.signing_stopped` (0 or 1) have the state.
 
+use std::sync::Arc;
+
 use api::error::Reason;
 use chassis::{Code, Db, Error, Refusal, Result, Tx};
 use opentelemetry::{
@@ -10,11 +12,13 @@ use opentelemetry::{
     metrics::{Counter, Gauge},
 };
 use uuid::Uuid;
+use verifier::witness::WitnessPolicy;
 
 use super::store;
 use crate::{
     damage::is_damage,
     head_journal::SignedHeads,
+    publication::{self, Publication},
     tree::{SUITE_TREE, tree_name},
 };
 
@@ -50,6 +54,8 @@ pub(crate) struct LogGuard {
     db: Db,
     pub(crate) heads: SignedHeads,
     log_name: String,
+    /// Witnesses whose cosignatures are required before a head is published.
+    policy: Option<Arc<WitnessPolicy>>,
     meter: Meter,
 }
 
@@ -77,8 +83,21 @@ impl Meter {
 
 impl LogGuard {
     /// Creates the guard of the log `log_name`.
-    pub(crate) fn new(db: Db, heads: SignedHeads, log_name: &str) -> Self {
-        Self { db, heads, log_name: log_name.to_owned(), meter: Meter::new() }
+    pub(crate) fn new(
+        db: Db,
+        heads: SignedHeads,
+        log_name: &str,
+        policy: Option<Arc<WitnessPolicy>>,
+    ) -> Self {
+        Self { db, heads, log_name: log_name.to_owned(), policy, meter: Meter::new() }
+    }
+
+    /// Returns the heads that are published. A stored checkpoint without the required cosignatures, for
+    /// example of a former policy, does not count.
+    pub(crate) async fn publication(&self) -> Result<Publication> {
+        let Some(policy) = &self.policy else { return Ok(Publication::Signed) };
+        let newest = publication::store::newest(&self.db).await?;
+        Ok(Publication::Cosigned(newest.filter(|it| policy.is_met(&it.note))))
     }
 
     /// Name of the log, for stops of signing.

@@ -18,6 +18,7 @@ use crate::{
     leaf_codec::LeafCodec,
     merkle::{Hash, Node, consistency_nodes, inclusion_nodes, leaf_hash, root_of_subtrees},
     note,
+    publication::Publication,
     seal::{self, SubjectKeys},
     subject_key,
     tree::{self, SUITE_TREE, Tree},
@@ -34,6 +35,8 @@ pub(super) struct EntryProof {
     pub(super) checkpoint: String,
     /// Keys that open the sealed fields of the leaf.
     pub(super) keys: Vec<pb::PersonKey>,
+    /// Proof that the checkpoint is in the suite tree, if witnesses cosign that.
+    pub(super) suite: Option<pb::SuiteProof>,
 }
 
 /// Proof that a tree of `to_size` entries begins with the first `from_size` of them.
@@ -49,11 +52,20 @@ pub(crate) struct Prover<'r> {
 }
 
 impl Prover<'_> {
-    /// Returns the tree of an organization with its newest checkpoint; `None` if it has no log yet. Fails
-    /// while signing is stopped.
+    /// Returns the tree of an organization with its newest published checkpoint; `None` if it has no log yet.
+    /// Fails while signing is stopped.
     pub(crate) async fn signed_tree(&self, org_id: OrgId) -> Result<Option<SignedTree>> {
         self.guard.require_signing().await?;
-        let signed = store::signed_tree(self.db, &self.guard.heads, org_id).await;
+        let publication = self.guard.publication().await?;
+        let signed = store::signed_tree(self.db, &self.guard.heads, org_id, &publication).await;
+        self.guard.contain(org_id.0, signed).await
+    }
+
+    /// Returns the tree of an organization with its newest checkpoint, which need not be published.
+    pub(crate) async fn newest_tree(&self, org_id: OrgId) -> Result<Option<SignedTree>> {
+        self.guard.require_signing().await?;
+        let heads = &self.guard.heads;
+        let signed = store::signed_tree(self.db, heads, org_id, &Publication::Signed).await;
         self.guard.contain(org_id.0, signed).await
     }
 
@@ -76,7 +88,10 @@ impl Prover<'_> {
     ) -> Result<EntryProof> {
         // Before the tree, which then has at least these entries.
         let head = self.guard.heads.head(org_id.0);
-        let found = store::provable_entry(self.db, self.guard.log_name(), org_id, event_id).await?;
+        let publication = self.guard.publication().await?;
+        let log_name = self.guard.log_name();
+        let published = publication.suite_size();
+        let found = store::provable_entry(self.db, log_name, org_id, event_id, published).await?;
         let mut found = found.ok_or(Error::NotFound("entry"))?;
         let tree = found.head.tree(head)?;
         // AU-9: entries past the retention are hidden from lists, so their proofs are NOT_FOUND, too.
@@ -105,8 +120,13 @@ impl Prover<'_> {
         } else {
             subject_key::store::get(self.db, &codec.vault, &subjects).await?
         };
+        let suite = match publication {
+            Publication::Signed => None,
+            Publication::Cosigned(_) => self.suite(&signed).await?,
+        };
         Ok(EntryProof {
             index: found.index,
+            suite,
             hashes: verified(&signed, index, &found.leaf, hashes)?,
             keys: leaf_keys(codec, &keys, event_id, &found.leaf),
             leaf: found.leaf,
@@ -145,10 +165,20 @@ impl Prover<'_> {
         if from_size > to_size {
             return Err(Error::invalid("from_size", "must not be greater than to_size"));
         }
+        let hashes = self.consistency_hashes(signed, from_size, to_size).await?;
+        Ok(ConsistencyProof { to_size, hashes: hashes.into_iter().map(|it| it.to_vec()).collect() })
+    }
+
+    /// Returns the hashes that prove that the tree at `to_size` continues the tree at `from_size`.
+    pub(crate) async fn consistency_hashes(
+        &self,
+        signed: &SignedTree,
+        from_size: u64,
+        to_size: u64,
+    ) -> Result<Vec<Hash>> {
         let nodes = consistency_nodes(from_size, to_size);
         let hashes = proof_hashes(self.db, &signed.tree, nodes).await;
-        let hashes = self.guard.contain(signed.tree.org_id.0, hashes).await?;
-        Ok(ConsistencyProof { to_size, hashes: hashes.into_iter().map(|it| it.to_vec()).collect() })
+        self.guard.contain(signed.tree.org_id.0, hashes).await
     }
 
     /// Proves that a checkpoint is in the suite tree. `None` while the newest checkpoint of the suite tree

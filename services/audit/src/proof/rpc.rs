@@ -1,22 +1,19 @@
-//! gRPC surface of `LogService`: checkpoints, proofs, cosignatures and verifier keys.
+//! gRPC surface of `LogService`: checkpoints, proofs and verifier keys.
 
 use std::sync::Arc;
 
 use api::audit::{self as pb, log_service_server::LogService};
-use chassis::{Access, Call, Db, Error, Reply, Tx, reply, timestamp};
+use chassis::{Access, Call, Db, Error, Reply, reply, timestamp};
 use tonic::Request;
+use verifier::witness::WitnessPolicy;
 
 use super::{
-    cosign::CosignedCheckpoint,
     not_yet_signed,
     prove::{EntryProof, Prover},
     store,
 };
 use crate::{
-    db_int::to_db_int,
-    integrity::guard::LogGuard,
-    leaf_codec::LeafCodec,
-    note::{CheckpointSigner, Witness},
+    db_int::to_db_int, integrity::guard::LogGuard, leaf_codec::LeafCodec, note::CheckpointSigner,
     tree::SUITE_TREE,
 };
 
@@ -26,7 +23,8 @@ pub(crate) struct Rpc {
     pub(crate) guard: LogGuard,
     pub(crate) signer: Arc<CheckpointSigner>,
     pub(crate) codec: Arc<LeafCodec>,
-    pub(crate) witnesses: Vec<Witness>,
+    /// Witnesses whose cosignatures published checkpoints have.
+    pub(crate) policy: Option<Arc<WitnessPolicy>>,
 }
 
 impl Rpc {
@@ -61,8 +59,8 @@ impl LogService for Rpc {
         let grant = self.access.org(&call, &call.message.org_id).await?;
         let event_id = chassis::id::parse("event_id", &call.message.event_id)?;
         let proof = self.prover().entry(&self.codec, grant.org_id(), event_id).await?;
-        let EntryProof { index, leaf, hashes, checkpoint, keys } = proof;
-        reply(pb::GetInclusionProofResponse { index, leaf, hashes, checkpoint, keys })
+        let EntryProof { index, leaf, hashes, checkpoint, keys, suite } = proof;
+        reply(pb::GetInclusionProofResponse { index, leaf, hashes, checkpoint, keys, suite })
     }
 
     async fn get_receipt(
@@ -75,8 +73,8 @@ impl LogService for Rpc {
         let org_id = store::org_of_event(&self.db, event_id, &actor_id).await?;
         let org_id = org_id.ok_or(Error::NotFound("entry"))?;
         let proof = self.prover().entry(&self.codec, org_id, event_id).await?;
-        let EntryProof { index, leaf, hashes, checkpoint, keys } = proof;
-        reply(pb::GetReceiptResponse { index, leaf, hashes, checkpoint, keys })
+        let EntryProof { index, leaf, hashes, checkpoint, keys, suite } = proof;
+        reply(pb::GetReceiptResponse { index, leaf, hashes, checkpoint, keys, suite })
     }
 
     async fn get_consistency_proof(
@@ -101,17 +99,12 @@ impl LogService for Rpc {
         request: Request<pb::GetSuiteCheckpointRequest>,
     ) -> Reply<pb::GetSuiteCheckpointResponse> {
         Call::of(request)?;
-        let witnessed_checkpoint = store::latest_cosigned(&self.db).await?.unwrap_or_default();
         let Some(signed) = self.prover().signed_tree(SUITE_TREE).await? else {
-            return reply(pb::GetSuiteCheckpointResponse {
-                witnessed_checkpoint,
-                ..Default::default()
-            });
+            return reply(pb::GetSuiteCheckpointResponse::default());
         };
         reply(pb::GetSuiteCheckpointResponse {
             checkpoint: signed.note,
             sign_time: signed.signed_at.map(timestamp),
-            witnessed_checkpoint,
         })
     }
 
@@ -131,29 +124,15 @@ impl LogService for Rpc {
         })
     }
 
-    async fn add_cosignature(
-        &self,
-        request: Request<pb::AddCosignatureRequest>,
-    ) -> Reply<pb::AddCosignatureResponse> {
-        let call = Call::of(request)?;
-        let note = &call.message.checkpoint;
-        let cosigned = CosignedCheckpoint::verify(note, &self.signer, &self.witnesses)?;
-        let store = async |tx: &mut Tx| {
-            let witnesses = cosigned.store(tx, &self.witnesses).await?;
-            let witnesses = i32::try_from(witnesses).unwrap_or(i32::MAX);
-            Ok(pb::AddCosignatureResponse { witnesses })
-        };
-        reply(self.db.write(&call, store).await?)
-    }
-
     async fn get_verifier_keys(
         &self,
         request: Request<pb::GetVerifierKeysRequest>,
     ) -> Reply<pb::GetVerifierKeysResponse> {
         Call::of(request)?;
+        let witnesses = self.policy.iter().flat_map(|it| it.witnesses());
         reply(pb::GetVerifierKeysResponse {
             verifier_keys: self.signer.verifier_keys(),
-            witness_keys: self.witnesses.iter().map(|it| it.verifier_key.clone()).collect(),
+            witness_keys: witnesses.map(|it| it.verifier_key.clone()).collect(),
         })
     }
 }

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chassis::{Db, OrgId, Result, Tx};
+use chassis::{Db, OrgId, Result};
 use sqlx::{query, query_as};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     damage::Damage,
-    db_int::from_db_int,
+    db_int::{from_db_int, to_db_int},
     head_journal::{SignedHeads, TreeHead},
     integrity::{check_edge, check_size},
     note,
+    publication::{CosignedCheckpoint, Publication},
     subject_key::store::StoredKey,
     tile::{TileHashes, TileId},
     tree::{self, SUITE_TREE, Tree},
@@ -56,6 +57,22 @@ impl StoredHead {
         Ok(tree)
     }
 
+    /// Sets the newest checkpoint of the suite tree to the newest cosigned one. Fails if the tree does not
+    /// continue it.
+    fn set_cosigned(
+        &mut self,
+        newest: Option<&CosignedCheckpoint>,
+        tree: &Tree,
+    ) -> Result<(), Damage> {
+        let Some(CosignedCheckpoint { size, note, cosigned_at }) = newest else { return Ok(()) };
+        let head = note::unverified_head(note).ok_or(Damage::InvalidCheckpoint)?;
+        check_edge(Some(head), &tree.edge)?;
+        self.signed = i64::try_from(*size).map_err(|_| Damage::InvalidCheckpoint)?;
+        self.note.clone_from(note);
+        self.signed_at = Some(*cosigned_at);
+        Ok(())
+    }
+
     /// Returns the tree with its newest checkpoint, after a comparison with `head`.
     pub(super) fn signed_tree(self, tree: Tree, head: Option<TreeHead>) -> Result<SignedTree> {
         let size = from_db_int(self.signed)?;
@@ -75,26 +92,42 @@ impl StoredHead {
     }
 }
 
-/// Returns the tree of an organization; `None` if it has no log yet. Fails with [`Damage`] if it is in
-/// quarantine, or does not continue the newest head that this replica has seen signed.
+/// Returns the tree of an organization with its newest published checkpoint; `None` if it has no log yet.
+/// Fails with [`Damage`] if it is in quarantine, or does not continue the newest head that this replica has
+/// seen signed.
 pub(crate) async fn signed_tree(
     db: &Db,
     heads: &SignedHeads,
     org_id: OrgId,
+    publication: &Publication,
 ) -> Result<Option<SignedTree>> {
     let head = heads.head(org_id.0);
+    let published = publication.suite_size().map(to_db_int).transpose()?;
     let row = query_as!(
         StoredHead,
-        r#"select org_id as "org_id: OrgId", number, size, edge, signed, note, signed_at, suite_index,
+        r#"select org_id as "org_id: OrgId", number, tree.size, edge,
+                  case when $2::bigint is null then signed else coalesce(published.size, 0) end as "signed!",
+                  case when $2 is null then note else coalesce(leaf, '') end as "note!",
+                  case when $2 is null then tree.signed_at else published.signed_at end as signed_at,
+                  case when $2 is null then suite_index else index end as suite_index,
                   cause as "cause?", detail as "detail?"
-           from tree left join quarantine using (org_id) where org_id = $1"#,
-        org_id.0
+           from tree left join quarantine using (org_id)
+           left join lateral (
+               select size, leaf, signed_at, index from checkpoint
+               where checkpoint.tree = tree.number and index < $2 order by checkpoint.size desc limit 1
+           ) as published on true
+           where org_id = $1"#,
+        org_id.0,
+        published
     );
     let Some(mut stored) = row.fetch_optional(db.pool()).await? else {
         check_size(head, 0)?;
         return Ok(None);
     };
     let tree = stored.tree(head)?;
+    if let (SUITE_TREE, Publication::Cosigned(newest)) = (org_id, publication) {
+        stored.set_cosigned(newest.as_ref(), &tree)?;
+    }
     Ok(Some(stored.signed_tree(tree, head)?))
 }
 
@@ -118,20 +151,33 @@ pub(super) struct ProvableEntry {
     pub(super) keys: Vec<StoredKey>,
 }
 
-/// Returns an entry by its event, with everything that its inclusion proof takes.
+/// Returns an entry by its event, with everything that its inclusion proof takes. Only checkpoints among the
+/// first `published` leaves of the suite tree count, if that is limited.
 pub(super) async fn provable_entry(
     db: &Db,
     log_name: &str,
     org_id: OrgId,
     event_id: Uuid,
+    published: Option<u64>,
 ) -> Result<Option<ProvableEntry>> {
+    let published = published.map(to_db_int).transpose()?;
     // The siblings of a path are in the tiles of the path, except for the last one, which is not complete:
     // its parts are in the tiles at the end of the signed entries.
     let row = query!(
         r#"with stored as (
-               select number, size, edge, signed, note, signed_at, suite_index, purged_before, days, cause,
-                      detail, exists (select from signing_stop where log_name = $3) as is_stopped
+               select number, tree.size, edge,
+                      case when $4::bigint is null then signed else coalesce(published.size, 0) end as signed,
+                      case when $4 is null then note else coalesce(leaf, '') end as note,
+                      case when $4 is null then tree.signed_at else published.signed_at end as signed_at,
+                      case when $4 is null then suite_index else index end as suite_index,
+                      purged_before, days, cause, detail,
+                      exists (select from signing_stop where log_name = $3) as is_stopped
                from tree left join retention using (plan) left join quarantine using (org_id)
+               left join lateral (
+                   select size, leaf, signed_at, index from checkpoint
+                   where checkpoint.tree = tree.number and index < $4
+                   order by checkpoint.size desc limit 1
+               ) as published on true
                where org_id = $1
            ), found as (
                select index, leaf, received_at, actor, resource from entry
@@ -143,8 +189,9 @@ pub(super) async fn provable_entry(
                    from term where term.number in (actor, resource)) as people
                from found
            )
-           select found.index, leaf, received_at, number, size, edge, signed, note, signed_at, suite_index,
-                  purged_before, days as "days?", cause as "cause?", detail as "detail?",
+           select found.index, leaf, received_at, number, size, edge, signed as "signed!", note as "note!",
+                  signed_at, suite_index, purged_before, days as "days?", cause as "cause?",
+                  detail as "detail?",
                   is_stopped as "is_stopped!", levels, indexes, hashes, people as "people!", key_people, keys,
                   are_interim
            from stored cross join found cross join named
@@ -170,6 +217,7 @@ pub(super) async fn provable_entry(
         org_id.0,
         event_id,
         log_name,
+        published,
     );
     let Some(row) = row.fetch_optional(db.pool()).await? else { return Ok(None) };
     let tiles = tile_rows(row.levels, row.indexes, row.hashes);
@@ -232,36 +280,4 @@ pub(super) async fn org_of_event(db: &Db, event_id: Uuid, actor_id: &str) -> Res
         actor_id
     );
     Ok(row.fetch_optional(db.pool()).await?.map(|it| OrgId(it.org_id)))
-}
-
-/// Returns the newest checkpoint of the suite tree that has cosignatures.
-pub(super) async fn latest_cosigned(db: &Db) -> Result<Option<String>> {
-    let row = query!("select note from cosigned order by size desc limit 1");
-    Ok(row.fetch_optional(db.pool()).await?.map(|it| it.note))
-}
-
-/// Returns the checkpoint of the suite tree at a size with its cosignatures, locked until the end of the
-/// transaction.
-pub(super) async fn lock_cosigned(tx: &mut Tx, size: i64) -> Result<Option<String>> {
-    // Serializes updates, so that concurrent cosignatures do not overwrite each other.
-    query!("select number from tree where org_id = $1 for update", SUITE_TREE.0)
-        .fetch_optional(tx.conn())
-        .await?;
-    let row = query!("select note from cosigned where size = $1", size);
-    Ok(row.fetch_optional(tx.conn()).await?.map(|it| it.note))
-}
-
-/// Stores a checkpoint of the suite tree with its cosignatures.
-pub(super) async fn upsert_cosigned(tx: &mut Tx, size: i64, note: &str) -> Result<()> {
-    let now = tx.now;
-    query!(
-        "insert into cosigned (size, note, signed_at) values ($1, $2, $3)
-         on conflict (size) do update set note = excluded.note",
-        size,
-        note,
-        now
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
 }

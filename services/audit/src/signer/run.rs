@@ -10,6 +10,7 @@ use std::{
 
 use chassis::{Db, Tx};
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use verifier::{Pins, note::VerifierKey};
@@ -25,6 +26,7 @@ use crate::{
     head_journal::{JournalFile, TreeHead},
     integrity::guard::LogGuard,
     note::CheckpointSigner,
+    publication::SuiteCheckpoint,
     tree::{SUITE_TREE, SUITE_TREE_NAME, Tree, tree_name},
 };
 
@@ -51,6 +53,7 @@ struct SigningLoop {
     recorder: HeadRecorder,
     lease: Lease,
     poll_interval: Duration,
+    checkpoints: Option<watch::Sender<Option<SuiteCheckpoint>>>,
     last_alarm: Option<Instant>,
     last_measurement: Option<Instant>,
 }
@@ -65,12 +68,15 @@ pub(crate) struct SigningConfig {
     pub(crate) data_dir: PathBuf,
     /// True if no other process changes the database.
     pub(crate) is_only_process: bool,
+    /// Channel for the signed checkpoints of the suite tree, if witnesses cosign them.
+    pub(crate) checkpoints: Option<watch::Sender<Option<SuiteCheckpoint>>>,
 }
 
 /// Signs until `stop`. Fails, which ends the process, if the database has fewer entries than were signed. Any
 /// other failure, also of the first step, is repeated.
 pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyhow::Result<()> {
-    let SigningConfig { db, guard, signer, verifier_keys, data_dir, is_only_process } = config;
+    let SigningConfig { db, guard, signer, verifier_keys, data_dir, is_only_process, checkpoints } =
+        config;
     let journal = JournalFile::open(&data_dir, guard.heads.clone())?;
     let keys = verifier_keys.iter().map(|it| VerifierKey::parse(it)).collect::<Result<_, _>>()?;
     let mut signing = SigningLoop {
@@ -79,13 +85,14 @@ pub(crate) async fn run(config: SigningConfig, stop: CancellationToken) -> anyho
             db: db.clone(),
             guard: guard.clone(),
             signer: signer.clone(),
-            pins: Pins { keys, org_id: None },
+            pins: Pins { keys, ..Pins::default() },
         },
         db: db.clone(),
         guard,
         signer,
         journal,
         poll_interval: if is_only_process { LOCAL_POLL_INTERVAL } else { POLL_INTERVAL },
+        checkpoints,
         last_alarm: None,
         last_measurement: None,
     };
@@ -217,16 +224,32 @@ impl SigningLoop {
     /// if it had grown.
     async fn sign_suite_tree(&mut self, fence: Fence) -> anyhow::Result<bool> {
         let suite = self.guard.contain(SUITE_TREE.0, store::suite_tree(&self.db).await).await?;
-        let Some(suite) = suite.filter(|it| it.signed < it.tree.edge.size()) else {
+        let Some(suite) = suite else { return Ok(false) };
+        if suite.signed >= suite.tree.edge.size() {
+            // Of an earlier process, or of a replica that held the lease before.
+            self.submit(suite.signed, &suite.note);
             return Ok(false);
-        };
+        }
         let Some(head) = self.next_head(&suite.tree).await? else { return Ok(false) };
         self.journal.record(&[(SUITE_TREE.0, head)])?;
         let note = self.signer.sign(SUITE_TREE_NAME, head.size, &head.root);
         let store =
             async |tx: &mut Tx| store::set_suite_checkpoint(tx, fence, head.size, &note).await;
         self.db.write_as_system("signer", store).await?;
+        self.submit(head.size, &note);
         Ok(true)
+    }
+
+    /// Passes the newest checkpoint of the suite tree on to the witnesses.
+    fn submit(&self, size: u64, note: &str) {
+        let Some(checkpoints) = &self.checkpoints else { return };
+        checkpoints.send_if_modified(|newest| {
+            let is_new = newest.as_ref().is_none_or(|it| it.size != size);
+            if is_new {
+                *newest = Some(SuiteCheckpoint { size, note: note.to_owned() });
+            }
+            is_new
+        });
     }
 
     /// Returns the head of a tree, after a comparison of its new entries and of its signed head with the

@@ -4,7 +4,8 @@
 use std::{io::Write, sync::Arc, time::Duration};
 
 use api::audit::{
-    GetCheckpointRequest, GetSuiteCheckpointRequest, log_service_client::LogServiceClient,
+    GetCheckpointRequest, GetSuiteCheckpointRequest, SuiteProof,
+    log_service_client::LogServiceClient,
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use chassis::{Db, OrgId, channel::ServiceChannel};
@@ -19,6 +20,7 @@ use tonic_types::StatusExt;
 use super::{
     Resource, TileRange, parse_canonical,
     resource::{Bundle, HiddenEntries, TileReader},
+    suite_proof,
 };
 use crate::{
     integrity::guard::LogGuard,
@@ -51,6 +53,15 @@ pub(crate) struct Tiles {
     /// True if the tree of the suite is public.
     publishes_suite: bool,
     reads: Semaphore,
+}
+
+/// The newest checkpoint of a log.
+#[derive(Default)]
+struct NewestCheckpoint {
+    /// Signed note; empty if there is none yet.
+    note: String,
+    /// Proof that it is in the tree of the suite; none of that tree itself.
+    suite: Option<SuiteProof>,
 }
 
 /// Content of a resource.
@@ -89,23 +100,28 @@ impl Tiles {
         }
         let path = request.path.trim_start_matches(PATHS[0]);
         let (log, path) = path.split_once('/').unwrap_or((path, ""));
-        let checkpoint = self.authorize(request, log).await?;
+        let newest = self.authorize(request, log).await?;
         let resource = Resource::parse(path);
         let resource = resource.map_err(|it| refuse(StatusCode::BAD_REQUEST, &it.to_string()))?;
-        if checkpoint.is_empty() {
+        if newest.note.is_empty() {
             let status = Status::from(proof::not_yet_signed());
             return Err(refuse(StatusCode::NOT_FOUND, status.message()));
         }
         let content = match resource {
-            Resource::Checkpoint => Content::Checkpoint(checkpoint),
+            Resource::Checkpoint => Content::Checkpoint(newest.note),
+            Resource::SuiteProof => Content::Checkpoint(suite_proof(&newest)?),
             _ => self.read(request, log, resource).await?,
         };
         let is_public = log == SUITE_TREE_NAME;
         found(content, is_public, request).await
     }
 
-    /// Returns the newest checkpoint of a log, if the caller may read it; empty if there is none yet.
-    async fn authorize(&self, request: &PageRequest, log: &str) -> Result<String, Refused> {
+    /// Returns the newest checkpoint of a log, if the caller may read it.
+    async fn authorize(
+        &self,
+        request: &PageRequest,
+        log: &str,
+    ) -> Result<NewestCheckpoint, Refused> {
         let mut service = LogServiceClient::new(self.audit.clone());
         if log == SUITE_TREE_NAME {
             if !self.publishes_suite {
@@ -113,11 +129,13 @@ impl Tiles {
                 return Err(refuse(StatusCode::NOT_FOUND, text));
             }
             let message = request.forward(GetSuiteCheckpointRequest {}, None);
-            return Ok(service.get_suite_checkpoint(message).await?.into_inner().checkpoint);
+            let note = service.get_suite_checkpoint(message).await?.into_inner().checkpoint;
+            return Ok(NewestCheckpoint { note, suite: None });
         }
         let message = GetCheckpointRequest { org_id: log.to_owned() };
         let message = request.forward(message, request.bearer());
-        Ok(service.get_checkpoint(message).await?.into_inner().checkpoint)
+        let found = service.get_checkpoint(message).await?.into_inner();
+        Ok(NewestCheckpoint { note: found.checkpoint, suite: found.suite })
     }
 
     /// Reads a tile or a bundle of a log that the caller may read.
@@ -153,7 +171,9 @@ impl Tiles {
                     Bundle::Incomplete(hidden) => Err(incomplete(hidden)),
                 }
             }
-            Resource::Checkpoint => Err(refuse(StatusCode::NOT_FOUND, "there is no tile here")),
+            Resource::Checkpoint | Resource::SuiteProof => {
+                Err(refuse(StatusCode::NOT_FOUND, "there is no tile here"))
+            }
         }
     }
 }
@@ -163,6 +183,14 @@ impl PageHandler for Tiles {
     async fn handle(&self, request: PageRequest) -> Page {
         self.respond(&request).await.unwrap_or_else(|Refused(page)| *page)
     }
+}
+
+/// Returns the text of the proof that a checkpoint is in the tree of the suite.
+fn suite_proof(newest: &NewestCheckpoint) -> Result<String, Refused> {
+    let text = "there is no proof that the checkpoint is in the tree of the suite; retry in a second, \
+                and note that this tree itself has none";
+    let proof = newest.suite.as_ref().ok_or_else(|| refuse(StatusCode::NOT_FOUND, text))?;
+    Ok(suite_proof::format(&newest.note, proof.index, &proof.hashes, &proof.checkpoint))
 }
 
 /// Returns the entries of a bundle that are requested: all, or with the query `first=<index>` those from an

@@ -120,6 +120,7 @@ impl Scenario<'_> {
         let pins = Pins {
             keys: vec![VerifierKey::parse(&verifier_key)?],
             org_id: Some(sample.org_id.clone()),
+            ..Pins::default()
         };
         let (checkpoint, entry) = receipt.verify(&pins)?;
         self.console.print_line(&format!(

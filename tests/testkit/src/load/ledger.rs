@@ -102,7 +102,7 @@ impl Ledger {
         let mut log = LogServiceClient::new(channel.clone());
         let keys = log.get_verifier_keys(GetVerifierKeysRequest {}).await?.into_inner();
         let keys = keys.verifier_keys.iter().map(|it| VerifierKey::parse(it).unwrap()).collect();
-        let pins = Pins { keys, org_id: Some(org_id.clone()) };
+        let pins = Pins { keys, org_id: Some(org_id.clone()), ..Pins::default() };
         let request = ExportEntriesRequest {
             org_id: org_id.clone(),
             format: ExportFormat::Bundle.into(),

@@ -38,7 +38,7 @@ pub(super) fn host(
         webhook_dns: options.webhook_dns,
         cloudflare_url: options.cloudflare_url.clone().unwrap_or(defaults.cloudflare_url.clone()),
         fsck_interval_s: options.fsck_interval_s,
-        audit_witness_keys: options.witness_keys.clone(),
+        audit_witnesses: options.witnesses.clone(),
         nats_url: options.nats_url.clone(),
         smtp_url: options.smtp_url.clone().map(Into::into),
         local_repositories: true,
