@@ -3,6 +3,7 @@
 //! names contain NAME.
 
 mod audit_log;
+mod bare_log_server;
 mod bare_server;
 mod check;
 mod environments;

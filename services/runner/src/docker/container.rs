@@ -197,8 +197,8 @@ impl Docker {
         }
     }
 
-    /// Returns the state of a container; `None` if it does not exist. If its program was killed, waits for the
-    /// event that says whether this was because of the memory limit.
+    /// Returns the state of a container; `None` if it does not exist. If its program was killed, waits for
+    /// the event that says whether this was because of the memory limit.
     pub(crate) async fn container_state(&self, id: &str) -> Result<Option<ContainerState>> {
         let polls = OOM_EVENT_TIMEOUT.as_millis() / OOM_EVENT_POLL_INTERVAL.as_millis();
         for _ in 0..polls {

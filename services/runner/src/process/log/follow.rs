@@ -95,10 +95,11 @@ impl LogReader<'_> {
         Ok(places)
     }
 
-    /// Sends the selected lines that a log has now. A program may print more than is read meanwhile.
+    /// Sends the selected lines that a log has now, and at most as much again: a program may print faster than
+    /// its lines are read.
     async fn send_stored(&self, start: &Arc<StartLog>) -> Result<Place> {
         let mut place = Place::Begin;
-        let mut remaining = usize::try_from(start.open.log.bytes())?;
+        let mut remaining = usize::try_from(start.open.log.bytes())?.saturating_mul(2);
         while remaining > 0
             && let Some(part) = start.open.read(place.position(), start.selection.start).await?
         {

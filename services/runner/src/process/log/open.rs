@@ -194,8 +194,8 @@ mod tests {
     use crate::process::{
         directory::EnvironmentDir,
         log::{
-            StartOfProgram,
-            follow::follow_start,
+            LogReader, StartOfProgram,
+            follow::{Place, follow_start},
             query::{LineSink, Selection, StartLog},
         },
     };
@@ -233,7 +233,7 @@ mod tests {
             let (sender, lines) = channel(1);
             let selection = Selection { start: None, end: None, contains: String::new() };
             let start = Arc::new(StartLog::new(self.logs.open(self.log.clone()), selection));
-            (follow_start(start, None, Default::default(), LineSink::new(sender)), lines)
+            (follow_start(start, None, Place::Begin, LineSink::new(sender)), lines)
         }
     }
 
@@ -301,6 +301,31 @@ mod tests {
         let behind = Position { offset: 0, ..first.end };
         let part = one.read_shared(Some(behind)).await.unwrap().unwrap();
         assert_eq!((part.end, &part.bytes), (first.end, &first.bytes));
+    }
+
+    /// The rests of lines that continue in the next file, which are read twice, do not shorten what is read.
+    #[tokio::test]
+    async fn a_log_is_read_to_its_end() {
+        let scene = Scene::new();
+        let rest = "x".repeat(90 << 10);
+        for number in 0..10 {
+            let name = format!("@400000006b0a76d{number}10ed1394.s");
+            let text = format!("{rest}\n@400000006b0a76d210ed1394 begin of {number}");
+            std::fs::write(scene.log.path.join(name), text).unwrap();
+        }
+        std::fs::write(scene.log.path.join(CURRENT), format!("{rest}\n")).unwrap();
+        scene.print("last");
+        let (sender, mut batches) = channel(100);
+        let reader = LogReader {
+            environment: &EnvironmentDir::new(scene.folder.path(), ID).unwrap(),
+            engine: None,
+            open_logs: &scene.logs,
+            query: &api::project::LogQuery::default(),
+            sink: LineSink::new(sender),
+        };
+        reader.run().await.unwrap();
+        let lines = receive(&mut batches, "last").await;
+        assert_eq!(lines.len(), 11);
     }
 
     /// A line that is longer than a part is read as a whole.
