@@ -76,9 +76,6 @@ impl Host {
             background.spawn(tls.clone().reload_changes(stop_background.clone()));
         }
         database::measure_connections(self.databases().cloned().collect());
-        for db in self.databases() {
-            background.spawn(db.clone().close_surplus_connections(stop_background.clone()));
-        }
         self.start_admin(&stop_background, &background)?;
         let stack = Arc::new(self.stack(rules.clone(), denials)?);
         self.set_targets(&stack, tls.as_ref(), &rules)?;
@@ -288,6 +285,7 @@ impl Host {
                 .spawn(database::keep_clock_synchronized(db.clone(), stop_background.clone()));
         }
         for (db, _) in &self.databases {
+            background.spawn(db.clone().close_surplus_connections(stop_background.clone()));
             let plan = self.retention.remove(db.name()).unwrap_or_default();
             background.spawn(retention::run(db.clone(), plan, stop_background.clone()));
             let columns = self.sealed_columns.remove(db.name()).unwrap_or_default();

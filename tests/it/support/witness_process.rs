@@ -47,7 +47,7 @@ impl WitnessProcess {
         let output = witness.output();
         let key = output.lines().next().unwrap();
         assert_eq!(WitnessKey::parse(key).unwrap().name(), name);
-        witness.key = key.to_owned();
+        key.clone_into(&mut witness.key);
         witness
     }
 

@@ -149,18 +149,15 @@ impl Cosigner {
         if head.size == 0 && head.root != RootBuilder::default().root() {
             return Err(Refusal::Inconsistent("the root of the empty tree is wrong"));
         }
-        match newest_head {
-            Some(it) if it.size > 0 => {
-                if !verify_consistency(it.size, &it.root, head.size, &head.root, &proof) {
-                    return Err(Refusal::Inconsistent(
-                        "the checkpoint does not continue the newest cosigned one",
-                    ));
-                }
-            }
-            _ if !proof.is_empty() => {
-                return Err(Refusal::Inconsistent("the proof from size 0 must be empty"));
-            }
-            _ => {}
+        let (continues, refusal) = match newest_head.filter(|it| it.size > 0) {
+            Some(it) => (
+                verify_consistency(it.size, &it.root, head.size, &head.root, &proof),
+                "the checkpoint does not continue the newest cosigned one",
+            ),
+            None => (proof.is_empty(), "the proof from size 0 must be empty"),
+        };
+        if !continues {
+            return Err(Refusal::Inconsistent(refusal));
         }
         Ok(Checked { signed, newest })
     }
