@@ -3,8 +3,8 @@
 mod connection;
 pub mod deployment_key;
 mod failover;
+mod open_connections;
 mod pool;
-mod surplus;
 mod tx;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
+pub use self::open_connections::Connections;
 use self::{connection::TxConnection, failover::Failover, pool::LazyPools};
 use crate::{
     Result, access,
@@ -51,15 +52,6 @@ pub struct Db {
 /// Interval at which jobs look for work without a wake-up if no other process queues work: an idle
 /// installation runs few statements.
 const ONLY_PROCESS_POLL_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Open connections of a service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Connections {
-    /// Connections that run a statement or have an open transaction.
-    pub used: u64,
-    /// Connections that wait for work.
-    pub idle: u64,
-}
 
 /// An open transaction. Its writes and its events commit together, or not at all.
 pub struct Tx {
@@ -165,22 +157,6 @@ impl Db {
     /// Connection pool for reads outside transactions.
     pub fn pool(&self) -> &PgPool {
         &self.pools.get().reads
-    }
-
-    /// Counts the open connections, for metrics. None are open before the first use.
-    pub fn connections(&self) -> Connections {
-        let Some(pools) = self.pools.used() else { return Connections::default() };
-        let idle = pools.reads.num_idle() + pools.writes.num_idle();
-        let open = u64::from(pools.reads.size()) + u64::from(pools.writes.size());
-        let idle = u64::try_from(idle).unwrap_or(u64::MAX).min(open);
-        Connections { used: open - idle, idle }
-    }
-
-    /// Closes every connection.
-    pub async fn close(&self) {
-        let pools = self.pools.get();
-        pools.reads.close().await;
-        pools.writes.close().await;
     }
 
     /// Faults that a test injects.

@@ -26,7 +26,7 @@ impl Daemon {
         }
         let port = ReservedPort::new();
         let log = std::fs::File::create(folder.path().join("log")).expect("the log file");
-        let child = Command::new(program(name))
+        let child = daemon_command(name)
             .current_dir(folder.path())
             .arg(format!("--web.listen-address=127.0.0.1:{}", port.number()))
             .args(arguments)
@@ -57,10 +57,25 @@ impl Drop for Daemon {
     }
 }
 
+/// Directory `/usr` of the unpacked packages.
+fn usr() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the checkout");
+    root.join(".tools/prometheus/usr")
+}
+
+/// A program that finds the files of its package, which is unpacked only, below `/usr/share`: Debian's
+/// Alertmanager reads its templates there.
+fn daemon_command(name: &str) -> Command {
+    let mut command = Command::new("bwrap");
+    command.args(["--dev-bind", "/", "/", "--tmpfs", "/usr/share", "--ro-bind"]);
+    command.arg(usr().join("share/prometheus")).arg("/usr/share/prometheus");
+    command.arg("--die-with-parent").arg(program(name));
+    command
+}
+
 /// Path of a program of Prometheus or Alertmanager, which `cargo xtask test` installs.
 fn program(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the checkout");
-    let program = root.join(".tools/prometheus/usr/bin").join(name);
+    let program = usr().join("bin").join(name);
     assert!(program.exists(), "{name} is not installed; run `cargo xtask test`");
     program
 }

@@ -95,8 +95,8 @@ impl LogReader<'_> {
         Ok(places)
     }
 
-    /// Sends the selected lines that a log has now, and at most as much again: a program may print faster than
-    /// its lines are read.
+    /// Sends the selected lines that a log has now, and at most as much again: a program may print faster
+    /// than its lines are read.
     async fn send_stored(&self, start: &Arc<StartLog>) -> Result<Place> {
         let mut place = Place::Begin;
         let mut remaining = usize::try_from(start.open.log.bytes())?.saturating_mul(2);

@@ -1,5 +1,5 @@
-//! Closing of surplus connections. A pool uses its idle connections in turn, so after a burst none of them is
-//! idle for long, and a time-out of idle connections would close none.
+//! Open connections: their number, and the closing of surplus ones. A pool uses its idle connections in turn,
+//! so after a burst none of them is idle for long, and a time-out of idle connections would close none.
 
 use std::time::Duration;
 
@@ -8,12 +8,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::Db;
 
-/// Not a multiple of the jobs' intervals: their steps begin at the same time, and samples of that moment alone
-/// would count each job's connection.
+/// Not a multiple of the jobs' intervals: their steps begin at the same time, and samples of that moment
+/// alone would count each job's connection.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(3_700);
 
 /// Number of samples after which connections are closed: those that were not needed for a minute.
 const SAMPLES: u32 = 16;
+
+/// Open connections of a service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connections {
+    /// Connections that run a statement or have an open transaction.
+    pub used: u64,
+    /// Connections that wait for work.
+    pub idle: u64,
+}
 
 /// Connections of a pool that were in use lately.
 struct Usage {
@@ -47,6 +56,22 @@ impl Usage {
 }
 
 impl Db {
+    /// Counts the open connections, for metrics. None are open before the first use.
+    pub fn connections(&self) -> Connections {
+        let Some(pools) = self.pools.used() else { return Connections::default() };
+        let idle = pools.reads.num_idle() + pools.writes.num_idle();
+        let open = u64::from(pools.reads.size()) + u64::from(pools.writes.size());
+        let idle = u64::try_from(idle).unwrap_or(u64::MAX).min(open);
+        Connections { used: open - idle, idle }
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        let pools = self.pools.get();
+        pools.reads.close().await;
+        pools.writes.close().await;
+    }
+
     /// Closes connections that were not needed for a minute, until `stop`.
     pub async fn close_surplus_connections(self, stop: CancellationToken) {
         let pools = self.pools.get();
