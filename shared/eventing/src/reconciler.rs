@@ -19,8 +19,8 @@ use crate::{
     delivery::Delivery,
 };
 
-/// Interval of the comparison while there are events that the log has not confirmed, and shortest one. An event
-/// that the log lacks delays the later ones by no more than this and the limit for direct sending.
+/// Shortest interval of the comparison, and that while there are events that the log has not confirmed. An
+/// event that the log lacks delays the later ones by no more than this and the limit for direct sending.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval of the deletion of old events.

@@ -24,7 +24,8 @@ pub(crate) struct Health {
     database: DatabaseCheck,
 }
 
-/// Check of the database of a process, on a connection of its own: calls that wait for a pool do not delay it.
+/// Check of the database of a process, on a connection of its own: calls that wait for a pool do not delay
+/// it.
 struct DatabaseCheck {
     /// Schemas of the process, which are all in this database.
     schemas: Vec<Db>,
