@@ -27,6 +27,10 @@ mod cluster_secrets;
 pub mod demo;
 mod discovery;
 mod environment_arguments;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/input.rs"]
+#[expect(dead_code, reason = "each fuzz target uses a part of it")]
+mod fuzz_input;
 mod keys;
 mod local_runner;
 mod log_client;

@@ -24,7 +24,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval of the deletion of old events.
-const DELETE_INTERVAL: Duration = Duration::from_secs(60);
+const DELETE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Interval of a comparison of the whole outbox: a log that was restored from a backup lacks events that it
 /// had confirmed before.
@@ -191,7 +191,7 @@ impl OutboxReconciler {
         Duration::from_secs(u64::try_from(age).unwrap_or(0))
     }
 
-    /// Deletes old events that the log and all readers have, once in a minute.
+    /// Deletes old events that the log and all readers have, at most every 20 seconds.
     async fn delete_old(&mut self) -> anyhow::Result<()> {
         if self.deleted_at.is_some_and(|it| it.elapsed() < DELETE_INTERVAL) {
             return Ok(());

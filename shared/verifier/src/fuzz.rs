@@ -2,7 +2,7 @@
 
 #[path = "../../../tests/fuzz/input.rs"]
 #[expect(dead_code, reason = "each fuzz target uses a part of it")]
-mod input;
+pub(crate) mod input;
 
 use bolero::check;
 use serde_json::json;

@@ -87,4 +87,6 @@ fn id(name: &str, public: &[u8]) -> [u8; 4] {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -42,7 +42,33 @@ impl<'b> AddCheckpoint<'b> {
 
 #[cfg(test)]
 mod tests {
+    use bolero::check;
+
     use super::*;
+    use crate::fuzz_input::Input;
+
+    mod fuzz {
+        use super::*;
+
+        /// A body is refused, or is exactly what was parsed.
+        #[test]
+        fn a_body_has_one_form() {
+            let hash = BASE64.encode(&[7; 32]);
+            let samples = [
+                format!("old 12\n{hash}\n{hash}\n\nlog\n13\nroot\n\n\u{2014} log sig\n"),
+                "old 0\n\nlog\n1\nroot\n\n\u{2014} log sig\n".to_owned(),
+            ];
+            let samples = samples.map(String::into_bytes);
+            check!().with_type::<Input>().for_each(|input| {
+                let body = input.bytes(&samples);
+                let Ok(parsed) = AddCheckpoint::parse(&body) else { return };
+                let proof: String =
+                    parsed.proof.iter().map(|it| format!("{}\n", BASE64.encode(it))).collect();
+                let text = format!("old {}\n{proof}\n{}", parsed.old_size, parsed.checkpoint);
+                assert_eq!(body, text.as_bytes());
+            });
+        }
+    }
 
     #[test]
     fn a_body_has_a_size_a_proof_and_a_checkpoint() {

@@ -4,21 +4,22 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
 use super::*;
 
-const TEXT: &str = "log.example/suite\n2\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+pub(super) const TEXT: &str =
+    "log.example/suite\n2\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
 
 /// A witness for tests.
-struct TestWitness {
+pub(super) struct TestWitness {
     name: String,
     key: Ed25519KeyPair,
 }
 
 impl TestWitness {
-    fn new(seed: u8) -> Self {
+    pub(super) fn new(seed: u8) -> Self {
         let key = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
         Self { name: format!("w{seed}.example"), key }
     }
 
-    fn verifier_key(&self) -> String {
+    pub(super) fn verifier_key(&self) -> String {
         verifier_key(&self.name, self.key.public_key().as_ref())
     }
 
@@ -30,7 +31,7 @@ impl TestWitness {
 }
 
 /// A note with a line of the log, which nobody here verifies, and cosignatures.
-fn note(witnesses: &[&TestWitness]) -> String {
+pub(super) fn note(witnesses: &[&TestWitness]) -> String {
     let lines: String = witnesses.iter().map(|it| format!("{}\n", it.line(TEXT, 7))).collect();
     format!("{TEXT}\n\u{2014} log.example AAAAAAAA\n{lines}")
 }
