@@ -41,6 +41,10 @@ const OVERLAP_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of checks that wait for a response at the same time.
 const CHECKS_MAX: usize = 4;
 
+/// Time for which the connection of a check stays open after the time-out of a start: programs log an error
+/// if it is closed, so their output is quoted before.
+const QUOTE_TIME: Duration = Duration::from_secs(5);
+
 /// Longest wait of a report for the response to a check of a running program.
 const REPORT_WAIT: Duration = Duration::from_millis(200);
 
@@ -126,7 +130,8 @@ pub(super) async fn wait_until_healthy(
         let is_overdue = sent_at.elapsed() > OVERLAP_INTERVAL && checks.len() < CHECKS_MAX;
         if (checks.is_empty() || is_overdue) && Instant::now() >= next_at {
             sent_at = Instant::now();
-            checks.push(http::get_status(address, &launch.health, deadline - sent_at));
+            let timeout = deadline + QUOTE_TIME - sent_at;
+            checks.push(http::get_status(address, &launch.health, timeout));
         }
         tokio::select! {
             Some(Some(status)) = checks.next() => {
@@ -147,8 +152,9 @@ pub(super) async fn wait_until_healthy(
         }
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }
-    // Quoted before the program writes that it was stopped.
+    // Quoted before the program writes that it was stopped, or that a connection was closed.
     let output = program.quote(&launch.secrets()).await;
+    drop(checks);
     program.process().stop().await;
     match last_result {
         LastResult::NoResponse => bail!("no HTTP response on $HOST:$PORT ({address}); {output}"),

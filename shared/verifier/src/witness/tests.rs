@@ -23,7 +23,7 @@ impl TestWitness {
         verifier_key(&self.name, self.key.public_key().as_ref())
     }
 
-    fn line(&self, text: &str, time: u64) -> String {
+    pub(super) fn line(&self, text: &str, time: u64) -> String {
         let signature = self.key.sign(&cosigned_message(text, time));
         let public = self.key.public_key().as_ref();
         cosignature_line(&self.name, public, time, signature.as_ref())
