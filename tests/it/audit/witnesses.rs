@@ -172,7 +172,7 @@ async fn everything_that_is_published_is_cosigned() {
 }
 
 /// without enough witnesses no new head comes out, and the last one stays available. A witness that
-/// comes back, also one that has forgotten checkpoints, is told what it misses.
+/// comes back, also one that has forgotten checkpoints, gets the proof from where it stands.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_head_comes_out_without_the_quorum() {
     let mut witnessed = Witnessed::new(2).await;
