@@ -10,6 +10,7 @@
 //! | client of the administration API | `admin` |
 //! | certificates that Caddy presents | `presented_certificate` |
 //! | numbers and durations of requests | `access_log` |
+//! | files with the addresses of programs | `upstream` |
 
 pub(crate) mod access_log;
 mod admin;
@@ -17,6 +18,7 @@ pub(crate) mod arguments;
 mod configuration;
 mod page;
 pub(crate) mod presented_certificate;
+mod upstream;
 
 use std::{
     fs::{File, Permissions},
@@ -40,6 +42,7 @@ use crate::{certificate::CertificateStore, settings::ProxySettings};
 use access_log::AccessLog;
 use admin::Admin;
 use configuration::{Site, Version};
+use upstream::UpstreamFiles;
 
 pub(crate) use configuration::{PathUpstream, Route, Target, Upstreams};
 pub(crate) use page::Unavailable;
@@ -63,8 +66,8 @@ const ERROR_BYTES_MAX: usize = 500;
 const MIGRATE_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// Kernel setting: 1 lets a new connection have the port of an ended one after a second (2, the default of
-/// the kernel: of loopback only). Otherwise an environment gets less than 500 requests a second: each has a
-/// connection of its own, whose port is not used again for a minute if Caddy closes it first.
+/// the kernel: of loopback only). Otherwise an environment gets less than 500 requests a second where each has
+/// a connection of its own, whose port is not used again for a minute if Caddy closes it first.
 const REUSE_PORTS: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 
 /// Privileges of Caddy where the runner is root: an account of its own that may listen on ports below 1024,
@@ -90,6 +93,8 @@ pub(crate) struct Caddy {
     child: Option<Child>,
     /// Certificates that the runner has requested; `None`: Caddy requests them itself, or has none.
     certificates: Option<Arc<CertificateStore>>,
+    /// Files with the addresses of programs; `None`: they are in the configuration.
+    upstream_files: Option<UpstreamFiles>,
     /// Configuration that was loaded last.
     loaded: Option<Value>,
     /// Time before which no start is tried.
@@ -113,14 +118,18 @@ impl Caddy {
             tracing::warn!(
                 version = text,
                 "Caddy before 2.7 ends all web sockets whenever an environment is started, stopped or \
-                 deployed; install a newer one"
+                 deployed, and before 2.8 opens a connection to a program for each request; install a newer one"
             );
         }
+        let upstreams = folder.join("upstreams");
+        let upstreams = (version.reads_files() && upstream::is_valid_in_placeholder(&upstreams))
+            .then_some(upstreams);
         let site = Site {
             settings: settings.clone(),
             version,
             admin_socket: folder.join("run/admin.sock"),
             data: folder.join("data"),
+            upstreams,
         };
         if account.is_some() {
             // Waiting connections go on with the next configuration instead of being reset (Linux 5.14).
@@ -134,6 +143,9 @@ impl Caddy {
         create_directory(&folder, 0o711, None)?;
         create_directory(&folder.join("run"), 0o700, account)?;
         create_directory(&site.data, 0o700, account)?;
+        if let Some(upstreams) = &site.upstreams {
+            create_directory(upstreams, 0o755, None)?;
+        }
         let admin = Admin::new(site.admin_socket.clone());
         let version_file = folder.join("version");
         let has_changed = std::fs::read_to_string(&version_file).unwrap_or_default() != text;
@@ -148,6 +160,7 @@ impl Caddy {
         }
         std::fs::write(&version_file, text)?;
         Ok(Self {
+            upstream_files: site.upstreams.clone().map(UpstreamFiles::new),
             site,
             program: settings.caddy.clone(),
             folder,
@@ -165,8 +178,12 @@ impl Caddy {
     pub(crate) async fn apply(&mut self, routes: &[Route]) -> Result<()> {
         let certificates = self.certificates.as_ref().map(|it| it.all()).unwrap_or_default();
         let configuration = configuration::compute(&self.site, routes, &certificates);
+        if let Some(files) = &mut self.upstream_files {
+            files.write(routes)?;
+        }
+        let has_changed = self.loaded.as_ref() != Some(&configuration);
         let mut is_running = self.admin.is_listening().await;
-        if is_running && self.loaded.as_ref() != Some(&configuration) {
+        if is_running && has_changed {
             let loaded = self.admin.load(&configuration).await;
             // `load` kills a process that does not answer.
             is_running = self.admin.is_listening().await;
@@ -182,6 +199,9 @@ impl Caddy {
             self.paused_until = Instant::now();
         }
         self.loaded = Some(configuration);
+        if has_changed && let Some(files) = &mut self.upstream_files {
+            files.remove_others(routes)?;
+        }
         Ok(())
     }
 

@@ -19,8 +19,8 @@ use super::{
 
 pub(crate) const APPS_DOMAIN: &str = "apps.test";
 
-/// HTTP server in Perl, a process for each connection: responds with `page.txt` and the headers of the
-/// request. A web socket gets a text frame with the page for each frame that it sends.
+/// HTTP server in Perl that keeps connections, a process for each: responds with `page.txt` and the headers of
+/// the request. A web socket gets a text frame with the page for each frame that it sends.
 const SERVER: &str = r#"use IO::Socket::INET; use Digest::SHA 'sha1_base64';
 open(my $file, '<', 'page.txt') or die "$!"; my $page = join '', <$file>;
 my $server = IO::Socket::INET->new(
@@ -30,24 +30,26 @@ while (1) {
     my $client = $server->accept or next;
     if (fork) { close $client; next }
     close $server;
-    my ($headers, $key) = ('', '');
-    while (defined(my $line = <$client>)) {
-        last if $line =~ /^\r?\n$/;
-        $headers .= $line;
-        $key = $1 if $line =~ /^Sec-WebSocket-Key: (\S+)/i;
+    while (1) {
+        my ($headers, $key) = ('', '');
+        while (defined(my $line = <$client>)) {
+            last if $line =~ /^\r?\n$/;
+            $headers .= $line;
+            $key = $1 if $line =~ /^Sec-WebSocket-Key: (\S+)/i;
+        }
+        exit unless $headers;
+        if ($key) {
+            my $accept = sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11') . '=';
+            syswrite $client, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                . "Connection: Upgrade\r\nSec-WebSocket-Accept: $accept\r\n\r\n";
+            while (sysread $client, my $frame, 1024) { syswrite $client, "\x81" . chr(length $page) . $page }
+            exit;
+        }
+        exit 7 if $headers =~ m{^GET /end};
+        my $body = $page . $headers;
+        syswrite $client, "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\n\r\n$body";
+        exit if $headers =~ /^Connection: close/im;
     }
-    if ($key) {
-        my $accept = sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11') . '=';
-        syswrite $client, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-            . "Connection: Upgrade\r\nSec-WebSocket-Accept: $accept\r\n\r\n";
-        while (sysread $client, my $frame, 1024) { syswrite $client, "\x81" . chr(length $page) . $page }
-        exit;
-    }
-    exit 7 if $headers =~ m{^GET /end};
-    my $body = $page . $headers;
-    print $client "HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\n"
-        . "Connection: close\r\n\r\n$body";
-    exit;
 }
 "#;
 

@@ -19,6 +19,7 @@ use crate::{
     domains::DomainList,
     driver::{EnvironmentHostname, ProgressReporter},
     proxy::{PathUpstream, Route, Target, Unavailable, Upstreams},
+    recipe::PathRoute,
     settings::Tls,
 };
 
@@ -113,19 +114,17 @@ impl Processes {
         }
         let container = record.process.as_ref().and_then(ProcessTree::container);
         let upstreams = async {
-            let network = self.sandbox.network.attach(environment).await?;
-            let of_sandbox = SocketAddr::new(network.address, record.port);
-            let program = container.map_or(of_sandbox, |it| it.address);
-            let mut paths = vec![];
-            if container.is_some() {
-                for (served, route) in (1..).zip(self.path_routes(environment).await) {
-                    let upstream = SocketAddr::new(program.ip(), route.port);
-                    let address = self.sandbox.network.serve(&network, served, upstream).await?;
-                    paths.push(PathUpstream { path: route.path, address });
-                }
-            }
-            let address = self.sandbox.network.serve(&network, 0, program).await?;
-            anyhow::Ok(Upstreams { address, paths })
+            let Some(container) = container else {
+                let network = self.sandbox.network.attach(environment).await?;
+                let address = SocketAddr::new(network.address, record.port);
+                return anyhow::Ok(Upstreams { address, paths: vec![] });
+            };
+            let of_route = |it: PathRoute| PathUpstream {
+                address: SocketAddr::new(container.address.ip(), it.port),
+                path: it.path,
+            };
+            let paths = self.path_routes(environment).await.into_iter().map(of_route).collect();
+            Ok(Upstreams { address: container.address, paths })
         };
         match upstreams.await {
             Ok(upstreams) => Target::Program(upstreams),

@@ -25,9 +25,6 @@ use crate::{
 /// Name of the bridge, shared by all runners of this machine.
 const BRIDGE: &str = "tny0";
 
-/// Port of each environment's address to which the proxy connects.
-const SERVED_PORT: u16 = 80;
-
 /// Network of one environment.
 #[derive(Clone, Debug)]
 pub(super) struct EnvironmentNetwork {
@@ -62,8 +59,6 @@ pub(super) struct Namespaces {
     bind: IpAddr,
     /// Addresses of existing namespaces; locked while one is created.
     addresses: Mutex<HashMap<Uuid, Ipv4Addr>>,
-    /// Programs to which connections of the proxy are directed, by address of the environment and port.
-    served: Mutex<HashMap<(Ipv4Addr, u16), SocketAddr>>,
 }
 
 impl Network {
@@ -73,8 +68,8 @@ impl Network {
         if !geteuid().is_root() {
             return Self::Host { bind };
         }
-        let (addresses, served) = (Mutex::default(), Mutex::default());
-        let namespaces = Namespaces { settings: settings.clone(), bind, addresses, served };
+        let namespaces =
+            Namespaces { settings: settings.clone(), bind, addresses: Mutex::default() };
         match namespaces.set_up().await {
             Ok(()) => Self::Namespaces(Box::new(namespaces)),
             Err(error) => {
@@ -136,46 +131,10 @@ impl Network {
     /// Removes the network of an environment.
     pub(super) async fn detach(&self, environment: &EnvironmentDir) {
         if let Self::Namespaces(it) = self {
-            if let Some(address) = it.addresses.lock().await.remove(&environment.id()) {
-                let mut served = it.served.lock().await;
-                let ports: Vec<_> =
-                    served.keys().filter(|it| it.0 == address).map(|it| it.1).collect();
-                for port in ports {
-                    served.remove(&(address, port));
-                    let key = format!("{{ {address} . {port} }}");
-                    let _ = nft(&format!("delete element inet tenantry served {key}\n")).await;
-                }
-            }
+            it.addresses.lock().await.remove(&environment.id());
             let name = namespace_name(environment);
             let _ = run("ip", &["netns", "delete", &name]).await;
         }
-    }
-
-    /// Returns the address at which the proxy reaches a program. With networks of environments it is the same
-    /// for all programs of an environment, also in containers, so that the configuration of the proxy stays:
-    /// new connections go to this program (DNAT), open ones stay with theirs. `index`: 0 for the program,
-    /// others for further ports of it.
-    pub(super) async fn serve(
-        &self,
-        network: &EnvironmentNetwork,
-        index: u16,
-        program: SocketAddr,
-    ) -> Result<SocketAddr> {
-        let (Self::Namespaces(namespaces), IpAddr::V4(address)) = (self, network.address) else {
-            return Ok(program);
-        };
-        let mut served = namespaces.served.lock().await;
-        let port = SERVED_PORT + index;
-        if served.get(&(address, port)) != Some(&program) {
-            let key = format!("element inet tenantry served {{ {address} . {port}");
-            let add = format!("add {key} : {} . {} }}\n", program.ip(), program.port());
-            // One transaction, which fails if there is no element: no connection finds it missing.
-            if nft(&format!("delete {key} }}\n{add}")).await.is_err() {
-                nft(&add).await?;
-            }
-            served.insert((address, port), program);
-        }
-        Ok(SocketAddr::new(network.address, port))
     }
 
     /// Returns the network of an environment; `None` if there is none.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     access_log,
     page::{self, Unavailable},
+    upstream,
 };
 use crate::{
     certificate::Certificate,
@@ -25,6 +26,10 @@ const GRACE_PERIOD: &str = "30s";
 /// Time after a change of routes in which open web sockets can go on, of all environments: their own program
 /// ends them when it is replaced.
 const STREAM_CLOSE_DELAY: &str = "720h";
+
+/// Time after which a connection to a program that no request uses is closed. It is shorter than the time after
+/// which usual servers close it, because a request on a connection that is being closed fails.
+const IDLE_TIMEOUT: &str = "1s";
 
 /// Port of `https://`, which URLs omit.
 const HTTPS_PORT: u16 = 443;
@@ -77,6 +82,11 @@ impl Version {
     pub(super) fn delays_stream_close(self) -> bool {
         self >= Self(2, 7)
     }
+
+    /// Returns true if the address of an upstream can be read from a file for each request (`{file.*}`).
+    pub(super) fn reads_files(self) -> bool {
+        self >= Self(2, 8)
+    }
 }
 
 /// The parts of the configuration that do not depend on the routes.
@@ -87,12 +97,40 @@ pub(super) struct Site {
     pub(super) admin_socket: PathBuf,
     /// Directory of certificates, keys and logs.
     pub(super) data: PathBuf,
+    /// Directory of the files with the addresses of programs; `None`: they are in the configuration.
+    pub(super) upstreams: Option<PathBuf>,
 }
 
 impl Site {
     /// File of the access log.
     pub(super) fn access_log(&self) -> PathBuf {
         self.data.join("access.log")
+    }
+
+    /// Returns the handler of requests for a program. Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host` of
+    /// clients; other headers of this kind are removed.
+    fn reverse_proxy(&self, dial: String) -> Value {
+        // With an address in the configuration, a kept connection would lead to a replaced program.
+        let keep_alive = match self.upstreams {
+            Some(_) => json!({ "enabled": true, "idle_timeout": IDLE_TIMEOUT }),
+            None => json!({ "enabled": false }),
+        };
+        let mut handler = json!({
+            "handler": "reverse_proxy",
+            "upstreams": [{ "dial": dial }],
+            "load_balancing": { "try_duration": RETRY_DURATION, "try_interval": "100ms" },
+            "transport": {
+                "protocol": "http",
+                "dial_timeout": RETRY_DURATION,
+                "compression": false,
+                "keep_alive": keep_alive,
+            },
+            "headers": { "request": { "delete": ["Forwarded", "X-Real-Ip", "X-Forwarded-Port"] } },
+        });
+        if self.version.delays_stream_close() {
+            handler["stream_close_delay"] = json!(STREAM_CLOSE_DELAY);
+        }
+        handler
     }
 }
 
@@ -162,7 +200,7 @@ fn custom_domains(routes: &[Route]) -> BTreeSet<&String> {
 fn servers(site: &Site, routes: &[Route]) -> Value {
     let settings = &site.settings;
     let unknown_host = json!({ "handle": [page::unknown_host()] });
-    let mut programs: Vec<_> = routes.iter().map(|it| route(it, site.version)).collect();
+    let mut programs: Vec<_> = routes.iter().map(|it| route(site, it)).collect();
     programs.push(unknown_host.clone());
     let errors = json!({ "routes": [{ "handle": [Unavailable::NoConnection.handler()] }] });
     // HTTP/3 is not offered: a change of routes would end its open requests.
@@ -287,16 +325,20 @@ fn redirect(settings: &ProxySettings, hostnames: &[&String]) -> Value {
     })
 }
 
-fn route(route: &Route, version: Version) -> Value {
+fn route(site: &Site, route: &Route) -> Value {
     let handler = match &route.target {
-        Target::Program(upstreams) => program_handler(upstreams, version),
+        Target::Program(upstreams) => program_handler(site, route.environment_id, upstreams),
         Target::Unavailable(state) => state.handler(),
     };
     json!({ "match": [{ "host": route.hostnames }], "handle": [handler], "terminal": true })
 }
 
-fn program_handler(upstreams: &Upstreams, version: Version) -> Value {
-    let of_program = reverse_proxy(upstreams.address, version);
+fn program_handler(site: &Site, environment_id: Uuid, upstreams: &Upstreams) -> Value {
+    let dial = |address: SocketAddr, port| match &site.upstreams {
+        Some(folder) => upstream::placeholder(folder, environment_id, port),
+        None => address.to_string(),
+    };
+    let of_program = site.reverse_proxy(dial(upstreams.address, None));
     if upstreams.paths.is_empty() {
         return of_program;
     }
@@ -304,33 +346,12 @@ fn program_handler(upstreams: &Upstreams, version: Version) -> Value {
     for PathUpstream { path, address } in &upstreams.paths {
         routes.push(json!({
             "match": [{ "path": [path, format!("{path}/*")] }],
-            "handle": [reverse_proxy(*address, version)],
+            "handle": [site.reverse_proxy(dial(*address, Some(address.port())))],
             "terminal": true,
         }));
     }
     routes.push(json!({ "handle": [of_program] }));
     json!({ "handler": "subroute", "routes": routes })
-}
-
-/// Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host` of clients; other headers of this kind are removed.
-fn reverse_proxy(address: SocketAddr, version: Version) -> Value {
-    let mut handler = json!({
-        "handler": "reverse_proxy",
-        "upstreams": [{ "dial": address.to_string() }],
-        "load_balancing": { "try_duration": RETRY_DURATION, "try_interval": "100ms" },
-        "transport": {
-            "protocol": "http",
-            "dial_timeout": RETRY_DURATION,
-            "compression": false,
-            // A connection that is used again would lead to a replaced program.
-            "keep_alive": { "enabled": false },
-        },
-        "headers": { "request": { "delete": ["Forwarded", "X-Real-Ip", "X-Forwarded-Port"] } },
-    });
-    if version.delays_stream_close() {
-        handler["stream_close_delay"] = json!(STREAM_CLOSE_DELAY);
-    }
-    handler
 }
 
 #[cfg(test)]

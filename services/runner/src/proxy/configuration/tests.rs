@@ -11,7 +11,8 @@ fn site(tls: Tls) -> Site {
         tls,
     };
     let version = Version::parse("v2.11.7 h1:abc=").unwrap();
-    Site { settings, version, admin_socket: "/p/run/admin.sock".into(), data: "/p/data".into() }
+    let (admin_socket, data) = ("/p/run/admin.sock".into(), "/p/data".into());
+    Site { settings, version, admin_socket, data, upstreams: None }
 }
 
 fn program(hostnames: &[&str], port: u16) -> Route {
@@ -190,12 +191,20 @@ fn paths_of_a_program_have_upstreams_of_their_own() {
     let target = Target::Program(Upstreams { paths, ..upstreams(1) });
     let route =
         Route { environment_id: Uuid::nil(), hostnames: vec!["a.apps.test".to_owned()], target };
-    let configuration = computed(&site(Tls::Internal), &[route]);
-    let handler = &configuration["apps"]["http"]["servers"]["https"]["routes"][0]["handle"][0];
-    assert_eq!(handler["handler"], "subroute");
-    let routes = &handler["routes"];
-    assert_eq!(routes[0]["match"][0]["path"], json!(["/live", "/live/*"]));
-    let dial = |index: usize| routes[index]["handle"][0]["upstreams"][0]["dial"].clone();
-    assert_eq!([dial(0), dial(1)], ["127.0.0.1:2", "127.0.0.1:1"]);
-    assert!(routes[0]["terminal"].as_bool().unwrap() && routes[1].get("match").is_none());
+    let in_files = Site { upstreams: Some("/p/upstreams".into()), ..site(Tls::Internal) };
+    let id = Uuid::nil();
+    let files = [format!("{{file./p/upstreams/{id}-2}}"), format!("{{file./p/upstreams/{id}}}")];
+    let addresses = ["127.0.0.1:2".to_owned(), "127.0.0.1:1".to_owned()];
+    for (site, dials, keeps) in [(site(Tls::Internal), addresses, false), (in_files, files, true)] {
+        let configuration = computed(&site, std::slice::from_ref(&route));
+        let handler = &configuration["apps"]["http"]["servers"]["https"]["routes"][0]["handle"][0];
+        assert_eq!(handler["handler"], "subroute");
+        let routes = &handler["routes"];
+        assert_eq!(routes[0]["match"][0]["path"], json!(["/live", "/live/*"]));
+        let dial = |index: usize| routes[index]["handle"][0]["upstreams"][0]["dial"].clone();
+        assert_eq!([dial(0), dial(1)], dials);
+        let keep_alive = &routes[1]["handle"][0]["transport"]["keep_alive"];
+        assert_eq!(keep_alive["enabled"], keeps);
+        assert!(routes[0]["terminal"].as_bool().unwrap() && routes[1].get("match").is_none());
+    }
 }
