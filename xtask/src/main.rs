@@ -142,8 +142,7 @@ fn test(filter: &[String]) -> Outcome {
     // The messages of several failed tests stay readable.
     test.env("RUST_BACKTRACE", "0");
     // Each fuzz target runs for longer in CI.
-    let is_ci = std::env::var_os("CI").is_some();
-    let budget_s = if is_ci { 10 } else { 1 };
+    let budget_s = if run::is_ci() { 10 } else { 1 };
     test.env(FUZZ_BUDGET_MS, (budget_s * 1_000).to_string());
     let outcome = run::finish(&mut test, "cargo test --workspace");
     machine::stop_test_postgres();
@@ -153,7 +152,7 @@ fn test(filter: &[String]) -> Outcome {
         coverage::check()?;
     }
     // Only in CI, because the images take minutes to build.
-    if filter.is_empty() && is_ci { containers::check_if_possible() } else { Ok(()) }
+    if filter.is_empty() && run::is_ci() { containers::check_if_possible() } else { Ok(()) }
 }
 
 /// Environment variable with the duration of each fuzz target, in milliseconds.

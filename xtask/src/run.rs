@@ -17,7 +17,16 @@ pub(crate) fn cargo_command() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root());
+    // In CI each crate is compiled once, so files for the next compilation only take time.
+    if is_ci() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
+}
+
+/// Returns true in continuous integration.
+pub(crate) fn is_ci() -> bool {
+    std::env::var_os("CI").is_some()
 }
 
 /// Arguments of cargo for clippy, which must find nothing.
