@@ -1,6 +1,7 @@
 //! Streams to people: the runner leases them from the project service, and sends their parts.
 
 mod command;
+mod log_block;
 
 use std::{
     collections::HashSet,
@@ -164,12 +165,16 @@ impl Sender<'_> {
     ) -> Result<(), Closed> {
         self.send_part(StreamPart::default()).await?;
         loop {
-            let lines = match timeout(SILENCE_MAX, batches.recv()).await {
-                Ok(Some(lines)) => lines,
+            match timeout(SILENCE_MAX, batches.recv()).await {
+                Ok(Some(lines)) => {
+                    for block in log_block::blocks(&lines) {
+                        let part = StreamPart { log: Some(block), ..StreamPart::default() };
+                        self.send_part(part).await?;
+                    }
+                }
                 Ok(None) => return Ok(()),
-                Err(_) => vec![],
-            };
-            self.send_part(StreamPart { lines, ..StreamPart::default() }).await?;
+                Err(_) => self.send_part(StreamPart::default()).await?,
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::project::{self as pb, environment_log_service_client::EnvironmentLogServiceClient};
+use data_encoding::BASE64;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use testkit::{Suite, eventually};
@@ -70,8 +71,9 @@ impl Scene {
 }
 
 fn lines(texts: &[&str]) -> Value {
-    let line = |text: &&str| json!({ "time": "2026-11-28T06:38:00Z", "text": text });
-    json!({ "lines": texts.iter().map(line).collect::<Vec<_>>() })
+    let times = vec!["1795847880000000000"; texts.len()];
+    let text: String = texts.iter().map(|it| format!("{it}\n")).collect();
+    json!({ "log": { "timesNs": times, "text": BASE64.encode(text.as_bytes()) } })
 }
 
 fn texts(response: pb::ReadLogsResponse) -> Vec<String> {

@@ -118,7 +118,7 @@ fn get(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
 
 /// Texts of programs, commits and git, which the service cleans and truncates instead of rejecting them, and
 /// ids in reports of a heartbeat, of which an invalid one is rejected alone.
-const UNVALIDATED: [&str; 21] = [
+const UNVALIDATED: [&str; 20] = [
     "EnvironmentReport.detail",
     "EnvironmentReport.environment_id",
     "EnvironmentReport.release",
@@ -134,8 +134,7 @@ const UNVALIDATED: [&str; 21] = [
     "HeartbeatRequest.limits",
     "HeartbeatRequest.shared_address",
     "HeartbeatRequest.version",
-    "LogLine.deployment_id",
-    "LogLine.text",
+    "LogBlock.deployment_id",
     "ReportProgressRequest.current_step",
     "ReportProgressRequest.log_lines",
     "ServedCertificate.hostname",

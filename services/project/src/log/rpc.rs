@@ -3,7 +3,7 @@
 use api::project::{self as pb, environment_log_service_server::EnvironmentLogService};
 use chassis::{Access, Call, Db, Reply};
 use futures::{StreamExt, future::ready};
-use project_rules::log::{check_query, sanitize};
+use project_rules::log;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response};
 use worker::watch::Messages;
@@ -32,7 +32,7 @@ impl EnvironmentLogService for Rpc {
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let id = message.environment_id.parse()?;
         let query = message.query.clone().unwrap_or_default();
-        check_query(&query)?;
+        log::check_query(&query)?;
         let environment = store::environment::get(&self.db, &grant, id).await?;
         let Some(server_id) = environment.server_id else {
             // Nothing was ever deployed.
@@ -46,8 +46,8 @@ impl EnvironmentLogService for Rpc {
         let stream_id = chassis::id::new();
         let parts = self.streams.open(server_id, stream_id, lease, self.draining.clone()).await?;
         let responses = parts.map(|part| {
-            let lines = part?.lines.into_iter().map(sanitize).collect();
-            Ok(pb::ReadLogsResponse { lines })
+            let lines = part?.log.map(|it| log::lines(&it));
+            Ok(pb::ReadLogsResponse { lines: lines.unwrap_or_default() })
         });
         let responses = responses.filter(|it| ready(!matches!(it, Ok(it) if it.lines.is_empty())));
         Ok(Response::new(responses.boxed()))

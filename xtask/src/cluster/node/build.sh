@@ -2,7 +2,7 @@
 # Compiles the programs of a Kubernetes cluster from the Go module proxy into DIR/bin. usage: build.sh DIR
 # 1.34 is the newest version whose node agent starts on control groups of version 1 without a switch.
 set -euo pipefail
-dir=$1
+dir=$(realpath --canonicalize-missing "$1")
 version=1.34.4
 libraries=v0.34.4
 mkdir -p "$dir/bin" "$dir/src"
