@@ -170,7 +170,7 @@ pub fn install(host: &mut Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds the logs of tasks and the metrics of environments to the retention job.
+/// Adds the logs of tasks and the metrics of environments to the retention job, which also sorts these.
 fn install_partitioned_tables(host: &mut Host, db: &Db) {
     let log_retention = Duration::days(host.config().retention.task_log_retention_days.into());
     let table = |name, interval, retention| PartitionedTable {
@@ -182,6 +182,7 @@ fn install_partitioned_tables(host: &mut Host, db: &Db) {
     host.add_partitioned_table(db, table("task_log", Duration::days(7), log_retention));
     host.add_partitioned_table(db, table("metric_minute", Duration::DAY, MINUTE_RETENTION));
     host.add_partitioned_table(db, table("metric_hour", Duration::days(28), HOUR_RETENTION));
+    host.add_retention_step(db, store::metric::sort_last_hour);
 }
 
 /// Installs the job that reports alerts, and their deletion.

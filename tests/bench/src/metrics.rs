@@ -37,6 +37,8 @@ const INSERT_DAY: &str = "
     from environment,
         generate_series(now() - interval '1439 minutes', now() - interval '3 minutes',
             interval '1 minute') as minute
+    order by date_trunc('hour', minute), case when minute < now() - interval '1 hour' then id end,
+        minute, id
     on conflict do nothing;
     analyze metric_minute";
 

@@ -2,7 +2,7 @@
 
 use chassis::clock::Duration;
 use serde_json::{Value, json};
-use testkit::{Nats, Options, Suite};
+use testkit::{Nats, Options, Suite, eventually};
 use time::OffsetDateTime;
 
 use crate::support::{
@@ -335,4 +335,31 @@ async fn time_ranges_are_checked() {
     let unknown = hosting.request(&chassis::id::new().to_string(), json!({}));
     assert_eq!(hosting.owner().call_err(&method, unknown).await, "NOT_FOUND");
     scene.suite.finish().await;
+}
+
+/// Number of pages with the metrics of the most scattered environment.
+const PAGES: &str = "select max(pages) from (
+    select count(distinct (tableoid, (ctid::text::point)[0])) as pages
+    from project.metric_minute group by environment_id) as it";
+
+/// The retention job stores the minutes of an hour by environment, and changes none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn minutes_of_an_hour_are_stored_by_environment() {
+    let scene = Scene::new().await;
+    scene.advance_to(Duration::hours(1) + Duration::minutes(5));
+    let insert = "insert into project.metric_minute
+        select md5(number::text)::uuid, project.lowest_id($1::timestamptz + make_interval(mins => minute)),
+            minute, 1, 1, 1, 1, 1
+        from generate_series(0, 59) as minute, generate_series(1, 100) as number order by minute, number";
+    let suite = scene.suite;
+    sqlx::query(insert).bind(scene.hour).execute(&suite.pool).await.unwrap();
+    let contents = "select sum(('x' || left(md5(it::text), 8))::bit(32)::bigint)::bigint
+                    from project.metric_minute as it";
+    let (before, pages) = (suite.count(contents).await, suite.count(PAGES).await);
+    assert!(pages > 30, "{pages} pages");
+    let suite = suite.restart(async |_| {}).await;
+    eventually("sorted metrics", async || (suite.count(PAGES).await <= 5).then_some(())).await;
+    assert_eq!(suite.count(contents).await, before);
+    assert_eq!(suite.count("select count(*) from project.metric_minute").await, 6_000);
+    suite.finish().await;
 }
