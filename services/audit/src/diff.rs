@@ -53,6 +53,18 @@ impl<'m> EncodedFields<'m> {
         &self.0[first..end]
     }
 
+    /// Returns the numbers of the fields whose bytes differ, in ascending order.
+    fn different(&self, other: &Self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = self.0.iter().chain(&other.0).map(|it| it.number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|number| {
+            let [old, new] = [self, other].map(|it| it.get(*number).iter().map(|it| it.bytes));
+            !old.eq(new)
+        });
+        numbers
+    }
+
     /// Returns the bytes of a field: all its occurrences, with their tags.
     fn bytes(&self, number: u32) -> Vec<u8> {
         self.get(number).iter().flat_map(|it| it.bytes).copied().collect()
@@ -76,12 +88,11 @@ fn compare_messages(
 ) -> Option<()> {
     let before = EncodedFields::of(before)?;
     let after = EncodedFields::of(after)?;
-    for field in descriptor.fields() {
-        let number = field.number();
-        let [old, new] = [&before, &after].map(|it| it.get(number).iter().map(|it| it.bytes));
-        if old.eq(new) || OMITTED_FIELDS.contains(&field.name()) {
+    for number in before.different(&after) {
+        let field = descriptor.get_field(number);
+        let Some(field) = field.filter(|it| !OMITTED_FIELDS.contains(&it.name())) else {
             continue;
-        }
+        };
         let path = if parent_path.is_empty() {
             field.name().to_owned()
         } else {

@@ -49,6 +49,10 @@ pub(crate) fn leaf_key(subject_key: &Secret, event_id: Uuid) -> Secret {
 pub(crate) fn pseudonym(pseudonym_key: &Secret, address: &str) -> SubjectId {
     let parsed = chassis::email::parse(address).map(|it| it.canonical);
     let canonical = parsed.unwrap_or_else(|| address.trim().to_ascii_lowercase());
+    pseudonym_of_canonical(pseudonym_key, &canonical)
+}
+
+fn pseudonym_of_canonical(pseudonym_key: &Secret, canonical: &str) -> SubjectId {
     let hash = mac(pseudonym_key, &[b"address", canonical.as_bytes()]);
     Uuid::from_slice(&hash[..SUBJECT_ID_LEN]).expect("a MAC has 32 bytes")
 }
@@ -107,8 +111,9 @@ pub(crate) fn find_subjects(
             subjects.all.insert(subject);
             let is_account = matches!(personal.subject, TextSubject::Account(id) if !id.is_empty());
             let may_be_address = is_account && personal.text.contains('@');
-            if may_be_address && chassis::email::parse(personal.text).is_some() {
-                let address = pseudonym(pseudonym_key, personal.text);
+            let parsed = may_be_address.then(|| chassis::email::parse(personal.text)).flatten();
+            if let Some(parsed) = parsed {
+                let address = pseudonym_of_canonical(pseudonym_key, &parsed.canonical);
                 subjects.all.insert(address);
                 subjects.addresses.insert(AccountAddress { account: subject, address });
             }
@@ -160,8 +165,8 @@ pub(crate) fn open_leaf(
 ) -> Option<Vec<u8>> {
     let mut ciphers = LeafCiphers::new(subject_keys, event_id);
     rewrite(fields, leaf, &mut |personal| {
-        let subject = subject_of_sealed(personal.text).filter(|_| personal.is_personal())?;
-        Some(ciphers.open_or_placeholder(subject, personal.text))
+        let sealed = SealedText::decode(personal.text).filter(|_| personal.is_personal())?;
+        Some(ciphers.open_or_placeholder(&sealed))
     })
 }
 
@@ -169,7 +174,8 @@ pub(crate) fn open_leaf(
 pub(crate) fn sealed_subjects(fields: &PersonalFields, leaf: &[u8]) -> BTreeSet<SubjectId> {
     let mut subjects = BTreeSet::new();
     rewrite(fields, leaf, &mut |personal| {
-        subjects.extend(subject_of_sealed(personal.text).filter(|_| personal.is_personal()));
+        let sealed = SealedText::decode(personal.text).filter(|_| personal.is_personal());
+        subjects.extend(sealed.map(|it| it.subject));
         None
     });
     subjects
@@ -196,19 +202,29 @@ fn seal_text(cipher: &LessSafeKey, subject: SubjectId, text: &str) -> String {
     format!("{SEALED_PREFIX}{encoded}")
 }
 
-fn decode_sealed(text: &str) -> Option<Vec<u8>> {
-    BASE64URL_NOPAD.decode(text.strip_prefix(SEALED_PREFIX)?.as_bytes()).ok()
+/// The result of [`seal_text`], decoded.
+struct SealedText {
+    subject: SubjectId,
+    /// Ciphertext and tag.
+    bytes: Vec<u8>,
 }
 
-fn subject_of_sealed(text: &str) -> Option<SubjectId> {
-    Uuid::from_slice(decode_sealed(text)?.get(..SUBJECT_ID_LEN)?).ok()
-}
+impl SealedText {
+    /// Decodes a text; `None` if it is not sealed.
+    fn decode(text: &str) -> Option<Self> {
+        let encoded = text.strip_prefix(SEALED_PREFIX)?;
+        let mut decoded = BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?;
+        let subject = Uuid::from_slice(decoded.get(..SUBJECT_ID_LEN)?).ok()?;
+        Some(Self { subject, bytes: decoded.split_off(SUBJECT_ID_LEN) })
+    }
 
-fn open_text(cipher: &LessSafeKey, subject: SubjectId, text: &str) -> Option<String> {
-    let mut buffer = decode_sealed(text)?.split_off(SUBJECT_ID_LEN);
-    let associated_data = Aad::from(subject.into_bytes());
-    let plaintext = cipher.open_in_place(nonce(), associated_data, &mut buffer).ok()?;
-    String::from_utf8(plaintext.to_vec()).ok()
+    /// Decrypts the text; `None` if the key is another one.
+    fn open(&self, cipher: &LessSafeKey) -> Option<String> {
+        let mut buffer = self.bytes.clone();
+        let associated_data = Aad::from(self.subject.into_bytes());
+        let plaintext = cipher.open_in_place(nonce(), associated_data, &mut buffer).ok()?;
+        String::from_utf8(plaintext.to_vec()).ok()
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@
 
 mod read;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use api::{
@@ -115,23 +118,32 @@ pub(crate) async fn run() -> Result<()> {
     suite.stop().await
 }
 
-/// Publishes events as the project service does: half of them of `org`, the others of [`OTHER_ORGS`].
-fn publish(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Result<()>> {
+/// Organization of the n-th event: `org` for half of them, [`OTHER_ORGS`] for the others.
+fn mixed(org: Uuid) -> impl Fn(u64) -> Uuid + Send + 'static {
+    move |number| {
+        let tenant = 1 + number / 2 % OTHER_ORGS;
+        if number.is_multiple_of(2) { org } else { Uuid::from_u128(u128::from(tenant) << 64) }
+    }
+}
+
+/// Publishes events as the project service does.
+fn publish(
+    stream: jetstream::Context,
+    entries: u64,
+    org_of: impl Fn(u64) -> Uuid + Send + 'static,
+) -> JoinHandle<Result<()>> {
     tokio::spawn(async move {
-        let mut sequences = vec![0_u64; usize::try_from(OTHER_ORGS).unwrap_or_default() + 1];
+        let mut sequences: HashMap<Uuid, u64> = HashMap::new();
         let mut acks = vec![];
         for number in 0..entries {
-            // 0 is `org`.
-            let tenant = if number % 2 == 0 { 0 } else { 1 + number / 2 % OTHER_ORGS };
-            let event_org =
-                if tenant == 0 { org } else { Uuid::from_u128(u128::from(tenant) << 64) };
-            let sequence = &mut sequences[usize::try_from(tenant).unwrap_or_default()];
-            let payload = encode_event(event_org, *sequence, number % 97);
+            let org = org_of(number);
+            let sequence = sequences.entry(org).or_default();
+            let payload = encode_event(org, *sequence, number % 97);
             *sequence += 1;
-            let subject = format!("tenantry.project.v1.environment_updated.{event_org}");
+            let subject = format!("tenantry.project.v1.environment_updated.{org}");
             acks.push(stream.publish(subject, payload.into()).await?);
             // Limits the number of unacknowledged messages.
-            if acks.len() == 500 {
+            if acks.len() == 4_000 {
                 for ack in acks.drain(..) {
                     ack.await?;
                 }
@@ -144,6 +156,51 @@ fn publish(stream: jetstream::Context, org: Uuid, entries: u64) -> JoinHandle<Re
     })
 }
 
+/// Ingestion of the events that were waiting when the last one was published.
+struct Ingestion {
+    publish_time: Duration,
+    /// Number of events.
+    count: i64,
+    time: Duration,
+    memory_halfway: i64,
+}
+
+impl Ingestion {
+    /// Entries per second.
+    fn rate(&self) -> Result<f64> {
+        Ok(f64::from(u32::try_from(self.count)?) / self.time.as_secs_f64())
+    }
+}
+
+/// Publishes events, and measures the ingestion of those that are not in the log by then.
+async fn ingest(
+    connection: &mut PgConnection,
+    stream: &jetstream::Context,
+    entries: u64,
+    org_of: impl Fn(u64) -> Uuid + Send + 'static,
+) -> Result<Ingestion> {
+    let end = count_entries(connection).await? + i64::try_from(entries)?;
+    let started = Instant::now();
+    publish(stream.clone(), entries, org_of).await??;
+    let publish_time = started.elapsed();
+    let started = Instant::now();
+    let count = end - count_entries(connection).await?;
+    let mut memory_halfway = None;
+    loop {
+        let left = end - count_entries(connection).await?;
+        if memory_halfway.is_none() && left < count / 2 {
+            memory_halfway = Some(resident_mib()?);
+        }
+        if left <= 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let time = started.elapsed();
+    let memory_halfway = memory_halfway.map_or_else(resident_mib, Ok)?;
+    Ok(Ingestion { publish_time, count, time, memory_halfway })
+}
+
 /// Measures the rate at which events become entries. Reference: inserts of the same leaves into a plain table
 /// with `UNNEST`.
 async fn measure_ingestion(
@@ -154,40 +211,36 @@ async fn measure_ingestion(
 ) -> Result<()> {
     let mut connection = PgConnection::connect_with(&suite.options).await?;
     let memory_before = resident_mib()?;
-    // All events are published before the measurement begins.
-    let initial_size = count_entries(&mut connection).await?;
-    let started = Instant::now();
-    publish(stream.clone(), org, entries).await??;
-    let publish_time = started.elapsed();
-    // Number of events that were ingested during publishing, which do not count.
-    let ingested = count_entries(&mut connection).await? - initial_size;
-    let ingestion_started = Instant::now();
-    let total = i64::try_from(entries)?;
-    let mut memory_halfway = None;
-    while count_entries(&mut connection).await? < initial_size + total {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let halfway = initial_size + i64::midpoint(ingested, total);
-        if memory_halfway.is_none() && count_entries(&mut connection).await? > halfway {
-            memory_halfway = Some(resident_mib()?);
-        }
-    }
-    let ingestion_time = ingestion_started.elapsed();
-    let measured = f64::from(u32::try_from(total - ingested)?) / ingestion_time.as_secs_f64();
+    let mixed = ingest(&mut connection, stream, entries, mixed(org)).await?;
     let reference = insert_rate(&mut connection).await?;
-    print(&format!("| time to publish the events | {:.1} s | | | |\n", publish_time.as_secs_f64()));
+    print(&format!(
+        "| time to publish the events | {:.1} s | | | |\n",
+        mixed.publish_time.as_secs_f64()
+    ));
     print_rates(
         "ingestion from the stream (inserts of the same leaves with UNNEST)",
-        measured,
+        mixed.rate()?,
         reference,
         "≥ 0.5, ≥ 5,000/s",
     );
     let memory_after = resident_mib()?;
-    let memory_halfway = memory_halfway.unwrap_or(memory_after);
     print(&format!(
-        "| resident memory of the process, MiB | before {memory_before} | halfway {memory_halfway} \
-         | after {memory_after} | constant |\n"
+        "| resident memory of the process, MiB | before {memory_before} | halfway {} \
+         | after {memory_after} | constant |\n",
+        mixed.memory_halfway
     ));
-    measure_disk(&mut connection).await
+    measure_disk(&mut connection).await?;
+    for (name, logs, goal) in [("one log", 1, "≥ 20,000/s"), ("100 logs", 100, "≥ 30,000/s")] {
+        let org_of =
+            move |number: u64| Uuid::from_u128((logs << 32 | u128::from(number) % logs) << 64);
+        let measured = ingest(&mut connection, stream, ENTRIES, org_of).await?;
+        print(&format!(
+            "| ingestion of {} events into {name} | {:.0}/s | | | {goal} |\n",
+            measured.count,
+            measured.rate()?
+        ));
+    }
+    Ok(())
 }
 
 /// Returns the number of entries of all trees but the suite tree (id `ffffffff-…`), whose entries are

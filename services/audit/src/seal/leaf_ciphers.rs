@@ -6,7 +6,7 @@ use aws_lc_rs::aead::LessSafeKey;
 use chassis::key::Secret;
 use uuid::Uuid;
 
-use super::{ERASED, SubjectId, SubjectKeys, UNREADABLE, cipher, leaf_key, open_text, seal_text};
+use super::{ERASED, SealedText, SubjectId, SubjectKeys, UNREADABLE, cipher, leaf_key, seal_text};
 
 /// Key of one person in one leaf.
 struct LeafCipher {
@@ -41,15 +41,15 @@ impl<'k> LeafCiphers<'k> {
     }
 
     /// Opens a sealed text. Returns it with the key of the leaf that opens it; `None` if there is none.
-    pub(super) fn open(&mut self, subject: SubjectId, text: &str) -> Option<(Secret, String)> {
-        let mut ciphers = self.of(subject).iter();
-        ciphers.find_map(|it| Some((it.key, open_text(&it.cipher, subject, text)?)))
+    pub(super) fn open(&mut self, sealed: &SealedText) -> Option<(Secret, String)> {
+        let mut ciphers = self.of(sealed.subject).iter();
+        ciphers.find_map(|it| Some((it.key, sealed.open(&it.cipher)?)))
     }
 
     /// Opens a sealed text; without its key, returns `erased` or `unreadable`.
-    pub(super) fn open_or_placeholder(&mut self, subject: SubjectId, text: &str) -> String {
-        let is_unreadable = self.subject_keys.is_unreadable(&subject);
-        let opened = self.open(subject, text).map(|it| it.1);
+    pub(super) fn open_or_placeholder(&mut self, sealed: &SealedText) -> String {
+        let is_unreadable = self.subject_keys.is_unreadable(&sealed.subject);
+        let opened = self.open(sealed).map(|it| it.1);
         opened.unwrap_or_else(|| if is_unreadable { UNREADABLE } else { ERASED }.to_owned())
     }
 }

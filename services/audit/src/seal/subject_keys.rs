@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chassis::key::Secret;
 use uuid::Uuid;
 
-use super::{
-    PersonalFields, SubjectId, leaf_ciphers::LeafCiphers, rewrite::rewrite, subject_of_sealed,
-};
+use super::{PersonalFields, SealedText, SubjectId, leaf_ciphers::LeafCiphers, rewrite::rewrite};
 
 /// Keys of people, from which the keys of their leaves are derived. An erased person has none. A person whose
 /// key was damaged has interim keys, too, under which the entries of that time are sealed.
@@ -57,8 +55,8 @@ impl SubjectKeys {
         let mut ciphers = LeafCiphers::new(self, event_id);
         let mut leaf_keys = LeafKeys::new();
         rewrite(fields, leaf, &mut |personal| {
-            let subject = subject_of_sealed(personal.text).filter(|_| personal.is_personal())?;
-            leaf_keys.extend(ciphers.open(subject, personal.text).map(|(key, _)| (subject, key)));
+            let sealed = SealedText::decode(personal.text).filter(|_| personal.is_personal())?;
+            leaf_keys.extend(ciphers.open(&sealed).map(|(key, _)| (sealed.subject, key)));
             None
         });
         leaf_keys
