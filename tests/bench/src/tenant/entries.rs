@@ -31,6 +31,7 @@ const INSERT: &str = r"
     from event order by sequence";
 
 /// Adds the events.
+#[expect(clippy::disallowed_methods, reason = "a benchmark has no checked queries")]
 pub(super) async fn insert(connection: &mut PgConnection, sample: &SampleProject) -> Result<()> {
     for org_id in [Some(&sample.org_id), None] {
         let event = encode(sample, org_id.map_or("", |it| it));
