@@ -34,7 +34,7 @@ fn paged_statements() -> Vec<String> {
 
 /// Returns the generic plan of a statement in the schema in which it can run.
 async fn generic_plan(connection: &mut PgConnection, statement: &str) -> Value {
-    let parameters = (1..).take_while(|it| statement.contains(&format!("${it}"))).count();
+    let parameters = (1..=99).take_while(|it| statement.contains(&format!("${it}"))).count();
     let nulls = vec!["null"; parameters].join(", ");
     for schema in SCHEMAS {
         let prepare = format!("set search_path = {schema}; prepare page as {statement}");
