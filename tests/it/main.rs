@@ -169,6 +169,7 @@ mod suite {
     mod input_validation; // Malformed requests, unknown ids, reused request ids.
     mod key_rotation; // Secret keys that values need, and those that are retired.
     mod letters; // Names, passwords and addresses in all forms of Unicode.
+    mod list_plans; // Plans of the statements that read pages of lists.
     mod locales; // Answers on databases of different locales.
     mod message_sizes; // Every message at its largest size.
     mod migrations; // Time-outs and locks of migrations.

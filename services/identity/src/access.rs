@@ -118,7 +118,8 @@ impl Authority for LocalAuthority {
         // The newest version, which must include the one of the caller's token.
         let freshness = Freshness::newest(context.consistency_token.as_deref())?;
         let account = context.account()?;
-        let snapshot = self.snapshots.get(check.org_id, freshness, Some(account)).await?;
+        let snapshot =
+            self.snapshots.get_for_decision(check.org_id, freshness, account, &query).await?;
         decide(snapshot.as_deref(), subject(account), &query, freshness)
     }
 }

@@ -60,7 +60,9 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 pub fn install(host: &mut Host) -> anyhow::Result<()> {
     let db = host.database("identity", &MIGRATIONS);
     let credentials = credential::new_cache();
-    let snapshots = access::SnapshotCache::new(db.clone(), SNAPSHOT_CACHE_BYTES_MAX);
+    let (snapshots, waiting) = access::SnapshotCache::new(db.clone(), SNAPSHOT_CACHE_BYTES_MAX);
+    let loader = snapshots.clone();
+    host.task("access snapshots", move |stop| loader.load_in_background(waiting, stop));
     let authority = access::LocalAuthority::new(db.clone(), credentials.clone(), snapshots.clone());
     host.set_authority(authority);
     db.retain_keys_for(&["password pepper", "verification links"]);

@@ -6,6 +6,7 @@ use std::{fmt, str::FromStr};
 
 use api::error::Reason;
 use data_encoding::BASE64URL_NOPAD;
+use prost_reflect::MethodDescriptor;
 use time::OffsetDateTime;
 use tonic::Code;
 use uuid::Uuid;
@@ -22,6 +23,12 @@ const SIZE_DEFAULT: i32 = 20;
 const SIZE_MAX: i32 = 100;
 /// Length of the MAC in a token, in bytes.
 const MAC_LEN: usize = 16;
+
+/// Returns true for a method that returns a list in pages.
+pub fn is_paged(method: &MethodDescriptor) -> bool {
+    method.input().get_field_by_name("page_token").is_some()
+        && method.output().get_field_by_name("next_page_token").is_some()
+}
 
 /// The place of a row in a list that is not ordered by id: the value by which the list is ordered, and the
 /// id, which orders rows with the same value.

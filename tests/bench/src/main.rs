@@ -6,8 +6,10 @@ mod audit_log;
 mod bare_log_server;
 mod bare_server;
 mod check;
+mod cold_checks;
 mod environments;
 mod grants;
+mod growth;
 mod hosting;
 mod invitations;
 mod large;
@@ -22,10 +24,12 @@ mod mutation;
 mod nats;
 mod noop;
 mod organizations;
+mod pages;
 mod project_lists;
 mod runner_load;
 mod start;
 mod suite;
+mod tenant;
 mod webhooks;
 
 use std::io::Write;
@@ -86,6 +90,15 @@ async fn main() -> Result<()> {
     }
     if "audit".contains(&filter) {
         audit_log::run().await?;
+    }
+    if "pages".contains(&filter) {
+        pages::run().await?;
+    }
+    if "cold_checks".contains(&filter) {
+        cold_checks::run().await?;
+    }
+    if "growth".contains(&filter) {
+        growth::run().await?;
     }
     if "large".contains(&filter) {
         large::run().await?;

@@ -38,7 +38,8 @@ pub(super) async fn lock(tx: &mut Tx, org_id: OrgId, id: ExportSinkId) -> Result
 /// Returns a page of the sinks of an organization, oldest first.
 pub(super) async fn list(db: &Db, org_id: OrgId, page: &Page) -> Result<Vec<ExportSink>> {
     let sinks = export_sinks!(
-        "where org_id = $1 and ($2::uuid is null or id > $2) order by id limit $3",
+        "where org_id = $1 and id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+         order by id limit $3",
         org_id.0,
         page.after::<Uuid>()?,
         page.limit()

@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub version: i64,
     pub status: Status,
     pub members: Map<UserId, OrgRole>,
+    /// The Owner and the Admins: `members` by role.
+    admins: Set<UserId>,
     /// The members of each team.
     pub teams: Map<TeamId, Set<UserId>>,
     /// The grants on each project.
@@ -124,6 +126,7 @@ impl Snapshot {
             version,
             status,
             members: Map::new_sync(),
+            admins: Set::new_sync(),
             teams: Map::new_sync(),
             projects: Map::new_sync(),
             teams_by_member: Map::new_sync(),

@@ -101,12 +101,14 @@ impl AccessReader {
     /// did not exist then.
     pub(super) async fn past_holders(
         &self,
-        org_id: OrgId,
+        authorization: &Grant,
         time: OffsetDateTime,
         query: &AccessQuery,
         page: &Page,
     ) -> Result<Option<HolderPage>> {
-        let snapshot = store::load_past(&self.db, org_id, time).await?;
+        let org_id = authorization.org_id();
+        let newest = self.decided(authorization).await?;
+        let snapshot = self.snapshots.get_past(&newest, time).await?;
         let Some(snapshot) = snapshot else { return Ok(None) };
         let (users, next_page_token) = holders_of(&snapshot, query, page)?;
         let ids = explain::mentioned_ids(&snapshot, &users, query);
@@ -217,9 +219,8 @@ fn holders_of(
     page: &Page,
 ) -> Result<(Vec<UserId>, String)> {
     let after = page.after::<Uuid>()?.map(UserId);
-    let holders = snapshot.holders(query).into_iter().filter(|it| Some(*it) > after);
     // One more than fits on the page shows that there is a next page.
-    let rows = holders.take(page.size() + 1).collect();
+    let rows = snapshot.holders(query, after, page.size() + 1);
     Ok(page.paginate(rows, |it| String::from(*it)))
 }
 

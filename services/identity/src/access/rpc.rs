@@ -37,7 +37,8 @@ impl AccessService for Rpc {
         let freshness = wire::freshness(message.consistency.as_ref(), token)?;
         let freshness = self.reader.bounded_by_credential(freshness, account);
         let org_id = message.org_id.parse()?;
-        let snapshot = self.reader.snapshots.get(org_id, freshness, Some(account)).await?;
+        let snapshot =
+            self.reader.snapshots.get_for_decision(org_id, freshness, account, &query).await?;
         let decision = decide(snapshot.as_deref(), subject(account), &query, freshness)?;
         reply(wire::check_response(decision, snapshot.as_deref(), account, &query))
     }
@@ -152,14 +153,14 @@ impl AccessService for Rpc {
     ) -> Reply<pb::WhoCouldOnResponse> {
         let call = Call::of(request)?;
         let message = &call.message;
-        let org_id = self.access.org(&call, &message.org_id).await?.org_id();
+        let authorization = self.access.org(&call, &message.org_id).await?;
         let query = wire::query("permission", &message.permission, &message.project_id, false)?;
         let time = message.time.and_then(datetime);
         let time = time.ok_or_else(|| Error::invalid("time", "must be an RFC 3339 time"))?;
         let nanos = time.unix_timestamp_nanos().to_string();
         let filter: [&str; 4] = [&message.org_id, &message.project_id, &message.permission, &nanos];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let holders = self.reader.past_holders(org_id, time, &query, &page).await?;
+        let holders = self.reader.past_holders(&authorization, time, &query, &page).await?;
         reply(holders.map(wire::past_holders_response).unwrap_or_default())
     }
 

@@ -9,11 +9,23 @@ use std::{
 };
 
 use chassis::{Account, Db, OrgId, Result};
-use identity_rules::{access::freshness::Freshness, snapshot::Snapshot, types::ConsistencyToken};
+use identity_rules::{
+    access::{freshness::Freshness, subject},
+    snapshot::{AccessQuery, Snapshot, Status, Verdict},
+    types::ConsistencyToken,
+};
 use moka::sync::Cache;
-use tokio::sync::Mutex;
+use time::OffsetDateTime;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::store;
+
+/// Members and projects of an organization whose whole snapshot is loaded for one decision.
+const LOADED_MAX: i64 = 2_000;
+
+/// Organizations that wait for a load in the background. More are loaded by later calls.
+const WAITING_MAX: usize = 64;
 
 /// Number of locks over which the loads of organizations are spread.
 const LOAD_LOCKS: usize = 64;
@@ -23,8 +35,12 @@ const LOAD_LOCKS: usize = 64;
 pub(crate) struct SnapshotCache {
     db: Db,
     cache: Cache<OrgId, Arc<CachedSnapshot>>,
+    /// Snapshots of past versions, for the pages of one list.
+    past: Cache<(OrgId, i64), Arc<Snapshot>>,
     /// One load per organization at a time; concurrent calls wait for it and use its result.
     load_locks: Arc<[Mutex<()>; LOAD_LOCKS]>,
+    /// Organizations to load in the background.
+    loads: mpsc::Sender<OrgId>,
     created_at: Instant,
 }
 
@@ -35,14 +51,63 @@ struct CachedSnapshot {
 }
 
 impl SnapshotCache {
-    /// Creates an empty cache of at most `bytes_max` bytes.
-    pub(crate) fn new(db: Db, bytes_max: u64) -> Self {
+    /// Creates an empty cache of at most `bytes_max` bytes, and the queue for [`Self::load_in_background`].
+    pub(crate) fn new(db: Db, bytes_max: u64) -> (Self, mpsc::Receiver<OrgId>) {
+        let (loads, waiting) = mpsc::channel(WAITING_MAX);
         let weigher = |_: &OrgId, entry: &Arc<CachedSnapshot>| {
             u32::try_from(entry.snapshot.estimate_bytes()).unwrap_or(u32::MAX)
         };
         let cache = Cache::builder().max_capacity(bytes_max).weigher(weigher).build();
+        let weigher = |_: &(OrgId, i64), snapshot: &Arc<Snapshot>| {
+            u32::try_from(snapshot.estimate_bytes()).unwrap_or(u32::MAX)
+        };
+        let past = Cache::builder().max_capacity(bytes_max / 8).weigher(weigher).build();
         let load_locks = Arc::new(std::array::from_fn(|_| Mutex::default()));
-        Self { db, cache, load_locks, created_at: Instant::now() }
+        let cache = Self { db, cache, past, load_locks, loads, created_at: Instant::now() };
+        (cache, waiting)
+    }
+
+    /// Loads the snapshots of large organizations about which decisions were made without them.
+    pub(crate) async fn load_in_background(
+        self,
+        mut waiting: mpsc::Receiver<OrgId>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        while let Some(Some(org_id)) = stop.run_until_cancelled(waiting.recv()).await {
+            if let Err(error) = self.get(org_id, Freshness::Newest(None), None).await {
+                tracing::warn!(%org_id, %error, "the access snapshot was not loaded");
+            }
+        }
+        Ok(())
+    }
+
+    /// Like [`Self::get`], for a decision about the caller. While the snapshot of a large organization is not
+    /// cached, it is loaded in the background, and the part of it that the decision needs is returned, if the
+    /// decision is to allow. A denial names remedies, which need the whole snapshot.
+    pub(crate) async fn get_for_decision(
+        &self,
+        org_id: OrgId,
+        freshness: Freshness,
+        caller: &Account,
+        query: &AccessQuery,
+    ) -> Result<Option<Arc<Snapshot>>> {
+        let is_cached = self.cache.contains_key(&org_id);
+        if is_cached || !store::is_large(&self.db, org_id, LOADED_MAX).await? {
+            return self.get(org_id, freshness, Some(caller)).await;
+        }
+        // Verifies the credential.
+        if store::version_for(&self.db, org_id, caller).await?.is_none() {
+            return Ok(None);
+        }
+        let _ = self.loads.try_send(org_id);
+        let mut connection = self.db.pool().acquire().await?;
+        let part =
+            store::load_part(&mut connection, org_id, caller.user_id, query.project_id).await?;
+        drop(connection);
+        match part.filter(|it| it.verdict(subject(caller), query) == Verdict::Allowed) {
+            Some(part) => Ok(Some(Arc::new(part))),
+            None => self.get(org_id, freshness, Some(caller)).await,
+        }
     }
 
     /// Returns the snapshot of an organization; `None` if it does not exist. The statement that reads the
@@ -102,6 +167,31 @@ impl SnapshotCache {
             });
         }
         Ok(snapshots)
+    }
+
+    /// Returns the snapshot at a time in the past; `None` if the organization did not exist then. `newest`: a
+    /// snapshot of the organization that was read after that time. Facts of earlier versions than its own do
+    /// not change any more, so they are cached.
+    pub(crate) async fn get_past(
+        &self,
+        newest: &Snapshot,
+        at: OffsetDateTime,
+    ) -> Result<Option<Arc<Snapshot>>> {
+        let org_id = newest.org_id;
+        let Some(version) = store::version_at(&self.db, org_id, at).await? else { return Ok(None) };
+        if version == newest.version {
+            let mut snapshot = newest.clone();
+            snapshot.status = Status::Active;
+            return Ok(Some(Arc::new(snapshot)));
+        }
+        if let Some(snapshot) = self.past.get(&(org_id, version)) {
+            return Ok(Some(snapshot));
+        }
+        let snapshot = Arc::new(store::load_past(&self.db, org_id, version).await?);
+        if version < newest.version {
+            self.past.insert((org_id, version), snapshot.clone());
+        }
+        Ok(Some(snapshot))
     }
 
     /// Returns the cached snapshot, if it is fresh enough without a read of the newest version. `now` is

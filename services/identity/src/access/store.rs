@@ -18,6 +18,16 @@ pub(crate) async fn version(db: &Db, org_id: OrgId) -> Result<Option<i64>> {
     Ok(version.fetch_optional(db.pool()).await?)
 }
 
+/// True if an organization has more members and projects than `max`.
+pub(crate) async fn is_large(db: &Db, org_id: OrgId, max: i64) -> Result<bool> {
+    let is_large = query_scalar!(
+        r#"select member_count + project_count > $2 as "is_large!" from organization where id = $1"#,
+        org_id.0,
+        max
+    );
+    Ok(is_large.fetch_optional(db.pool()).await?.unwrap_or_default())
+}
+
 /// Returns the access version of an organization; fails if the credential of the caller has been revoked.
 /// Every decision from the newest state makes this read. One statement, so that both are of one moment.
 pub(crate) async fn version_for(db: &Db, org_id: OrgId, caller: &Account) -> Result<Option<i64>> {
@@ -200,19 +210,19 @@ fn status(deleted_at: Option<OffsetDateTime>, subscription: Option<&str>) -> Sta
     }
 }
 
-/// Loads the snapshot of an organization at a time in the past; `None` if the organization did not exist
-/// then.
-pub(crate) async fn load_past(
-    db: &Db,
-    org_id: OrgId,
-    at: OffsetDateTime,
-) -> Result<Option<Snapshot>> {
+/// Returns the access version of an organization at a time in the past; `None` if the organization did not
+/// exist then.
+pub(crate) async fn version_at(db: &Db, org_id: OrgId, at: OffsetDateTime) -> Result<Option<i64>> {
     let version = query_scalar!(
         r#"select max(version) from access_change where org_id = $1 and changed_at <= $2"#,
         org_id.0,
         at
     );
-    let Some(version) = version.fetch_one(db.pool()).await? else { return Ok(None) };
+    Ok(version.fetch_one(db.pool()).await?)
+}
+
+/// Loads the snapshot of an organization at a version in the past.
+pub(crate) async fn load_past(db: &Db, org_id: OrgId, version: i64) -> Result<Snapshot> {
     let facts = sqlx::query_as!(
         FactRow,
         "select kind, subject_id, place_id as object_id, role from access_fact
@@ -221,7 +231,7 @@ pub(crate) async fn load_past(
         version
     );
     let facts = facts.fetch_all(db.pool()).await?;
-    Ok(Some(fact::build(Snapshot::new(org_id, version, Status::Active), &facts)))
+    Ok(fact::build(Snapshot::new(org_id, version, Status::Active), &facts))
 }
 
 /// Returns the origins of the current facts about some accounts and teams of an organization.
@@ -234,7 +244,8 @@ pub(crate) async fn origins(
         "select kind, subject_id, place_id as object_id, event_id, changed_at
          from access_fact
          join access_change on access_change.org_id = access_fact.org_id and version = from_version
-         where access_fact.org_id = $1 and to_version is null and subject_id = any($2)",
+         where access_fact.org_id = $1 and to_version is null and subject_id = any($2)
+               and kind in ('member', 'team', 'team_member', 'project', 'user_grant', 'team_grant')",
         org_id.0,
         subjects
     );

@@ -41,7 +41,7 @@ impl ApiKeyService for Rpc {
         let authorization = self.access.org(&call, &message.org_id).await?;
         let filter: [&str; 1] = [&message.org_id];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let rows = store::list(&self.db, authorization.org_id(), None, &page).await?;
+        let rows = store::list(&self.db, authorization.org_id(), &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
         let api_keys = rows.iter().map(Into::into).collect();
         reply(pb::ListApiKeysResponse { api_keys, next_page_token })
@@ -88,8 +88,8 @@ impl ApiKeyService for Rpc {
             self.access.project(&call, &message.org_id, &message.project_id).await?;
         let filter: [&str; 2] = [&message.org_id, &message.project_id];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let project_id = Some(authorization.project_id());
-        let rows = store::list(&self.db, authorization.org_id(), project_id, &page).await?;
+        let (org_id, project_id) = (authorization.org_id(), authorization.project_id());
+        let rows = store::list_of_project(&self.db, org_id, project_id, &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
         let api_keys = rows.iter().map(Into::into).collect();
         reply(pb::ListProjectApiKeysResponse { api_keys, next_page_token })

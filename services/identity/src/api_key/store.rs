@@ -120,11 +120,27 @@ pub(crate) async fn revoke_all_of_owner(
     Ok(())
 }
 
-/// Returns a page of the keys of an organization; with `project_id`, only those bound to that project.
-pub(crate) async fn list(
+/// Returns a page of the keys of an organization.
+pub(crate) async fn list(db: &Db, org_id: OrgId, page: &Page) -> Result<Vec<ApiKey>> {
+    let keys = query_as!(
+        ApiKey,
+        "select id, org_id, project_id, name, is_full, owner_id, created_at, expires_at,
+                last_used_at, revoked_at
+         from api_key
+         where org_id = $1 and id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+         order by id limit $3",
+        org_id.0,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(keys.fetch_all(db.pool()).await?)
+}
+
+/// Returns a page of the keys that are bound to a project.
+pub(crate) async fn list_of_project(
     db: &Db,
     org_id: OrgId,
-    project_id: Option<ProjectId>,
+    project_id: ProjectId,
     page: &Page,
 ) -> Result<Vec<ApiKey>> {
     let keys = query_as!(
@@ -132,10 +148,11 @@ pub(crate) async fn list(
         "select id, org_id, project_id, name, is_full, owner_id, created_at, expires_at,
                 last_used_at, revoked_at
          from api_key
-         where org_id = $1 and ($2::uuid is null or project_id = $2) and ($3::uuid is null or id > $3)
+         where org_id = $1 and project_id = $2
+               and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
          order by id limit $4",
         org_id.0,
-        project_id.map(|it| it.0),
+        project_id.0,
         page.after::<Uuid>()?,
         page.limit(),
     );

@@ -144,7 +144,7 @@ pub(crate) async fn list(
                   email_verified_at is not null as "email_verified!", role, invitation_id,
                   member.created_at
            from member join account on account.id = member.user_id
-           where org_id = $1 and ($2::uuid is null or member.id > $2)
+           where org_id = $1 and member.id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
                  and ($5::text is null or role = $5)
                  and ($4 = '' or strpos(search_key, $4) > 0)
            order by member.id limit $3"#,

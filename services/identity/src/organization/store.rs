@@ -201,9 +201,10 @@ pub(crate) async fn list_of_user(
                   array(select service from closing where closing.org_id = organization.id
                         and closed_at is null order by service) as "pending_cleanup!"
            from organization join member on member.org_id = organization.id
-           where member.user_id = $1 and ($2::uuid is null or organization.id > $2)
+           where member.user_id = $1
+                 and member.org_id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
                  and (deleted_at is null or ($4 and owner_id = $1))
-           order by organization.id limit $3"#,
+           order by member.org_id limit $3"#,
         user_id.0,
         page.after::<Uuid>()?,
         page.limit(),

@@ -179,7 +179,8 @@ pub(crate) async fn list(
         ProjectGrant,
         "select id, org_id, project_id, user_id, team_id, role, granted_by, created_at
          from project_grant
-         where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3)
+         where org_id = $1 and project_id = $2
+               and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
          order by id limit $4",
         org_id.0,
         project_id.0,

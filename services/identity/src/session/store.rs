@@ -100,7 +100,7 @@ pub(crate) async fn list(db: &Db, user_id: UserId, page: &Page) -> Result<Vec<Se
         "select id, user_id, created_at, expires_at, last_used_at, proved_at, address, user_agent
          from session
          where user_id = $1 and revoked_at is null and expires_at > $2 and last_used_at > $3
-               and ($4::uuid is null or id < $4)
+               and id < coalesce($4, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $5",
         user_id.0,
         now,

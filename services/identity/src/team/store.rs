@@ -54,7 +54,7 @@ pub(crate) async fn find(tx: &mut Tx, org_id: OrgId, id: TeamId) -> Result<Team>
     let team = query_as!(
         Team,
         r#"select id, org_id, name, description, color, revision, created_at,
-                  (select count(*) from team_member where org_id = $1 and team_id = team.id) as "members!"
+                  member_count as "members!"
            from team where org_id = $1 and id = $2"#,
         org_id.0,
         id.0
@@ -83,7 +83,7 @@ pub(crate) async fn get(db: &Db, org_id: OrgId, id: TeamId) -> Result<Team> {
     let team = query_as!(
         Team,
         r#"select id, org_id, name, description, color, revision, created_at,
-                  (select count(*) from team_member where org_id = $1 and team_id = team.id) as "members!"
+                  member_count as "members!"
            from team where org_id = $1 and id = $2"#,
         org_id.0,
         id.0
@@ -96,9 +96,10 @@ pub(crate) async fn list(db: &Db, org_id: OrgId, text: &str, page: &Page) -> Res
     let teams = query_as!(
         Team,
         r#"select id, org_id, name, description, color, revision, created_at,
-                  (select count(*) from team_member where org_id = $1 and team_id = team.id) as "members!"
+                  member_count as "members!"
            from team
-           where org_id = $1 and strpos(name_key, $4) > 0 and ($2::uuid is null or id > $2)
+           where org_id = $1 and strpos(name_key, $4) > 0
+                 and id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
            order by id limit $3"#,
         org_id.0,
         page.after::<Uuid>()?,
@@ -239,7 +240,8 @@ pub(crate) async fn list_members(
            from team_member
            join member on member.org_id = team_member.org_id and member.user_id = team_member.user_id
            join account on account.id = member.user_id
-           where team_member.org_id = $1 and team_id = $2 and ($3::uuid is null or team_member.id > $3)
+           where team_member.org_id = $1 and team_id = $2
+                 and team_member.id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
            order by team_member.id limit $4"#,
         org_id.0,
         id.0,

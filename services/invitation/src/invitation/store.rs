@@ -304,7 +304,8 @@ pub(crate) async fn list(
         InvitationState::Revoked => Some("revoked"),
     };
     let invitations = invitations!(
-        "where org_id = $1 and cleaned_at is null and ($2::uuid is null or id < $2)
+        "where org_id = $1 and cleaned_at is null
+           and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
            and ($3::text is null or $3 = case
                when revoked_at is not null then 'revoked'
                when use_count >= max_uses or expires_at <= $4 then 'expired'
@@ -330,7 +331,7 @@ pub(crate) async fn list_mine(
     // Of every organization (no org_id): the caller has confirmed the address.
     let invitations = invitations!(
         "where canonical_email = $1 and revoked_at is null and max_uses = 1 and use_count = 0
-           and expires_at > $2 and ($3::uuid is null or id < $3)
+           and expires_at > $2 and id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $4",
         canonical_email,
         db.now(),

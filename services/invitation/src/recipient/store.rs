@@ -57,7 +57,7 @@ pub(crate) async fn list_silenced(
     let rows = query_as!(
         SilencedAddress,
         "select address, silenced_at, reply from silenced_address
-         where org_id = $1 and ($2::text is null or address > $2) order by address limit $3",
+         where org_id = $1 and address > coalesce($2, '') order by address limit $3",
         grant.org_id().0,
         page.after::<String>()?,
         page.limit(),

@@ -43,7 +43,11 @@ impl Listing<'_> {
                 return Ok(rows);
             }
         }
-        let visible = self.visible(None, 0).await?;
+        // Callers who see all projects get one id; the others need all of theirs.
+        let mut visible = self.visible(None, 1).await?;
+        if matches!(visible, VisibleProjects::Only(_)) {
+            visible = self.visible(None, 0).await?;
+        }
         self.read(visible, page).await
     }
 

@@ -180,7 +180,8 @@ pub(crate) async fn get(db: &Db, org_id: OrgId, id: DnsConnectionId) -> Result<D
 /// Returns a page of the connections of an organization, oldest first.
 pub(crate) async fn list(db: &Db, grant: &Grant, page: &Page) -> Result<Vec<DnsConnection>> {
     let connections = dns_connections!(
-        "where org_id = $1 and ($2::uuid is null or id > $2) order by id limit $3",
+        "where org_id = $1 and id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+         order by id limit $3",
         grant.org_id().0,
         page.after::<Uuid>()?,
         page.limit()

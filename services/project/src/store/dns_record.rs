@@ -246,7 +246,8 @@ pub(crate) async fn list(
 ) -> Result<Vec<DnsRecord>> {
     let records = dns_records!(
         "select ",
-        " from dns_record where org_id = $1 and dns_connection_id = $2 and ($3::uuid is null or id > $3)
+        " from dns_record where org_id = $1 and dns_connection_id = $2
+           and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
          order by id limit $4",
         connection.org_id.0,
         connection.id.0,

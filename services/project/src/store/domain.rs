@@ -141,7 +141,8 @@ pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: DomainId) -> Result<D
 pub(crate) async fn list(db: &Db, environment: &Environment, page: &Page) -> Result<Vec<Domain>> {
     let domains = domains!(
         "select ",
-        " from domain where org_id = $1 and environment_id = $2 and ($3::uuid is null or id > $3)
+        " from domain where org_id = $1 and environment_id = $2
+           and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
          order by id limit $4",
         environment.org_id.0,
         environment.id.0,

@@ -317,7 +317,9 @@ pub(crate) async fn get(db: &Db, grant: &ProjectGrant, id: EnvironmentId) -> Res
 /// Returns a page of the environments of a project.
 pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<Vec<Environment>> {
     let environments = environments!(
-        "where org_id = $1 and project_id = $2 and ($3::uuid is null or id > $3) order by id limit $4",
+        "where org_id = $1 and project_id = $2
+           and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
+         order by id limit $4",
         grant.org_id().0,
         grant.project_id().0,
         page.after::<Uuid>()?,

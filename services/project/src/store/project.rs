@@ -267,7 +267,7 @@ pub(crate) async fn list_by_name(
     let projects = projects!(
         counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
            and ($3::text is null or search_key like $3)
-           and ($4::uuid is null or (name_key, id) > ($6, $4))
+           and (name_key, id) > (coalesce($6, ''), coalesce($4, '00000000-0000-0000-0000-000000000000'::uuid))
          order by name_key, id limit $5",
         filter.org_id.0,
         filter.ids.as_deref(),
@@ -289,7 +289,8 @@ pub(crate) async fn list_by_update_time(
     let projects = projects!(
         counted "where org_id = $1 and ($2::uuid[] is null or id = any ($2))
            and ($3::text is null or search_key like $3)
-           and ($4::uuid is null or (updated_at, id) < ($6, $4))
+           and (updated_at, id) < (coalesce($6, 'infinity'::timestamptz),
+               coalesce($4, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
          order by updated_at desc, id desc limit $5",
         filter.org_id.0,
         filter.ids.as_deref(),

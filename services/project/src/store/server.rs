@@ -223,10 +223,19 @@ pub(crate) async fn get(db: &Db, grant: &Grant, id: ServerId) -> Result<Server> 
     server.fetch_optional(db.pool()).await?.ok_or(Error::NotFound(ServerId::NOUN))
 }
 
-/// Returns a page of the servers that an organization may use.
+/// Returns a page of the servers that an organization may use. The servers of the organization and the shared
+/// ones are two ranges of an index, from each of which a page is read.
 pub(crate) async fn list(db: &Db, grant: &Grant, page: &Page) -> Result<Vec<Server>> {
     let servers = servers!(
-        "where (org_id = $1 or org_id is null) and ($2::uuid is null or id > $2) order by id limit $3",
+        "where id in (
+             (select id from server where org_id = $1
+                 and id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+              order by id limit $3)
+             union all
+             (select id from server where org_id is null
+                 and id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid)
+              order by id limit $3))
+         order by id limit $3",
         grant.org_id().0,
         page.after::<Uuid>()?,
         page.limit()

@@ -267,20 +267,34 @@ pub(crate) async fn log_lines(db: &Db, task: &Task) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Returns a page of the tasks of an environment, or of a whole project, newest first.
-pub(crate) async fn list(
+/// Returns a page of the tasks of a project, newest first.
+pub(crate) async fn list(db: &Db, grant: &ProjectGrant, page: &Page) -> Result<Vec<Task>> {
+    let tasks = tasks!(
+        "where org_id = $1 and project_id = $2
+           and id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+         order by id desc limit $4",
+        grant.org_id().0,
+        grant.project_id().0,
+        page.after::<Uuid>()?,
+        page.limit(),
+    );
+    Ok(tasks.fetch_all(db.pool()).await?)
+}
+
+/// Returns a page of the tasks of an environment, newest first.
+pub(crate) async fn list_of_environment(
     db: &Db,
     grant: &ProjectGrant,
-    environment_id: Option<EnvironmentId>,
+    environment_id: EnvironmentId,
     page: &Page,
 ) -> Result<Vec<Task>> {
     let tasks = tasks!(
-        "where org_id = $1 and project_id = $2 and ($3::uuid is null or environment_id = $3)
-           and ($4::uuid is null or id < $4)
+        "where org_id = $1 and project_id = $2 and environment_id = $3
+           and id < coalesce($4, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $5",
         grant.org_id().0,
         grant.project_id().0,
-        environment_id.map(|it| it.0),
+        environment_id.0,
         page.after::<Uuid>()?,
         page.limit(),
     );

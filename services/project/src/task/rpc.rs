@@ -41,8 +41,10 @@ impl TaskService for Rpc {
         let grant = self.access.project(&call, &message.org_id, &message.project_id).await?;
         let filter = [message.org_id.as_str(), &message.project_id, &message.environment_id];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter)?;
-        let environment_id = parse_optional_id(&message.environment_id)?;
-        let rows = store::task::list(&self.db, &grant, environment_id, &page).await?;
+        let rows = match parse_optional_id(&message.environment_id)? {
+            Some(id) => store::task::list_of_environment(&self.db, &grant, id, &page).await?,
+            None => store::task::list(&self.db, &grant, &page).await?,
+        };
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.into());
         reply(pb::ListTasksResponse {
             tasks: rows.iter().map(Into::into).collect(),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use api::{identity::Plan, notification as ntf};
+use chassis::page::is_paged;
 use serde_json::{Value, json};
 use testkit::{Person, Suite, eventually};
 use time::format_description::well_known::Rfc3339;
@@ -339,12 +340,8 @@ async fn every_list_of_observations_is_read_to_its_end_while_its_rows_change() {
 /// A new list is in one of the two tests.
 #[test]
 fn every_list_of_the_contract_is_tested() {
-    let has_pages = |it: &prost_reflect::MethodDescriptor| {
-        it.input().get_field_by_name("page_token").is_some()
-            && it.output().get_field_by_name("next_page_token").is_some()
-    };
     let of_contract: BTreeSet<String> =
-        raw::methods().iter().filter(|it| has_pages(it)).map(raw::name).collect();
+        raw::methods().iter().filter(|it| is_paged(it)).map(raw::name).collect();
     // Their rows are those of other systems: `identity::billing` and `project::git_host_api` read the pages.
     let provider = [
         "identity.v1.BillingService/ListInvoices",

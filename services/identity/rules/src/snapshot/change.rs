@@ -40,13 +40,21 @@ impl Snapshot {
     /// Applies a change. Changes of unknown members, teams and projects are ignored (ID-31).
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::SetRole(user_id, role) => self.members.insert_mut(user_id, role),
+            Change::SetRole(user_id, role) => {
+                self.members.insert_mut(user_id, role);
+                if role >= OrgRole::Admin {
+                    self.admins.insert_mut(user_id);
+                } else {
+                    self.admins.remove_mut(&user_id);
+                }
+            }
             Change::RemoveMember(user_id) => {
                 for team_id in copied_entries(self.teams_by_member.get(&user_id)) {
                     self.remove_from_team(team_id, user_id);
                 }
                 self.remove_grants_of(Principal::User(user_id));
                 self.members.remove_mut(&user_id);
+                self.admins.remove_mut(&user_id);
             }
             Change::AddTeam(team_id) => {
                 if !self.teams.contains_key(&team_id) {

@@ -1,12 +1,16 @@
-//! Roles and permissions of all members at once, in one pass over the grants.
+//! Roles and permissions of many members: all of a project in one pass over its grants, and pages of those
+//! who have a permission.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Bound,
+};
 
-use chassis::{ProjectId, UserId};
-
+use chassis::{ProjectId, TeamId, UserId};
 use rpds::RedBlackTreeSetSync as Set;
+use uuid::Uuid;
 
-use super::{AccessQuery, Roles, Snapshot, effective_role};
+use super::{AccessQuery, RoleCheck, Snapshot, effective_role};
 use crate::{
     policy::{OrgRole, Permission, ProjectRole},
     types::Principal,
@@ -39,18 +43,50 @@ impl Snapshot {
         roles
     }
 
-    /// Returns the members who have a permission, ordered by id.
-    pub fn holders(&self, query: &AccessQuery) -> Vec<UserId> {
-        let project_id = match query.permission {
-            Permission::Project(_) => query.project_id,
-            Permission::Org(_) => None,
+    /// Returns the members who have a permission, ordered by id: at most `limit` of them, with `after` only
+    /// those with a greater id. Ordered sets of candidates are read from `after` on, so the cost of a page
+    /// does not grow with the number of holders.
+    pub fn holders(&self, query: &AccessQuery, after: Option<UserId>, limit: usize) -> Vec<UserId> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let is_holder = |user_id: &&UserId| {
+            let RoleCheck { permitted, visible } = self.check_member(**user_id, query);
+            permitted && visible && !self.is_blocked(query)
         };
-        let project_roles = project_id.map(|it| self.project_roles(it)).unwrap_or_default();
-        let is_holder = |(user_id, org_role): &(&UserId, &OrgRole)| {
-            let project = project_roles.get(*user_id).copied();
-            self.allows(Roles { org: Some(**org_role), project }, query)
+        let grants = match (query.permission, query.project_id) {
+            (Permission::Org(permission), _) if permission.min_role < OrgRole::Admin => {
+                let members = self.members.range(range).map(|it| it.0);
+                return members.filter(is_holder).take(limit).copied().collect();
+            }
+            (Permission::Org(_), _) => None,
+            (Permission::Project(_), project_id) => {
+                project_id.and_then(|it| self.projects.get(&it))
+            }
         };
-        self.members.iter().filter(is_holder).map(|it| *it.0).collect()
+        let mut holders: BTreeSet<UserId> = BTreeSet::new();
+        let mut add = |candidates: &mut dyn Iterator<Item = &UserId>| {
+            holders.extend(candidates.filter(is_holder).take(limit));
+        };
+        add(&mut self.admins.range(range));
+        if let Some(grants) = grants {
+            // Users are ordered before teams.
+            let first_user =
+                after.map_or(Bound::Unbounded, |it| Bound::Excluded(Principal::User(it)));
+            let mut users =
+                grants.range((first_user, Bound::Unbounded)).map_while(|it| match it.0 {
+                    Principal::User(user_id) => Some(user_id),
+                    Principal::Team(_) => None,
+                });
+            add(&mut users);
+            let first_team = Principal::Team(TeamId(Uuid::nil()));
+            for (principal, _) in grants.range(first_team..) {
+                if let Principal::Team(team_id) = principal
+                    && let Some(members) = self.teams.get(team_id)
+                {
+                    add(&mut members.range(range));
+                }
+            }
+        }
+        holders.into_iter().take(limit).collect()
     }
 
     /// Counts the grants and team memberships from which the roles on a project follow; for the organization

@@ -133,7 +133,12 @@ fn compare(model: &Model, snapshot: &Snapshot, all: bool) -> Result<usize, Strin
                 compared += 1;
             }
             if all {
-                let can: BTreeSet<_> = snapshot.holders(&query).into_iter().collect();
+                let holders = snapshot.holders(&query, None, usize::MAX);
+                for (index, id) in holders.iter().enumerate() {
+                    let rest = snapshot.holders(&query, Some(*id), 2);
+                    assert_eq!(rest, holders[index + 1..holders.len().min(index + 3)]);
+                }
+                let can: BTreeSet<_> = holders.into_iter().collect();
                 let expected = model.who_can(code, project_number).into_iter().map(user).collect();
                 if can != expected {
                     return Err(format!("ListWhoCan differs: {code} {project_number:?}"));

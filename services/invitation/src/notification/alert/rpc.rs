@@ -1,16 +1,25 @@
 //! gRPC service of alerts.
 
+use std::collections::BTreeSet;
+
 use api::{
-    identity::{ListVisibleProjectsRequest, access_service_client::AccessServiceClient},
+    identity::{BatchCheckRequest, CheckItem, access_service_client::AccessServiceClient},
     notification::{self as pb, alert_service_server::AlertService},
 };
 use chassis::{
-    Access, Call, Db, Reply, Result, Tx, channel::ServiceChannel, error::remote, page::Pager, reply,
+    Access, Call, Db, OrgId, ProjectId, Reply, Result, Tx,
+    channel::ServiceChannel,
+    error::remote,
+    page::{Page, Pager},
+    reply,
 };
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{Report, commands, store};
+use super::{Alert, Report, commands, store};
+
+/// Checks of one call of identity at most, and so alerts of one read.
+const CHECKS_MAX: i64 = 128;
 
 pub(crate) struct Rpc {
     pub(crate) db: Db,
@@ -43,8 +52,7 @@ impl AlertService for Rpc {
         let grant = self.access.org(&call, &message.org_id).await?;
         let filter_key = [message.org_id.as_str()];
         let page = self.pager.page(&call, message.page_size, &message.page_token, &filter_key)?;
-        let project_ids = self.visible_projects(&call, &message.org_id).await?;
-        let rows = store::list(&self.db, grant.org_id(), &project_ids, &page).await?;
+        let rows = self.visible_rows(&call, grant.org_id(), &page).await?;
         let (rows, next_page_token) = page.paginate(rows, |it| it.id.to_string());
         let alerts = rows.iter().map(Into::into).collect();
         reply(pb::ListAlertsResponse { alerts, next_page_token })
@@ -52,15 +60,56 @@ impl AlertService for Rpc {
 }
 
 impl Rpc {
-    /// Ids of the projects in which the caller has a role. An Admin of the organization sees that other
-    /// projects exist, but not their alerts (ID-38).
-    async fn visible_projects<M>(&self, call: &Call<M>, org_id: &str) -> Result<Vec<Uuid>> {
+    /// Rows of a page, and the first one of the next page. Identity is asked about the projects of the read
+    /// alerts only, because the caller may see any number of others.
+    async fn visible_rows<M>(
+        &self,
+        call: &Call<M>,
+        org_id: OrgId,
+        page: &Page,
+    ) -> Result<Vec<Alert>> {
+        let mut limit = page.limit();
+        let mut rows = vec![];
+        let mut before = page.after::<Uuid>()?;
+        loop {
+            let read = store::list(&self.db, org_id, before, limit).await?;
+            let is_last = i64::try_from(read.len()).is_ok_and(|it| it < limit);
+            before = read.last().map(|it| it.id);
+            let visible = self.visible_projects(call, org_id, &read).await?;
+            let is_visible = |it: &Alert| it.project_id.is_none_or(|it| visible.contains(&it));
+            rows.extend(read.into_iter().filter(is_visible));
+            if is_last || rows.len() > page.size() {
+                rows.truncate(page.size() + 1);
+                return Ok(rows);
+            }
+            limit = CHECKS_MAX;
+        }
+    }
+
+    /// Ids of the projects of these alerts in which the caller has a role. An Admin of the organization sees
+    /// that other projects exist, but not their alerts (ID-38).
+    async fn visible_projects<M>(
+        &self,
+        call: &Call<M>,
+        org_id: OrgId,
+        alerts: &[Alert],
+    ) -> Result<BTreeSet<ProjectId>> {
+        let ids: BTreeSet<_> = alerts.iter().filter_map(|it| it.project_id).collect();
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let item = |id: &ProjectId| CheckItem {
+            org_id: org_id.into(),
+            project_id: (*id).into(),
+            permission: "project.view".to_owned(),
+            ..Default::default()
+        };
         let request =
-            ListVisibleProjectsRequest { org_id: org_id.to_owned(), ..Default::default() };
+            BatchCheckRequest { items: ids.iter().map(item).collect(), ..Default::default() };
         let mut identity = AccessServiceClient::new(self.identity.clone());
-        let visible = identity.list_visible_projects(call.forward(request)).await;
-        let visible = visible.map_err(remote("identity"))?.into_inner();
-        Ok(visible.projects.iter().filter_map(|it| it.project_id.parse().ok()).collect())
+        let checked = identity.batch_check(call.forward(request)).await;
+        let answers = checked.map_err(remote("identity"))?.into_inner().answers;
+        Ok(ids.into_iter().zip(answers).filter(|it| it.1.allowed).map(|it| it.0).collect())
     }
 }
 

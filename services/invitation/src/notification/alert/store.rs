@@ -1,6 +1,6 @@
 //! Every SQL statement about alerts.
 
-use chassis::{Changed, Db, OrgId, Result, Tx, page::Page};
+use chassis::{Changed, Db, OrgId, Result, Tx};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 
@@ -67,12 +67,13 @@ pub(crate) async fn update(tx: &mut Tx, alert: &Alert) -> Result<()> {
     Ok(())
 }
 
-/// A page of the open alerts of an organization and of some of its projects, newest first.
+/// Open alerts of an organization and of all its projects, newest first: at most `limit` of them, with
+/// `before` only older ones.
 pub(crate) async fn list(
     db: &Db,
     org_id: OrgId,
-    project_ids: &[Uuid],
-    page: &Page,
+    before: Option<Uuid>,
+    limit: i64,
 ) -> Result<Vec<Alert>> {
     let rows = query_as!(
         Alert,
@@ -80,13 +81,11 @@ pub(crate) async fn list(
                 closed_at
          from alert
          where org_id = $1 and closed_at is null
-           and (project_id is null or project_id = any($2))
-           and ($3::uuid is null or id < $3)
-         order by id desc limit $4",
+           and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+         order by id desc limit $3",
         org_id.0,
-        project_ids,
-        page.after::<Uuid>()?,
-        page.limit(),
+        before,
+        limit,
     );
     Ok(rows.fetch_all(db.pool()).await?)
 }

@@ -83,7 +83,7 @@ pub(crate) async fn list(
          from notification
          where user_id = $1 and dismissed_at is null and ($2::uuid is null or org_id = $2)
            and (not $3 or read_at is null) and ($4::int is null or category = $4)
-           and ($5::uuid is null or id < $5)
+           and id < coalesce($5, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $6",
         user_id.0,
         filter.org_id,

@@ -43,7 +43,8 @@ macro_rules! scoped_store {
             page: &chassis::page::Page,
         ) -> chassis::Result<Vec<$row>> {
             let rows = $select!(
-                "where org_id = $1 and ($2::uuid is null or project_id = $2) and ($3::uuid is null or id < $3)
+                "where org_id = $1 and ($2::uuid is null or project_id = $2)
+                   and id < coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
                  order by id desc limit $4",
                 grant.org_id().0,
                 grant.project_id().map(|it| it.0),

@@ -114,7 +114,7 @@ pub(crate) async fn list(
                 duration_ms, response_body, failure
          from webhook_delivery
          where org_id = $1 and webhook_id = $2 and ($3::int is null or state = $3)
-           and ($4::uuid is null or id < $4)
+           and id < coalesce($4, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $5",
         grant.org_id().0,
         webhook_id.0,
@@ -130,7 +130,8 @@ pub(crate) async fn replay(tx: &mut Tx, webhook: &Webhook, filter: &ReplayFilter
     let now = tx.now;
     let replayed = query!(
         "update webhook_delivery set state = 1, attempts = 0, due_at = $5, delivered_at = null
-         where org_id = $1 and webhook_id = $2 and state <> 1 and ($3::uuid is null or id > $3)
+         where org_id = $1 and webhook_id = $2 and state <> 1
+           and id > coalesce($3, '00000000-0000-0000-0000-000000000000'::uuid)
            and (state = 3 or not $4)",
         webhook.org_id as _,
         webhook.id as _,
