@@ -95,6 +95,7 @@ mod audit {
     mod query_plans; // Plans of all statements that read entries.
     mod replicas; // Several replicas: one signer, one history.
     mod retention; // Display period, purge and legal hold.
+    mod stream_ingestion; // Full batches of the stream: order and completeness under failures.
     mod subject_keys; // A damaged key of one person.
     mod tampering; // Changes of the log by a superuser.
     mod tlog_tiles; // The log over HTTP as tiles (C2SP).

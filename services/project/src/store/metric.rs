@@ -6,8 +6,11 @@ use project_rules::{
     types::{EnvironmentId, ServerId},
 };
 use sqlx::{query, query_as};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+
+/// Time after the end of an hour in which reports still change its last minute.
+const LATE_REPORTS: Duration = Duration::minutes(2);
 
 /// Stores the samples of those environments of a server whose last report is not of the current minute, as
 /// metrics of their minute and of its hour. A metric that exists gets the samples too: the clocks of replicas
@@ -128,13 +131,12 @@ pub(crate) async fn list_hours(
 /// Stores the metrics of the minutes of the last hour by environment. They were written minute by minute, so those of
 /// an environment are all over the table, and a day of it would be read from as many pages as it has minutes.
 pub(crate) async fn sort_last_hour(tx: &mut Tx) -> Result<u64> {
-    // The first reports after an hour still change its last minute.
-    let end = (tx.now - 2 * time::Duration::MINUTE).truncate_to_hour();
+    let end = (tx.now - LATE_REPORTS).truncate_to_hour();
     // Metrics of all organizations (no org_id).
     query!(
         "with moved as (delete from metric_minute where id >= $1 and id < $2 returning *)
          insert into metric_minute select * from moved order by environment_id, id",
-        id::lower_bound(end - time::Duration::HOUR),
+        id::lower_bound(end - Duration::HOUR),
         id::lower_bound(end)
     )
     .execute(tx.conn())
