@@ -66,8 +66,8 @@ const ERROR_BYTES_MAX: usize = 500;
 const MIGRATE_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// Kernel setting: 1 lets a new connection have the port of an ended one after a second (2, the default of
-/// the kernel: of loopback only). Otherwise an environment gets less than 500 requests a second where each has
-/// a connection of its own, whose port is not used again for a minute if Caddy closes it first.
+/// the kernel: of loopback only). Otherwise an environment gets less than 500 requests a second where each
+/// has a connection of its own, whose port is not used again for a minute if Caddy closes it first.
 const REUSE_PORTS: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 
 /// Privileges of Caddy where the runner is root: an account of its own that may listen on ports below 1024,
@@ -118,7 +118,8 @@ impl Caddy {
             tracing::warn!(
                 version = text,
                 "Caddy before 2.7 ends all web sockets whenever an environment is started, stopped or \
-                 deployed, and before 2.8 opens a connection to a program for each request; install a newer one"
+                 deployed, and before 2.8 opens a connection to a program for each request; install a newer \
+                 one"
             );
         }
         let upstreams = folder.join("upstreams");

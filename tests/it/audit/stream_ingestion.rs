@@ -56,15 +56,17 @@ async fn batches_of_two_replicas_are_recorded_once_and_in_order() {
     let suite = Suite::start_with(options).await;
     let second = suite.replica().await;
     let orgs: Vec<Uuid> = (0..3).map(|_| chassis::id::new()).collect();
-    let mut acks = vec![];
-    for sequence in 1..=EVENTS {
-        for org in &orgs {
+    for first in (1..=EVENTS).step_by(500) {
+        let mut acks = vec![];
+        for (sequence, org) in
+            (first..first + 500).flat_map(|it| orgs.iter().map(move |org| (it, org)))
+        {
             let subject = format!("tenantry.project.v1.user_login_failed.{org}");
             acks.push(stream.publish(subject, event(*org, sequence).into()).await.unwrap());
         }
-    }
-    for ack in acks {
-        ack.await.unwrap();
+        for ack in acks {
+            ack.await.unwrap();
+        }
     }
     let total = EVENTS * 3;
     // The sessions of both replicas, in the middle of their transactions.

@@ -19,8 +19,8 @@ use super::{
 
 pub(crate) const APPS_DOMAIN: &str = "apps.test";
 
-/// HTTP server in Perl that keeps connections, a process for each: responds with `page.txt` and the headers of
-/// the request. A web socket gets a text frame with the page for each frame that it sends.
+/// HTTP server in Perl that keeps connections, a process for each: responds with `page.txt` and the headers
+/// of the request. A web socket gets a text frame with the page for each frame that it sends.
 const SERVER: &str = r#"use IO::Socket::INET; use Digest::SHA 'sha1_base64';
 open(my $file, '<', 'page.txt') or die "$!"; my $page = join '', <$file>;
 my $server = IO::Socket::INET->new(

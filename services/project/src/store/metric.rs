@@ -128,14 +128,23 @@ pub(crate) async fn list_hours(
     Ok(metrics.fetch_all(db.pool()).await?)
 }
 
-/// Stores the metrics of the minutes of the last hour by environment. They were written minute by minute, so those of
-/// an environment are all over the table, and a day of it would be read from as many pages as it has minutes.
+/// Stores the metrics of the minutes of the last hour by environment. They were written minute by minute, so
+/// those of an environment are all over the table, and a day of it would be read from as many pages as it has
+/// minutes.
 pub(crate) async fn sort_last_hour(tx: &mut Tx) -> Result<u64> {
     let end = (tx.now - LATE_REPORTS).truncate_to_hour();
     // Metrics of all organizations (no org_id).
     query!(
-        "with moved as (delete from metric_minute where id >= $1 and id < $2 returning *)
-         insert into metric_minute select * from moved order by environment_id, id",
+        "with moved as (
+             delete from metric_minute where id >= $1 and id < $2
+             returning environment_id, id, sample_count, cpu_cores_sum, cpu_cores_max, memory_bytes_sum,
+                 memory_bytes_max, disk_bytes, request_count, error_count, duration_s_sum, received_bytes,
+                 sent_bytes)
+         insert into metric_minute
+         select environment_id, id, sample_count, cpu_cores_sum, cpu_cores_max, memory_bytes_sum,
+             memory_bytes_max, disk_bytes, request_count, error_count, duration_s_sum, received_bytes,
+             sent_bytes
+         from moved order by environment_id, id",
         id::lower_bound(end - Duration::HOUR),
         id::lower_bound(end)
     )

@@ -27,8 +27,8 @@ const GRACE_PERIOD: &str = "30s";
 /// ends them when it is replaced.
 const STREAM_CLOSE_DELAY: &str = "720h";
 
-/// Time after which a connection to a program that no request uses is closed. It is shorter than the time after
-/// which usual servers close it, because a request on a connection that is being closed fails.
+/// Time after which a connection to a program that no request uses is closed. It is shorter than the time
+/// after which usual servers close it, because a request on a connection that is being closed fails.
 const IDLE_TIMEOUT: &str = "1s";
 
 /// Port of `https://`, which URLs omit.
@@ -107,8 +107,8 @@ impl Site {
         self.data.join("access.log")
     }
 
-    /// Returns the handler of requests for a program. Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host` of
-    /// clients; other headers of this kind are removed.
+    /// Returns the handler of requests for a program. Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host`
+    /// of clients; other headers of this kind are removed.
     fn reverse_proxy(&self, dial: String) -> Value {
         // With an address in the configuration, a kept connection would lead to a replaced program.
         let keep_alive = match self.upstreams {
