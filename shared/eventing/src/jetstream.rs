@@ -23,6 +23,7 @@ use opentelemetry::{KeyValue, global, metrics::Gauge};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 use worker::{Progress, Schedule};
+use uuid::Uuid;
 
 use crate::{
     BATCH_LEN, IDLE, POLL,
@@ -41,6 +42,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Delay of the redelivery of an event that arrived before its predecessor.
 const OUT_OF_ORDER_DELAY: Duration = Duration::from_millis(500);
+
+/// Pause before events that arrived early are tried again: another replica records their predecessors.
+const EARLY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Attempts without progress after which such events are redelivered.
+const EARLY_ATTEMPTS: u32 = 30;
 
 /// Age at which the stream drops events. They contain unencrypted names and e-mail addresses, so those of an
 /// erased person must not stay.
@@ -228,8 +235,9 @@ impl Consumer {
                 message.ack().await.map_err(|error| anyhow::anyhow!(error))?;
             }
         }
-        let outcome = self.subscriber.deliver(&batch).await;
-        let BatchOutcome { completed, out_of_order, failure } = outcome;
+        let BatchOutcome { completed, out_of_order, failure } =
+            self.subscriber.deliver(&batch).await;
+        let out_of_order = self.retry_early(&batch, out_of_order).await;
         for (event, message) in batch[..completed].iter().zip(&messages) {
             // After the commit. A lost acknowledgement causes a redelivery, which the inbox skips.
             let ack = if out_of_order.contains(&event.id) {
@@ -249,6 +257,25 @@ impl Consumer {
         }
         *cached = Some(consumer);
         Ok(Progress::busy_if(!batch.is_empty()))
+    }
+
+    /// Delivers events again that arrived before their predecessors, which another replica has pulled. If both
+    /// gave them back, each would get parts of what the other one needs. Returns the ids of those that are
+    /// still early.
+    async fn retry_early(&self, batch: &[Delivery], mut early: Vec<Uuid>) -> Vec<Uuid> {
+        let mut attempts = 0;
+        while !early.is_empty() && attempts < EARLY_ATTEMPTS {
+            tokio::time::sleep(EARLY_PAUSE).await;
+            let events: Vec<_> =
+                batch.iter().filter(|it| early.contains(&it.id)).cloned().collect();
+            let outcome = self.subscriber.deliver(&events).await;
+            if outcome.failure.is_some() {
+                break;
+            }
+            attempts = if outcome.out_of_order.len() < early.len() { 0 } else { attempts + 1 };
+            early = outcome.out_of_order;
+        }
+        early
     }
 
     /// Records the number of messages that the service has not received.
