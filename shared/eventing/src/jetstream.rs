@@ -22,8 +22,8 @@ use futures::{StreamExt, future::BoxFuture};
 use opentelemetry::{KeyValue, global, metrics::Gauge};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
-use worker::{Progress, Schedule};
 use uuid::Uuid;
+use worker::{Progress, Schedule};
 
 use crate::{
     BATCH_LEN, IDLE, POLL,
