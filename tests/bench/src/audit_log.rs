@@ -232,7 +232,7 @@ async fn measure_ingestion(
     measure_disk(&mut connection).await?;
     for (name, logs, goal) in [("one log", 1, "≥ 20,000/s"), ("100 logs", 100, "≥ 30,000/s")] {
         let org_of =
-            move |number: u64| Uuid::from_u128((logs << 32 | u128::from(number) % logs) << 64);
+            move |number: u64| Uuid::from_u128(((logs << 32) | (u128::from(number) % logs)) << 64);
         let measured = ingest(&mut connection, stream, ENTRIES, org_of).await?;
         print(&format!(
             "| ingestion of {} events into {name} | {:.0}/s | | | {goal} |\n",

@@ -109,7 +109,7 @@ impl Site {
 
     /// Returns the handler of requests for a program. Caddy replaces `X-Forwarded-For`, `-Proto` and `-Host`
     /// of clients; other headers of this kind are removed.
-    fn reverse_proxy(&self, dial: String) -> Value {
+    fn reverse_proxy(&self, dial: &str) -> Value {
         // With an address in the configuration, a kept connection would lead to a replaced program.
         let keep_alive = match self.upstreams {
             Some(_) => json!({ "enabled": true, "idle_timeout": IDLE_TIMEOUT }),
@@ -338,7 +338,7 @@ fn program_handler(site: &Site, environment_id: Uuid, upstreams: &Upstreams) -> 
         Some(folder) => upstream::placeholder(folder, environment_id, port),
         None => address.to_string(),
     };
-    let of_program = site.reverse_proxy(dial(upstreams.address, None));
+    let of_program = site.reverse_proxy(&dial(upstreams.address, None));
     if upstreams.paths.is_empty() {
         return of_program;
     }
@@ -346,7 +346,7 @@ fn program_handler(site: &Site, environment_id: Uuid, upstreams: &Upstreams) -> 
     for PathUpstream { path, address } in &upstreams.paths {
         routes.push(json!({
             "match": [{ "path": [path, format!("{path}/*")] }],
-            "handle": [site.reverse_proxy(dial(*address, Some(address.port())))],
+            "handle": [site.reverse_proxy(&dial(*address, Some(address.port())))],
             "terminal": true,
         }));
     }
