@@ -259,9 +259,9 @@ impl Consumer {
         Ok(Progress::busy_if(!batch.is_empty()))
     }
 
-    /// Delivers events again that arrived before their predecessors, which another replica has pulled. If both
-    /// gave them back, each would get parts of what the other one needs. Returns the ids of those that are
-    /// still early.
+    /// Delivers events again that arrived before their predecessors, which another replica has pulled. If
+    /// both gave them back, each would get parts of what the other one needs. Returns the ids of those that
+    /// are still early.
     async fn retry_early(&self, batch: &[Delivery], mut early: Vec<Uuid>) -> Vec<Uuid> {
         let mut attempts = 0;
         while !early.is_empty() && attempts < EARLY_ATTEMPTS {
