@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::support::{audit_client::AuditClient, world::World};
 
 /// An event of the project service.
-fn event(org: Uuid, sequence: i64) -> Envelope {
+pub(super) fn event(org: Uuid, sequence: i64) -> Envelope {
     let event = UserLoginFailed { user_id: "u".to_owned(), reason: "password".to_owned() };
     Envelope {
         id: chassis::id::new().to_string(),
@@ -45,7 +45,7 @@ async fn append(suite: &Suite, envelopes: Vec<Vec<u8>>) -> Vec<String> {
 }
 
 /// Sequence numbers and flags of the entries of a tree, in order.
-async fn sequences(suite: &Suite, org: Uuid) -> Vec<(i64, i16)> {
+pub(super) async fn sequences(suite: &Suite, org: Uuid) -> Vec<(i64, i16)> {
     let leaves = "select leaf, flags from audit.entry join audit.tree on number = entry.tree
                   where org_id = $1 order by index";
     let rows = sqlx::query(leaves).bind(org).fetch_all(&suite.pool).await.unwrap();

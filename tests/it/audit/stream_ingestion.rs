@@ -1,42 +1,15 @@
 //! Ingestion from the stream of events while more than a batch waits: order and completeness with a second
 //! replica and with failures of the database.
 
-use api::{
-    event::{Actor, ActorKind, Envelope},
-    identity::UserLoginFailed,
-};
 use async_nats::jetstream;
-use prost::{Message, Name};
-use sqlx::Row;
+use prost::Message;
 use testkit::{Nats, Options, Suite, eventually};
 use uuid::Uuid;
 
+use super::ingest_service::{event, sequences};
+
 /// Events of each organization.
 const EVENTS: i64 = 3_000;
-
-/// An event of the project service.
-fn event(org: Uuid, sequence: i64) -> Vec<u8> {
-    let event = UserLoginFailed { user_id: "u".to_owned(), reason: "password".to_owned() };
-    let envelope = Envelope {
-        id: chassis::id::new().to_string(),
-        source: "project".to_owned(),
-        org_id: org.to_string(),
-        actor: Some(Actor {
-            kind: ActorKind::User.into(),
-            id: Uuid::from_u128(u128::try_from(sequence % 7).unwrap() + 1).to_string(),
-            name: format!("Person {}", sequence % 7),
-            ..Default::default()
-        }),
-        occur_time: Some(chassis::timestamp(chassis::Clock::default().now())),
-        event: Some(prost_types::Any {
-            type_url: UserLoginFailed::type_url(),
-            value: event.encode_to_vec(),
-        }),
-        sequence,
-        ..Default::default()
-    };
-    envelope.encode_to_vec()
-}
 
 /// Number of entries of these organizations.
 async fn count(suite: &Suite, orgs: &[Uuid]) -> i64 {
@@ -62,7 +35,12 @@ async fn batches_of_two_replicas_are_recorded_once_and_in_order() {
             (first..first + 500).flat_map(|it| orgs.iter().map(move |org| (it, org)))
         {
             let subject = format!("tenantry.project.v1.user_login_failed.{org}");
-            acks.push(stream.publish(subject, event(*org, sequence).into()).await.unwrap());
+            acks.push(
+                stream
+                    .publish(subject, event(*org, sequence).encode_to_vec().into())
+                    .await
+                    .unwrap(),
+            );
         }
         for ack in acks {
             ack.await.unwrap();
@@ -82,13 +60,8 @@ async fn batches_of_two_replicas_are_recorded_once_and_in_order() {
     eventually("all entries", async || (count(&suite, &orgs).await == total).then_some(())).await;
 
     for org in orgs {
-        let leaves = "select leaf from audit.entry join audit.tree on number = entry.tree
-                      where org_id = $1 order by index";
-        let rows = sqlx::query(leaves).bind(org).fetch_all(&suite.pool).await.unwrap();
-        let sequence =
-            |it: &sqlx::postgres::PgRow| Envelope::decode(it.get::<&[u8], _>(0)).unwrap().sequence;
-        let sequences: Vec<i64> = rows.iter().map(sequence).collect();
-        assert_eq!(sequences, (1..=EVENTS).collect::<Vec<_>>());
+        let recorded: Vec<i64> = sequences(&suite, org).await.into_iter().map(|it| it.0).collect();
+        assert_eq!(recorded, (1..=EVENTS).collect::<Vec<_>>());
     }
     let found = suite.fsck().await;
     assert!(found.differences.is_empty(), "{found}");

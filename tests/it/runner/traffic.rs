@@ -145,6 +145,11 @@ async fn no_request_fails(driver: &str, arguments: Vec<String>) {
         failures.len()
     );
     std::io::stderr().write_all(line.as_bytes()).unwrap();
+    // Caddy before 2.8 needs it, which opens a connection to the program for each request.
+    if rustix::process::geteuid().is_root() {
+        let reuse = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse").unwrap();
+        assert_ne!(reuse.trim(), "2", "ports of ended connections to programs are not used again");
+    }
     assert!(failures.is_empty(), "{failures:?}");
     site.run("Destroy", &id, json!({ "confirmName": "main" })).await;
     site.finish(suite).await;
