@@ -34,7 +34,7 @@ struct Shared {
     advanced_us: AtomicI64,
     /// Simulated error of the machine's wall clock, for tests, in microseconds.
     wall_error_us: AtomicI64,
-    /// Boot-time clock at which a test has stopped this clock, in microseconds; 0: it runs.
+    /// Unix time at which a test has stopped this clock, in microseconds; 0: it runs.
     stopped_us: AtomicI64,
 }
 
@@ -78,8 +78,8 @@ impl Clock {
             self.0.jumped.notify_one();
         }
         let stopped_us = self.0.stopped_us.load(Ordering::Relaxed);
-        let unix_us = if stopped_us == 0 { boot_us } else { stopped_us }
-            + self.0.offset_us.load(Ordering::Relaxed)
+        let offset_us = self.0.offset_us.load(Ordering::Relaxed);
+        let unix_us = if stopped_us == 0 { boot_us + offset_us } else { stopped_us }
             + self.0.advanced_us.load(Ordering::Relaxed);
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_us) * 1_000)
             .expect("the clock shows a year that the database can store")
@@ -119,9 +119,10 @@ impl Clock {
         self.0.advanced_us.fetch_add(microseconds(by), Ordering::Relaxed);
     }
 
-    /// Stops the clock and all its clones, for tests: only [`Self::advance`] moves it.
+    /// Stops the clock and all its clones, for tests: only [`Self::advance`] moves it, no measurement does.
     pub fn stop(&self) {
-        self.0.stopped_us.store(boot_us(), Ordering::Relaxed);
+        let unix_us = boot_us() + self.0.offset_us.load(Ordering::Relaxed);
+        self.0.stopped_us.store(unix_us, Ordering::Relaxed);
     }
 
     /// Makes the machine's wall clock jump, for tests.
@@ -182,6 +183,19 @@ mod tests {
         correct.synchronize(read(&correct)).await.unwrap();
         let kept_us = correct.0.offset_us.load(Ordering::Relaxed);
         assert_eq!(kept_us, offset_us, "a correct clock keeps its offset");
+    }
+
+    /// A test that stops the clock compares times that were stored before and after a measurement.
+    #[tokio::test]
+    async fn only_a_test_moves_a_stopped_clock() {
+        let clock = Clock::skewed_by(Duration::seconds(5));
+        clock.stop();
+        let stopped_at = clock.now();
+        let correct = Clock::default();
+        clock.synchronize(std::future::ready(Ok::<_, ()>(correct.now()))).await.unwrap();
+        assert_eq!(clock.now(), stopped_at);
+        clock.advance(Duration::seconds(1));
+        assert_eq!(clock.now(), stopped_at + Duration::seconds(1));
     }
 
     /// A jump of the wall clock changes no time, and is reported at the next use.
