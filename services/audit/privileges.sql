@@ -36,7 +36,8 @@ grant select, update (holder, token) on signer to tenantry_audit;
 
 -- Partitions, retention and erasure use functions that run as the owner. Helpers of these are revoked, too.
 revoke all on function open_month(date), drop_month(date), mark_purged(integer, timestamptz),
-    delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased(), append_only(text),
-    guard_entries(text), make_month(text, date), attach_month(text, date) from public, tenantry_audit;
+    delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased(), delete_replaced_checkpoints(),
+    append_only(text), guard_entries(text), make_month(text, date), attach_month(text, date) from public, tenantry_audit;
 grant execute on function open_month(date), drop_month(date), mark_purged(integer, timestamptz),
-    delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased() to tenantry_audit;
+    delete_purged(integer, integer), forget_person(uuid, timestamptz), forget_erased(), delete_replaced_checkpoints()
+    to tenantry_audit;

@@ -38,8 +38,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time between two parts.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Number of batches that wait to be sent.
-const BATCHES_MAX: usize = 2;
+/// Number of batches that wait to be sent. One more is read meanwhile.
+const BATCHES_MAX: usize = 1;
 
 /// The loop that leases streams.
 #[derive(Clone)]

@@ -1,15 +1,17 @@
-//! Fuzz targets: bundles, receipts and checkpoints from a malicious log.
+//! Fuzz targets: bundles, receipts, checkpoints and proofs from a malicious log.
 
 #[path = "../../../tests/fuzz/input.rs"]
 #[expect(dead_code, reason = "each fuzz target uses a part of it")]
 pub(crate) mod input;
 
 use bolero::check;
+use data_encoding::BASE64;
 use serde_json::json;
 
 use self::input::Input;
 use super::{
-    tests::{bundle_lines, leaves, pins, receipt, root, signed_checkpoint},
+    suite::SuiteProof,
+    tests::{bundle_lines, inclusion_proof, leaves, pins, receipt, root, signed_checkpoint},
     *,
 };
 use crate::{note::VerifierKey, receipt::Receipt, sealed::Keys};
@@ -75,6 +77,28 @@ fn a_changed_checkpoint_proves_nothing_else() {
     check!().with_type::<Input>().for_each(|input| {
         if let Ok(checkpoint) = note::open(&input.text(&[&note]), &pins()) {
             assert_eq!(checkpoint, signed);
+        }
+    });
+}
+
+/// A modified proof in the textual form (C2SP tlog-proof) is refused, or proves the same checkpoint.
+#[test]
+fn a_changed_suite_proof_proves_nothing_else() {
+    let note = signed_checkpoint("log.example/acme", 5, &root(&leaves(5)));
+    let heads = [b"first".to_vec(), note.clone().into_bytes(), b"third".to_vec()];
+    let suite = signed_checkpoint("log.example/suite", 3, &root(&heads));
+    let hashes = inclusion_proof(1, &heads).iter().map(|it| BASE64.encode(it)).collect::<Vec<_>>();
+    let extra = BASE64.encode(note.as_bytes());
+    let hashes = hashes.join("\n");
+    let text = format!("c2sp.org/tlog-proof@v1\nextra {extra}\nindex 1\n{hashes}\n\n{suite}");
+    let verified = |text: &str| {
+        let (note, proof) = SuiteProof::parse(text).ok()?;
+        suite::verify(Some(&proof), &note, &pins()).ok().map(|suite| (note, suite))
+    };
+    let original = verified(&text).unwrap();
+    check!().with_type::<Input>().for_each(|input| {
+        if let Some(proven) = verified(&input.text(&[&text])) {
+            assert_eq!(proven, original);
         }
     });
 }

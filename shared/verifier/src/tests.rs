@@ -77,7 +77,7 @@ pub(super) fn root(leaves: &[Vec<u8>]) -> Hash {
 }
 
 /// Inclusion proof, exactly as RFC 6962, 2.1.1 defines it.
-fn inclusion_proof(index: usize, leaves: &[Vec<u8>]) -> Vec<Hash> {
+pub(super) fn inclusion_proof(index: usize, leaves: &[Vec<u8>]) -> Vec<Hash> {
     if leaves.len() == 1 {
         return vec![];
     }

@@ -126,6 +126,28 @@ impl Witnessed {
     }
 }
 
+/// Only the newest cosigned checkpoint is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_checkpoints_are_deleted() {
+    let witnessed = Witnessed::new(2).await;
+    witnessed.grow().await;
+    let published = witnessed.suite_checkpoint().await;
+    let replaced = "insert into audit.cosigned (size, note, signed_at)
+                    select -n, 'replaced', now() from generate_series(1, 3) as n";
+    let witnessed = witnessed
+        .restart(async |pool| {
+            sqlx::query(replaced).execute(pool).await.unwrap();
+        })
+        .await;
+    let stored = "select count(*) from audit.cosigned where size < 0";
+    eventually("their deletion", async || {
+        (witnessed.suite.count(stored).await == 0).then_some(())
+    })
+    .await;
+    assert!(!witnessed.suite_checkpoint().await.is_empty() && !published.is_empty());
+    witnessed.suite.finish().await;
+}
+
 /// A-07: published checkpoints carry the cosignatures, and everything that proves an entry leads to them.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_published_is_cosigned() {

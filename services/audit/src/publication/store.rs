@@ -35,6 +35,12 @@ pub(crate) async fn upsert(tx: &mut Tx, size: u64, note: &str) -> Result<()> {
     Ok(())
 }
 
+/// Deletes the checkpoints that a larger one has replaced: only the newest is read.
+pub(crate) async fn delete_replaced(tx: &mut Tx) -> Result<()> {
+    query!("select delete_replaced_checkpoints()").fetch_one(tx.conn()).await?;
+    Ok(())
+}
+
 /// Returns the state of the queue of signed heads that are not published, for operators.
 pub(crate) async fn unpublished_heads(db: Db) -> Result<QueueState> {
     // Of all organizations (no org_id): only a number and a time.

@@ -11,6 +11,7 @@ use super::{
     purge_cutoff,
     store::{self, PlanRetention},
 };
+use crate::publication;
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -35,7 +36,8 @@ pub(crate) async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// Purges entries in three steps: marks them log by log, deletes the marked ones in small batches, and drops
-/// empty partitions. A failure in one log does not prevent the purge of others.
+/// empty partitions. Also deletes keys of erased people, and replaced checkpoints. A failure in one log does
+/// not prevent the purge of others.
 async fn purge(db: &Db) -> Result<()> {
     for PlanRetention { plan, days } in store::plans(db).await? {
         mark_logs_of_plan(db, &plan, purge_cutoff(days, db.now())).await?;
@@ -47,6 +49,8 @@ async fn purge(db: &Db) -> Result<()> {
     }
     let destroy_keys = async |tx: &mut Tx| store::destroy_keys_of_erased(tx).await;
     db.write_as_system("purge", destroy_keys).await?;
+    let delete_checkpoints = async |tx: &mut Tx| publication::store::delete_replaced(tx).await;
+    db.write_as_system("purge", delete_checkpoints).await?;
     // No entry is received any more in a month that ended before the grace period.
     let oldest_month = purge_cutoff(0, db.now()).date();
     let months = store::partition_months(db).await?;

@@ -16,7 +16,7 @@ use super::{
 use crate::text::{LINE_BYTES_MAX, OVERLAP_BYTES};
 
 /// Size of the texts of a batch, in bytes.
-const BATCH_BYTES: usize = 128 << 10;
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Number of lines of a batch.
 const BATCH_LINES: usize = 5_000;
