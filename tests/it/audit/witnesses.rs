@@ -140,10 +140,8 @@ async fn replaced_checkpoints_are_deleted() {
         })
         .await;
     let stored = "select count(*) from audit.cosigned where size < 0";
-    eventually("their deletion", async || {
-        (witnessed.suite.count(stored).await == 0).then_some(())
-    })
-    .await;
+    eventually("their deletion", async || (witnessed.suite.count(stored).await == 0).then_some(()))
+        .await;
     assert!(!witnessed.suite_checkpoint().await.is_empty() && !published.is_empty());
     witnessed.suite.finish().await;
 }
