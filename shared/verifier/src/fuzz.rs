@@ -49,8 +49,8 @@ fn a_changed_receipt_proves_nothing_else() {
     let good = receipt(3, &leaves);
     let json = json!({
         "index": "3",
-        "leaf": data_encoding::BASE64.encode(&good.leaf),
-        "hashes": good.hashes.iter().map(|it| data_encoding::BASE64.encode(it)).collect::<Vec<_>>(),
+        "leaf": BASE64.encode(&good.leaf),
+        "hashes": good.hashes.iter().map(|it| BASE64.encode(it)).collect::<Vec<_>>(),
         "checkpoint": good.checkpoint,
         "keys": [{ "subjectId": "0193", "key": "AAAA" }],
     });
