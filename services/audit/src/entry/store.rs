@@ -182,20 +182,30 @@ pub(crate) async fn find_terms_by_name(
     Ok(TermMatches { numbers: rows.into_iter().map(|it| it.number).collect(), entries })
 }
 
-/// Scans one index: for each scanned term, the next entries that satisfy the other conditions; of all these,
-/// the next ones. `position` and `sort` are range and order of the index, so that PostgreSQL begins at the
-/// page and does not sort: the cost of a page does not grow with its position.
+/// Scans the index of a column: for each scanned number, its entries in the order of the index, of which
+/// those that satisfy the other conditions are returned until there are enough; of all these, the next ones.
+/// The cost of a page does not grow with its position or with the log. For that, PostgreSQL must neither sort
+/// the entries of a number nor combine several indexes:
+/// * `offset 0` keeps the other conditions out of the scan.
+/// * It expects `case` to hold for every second entry, whatever its statistics say; so it expects to read a
+///   small part of what a sort would need.
 macro_rules! scan {
-    (
-        $db:expr, $plan:expr, $limit:expr, $order:literal,
-        [$($position:literal)+], [$($sort:literal)+]
-    ) => {
+    ($db:expr, $plan:expr, $limit:expr, $order:literal, $column:literal) => {
         query_as!(
             EntryRow,
             "select found.index, found.event_id, found.received_at, found.flags, found.leaf
              from unnest($1::integer[]) as followed (number) cross join lateral (
-                 select index, event_id, received_at, flags, leaf from entry
-                 where tree = $2
+                 select index, event_id, received_at, flags, leaf from (
+                     select index, event_id, received_at, flags, leaf, tree, actor, resource, type, project,
+                            environment, action, outcome from entry
+                     where "
+                + $column
+                + " = followed.number and index >= $3 and index < $4
+                     order by index "
+                + $order
+                + " offset 0
+                 ) as scanned
+                 where case when tree = $2
                    and ($5::integer[] is null or actor = any ($5))
                    and ($6::integer[] is null or resource = any ($6))
                    and ($7::integer[] is null or type = any ($7))
@@ -203,12 +213,8 @@ macro_rules! scan {
                    and ($9::integer[] is null or environment = any ($9))
                    and ($10::integer[] is null or action = any ($10))
                    and ($11::integer[] is null or actor = any ($11) or resource = any ($11))
-                   and ($12::smallint is null or outcome = $12)
-                   and "
-                $(+ $position)+
-                + " order by "
-                $(+ $sort)+
-                + " limit $13
+                   and ($12::smallint is null or outcome = $12) then true else false end
+                 limit $13
              ) as found order by found.index "
                 + $order
                 + " limit $13",
@@ -231,32 +237,6 @@ macro_rules! scan {
     };
 }
 
-/// Scans the entries of the tree. Its number is a constant of the statement: a pair of tree and index beside
-/// it would be a filter of everything before the page.
-macro_rules! scan_tree {
-    ($db:expr, $plan:expr, $limit:expr, $order:literal) => {
-        scan!($db, $plan, $limit, $order, ["index >= $3 and index < $4"], ["index " $order])
-    };
-}
-
-/// Scans the entries that have one of the terms in a column. `is not null` is in the condition because the
-/// comparison of rows does not imply it, and the index by project has no entries without a project.
-macro_rules! scan_column {
-    ($db:expr, $plan:expr, $limit:expr, $order:literal, $column:literal) => {
-        scan!(
-            $db,
-            $plan,
-            $limit,
-            $order,
-            [
-                $column " is not null and (" $column ", index) >= (followed.number, $3) and ("
-                $column ", index) < (followed.number, $4)"
-            ],
-            [$column " " $order ", index " $order]
-        )
-    };
-}
-
 /// Returns the newest entries of a search, newest first.
 pub(crate) async fn newest_entries(
     db: &Db,
@@ -267,14 +247,14 @@ pub(crate) async fn newest_entries(
         return Ok(vec![]);
     }
     Ok(match plan.scan_index {
-        ScanIndex::Tree => scan_tree!(db, plan, limit, "desc"),
-        ScanIndex::Actor => scan_column!(db, plan, limit, "desc", "actor"),
-        ScanIndex::Resource => scan_column!(db, plan, limit, "desc", "resource"),
-        ScanIndex::Project => scan_column!(db, plan, limit, "desc", "project"),
-        ScanIndex::Action => scan_column!(db, plan, limit, "desc", "action"),
+        ScanIndex::Tree => scan!(db, plan, limit, "desc", "tree"),
+        ScanIndex::Actor => scan!(db, plan, limit, "desc", "actor"),
+        ScanIndex::Resource => scan!(db, plan, limit, "desc", "resource"),
+        ScanIndex::Project => scan!(db, plan, limit, "desc", "project"),
+        ScanIndex::Action => scan!(db, plan, limit, "desc", "action"),
         ScanIndex::ActorOrResource => {
-            let mut rows = scan_column!(db, plan, limit, "desc", "actor");
-            rows.extend(scan_column!(db, plan, limit, "desc", "resource"));
+            let mut rows = scan!(db, plan, limit, "desc", "actor");
+            rows.extend(scan!(db, plan, limit, "desc", "resource"));
             rows.sort_by_key(|it| std::cmp::Reverse(it.index));
             merge(rows, limit)
         }
@@ -291,14 +271,14 @@ pub(crate) async fn oldest_entries(
         return Ok(vec![]);
     }
     Ok(match plan.scan_index {
-        ScanIndex::Tree => scan_tree!(db, plan, limit, "asc"),
-        ScanIndex::Actor => scan_column!(db, plan, limit, "asc", "actor"),
-        ScanIndex::Resource => scan_column!(db, plan, limit, "asc", "resource"),
-        ScanIndex::Project => scan_column!(db, plan, limit, "asc", "project"),
-        ScanIndex::Action => scan_column!(db, plan, limit, "asc", "action"),
+        ScanIndex::Tree => scan!(db, plan, limit, "asc", "tree"),
+        ScanIndex::Actor => scan!(db, plan, limit, "asc", "actor"),
+        ScanIndex::Resource => scan!(db, plan, limit, "asc", "resource"),
+        ScanIndex::Project => scan!(db, plan, limit, "asc", "project"),
+        ScanIndex::Action => scan!(db, plan, limit, "asc", "action"),
         ScanIndex::ActorOrResource => {
-            let mut rows = scan_column!(db, plan, limit, "asc", "actor");
-            rows.extend(scan_column!(db, plan, limit, "asc", "resource"));
+            let mut rows = scan!(db, plan, limit, "asc", "actor");
+            rows.extend(scan!(db, plan, limit, "asc", "resource"));
             rows.sort_by_key(|it| it.index);
             merge(rows, limit)
         }
